@@ -1,0 +1,37 @@
+"""Mistakes a user can make, reported as: what was got, what was needed, how to mend it."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the command line prints it without a traceback.
+
+    Args:
+        problem: one line that names what is wrong.
+        got: what was found.
+        needed: what would have been accepted.
+        mend: what to do about it.
+    """
+
+    def __init__(self, problem: str, *, got: object = None, needed: object = None, mend: str | None = None):
+        self.problem, self.got, self.needed, self.mend = problem, got, needed, mend
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [("got", self.got), ("needed", self.needed), ("mend", self.mend)]
+        lines = [f"  {label + ':':8}{value}" for label, value in parts if value is not None]
+        return "\n".join([self.problem, *lines])
+
+
+class UserErrors(UserError):
+    """Several mistakes found in one pass, reported together."""
+
+    def __init__(self, errors: list[UserError]):
+        self.errors = errors
+        super().__init__("\n\n".join(str(error) for error in errors))
+
+
+def raise_all(errors: list[UserError]) -> None:
+    """Raise nothing, the one error, or all of them together."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise UserErrors(errors)
