@@ -1,0 +1,23 @@
+"""Post-training alignment: importing this package makes the GPT known to transformers' Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .models.gpt import (
+    GPTConfig,
+    GPTForCausalLM,
+    GPTForSequenceClassification,
+    GPTForTokenClassification,
+    GPTModel,
+)
+
+AutoConfig.register(GPTConfig.model_type, GPTConfig)
+AutoModel.register(GPTConfig, GPTModel)
+AutoModelForCausalLM.register(GPTConfig, GPTForCausalLM)
+AutoModelForSequenceClassification.register(GPTConfig, GPTForSequenceClassification)
+AutoModelForTokenClassification.register(GPTConfig, GPTForTokenClassification)

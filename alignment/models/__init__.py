@@ -1,0 +1,1 @@
+"""Model architectures defined here, in transformers' conventions."""

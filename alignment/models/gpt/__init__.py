@@ -1,0 +1,19 @@
+"""The GPT as a transformers architecture: configuration, models and heads."""
+
+from .configuration_gpt import GPTConfig
+from .modeling_gpt import (
+    GPTForCausalLM,
+    GPTForSequenceClassification,
+    GPTForTokenClassification,
+    GPTModel,
+    GPTPreTrainedModel,
+)
+
+__all__ = [
+    "GPTConfig",
+    "GPTForCausalLM",
+    "GPTForSequenceClassification",
+    "GPTForTokenClassification",
+    "GPTModel",
+    "GPTPreTrainedModel",
+]

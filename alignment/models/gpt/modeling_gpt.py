@@ -1,0 +1,425 @@
+"""A decoder-only transformer that spans GPT-2 and its modern descendants, by configuration.
+
+Notable features:
+- norms: LayerNorm or RMSNorm, before attention and MLP and at the end (pre-norm);
+- positions: learned, or rotary with any of transformers' `rope_parameters` (linear, dynamic, yarn, llama3, ...);
+- attention: multi-head, grouped-query or multi-query, with or without biases, through transformers' attention
+  interface (eager, sdpa, flash, flex, paged);
+- MLP: plain or gated, with any of transformers' activations (GELU, SwiGLU, GeGLU, ReLU^2, ...);
+- weights: optionally tied embeddings; residual projections start smaller with depth, as in GPT-2;
+- packed documents: position ids that restart keep documents apart, when no attention mask is given;
+- left padding: learned positions are counted from the first real token;
+- dropout: all of it in `nn.Dropout` modules, so that what turns dropout off (DPO, PPO) finds it;
+- parameter names are Llama's, so that Llama's checkpoints load as they are.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, is_tracing
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ...errors import UserError
+from .configuration_gpt import GPTConfig
+
+NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+
+
+class GPTRotaryEmbedding(nn.Module):
+    """Cosines and sines of rotary positions (Su et al. 2021), with transformers' scalings for longer contexts."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        rope_init_fn = self.compute_default_rope_parameters
+        if self.rope_type != "default":
+            rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = rope_init_fn(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        # transformers refills both buffers after loading, and only where it finds this one.
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: GPTConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """The inverse frequencies theta^(-2i/d) of the paper, (head_dim / 2,), and the factor 1 for the cosines."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return config.rope_parameters["rope_theta"] ** -exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines, each (batch or 1, 1, seq, head_dim / 2) in x's type; angles are taken in float32."""
+        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        return (
+            (angles.cos() * self.attention_scaling).to(x.dtype),
+            (angles.sin() * self.attention_scaling).to(x.dtype),
+        )
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs (x[i], x[i + head_dim / 2]) of (batch, heads, seq, head_dim); the pairing of Llama's weights."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out. query (batch, heads, seq, head_dim), key and value with the key-value heads,
+    attention_mask additive -> output (batch, seq, heads, head_dim) and weights (batch, heads, seq, key_seq)."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class GPTAttention(nn.Module):
+    """Causal self-attention (Vaswani et al. 2017), with fewer key-value heads if asked for (Ainslie et al. 2023)."""
+
+    def __init__(self, config: GPTConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = True
+        width, kv_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
+        self.o_proj.adds_to_residual = True
+        self.attention_dropout = nn.Dropout(config.attention_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, seq, hidden_size) -> the same shape, and the attention weights where the implementation has them."""
+        input_shape = hidden_states.shape[:-1]
+        by_head = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(by_head).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)
+        if position_embeddings is not None:
+            query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        # transformers looks for this very expression to tell which models can switch their attention.
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout.p if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attn_output.reshape(*input_shape, -1)), attn_weights
+
+
+class GPTMLP(nn.Module):
+    """Feed-forward block: down(act(up(x))), or gated, down(act(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        gated = config.mlp_type == "gated"
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(width, inner, bias=bias) if gated else None
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.down_proj.adds_to_residual = True
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, seq, hidden_size) -> the same shape."""
+        inner = self.up_proj(hidden_states)
+        inner = self.act_fn(inner) if self.gate_proj is None else self.act_fn(self.gate_proj(hidden_states)) * inner
+        return self.down_proj(inner)
+
+
+class GPTDecoderLayer(GradientCheckpointingLayer):
+    """Attention, then MLP, each normed before it and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig, layer_idx: int):
+        super().__init__()
+        norm = NORMS[config.norm_type]
+        self.self_attn = GPTAttention(config, layer_idx)
+        self.mlp = GPTMLP(config)
+        self.input_layernorm = norm(config.hidden_size, eps=config.norm_eps)
+        self.post_attention_layernorm = norm(config.hidden_size, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """(batch, seq, hidden_size) -> the same shape."""
+        attended, _ = self.self_attn(
+            self.input_layernorm(hidden_states),
+            position_embeddings=position_embeddings,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+class GPTPreTrainedModel(PreTrainedModel):
+    """What all GPT models share: what they support, and how their weights start."""
+
+    config: GPTConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GPTDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": GPTDecoderLayer, "attentions": GPTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Normal weights, zero biases; 2L projections add to the residual stream, so theirs are sqrt(2L) smaller,
+        which keeps its variance from growing with depth (Radford et al. 2019)."""
+        super()._init_weights(module)
+        # The mark is on the projection itself: outside its own package, transformers passes over modules that hold
+        # no weights directly, such as GPTAttention, without calling this.
+        if getattr(module, "adds_to_residual", False):
+            init.normal_(
+                module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            )
+
+
+class GPTModel(GPTPreTrainedModel):
+    """The decoder without a head: token ids (batch, seq) -> hidden states (batch, seq, hidden_size)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        # No padding_idx: with pad = eos, as is common, it would freeze the embedding of eos at zero.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.position_embedding_type == "learned"
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.rotary_emb = None if learned else GPTRotaryEmbedding(config)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(GPTDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.norm = NORMS[config.norm_type](config.hidden_size, eps=config.norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Run the decoder.
+
+        Args:
+            input_ids: (batch, seq); or give inputs_embeds, (batch, seq, hidden_size).
+            attention_mask: (batch, past + seq), 1 for tokens and 0 for padding; or a finished 4-D mask.
+            position_ids: (batch, seq). Where they restart, without an attention mask, a new document starts that
+                sees none of those before it.
+            past_key_values: keys and values of earlier tokens.
+            use_cache: return the keys and values.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds is needed")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+
+        # Positions that are simply counted hold no packed documents; looking for them would cost time and, on a GPU,
+        # a synchronisation. Nor is the cache shown where it starts empty here: transformers looks for packed
+        # documents only without one, and the mask is the same.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        position_ids = self._positions(position_ids, inputs_embeds, attention_mask, past_key_values)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        if self.embed_positions is not None:
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+        hidden_states = self.dropout(inputs_embeds)
+        rotation = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                position_embeddings=rotation,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def _positions(
+        self,
+        position_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+    ) -> torch.LongTensor:
+        """Position ids, (batch or 1, seq): those given, or counted. Rotary positions are relative, so left padding
+        may count; learned ones are not, so there the count starts at the first real token."""
+        seq_length = inputs_embeds.shape[1]
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        learned = self.embed_positions is not None
+        given = position_ids is not None
+        if not given and learned and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -seq_length:]
+        elif not given:
+            position_ids = (torch.arange(seq_length, device=inputs_embeds.device) + past_length).unsqueeze(0)
+        # Reading the largest position waits for the GPU, so it is read only where it may be too large.
+        if (
+            learned
+            and not is_tracing(position_ids)
+            and (given or seq_length + past_length > self.embed_positions.num_embeddings)
+        ):
+            self._check_positions(position_ids)
+        return position_ids
+
+    def _check_positions(self, position_ids: torch.LongTensor):
+        size, largest = self.embed_positions.num_embeddings, int(position_ids.max())
+        if largest >= size:
+            raise UserError(
+                "a sequence is longer than the table of learned positions",
+                got=f"position {largest}",
+                needed=f"positions below max_position_embeddings={size}",
+                mend="shorten the sequence or max_new_tokens, or train with more positions or with RoPE",
+            )
+
+
+class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
+    """The decoder with a language-model head, for training by next tokens and for generation."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.model = GPTModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Logits (batch, seq, vocab_size), and the loss if labels are given; other arguments as in `GPTModel`.
+
+        Args:
+            labels: (batch, seq), the input ids themselves, with -100 where no loss is wanted; shifted here.
+            logits_to_keep: compute only the last so many logits (0: all), or those at the given indices.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class GPTForSequenceClassification(GenericForSequenceClassification, GPTPreTrainedModel):
+    """The decoder with a linear head, `score`, on the last token that is not padding; a reward model has one label.
+
+    Padding is told by `pad_token_id`, so it must differ from the end-of-sequence token: otherwise the token before
+    the end is scored.
+    """
+
+
+class GPTForTokenClassification(GenericForTokenClassification, GPTPreTrainedModel):
+    """The decoder with a linear head, `score`, on every token."""
+
+
+__all__ = [
+    "GPTForCausalLM",
+    "GPTForSequenceClassification",
+    "GPTForTokenClassification",
+    "GPTModel",
+    "GPTPreTrainedModel",
+]
