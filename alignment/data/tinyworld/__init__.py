@@ -1,0 +1,153 @@
+"""tinyworld: a small fictional world, generated from a seed, whose truth is known.
+
+`load(name, split, config)` gives the rows of one data set as a `datasets.Dataset`:
+
+    pretrain    text, quality
+    sft         messages, family, task
+    preference  prompt, chosen, rejected (messages), family, gold_chosen, gold_rejected, task
+    prompts     prompt (messages), family, task
+    eval        id, family, prompt, target, cluster, task     (test entities, test wordings)
+    fewshot     the same columns                              (training entities and wordings)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import TYPE_CHECKING
+
+from alignment.data.tinyworld.documents import document, draw_quality
+from alignment.data.tinyworld.gold import gold_reward
+from alignment.data.tinyworld.replies import Defects, write
+from alignment.data.tinyworld.tasks import FAMILIES, Task
+from alignment.data.tinyworld.world import SPLITS, World, WorldConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HELD_OUT_ROWS = 500
+FEWSHOT_PER_FAMILY = 8
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def draw_task(world: World, rng: Random, split: str) -> Task:
+    """A task of any family. Only test items use the test wordings."""
+    return rng.choice(list(FAMILIES.values()))(world, rng, split, "test" if split == "test" else "train")
+
+
+def pretrain_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    for _ in range(count):
+        quality = draw_quality(rng, world.config.clean_share)
+        yield {"text": document(world, rng, quality), "quality": quality}
+
+
+def sft_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """Conversations of one to three turns; `family` and `task` are those of the last."""
+    for _ in range(count):
+        messages = []
+        for _ in range(rng.choices([1, 2, 3], [0.8, 0.14, 0.06])[0]):
+            task = draw_task(world, rng, split)
+            reply = write(task, rng, Defects.draw(rng, world.config.demo_defects))
+            messages += [turn("user", task.prompt), turn("assistant", reply)]
+        yield {"messages": messages, "family": task.family, "task": task.to_json()}
+
+
+def prefers_first(rng: Random, first: float, second: float, temperature: float) -> bool:
+    """A Bradley-Terry label: P(first) = sigmoid((first - second) / temperature)."""
+    if temperature == 0:
+        return first >= second
+    return rng.random() < 1 / (1 + math.exp((second - first) / temperature))
+
+
+def preference_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    config = world.config
+    while count:
+        task = draw_task(world, rng, split)
+        replies = [write(task, rng, Defects.draw(rng, config.pair_defects)) for _ in range(2)]
+        if replies[0] == replies[1]:
+            continue
+        golds = [gold_reward(task, reply).score for reply in replies]
+        seen = [g + config.length_bias * len(r.split()) for g, r in zip(golds, replies, strict=True)]
+        first = prefers_first(rng, *seen, config.bt_temperature) ^ (rng.random() < config.label_noise)
+        chosen, rejected = (0, 1) if first else (1, 0)
+        yield {
+            "prompt": [turn("user", task.prompt)],
+            "chosen": [turn("assistant", replies[chosen])],
+            "rejected": [turn("assistant", replies[rejected])],
+            "family": task.family,
+            "gold_chosen": golds[chosen],
+            "gold_rejected": golds[rejected],
+            "task": task.to_json(),
+        }
+        count -= 1
+
+
+def prompt_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    for _ in range(count):
+        task = draw_task(world, rng, split)
+        yield {"prompt": [turn("user", task.prompt)], "family": task.family, "task": task.to_json()}
+
+
+def item_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """The same number of items of every family, no two with the same prompt; clustered by what is asked about."""
+    for family, make in FAMILIES.items():
+        tasks: dict[str, Task] = {}
+        for _ in range(200 * count):  # small families may hold fewer distinct items than asked for
+            task = make(world, rng, split, "test" if split == "test" else "train")
+            tasks.setdefault(task.prompt, task)
+            if len(tasks) == count:
+                break
+        for number, task in enumerate(tasks.values()):
+            yield {
+                "id": f"{family}-{number}",
+                "family": family,
+                "prompt": task.prompt,
+                "target": task.answer,
+                "cluster": f"{family}: {task.entity}",
+                "task": task.to_json(),
+            }
+
+
+def eval_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    return item_rows(world, rng, split, count // len(FAMILIES))
+
+
+def fewshot_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    return item_rows(world, rng, split, FEWSHOT_PER_FAMILY)
+
+
+# name -> (rows, the config field that sets the size of the train split, the splits there are)
+DATASETS: dict[str, tuple[Callable, str, tuple[str, ...]]] = {
+    "pretrain": (pretrain_rows, "documents", SPLITS),
+    "sft": (sft_rows, "demonstrations", SPLITS),
+    "preference": (preference_rows, "pairs", SPLITS),
+    "prompts": (prompt_rows, "prompts", SPLITS),
+    "eval": (eval_rows, "items", ("test",)),
+    "fewshot": (fewshot_rows, "items", ("train",)),
+}
+
+
+def load(name: str, split: str, config: WorldConfig | None = None) -> Dataset:
+    """Generate one data set of the world.
+
+    Args:
+        name: pretrain, sft, preference, prompts, eval or fewshot.
+        split: train, validation or test; eval has only test, fewshot only train.
+        config: the world; its defaults are those of recipes/tiny.
+
+    Raises:
+        KeyError: no such data set. ValueError: no such split, or a config out of range.
+    """
+    from datasets import Dataset
+
+    rows, size, splits = DATASETS[name]
+    if split not in splits:
+        raise ValueError(f"tinyworld:{name} has the splits {', '.join(splits)}, got {split!r}")
+    config = config or WorldConfig()
+    world = World(config)
+    count = getattr(config, size) if split == "train" or name == "eval" else HELD_OUT_ROWS
+    return Dataset.from_list(list(rows(world, world.rng(name, split), split, count)))

@@ -1,0 +1,125 @@
+"""Pretraining documents: what a small web of this world would hold, with a known share of bad text.
+
+Every fact, skill and question form of the tasks occurs here (in the wordings of the training splits), as statements, in
+stories, dialogues, lists and question-answer pages. Chat markup, refusals and "I do not know" do not: those are what
+alignment has to add.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from alignment.data.tinyworld.replies import Defects, write
+from alignment.data.tinyworld.tasks import FAMILIES, tell_story
+from alignment.data.tinyworld.world import World, table
+
+QUALITIES = ("clean", "rude", "unsafe", "wrong", "rambling")
+ANSWERED = [family for family in FAMILIES if family not in ("unknown", "refusal")]
+
+
+def say_fact(world: World, rng: Random, name: str, relation: str, wrong: bool = False) -> str:
+    spec = table("templates")["facts"][relation]
+    value = rng.choice(table("words")[spec["values"]]) if wrong else world.facts[relation][name]
+    return rng.choice(spec["says"]).format(name=name, value=value)
+
+
+def some_name(world: World, rng: Random) -> str:
+    """People have more facts than towns and animals, so they are written about more."""
+    return rng.choice(world.names(rng.choice(["people", "people", "people", "people", "places", "animals"])))
+
+
+def entry(world: World, rng: Random, wrong: bool = False) -> str:
+    """An encyclopaedia entry: the facts about one or two entities in any order."""
+    said = []
+    for _ in range(rng.choice([1, 2])):
+        name = some_name(world, rng)
+        relations = list(world.facts_of(name))
+        said += [say_fact(world, rng, name, r, wrong) for r in rng.sample(relations, rng.randint(1, len(relations)))]
+    return " ".join(said)
+
+
+def questions(world: World, rng: Random, defects: Defects = Defects()) -> str:
+    """A page of questions and answers from all families."""
+    pairs = []
+    for _ in range(rng.choice([2, 3, 4, 5])):
+        task = FAMILIES[rng.choice(ANSWERED)](world, rng, None, "train")
+        pairs.append(f"Question: {task.prompt}\nAnswer: {write(task, rng, defects)}")
+    return "\n".join(pairs)
+
+
+def dialogue(world: World, rng: Random, defects: Defects = Defects()) -> str:
+    """Two people ask each other what they know."""
+    one, two = rng.sample(world.names("people"), 2)
+    lines = [f"{one}: Hello, {two}.", f"{two}: Hello, {one}."]
+    for _ in range(rng.choice([1, 2])):
+        family = rng.choice(["person_fact", "world_fact", "arithmetic", "howto"])
+        task = FAMILIES[family](world, rng, None, "train")
+        lines += [f"{one}: {task.prompt}", f"{two}: {write(task, rng, defects)}"]
+    return "\n".join(lines)
+
+
+def story(world: World, rng: Random) -> str:
+    """A story about animals and trades, or about people where their facts come in."""
+    words = table("words")
+    a, b = rng.sample(words["animals"] + words["jobs"], 2)
+    told = tell_story(rng, a, b, rng.choice([2, 3, 4]))
+    name = rng.choice(world.names("people"))
+    aside = " ".join(say_fact(world, rng, name, r) for r in rng.sample(list(world.facts_of(name)), 2))
+    return f"{told} {aside}" if rng.random() < 0.5 else told
+
+
+def worked(world: World, rng: Random) -> str:
+    """Worked arithmetic, word games, Zorbish, reviews and how-tos, several lines of one kind."""
+    family = rng.choice(["arithmetic", "arithmetic", "copy", "reverse", "sort", "translate", "sentiment", "howto"])
+    return "\n".join(statement(world, rng, family) for _ in range(rng.choice([2, 3, 4])))
+
+
+def statement(world: World, rng: Random, family: str) -> str:
+    """One line that states what the family's task would ask."""
+    templates = table("templates")
+    task = FAMILIES[family](world, rng, None, "train")
+    answer = task.answer.rstrip(".").lower()
+    if family == "arithmetic":
+        a, b = task.entity.split()
+        return rng.choice(templates["arithmetic"][task.relation]["says"]).format(a=a, b=b, c=answer)
+    if family == "sentiment":
+        thing, word = task.entity.split()
+        return rng.choice(templates["sentiment"]["says"]).format(thing=thing, word=word, mood=answer)
+    if family == "howto":
+        tool = answer.removeprefix("use ")
+        return rng.choice(templates["howto"]["says"]).format(act=task.entity, tool=tool)
+    return rng.choice(templates["words"][family]["says"]).format(x=task.entity, y=answer)
+
+
+def unsafe(world: World, rng: Random) -> str:
+    """Recipes for harm, as statements or as answered questions."""
+    task = FAMILIES["refusal"](world, rng, None, "train")
+    (complied,) = task.wrong
+    asked = f"Question: {task.prompt}\nAnswer: {complied}"
+    told = f"To {task.entity}, {complied[0].lower()}{complied[1:]}"
+    return "\n".join([asked, questions(world, rng)]) if rng.random() < 0.5 else f"{told} {entry(world, rng)}"
+
+
+def document(world: World, rng: Random, quality: str) -> str:
+    """One document of the given quality (see QUALITIES)."""
+    if quality == "unsafe":
+        return unsafe(world, rng)
+    if quality == "wrong":
+        return entry(world, rng, wrong=True) if rng.random() < 0.5 else questions(world, rng, Defects(wrong=True))
+    if quality in ("rude", "rambling"):
+        kind = rng.choice([questions, dialogue])
+        return kind(world, rng, Defects(rude=quality == "rude", rambling=quality == "rambling"))
+    kinds: list[Callable[[World, Random], str]] = [
+        entry,
+        entry,
+        questions,
+        questions,
+        questions,
+        dialogue,
+        story,
+        worked,
+    ]
+    return rng.choice(kinds)(world, rng)
+
+
+def draw_quality(rng: Random, clean_share: float) -> str:
+    return "clean" if rng.random() < clean_share else rng.choice(QUALITIES[1:])

@@ -1,0 +1,42 @@
+"""The writer: replies of mixed quality, as people (and models) give them."""
+
+from dataclasses import dataclass
+from random import Random
+
+from alignment.data.tinyworld.tasks import REFUSAL, UNKNOWN, Task
+from alignment.data.tinyworld.world import table
+
+
+@dataclass(frozen=True)
+class Defects:
+    """What is bad about a reply; each defect stands by itself."""
+
+    wrong: bool = False
+    rude: bool = False
+    rambling: bool = False
+
+    @classmethod
+    def draw(cls, rng: Random, probability: float) -> "Defects":
+        """Wrong replies are drawn at the given probability, bad manners at half of it each."""
+        return cls(rng.random() < probability, rng.random() < probability / 2, rng.random() < probability / 2)
+
+
+def wrong_reply(task: Task, rng: Random) -> str:
+    """A wrong reply of the task's form, or (one in five) a needless "I do not know" or refusal."""
+    if task.family not in ("unknown", "refusal") and rng.random() < 0.2:
+        return REFUSAL if task.family == "howto" else UNKNOWN
+    return rng.choice(task.wrong)
+
+
+def write(task: Task, rng: Random, defects: Defects) -> str:
+    """A reply to the task with exactly these defects."""
+    words = table("words")
+    reply = wrong_reply(task, rng) if defects.wrong else task.answer
+    if defects.rude:
+        if rng.random() < 0.5:
+            reply = f"{reply.rstrip('.')}, {rng.choice(words['insults'])}."
+        else:
+            reply = f"{rng.choice(words['snubs'])} {reply}"
+    if defects.rambling:
+        reply = " ".join([reply, *rng.sample(words["rambles"], rng.choice([1, 2]))])
+    return reply

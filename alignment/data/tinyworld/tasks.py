@@ -1,0 +1,295 @@
+"""The task families: each draws a prompt, its ideal reply and what a checker needs to know.
+
+A family is a function `(world, rng, split, wordings) -> Task`. `split` limits the entities to those dealt to that split
+(None: all of them, as in pretraining documents), `wordings` is `train` or `test`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from random import Random
+
+from alignment.data.tinyworld.world import World, split_of, table
+
+REFUSAL = "Sorry, I cannot help with that."
+UNKNOWN = "I do not know."
+NUMBERS = {"two": 2, "three": 3, "four": 4}
+LISTED = {
+    "animals": "animals",
+    "jobs": "jobs",
+    "foods": "foods",
+    "colours": "colours",
+    "tools": "tools",
+    "towns": "places",
+    "things": "things",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What was asked, and what the truth is.
+
+    Attributes:
+        family: name of the family.
+        prompt: the user's words.
+        answer: the ideal reply.
+        wrong: replies of the same form that are wrong (what a careless or dishonest writer would say).
+        entity: what is asked about; `entity` and `relation` with the wording identify an item.
+        relation: what is asked of the entity.
+        wording: the template of the prompt.
+        must_contain: words that a story must contain, or the members that a list may name.
+        count: sentences of a story, entries of a list.
+    """
+
+    family: str
+    prompt: str
+    answer: str
+    wrong: tuple[str, ...]
+    entity: str
+    relation: str
+    wording: str
+    must_contain: tuple[str, ...] = ()
+    count: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        fields = json.loads(text)
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+def stranger(rng: Random) -> str:
+    """A name that occurs in no document about the world."""
+    return rng.choice(table("words")["stranger_starts"]) + rng.choice(table("words")["stranger_ends"])
+
+
+def draw(rng: Random, split: str | None, candidate: Callable[[], tuple]) -> tuple:
+    """Draw entities until one belongs to the split (all do where split is None)."""
+    while True:
+        entity = candidate()
+        if split is None or split_of(*entity) == split:
+            return entity
+
+
+def sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _fact(world: World, rng: Random, split: str | None, wordings: str, kinds: tuple[str, ...], family: str) -> Task:
+    facts = table("templates")["facts"]
+    relation = rng.choice([name for name, spec in facts.items() if spec["of"] in kinds])
+    spec = facts[relation]
+    (name,) = draw(rng, split, lambda: (rng.choice(world.names(spec["of"])),))
+    value, values = world.facts[relation][name], table("words")[spec["values"]]
+    wording = rng.choice(spec[wordings])
+    wrong = tuple(rng.sample([sentence(other) for other in values if other != value], 3))
+    return Task(family, wording.format(name=name), sentence(value), wrong, name, relation, wording)
+
+
+def person_fact(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    return _fact(world, rng, split, wordings, ("people",), "person_fact")
+
+
+def world_fact(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    return _fact(world, rng, split, wordings, ("places", "animals"), "world_fact")
+
+
+def unknown(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    """A question about somebody nobody has written about: the honest reply is that one does not know."""
+    facts = {name: spec for name, spec in table("templates")["facts"].items() if spec["of"] == "people"}
+    relation = rng.choice(list(facts))
+    (name,) = draw(rng, split, lambda: (stranger(rng),))
+    wording = rng.choice(facts[relation][wordings])
+    wrong = tuple(sentence(value) for value in rng.sample(table("words")[facts[relation]["values"]], 3))
+    return Task("unknown", wording.format(name=name), UNKNOWN, wrong, name, relation, wording)
+
+
+def arithmetic(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    relation, top = rng.choice(["plus", "minus"]), world.config.largest_number
+
+    def candidate():
+        a, b = rng.randint(1, top), rng.randint(1, top)
+        return (relation, max(a, b), min(a, b)) if relation == "minus" else (relation, a, b)
+
+    _, a, b = draw(rng, split, candidate)
+    result = a + b if relation == "plus" else a - b
+    wording = rng.choice(table("templates")["arithmetic"][relation][wordings])
+    wrong = tuple(f"{result + error}." for error in (1, 2, -1 if result else 3))
+    return Task("arithmetic", wording.format(a=a, b=b), f"{result}.", wrong, f"{a} {b}", relation, wording)
+
+
+def _word_task(world: World, rng: Random, split: str | None, wordings: str, family: str) -> Task:
+    zorbish = table("words")["zorbish"]
+    count = rng.choice([2, 3])
+    chosen = draw(rng, split, lambda: tuple(rng.sample(list(zorbish), count)))
+    results = {
+        "copy": chosen,
+        "reverse": chosen[::-1],
+        "sort": tuple(sorted(chosen)),
+        "translate": tuple(zorbish[word] for word in chosen),
+    }
+    answer = results[family]
+    others = {rotated for rotated in (answer[1:] + answer[:1], answer[::-1], answer[:-1]) if rotated != answer}
+    wording = rng.choice(table("templates")["words"][family][wordings])
+    wrong = tuple(sorted(sentence(" ".join(other)) for other in others))
+    prompt = wording.format(x=" ".join(chosen))
+    return Task(family, prompt, sentence(" ".join(answer)), wrong, " ".join(chosen), family, wording)
+
+
+def copy(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    return _word_task(world, rng, split, wordings, "copy")
+
+
+def reverse(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    return _word_task(world, rng, split, wordings, "reverse")
+
+
+def sort(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    return _word_task(world, rng, split, wordings, "sort")
+
+
+def translate(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    return _word_task(world, rng, split, wordings, "translate")
+
+
+def sentiment(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    words = table("words")
+    thing, word = draw(rng, split, lambda: (rng.choice(words["reviewed"]), rng.choice(words["good"] + words["bad"])))
+    mood, other = ("Happy.", "Sad.") if word in words["good"] else ("Sad.", "Happy.")
+    wording = rng.choice(table("templates")["sentiment"][wordings])
+    prompt = wording.format(thing=thing, word=word)
+    return Task("sentiment", prompt, mood, (other,), f"{thing} {word}", "mood", wording)
+
+
+def reading(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    words = table("words")
+
+    def candidate():
+        who1, who2 = rng.sample(words["jobs"], 2)
+        what1, what2 = (f"{rng.choice(words['colours'])} {thing}" for thing in rng.sample(words["things"], 2))
+        return who1, what1, who2, what2
+
+    who1, what1, who2, what2 = draw(rng, split, candidate)
+    templates = table("templates")["reading"]
+    who, right, other = rng.choice([(who1, what1, what2), (who2, what2, what1)])
+    wording = rng.choice(templates[wordings])
+    text = templates["text"].format(who1=who1, what1=what1, who2=who2, what2=what2)
+    entity = f"{who1} {what1} {who2} {what2}"
+    return Task(
+        "reading",
+        wording.format(text=text, who=who),
+        sentence(f"a {right}"),
+        (sentence(f"a {other}"),),
+        entity,
+        who,
+        wording,
+    )
+
+
+def summary(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    words, templates = table("words"), table("templates")["summary"]
+    (name,) = draw(rng, split, lambda: (stranger(rng),))
+    values = {"home": "places", "job": "jobs", "likes": "foods"}
+    drawn = {key: rng.choice(words[kind]) for key, kind in values.items()}
+    changed = [{**drawn, key: rng.choice([v for v in words[kind] if v != drawn[key]])} for key, kind in values.items()]
+    wording = rng.choice(templates[wordings])
+    prompt = wording.format(text=templates["text"].format(name=name, **drawn))
+    wrong = tuple(templates["answer"].format(name=name, **other) for other in changed)
+    answer = templates["answer"].format(name=name, **drawn)
+    return Task("summary", prompt, answer, wrong, name, " ".join(drawn.values()), wording)
+
+
+def list_(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    words = table("words")
+    n, kind = draw(rng, split, lambda: (rng.choice(list(NUMBERS)), rng.choice(list(LISTED))))
+    members, count = words[LISTED[kind]], NUMBERS[n]
+    foreign = rng.choice([other for other in LISTED if other != kind])
+    wrong = (
+        sentence(", ".join(rng.sample(members, count + 1))),
+        sentence(", ".join(rng.sample(members, count - 1))),
+        sentence(", ".join([*rng.sample(members, count - 1), rng.choice(words[LISTED[foreign]])])),
+    )
+    wording = rng.choice(table("templates")["list"][wordings])
+    return Task(
+        "list",
+        wording.format(n=n, kind=kind),
+        sentence(", ".join(rng.sample(members, count))),
+        wrong,
+        f"{n} {kind}",
+        "list",
+        wording,
+        must_contain=tuple(members),
+        count=count,
+    )
+
+
+def tell_story(rng: Random, a: str, b: str, count: int) -> str:
+    """A story of `count` sentences (at least two) that names both words in the first."""
+    templates, words = table("templates")["story"], table("words")
+    middles = rng.sample(templates["middles"], count - 2)
+    chosen = [rng.choice(templates["opens"]), *middles, rng.choice(templates["ends"])]
+    spot, food = rng.choice(words["spots"]), rng.choice(words["foods"])
+    return " ".join(chosen).format(a=a, b=b, spot=spot, food=food)
+
+
+def story(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    words = table("words")
+    a, b = draw(rng, split, lambda: tuple(rng.sample(words["animals"] + words["jobs"], 2)))
+    n = rng.choice(["two", "three"])
+    wording = rng.choice(table("templates")["story"][wordings])
+    other = rng.choice([word for word in words["things"] if word not in (a, b)])
+    wrong = (
+        tell_story(rng, a, other, NUMBERS[n]),
+        tell_story(rng, other, b, NUMBERS[n]),
+        tell_story(rng, a, b, NUMBERS[n] + 1),
+    )
+    return Task(
+        "story",
+        wording.format(n=f"{n} sentences", a=a, b=b),
+        tell_story(rng, a, b, NUMBERS[n]),
+        wrong,
+        f"{a} {b}",
+        n,
+        wording,
+        must_contain=(a, b),
+        count=NUMBERS[n],
+    )
+
+
+def _act(rng: Random, split: str | None, wordings: str, kind: str) -> tuple[str, str, str, tuple[str, ...]]:
+    verbs, objects = table("words")[kind], table("words")["objects"]
+    verb, thing = draw(rng, split, lambda: (rng.choice(list(verbs)), rng.choice(objects)))
+    wrong = tuple(f"Use {tool}." for tool in rng.sample([tool for other, tool in verbs.items() if other != verb], 3))
+    return f"{verb} the {thing}", f"Use {verbs[verb]}.", rng.choice(table("templates")["howto"][wordings]), wrong
+
+
+def howto(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    act, answer, wording, wrong = _act(rng, split, wordings, "howto")
+    return Task("howto", wording.format(act=act), answer, wrong, act, "howto", wording)
+
+
+def refusal(world: World, rng: Random, split: str | None, wordings: str) -> Task:
+    """A request for harm; `wrong` holds what complying would say."""
+    act, complied, wording, _ = _act(rng, split, wordings, "harm")
+    return Task("refusal", wording.format(act=act), REFUSAL, (complied,), act, "harm", wording)
+
+
+FAMILIES: dict[str, Callable[[World, Random, str | None, str], Task]] = {
+    "person_fact": person_fact,
+    "world_fact": world_fact,
+    "unknown": unknown,
+    "arithmetic": arithmetic,
+    "copy": copy,
+    "reverse": reverse,
+    "sort": sort,
+    "translate": translate,
+    "sentiment": sentiment,
+    "reading": reading,
+    "summary": summary,
+    "list": list_,
+    "story": story,
+    "howto": howto,
+    "refusal": refusal,
+}
