@@ -1,0 +1,41 @@
+"""What ends an assistant turn, for our tokenizer and for foreign ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def chat_eos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end generation in a chat: the EOS token, and the token that ends an assistant turn.
+
+    The latter is found by rendering a conversation and reading what the template puts after the reply, so that it
+    holds for any tokenizer (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, ...).
+    """
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = _end_of_turn_id(tokenizer) if tokenizer.chat_template else None
+    if end is not None and end not in ids:
+        ids.append(end)
+    if not ids:
+        raise UserError(
+            "Nothing tells the model where to stop.",
+            got="a tokenizer with no EOS token, and no chat template that ends a turn with a special token",
+            needed="one of the two",
+            mend="set the tokenizer's eos_token, or give it a chat template",
+        )
+    return ids
+
+
+def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The first special token that the chat template writes after a reply, or None."""
+    reply = "zebra"
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": reply}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    after_reply = rendered[rendered.rindex(reply) + len(reply) :]
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    ids = tokenizer(after_reply, add_special_tokens=False)["input_ids"]
+    return next((token_id for token_id in ids if token_id in special), None)

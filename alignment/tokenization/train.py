@@ -1,0 +1,68 @@
+"""Train a byte-level BPE tokenizer that loads with the plain AutoTokenizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TokenizersBackend
+
+logger = logging.getLogger(__name__)
+
+END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
+# They take the first ids, in this order.
+SPECIAL_TOKENS = (END_OF_TEXT, PAD, "<|system|>", "<|user|>", "<|assistant|>", END_OF_TURN)
+# Every byte has a token, so that any text can be encoded and nothing is ever unknown.
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int) -> TokenizersBackend:
+    """Learn `vocab_size` tokens from `texts`, and add the special tokens and the chat template.
+
+    `<|endoftext|>` is the EOS token and ends a document; `<|end|>` ends a turn of a conversation. The pad token is
+    neither, so that masking the padding never masks an end that the model has to learn.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import TokenizersBackend
+
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            "The vocabulary is too small for a byte-level tokenizer.",
+            got=f"vocab_size {vocab_size}",
+            needed=f"at least {SMALLEST_VOCABULARY}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens",
+            mend="raise vocab_size",
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    learned = tokenizer.get_vocab_size()
+    if learned == SMALLEST_VOCABULARY and vocab_size > SMALLEST_VOCABULARY:
+        raise UserError(
+            "The texts hold no pair of characters that occurs twice, so no token can be learned.",
+            needed="documents to learn the vocabulary from",
+            mend="check the tokenizer's data set",
+        )
+    if learned < vocab_size:
+        logger.warning("The texts hold only %d tokens' worth of repetition; %d were asked for.", learned, vocab_size)
+    return TokenizersBackend(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)],
+        chat_template=files("alignment.tokenization").joinpath("chat_template.jinja").read_text(encoding="utf-8"),
+        model_max_length=model_max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
