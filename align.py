@@ -1,0 +1,104 @@
+"""The `align` command: a table of verbs, their help, and dispatch.
+
+No package is imported until a verb is chosen, so `align --help` answers at once.
+"""
+
+import argparse
+import difflib
+import importlib
+import sys
+
+STAGE = "alignment.cli.stage"
+
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("alignment.cli.run", "run the stages of a recipe folder in order, with evals between them"),
+    "tokenizer": (STAGE, "train a byte-level BPE tokenizer on the stage's text"),
+    "pretrain": (STAGE, "train a language model from random weights (or go on with one)"),
+    "sft": (STAGE, "fine-tune on instructions and conversations"),
+    "reward": (STAGE, "train a reward model on preference pairs"),
+    "dpo": (STAGE, "align on preference pairs with DPO"),
+    "ppo": (STAGE, "align with PPO against a reward model"),
+    "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
+}
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items())
+    return f"""usage: align VERB [arguments]
+
+From random weights to an aligned model.
+
+{verbs}
+
+`align VERB --help` describes a verb's arguments. `--debug` shows the traceback of a reported mistake.
+Start here: align run recipes/tiny"""
+
+
+def split_overrides(arguments: list[str], known: set[str]) -> tuple[list[str], list[str]]:
+    """Part a verb's own arguments from recipe overrides (`--key value`, `--key=value`, or `--key` for true)."""
+    own, overrides, rest = [], [], list(arguments)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or token.split("=")[0] in known:
+            own.append(token)
+            continue
+        overrides.append(token)
+        if "=" not in token and rest and not rest[0].startswith("--"):
+            overrides.append(rest.pop(0))
+    return own, overrides
+
+
+def parse(verb: str, module, arguments: list[str]) -> argparse.Namespace:
+    """Arguments of a verb; one whose parser sets a default for `overrides` takes recipe keys as options too."""
+    parser = argparse.ArgumentParser(prog=f"align {verb}", description=VERBS[verb][1], allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a reported mistake")
+    parser.set_defaults(verb=verb)
+    module.add_arguments(parser)
+    if parser.get_default("overrides") is None:
+        return parser.parse_args(arguments)
+    known = {option for action in parser._actions for option in action.option_strings}
+    own, overrides = split_overrides(arguments, known)
+    args = parser.parse_args(own)
+    args.overrides = overrides
+    return args
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    module = importlib.import_module(VERBS[verb][0])
+    from alignment.errors import UserError
+
+    args = parse(verb, module, arguments)
+    try:
+        return module.main(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        print(f"align {verb}: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = arguments[:1] == ["--debug"]
+    verb, *rest = arguments[debug:] or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean `align {near[0]}`?" if near else "`align --help` lists the verbs"
+        print(f"align: no verb {verb!r}: {hint}", file=sys.stderr)
+        return USER_ERROR
+    try:
+        return run_verb(verb, [*rest, "--debug"] if debug else rest)
+    except KeyboardInterrupt:
+        print(f"align {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""`align run RECIPE_DIR`: every stage of a recipe folder, with evaluations between them and a report at the end."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("recipe_dir", metavar="RECIPE_DIR", help="a folder with pipeline.yaml, such as recipes/tiny")
+    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to write (default: runs/NAME)")
+    parser.add_argument("--seed", type=int, help="the seed of every stage that sets none of its own")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    parser.add_argument("--fresh", action="store_true", help="run finished stages again")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    parser.set_defaults(overrides=[])
+    parser.epilog = """recipe keys, after RECIPE_DIR:
+  --STAGE.key value     a key of a stage's recipe: --sft.learning_rate 1e-3
+  --evals.key value     a key of the evaluations: --evals.limit 100
+  --INPUT value         an input that pipeline.yaml lists
+
+A finished stage whose recipe, data files and parents are unchanged is skipped. One that runs again is first moved
+to RUN_DIR/previous, where the last finished and the last unfinished one are kept."""
+
+
+def main(args: argparse.Namespace) -> int:
+    from alignment.pipeline.graph import load_pipeline
+    from alignment.pipeline.runner import run_pipeline
+
+    pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed)
+    run_pipeline(pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, write_report=write_report)
+    return 0
+
+
+def write_report(run_dir: Path) -> Path:
+    from alignment.report import write_report
+
+    return write_report(run_dir)

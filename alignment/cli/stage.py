@@ -1,0 +1,26 @@
+"""`align STAGE RECIPE`: one stage, recorded in its run directory as `align run` would record it."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/tiny/sft.yaml")
+    parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
+    parser.add_argument("--seed", type=int, help="the training seed, where the recipe sets none")
+    parser.add_argument("--fresh", action="store_true", help="run again, even if finished and unchanged")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    parser.set_defaults(overrides=[])
+    parser.epilog = """recipe keys, after RECIPE:
+  --key value     in place of what the recipe says: --learning_rate 1e-3; dotted keys nest: --a.b 1
+
+Parents that are stage names are found in the folder that holds DIR."""
+
+
+def main(args: argparse.Namespace) -> int:
+    from alignment.pipeline.graph import load_stage
+    from alignment.pipeline.runner import run_pipeline
+
+    pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed)
+    run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run)
+    return 0

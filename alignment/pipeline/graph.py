@@ -1,0 +1,378 @@
+"""A recipe folder read into a pipeline: its stages in order, what each starts from, and what is evaluated after it.
+
+Everything that can be known before a stage runs is checked here, and all that is wrong is reported together.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alignment.errors import UserError, raise_all
+from alignment.pipeline.parents import check_kind, check_outside
+from alignment.pipeline.recipe import (
+    build_configs,
+    fill_inputs,
+    gathered,
+    nearest,
+    parse_overrides,
+    placeholders,
+    read_mapping,
+    read_recipe,
+    set_key,
+)
+from alignment.pipeline.typecheck import describe_value, fits
+
+PIPELINE_FILE = "pipeline.yaml"
+STAGE_PACKAGE = "alignment.stages"
+KEYS = {"name": str, "seed": int, "inputs": dict[str, str], "stages": dict[str, str], "evals": dict[str, Any]}
+FORMATS = ("plain", "chat")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a pipeline.
+
+    `recipe` is resolved (extended, overridden, inputs and seed filled in), but names its parents as it was written and
+    holds no output_dir, so that it is the same in every run directory. `parents` are the recipe keys that name another
+    stage of the run directory, `outside` those that name a path or hub id.
+    """
+
+    name: str
+    module: ModuleType
+    recipe: dict[str, Any]
+    recipe_path: Path
+    parents: dict[str, str]
+    outside: dict[str, str]
+
+    def configs(self, run_dir: Path) -> tuple[Any, ...]:
+        """The stage's dataclasses, with its output folder and its parents' checkpoints filled in."""
+        places = {key: str(run_dir / stage / "checkpoint") for key, stage in self.parents.items()}
+        recipe = self.recipe | places | {"output_dir": str(run_dir / self.name)}
+        return build_configs(self.module.CONFIGS, recipe, str(self.recipe_path))
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """Which stages are evaluated, on what; `options` go to the evaluation as they are."""
+
+    suites: list[str] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    formats: list[str] = field(default_factory=lambda: list(FORMATS))
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    name: str
+    seed: int
+    run_dir: Path
+    recipe_dir: Path
+    stages: list[StageSpec]
+    evals: EvalSpec
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a pipeline.yaml says; of a folder that has none, what it would have said."""
+
+    name: str
+    seed: int | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    evals: dict[str, Any] = field(default_factory=dict)
+
+
+def read_settings(recipe_dir: Path) -> Settings:
+    """The pipeline.yaml of a recipe folder."""
+    path = recipe_dir / PIPELINE_FILE
+    if not path.is_file():
+        found = sorted(str(file.parent) for file in Path("recipes").glob(f"*/{PIPELINE_FILE}"))
+        raise UserError(
+            f"{recipe_dir} is no recipe folder",
+            got="a file"
+            if recipe_dir.is_file()
+            else "no such folder"
+            if not recipe_dir.exists()
+            else f"no {PIPELINE_FILE}",
+            needed=f"a folder with {PIPELINE_FILE}",
+            mend=f"recipe folders here: {', '.join(found)}" if found else "check the path",
+        )
+    content = read_mapping(path)
+    errors = [
+        UserError(f"{path}: unknown key {key!r}", mend=nearest(str(key), list(KEYS)))
+        for key in content
+        if key not in KEYS
+    ]
+    for key, hint in KEYS.items():
+        if content.get(key) is None:
+            content.pop(key, None)
+        elif not fits(content[key], hint):
+            errors.append(UserError(f"{path}: {key} cannot take this value", got=describe_value(content[key])))
+    raise_all(errors)
+    return Settings(**{"name": recipe_dir.resolve().name} | content)
+
+
+def stage_module(name: str, package: str) -> ModuleType:
+    return importlib.import_module(f"{package}.{name}")
+
+
+def load_pipeline(
+    recipe_dir: str | Path,
+    overrides: Sequence[str] = (),
+    output_dir: str | Path | None = None,
+    seed: int | None = None,
+    package: str = STAGE_PACKAGE,
+) -> Pipeline:
+    """Read and check a recipe folder.
+
+    Args:
+        overrides: `--STAGE.key value`, `--evals.key value` and `--INPUT value`, as given on the command line.
+        output_dir: the run directory; default runs/NAME.
+        seed: in place of the pipeline's own seed.
+        package: the package whose STAGES, KINDS and modules are the stages.
+    """
+    recipe_dir = Path(recipe_dir)
+    settings = read_settings(recipe_dir)
+    table = importlib.import_module(package)
+    run_dir = Path(output_dir) if output_dir else Path("runs") / settings.name
+    seed = seed if seed is not None else settings.seed or 0
+
+    errors: list[UserError] = []
+    with gathered(errors):
+        _check_stage_names(settings, list(table.STAGES), recipe_dir / PIPELINE_FILE)
+    raise_all(errors)
+    paths = {name: recipe_dir / file for name, file in settings.stages.items()}
+    recipes: dict[str, dict[str, Any]] = {}
+    for name, path in paths.items():
+        with gathered(errors):
+            recipes[name] = read_recipe(path)
+    raise_all(errors)
+
+    evals = dict(settings.evals)
+    inputs: dict[str, Any] = {}
+    with gathered(errors):
+        inputs = _route_overrides(overrides, recipes, evals, settings)
+    with gathered(errors):
+        command = f"align run {recipe_dir}"
+        _check_inputs(recipes, inputs, settings.inputs, recipe_dir / PIPELINE_FILE, command)
+    raise_all(errors)
+
+    stages: list[StageSpec] = []
+    for name, recipe in recipes.items():
+        with gathered(errors):
+            _refuse_output_dir(recipe, paths[name])
+            recipe = fill_inputs(recipe, inputs, str(paths[name]))
+            earlier = [stage.name for stage in stages]
+            later = [other for other in recipes if other not in earlier]
+            spec = _stage_spec(name, name, paths[name], recipe, seed, package, {*table.STAGES, *recipes})
+            stages.append(spec)
+            _check_order(spec, earlier, later, table.KINDS)
+    raise_all(errors)
+    for spec in stages:
+        with gathered(errors):
+            spec.configs(run_dir)
+    eval_spec = EvalSpec()
+    with gathered(errors):
+        eval_spec = _eval_spec(evals, list(recipes), recipe_dir / PIPELINE_FILE)
+    raise_all(errors)
+    return Pipeline(settings.name, seed, run_dir, recipe_dir, stages, eval_spec, inputs)
+
+
+def load_stage(
+    stage: str,
+    recipe_path: str | Path,
+    overrides: Sequence[str] = (),
+    output_dir: str | Path | None = None,
+    seed: int | None = None,
+    package: str = STAGE_PACKAGE,
+) -> Pipeline:
+    """A pipeline of one stage, whose recipe file is given, as `align STAGE RECIPE` runs it.
+
+    Where the recipe belongs to a pipeline.yaml beside it, that gives seed, inputs and the run directory's name, so
+    that stages run one by one give what `align run` gives.
+    """
+    recipe_path = Path(recipe_path)
+    recipe = read_recipe(recipe_path)
+    beside = recipe_path.parent / PIPELINE_FILE
+    settings = read_settings(recipe_path.parent) if beside.is_file() else Settings(recipe_path.resolve().parent.name)
+    table = importlib.import_module(package)
+    inputs = {}
+    for key, value in parse_overrides(list(overrides)).items():
+        if key in settings.inputs:
+            inputs[key] = value
+        else:
+            set_key(recipe, key, value)
+    _check_inputs({stage: recipe}, inputs, settings.inputs, beside, f"align {stage} {recipe_path}")
+    recipe = fill_inputs(recipe, inputs, str(recipe_path))
+
+    place = Path(output_dir or recipe.pop("output_dir", None) or Path("runs") / settings.name / stage)
+    recipe.pop("output_dir", None)
+    seed = seed if seed is not None else settings.seed or 0
+    beside_it = {path.parent.name for path in place.parent.glob("*/stage.json")}
+    spec = _stage_spec(
+        place.name, stage, recipe_path, recipe, seed, package, {*table.STAGES, *beside_it} - {place.name}
+    )
+    errors: list[UserError] = []
+    for key, parent in spec.parents.items():
+        with gathered(errors):
+            needed = spec.module.PARENTS[key]
+            check_kind(str(recipe_path), key, parent, table.KINDS.get(parent), needed)
+            _check_finished(recipe_path, key, parent, place.parent, needed)
+    with gathered(errors):
+        spec.configs(place.parent)
+    raise_all(errors)
+    return Pipeline(settings.name, seed, place.parent, recipe_path.parent, [spec], EvalSpec(), inputs)
+
+
+def _check_stage_names(settings: Settings, known: list[str], source: Path) -> None:
+    if not settings.stages:
+        raise UserError(f"{source} lists no stages", needed="stages: {NAME: RECIPE.yaml, ...}")
+    raise_all(
+        [
+            UserError(f"{source}: no stage {name!r}", mend=nearest(name, known))
+            for name in settings.stages
+            if name not in known
+        ]
+    )
+
+
+def _route_overrides(
+    overrides: Sequence[str], recipes: dict[str, dict[str, Any]], evals: dict[str, Any], settings: Settings
+) -> dict[str, Any]:
+    """Apply `--STAGE.key` and `--evals.key` in place; the inputs are returned."""
+    inputs, errors = {}, []
+    for key, value in parse_overrides(list(overrides)).items():
+        part, dot, rest = key.partition(".")
+        with gathered(errors):
+            if dot and part in recipes:
+                set_key(recipes[part], rest, value)
+            elif dot and part == "evals":
+                set_key(evals, rest, value)
+            elif not dot and key in settings.inputs:
+                inputs[key] = value
+            else:
+                raise _unknown_override(key, part, list(recipes), list(settings.inputs))
+    raise_all(errors)
+    return inputs
+
+
+def _unknown_override(key: str, part: str, stages: list[str], inputs: list[str]) -> UserError:
+    needed = "--STAGE.key, where STAGE is " + ", ".join([*stages, "evals"])
+    if inputs:
+        needed += "; or an input: " + ", ".join(inputs)
+    mend = f"a stage's key takes the stage's name: --sft.{key}" if "." not in key else None
+    return UserError(f"no stage or input for --{key}", got=part, needed=needed, mend=mend or nearest(part, stages))
+
+
+def _check_inputs(
+    recipes: dict[str, dict[str, Any]], inputs: dict[str, Any], declared: dict[str, str], source: Path, command: str
+) -> None:
+    """Raise for inputs that are asked for and not given, with their help and the command that would give them."""
+    asked = {name: stage for stage, recipe in recipes.items() for name in placeholders(recipe)}
+    undeclared = [name for name in asked if name not in declared]
+    if undeclared:
+        raise UserError(
+            f"the recipe of {asked[undeclared[0]]} asks for an input that {source} does not list",
+            got=f"${{{undeclared[0]}}}",
+            needed=f"inputs: {{{undeclared[0]}: what it is}}",
+            mend=nearest(undeclared[0], list(declared)) if declared else None,
+        )
+    missing = [name for name in declared if name in asked and name not in inputs]
+    if missing:
+        raise UserError(
+            f"{source} needs inputs that were not given: {', '.join(missing)}",
+            needed="\n          ".join(f"--{name}  {declared[name]}" for name in missing),
+            mend=" ".join([command, *(f"--{name} {name.upper()}" for name in declared if name in asked)]),
+        )
+
+
+def _refuse_output_dir(recipe: dict[str, Any], path: Path) -> None:
+    if "output_dir" in recipe:
+        raise UserError(
+            f"{path} sets output_dir",
+            got=recipe["output_dir"],
+            needed="none: in a pipeline a stage's folder is RUN_DIR/STAGE",
+            mend="take it out; `align run --output_dir` sets the run directory",
+        )
+
+
+def _stage_spec(
+    name: str, stage: str, path: Path, recipe: dict[str, Any], seed: int, package: str, stage_names: set[str]
+) -> StageSpec:
+    """The spec of a stage, its parents parted into stages of the run directory and what comes from outside."""
+    module = stage_module(stage, package)
+    has_seed = any(entry.name == "seed" for config in module.CONFIGS for entry in dataclasses.fields(config))
+    if has_seed:
+        recipe = {"seed": seed} | recipe
+    parents, outside = {}, {}
+    for key, needed in module.PARENTS.items():
+        value = recipe.get(key)
+        if not isinstance(value, str):
+            continue
+        if value in stage_names:
+            parents[key] = value
+        else:
+            check_outside(str(path), key, value, needed, sorted(stage_names))
+            outside[key] = value
+    return StageSpec(name, module, recipe, path, parents, outside)
+
+
+def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: dict[str, str]) -> None:
+    errors = []
+    for key, parent in spec.parents.items():
+        if parent in later:
+            mend = "a stage cannot start from itself" if parent == spec.name else f"list {parent} above {spec.name}"
+            errors.append(
+                UserError(
+                    f"{spec.recipe_path}: {key} names a stage that does not run before this one", got=parent, mend=mend
+                )
+            )
+        elif parent not in earlier:
+            errors.append(
+                UserError(
+                    f"{spec.recipe_path}: {key} names a stage that this pipeline does not have",
+                    got=parent,
+                    needed=f"one of {', '.join(earlier) or 'none yet'}, a path or a hub id",
+                    mend=f"list {parent} in {PIPELINE_FILE}, above {spec.name}",
+                )
+            )
+        with gathered(errors):
+            check_kind(str(spec.recipe_path), key, parent, kinds.get(parent), spec.module.PARENTS[key])
+    raise_all(errors)
+
+
+def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, needed: str) -> None:
+    folder = run_dir / parent / "checkpoint"
+    if not folder.is_dir():
+        raise UserError(
+            f"{recipe_path}: {key} names a stage that has not been run",
+            got=f"{parent} (no {folder})",
+            needed=f"a finished {parent} stage, or the path of a {needed} checkpoint",
+            mend=f"align {parent} {recipe_path.parent / parent}.yaml",
+        )
+
+
+def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSpec:
+    if not evals:
+        return EvalSpec()
+    options = dict(evals)
+    own = {key: options.pop(key) for key in ("suites", "stages", "formats") if key in options}
+    errors = [
+        UserError(f"{source}: evals.{key} cannot take this value", got=describe_value(value), needed="a list of names")
+        for key, value in own.items()
+        if not fits(value, list[str])
+    ]
+    raise_all(errors)
+    for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
+        errors += [
+            UserError(f"{source}: evals.{key} has no {name!r}", mend=nearest(name, valid))
+            for name in own.get(key, [])
+            if name not in valid
+        ]
+    raise_all(errors)
+    return EvalSpec(**own, options=options)

@@ -1,0 +1,92 @@
+"""What a stage starts from: stage names, paths and hub ids, and whether they are of the kind it needs."""
+
+import difflib
+import json
+from pathlib import Path
+
+from alignment.errors import UserError
+from alignment.pipeline.digest import digest_checkpoint
+
+# Any checkpoint carries its tokenizer.
+SERVES = {
+    "tokenizer": ("tokenizer", "causal-lm", "sequence-classification"),
+    "causal-lm": ("causal-lm",),
+    "sequence-classification": ("sequence-classification",),
+}
+ARCHITECTURES = {
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForConditionalGeneration": "causal-lm",
+    "ForSequenceClassification": "sequence-classification",
+}
+ADAPTERS = {"CAUSAL_LM": "causal-lm", "SEQ_CLS": "sequence-classification"}
+
+
+def is_path(value: str) -> bool:
+    """Whether a parent that is no stage name means a local path; what is not one is a hub id."""
+    return Path(value).exists() or value.startswith((".", "/", "~")) or value.count("/") > 1
+
+
+def kind_of_checkpoint(folder: Path) -> str | None:
+    """The kind of a local checkpoint, by its config alone; None where that cannot be told."""
+    adapter, config = folder / "adapter_config.json", folder / "config.json"
+    if adapter.exists():
+        return ADAPTERS.get(_read(adapter).get("task_type"))
+    if config.exists():
+        for name in _read(config).get("architectures") or []:
+            for ending, kind in ARCHITECTURES.items():
+                if name.endswith(ending):
+                    return kind
+        return None
+    return "tokenizer" if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged", got=error, needed="JSON") from error
+
+
+def check_kind(source: str, key: str, value: str, kind: str | None, needed: str) -> None:
+    """Raise where `value`, of a known kind, cannot serve as what `key` needs."""
+    if kind is not None and kind not in SERVES[needed]:
+        raise UserError(
+            f"{source}: {key} names a checkpoint of the wrong kind",
+            got=f"{value} ({kind})",
+            needed=needed,
+            mend=f"point {key} at a {needed} checkpoint",
+        )
+
+
+def check_outside(source: str, key: str, value: str, needed: str, stage_names: list[str]) -> None:
+    """Check a parent that is no stage here: a path must hold the right kind, a near miss of a stage's name is one."""
+    if not is_path(value):
+        near = difflib.get_close_matches(value, stage_names, n=1, cutoff=0.75)
+        if near and value not in stage_names:
+            raise UserError(f"{source}: {key} names no stage", got=value, mend=f"did you mean {near[0]!r}?")
+        return
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"{source}: {key} names no checkpoint",
+            got=f"{value} ({'a file' if folder.is_file() else 'no such folder'})",
+            needed="a checkpoint folder, a stage name or a hub id",
+            mend="check the path",
+        )
+    kind = kind_of_checkpoint(folder)
+    if kind is None and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        inner = folder / "checkpoint"
+        raise UserError(
+            f"{source}: {key} names a folder that holds no checkpoint",
+            got=value,
+            needed="a folder with config.json, adapter_config.json or tokenizer.json",
+            mend=f"did you mean {inner}?" if inner.is_dir() else None,
+        )
+    check_kind(source, key, value, kind, needed)
+
+
+def digest_outside(value: str) -> str:
+    """The digest of a parent that is no stage: its files, or the id where it comes from the hub."""
+    folder = Path(value).expanduser()
+    return digest_checkpoint(folder) if folder.is_dir() else f"hub:{value}"

@@ -1,0 +1,98 @@
+"""What a run will do: each stage, whether it runs, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import UserError
+from alignment.pipeline.digest import digest_recipe, digest_value
+from alignment.pipeline.graph import Pipeline, StageSpec
+from alignment.pipeline.parents import digest_outside
+from alignment.pipeline.recipe import nearest
+from alignment.pipeline.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan: `why` says why it runs, and is empty where it is up to date."""
+
+    spec: StageSpec
+    recipe_digest: str
+    why: str
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.why)
+
+
+def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, fresh: bool = False) -> list[Step]:
+    """The steps up to and with `until`; what is finished and unchanged does not run again unless `fresh`."""
+    specs = pipeline.stages
+    if until is not None:
+        names = [spec.name for spec in specs]
+        if until not in names:
+            raise UserError(f"--until names no stage of {pipeline.name}", got=until, mend=nearest(until, names))
+        specs = specs[: names.index(until) + 1]
+    steps: list[Step] = []
+    for spec in specs:
+        digest = digest_recipe(spec.recipe)
+        rerun = [step.spec.name for step in steps if step.runs]
+        why = "--fresh" if fresh else reason_to_run(spec, digest, record, pipeline.run_dir, rerun)
+        steps.append(Step(spec, digest, why))
+    return steps
+
+
+def reason_to_run(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: Path, rerun: Sequence[str]) -> str:
+    """Why a stage has to run, empty where its result stands."""
+    entry = record.stages.get(spec.name)
+    if entry is None:
+        return "not run yet"
+    if entry["status"] != "done":
+        return {"running": "interrupted last time"}.get(entry["status"], f"{entry['status']} last time")
+    if not (run_dir / spec.name / "checkpoint").is_dir():
+        return "its checkpoint is gone"
+    if entry["recipe_digest"] != recipe_digest:
+        return "recipe changed: " + changed_keys(entry["recipe"], spec.recipe)
+    for parent in spec.parents.values():
+        if parent in rerun:
+            return f"{parent} runs again"
+    now = parent_digests(spec, record)
+    changed = [key for key, digest in now.items() if entry["parent_digests"].get(key) != digest]
+    return f"{(spec.parents | spec.outside)[changed[0]]} changed" if changed else ""
+
+
+def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The keys whose values differ, in short."""
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if not keys:
+        return "data files"
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def parent_digests(spec: StageSpec, record: RunRecord) -> dict[str, str | None]:
+    """Recipe key -> digest of what the parent there is now."""
+    stages = {key: record.stages.get(name, {}).get("digest") for key, name in spec.parents.items()}
+    return stages | {key: digest_outside(value) for key, value in spec.outside.items()}
+
+
+def stage_digest(recipe_digest: str, parents: dict[str, str | None], checkpoint_digest: str) -> str:
+    """What children compare: it changes with the stage's recipe, with its parents, and with the weights."""
+    return digest_value([recipe_digest, parents, checkpoint_digest])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns, the first row as heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def plan_table(steps: Sequence[Step]) -> str:
+    rows = [("STAGE", "STARTS FROM", "RECIPE", "PLAN")]
+    for step in steps:
+        spec = step.spec
+        parents = ", ".join(dict.fromkeys((spec.parents | spec.outside).values())) or "nothing"
+        rows.append((spec.name, parents, str(spec.recipe_path), f"run ({step.why})" if step.runs else "up to date"))
+    return table(rows)

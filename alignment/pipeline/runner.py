@@ -1,0 +1,221 @@
+"""Running a pipeline: the stages in order in one process, evaluations between them, a report at the end.
+
+A stage's folder that is about to be replaced is moved to RUN_DIR/previous: the last finished one as previous/STAGE,
+the last unfinished one as previous/STAGE-unfinished, each with its evaluations. One of each is kept, so a mistaken
+rerun can be taken back and the disk holds at most three copies of a stage.
+"""
+
+import datetime
+import gc
+import resource
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignment.errors import UserError, raise_all
+from alignment.pipeline.digest import digest_checkpoint
+from alignment.pipeline.evals import Harness, check_evals, default_harness, jobs_after, run_job, up_to_date
+from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
+from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
+from alignment.pipeline.provenance import git_state, hardware, versions
+from alignment.pipeline.recipe import gathered
+from alignment.pipeline.record import RunRecord, locked
+
+STAGE_FILE = "stage.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A line of the closing summary."""
+
+    name: str
+    result: str
+    seconds: float | None = None
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    *,
+    until: str | None = None,
+    fresh: bool = False,
+    dry_run: bool = False,
+    harness: Harness | None = None,
+    write_report: Callable[[Path], Path] | None = None,
+) -> None:
+    """Bring a run directory up to date with its pipeline.
+
+    Args:
+        until: the last stage to run; default all.
+        fresh: run finished stages again.
+        dry_run: print the plan and touch nothing.
+        harness: how to evaluate; default ours.
+        write_report: writes the report of a run directory and returns its path; default none.
+    """
+    run_dir = pipeline.run_dir
+    record = RunRecord(run_dir)
+    steps = make_plan(pipeline, record, until, fresh)
+    if pipeline.evals.suites:
+        harness = harness or default_harness()
+        check_evals(pipeline.evals, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
+    check_replaceable(steps, record, run_dir)
+    say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps)}")
+    if dry_run:
+        return
+    started = time.monotonic()
+    with locked(run_dir):
+        record.describe_run(name=pipeline.name, seed=pipeline.seed, recipe=pipeline.recipe_dir, inputs=pipeline.inputs)
+        done = []
+        for step in steps:
+            done.append(bring_up_to_date(step, record, run_dir))
+            done += evaluate_stage(pipeline, step.spec.name, record, harness)
+        report = write_report(run_dir) if write_report else None
+    say(summary(pipeline, done, time.monotonic() - started, report))
+
+
+def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
+    """Run a stage, or say that its result stands."""
+    name = step.spec.name
+    if not step.runs:
+        say(f"\n{name}: up to date, skipped (recipe and parents unchanged)")
+        return Done(name, "up to date", None)
+    say(f"\n{name}: running ({step.why})")
+    seconds = run_stage(step, record, run_dir)
+    say(f"{name}: done in {duration(seconds)}")
+    return Done(name, "done", seconds)
+
+
+def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
+    """Run one stage into its folder and record what it was made from; returns seconds."""
+    spec = step.spec
+    set_aside(spec.name, run_dir)
+    configs = spec.configs(run_dir)
+    parents = parent_digests(spec, record)
+    record.replace(
+        "stages",
+        spec.name,
+        status="running",
+        recipe_file=spec.recipe_path,
+        recipe=spec.recipe,
+        recipe_digest=step.recipe_digest,
+        parents=spec.parents | spec.outside,
+        parent_digests=parents,
+        seed=spec.recipe.get("seed"),
+        versions=versions(),
+        git=git_state(),
+        hardware=hardware(),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    started = time.monotonic()
+    try:
+        seed_everything(spec)
+        spec.module.run(*configs)
+        check_written(spec, run_dir)
+        checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
+    except BaseException as error:
+        seconds = round(time.monotonic() - started, 2)
+        record.update("stages", spec.name, status="failed", error=repr(error), seconds=seconds)
+        raise
+    seconds = round(time.monotonic() - started, 2)
+    digest = stage_digest(step.recipe_digest, parents, checkpoint)
+    record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
+    free_memory()
+    return seconds
+
+
+def seed_everything(spec: StageSpec) -> None:
+    """Start each stage from its own seed, so that it does not matter what ran before it in the process."""
+    if "seed" in spec.recipe:
+        from transformers import set_seed
+
+        set_seed(spec.recipe["seed"])
+
+
+def check_written(spec: StageSpec, run_dir: Path) -> None:
+    """A stage that returns without its checkpoint is a defect of the stage."""
+    for name in ("checkpoint", STAGE_FILE):
+        if not (run_dir / spec.name / name).exists():
+            raise RuntimeError(f"the stage {spec.name} ended without writing {run_dir / spec.name / name}")
+
+
+def free_memory() -> None:
+    """Let go of the finished stage's models before the next one loads its own."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -> None:
+    """Raise, before anything runs, where a stage's folder holds something that is not ours to move."""
+    errors: list[UserError] = []
+    for step in steps:
+        folder = run_dir / step.spec.name
+        ours = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
+        occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+        with gathered(errors):
+            if step.runs and occupied and not ours:
+                raise UserError(
+                    f"{folder} holds something that is no stage of ours, and is left alone",
+                    got=", ".join(sorted(path.name for path in folder.iterdir())[:5]) if folder.is_dir() else "a file",
+                    needed=f"a new or empty folder, or one with {STAGE_FILE}",
+                    mend="choose another --output_dir",
+                )
+    raise_all(errors)
+
+
+def set_aside(name: str, run_dir: Path) -> None:
+    """Move a stage's folder and its evaluations to RUN_DIR/previous, in place of what was kept there before."""
+    folder = run_dir / name
+    if not folder.exists():
+        return
+    if not any(folder.iterdir()):
+        return
+    kept = run_dir / "previous" / (name if (folder / STAGE_FILE).exists() else f"{name}-unfinished")
+    if kept.exists():
+        shutil.rmtree(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(kept)
+    for evaluation in (run_dir / "evals").glob(f"{name}-*"):
+        (kept / "evals").mkdir(exist_ok=True)
+        evaluation.rename(kept / "evals" / evaluation.name)
+    say(f"{name}: what stood there was moved to {kept}")
+
+
+def evaluate_stage(pipeline: Pipeline, stage: str, record: RunRecord, harness: Harness | None) -> list[Done]:
+    """Run the evaluations that follow a stage, but for those whose checkpoint and suite are unchanged."""
+    done = []
+    for job in jobs_after(pipeline, stage):
+        if up_to_date(job, record, pipeline.run_dir, harness):
+            say(f"{stage}: {job.suite} ({job.format}) is up to date, skipped (checkpoint and suite unchanged)")
+            done.append(Done(f"  {job.suite} ({job.format})", "up to date"))
+            continue
+        say(f"{stage}: evaluating {job.suite} ({job.format})")
+        run_job(job, record, pipeline.run_dir, harness)
+        done.append(Done(f"  {job.suite} ({job.format})", "done", record.evals[job.name]["seconds"]))
+    return done
+
+
+def summary(pipeline: Pipeline, done: Sequence[Done], seconds: float, report: Path | None) -> str:
+    rows = [("STAGE", "RESULT", "TIME")]
+    rows += [(line.name, line.result, "" if line.seconds is None else duration(line.seconds)) for line in done]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    closing = [
+        f"\n{table(rows)}",
+        f"\n{pipeline.name}: {duration(seconds)}, peak memory {peak:.1f} GB, in {pipeline.run_dir}",
+    ]
+    return "\n".join(closing + ([f"report: {report}"] if report else []))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 42 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
