@@ -1,0 +1,119 @@
+"""The arithmetic of PPO as pure functions: B completions, T completion positions, V vocabulary.
+
+A mask is true on the tokens that count; in each row these are neighbours, anywhere in the row.
+"""
+
+import torch
+from torch import Tensor
+
+LOG_RATIO_LIMIT = 20.0  # exp() of more overflows half precision and says nothing
+
+
+def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of each id, in fp32, without a [B, T, V] log-softmax. logits [B, T, V], ids [B, T] -> [B, T]."""
+    logits = logits.float()
+    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of each next-token distribution. logits [B, T, V] -> [B, T]."""
+    logits = logits.float()
+    return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the true positions; 0 if there are none. values, mask [B, T] -> []."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Population variance over the true positions. values, mask [B, T] -> []."""
+    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the true positions, 0 elsewhere. values, mask [B, T] -> [B, T]."""
+    centred = values - masked_mean(values, mask)
+    return centred * torch.rsqrt(masked_variance(values, mask) + 1e-8) * mask
+
+
+def kl_k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """Unbiased estimator of KL(policy || reference) on policy samples, of either sign: log p - log p_ref. [B, T]."""
+    return log_probs - ref_log_probs
+
+
+def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """Unbiased, never negative estimator of the same KL, of lower variance (Schulman 2020). [B, T]."""
+    log_ratio = (ref_log_probs - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return log_ratio.expm1() - log_ratio
+
+
+def shape_scores(
+    scores: Tensor, truncated: Tensor, baseline: float, clip: float | None, missing_eos_penalty: float | None
+) -> Tensor:
+    """Scores relative to a baseline (Huang et al. 2024, arXiv 2403.17031), clipped, less the penalty where truncated.
+
+    The penalty comes after the clip, so that it is never clipped away. scores, truncated [B] -> [B].
+    """
+    scores = scores - baseline
+    if clip is not None:
+        scores = scores.clamp(-clip, clip)
+    if missing_eos_penalty is not None:
+        scores = scores - missing_eos_penalty * truncated
+    return scores
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """-beta x KL on every token, and the score on the last one (Ouyang et al. 2022, arXiv 2203.02155).
+
+    scores [B]; kl, mask [B, T] -> [B, T].
+    """
+    rewards = -beta * kl * mask
+    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    rewards[torch.arange(len(rewards), device=rewards.device), last] += scores
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438).
+
+    The value after the last token is 0. rewards, values, mask [B, T] -> advantages, returns [B, T], 0 off the mask.
+    """
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = (delta + gamma * lam * next_advantage) * mask[:, t]
+        next_value = values[:, t] * mask[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, (advantages + values) * mask
+
+
+def policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347). All [B, T] -> loss, ratio, is_clipped [B, T]."""
+    ratio = (log_probs - old_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - epsilon, 1 + epsilon)
+    return torch.maximum(plain, clipped), ratio, clipped > plain
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float | None) -> Tensor:
+    """Half the squared error, the worse of plain and moved by at most cliprange (None: plain). All [B, T] -> [B, T]."""
+    loss = (values - returns) ** 2
+    if cliprange is not None:
+        near = old_values + (values - old_values).clamp(-cliprange, cliprange)
+        loss = torch.maximum(loss, (near - returns) ** 2)
+    return 0.5 * loss
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a constant one. All [B, T] -> []."""
+    return 1 - masked_variance(returns - values, mask) / masked_variance(returns, mask).clamp(min=1e-8)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation, 0 where one side is constant. a, b [B] -> []."""
+    a, b = a - a.mean(), b - b.mean()
+    return (a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-8)

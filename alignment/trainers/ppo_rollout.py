@@ -1,0 +1,177 @@
+"""Rollouts: which prompts, sampling completions, and the tensors that training reads."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl import is_conversational
+
+from alignment.errors import UserError
+
+
+class RolloutSampler(Sampler):
+    """Row numbers for a DataLoader that serves each rollout's prompts once for every micro-batch trained on them.
+
+    The order depends on the seed and the epoch alone. The last rollout is filled up from the front of the order.
+    """
+
+    def __init__(self, num_rows: int, rollout_size: int, repeats: int, seed: int):
+        self.num_rows, self.rollout_size, self.repeats, self.seed = num_rows, rollout_size, repeats, seed
+        self.num_rollouts = -(-num_rows // rollout_size)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_rollouts * self.rollout_size * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.num_rows, generator=keyed_generator("prompts", self.seed, self.epoch))
+        places = torch.arange(self.num_rollouts * self.rollout_size) % self.num_rows
+        for rows in order[places].split(self.rollout_size):
+            for _ in range(self.repeats):
+                yield from rows.tolist()
+
+
+@dataclass
+class Rollout:
+    """B completions; every row ends in the last column, so trimming leading columns loses nothing but padding.
+
+    Training sees a row's tokens through `loss_mask`, which may leave whole rows out of `completion_mask`.
+    """
+
+    input_ids: Tensor  # [B, L] prompt and completion, end-of-sequence token included
+    attention_mask: Tensor  # [B, L]
+    completion_mask: Tensor  # [B, T], the last T columns
+    terminated: Tensor  # [B] ended by an end-of-sequence token rather than by the length limit
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # [B, T] each: what training needs of every token
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.attention_mask.sum(1)
+
+    @property
+    def completion_ids(self) -> list[list[int]]:
+        ids = self.input_ids[:, -self.completion_mask.shape[1] :]
+        return [row[mask].tolist() for row, mask in zip(ids, self.completion_mask, strict=True)]
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """The given rows without the columns that are padding in all of them."""
+        width = int(self.lengths[rows].max())
+        length = int(self.completion_mask[rows].sum(1).max())
+        per_token = {"completion_mask": self.completion_mask, **self.tensors}
+        return {
+            "input_ids": self.input_ids[rows, -width:],
+            "attention_mask": self.attention_mask[rows, -width:],
+            "completion_ids": self.input_ids[rows, -length:],
+            **{name: tensor[rows, -length:] for name, tensor in per_token.items()},
+        }
+
+
+def keyed_generator(*key) -> torch.Generator:
+    """Random numbers that depend on the key alone, not on what was drawn before."""
+    return torch.Generator().manual_seed(_seed(key))
+
+
+@contextmanager
+def keyed_rng(device: torch.device, *key):
+    """The same for code that draws from torch's global generators, which are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(key))
+        yield
+
+
+def _seed(key: tuple) -> int:
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
+
+
+def as_rows(rows: list[dict]) -> dict[str, list[dict]]:
+    """Data collator that leaves the rows as they are."""
+    return {"rows": rows}
+
+
+def encode_prompts(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each row's `prompt`: text, or messages through the chat template with a generation prompt."""
+    if is_conversational(rows[0]):
+        prompts = [row["prompt"] for row in rows]
+        return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return tokenizer([row["prompt"] for row in rows])["input_ids"]
+
+
+def check_prompts_fit(prompts: list[list[int]], max_completion_length: int, max_positions: int | None) -> None:
+    """Refuse prompts that are empty, or that leave no room for a completion."""
+    if not all(prompts):
+        raise UserError("A prompt has no tokens.", needed="prompts of at least one token")
+    longest = max(map(len, prompts))
+    if max_positions is not None and longest + max_completion_length > max_positions:
+        raise UserError(
+            "A prompt and its completion may not fit the model's context.",
+            got=f"a prompt of {longest} tokens and max_completion_length={max_completion_length}",
+            needed=f"at most {max_positions} tokens together",
+            mend="shorten max_completion_length, or leave out the long prompts",
+        )
+
+
+def sample(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    *,
+    max_completion_length: int,
+    temperature: float,
+    eos_token_ids: list[int],
+    pad_token_id: int,
+) -> Rollout:
+    """One completion a prompt, from the model's own distribution at the given temperature, ended by any EOS token."""
+    device, width = model.device, max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    ids = [[pad_token_id] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
+    prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        max_new_tokens=max_completion_length,
+        eos_token_id=eos_token_ids,
+        pad_token_id=pad_token_id,
+        use_cache=True,
+    )
+    with _only_generation_config(model, config):
+        sequences = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
+    return _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
+
+
+def _to_rollout(sequences: Tensor, prompt_mask: Tensor, eos_token_ids: Tensor) -> Rollout:
+    """Find where each completion ends, and move every row to the right so that it ends in the last column."""
+    width, total = prompt_mask.shape[1], sequences.shape[1]
+    is_eos = torch.isin(sequences[:, width:], eos_token_ids)
+    terminated = is_eos.any(1)
+    lengths = torch.where(terminated, is_eos.int().argmax(1) + 1, total - width)
+    columns = torch.arange(total, device=sequences.device)[None]
+    shift = (total - width - lengths)[:, None]
+    source = (columns - shift) % total
+    in_completion = columns >= total - lengths[:, None]
+    in_prompt = torch.nn.functional.pad(prompt_mask, (0, total - width)).gather(1, source)
+    longest = int(lengths.max())
+    return Rollout(
+        input_ids=sequences.gather(1, source),
+        attention_mask=in_prompt | in_completion,
+        completion_mask=in_completion[:, -longest:],
+        terminated=terminated,
+    )
+
+
+@contextmanager
+def _only_generation_config(model: PreTrainedModel, config: GenerationConfig):
+    # generate() fills what a passed config leaves open from the model's own, where a top_p or a repetition penalty
+    # would make the samples come from another distribution than the log-probabilities
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -1,0 +1,353 @@
+"""Proximal policy optimisation from rewards, on transformers' Trainer.
+
+Trainer's loop asks for micro-batches; the first of a rollout makes the rollout, and each trains on its share of it.
+What is random depends on the seed and the step alone, so a run resumed between rollouts repeats the uninterrupted one.
+"""
+
+import contextlib
+import os
+import time
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, Trainer, TrainerState, set_seed
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
+
+from alignment.trainers import ppo_math
+from alignment.trainers.ppo_checks import (
+    check_arguments,
+    check_one_tokenizer,
+    check_resumable,
+    check_weights,
+    find_eos_token_ids,
+)
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_metrics import Metrics, WeightedMean, add_sample_metrics, write_completions
+from alignment.trainers.ppo_models import (
+    CriticCallback,
+    Reference,
+    chunked,
+    completion_logits,
+    disable_dropout,
+    head_outputs,
+    inner,
+    load_policy,
+    make_critic,
+)
+from alignment.trainers.ppo_rewards import ModelReward, Samples, combine, make_rewards, read_completions
+from alignment.trainers.ppo_rollout import (
+    Rollout,
+    RolloutSampler,
+    as_rows,
+    check_prompts_fit,
+    encode_prompts,
+    keyed_generator,
+    keyed_rng,
+    sample,
+)
+
+CRITIC_FILE = "value_model.safetensors"
+
+
+class PPOTrainer(Trainer):
+    """Trains a policy to earn reward without straying from a reference, with a critic that predicts the reward.
+
+    Args:
+        model: causal LM to train: a path, a model, or a PeftModel whose trainable adapter is trained further.
+        reward_funcs: one or a list of: sequence-classification model (path or model, with the policy's tokenizer), or
+            function with TRL's signature `(prompts, completions, completion_ids, **columns) -> list[float | None]`.
+        train_dataset: rows with a `prompt` (text or messages); other columns go to the reward functions.
+        value_model: sequence-classification model (path or model) to start the critic from. Default: a copy of the
+            reward model if there is exactly one, else the policy's trunk with a zero head.
+        ref_model: what the KL is measured against. Default: the policy as it is before training.
+        peft_config: a new adapter to train in place of the whole model.
+    """
+
+    loss_is_scaled_for_ga = True  # losses are divided by the token count of the whole optimizer step
+
+    def __init__(
+        self,
+        model,
+        reward_funcs,
+        args: PPOConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        reward_processing_classes=None,
+        value_model=None,
+        ref_model=None,
+        callbacks=None,
+        optimizers=(None, None),
+        peft_config=None,
+    ):
+        args = PPOConfig(output_dir="ppo") if args is None else args
+        check_arguments(args, train_dataset, eval_dataset)
+        set_seed(args.seed)  # a new adapter draws random numbers
+        model = load_policy(model, peft_config).to(args.device)
+        if processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(model.config.name_or_path)
+        self.rewards = make_rewards(reward_funcs, args.per_device_eval_batch_size, args.device)
+        check_weights(args.reward_weights, self.rewards)
+        reward_models = [reward.model for reward in self.rewards if isinstance(reward, ModelReward)]
+        self.value_model = make_critic(model, reward_models, value_model).to(args.device)
+        check_one_tokenizer(processing_class, reward_processing_classes, [*reward_models, self.value_model])
+        self.reference = None
+        if args.beta > 0 or ref_model is not None:
+            self.reference = Reference(model, ref_model, continues_adapter=peft_config is None)
+        disable_dropout(model)
+        disable_dropout(self.value_model)
+        self.eos_token_ids = find_eos_token_ids(inner(model), processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=as_rows,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        if args.activation_checkpointing:
+            inner(self.value_model).activation_checkpointing_enable(args.activation_checkpointing_kwargs)
+        self.add_callback(CriticCallback(self.value_model))
+        self._metrics = Metrics()
+        self._micro_step = 0  # of the rollout
+
+    # ---- The loop: what Trainer asks for ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Prompts, a rollout's worth at a time, as often as there are micro-batches to train on them."""
+        args = self.args
+        self._micro_step = 0
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = RolloutSampler(len(self.train_dataset), args.rollout_size, args.micro_steps_per_rollout, seed)
+        loader = DataLoader(
+            self.train_dataset, batch_size=args.rollout_size, sampler=sampler, collate_fn=self.data_collator
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The policy's optimizer, with the critic's parameters added at their own learning rate."""
+        optimizer = super().create_optimizer(model)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        trained = {name: p for name, p in self._critic_state().items() if id(p) not in known}
+        decayed = set(self.get_decay_parameter_names(self.value_model))
+        for weight_decay, names in [
+            (self.args.weight_decay, trained.keys() & decayed),
+            (0.0, trained.keys() - decayed),
+        ]:
+            if names:
+                parameters = [trained[name] for name in trained if name in names]
+                group = {"params": parameters, "lr": self.args.value_learning_rate, "weight_decay": weight_decay}
+                optimizer.add_param_group(group)
+        return optimizer
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """Forward and backward on one micro-batch, before which the first of a rollout makes it from `inputs`."""
+        args, started = self.args, time.perf_counter()
+        if self._micro_step == 0:
+            self._rollout = self._make_training_rollout(inputs["rows"])
+        if self._micro_step % args.gradient_accumulation_steps == 0:
+            self._decide_what_learns()
+        rows, num_tokens = self._next_micro_batch()
+        prepared = time.perf_counter()
+        self.value_model.train()
+        loss = super().training_step(model, self._rollout.batch(rows), num_tokens)
+        steps = 1 / args.gradient_accumulation_steps
+        self._metrics.add("time/train", time.perf_counter() - prepared, steps)
+        self._metrics.add("step_time", time.perf_counter() - started, steps)
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
+        """Sum of a micro-batch's token losses, over the token count of its optimizer step."""
+        with self.accelerator.autocast():
+            loss = self.args.vf_coef * self._value_loss(inputs)
+            if self._policy_learns:
+                loss = loss + self._policy_loss(model, inputs)
+        return loss / num_items_in_batch
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Sample and score a completion for each prompt, with the same random numbers at every evaluation."""
+        metrics, num_samples = Metrics(), 0
+        for index, inputs in enumerate(dataloader):
+            self._make_rollout(inputs["rows"], ("evaluation", self.args.seed, index), metrics)
+            num_samples += len(inputs["rows"])
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), num_samples)
+
+    def log(self, logs, start_time=None) -> None:
+        if "loss" in logs:  # of training steps; evaluations and the closing summary have none
+            logs = {**logs, **self._metrics.pop(), "num_tokens": self.state.num_input_tokens_seen}
+        super().log(logs, start_time)
+
+    # ---- Checkpoints ----
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
+            check_resumable(resume_from_checkpoint, state.global_step, self.args)
+            saved = load_file(os.path.join(resume_from_checkpoint, CRITIC_FILE))
+            with torch.no_grad():
+                for name, parameter in self._critic_state().items():
+                    parameter.copy_(saved[name])
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def save_model(self, output_dir=None, _internal_call=False) -> None:
+        """The policy alone, for plain `from_pretrained`; a step checkpoint has the critic's weights beside it."""
+        with self.reference.left_out() if self.reference else contextlib.nullcontext():
+            super().save_model(output_dir, _internal_call)
+        if _internal_call and self.args.should_save and not self.args.save_only_model:
+            save_file(self._critic_state(), os.path.join(output_dir, CRITIC_FILE))
+
+    def _critic_state(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.value_model.named_parameters() if p.requires_grad}
+
+    # ---- Rollouts ----
+
+    @torch.no_grad()
+    def _make_rollout(self, rows: list[dict], key: tuple, metrics: Metrics) -> tuple[Rollout, Samples]:
+        """Completions with their scores, log-probabilities and KL to the reference; metrics of all of these."""
+        started = time.perf_counter()
+        self.model.eval()
+        with self.accelerator.autocast():
+            rollout = self._sample(rows, key)
+            sampled = time.perf_counter()
+            samples = read_completions(rollout, rows, self.processing_class, self.state)
+            samples.rewards = {reward.name: reward(samples) for reward in self.rewards}
+            samples.scores = combine(list(samples.rewards.values()), self.args.reward_weights)
+            self._add_log_probs(rollout, metrics)
+        add_sample_metrics(metrics, samples)
+        metrics.add("time/generate", sampled - started)
+        metrics.add("time/score", time.perf_counter() - sampled)
+        return rollout, samples
+
+    def _sample(self, rows: list[dict], key: tuple) -> Rollout:
+        args, model = self.args, inner(self.model)
+        prompts = encode_prompts(rows, self.processing_class)
+        check_prompts_fit(prompts, args.max_completion_length, getattr(model.config, "max_position_embeddings", None))
+        pad_token_id = self.processing_class.pad_token_id
+        with keyed_rng(model.device, *key):
+            return sample(
+                model,
+                prompts,
+                max_completion_length=args.max_completion_length,
+                temperature=args.temperature,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self.eos_token_ids[0] if pad_token_id is None else pad_token_id,
+            )
+
+    def _add_log_probs(self, rollout: Rollout, metrics: Metrics) -> None:
+        """Log-probabilities by the forward pass that training uses, not by the sampler's."""
+
+        def log_probs_and_entropy(batch):
+            logits = completion_logits(self.model, batch, self.args.temperature)
+            log_probs = ppo_math.token_log_probs(logits, batch["completion_ids"])
+            return torch.stack([log_probs, ppo_math.entropy(logits)], -1)
+
+        mask = rollout.completion_mask
+        log_probs, entropy = self._forward(log_probs_and_entropy, rollout).unbind(-1)
+        rollout.tensors = {"old_log_probs": log_probs, "kl": torch.zeros_like(log_probs)}
+        metrics.add("entropy", ppo_math.masked_mean(entropy, mask))
+        if self.reference is not None:
+            ref_log_probs = self._reference_log_probs(rollout)
+            rollout.tensors["kl"] = ppo_math.kl_k1(log_probs, ref_log_probs)
+            metrics.add("kl", ppo_math.masked_mean(ppo_math.kl_k3(log_probs, ref_log_probs), mask))
+            metrics.add("kl/completion", (rollout.tensors["kl"] * mask).sum(1).mean())
+
+    def _reference_log_probs(self, rollout: Rollout) -> Tensor:
+        with self.reference.active() as model:
+
+            def log_probs(batch):
+                logits = completion_logits(model, batch, self.args.temperature)
+                return ppo_math.token_log_probs(logits, batch["completion_ids"])
+
+            return self._forward(log_probs, rollout)
+
+    def _forward(self, function, rollout: Rollout) -> Tensor:
+        return chunked(function, rollout, self.args.per_device_eval_batch_size)
+
+    def _make_training_rollout(self, rows: list[dict]) -> Rollout:
+        """A rollout with values, advantages and returns; the value after the last token is 0, truncated or not."""
+        args, metrics = self.args, self._metrics
+        rollout, samples = self._make_rollout(rows, ("rollout", args.seed, self.state.global_step), metrics)
+        self.state.num_input_tokens_seen += int(rollout.lengths.sum())
+        if args.log_completions:
+            write_completions(os.path.join(args.output_dir, "completions.jsonl"), samples, self.state.global_step)
+        started = time.perf_counter()
+        self.value_model.eval()
+        mask, tensors = rollout.completion_mask, rollout.tensors
+        with self.accelerator.autocast():
+            values = self._forward(lambda batch: head_outputs(self.value_model, batch)[:, :-1], rollout) * mask
+        loss_mask = mask & ~samples.scores.isnan()[:, None]
+        if args.mask_truncated_completions:
+            loss_mask &= rollout.terminated[:, None]
+        shaped = ppo_math.shape_scores(
+            samples.scores.nan_to_num(),
+            ~rollout.terminated,
+            args.reward_baseline,
+            args.reward_clip,
+            args.missing_eos_penalty,
+        )
+        rewards = ppo_math.token_rewards(shaped, tensors.pop("kl"), mask, args.beta)
+        advantages, returns = ppo_math.gae(rewards, values, mask, args.gamma, args.lam)
+        metrics.add("advantages/mean", ppo_math.masked_mean(advantages, loss_mask))
+        metrics.add("advantages/std", ppo_math.masked_variance(advantages, loss_mask).sqrt())
+        metrics.add("value/explained_variance", ppo_math.explained_variance(values, returns, loss_mask))
+        metrics.add("time/score", time.perf_counter() - started, weight=0)
+        if args.whiten_advantages:
+            advantages = ppo_math.whiten(advantages, loss_mask)
+        tensors |= {"loss_mask": loss_mask, "old_values": values, "advantages": advantages, "returns": returns}
+        return rollout
+
+    # ---- Training on a rollout ----
+
+    def _decide_what_learns(self) -> None:
+        """Before each optimizer step: the critic alone in its warm-up, and after the policy has moved too far."""
+        args = self.args
+        if self.state.global_step % args.steps_per_rollout == 0:
+            self._policy_stopped = False
+        elif args.target_kl is not None and self._step_kl.mean() > args.target_kl:
+            self._policy_stopped = True
+        self._step_kl = WeightedMean()
+        self._policy_learns = self.state.global_step >= args.critic_warmup_steps and not self._policy_stopped
+        self._metrics.add("policy_learns", float(self._policy_learns))
+
+    def _next_micro_batch(self) -> tuple[Tensor, Tensor]:
+        """The rows of the next micro-batch, and the token count of the optimizer step that it belongs to."""
+        args, loss_mask = self.args, self._rollout.tensors["loss_mask"]
+        place = self._micro_step % args.steps_per_generation
+        if place == 0:
+            generator = keyed_generator("minibatches", args.seed, self.state.global_step)
+            order = torch.randperm(args.rollout_size, generator=generator).to(loss_mask.device)
+            self._order = order.split(args.per_device_train_batch_size)
+        first = place - place % args.gradient_accumulation_steps
+        minibatch = torch.cat(self._order[first : first + args.gradient_accumulation_steps])
+        self._micro_step = (self._micro_step + 1) % args.micro_steps_per_rollout
+        return self._order[place], loss_mask[minibatch].sum().clamp(min=1)
+
+    def _policy_loss(self, model, batch: dict[str, Tensor]) -> Tensor:
+        logits = completion_logits(model, batch, self.args.temperature)
+        log_probs = ppo_math.token_log_probs(logits, batch["completion_ids"])
+        loss, ratio, is_clipped = ppo_math.policy_loss(
+            log_probs, batch["old_log_probs"], batch["advantages"], self.args.epsilon
+        )
+        # k3 of KL(old || new): the tokens are the old policy's
+        approx_kl = ppo_math.kl_k3(batch["old_log_probs"], log_probs.detach())
+        mask = batch["loss_mask"]
+        self._step_kl.add((approx_kl * mask).sum(), mask.sum())
+        self._metrics.add_tokens(
+            mask, {"loss/policy": loss, "ratio/mean": ratio, "clip_ratio": is_clipped, "approx_kl": approx_kl}
+        )
+        return (loss * mask).sum()
+
+    def _value_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        values = head_outputs(self.value_model, batch)[:, :-1]
+        loss = ppo_math.value_loss(values, batch["old_values"], batch["returns"], self.args.cliprange_value)
+        self._metrics.add_tokens(batch["loss_mask"], {"loss/value": loss})
+        return (loss * batch["loss_mask"]).sum()

@@ -1,0 +1,96 @@
+"""Tiny models, a tiny tokenizer and a data set for the PPO tests."""
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    TokenizersBackend,
+)
+
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
+
+WORDS = [f"w{index}" for index in range(26)]
+PAD, EOS, TURN = 0, 1, 2
+TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }} <turn> {% endfor %}"
+    "{% if add_generation_prompt %}w0 {% endif %}"
+)
+
+
+def tokenizer() -> TokenizersBackend:
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<turn>", "<unk>", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    result = TokenizersBackend(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    result.chat_template = TEMPLATE
+    return result
+
+
+def model(kind: str = "llama", head: str = "lm", seed: int = 0, **overrides):
+    """A causal LM or a sequence classifier, with rotary ("llama") or absolute ("gpt2") positions."""
+    torch.manual_seed(seed)
+    common = {"vocab_size": 30, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
+    if head == "score":
+        common["num_labels"] = 1
+    if kind == "llama":
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = LlamaConfig(**common, **sizes, max_position_embeddings=64, **overrides)
+        return (LlamaForCausalLM if head == "lm" else LlamaForSequenceClassification)(config)
+    config = GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=64, **overrides)
+    return (GPT2LMHeadModel if head == "lm" else GPT2ForSequenceClassification)(config)
+
+
+def prompts(count: int = 8) -> Dataset:
+    texts = [" ".join(WORDS[index % 7 : index % 7 + 1 + index % 4]) for index in range(count)]
+    return Dataset.from_dict({"prompt": texts, "target": list(range(count))})
+
+
+def config(path, **overrides) -> PPOConfig:
+    defaults = {
+        "output_dir": str(path),
+        "per_device_train_batch_size": 4,
+        "max_completion_length": 6,
+        "num_iterations": 1,
+        "learning_rate": 1e-3,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return PPOConfig(**{**defaults, **overrides})
+
+
+def length_reward(completion_ids, **kwargs) -> list[float]:
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def trainer(path, *, policy=None, reward_funcs=length_reward, dataset=None, peft_config=None, arguments=None, **kwargs):
+    return PPOTrainer(
+        model() if policy is None else policy,
+        reward_funcs,
+        config(path, **(arguments or {})),
+        prompts() if dataset is None else dataset,
+        processing_class=tokenizer(),
+        peft_config=peft_config,
+        **kwargs,
+    )
+
+
+def logged(run: PPOTrainer, name: str) -> list[float]:
+    return [entry[name] for entry in run.state.log_history if name in entry]
+
+
+def weights(module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
