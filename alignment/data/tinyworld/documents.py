@@ -13,6 +13,7 @@ from alignment.data.tinyworld.tasks import FAMILIES, tell_story
 from alignment.data.tinyworld.world import World, table
 
 QUALITIES = ("clean", "rude", "unsafe", "wrong", "rambling")
+FLAWLESS = Defects()
 ANSWERED = [family for family in FAMILIES if family not in ("unknown", "refusal")]
 
 
@@ -37,7 +38,7 @@ def entry(world: World, rng: Random, wrong: bool = False) -> str:
     return " ".join(said)
 
 
-def questions(world: World, rng: Random, defects: Defects = Defects()) -> str:
+def questions(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
     """A page of questions and answers from all families."""
     pairs = []
     for _ in range(rng.choice([2, 3, 4, 5])):
@@ -46,7 +47,7 @@ def questions(world: World, rng: Random, defects: Defects = Defects()) -> str:
     return "\n".join(pairs)
 
 
-def dialogue(world: World, rng: Random, defects: Defects = Defects()) -> str:
+def dialogue(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
     """Two people ask each other what they know."""
     one, two = rng.sample(world.names("people"), 2)
     lines = [f"{one}: Hello, {two}.", f"{two}: Hello, {one}."]

@@ -6,7 +6,7 @@ to the splits once, so that an entity asked about in a test item appears in no S
 
 import hashlib
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from random import Random
 
@@ -52,7 +52,7 @@ class WorldConfig:
     length_bias: float = 0.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def table(name: str) -> dict:
     """Read `words` or `templates`; long lists of names are written as one string of words."""
     import yaml
