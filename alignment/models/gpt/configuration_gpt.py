@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
-from transformers.modeling_rope_utils import RopeParameters
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 from ...errors import UserError, raise_all
 
@@ -157,9 +157,9 @@ class GPTConfig(PreTrainedConfig):
             for name in DROPOUTS
             if not 0 <= getattr(self, name) < 1
         ]
-        raise_all(errors or self._head_errors())
+        raise_all(errors or self._shape_errors() + self._rope_errors())
 
-    def _head_errors(self) -> list[UserError]:
+    def _shape_errors(self) -> list[UserError]:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         errors = []
         if self.head_dim == self.hidden_size // heads and self.hidden_size % heads:
@@ -179,12 +179,33 @@ class GPTConfig(PreTrainedConfig):
                     needed="num_attention_heads a multiple of num_key_value_heads",
                 )
             )
-        if self.position_embedding_type == "rope" and self.head_dim % 2:
+        return errors
+
+    def _rope_errors(self) -> list[UserError]:
+        if self.position_embedding_type != "rope":
+            return []
+        errors = []
+        if self.head_dim % 2:
             errors.append(
                 UserError(
-                    "RoPE turns pairs of features, and the head has an odd number of them",
+                    "RoPE turns pairs of features, and a head has an odd number of them",
                     got=f"head_dim={self.head_dim}",
                     needed="an even head_dim",
+                )
+            )
+        known = ("default", *ROPE_INIT_FUNCTIONS)
+        if self.rope_parameters["rope_type"] not in known:
+            errors.append(
+                UserError(
+                    "rope_type is not known", got=self.rope_parameters["rope_type"], needed="one of " + ", ".join(known)
+                )
+            )
+        if self.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
+            errors.append(
+                UserError(
+                    "RoPE turns whole heads here",
+                    got=f"partial_rotary_factor={self.rope_parameters['partial_rotary_factor']}",
+                    needed="partial_rotary_factor=1.0",
                 )
             )
         return errors

@@ -68,18 +68,20 @@ class GPTRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines, each (batch or 1, 1, seq, head_dim / 2) in x's type; angles are taken in float32."""
+        """position_ids (batch or 1, seq) -> cosines and signed sines for `apply_rotary`, each (batch or 1, 1, seq,
+        head_dim) in x's type; the angles are taken in float32, where large positions stay apart."""
         angles = position_ids[:, None, :, None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
-        return (
-            (angles.cos() * self.attention_scaling).to(x.dtype),
-            (angles.sin() * self.attention_scaling).to(x.dtype),
-        )
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (x[i], x[i + head_dim / 2]) of (batch, heads, seq, head_dim); the pairing of Llama's weights."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Turn each pair (x[i], x[i + head_dim / 2]) of x, (batch, heads, seq, head_dim); Llama's weights pair so too.
+
+    Rolling by half the features swaps the two of every pair, which costs one pass where negating and joining halves
+    costs two; the minus sign that goes with the first of a pair is in the sines.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def eager_attention_forward(
@@ -282,9 +284,9 @@ class GPTModel(GPTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
 
-        # Positions that are simply counted hold no packed documents; looking for them would cost time and, on a GPU,
-        # a synchronisation. Nor is the cache shown where it starts empty here: transformers looks for packed
-        # documents only without one, and the mask is the same.
+        # transformers looks for packed documents only where it sees position ids and no cache. So it is shown those
+        # given alone, as counting them is no packing and the search costs time; and not the cache that starts here,
+        # which is empty and changes no mask, so that documents stay apart even where `use_cache` is left on.
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -297,7 +299,7 @@ class GPTModel(GPTPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
 
         if self.embed_positions is not None:
-            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+            inputs_embeds = inputs_embeds + self._embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)
         rotation = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
         for layer in self.layers:
@@ -319,34 +321,27 @@ class GPTModel(GPTPreTrainedModel):
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None,
     ) -> torch.LongTensor:
-        """Position ids, (batch or 1, seq): those given, or counted. Rotary positions are relative, so left padding
-        may count; learned ones are not, so there the count starts at the first real token."""
+        """Position ids, (batch or 1, seq): those given, or counted. Rotary positions are relative, so padding on the
+        left may count; learned ones are not, so there the count starts at the first real token."""
+        if position_ids is not None:
+            return position_ids
         seq_length = inputs_embeds.shape[1]
+        if self.embed_positions is not None and attention_mask is not None and attention_mask.ndim == 2:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -seq_length:]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        learned = self.embed_positions is not None
-        given = position_ids is not None
-        if not given and learned and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -seq_length:]
-        elif not given:
-            position_ids = (torch.arange(seq_length, device=inputs_embeds.device) + past_length).unsqueeze(0)
-        # Reading the largest position waits for the GPU, so it is read only where it may be too large.
-        if (
-            learned
-            and not is_tracing(position_ids)
-            and (given or seq_length + past_length > self.embed_positions.num_embeddings)
-        ):
-            self._check_positions(position_ids)
-        return position_ids
+        return (torch.arange(seq_length, device=inputs_embeds.device) + past_length).unsqueeze(0)
 
-    def _check_positions(self, position_ids: torch.LongTensor):
-        size, largest = self.embed_positions.num_embeddings, int(position_ids.max())
-        if largest >= size:
+    def _embed_positions(self, position_ids: torch.LongTensor) -> torch.Tensor:
+        """(batch or 1, seq) -> (batch or 1, seq, hidden_size); past the table, an error that says so."""
+        size = self.embed_positions.num_embeddings
+        if not is_tracing(position_ids) and (largest := int(position_ids.max())) >= size:
             raise UserError(
                 "a sequence is longer than the table of learned positions",
                 got=f"position {largest}",
                 needed=f"positions below max_position_embeddings={size}",
                 mend="shorten the sequence or max_new_tokens, or train with more positions or with RoPE",
             )
+        return self.embed_positions(position_ids)
 
 
 class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):

@@ -1,0 +1,373 @@
+"""What the GPT computes, against references: Llama, GPT-2, itself uncached, unpadded, unpacked."""
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, StaticCache
+
+from alignment.errors import UserError
+from alignment.models.gpt import (
+    GPTConfig,
+    GPTForCausalLM,
+    GPTForSequenceClassification,
+    GPTForTokenClassification,
+    GPTModel,
+)
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+MODERN = {**SIZES, **TOKENS, "num_key_value_heads": 2}
+CLASSIC = {
+    **SIZES,
+    **TOKENS,
+    "norm_type": "layernorm",
+    "position_embedding_type": "learned",
+    "mlp_type": "mlp",
+    "hidden_act": "gelu_new",
+    "attention_bias": True,
+    "mlp_bias": True,
+    "tie_word_embeddings": True,
+}
+both_shapes = pytest.mark.parametrize("shape", [MODERN, CLASSIC], ids=["modern", "classic"])
+
+
+def randomise(model, seed=0):
+    """Large random values in every parameter, so that attention is far from uniform and no bias or norm idles."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model.eval()
+
+
+def build(shape, cls=GPTForCausalLM, **changes):
+    torch.manual_seed(0)
+    return randomise(cls(GPTConfig(**{**shape, **changes})))
+
+
+def token_ids(*shape, seed=0):
+    return torch.randint(3, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 500.0},
+        {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+        {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16},
+        {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_llama_weights_give_llama_logits(rope):
+    shape = {**SIZES, **TOKENS, "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-4}
+    llama = randomise(LlamaForCausalLM(LlamaConfig(**shape, attention_bias=True, rope_parameters=dict(rope))))
+    ours = build(shape, attention_bias=True, rope_parameters=dict(rope))
+    ours.load_state_dict(llama.state_dict())
+    ids = token_ids(2, 80)  # past max_position_embeddings, where the dynamic kind rescales
+    torch.testing.assert_close(ours.double()(ids).logits, llama.double()(ids).logits, rtol=0, atol=1e-5)
+
+
+def gpt2_weights(gpt2):
+    """GPT-2's parameters under our names: its matrices are transposed, and one holds queries, keys and values."""
+    names = {"wte": "embed_tokens", "wpe": "embed_positions", "ln_f": "norm", "h": "layers", "ln_1": "input_layernorm"}
+    names |= {"ln_2": "post_attention_layernorm", "attn": "self_attn", "c_fc": "up_proj"}
+    weights = {}
+    for name, value in gpt2.transformer.state_dict().items():
+        inside_mlp = ".mlp." in name
+        parts = [names.get(part, part) for part in name.split(".")]
+        parts = [("down_proj" if inside_mlp else "o_proj") if part == "c_proj" else part for part in parts]
+        matrix = parts[-1] == "weight" and parts[-2] in ("c_attn", "o_proj", "up_proj", "down_proj")
+        value = value.T if matrix else value
+        if parts[-2] == "c_attn":
+            for projection, piece in zip("qkv", value.chunk(3), strict=True):
+                weights["model." + ".".join([*parts[:-2], projection + "_proj", parts[-1]])] = piece
+        else:
+            weights["model." + ".".join(parts)] = value
+    return weights | {"lm_head.weight": gpt2.lm_head.weight}
+
+
+def test_gpt2_weights_give_gpt2_logits():
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    gpt2 = randomise(GPT2LMHeadModel(GPT2Config(vocab_size=96, n_inner=48, **sizes, bos_token_id=1, eos_token_id=2)))
+    ours = build({**CLASSIC, **sizes})
+    ours.load_state_dict(gpt2_weights(gpt2))
+    ids = token_ids(2, 40)
+    torch.testing.assert_close(ours.double()(ids).logits, gpt2.double()(ids).logits, rtol=0, atol=1e-5)
+
+
+@both_shapes
+def test_sdpa_is_eager_written_out(shape):
+    sdpa, eager = build(shape), build(shape, attn_implementation="eager")
+    assert (sdpa.config._attn_implementation, eager.config._attn_implementation) == ("sdpa", "eager")
+    ids, mask = token_ids(2, 20), torch.ones(2, 20, dtype=torch.long)
+    mask[0, 15:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    outputs = [model(ids, attention_mask=mask, labels=labels) for model in (sdpa, eager)]
+    torch.testing.assert_close(outputs[0].logits[mask == 1], outputs[1].logits[mask == 1], rtol=0, atol=1e-5)
+    assert_same_gradients(gradients(sdpa, outputs[0].loss), gradients(eager, outputs[1].loss))
+    weights = eager(ids, output_attentions=True).attentions
+    assert len(weights) == 2
+    assert weights[0].triu(1).eq(0).all()
+
+
+@both_shapes
+def test_later_tokens_change_nothing_before_them(shape):
+    model, ids = build(shape), token_ids(1, 12)
+    changed = ids.clone()
+    changed[0, 7] += 1
+    before, after = model(ids).logits, model(changed).logits
+    torch.testing.assert_close(before[:, :7], after[:, :7])
+    assert (before[:, 7:] - after[:, 7:]).abs().amax(-1).min() > 1e-3
+
+
+@both_shapes
+def test_left_padding_changes_nothing(shape):
+    model, ids = build(shape), token_ids(1, 10)
+    padded = torch.cat((torch.zeros(1, 6, dtype=torch.long), ids), dim=1)
+    mask = (padded != 0).long()
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, 6:], model(ids).logits, rtol=0, atol=2e-5)
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    alone = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    assert model.generate(padded, attention_mask=mask, **options)[0, 6:].tolist() == alone[0].tolist()
+
+
+@both_shapes
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no-cache"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_documents_are_separate_documents(shape, use_cache, attention):
+    model = build(shape, attn_implementation=attention)
+    documents = [token_ids(1, length, seed=length) for length in (5, 9, 3)]
+    packed = torch.cat(documents, dim=1)
+    positions = torch.cat([torch.arange(document.shape[1]) for document in documents]).unsqueeze(0)
+    # As packing collators do: the first token of a document is not predicted from the one before it.
+    labels = packed.masked_fill(positions == 0, -100)
+    together = model(packed, position_ids=positions, labels=labels, use_cache=use_cache)
+    apart = [model(document, labels=document, use_cache=False) for document in documents]
+    torch.testing.assert_close(together.logits, torch.cat([o.logits for o in apart], dim=1), rtol=0, atol=2e-5)
+    counts = [document.shape[1] - 1 for document in documents]
+    loss = sum(output.loss * count for output, count in zip(apart, counts, strict=True)) / sum(counts)
+    torch.testing.assert_close(together.loss, loss)
+    assert_same_gradients(gradients(model, together.loss), gradients(model, loss))
+
+
+@both_shapes
+def test_cached_generation_is_uncached_argmax(shape):
+    model, ids = build(shape), token_ids(2, 6)
+    expected = ids
+    for _ in range(12):
+        following = model(expected, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+        expected = torch.cat((expected, following), dim=1)
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    mask = torch.ones_like(ids)
+    assert model.generate(ids, attention_mask=mask, **options).tolist() == expected.tolist()
+    static = model.generate(ids, attention_mask=mask, cache_implementation="static", **options)
+    assert static.tolist() == expected.tolist()
+
+
+@both_shapes
+@pytest.mark.parametrize("cache_type", ["dynamic", "static"])
+def test_cache_in_pieces_is_one_forward(shape, cache_type):
+    model, ids = build(shape), token_ids(2, 14)
+    static = cache_type == "static"
+    cache = StaticCache(model.config, max_cache_len=20) if static else DynamicCache(config=model.config)
+    pieces = [model(piece, past_key_values=cache).logits for piece in ids.split([6, 1, 4, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids).logits, rtol=0, atol=2e-5)
+
+
+def test_beam_search_scores_are_log_probabilities():
+    model, ids = build(MODERN), token_ids(1, 4)
+    options = {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.0}
+    found = model.generate(ids, do_sample=False, return_dict_in_generate=True, output_scores=True, **options)
+    log_probabilities = model(found.sequences).logits.log_softmax(-1)[:, 3:-1]
+    generated = found.sequences[:, 4:]
+    steps = log_probabilities.gather(-1, generated.unsqueeze(-1)).squeeze(-1)
+    expected = steps.masked_fill(generated == TOKENS["pad_token_id"], 0.0).sum(-1)
+    torch.testing.assert_close(found.sequences_scores, expected, rtol=1e-4, atol=1e-4)
+    assert len({tuple(sequence) for sequence in found.sequences.tolist()}) == 3
+
+
+def test_sampling_follows_the_model():
+    model, ids = build(MODERN), token_ids(1, 4)
+    torch.manual_seed(0)
+    drawn = model.generate(ids.expand(4000, -1), do_sample=True, top_k=0, max_new_tokens=1)[:, -1]
+    frequencies = torch.bincount(drawn, minlength=SIZES["vocab_size"]) / 4000
+    assert (frequencies - model(ids).logits[0, -1].softmax(-1)).abs().max() < 0.03
+    greedy = model.generate(ids, do_sample=False, max_new_tokens=6)
+    assert model.generate(ids, do_sample=True, top_k=1, max_new_tokens=6).tolist() == greedy.tolist()
+
+
+@both_shapes
+def test_gradient_checkpointing_changes_nothing(shape):
+    model, ids = build(shape).train(), token_ids(2, 12)
+    plain = gradients(model, model(ids, labels=ids).loss)
+    recomputed = []
+    for layer in model.model.layers:
+        layer.input_layernorm.register_forward_hook(lambda *_: recomputed.append(1))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert_same_gradients(plain, gradients(model, model(ids, labels=ids).loss))
+    assert len(recomputed) == 2 * len(model.model.layers)
+
+
+def test_dropout_is_found_by_what_turns_it_off():
+    dropouts = {"attention_dropout": 0.5, "hidden_dropout": 0.5, "embedding_dropout": 0.5}
+    model, ids = build(MODERN, **dropouts).train(), token_ids(1, 12)
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    for name, expected in [("attention_dropout", 2), ("dropout", 3)]:  # one a layer, and one for the embeddings
+        modules = [m for n, m in model.named_modules() if n.endswith("." + name) and isinstance(m, torch.nn.Dropout)]
+        assert len(modules) == expected
+    for module in model.modules():  # as TRL's disable_dropout does
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.testing.assert_close(model(ids).logits, model.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["attention_dropout", "hidden_dropout", "embedding_dropout"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_each_dropout_acts_in_training_alone(name, attention):
+    model, ids = build(MODERN, attn_implementation=attention, **{name: 0.5}), token_ids(1, 12)
+    plain = build(MODERN, attn_implementation=attention)
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits)
+    assert not torch.allclose(model.train()(ids).logits, plain(ids).logits)
+
+
+def test_logits_to_keep():
+    model, ids = build(MODERN), token_ids(2, 9)
+    full = model(ids).logits
+    torch.testing.assert_close(model(ids, logits_to_keep=2).logits, full[:, -2:])
+    chosen = torch.tensor([1, 5])
+    torch.testing.assert_close(model(ids, logits_to_keep=chosen).logits, full[:, chosen])
+
+
+def test_loss_counts_tokens_as_the_trainer_asks():
+    model, ids = build(MODERN), token_ids(2, 9)
+    log_probabilities = model(ids).logits[:, :-1].log_softmax(-1)
+    total = -log_probabilities.gather(-1, ids[:, 1:, None]).sum()
+    torch.testing.assert_close(model(ids, labels=ids).loss, total / 16)
+    torch.testing.assert_close(model(ids, labels=ids, num_items_in_batch=torch.tensor(40)).loss, total / 40)
+
+
+def test_embeddings_in_place_of_ids():
+    model, ids = build(CLASSIC), token_ids(2, 9)
+    torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, model(ids).logits)
+    for arguments in ({}, {"input_ids": ids, "inputs_embeds": torch.zeros(2, 9, 32)}):
+        with pytest.raises(ValueError, match="exactly one"):
+            model(**arguments)
+
+
+@both_shapes
+def test_hidden_states_are_the_residual_stream(shape):
+    model, ids = build(shape, cls=GPTModel), token_ids(1, 7)
+    output = model(ids, output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    torch.testing.assert_close(model.layers[0](output.hidden_states[0], **layer_inputs(model)), output.hidden_states[1])
+    torch.testing.assert_close(output.hidden_states[-1], output.last_hidden_state)
+
+
+def layer_inputs(model):
+    positions = torch.arange(7).unsqueeze(0)
+    rotary = model.rotary_emb
+    return {"position_embeddings": None if rotary is None else rotary(torch.zeros(1), positions)}
+
+
+def test_positions_past_the_table_are_refused():
+    model = build(CLASSIC)
+    with pytest.raises(UserError, match="longer than the table") as caught:
+        model(token_ids(1, 65))
+    assert (caught.value.got, caught.value.needed) == ("position 64", "positions below max_position_embeddings=64")
+    with pytest.raises(UserError, match="longer than the table"):
+        model.generate(token_ids(1, 60), max_new_tokens=8, do_sample=False, eos_token_id=None)
+    padded = torch.cat((torch.zeros(1, 6, dtype=torch.long), token_ids(1, 60)), dim=1)
+    assert model(padded, attention_mask=(padded != 0).long()).logits.isfinite().all()
+
+
+def test_residual_projections_start_smaller_with_depth():
+    torch.manual_seed(0)
+    model = GPTForCausalLM(GPTConfig(**{**CLASSIC, "hidden_size": 128, "num_hidden_layers": 8}))
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            assert parameter.eq(1).all(), name
+        elif name.endswith("bias"):
+            assert parameter.eq(0).all(), name
+        else:
+            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            expected = 0.02 / math.sqrt(16) if residual else 0.02
+            assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
+
+
+def test_sequence_classification_scores_the_last_token_before_padding():
+    for shape in (MODERN, CLASSIC):
+        model = build(shape, cls=GPTForSequenceClassification, num_labels=1)
+        long, short = token_ids(1, 9), torch.cat((token_ids(1, 4), torch.tensor([[TOKENS["eos_token_id"]]])), dim=1)
+        padding = torch.zeros(1, 4, dtype=torch.long)
+        right, left = torch.cat((short, padding), dim=1), torch.cat((padding, short), dim=1)
+        batch = torch.cat((long, right, left))
+        scores = model(batch, attention_mask=(batch != 0).long()).logits
+        alone = [model.score(model.model(ids).last_hidden_state[:, -1]) for ids in (long, short, short)]
+        torch.testing.assert_close(scores, torch.cat(alone), rtol=0, atol=2e-5)
+
+
+def test_token_classification_scores_every_token():
+    model, ids = build(MODERN, cls=GPTForTokenClassification, num_labels=3), token_ids(2, 6)
+    labels = torch.randint(0, 3, (2, 6), generator=torch.Generator().manual_seed(0))
+    output = model.train()(ids, labels=labels)  # hidden_dropout is 0, so training drops nothing
+    torch.testing.assert_close(output.logits, model.score(model.model(ids).last_hidden_state))
+    expected = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_pad_as_eos_leaves_eos_trainable():
+    model = build({**MODERN, "pad_token_id": 2}).train()
+    ids = token_ids(1, 6)
+    ids[0, 3] = 2
+    assert gradients(model, model(ids, labels=ids).loss)["model.embed_tokens.weight"][2].abs().sum() > 0
+
+
+def test_learns():
+    torch.manual_seed(0)
+    for shape in (MODERN, CLASSIC):
+        model, ids = GPTForCausalLM(GPTConfig(**shape)), token_ids(4, 16)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(60):
+            loss = model(ids, labels=ids).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < 0.1
+
+
+def test_bfloat16_stays_near_float32():
+    for shape in (MODERN, CLASSIC):
+        model, ids = GPTForCausalLM(GPTConfig(**shape)).eval(), token_ids(2, 20)
+        half = copy.deepcopy(model).bfloat16()(ids).logits
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), model(ids).logits, rtol=0, atol=0.02)
