@@ -1,106 +1,132 @@
-"""The evaluations of a pipeline: which there are after a stage, which of them are up to date, and running one."""
+"""The evaluations of a pipeline: which there are after a stage, which of them are up to date, and running them."""
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, raise_all
-from alignment.pipeline.digest import digest_value
-from alignment.pipeline.graph import EvalSpec, Pipeline
+from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
 
+OURS = ("suites", "stages", "formats")
+SET_BY_JOB = ("stage", "parent", "loaded")
 
-@dataclass(frozen=True)
+
 class Harness:
-    """How a checkpoint is evaluated (eval.runner.evaluate) and what tells a suite from its earlier self."""
+    """What a pipeline needs of the package `eval`, which is imported once there is something to evaluate."""
 
-    evaluate: Callable[..., Any]
-    suite_digest: Callable[[str], str]
+    def options(self) -> list[str]:
+        """Names of the keyword arguments that an evaluation takes."""
+        from eval.runner import evaluate
+
+        parameters = inspect.signature(evaluate).parameters.values()
+        return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in SET_BY_JOB]
+
+    def formats(self, suite: str) -> Sequence[str]:
+        from eval.suite import suite_formats
+
+        return suite_formats(suite)
+
+    def name(self, suite: str) -> str:
+        from eval.suite import suite_name
+
+        return suite_name(suite)
+
+    def digest(self, suite: str, format: str, options: dict[str, Any]) -> str:
+        """Changes with anything that a suite's figures hang on; loads the suite, and raises where it cannot be."""
+        from eval.suite import load_suite, suite_digest
+
+        loading = {key: options[key] for key in ("num_fewshot", "suite_args") if key in options}
+        return suite_digest(load_suite(suite, format, **loading))
+
+    def load(self, checkpoint: str) -> Any:
+        from eval.runner import load_checkpoint
+
+        return load_checkpoint(checkpoint)
+
+    def evaluate(self, *arguments: Any, **options: Any) -> None:
+        from eval.runner import evaluate
+
+        evaluate(*arguments, **options)
 
 
 @dataclass(frozen=True)
 class EvalJob:
     """One suite in one format on one stage's checkpoint."""
 
+    name: str
     stage: str
     parent: str | None
     suite: str
     format: str
+    suite_digest: str
     options: dict[str, Any]
 
-    @property
-    def name(self) -> str:
-        return f"{self.stage}-{self.suite}-{self.format}"
 
-
-def default_harness() -> Harness:
-    from eval.runner import evaluate
-    from eval.suites import suite_digest
-
-    return Harness(evaluate, suite_digest)
-
-
-def jobs_after(pipeline: Pipeline, stage: str) -> list[EvalJob]:
-    """The evaluations that follow a stage."""
+def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob]:
+    """Every evaluation of a pipeline, in order; what is wrong with suites and options is reported together."""
     evals = pipeline.evals
-    if stage not in evals.stages:
+    if not (evals.suites and evals.stages):
         return []
-    spec = next(spec for spec in pipeline.stages if spec.name == stage)
-    parent = spec.parents.get("model_name_or_path")
-    options = {"seed": pipeline.seed} | evals.options
-    return [EvalJob(stage, parent, suite, format, options) for suite in evals.suites for format in evals.formats]
-
-
-def check_evals(evals: EvalSpec, harness: Harness, source: str) -> None:
-    """Raise for suites that there are not, and for options that the evaluation does not take."""
-    errors: list[UserError] = []
-    for suite in evals.suites:
-        with gathered(errors):
-            harness.suite_digest(suite)
-    valid = [
-        parameter.name
-        for parameter in inspect.signature(harness.evaluate).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in ("stage", "parent")
-    ]
-    errors += [
-        UserError(f"{source}: unknown key 'evals.{key}'", mend=nearest(key, ["suites", "stages", "formats", *valid]))
+    valid = harness.options()
+    errors = [
+        UserError(f"{source}: unknown key 'evals.{key}'", mend=nearest(key, [*OURS, *valid]))
         for key in evals.options
         if key not in valid
     ]
+    options = {"seed": pipeline.seed} | evals.options
+    runs = []
+    for suite in [] if errors else evals.suites:
+        with gathered(errors):
+            formats = [format for format in evals.formats if format in harness.formats(suite)]
+            runs += [(suite, format, harness.digest(suite, format, options)) for format in formats]
     raise_all(errors)
+    parents = {spec.name: spec.parents.get("model_name_or_path") for spec in pipeline.stages}
+    return [
+        EvalJob(f"{stage}-{harness.name(suite)}-{format}", stage, parents[stage], suite, format, digest, options)
+        for stage in evals.stages
+        for suite, format, digest in runs
+    ]
 
 
-def job_digest(job: EvalJob, record: RunRecord, harness: Harness) -> str:
-    """What an evaluation's result hangs on: the weights, the suite, and how it is run."""
-    checkpoint = record.stages[job.stage]["checkpoint_digest"]
-    return digest_value([checkpoint, harness.suite_digest(job.suite), job.format, job.options])
-
-
-def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path, harness: Harness) -> bool:
+def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
+    """Whether the recorded result is of these weights, this suite and these options."""
     entry = record.evals.get(job.name, {})
     written = (run_dir / "evals" / job.name / "run.json").exists()
-    return written and entry.get("status") == "done" and entry["digest"] == job_digest(job, record, harness)
+    return written and entry.get("status") == "done" and entry["made_from"] == made_from(job, record)
 
 
-def run_job(job: EvalJob, record: RunRecord, run_dir: Path, harness: Harness) -> None:
-    """Evaluate, and write down how it ended."""
-    record.replace("evals", job.name, status="running", digest=job_digest(job, record, harness))
-    started = time.monotonic()
-    try:
-        harness.evaluate(
-            str(run_dir / job.stage / "checkpoint"),
-            job.suite,
-            job.format,
-            str(run_dir / "evals" / job.name),
-            stage=job.stage,
-            parent=job.parent,
-            **job.options,
-        )
-    except BaseException as error:
-        record.update("evals", job.name, status="failed", error=repr(error))
-        raise
-    record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))
+def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
+    checkpoint = record.stages[job.stage]["checkpoint_digest"]
+    return {"checkpoint_digest": checkpoint, "suite_digest": job.suite_digest, "options": job.options}
+
+
+def run_jobs(
+    jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness, say: Callable[[str], None]
+) -> None:
+    """Run evaluations of one stage's checkpoint, loaded once, and write down how each ended."""
+    checkpoint = str(run_dir / jobs[0].stage / "checkpoint")
+    loaded = harness.load(checkpoint)
+    for job in jobs:
+        say(f"{job.stage}: evaluating {job.suite} ({job.format})")
+        record.replace("evals", job.name, status="running", made_from=made_from(job, record))
+        started = time.monotonic()
+        try:
+            harness.evaluate(
+                checkpoint,
+                job.suite,
+                job.format,
+                str(run_dir / "evals" / job.name),
+                stage=job.stage,
+                parent=job.parent,
+                loaded=loaded,
+                **job.options,
+            )
+        except BaseException as error:
+            record.update("evals", job.name, status="failed", error=repr(error))
+            raise
+        record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))

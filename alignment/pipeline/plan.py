@@ -7,6 +7,7 @@ from typing import Any
 
 from alignment.errors import UserError
 from alignment.pipeline.digest import digest_recipe, digest_value
+from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.parents import digest_outside
 from alignment.pipeline.recipe import nearest
@@ -89,10 +90,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def plan_table(steps: Sequence[Step]) -> str:
-    rows = [("STAGE", "STARTS FROM", "RECIPE", "PLAN")]
+def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
+    rows = [("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON")]
     for step in steps:
         spec = step.spec
         parents = ", ".join(dict.fromkeys((spec.parents | spec.outside).values())) or "nothing"
-        rows.append((spec.name, parents, str(spec.recipe_path), f"run ({step.why})" if step.runs else "up to date"))
+        plan = f"run ({step.why})" if step.runs else "up to date"
+        suites = ", ".join(f"{job.suite} ({job.format})" for job in jobs if job.stage == spec.name)
+        rows.append((spec.name, parents, str(spec.recipe_path), plan, suites))
     return table(rows)

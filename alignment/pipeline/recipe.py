@@ -93,7 +93,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_recipe(path: str | Path, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The keys of a recipe file, over those of the recipe it `extends`; `${name}` is filled in where inputs are given."""
+    """The keys of a recipe file, over those of the recipe it `extends`; given inputs fill its `${name}`s."""
     recipe = _read_extending(Path(path), ())
     return recipe if inputs is None else fill_inputs(recipe, inputs, str(path))
 
@@ -257,5 +257,5 @@ def _wrong_type(source: str, field: dataclasses.Field, value: Any, hint: Any) ->
 
 
 def _distinct(errors: list[UserError]) -> list[UserError]:
-    """Errors without repeats: a key that two dataclasses have is wrong once."""
-    return list({str(error): error for error in errors}.values())
+    """One error for each problem: a key that two dataclasses have is wrong once."""
+    return list({error.problem: error for error in reversed(errors)}.values())[::-1]

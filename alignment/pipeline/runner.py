@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.digest import digest_checkpoint
-from alignment.pipeline.evals import Harness, check_evals, default_harness, jobs_after, run_job, up_to_date
+from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
 from alignment.pipeline.provenance import git_state, hardware, versions
@@ -50,28 +51,37 @@ def run_pipeline(
         until: the last stage to run; default all.
         fresh: run finished stages again.
         dry_run: print the plan and touch nothing.
-        harness: how to evaluate; default ours.
+        harness: how to evaluate; default the package `eval`.
         write_report: writes the report of a run directory and returns its path; default none.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
+    harness = harness or Harness()
     steps = make_plan(pipeline, record, until, fresh)
-    if pipeline.evals.suites:
-        harness = harness or default_harness()
-        check_evals(pipeline.evals, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
+    jobs = make_jobs(pipeline, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
     check_replaceable(steps, record, run_dir)
-    say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps)}")
+    say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps, jobs)}")
     if dry_run:
         return
     started = time.monotonic()
     with locked(run_dir):
-        record.describe_run(name=pipeline.name, seed=pipeline.seed, recipe=pipeline.recipe_dir, inputs=pipeline.inputs)
+        describe_run(pipeline, record)
         done = []
         for step in steps:
             done.append(bring_up_to_date(step, record, run_dir))
-            done += evaluate_stage(pipeline, step.spec.name, record, harness)
+            done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+
+
+def describe_run(pipeline: Pipeline, record: RunRecord) -> None:
+    """What this run is, and where it runs: the latest run's account, beside each stage's own."""
+    run = {"name": pipeline.name, "seed": pipeline.seed, "recipe": str(pipeline.recipe_dir), "inputs": pipeline.inputs}
+    record.describe_run(**run, **surroundings())
+
+
+def surroundings() -> dict[str, Any]:
+    return {"versions": versions(), "git": git_state(), "hardware": hardware()}
 
 
 def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
@@ -89,8 +99,8 @@ def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
 def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     """Run one stage into its folder and record what it was made from; returns seconds."""
     spec = step.spec
-    set_aside(spec.name, run_dir)
     configs = spec.configs(run_dir)
+    set_aside(spec.name, run_dir)
     parents = parent_digests(spec, record)
     record.replace(
         "stages",
@@ -102,9 +112,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         parents=spec.parents | spec.outside,
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
-        versions=versions(),
-        git=git_state(),
-        hardware=hardware(),
+        **surroundings(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     started = time.monotonic()
@@ -169,9 +177,7 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
 def set_aside(name: str, run_dir: Path) -> None:
     """Move a stage's folder and its evaluations to RUN_DIR/previous, in place of what was kept there before."""
     folder = run_dir / name
-    if not folder.exists():
-        return
-    if not any(folder.iterdir()):
+    if not folder.exists() or not any(folder.iterdir()):
         return
     kept = run_dir / "previous" / (name if (folder / STAGE_FILE).exists() else f"{name}-unfinished")
     if kept.exists():
@@ -184,18 +190,17 @@ def set_aside(name: str, run_dir: Path) -> None:
     say(f"{name}: what stood there was moved to {kept}")
 
 
-def evaluate_stage(pipeline: Pipeline, stage: str, record: RunRecord, harness: Harness | None) -> list[Done]:
+def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness) -> list[Done]:
     """Run the evaluations that follow a stage, but for those whose checkpoint and suite are unchanged."""
-    done = []
-    for job in jobs_after(pipeline, stage):
-        if up_to_date(job, record, pipeline.run_dir, harness):
-            say(f"{stage}: {job.suite} ({job.format}) is up to date, skipped (checkpoint and suite unchanged)")
-            done.append(Done(f"  {job.suite} ({job.format})", "up to date"))
-            continue
-        say(f"{stage}: evaluating {job.suite} ({job.format})")
-        run_job(job, record, pipeline.run_dir, harness)
-        done.append(Done(f"  {job.suite} ({job.format})", "done", record.evals[job.name]["seconds"]))
-    return done
+    stand = [job.name for job in jobs if up_to_date(job, record, run_dir)]
+    pending = [job for job in jobs if job.name not in stand]
+    if stand:
+        say(f"{jobs[0].stage}: evaluations up to date, skipped (checkpoint and suite unchanged): {', '.join(stand)}")
+    if pending:
+        run_jobs(pending, record, run_dir, harness, say)
+        free_memory()
+    seconds = {job.name: record.evals[job.name]["seconds"] for job in pending}
+    return [Done(f"  {job.name}", "done" if job in pending else "up to date", seconds.get(job.name)) for job in jobs]
 
 
 def summary(pipeline: Pipeline, done: Sequence[Done], seconds: float, report: Path | None) -> str:

@@ -1,0 +1,128 @@
+"""`align chat CKPT`: talk to a checkpoint in the terminal; the reply appears as it is written."""
+
+import argparse
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HELP = "/reset forgets the conversation, /quit (or end of input) leaves"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint folder (full model or adapter) or hub id")
+    parser.add_argument("--prompt", metavar="TEXT", help="print one reply to TEXT and leave")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: 0.7)")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="length of a reply at most (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+
+
+def main(args: argparse.Namespace) -> int:
+    from transformers import set_seed
+
+    from alignment.models.loading import load_causal_lm
+    from alignment.pipeline.parents import check_outside
+
+    check_settings(args)
+    check_outside("align chat", "CKPT", args.checkpoint, "causal-lm", [])
+    model, tokenizer = load_causal_lm(args.checkpoint)
+    set_seed(args.seed)
+    chat = Chat(model.eval(), tokenizer, args.temperature, args.max_new_tokens)
+    if args.prompt is not None:
+        chat.answer(args.prompt)
+        return 0
+    print(f"{args.checkpoint}: {HELP}")
+    if not tokenizer.chat_template:
+        print("This checkpoint has no chat template: it goes on with the text you type, and remembers no turns.")
+    converse(chat)
+    return 0
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    from alignment.errors import UserError
+
+    if args.temperature < 0:
+        raise UserError("--temperature cannot be negative", got=args.temperature, needed="0 or more")
+    if args.max_new_tokens < 1:
+        raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, needed="1 or more")
+
+
+def converse(chat: "Chat") -> None:
+    """Read a line, answer it, until /quit or the end of input."""
+    from alignment.errors import UserError
+
+    while True:
+        try:
+            line = input("\n> ").strip()
+        except EOFError:
+            print()
+            return
+        if line == "/quit":
+            return
+        if line == "/reset":
+            chat.messages.clear()
+            print("(a new conversation)")
+        elif line:
+            try:
+                chat.answer(line)
+            except UserError as error:
+                print(error)
+
+
+@dataclass
+class Chat:
+    """A conversation with a model; without a chat template each line is completed by itself."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    temperature: float
+    max_new_tokens: int
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def answer(self, line: str) -> str:
+        """Print the reply as it is generated, remember it, and return it."""
+        from transformers import TextStreamer
+
+        if not self.tokenizer.chat_template:
+            self.messages.clear()
+        self.messages.append({"role": "user", "content": line})
+        prompt = self.fitting_prompt(line)
+        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
+        output = self.model.generate(**prompt, **sampling, streamer=streamer)
+        new_tokens = output[0, prompt["input_ids"].shape[1] :]
+        reply = self.tokenizer.decode(new_tokens, skip_special_tokens=True).strip()
+        self.messages.append({"role": "assistant", "content": reply})
+        return reply
+
+    def fitting_prompt(self, line: str) -> "dict[str, torch.Tensor | int]":
+        """The prompt's tensors and the room for a reply; the oldest turns are left out where the context is short."""
+        from alignment.errors import UserError
+
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        prompt = self.encode(line)
+        while context and prompt["input_ids"].shape[1] + self.max_new_tokens > context and len(self.messages) > 1:
+            del self.messages[:2]
+            print("(the oldest turn no longer fits the context, and is left out)")
+            prompt = self.encode(line)
+        room = context - prompt["input_ids"].shape[1] if context else self.max_new_tokens
+        if room < 1:
+            self.messages.clear()
+            raise UserError(
+                "the prompt is longer than the model's context",
+                got=f"{prompt['input_ids'].shape[1]} tokens",
+                needed=f"fewer than {context}",
+                mend="shorten it",
+            )
+        return prompt | {"max_new_tokens": min(room, self.max_new_tokens)}
+
+    def encode(self, line: str) -> "dict[str, torch.Tensor]":
+        if self.tokenizer.chat_template:
+            encoded = self.tokenizer.apply_chat_template(
+                self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            encoded = self.tokenizer(line, return_tensors="pt")
+        return {key: encoded[key].to(self.model.device) for key in ("input_ids", "attention_mask")}

@@ -1,0 +1,18 @@
+"""What all tests share: no network, one thread a process, and where real data files are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data files to test loaders with: ALIGNMENT_TEST_DATA, or ../shared/data beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ALIGNMENT_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data files at {folder}: set ALIGNMENT_TEST_DATA to a folder that holds them")
+    return folder

@@ -1,0 +1,40 @@
+"""The settings and the work that all fake stages share."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass
+class Common:
+    output_dir: str = ""
+    seed: int = 42
+    learning_rate: float = 1e-3
+    dataset_name: str | None = None
+    fail: str | None = None
+    options: dict[str, int] | None = None
+
+    def __post_init__(self):
+        if self.learning_rate < 0:
+            raise ValueError("learning_rate must not be negative")
+
+
+def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
+    output_dir = Path(settings.output_dir)
+    (output_dir / "trainer").mkdir(parents=True)
+    with (output_dir.parent / "ran.txt").open("a") as file:
+        file.write(f"{name}\n")
+    if settings.fail == "interrupt":
+        raise KeyboardInterrupt
+    if settings.fail:
+        raise RuntimeError(settings.fail)
+    checkpoint = output_dir / "checkpoint"
+    checkpoint.mkdir()
+    made_from = asdict(settings) | {"output_dir": None}
+    made_from["parents"] = [json.loads((Path(parent) / "weights.json").read_text()) for parent in parents]
+    (checkpoint / "weights.json").write_text(json.dumps(made_from))
+    if kind == "tokenizer":
+        (checkpoint / "tokenizer.json").write_text("{}")
+    else:
+        (checkpoint / "config.json").write_text(json.dumps({"architectures": [f"Fake{kind}"]}))
+    (output_dir / "stage.json").write_text(json.dumps({"stage": name}))

@@ -1,0 +1,8 @@
+from fake_stages.common import Common, work
+
+CONFIGS = (Common,)
+PARENTS = {}
+
+
+def run(settings):
+    work("words", "tokenizer", settings, [])

@@ -1,0 +1,293 @@
+"""What is run again and what is not, what failure leaves behind, and what is recorded."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from alignment.errors import UserError
+from alignment.pipeline.graph import load_stage
+from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.runner import duration, run_pipeline
+
+ALL = ["words", "base", "tuned", "judge", "aligned"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def test_all_stages_run_in_order_and_then_none(project, capsys):
+    assert project.run() == ALL
+    assert all(entry["status"] == "done" for entry in project.record()["stages"].values())
+    capsys.readouterr()
+    assert project.run() == []
+    assert capsys.readouterr().out.count("up to date, skipped (recipe and parents unchanged)") == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "rerun"),
+    [
+        ("words", ALL),
+        ("tuned", ["tuned", "judge", "aligned"]),
+        ("judge", ["judge", "aligned"]),
+        ("aligned", ["aligned"]),
+    ],
+)
+def test_a_changed_recipe_reruns_the_stage_and_its_children(project, changed, rerun):
+    project.run()
+    assert project.run(f"--{changed}.learning_rate", "0.5") == rerun
+
+
+def test_the_plan_says_why(project, capsys):
+    project.run()
+    capsys.readouterr()
+    project.run("--judge.learning_rate", "0.5", dry_run=True)
+    plan = capsys.readouterr().out
+    assert "run (recipe changed: learning_rate)" in plan
+    assert "run (judge runs again)" in plan
+    assert plan.count("up to date") == 3
+
+
+def test_a_child_left_behind_is_caught_up_later(project):
+    project.run()
+    assert project.run("--base.learning_rate", "0.5", until="base") == ["base"]
+    assert project.run("--base.learning_rate", "0.5") == ["tuned", "judge", "aligned"]
+
+
+def test_the_seed_is_every_stages_seed_and_a_recipes_own_wins(project):
+    project.write("judge", {"model_name_or_path": "tuned", "seed": 99})
+    project.run()
+    seeds = {name: entry["seed"] for name, entry in project.record()["stages"].items()}
+    assert seeds == {"words": 3, "base": 3, "tuned": 3, "judge": 99, "aligned": 3}
+    assert project.run(seed=4) == ALL
+    assert json.loads((project.run_dir / "base/checkpoint/weights.json").read_text())["seed"] == 4
+
+
+def test_a_changed_data_file_reruns(project, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("one")
+    project.run("--tuned.dataset_name", "rows.jsonl")
+    assert project.run("--tuned.dataset_name", "rows.jsonl") == []
+    data.write_text("two")
+    assert project.run("--tuned.dataset_name", "rows.jsonl") == ["tuned", "judge", "aligned"]
+
+
+def test_a_parent_outside_the_run_is_watched(project):
+    project.run(until="base")
+    Path("runs/fake/base/checkpoint").rename("foreign")
+    project.write("tuned", {"model_name_or_path": "./foreign"})
+    project.set(stages={"tuned": "tuned.yaml"}, name="other")
+    project.run_dir = Path("runs/other")
+    assert project.run() == ["tuned"]
+    assert project.run() == []
+    Path("foreign/weights.json").write_text('{"other": "weights"}')
+    assert project.run() == ["tuned"]
+
+
+def test_a_lost_checkpoint_is_made_again(project):
+    project.run()
+    os.rename("runs/fake/judge/checkpoint", "elsewhere")
+    assert project.run() == ["judge", "aligned"]
+
+
+def test_until_stops_after_a_stage(project):
+    assert project.run(until="tuned") == ["words", "base", "tuned"]
+    assert project.run() == ["judge", "aligned"]
+    with pytest.raises(UserError, match="did you mean 'tuned'"):
+        project.run(until="tuend")
+
+
+def test_fresh_runs_all_again_and_keeps_what_was_there(project, capsys):
+    project.run()
+    before = Path("runs/fake/base/checkpoint/weights.json").read_text()
+    assert project.run(fresh=True) == ALL
+    assert Path("runs/fake/previous/base/checkpoint/weights.json").read_text() == before
+    assert "base: what stood there was moved to runs/fake/previous/base" in capsys.readouterr().out
+
+
+def test_dry_run_changes_nothing_on_disk(project, tmp_path):
+    before = files(tmp_path)
+    assert project.run(dry_run=True) == []
+    assert files(tmp_path) == before
+    project.run(until="base")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    project.run(fresh=True, dry_run=True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_failed_stage_is_recorded_and_leaves_the_earlier_ones(project):
+    with pytest.raises(RuntimeError, match="out of luck"):
+        project.run("--tuned.fail", "out of luck")
+    stages = project.record()["stages"]
+    assert {name: entry["status"] for name, entry in stages.items()} == {
+        "words": "done",
+        "base": "done",
+        "tuned": "failed",
+    }
+    assert "out of luck" in stages["tuned"]["error"]
+    assert project.run() == ["tuned", "judge", "aligned"]
+
+
+def test_an_interrupted_stage_runs_again(project):
+    with pytest.raises(KeyboardInterrupt):
+        project.run("--judge.fail", "interrupt")
+    assert project.record()["stages"]["judge"]["status"] == "failed"
+    assert project.run("--judge.fail", "null") == ["judge", "aligned"]
+
+
+def test_a_failed_rerun_does_not_push_out_the_finished_one(project):
+    project.run()
+    finished = Path("runs/fake/tuned/checkpoint/weights.json").read_text()
+    for reason in ("first", "second"):
+        with pytest.raises(RuntimeError):
+            project.run("--tuned.fail", reason)
+    project.run("--tuned.learning_rate", "0.5")
+    assert Path("runs/fake/previous/tuned/checkpoint/weights.json").read_text() == finished
+    assert sorted(path.name for path in Path("runs/fake/previous").glob("tuned*")) == ["tuned", "tuned-unfinished"]
+
+
+def test_a_stage_that_was_killed_runs_again(project):
+    project.run()
+    record = RunRecord(project.run_dir)
+    record.update("stages", "judge", status="running")
+    assert project.run() == ["judge", "aligned"]
+
+
+def test_the_record_holds_provenance(project):
+    project.run(until="words")
+    record = project.record()
+    entry = record["stages"]["words"]
+    assert entry["versions"]["torch"] and entry["versions"]["python"]
+    assert entry["hardware"]["cores"] >= 1 and entry["hardware"]["memory_gb"] > 0
+    assert {"recipe_digest", "parent_digests", "checkpoint_digest", "digest", "git", "started", "seconds"} <= set(entry)
+    assert (record["name"], record["seed"]) == ("fake", 3)
+
+
+def test_a_damaged_record_is_a_users_error(project):
+    project.run(until="words")
+    Path("runs/fake/pipeline.json").write_text("{half")
+    with pytest.raises(UserError, match=r"pipeline.json is damaged"):
+        project.run()
+
+
+def test_what_is_no_stage_is_not_overwritten(project):
+    Path("runs/fake/tuned").mkdir(parents=True)
+    Path("runs/fake/tuned/thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"thesis\.txt"):
+        project.run()
+    assert project.ran() == []
+    assert Path("runs/fake/tuned/thesis.txt").read_text() == "mine"
+
+
+def test_two_runs_do_not_share_a_directory(project):
+    with locked(project.run_dir), pytest.raises(UserError, match="another align is at work"):
+        project.run()
+    assert project.ran() == []
+
+
+def test_stages_one_by_one_give_what_a_run_gives(project):
+    for stage in ALL:
+        pipeline = load_stage(stage, project.folder / f"{stage}.yaml", package="fake_stages")
+        assert pipeline.run_dir == project.run_dir
+        run_pipeline(pipeline)
+    assert project.ran() == ALL
+    assert project.run() == []
+
+
+def test_a_stage_alone_needs_its_parent(project):
+    with pytest.raises(UserError, match=r"(?s)names a stage that has not been run.*align base .*base.yaml"):
+        load_stage("tuned", project.folder / "tuned.yaml", package="fake_stages")
+
+
+def test_a_stage_alone_takes_any_folder_and_finds_its_parents_beside_it(project):
+    project.run(until="base")
+    pipeline = load_stage("tuned", project.folder / "tuned.yaml", [], "runs/fake/tuned-b", package="fake_stages")
+    run_pipeline(pipeline)
+    assert Path("runs/fake/tuned-b/checkpoint").is_dir()
+    again = load_stage(
+        "judge",
+        project.folder / "judge.yaml",
+        ["--model_name_or_path", "tuned-b"],
+        "runs/fake/judge",
+        package="fake_stages",
+    )
+    assert again.stages[0].parents == {"model_name_or_path": "tuned-b"}
+
+
+def test_evaluations_follow_their_stages_and_are_skipped_when_unchanged(project, capsys):
+    project.set(evals={"suites": ["facts"], "stages": ["base", "tuned"], "limit": 5})
+    order = []
+    project.harness.evaluate = lambda *a, **k: (order.append((k["stage"], len(project.ran()))), write_run(a[3]))
+    project.run()
+    assert order == [("base", 2), ("base", 2), ("tuned", 3), ("tuned", 3)]
+    order.clear()
+    project.run()
+    assert order == []
+    assert "evaluations up to date, skipped" in capsys.readouterr().out
+    project.run("--tuned.learning_rate", "0.5")
+    assert order == [("tuned", 6), ("tuned", 6)]
+    assert Path("runs/fake/previous/tuned/evals/tuned-facts-plain/run.json").exists()
+
+
+def write_run(output_dir):
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    Path(output_dir, "run.json").write_text("{}")
+
+
+def test_evaluations_run_again_for_another_suite_version_or_other_options(project):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"], "formats": ["plain"]})
+    project.run()
+    assert project.harness.runs == [("tuned", "base", "facts", "plain")]
+    project.harness.version = "2"
+    project.run()
+    project.run("--evals.limit", "3")
+    project.run("--evals.limit", "3")
+    assert len(project.harness.runs) == 3
+
+
+def test_a_failed_evaluation_is_recorded_and_runs_again(project):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"], "formats": ["plain"]})
+    works = project.harness.evaluate
+
+    def fails(*arguments, **options):
+        raise RuntimeError("no luck")
+
+    project.harness.evaluate = fails
+    with pytest.raises(RuntimeError):
+        project.run()
+    assert project.record()["evals"]["tuned-facts-plain"]["status"] == "failed"
+    assert project.record()["stages"]["tuned"]["status"] == "done"
+    project.harness.evaluate = works
+    assert project.run() == ["judge", "aligned"]
+    assert project.record()["evals"]["tuned-facts-plain"]["status"] == "done"
+
+
+def test_mistakes_in_the_evaluations_are_found_before_anything_runs(project):
+    project.set(evals={"suites": ["facts", "fiction"], "stages": ["tuned"]})
+    with pytest.raises(UserError, match="fiction"):
+        project.run()
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"], "limits": 3})
+    with pytest.raises(UserError, match="did you mean 'limit'"):
+        project.run()
+    assert project.ran() == []
+
+
+def test_the_report_is_written_last(project, capsys):
+    seen = []
+
+    def write_report(run_dir):
+        seen.append(project.ran())
+        return run_dir / "report.html"
+
+    project.run(write_report=write_report)
+    assert seen == [ALL]
+    assert "report: runs/fake/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1.26, "1.3 s"), (65, "1 min 05 s"), (3599.6, "1 h 00 min"), (7830, "2 h 10 min")]
+)
+def test_durations_are_readable(seconds, text):
+    assert duration(seconds) == text
