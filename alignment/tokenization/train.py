@@ -24,10 +24,11 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int) -> TokenizersBackend:
     """Learn `vocab_size` tokens from `texts`, and add the special tokens and the chat template.
 
-    `<|endoftext|>` is the EOS token and ends a document; `<|end|>` ends a turn of a conversation. The pad token is
-    neither, so that masking the padding never masks an end that the model has to learn.
+    `<|endoftext|>` begins and ends a document, so that its first token is learned too; the tokenizer puts it before
+    plain text by itself, as Llama's does, and chat templates have none. `<|end|>` ends a turn of a conversation. The
+    pad token is neither, so that masking the padding never masks an end that the model has to learn.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import TokenizersBackend
 
     if vocab_size < SMALLEST_VOCABULARY:
@@ -56,8 +57,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
         )
     if learned < vocab_size:
         logger.warning("The texts hold only %d tokens' worth of repetition; %d were asked for.", learned, vocab_size)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A {END_OF_TEXT} $B",
+        special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],
+    )
     return TokenizersBackend(
         tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         pad_token=PAD,
         extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)],

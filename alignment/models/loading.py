@@ -1,0 +1,118 @@
+"""Loading checkpoints of any kind this project writes: full models, and adapters with the base they sit on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def is_adapter(checkpoint: str | Path) -> bool:
+    return (Path(checkpoint) / ADAPTER_CONFIG).is_file()
+
+
+def adapter_base(checkpoint: str | Path) -> str:
+    """The base that an adapter sits on: as recorded, else beside it, where the run directory was moved.
+
+    Raises:
+        UserError: the base is at neither place and does not look like a hub id.
+    """
+    recorded = json.loads((Path(checkpoint) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if Path(recorded).is_dir():
+        return recorded
+    moved = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
+    if moved.is_dir():
+        return str(moved)
+    if recorded.count("/") == 1 and not recorded.startswith((".", "/")):
+        return recorded
+    raise UserError(
+        f"{checkpoint} is an adapter whose base model is missing",
+        got=f"no {recorded}, and no {moved}",
+        needed="the base checkpoint that the adapter was trained on",
+        mend="put it back, or correct base_model_name_or_path in adapter_config.json",
+    )
+
+
+def require_checkpoint(checkpoint: str | Path) -> None:
+    """Raise for a local path without a model; what may be a hub id passes."""
+    path = Path(checkpoint)
+    if path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path):
+        raise UserError(
+            f"{checkpoint} holds no model",
+            got=", ".join(sorted(file.name for file in path.iterdir())[:6]) or "an empty folder",
+            needed="config.json with weights, or adapter_config.json",
+            mend="give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint",
+        )
+    looks_like_hub_id = str(checkpoint).count("/") <= 1 and not str(checkpoint).startswith((".", "/", "runs/"))
+    if not path.exists() and not looks_like_hub_id:
+        raise UserError(
+            f"no checkpoint at {checkpoint}",
+            needed="the folder of a checkpoint, or a hub id",
+            mend="check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
+        )
+
+
+def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(checkpoint)
+
+
+def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM and its tokenizer, ready for inference; an adapter is merged into its base.
+
+    Args:
+        checkpoint: folder of a full model or an adapter, or hub id.
+        options: passed to `from_pretrained`.
+    """
+    model = load_trainable(checkpoint, "causal-lm", **options)
+    if is_adapter(checkpoint):
+        model = model.merge_and_unload()
+    return model.eval(), load_tokenizer(checkpoint)
+
+
+def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedModel | PeftModel:
+    """A model to train on: a full one, or a PeftModel whose adapter is trainable.
+
+    A sequence classifier may start from a causal LM's checkpoint: its `score` head is then new, and an adapter of the
+    causal LM goes on as the classifier's.
+
+    Args:
+        kind: causal-lm or sequence-classification.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+
+    import alignment  # noqa: F401  (registers the architecture)
+
+    require_checkpoint(checkpoint)
+    if kind == "sequence-classification":
+        auto, options = AutoModelForSequenceClassification, {"num_labels": 1, **options}
+    else:
+        auto = AutoModelForCausalLM
+    if not is_adapter(checkpoint):
+        return auto.from_pretrained(checkpoint, **options)
+    base = auto.from_pretrained(adapter_base(checkpoint), **options)
+    if kind == "causal-lm" and (Path(checkpoint) / "generation_config.json").is_file():
+        base.generation_config = GenerationConfig.from_pretrained(checkpoint)
+    return _with_adapter(base, checkpoint, kind)
+
+
+def _with_adapter(base: PreTrainedModel, checkpoint: str | Path, kind: str) -> PeftModel:
+    """The base with the adapter, trainable; a causal LM's adapter on a classifier gets a score head to train."""
+    from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(checkpoint)
+    if kind == "causal-lm" or config.task_type == "SEQ_CLS":
+        return PeftModel.from_pretrained(base, checkpoint, is_trainable=True)
+    config.task_type, config.modules_to_save, config.inference_mode = "SEQ_CLS", ["score"], False
+    model = get_peft_model(base, config)
+    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint)))
+    return model

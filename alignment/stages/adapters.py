@@ -1,0 +1,45 @@
+"""LoRA in the stages: which adapter is trained, on which base."""
+
+import logging
+
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig, get_peft_config
+
+logger = logging.getLogger(__name__)
+
+
+def new_adapter(
+    model: PreTrainedModel | PeftModel, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, kind: str
+) -> LoraConfig | None:
+    """The config of the adapter to add: none without use_peft, and none where the parent's adapter goes on.
+
+    Args:
+        kind: causal-lm or sequence-classification.
+    """
+    if isinstance(model, PeftModel):
+        logger.info("the parent is an adapter: it is trained further, on its own base")
+        return None
+    if not model_args.use_peft:
+        return None
+    config = get_peft_config(model_args)
+    config.target_modules = config.target_modules or "all-linear"
+    if kind == "sequence-classification":
+        config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
+    elif config.trainable_token_indices is None:
+        config.trainable_token_indices = template_token_ids(tokenizer)
+    return config
+
+
+def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """The special tokens that the chat template writes.
+
+    A base model has never seen them: their embeddings are noise, which low-rank updates of the other layers cannot
+    mend (peft#334), so their rows are trained with the adapter.
+    """
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return sorted(special.intersection(ids)) or None

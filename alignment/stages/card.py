@@ -1,0 +1,50 @@
+"""The model card that every checkpoint carries: what it is, what it was made from, how to load it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alignment.stages.common import StageResult
+
+LOADING = {
+    "reward": """import alignment
+from transformers import AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("{checkpoint}")""",
+    "adapter": """import alignment
+from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained("{checkpoint}")""",
+    "model": """import alignment
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{checkpoint}")""",
+}
+
+
+def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
+    """Write README.md with the front matter that the hub reads."""
+    adapter = (checkpoint / "adapter_config.json").is_file()
+    kind = "adapter" if adapter and result.method != "reward" else "reward" if result.method == "reward" else "model"
+    front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]
+    front[-1] += f"{result.method}]"
+    numbers = [
+        f"| {name} | {value:.4g} |" for name, value in sorted(result.metrics.items()) if isinstance(value, int | float)
+    ]
+    trained = f"{result.trainable_parameters:,} of {result.total_parameters:,}"
+    lines = [
+        *front,
+        "---",
+        "",
+        f"# {result.stage}",
+        "",
+        f"Made by the {result.method} stage from {result.parent or 'random weights'}, trained on `{data}`: {trained} "
+        f"parameters, {result.tokens:,} tokens, {result.seconds:.0f} s, {result.peak_memory_gb:.2f} GB at the peak.",
+        "",
+        "```python",
+        LOADING[kind].format(checkpoint=checkpoint.as_posix()),
+        "```",
+        "",
+        *(["| metric | value |", "|---|---|", *numbers] if numbers else []),
+    ]
+    (checkpoint / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,174 @@
+"""What the stages share: where things are written, what is measured, and what a finished stage leaves behind."""
+
+import json
+import logging
+import resource
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+from alignment.models.loading import is_adapter
+from alignment.stages.card import write_card
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class StageResult:
+    """What a stage made and what it took, as written to stage.json.
+
+    `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside.
+    """
+
+    stage: str
+    method: str
+    checkpoint: str
+    parent: str | None
+    parents: dict[str, str]
+    seconds: float
+    peak_memory_gb: float
+    trainable_parameters: int
+    total_parameters: int
+    tokens: int
+    metrics: dict = field(default_factory=dict)
+
+    def write(self, stage_dir: Path) -> None:
+        partial = stage_dir / "stage.json.partial"
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        partial.rename(stage_dir / "stage.json")
+
+
+class MetricsWriter(TrainerCallback):
+    """Appends every log to metrics.jsonl, a JSON object a line, and adds up the tokens seen."""
+
+    def __init__(self, path: Path):
+        self.path, self.started = path, time.monotonic()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = {"step": state.global_step, "epoch": state.epoch, "seconds": round(time.monotonic() - self.started, 2)}
+        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **numbers}) + "\n")
+
+
+class StageClock:
+    """Seconds and peak memory of a stage, from its creation."""
+
+    def __init__(self):
+        self.started = time.monotonic()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            reset_peak_rss()
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started, 2)
+
+    @property
+    def peak_memory_gb(self) -> float:
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss()
+        return round(peak / 1e9, 3)
+
+
+def reset_peak_rss() -> None:
+    """Let the kernel forget the highest resident size so far, so that each stage shows its own (Linux: proc(5))."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.exists():
+        switch.write_text("5")
+
+
+def peak_rss() -> int:
+    """The highest resident size of this process in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
+    """Make the stage's folder; the trainer's own output goes to its subfolder `trainer`."""
+    stage_dir = Path(args.output_dir)
+    stage_dir.mkdir(parents=True, exist_ok=True)
+    args.output_dir = str(stage_dir / "trainer")
+    return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Trainable and all parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def stage_of(checkpoint: str | None) -> str | None:
+    """The stage that a checkpoint path belongs to (its folder's name), else the path or hub id itself."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    return path.parent.name if path.name == "checkpoint" and (path.parent / "stage.json").exists() else checkpoint
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
+    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
+    model.save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+    # PEFT leaves the generation config out, and with it where a reply ends.
+    if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(checkpoint)
+
+
+def finish(
+    trainer: Trainer,
+    stage_dir: Path,
+    clock: StageClock,
+    *,
+    method: str,
+    parents: dict[str, str | None],
+    data: str,
+    counted: tuple[int, int],
+    tokens: int,
+    metrics: dict,
+) -> StageResult:
+    """Write checkpoint, stage.json and model card, and push them where the recipe says so.
+
+    Args:
+        parents: recipe key -> checkpoint it named; the first is what the model starts from.
+        data: the data set's name, for the card.
+        counted: trainable and all parameters, as `count_parameters` gives them.
+    """
+    checkpoint = stage_dir / "checkpoint"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_checkpoint(model, trainer.processing_class, checkpoint)
+    named = {key: stage_of(path) for key, path in parents.items() if path is not None}
+    result = StageResult(
+        stage=stage_dir.name,
+        method=method,
+        checkpoint=f"{stage_dir.name}/checkpoint",
+        parent=next(iter(named.values()), None),
+        parents=named,
+        seconds=clock.seconds,
+        peak_memory_gb=clock.peak_memory_gb,
+        trainable_parameters=counted[0],
+        total_parameters=counted[1],
+        tokens=int(tokens),
+        metrics=metrics,
+    )
+    write_card(checkpoint, result, data)
+    result.write(stage_dir)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    logger.info("%s: wrote %s", stage_dir.name, checkpoint)
+    return result
+
+
+def last_logged(trainer: Trainer, *keys: str) -> dict[str, float]:
+    """The last value of each key in the trainer's log, for keys that were logged."""
+    found = {}
+    for entry in trainer.state.log_history:
+        found.update({key: entry[key] for key in keys if key in entry})
+    return found

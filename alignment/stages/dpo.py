@@ -1,0 +1,51 @@
+"""The DPO stage: TRL's DPOTrainer on preference pairs, against the SFT model as it was."""
+
+from trl import DPOConfig, DPOTrainer, ModelConfig
+
+from alignment.data.arguments import DataArguments
+from alignment.data.load import load_splits
+from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
+from alignment.stages.adapters import new_adapter
+from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+
+PARENTS = {"model_name_or_path": "causal-lm"}
+CONFIGS = (DPOConfig, DataArguments, ModelConfig)
+
+
+def run(args: DPOConfig, data: DataArguments, model_args: ModelConfig) -> StageResult:
+    stage_dir, writer, clock = start(args)
+    checkpoint = model_args.model_name_or_path
+    tokenizer = load_tokenizer(checkpoint)
+    model = load_trainable(checkpoint, "causal-lm")
+    splits = load_splits(data, "preference", args.seed).select_columns(["prompt", "chosen", "rejected"])
+    # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
+    reference = None if model_args.use_peft or is_adapter(checkpoint) else load_trainable(checkpoint, "causal-lm")
+    trainer = DPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
+        callbacks=[writer],
+    )
+    counted = count_parameters(trainer.model)
+    trainer.train()
+    metrics = last_logged(trainer, "train_loss", "num_tokens")
+    tokens = metrics.pop("num_tokens", 0)
+    if "validation" in splits:
+        evaluated = trainer.evaluate()
+        wanted = ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
+        metrics |= {key: evaluated[key] for key in wanted if key in evaluated}
+    return finish(
+        trainer,
+        stage_dir,
+        clock,
+        method="dpo",
+        parents={"model_name_or_path": checkpoint},
+        data=data.dataset_name,
+        counted=counted,
+        tokens=tokens,
+        metrics=metrics,
+    )

@@ -1,0 +1,71 @@
+"""The PPO stage: our PPOTrainer on prompts, rewarded by a reward model, by functions, or by both."""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig
+
+from alignment.data.arguments import DataArguments
+from alignment.data.load import load_splits
+from alignment.errors import UserError
+from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.stages.adapters import new_adapter
+from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_trainer import PPOTrainer
+from reward_models.functions import load_function
+
+PARENTS = {"model_name_or_path": "causal-lm", "reward_model_path": "sequence-classification"}
+
+
+@dataclass
+class RewardSources:
+    """What the completions are rewarded by; `reward_weights` follow this order: the model, then the functions."""
+
+    reward_model_path: str | None = field(default=None, metadata={"help": "A reward model's checkpoint."})
+    reward_funcs: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Functions with TRL's reward signature: path/to/file.py:name or package.module:name."},
+    )
+
+    def __post_init__(self):
+        if not self.reward_model_path and not self.reward_funcs:
+            raise UserError("nothing gives a reward", needed="reward_model_path, reward_funcs or both")
+
+
+CONFIGS = (PPOConfig, DataArguments, ModelConfig, RewardSources)
+
+
+def run(args: PPOConfig, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> StageResult:
+    stage_dir, writer, clock = start(args)
+    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    model = load_trainable(model_args.model_name_or_path, "causal-lm")
+    rewards = [load_function(spec) for spec in sources.reward_funcs]
+    if sources.reward_model_path:
+        rewards.insert(0, load_trainable(sources.reward_model_path, "sequence-classification"))
+    splits = load_splits(data, "prompts", args.seed, keep=["task", "family"])
+    trainer = PPOTrainer(
+        model=model,
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
+        callbacks=[writer],
+    )
+    counted = count_parameters(trainer.model)
+    trainer.train()
+    metrics = last_logged(trainer, "reward", "kl", "entropy", "num_tokens", "completions/mean_length")
+    tokens = metrics.pop("num_tokens", 0)
+    parents = {"model_name_or_path": model_args.model_name_or_path, "reward_model_path": sources.reward_model_path}
+    return finish(
+        trainer,
+        stage_dir,
+        clock,
+        method="ppo",
+        parents=parents,
+        data=data.dataset_name,
+        counted=counted,
+        tokens=tokens,
+        metrics=metrics,
+    )

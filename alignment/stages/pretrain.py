@@ -1,0 +1,104 @@
+"""The pretrain stage: a causal language model on packed documents, from random weights or from a checkpoint."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
+
+from alignment.data.arguments import DataArguments
+from alignment.data.load import load_splits
+from alignment.data.packing import pack, tokenize_documents
+from alignment.errors import UserError
+from alignment.models.gpt import GPTConfig, GPTForCausalLM
+from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
+
+PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
+
+
+@dataclass
+class PretrainArguments:
+    """What is pretrained: a new model by `model_config`, or one that goes on."""
+
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "The tokenizer; default: that of model_name_or_path."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Go on from this model; default: a new one."}
+    )
+    model_config: dict | None = field(default=None, metadata={"help": "Fields of GPTConfig for a new model."})
+
+    def __post_init__(self):
+        if self.model_name_or_path is None and self.tokenizer_name_or_path is None:
+            raise UserError(
+                "there is nothing to start from",
+                needed="tokenizer_name_or_path (for a new model) or model_name_or_path (to go on from one)",
+            )
+        if self.model_name_or_path is not None and self.model_config is not None:
+            raise UserError(
+                "model_config and model_name_or_path exclude each other",
+                mend="leave model_config out to go on from a model",
+            )
+
+
+CONFIGS = (PretrainArguments, DataArguments, PretrainConfig)
+
+
+def run(model_args: PretrainArguments, data: DataArguments, args: PretrainConfig) -> StageResult:
+    stage_dir, writer, clock = start(args)
+    set_seed(args.seed)
+    tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
+    length = args.max_length or tokenizer.model_max_length
+    model = make_model(model_args, tokenizer, length)
+    splits = load_splits(data, "text", args.seed)
+    rows = {
+        name: pack(tokenize_documents(split, tokenizer), length, tokenizer.pad_token_id)[0]
+        for name, split in splits.items()
+    }
+    held_out = splits.get("validation")
+    trainer = PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        eval_bytes=sum(len(text.encode()) for text in held_out["text"]) if held_out else None,
+        data_collator=default_data_collator,
+        processing_class=tokenizer,
+        callbacks=[writer],
+    )
+    trainer.train()
+    metrics = last_logged(trainer, "train_loss")
+    if held_out:
+        metrics |= trainer.evaluate()
+    parents = {
+        "model_name_or_path": model_args.model_name_or_path,
+        "tokenizer_name_or_path": model_args.tokenizer_name_or_path,
+    }
+    tokens = trainer.state.num_input_tokens_seen
+    counted = count_parameters(model)
+    return finish(
+        trainer,
+        stage_dir,
+        clock,
+        method="pretrain",
+        parents=parents,
+        data=data.dataset_name,
+        counted=counted,
+        tokens=tokens,
+        metrics=metrics,
+    )
+
+
+def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
+    """A new GPT for this tokenizer and context, or the model to go on from."""
+    if args.model_name_or_path:
+        return load_trainable(args.model_name_or_path, "causal-lm")
+    inherited = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = GPTConfig(**inherited | (args.model_config or {}))
+    return GPTForCausalLM(config)

@@ -1,0 +1,72 @@
+"""The SFT stage: TRL's SFTTrainer on conversations, with the loss on the replies and their end token."""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig, SFTConfig, SFTTrainer
+
+from alignment.data.arguments import DataArguments
+from alignment.data.load import load_splits
+from alignment.errors import UserError
+from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.stages.adapters import new_adapter
+from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.tokenization.chat import chat_eos_ids
+
+PARENTS = {"model_name_or_path": "causal-lm"}
+
+
+@dataclass
+class SFTRecipe(SFTConfig):
+    """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
+
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
+
+
+CONFIGS = (SFTRecipe, DataArguments, ModelConfig)
+
+
+def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
+    stage_dir, writer, clock = start(args)
+    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    require_template(tokenizer, model_args.model_name_or_path, args.chat_template_path)
+    model = load_trainable(model_args.model_name_or_path, "causal-lm")
+    splits = load_splits(data, "sft", args.seed).select_columns(["messages"])
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
+        callbacks=[writer],
+    )
+    # Generation has to stop where a reply ends, not only where a document does.
+    trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
+    counted = count_parameters(trainer.model)
+    trainer.train()
+    metrics = last_logged(trainer, "train_loss", "num_tokens", "mean_token_accuracy")
+    tokens = metrics.pop("num_tokens", 0)
+    if "validation" in splits:
+        evaluated = trainer.evaluate()
+        metrics |= {key: evaluated[key] for key in ("eval_loss", "eval_mean_token_accuracy") if key in evaluated}
+    parents = {"model_name_or_path": model_args.model_name_or_path}
+    return finish(
+        trainer,
+        stage_dir,
+        clock,
+        method="sft",
+        parents=parents,
+        data=data.dataset_name,
+        counted=counted,
+        tokens=tokens,
+        metrics=metrics,
+    )
+
+
+def require_template(tokenizer, checkpoint: str, chat_template_path: str | None) -> None:
+    if not tokenizer.chat_template and not chat_template_path:
+        raise UserError(
+            f"the tokenizer of {checkpoint} has no chat template",
+            needed="a template, so that training and inference write conversations alike",
+            mend="--chat_template_path FILE.jinja, or the id of a model whose template to take",
+        )

@@ -1,0 +1,55 @@
+"""The tokenizer stage: a byte-level BPE learned from the stage's text, with special tokens and chat template."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignment.data.arguments import DataArguments
+from alignment.data.load import load_splits
+from alignment.stages.common import StageClock, StageResult
+from alignment.tokenization.train import train_tokenizer
+
+PARENTS: dict[str, str] = {}
+
+
+@dataclass
+class TokenizerArguments:
+    """What is learned, and where it goes."""
+
+    output_dir: str = field(metadata={"help": "The stage's folder; the tokenizer goes to its subfolder `checkpoint`."})
+    vocab_size: int = field(default=1024, metadata={"help": "Tokens, the special ones included."})
+    model_max_length: int = field(default=256, metadata={"help": "The context length that later stages inherit."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the tokenizer to the hub."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "The repository to push to."})
+
+
+CONFIGS = (TokenizerArguments, DataArguments)
+
+
+def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
+    clock, stage_dir = StageClock(), Path(args.output_dir)
+    texts = load_splits(data, "text", seed=0)
+    tokenizer = train_tokenizer(iter(texts["train"]["text"]), args.vocab_size, args.model_max_length)
+    checkpoint = stage_dir / "checkpoint"
+    tokenizer.save_pretrained(checkpoint)
+    held_out = list(texts.get("validation", texts["train"])["text"])
+    tokens = sum(map(len, tokenizer(held_out, verbose=False)["input_ids"]))
+    if args.push_to_hub:
+        tokenizer.push_to_hub(args.hub_model_id or stage_dir.name)
+    result = StageResult(
+        stage=stage_dir.name,
+        method="tokenizer",
+        checkpoint=f"{stage_dir.name}/checkpoint",
+        parent=None,
+        parents={},
+        seconds=clock.seconds,
+        peak_memory_gb=clock.peak_memory_gb,
+        trainable_parameters=0,
+        total_parameters=0,
+        tokens=0,
+        metrics={
+            "vocab_size": len(tokenizer),
+            "bytes_per_token": sum(len(text.encode()) for text in held_out) / max(tokens, 1),
+        },
+    )
+    result.write(stage_dir)
+    return result
