@@ -236,9 +236,8 @@ class GPTPreTrainedModel(PreTrainedModel):
         # The mark is on the projection itself: outside its own package, transformers passes over modules that hold
         # no weights directly, such as GPTAttention, without calling this.
         if getattr(module, "adds_to_residual", False):
-            init.normal_(
-                module.weight, std=self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
-            )
+            std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            init.normal_(module.weight, std=std)
 
 
 class GPTModel(GPTPreTrainedModel):
