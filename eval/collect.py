@@ -1,0 +1,178 @@
+"""From lm-eval's samples to item rows, and from item rows to a run's figures with standard errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from numbers import Number
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eval import stats
+
+if TYPE_CHECKING:
+    import pandas
+    from lm_eval.api.task import Task
+
+    from eval.lm import Reply
+    from eval.suite import Suite
+
+COLUMNS = (
+    *("task", "metric", "item_id", "cluster", "prompt", "target", "output"),
+    *("score", "weight", "gen_len", "truncated"),
+)
+
+
+def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tuple, list[Reply]]) -> pandas.DataFrame:
+    """A row for each (task, metric, item).
+
+    Args:
+        samples: lm-eval's logged samples by task name.
+        suite: the suite that was run.
+        replies: by (task name, document index), the replies generated, for their lengths.
+
+    Columns: task, metric, item_id, cluster (the row's `cluster` where its data has one, else the item), prompt, target,
+    output, score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and truncated
+    (both None where nothing was generated). Metrics without a number for each item have no rows.
+    """
+    import pandas
+
+    rows = []
+    for name, task_samples in samples.items():
+        for sample in task_samples:
+            reply = replies.get((name, sample["doc_id"]), [None])[0]
+            row = _describe(sample, suite.tasks[name]) | {
+                "task": short_name(name),
+                "gen_len": reply.gen_len if reply else None,
+                "truncated": reply.truncated if reply else None,
+            }
+            for metric in sample["metrics"]:
+                scored = _score(metric, sample[metric])
+                if scored:
+                    score, weight = scored
+                    rows.append(row | {"metric": label(metric, sample["filter"]), "score": score, "weight": weight})
+    return pandas.DataFrame(rows, columns=list(COLUMNS))
+
+
+def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict]:
+    """A run's figures: one entry for each (task, metric), then one for each aggregate of a group.
+
+    Each is {task, metric, value, se, n, chance, centred, higher_is_better, is_mean, members, pooled}. `is_mean` says
+    that the figure is the (weighted) mean of the items' scores; without that there is no `se` and no comparison.
+    `members` lists the tasks of a group's aggregate, which is their macro mean, or with `pooled` the mean over all
+    their items.
+    """
+    rows = []
+    for name, task in suite.tasks.items():
+        directions = results["higher_is_better"][name]
+        for key, value in results["results"][name].items():
+            metric, _, filter_name = key.partition(",")
+            if filter_name and not metric.endswith("_stderr"):
+                found = items[(items["task"] == short_name(name)) & (items["metric"] == label(metric, filter_name))]
+                shown = {"task": short_name(name), "metric": label(metric, filter_name)}
+                n = len(found) or results["n-samples"][name]["effective"]
+                rows.append(shown | _figure(found, value, n, directions.get(metric), chance(task, metric)))
+    return rows + [row for group in suite.groups.values() for row in _aggregates(group, items, rows)]
+
+
+def label(metric: str, filter_name: str) -> str:
+    """A metric's name in tables: lm-eval's, with the filter where the task has one."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def short_name(task: str) -> str:
+    """`group::task`, lm-eval's name of a task defined within its group, without the group."""
+    return task.rpartition("::")[2]
+
+
+def chance(task: Task, metric: str) -> float | None:
+    """The score of guessing, where it is known: multiple choice, and exact match of free text (zero)."""
+    if task.OUTPUT_TYPE == "multiple_choice" and metric in ("acc", "acc_norm"):
+        return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))
+    return 0.0 if metric == "exact_match" else None
+
+
+def _describe(sample: dict, task: Task) -> dict:
+    """The columns that say which item it was and what came back."""
+    doc, arguments, response = sample["doc"], sample["arguments"], sample["filtered_resps"]
+    item_id = str(doc.get("id", f"{sample['doc_id']}-{sample['doc_hash'][:8]}"))
+    if task.OUTPUT_TYPE == "multiple_choice":
+        best = int(np.argmax([likelihood for likelihood, *_ in response]))
+        output = task.doc_to_choice(doc)[best] if len(response) == len(task.doc_to_choice(doc)) else ""
+    elif task.OUTPUT_TYPE == "generate_until":
+        output = response[0] if isinstance(response[0], str) else json.dumps(response[0])
+    else:
+        output = ""
+    return {
+        "item_id": item_id,
+        "cluster": str(doc.get("cluster", item_id)),
+        "prompt": "" if task.OUTPUT_TYPE == "loglikelihood_rolling" else str(arguments[0][0]),
+        "target": str(sample["target"]),
+        "output": output,
+    }
+
+
+def _score(metric: str, value: object) -> tuple[float, float] | None:
+    """(score, weight) of an item; None where the metric has no number for it."""
+    if metric == "bits_per_byte":
+        log_likelihood, size = value
+        return -log_likelihood / (size * math.log(2)), float(size)
+    return (float(value), 1.0) if isinstance(value, (bool, Number, np.bool_)) else None
+
+
+def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: bool | None, guess: float | None) -> dict:
+    scores, weights = items["score"].to_numpy(), items["weight"].to_numpy()
+    is_mean = len(items) and math.isclose(stats.weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
+    return {
+        "value": float(value),
+        "se": _number(stats.mean_se(scores, weights, items["cluster"].to_numpy())) if is_mean else None,
+        "n": n,
+        "chance": guess,
+        "centred": None if guess is None else (value - guess) / (1 - guess),
+        "higher_is_better": higher_is_better,
+        "is_mean": bool(is_mean),
+        "members": None,
+        "pooled": False,
+    }
+
+
+def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
+    """The figures of a group: the macro mean over its tasks, or the mean over items where it weighs tasks by size."""
+    members = [short_name(task.task_name) for task in group.get_all_tasks()]
+    figures = []
+    for aggregate in group.aggregate_metric_list or []:
+        parts = [row for row in rows if row["task"] in members and row["metric"] == aggregate.metric]
+        if len(parts) != len(members) or not all(part["is_mean"] for part in parts):
+            continue
+        found = items[items["task"].isin(members) & (items["metric"] == aggregate.metric)]
+        arrays = [found[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
+        if aggregate.weight_by_size:
+            arrays[2] = np.zeros(len(found))  # one pool of items
+        guess = _mean_or_none([part["chance"] for part in parts]) if not aggregate.weight_by_size else None
+        value = stats.macro_mean(*arrays[:3])
+        figures.append(
+            {
+                "task": group.name,
+                "metric": aggregate.metric,
+                "value": value,
+                "se": _number(stats.macro_se(*arrays)),
+                "n": len(found),
+                "chance": guess,
+                "centred": None if guess is None else (value - guess) / (1 - guess),
+                "higher_is_better": parts[0]["higher_is_better"],
+                "is_mean": True,
+                "members": members,
+                "pooled": aggregate.weight_by_size,
+            }
+        )
+    return figures
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _mean_or_none(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))

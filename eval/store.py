@@ -1,0 +1,101 @@
+"""What an eval run leaves behind: `run.json` and `items.parquet`, and the digests that say what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+from alignment.models.loading import adapter_base
+
+if TYPE_CHECKING:
+    import pandas
+    from transformers import PreTrainedTokenizerBase
+
+WEIGHTS = ("*.safetensors", "*.bin")
+LIBRARIES = ("torch", "transformers", "peft", "datasets", "lm_eval")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One eval run: the record of run.json and the rows of items.parquet (a row per task, metric and item)."""
+
+    path: Path
+    record: dict
+    items: pandas.DataFrame
+
+
+def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> None:
+    """Write a run; run.json comes last and at once, so that a folder with a run.json is whole."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "run.json").unlink(missing_ok=True)
+    items.to_parquet(path / "items.parquet.tmp", index=False)
+    os.replace(path / "items.parquet.tmp", path / "items.parquet")
+    (path / "run.json.tmp").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(path / "run.json.tmp", path / "run.json")
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run.
+
+    Raises:
+        UserError: the folder holds no complete run.
+    """
+    import pandas
+
+    path = Path(path)
+    if not (path / "run.json").exists():
+        raise UserError("Not an eval run.", got=path, needed="a folder with run.json and items.parquet")
+    record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    return Run(path, record, pandas.read_parquet(path / "items.parquet"))
+
+
+def checkpoint_digest(checkpoint: str | Path) -> str | None:
+    """SHA-256 over the names and bytes of a checkpoint's weight files, an adapter's base included.
+
+    None for what is not a local folder (a hub id).
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)}):
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        del settings["base_model_name_or_path"]  # a path: the base's own digest stands for it
+        base = adapter_base(folder)
+        digest.update((checkpoint_digest(base) or base).encode() + json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of what a tokenizer does to text (its vocabulary where it is not a fast one)."""
+    if not tokenizer.is_fast:
+        return _sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True))
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings.pop("padding"), settings.pop("truncation")  # left over from the latest call
+    return _sha256(json.dumps(settings, sort_keys=True))
+
+
+def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of the chat template; None without one."""
+    return _sha256(str(tokenizer.chat_template)) if tokenizer.chat_template else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that scores can depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

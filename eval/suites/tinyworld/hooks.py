@@ -1,0 +1,62 @@
+"""Rows and scores of the tinyworld suites, named in their YAML files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@lru_cache(maxsize=8)  # every task of a suite asks for the same rows, which take seconds to generate
+def _rows(name: str, split: str, options: tuple[tuple[str, object], ...]) -> list[dict]:
+    from alignment.data import tinyworld
+
+    return tinyworld.load(name, split, tinyworld.WorldConfig(**dict(options))).to_list()
+
+
+def _load(name: str, split: str, world: dict | None) -> list[dict]:
+    return _rows(name, split, tuple(sorted((world or {}).items())))
+
+
+def load_items(family: str | None = None, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
+    """The test and few-shot items of one family (of all by default).
+
+    Args:
+        family: a task family of tinyworld.
+        suite_args: fields of `WorldConfig`.
+
+    A few-shot item that is also a test item is left out: no prompt may hold its own answer.
+    """
+    from datasets import Dataset
+
+    test, fewshot = _load("eval", "test", suite_args), _load("fewshot", "train", suite_args)
+    asked = {row["prompt"] for row in test}
+    fewshot = [row for row in fewshot if row["prompt"] not in asked]
+    return {
+        split: Dataset.from_list([row for row in rows if family in (None, row["family"])])
+        for split, rows in {"test": test, "fewshot": fewshot}.items()
+    }
+
+
+def load_documents(quality: str, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
+    """Held-out pretraining documents of one quality; `suite_args` are fields of `WorldConfig`."""
+    from datasets import Dataset
+
+    documents = _load("pretrain", "test", suite_args)
+    return {"test": Dataset.from_list([row for row in documents if row["quality"] == quality])}
+
+
+def exact_match(doc: dict, results: list[str]) -> dict[str, float]:
+    """1.0 where tinyworld's own checker accepts the reply."""
+    from alignment.data.tinyworld import Task, gold
+
+    return {"exact_match": float(gold.is_correct(Task.from_json(doc["task"]), results[0].strip()))}
+
+
+def gold_reward(doc: dict, results: list[str]) -> dict[str, float]:
+    """The gold reward of the reply, in [-1, 1]."""
+    from alignment.data.tinyworld import Task, gold
+
+    return {"gold_reward": gold.gold_reward(Task.from_json(doc["task"]), results[0].strip()).score}

@@ -1,0 +1,51 @@
+"""Eval figures and comparisons as text tables."""
+
+from __future__ import annotations
+
+
+def eval_table(records: list[dict]) -> str:
+    """A table of the figures of eval runs (records as `evaluate` returns them)."""
+    rows = []
+    for record in records:
+        for row in record["tasks"]:
+            figures = [_number(row["value"]), _number(row["se"]), row["n"]]
+            rows.append([record["suite"], record["format"], row["task"], row["metric"], *figures])
+    return _table(["suite", "format", "task", "metric", "value", "se", "n"], rows)
+
+
+def compare_table(rows: list[dict]) -> str:
+    """A table of comparison rows as `compare` returns them; what the verdicts mean stands below."""
+    names = f"{rows[0]['a']} -> {rows[0]['b']}, paired by item\n" if rows else ""
+    shown = []
+    for row in rows:
+        values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
+        interval = f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
+        found = [interval, f"{row['p_holm']:.2g}", row["verdict"], row["n"]]
+        shown.append([row["suite"], row["format"], row["task"], row["metric"], *values, *found])
+    header = ["suite", "format", "task", "metric", "a", "b", "b - a", "95% interval", "p", "verdict", "n"]
+    note = "p: adjusted over the tasks (Holm); better or worse where p <= 0.05, else tied"
+    return f"{names}{_table(header, shown)}\n{note}"
+
+
+def _table(header: list[str], rows: list[list]) -> str:
+    """Columns padded to their widest cell, numbers to the right."""
+    cells = [header, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("+-").replace(".", "").replace("e-", "").isdigit() or text == "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"

@@ -1,0 +1,63 @@
+"""`align eval` and `align compare`."""
+
+import argparse
+import json
+
+import pytest
+
+from alignment.cli import compare, eval
+from alignment.errors import UserError
+
+
+def call(verb, *arguments) -> int:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    return verb.main(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_eval_then_compare(checkpoints, suite, capsys):
+    (checkpoints / "sft/stage.json").write_text(json.dumps({"parent": "pretrain"}))
+    for stage in ("pretrain", "sft"):
+        assert call(eval, checkpoints / stage / "checkpoint", "--suite", suite, "--format", "both", "--limit", 6) == 0
+    out = capsys.readouterr().out
+    assert "objects" in out and "exact_match" in out and "0.0000" in out
+    runs = sorted(path.name for path in (checkpoints / "evals").iterdir())
+    assert runs == [f"{stage}-objects-{format}" for stage in ("pretrain", "sft") for format in ("chat", "plain")]
+    record = json.loads((checkpoints / "evals/sft-objects-chat/run.json").read_text())
+    assert (record["stage"], record["parent"]) == ("sft", "pretrain")
+
+    sides = [checkpoints / stage / "checkpoint" for stage in ("pretrain", "sft")]
+    assert call(compare, *sides) == 0
+    out = capsys.readouterr().out
+    assert "pretrain -> sft" in out and "tied" in out
+    assert len([line for line in out.splitlines() if line.startswith("objects")]) == 2
+    with pytest.raises(UserError, match="different formats"):
+        from eval.compare import compare as compare_runs
+
+        compare_runs(*(checkpoints / "evals" / f"sft-objects-{format}" for format in ("plain", "chat")))
+
+
+def test_missing_checkpoint(tmp_path, suite):
+    with pytest.raises(UserError, match="nowhere"):
+        call(eval, tmp_path / "nowhere", "--suite", suite)
+
+
+def test_unknown_suite_comes_before_loading(tmp_path):
+    with pytest.raises(UserError, match="tinyworld_gold"):
+        call(eval, tmp_path / "nowhere", "--suite", "nonsense")
+
+
+def test_chat_without_template(checkpoints, suite, tmp_path, tokenizer):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(checkpoints / "sft/checkpoint").save_pretrained(tmp_path / "bare")
+    bare = AutoTokenizer.from_pretrained(checkpoints / "sft/checkpoint")
+    bare.chat_template = None
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="chat template"):
+        call(eval, tmp_path / "bare", "--suite", suite, "--format", "chat", "--output_dir", tmp_path)
+
+
+def test_only_a_format_that_the_suite_has_not(checkpoints, tmp_path):
+    with pytest.raises(UserError, match="chat"):
+        call(eval, checkpoints / "sft/checkpoint", "--suite", "tinyworld_bpb", "--format", "chat")
