@@ -1,0 +1,233 @@
+"""Which charts the report draws, each with the one sentence that says what it shows."""
+
+from dataclasses import dataclass
+
+from alignment.report.plots import Estimate, Series, bar_chart, dot_chart, line_chart, scatter
+from alignment.report.words import ACCURACIES, metric_of, number, stage_name
+
+TONES = {"pretrain": 4, "sft": 0, "reward": 3, "dpo": 1, "ppo": 2}
+NORMAL_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart that is drawn for every stage that logged one of its keys."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    y_label: str
+    caption: str
+    log: bool = False
+    unless: str = ""  # not drawn for a stage that logged this key
+
+
+CHARTS = (
+    Chart(
+        "loss",
+        (("loss", "training"), ("eval_loss", "held out")),
+        "loss",
+        "The loss at each logged step; lower is better.",
+        log=True,
+        unless="loss/policy",
+    ),
+    Chart(
+        "accuracy on pairs",
+        (("rewards/accuracies", "training"), ("eval_rewards/accuracies", "held out")),
+        "share of pairs",
+        "The share of pairs whose chosen answer gets the higher implicit reward; 0.5 is chance.",
+    ),
+    Chart(
+        "reward margin",
+        (("rewards/margins", "training"), ("eval_rewards/margins", "held out")),
+        "margin",
+        "How far the implicit reward of the chosen answer lies above that of the rejected one.",
+    ),
+    Chart(
+        "implicit rewards",
+        (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected")),
+        "implicit reward",
+        "Scaled gain in log-probability over the reference, for chosen and for rejected training answers.",
+    ),
+    Chart(
+        "accuracy on pairs",
+        (("accuracy", "training"), ("eval_accuracy", "held out")),
+        "share of pairs",
+        "The share of pairs whose chosen answer gets the higher reward; 0.5 is chance.",
+    ),
+    Chart(
+        "margin on pairs",
+        (("margin", "training"), ("eval_margin", "held out")),
+        "margin",
+        "The reward model's score of the chosen answer less that of the rejected one.",
+    ),
+    Chart(
+        "reward",
+        (("reward", "training"), ("eval_reward", "held out")),
+        "reward",
+        "Mean reward, by the reward model, of answers sampled from the policy.",
+    ),
+    Chart(
+        "KL to the reference",
+        (("kl/completion", "training"), ("eval_kl/completion", "held out")),
+        "nats per answer",
+        "How far the policy's answers have moved from those of the model that it started from.",
+    ),
+    Chart("entropy", (("entropy", "entropy"),), "nats per token", "Mean entropy of the next-token distribution."),
+    Chart(
+        "answer length",
+        (("completions/mean_length", "training"), ("eval_completions/mean_length", "held out")),
+        "tokens",
+        "Mean length of the sampled answers; steady growth suggests that length is being rewarded.",
+    ),
+    Chart(
+        "explained variance",
+        (("value/explained_variance", "critic"),),
+        "share of variance",
+        "How much of the variance of the returns the critic explains; 1 is all of it, below 0 is worse than none.",
+    ),
+    Chart(
+        "clip ratio",
+        (("clip_ratio", "clipped"),),
+        "share of tokens",
+        "The share of tokens whose probability ratio was clipped; a large one means updates that are too big.",
+    ),
+)
+
+
+def tone(stage: str) -> int:
+    return TONES.get(stage, 5)
+
+
+def training_figures(curves: dict) -> list[dict]:
+    """The charts of every stage, in the order of the stages."""
+    return [
+        figure
+        for stage, logged in curves.items()
+        for chart in CHARTS
+        if (figure := _draw(chart, stage_name(stage), logged))
+    ]
+
+
+def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
+    series = [
+        Series(label, [(step, value) for step, value in logged[key]], index)
+        for index, (key, label) in enumerate(chart.lines)
+        if logged.get(key)
+    ]
+    if not series or chart.unless in logged:
+        return None
+    title = f"{stage}: {chart.title}"
+    svg = line_chart(series, title=f"{title}. {chart.caption}", x_label="step", y_label=chart.y_label, log=chart.log)
+    return {"title": title, "caption": chart.caption, "svg": svg}
+
+
+def gold_figures(report: dict) -> list[dict]:
+    """The gold reward of every stage with its 95% interval, a chart a format."""
+    base, drawn = report.get("base"), []
+    rows = [
+        row
+        for row in report["evals"]
+        if row["metric"] == "gold_reward" and row.get("headline") and row.get("value") is not None
+    ]
+    for form in sorted({row["format"] for row in rows}):
+        picked = [row for row in rows if row["format"] == form and not row.get("num_fewshot")]
+        estimates = [_gold_estimate(row, base) for row in picked]
+        if estimates:
+            svg = dot_chart(
+                estimates, title=f"Gold reward by stage, {form} format", x_label="gold reward", low=-1, high=1
+            )
+            caption = "Mean score by the program that knows the truth, from \N{MINUS SIGN}1 to 1, with 95% intervals."
+            drawn.append({"title": f"Gold reward, {form} format", "caption": caption, "svg": svg})
+    return drawn
+
+
+def _gold_estimate(row: dict, base: str | None) -> Estimate:
+    value, se = row["value"], row.get("se")
+    low, high = (None, None) if se is None else (value - NORMAL_95 * se, value + NORMAL_95 * se)
+    note = number(value, 2) if se is None else f"{number(value, 2)} [{number(low, 2)}, {number(high, 2)}]"
+    return Estimate(stage_name(row["stage"], base), value, low, high, tone(row["stage"]), note)
+
+
+def tax_figure(report: dict) -> dict | None:
+    """What alignment bought (chat accuracy over base) against what it cost (bits per byte over base)."""
+    base = report.get("base")
+    rows = [row for row in report["comparisons"] if row["a"] == base and row.get("headline")]
+    gains = {row["b"]: row for row in rows if row["format"] == "chat" and row["metric"] in ACCURACIES}
+    costs = {row["b"]: row for row in rows if row["metric"] == "bits_per_byte"}
+    points = [(_delta(gains[stage], base), _delta(costs[stage], base)) for stage in gains if stage in costs]
+    if not points:
+        return None
+    caption = (
+        "Each stage against base: to the right, chat accuracy gained; upwards, bits per byte lost on held-out "
+        "clean text. Lower right is best; bars are 95% intervals."
+    )
+    svg = scatter(
+        points,
+        title=f"Alignment tax. {caption}",
+        x_label="chat accuracy gained (points)",
+        y_label="change in bits per byte",
+    )
+    return {"title": "Gain against cost", "caption": caption, "svg": svg}
+
+
+def _delta(row: dict, base: str | None) -> Estimate:
+    scale = metric_of(row["metric"]).scale
+    low, high = (None if row.get(key) is None else row[key] * scale for key in ("ci_low", "ci_high"))
+    return Estimate(stage_name(row["b"], base), row["delta"] * scale, low, high, tone(row["b"]))
+
+
+def reward_model_figures(card: dict) -> list[dict]:
+    """The reward model's accuracy beside the length-only baseline, by size of the true gap, and its score gaps."""
+    return [figure for figure in (_accuracy_bars(card), _gap_bars(card), _gap_histogram(card)) if figure]
+
+
+def _accuracy_bars(card: dict) -> dict | None:
+    bars = [
+        _share(label, card[key], card.get("n"), index)
+        for index, (key, label) in enumerate((("accuracy", "reward model"), ("length_baseline", "length alone")))
+        if card.get(key) is not None
+    ]
+    if not bars:
+        return None
+    caption = (
+        "The share of held-out pairs ranked rightly by the reward model, and by preferring an answer for its "
+        "length alone; 0.5 is chance."
+    )
+    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label="share of pairs", top=1.1)
+    return {"title": "Accuracy on pairs", "caption": caption, "svg": svg}
+
+
+def _gap_bars(card: dict) -> dict | None:
+    bins = [one for one in card.get("by_gap") or [] if one.get("accuracy") is not None]
+    if not bins:
+        return None
+    bars = [_share(_bin_name(one), one["accuracy"], one.get("n"), 0) for one in bins]
+    caption = "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones."
+    svg = bar_chart(
+        bars, title=f"Accuracy by gap. {caption}", x_label="gap in gold reward", y_label="share of pairs", top=1.1
+    )
+    return {"title": "Accuracy by gap in gold reward", "caption": caption, "svg": svg}
+
+
+def _gap_histogram(card: dict) -> dict | None:
+    bins = card.get("histogram")
+    if not bins:
+        return None
+    bars = [
+        Estimate(number((one["low"] + one["high"]) / 2, 1), one["n"], tone="worse" if one["high"] <= 0 else 0)
+        for one in bins
+    ]
+    caption = "The reward model's score of the chosen answer less that of the rejected one; pairs below zero are wrong."
+    svg = bar_chart(bars, title=f"Score gaps. {caption}", x_label="score of chosen less rejected", y_label="pairs")
+    return {"title": "Score gaps on held-out pairs", "caption": caption, "svg": svg}
+
+
+def _bin_name(one: dict) -> str:
+    return f"{number(one['low'], 1)}\N{EN DASH}{number(one['high'], 1)}"
+
+
+def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
+    """A proportion with its normal 95% interval, kept within [0, 1]."""
+    half = NORMAL_95 * (share * (1 - share) / n) ** 0.5 if n else None
+    low, high = (None, None) if half is None else (max(0.0, share - half), min(1.0, share + half))
+    return Estimate(label, share, low, high, color, number(share, 2))

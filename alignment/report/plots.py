@@ -1,0 +1,260 @@
+"""Charts as small inline SVG, coloured by the page's CSS classes so that light, dark and print all work.
+
+Every function takes plain numbers and returns an SVG string; every text in it is escaped.
+"""
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 368, 220
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 12, 38
+LOG_FROM = 4  # highest over lowest value above which a log scale shows more than a linear one
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or one set of points; `tone` is the number of a colour in the style sheet."""
+
+    label: str
+    points: list[tuple[float, float]]
+    tone: int = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One value with its interval; `tone` is a colour number or a verdict word."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    tone: int | str = 0
+    note: str = ""
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers that lie within [low, high]."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers within [low, high], fewer of each power of ten the more there are."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    span = math.log10(high / low)
+    factors = (1, 2, 3, 5) if span < 1.2 else (1, 2, 5) if span < 2.5 else (1,)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+
+
+def short(value: float) -> str:
+    """A tick label: 12k, 1.5, 0.002, 2e-05."""
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:g}M"
+    if size >= 1e4:
+        return f"{value / 1e3:g}k"
+    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}", 1) if size < 1e-4 or value < 0 else f"{value:.6g}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps data in [low, high] to pixels in [start, end]."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[float]:
+        return log_ticks(self.low, self.high) if self.log else nice_ticks(self.low, self.high)
+
+
+def spread(values: list[float], start: float, end: float, log: bool = False, pad: float = 0.05) -> Scale:
+    """A scale that holds all `values` with a little air; `log` holds where they are positive and span much."""
+    low, high = min(values), max(values)
+    if log and high > LOG_FROM * low > 0:
+        return Scale(low / 1.08, high * 1.08, start, end, log=True)
+    air = (high - low) * pad or abs(high) * pad or 1.0
+    return Scale(low - air, high + air, start, end)
+
+
+def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, log: bool = False) -> str:
+    """Lines over a common axis, with a legend when there is more than one."""
+    series = [one for one in series if one.points]
+    top = TOP + (18 if len(series) > 1 else 0)
+    xs = [x for one in series for x, _ in one.points]
+    ys = [y for one in series for _, y in one.points]
+    x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0 if max(xs) > min(xs) else 0.5)
+    y_scale = spread(ys, HEIGHT - BOTTOM, top, log=log)
+    parts = [_axes(x_scale, y_scale, x_label, y_label, top)]
+    for one in series:
+        pixels = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in one.points)
+        parts.append(f'<polyline class="line t{one.tone}" points="{pixels}"/>')
+        if len(one.points) <= 12:
+            parts += [
+                f'<circle class="dot t{one.tone}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'
+                for x, y in one.points
+            ]
+    if len(series) > 1:
+        parts.append(_legend(series))
+    return _svg(parts, title)
+
+
+def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, top: float | None = None) -> str:
+    """Upright bars from zero with optional intervals; `note` stands above each bar."""
+    ends = [value for bar in bars for value in (bar.value, bar.low, bar.high) if value is not None]
+    y_scale = Scale(min(0.0, *ends), top or max(*ends, 0.0) * 1.15 or 1.0, HEIGHT - BOTTOM, TOP)
+    slot = (WIDTH - LEFT - RIGHT) / len(bars)
+    parts = [_grid(y_scale, TOP), _axis_labels(x_label, y_label, TOP)]
+    every = math.ceil(len(bars) / 10)
+    for index, bar in enumerate(bars):
+        middle, width = LEFT + slot * (index + 0.5), min(slot * 0.72, 64)
+        y, zero = y_scale(bar.value), y_scale(0.0)
+        parts.append(
+            f'<rect class="bar t{bar.tone}" x="{middle - width / 2:.1f}" y="{min(y, zero):.1f}" '
+            f'width="{width:.1f}" height="{abs(zero - y):.1f}"/>'
+        )
+        if bar.low is not None and bar.high is not None:
+            parts.append(_whisker(middle, y_scale(bar.low), y_scale(bar.high)))
+        if bar.note:
+            above = min(y, y_scale(bar.high) if bar.high is not None else y) - 5
+            parts.append(
+                f'<text class="note" x="{middle:.1f}" y="{above:.1f}" text-anchor="middle">{escape(bar.note)}</text>'
+            )
+        if index % every == 0:
+            parts.append(
+                f'<text x="{middle:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{escape(bar.label)}</text>'
+            )
+    return _svg(parts, title)
+
+
+def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, high: float) -> str:
+    """One row an estimate: a dot with its interval on a common axis, the label left and the note right."""
+    left, right, row_height = 62, 118, 26
+    bottom = TOP + row_height * len(rows)
+    scale = Scale(low, high, left, WIDTH - right)
+    parts = []
+    for tick in scale.ticks:
+        parts.append(
+            f'<line class="grid{" zero" if tick == 0 else ""}" x1="{scale(tick):.1f}" x2="{scale(tick):.1f}" '
+            f'y1="{TOP}" y2="{bottom}"/>'
+        )
+        parts.append(f'<text x="{scale(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{short(tick)}</text>')
+    for index, row in enumerate(rows):
+        y = TOP + row_height * (index + 0.5)
+        parts.append(f'<text class="name" x="0" y="{y + 4:.1f}">{escape(row.label)}</text>')
+        parts.append(_interval(row, scale, y))
+        parts.append(f'<text class="note" x="{WIDTH}" y="{y + 4:.1f}" text-anchor="end">{escape(row.note)}</text>')
+    centre = (left + WIDTH - right) / 2
+    parts.append(f'<text class="label" x="{centre}" y="{bottom + 32}" text-anchor="middle">{escape(x_label)}</text>')
+    return _svg(parts, title, height=bottom + 38)
+
+
+def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str, y_label: str) -> str:
+    """Points with intervals on both axes and a legend; the lines through zero are drawn."""
+
+    def ends(side: int) -> list[float]:
+        one = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
+        return [0.0, *(value for value in one if value is not None)]
+
+    top = TOP + 18
+    x_scale = spread(ends(0), LEFT, WIDTH - RIGHT, pad=0.12)
+    y_scale = spread(ends(1), HEIGHT - BOTTOM, top, pad=0.15)
+    parts = [_axes(x_scale, y_scale, x_label, y_label, top)]
+    parts.append(
+        f'<line class="grid zero" x1="{x_scale(0):.1f}" x2="{x_scale(0):.1f}" y1="{top}" y2="{HEIGHT - BOTTOM}"/>'
+    )
+    for x, y in points:
+        if y.low is not None and y.high is not None:
+            parts.append(_whisker(x_scale(x.value), y_scale(y.low), y_scale(y.high), f"t{x.tone}"))
+        parts.append(_interval(x, x_scale, y_scale(y.value)))
+    parts.append(_legend([Series(x.label, [], x.tone) for x, _ in points]))
+    return _svg(parts, title)
+
+
+def forest_row(row: Estimate, scale: Scale) -> str:
+    """The picture of one paired difference, for a table cell: interval, dot and the line of no difference."""
+    zero = f'<line class="grid zero" x1="{scale(0):.1f}" x2="{scale(0):.1f}" y1="0" y2="22"/>'
+    return _svg([zero, _interval(row, scale, 11)], row.label, width=round(scale.end + scale.start), height=22)
+
+
+def forest_axis(scale: Scale) -> str:
+    """The axis under a column of `forest_row` pictures."""
+    ticks = nice_ticks(scale.low, scale.high, 4)
+    parts = [f'<text x="{scale(tick):.1f}" y="12" text-anchor="middle">{short(tick)}</text>' for tick in ticks]
+    return _svg(parts, "axis", width=round(scale.end + scale.start), height=16)
+
+
+def _interval(row: Estimate, scale: Scale, y: float) -> str:
+    dot = f'<circle class="dot t{row.tone}" cx="{scale(row.value):.1f}" cy="{y:.1f}" r="4"/>'
+    if row.low is None or row.high is None:
+        return dot
+    low, high = max(row.low, scale.low), min(row.high, scale.high)
+    return (
+        f'<line class="range t{row.tone}" x1="{scale(low):.1f}" x2="{scale(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>{dot}'
+    )
+
+
+def _whisker(x: float, low: float, high: float, tone: str = "ink") -> str:
+    return f'<line class="range {tone}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+
+
+def _grid(y_scale: Scale, top: float) -> str:
+    parts = []
+    for tick in y_scale.ticks:
+        y = y_scale(tick)
+        zero = " zero" if tick == 0 else ""
+        parts.append(f'<line class="grid{zero}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    return "".join(parts)
+
+
+def _axes(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str, top: float) -> str:
+    parts = [_grid(y_scale, top)]
+    for tick in x_scale.ticks:
+        parts.append(
+            f'<text x="{x_scale(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{short(tick)}</text>'
+        )
+    return "".join(parts) + _axis_labels(x_label, y_label, top)
+
+
+def _axis_labels(x_label: str, y_label: str, top: float) -> str:
+    centre, middle = (LEFT + WIDTH - RIGHT) / 2, (top + HEIGHT - BOTTOM) / 2
+    return (
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<text class="label" x="{centre}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="label" x="11" y="{middle}" text-anchor="middle" transform="rotate(-90 11 {middle})">'
+        f"{escape(y_label)}</text>"
+    )
+
+
+def _legend(series: list[Series]) -> str:
+    parts, x = [], float(LEFT)
+    for one in series:
+        parts.append(f'<line class="line t{one.tone}" x1="{x:.0f}" x2="{x + 16:.0f}" y1="12" y2="12"/>')
+        parts.append(f'<text class="name" x="{x + 21:.0f}" y="16">{escape(one.label)}</text>')
+        x += 38 + 6.4 * len(one.label)
+    return "".join(parts)
+
+
+def _svg(parts: list[str], title: str, width: int = WIDTH, height: float = HEIGHT) -> str:
+    return (
+        f'<svg class="chart" role="img" viewBox="0 0 {width} {height:g}" width="{width}" height="{height:g}">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )

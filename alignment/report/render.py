@@ -1,0 +1,71 @@
+"""report.json's content as one self-contained HTML page."""
+
+from pathlib import Path
+
+from alignment.report import figures, provenance, tables, words
+from alignment.report.diagram import pipeline_svg
+
+TEMPLATES = Path(__file__).parent / "templates"
+LONGEST_OUTPUT = 500
+
+
+def render(report: dict) -> str:
+    """The page for a report as `collect` makes it; it loads nothing from anywhere."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": words.duration,
+        "count": words.count,
+        "number": words.number,
+        "visible": visible,
+    }
+    return environment.get_template("report.html.jinja").render(page(report))
+
+
+def page(report: dict) -> dict:
+    """What the template needs, section by section; an empty section is left out of the page."""
+    stages, by_task = report["stages"], tables.task_tables(report)
+    return {
+        "report": report,
+        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "stage_names": {stage: words.stage_name(stage) for stage in stages},
+        "total_seconds": sum(times) if (times := [s["seconds"] for s in stages.values() if s.get("seconds")]) else None,
+        "facts": provenance.facts(report),
+        "verdicts": tables.verdicts(report),
+        "diagram": pipeline_svg(stages) if stages else None,
+        "suites": tables.suite_table(report),
+        "task_tables": [table for table in by_task if table["metric"] != "bits_per_byte"],
+        "bits": [table for table in by_task if table["metric"] == "bits_per_byte"],
+        "forests": tables.forests(report, whole=True),
+        "task_forests": tables.forests(report, whole=False),
+        "tax": figures.tax_figure(report),
+        "gold": figures.gold_figures(report),
+        "reward_figures": figures.reward_model_figures(report.get("reward_model") or {}),
+        "training": figures.training_figures(report.get("curves") or {}),
+        "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),
+        "provenance": provenance.stage_rows(report),
+        "eval_runs": provenance.suite_rows(report),
+        "versions": provenance.version_lines(report),
+    }
+
+
+def visible(text: str | None) -> str:
+    """Model output for a table cell: escaped, line ends shown, and cut when it is very long."""
+    from markupsafe import Markup, escape
+
+    if not text:
+        return Markup('<span class="muted">(empty)</span>')
+    cut = escape(text[:LONGEST_OUTPUT]).replace(
+        "\n", Markup('<span class="nl">\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}</span>\n')
+    )
+    rest = len(text) - LONGEST_OUTPUT
+    return (
+        cut + Markup(f'<span class="muted"> \N{HORIZONTAL ELLIPSIS} {rest} more characters</span>') if rest > 0 else cut
+    )

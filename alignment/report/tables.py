@@ -1,0 +1,140 @@
+"""The report's numbers laid out as rows for the template; every figure comes from report.json."""
+
+from alignment.report.plots import Estimate, Scale, forest_axis, forest_row
+from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text
+
+CELL_WIDTH, CELL_MARGIN = 190, 10
+
+
+def order(row: dict) -> tuple:
+    """Accuracy before gold reward before the rest, chat before plain."""
+    return (metric_of(row["metric"]).rank, row["format"] != "chat", row.get("suite") or "", row["metric"])
+
+
+def is_whole(row: dict) -> bool:
+    """Whether a row is a suite's own figure, not one of its tasks'."""
+    return row["task"] == row.get("suite")
+
+
+def row_name(row: dict, base: str | None) -> str:
+    shots = row.get("num_fewshot")
+    return stage_name(row["stage"], base) + (f", {shots}-shot" if shots else "")
+
+
+def verdicts(report: dict) -> list[dict]:
+    """A sentence a stage: the suite-wide differences from the stage that it started from."""
+    sentences = []
+    for stage, entry in report["stages"].items():
+        rows = sorted((row for row in report["comparisons"] if row["b"] == stage and row.get("headline")), key=order)
+        parents = {row["a"] for row in rows}
+        parent = entry.get("parent") if entry.get("parent") in parents else min(parents, default=None)
+        items = [
+            {"text": f"{row['format']} {metric_of(row['metric']).name} {delta_text(row)}", "verdict": row["verdict"]}
+            for row in rows
+            if row["a"] == parent
+        ]
+        if items:
+            title = f"{stage_name(stage)} against {stage_name(parent, report.get('base'))}"
+            sentences.append({"title": title, "items": items})
+    return sentences
+
+
+def suite_table(report: dict) -> dict:
+    """Stages down, whole suites across; few-shot runs get a row of their own."""
+    return _table([row for row in report["evals"] if row.get("headline")], report)
+
+
+def _table(rows: list[dict], report: dict) -> dict:
+    keys = {order(row): row for row in sorted(rows, key=order)}
+    stages = list(report["stages"])
+    rows = sorted(rows, key=lambda row: (_place(row["stage"], stages), row.get("num_fewshot") or 0))
+    lines: dict[str, dict] = {}
+    for row in rows:
+        lines.setdefault(row_name(row, report.get("base")), {})[order(row)] = _cell(row)
+    columns = [
+        {"name": metric_of(row["metric"]).name, "format": row["format"], "suite": row.get("suite")}
+        for row in keys.values()
+    ]
+    body = [{"name": name, "cells": [cells.get(key) for key in keys]} for name, cells in lines.items()]
+    return {"columns": columns, "rows": body}
+
+
+def _cell(row: dict) -> dict:
+    scale, digits = metric_of(row["metric"]).scale, metric_of(row["metric"]).digits
+    se = row.get("se")
+    return {
+        "value": value_text(row["metric"], row.get("value")),
+        "n": row.get("n"),
+        "se": None if se is None else number(se * scale, digits),
+    }
+
+
+def task_tables(report: dict) -> list[dict]:
+    """A table a (suite, metric, format): tasks down, stages across."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in report["evals"]:
+        if not is_whole(row):
+            groups.setdefault(order(row), []).append(row)
+    tables = []
+    for key in sorted(groups):
+        rows = groups[key]
+        names = list(dict.fromkeys(row_name(row, report.get("base")) for row in rows))
+        lines: dict[str, dict] = {}
+        for row in rows:
+            lines.setdefault(row["task"], {})[row_name(row, report.get("base"))] = _cell(row)
+        body = [{"name": task, "cells": [cells.get(name) for name in names]} for task, cells in lines.items()]
+        title = f"{metric_of(rows[0]['metric']).name}, {rows[0]['format']}"
+        tables.append(
+            {"title": title, "metric": rows[0]["metric"], "suite": rows[0].get("suite"), "columns": names, "rows": body}
+        )
+    return tables
+
+
+def forests(report: dict, whole: bool) -> list[dict]:
+    """Paired differences a metric, of whole suites or of their tasks, each row with its picture on a common axis."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in report["comparisons"]:
+        wanted = row.get("headline") if whole else not is_whole(row)
+        if wanted and row.get("delta") is not None:
+            groups.setdefault((metric_of(row["metric"]).rank, metric_of(row["metric"]).name), []).append(row)
+    return [_forest(name, rows, report) for (_, name), rows in sorted(groups.items())]
+
+
+def _place(stage: str, stages: list[str]) -> int:
+    """A stage's place in the pipeline; stages evaluated elsewhere come last."""
+    return stages.index(stage) if stage in stages else len(stages)
+
+
+def _forest(name: str, rows: list[dict], report: dict) -> dict:
+    shown = metric_of(rows[0]["metric"])
+    scaled = [
+        [row[key] * shown.scale for key in ("delta", "ci_low", "ci_high") if row.get(key) is not None] for row in rows
+    ]
+    ends = [0.0, *(value for values in scaled for value in values)]
+    air = (max(ends) - min(ends)) * 0.06 or 1.0
+    scale = Scale(min(ends) - air, max(ends) + air, CELL_MARGIN, CELL_WIDTH - CELL_MARGIN)
+    stages = list(report["stages"])
+    rows = sorted(rows, key=lambda row: (_place(row["b"], stages), -_place(row["a"], stages), order(row)))
+    lines = [_forest_line(row, scale, report.get("base")) for row in rows]
+    return {"name": name, "unit": shown.unit, "rows": lines, "axis": forest_axis(scale)}
+
+
+def _forest_line(row: dict, scale: Scale, base: str | None) -> dict:
+    shown = metric_of(row["metric"])
+    low, high = (None if row.get(key) is None else row[key] * shown.scale for key in ("ci_low", "ci_high"))
+    pair = f"{stage_name(row['b'], base)} against {stage_name(row['a'], base)}"
+    text = delta_text(row)
+    picture = forest_row(Estimate(f"{pair}: {text}", row["delta"] * shown.scale, low, high, row["verdict"]), scale)
+    moved = None if row.get("fixed") is None else f"{row['fixed']} / {row['regressed']}"
+    return {
+        "pair": pair,
+        "format": row["format"],
+        "task": row["task"],
+        "picture": picture,
+        "delta": text,
+        "p": p_text(row.get("p_holm", row.get("p"))),
+        "n": row.get("n"),
+        "moved": moved,
+        "mde": value_text(row["metric"], row.get("mde")),
+        "verdict": row["verdict"],
+    }

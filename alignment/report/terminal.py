@@ -1,0 +1,34 @@
+"""The report's main numbers as plain text."""
+
+from alignment.report.tables import suite_table, verdicts
+from alignment.report.words import stage_name
+
+
+def summary(report: dict) -> str:
+    """The suite table and the differences of each stage; where nothing was evaluated, the stages that there are."""
+    table = suite_table(report)
+    if not table["rows"]:
+        return f"{report['name']}: {', '.join(map(stage_name, report['stages']))}; nothing was evaluated yet"
+    header = ["stage", *(f"{column['name']} ({column['format']})" for column in table["columns"])]
+    rows = [[row["name"], *(_cell(cell) for cell in row["cells"])] for row in table["rows"]]
+    lines = []
+    for sentence in verdicts(report):
+        lines += ["", sentence["title"], *(f"  {item['text']} {item['verdict']}" for item in sentence["items"])]
+    return "\n".join([_columns([header, *rows]), *lines])
+
+
+def _cell(cell: dict | None) -> str:
+    if cell is None:
+        return "\N{EN DASH}"
+    return cell["value"] + (f" ± {cell['se']}" if cell["se"] else "")
+
+
+def _columns(rows: list[list[str]]) -> str:
+    """Names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )

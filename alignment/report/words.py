@@ -1,0 +1,85 @@
+"""Names, units and number formats as the report prints them."""
+
+import math
+from dataclasses import dataclass
+
+MINUS = "\N{MINUS SIGN}"
+ACCURACIES = ("exact_match", "acc")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: values and differences are multiplied by `scale` and printed with `digits`."""
+
+    name: str
+    scale: float = 1.0
+    digits: int = 3
+    unit: str = ""
+    rank: int = 9
+
+
+METRICS = {
+    "exact_match": Metric("accuracy", 100.0, 1, "points", 0),
+    "acc": Metric("accuracy", 100.0, 1, "points", 0),
+    "gold_reward": Metric("gold reward", 1.0, 3, "", 1),
+    "bits_per_byte": Metric("bits per byte", 1.0, 4, "", 2),
+}
+
+
+def metric_of(key: str) -> Metric:
+    return METRICS.get(key) or Metric(key.replace("_", " "))
+
+
+def stage_name(stage: str, base: str | None = None) -> str:
+    """`SFT`, `DPO`; the stage that everything is compared with is called base."""
+    if stage == base:
+        return "base"
+    return stage.upper() if stage in ("sft", "dpo", "ppo", "grpo", "kto") else stage
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A number with a true minus sign; a dash for what is missing."""
+    if value is None or not math.isfinite(value):
+        return "\N{EN DASH}"
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
+
+
+def value_text(metric: str, value: float | None) -> str:
+    shown = metric_of(metric)
+    return number(None if value is None else value * shown.scale, shown.digits)
+
+
+def delta_text(row: dict) -> str:
+    """`+52.1 points [49.0, 55.2]` of one comparison."""
+    shown = metric_of(row["metric"])
+    delta, low, high = (
+        number(None if row.get(key) is None else row[key] * shown.scale, shown.digits, sign=key == "delta")
+        for key in ("delta", "ci_low", "ci_high")
+    )
+    return f"{delta}{' ' + shown.unit if shown.unit else ''} [{low}, {high}]"
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return "\N{EN DASH}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "\N{EN DASH}"
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def count(value: float | None) -> str:
+    """1,234 up to ten thousand, then 12.3k, 4.56M, 7.89B."""
+    if value is None:
+        return "\N{EN DASH}"
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}"
+    return f"{value:,.0f}"

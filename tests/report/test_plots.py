@@ -1,0 +1,94 @@
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from alignment.report.diagram import pipeline_svg
+from alignment.report.plots import (
+    Estimate,
+    Scale,
+    Series,
+    bar_chart,
+    dot_chart,
+    line_chart,
+    log_ticks,
+    nice_ticks,
+    scatter,
+)
+from alignment.report.words import count, duration, number, p_text
+
+WORDS = {"title": "a & <b>", "x_label": "x < 1", "y_label": "y"}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 17), (0.001, 0.0042), (1e6, 9e6)])
+def test_ticks_are_round_and_inside(low, high):
+    ticks = nice_ticks(low, high)
+    assert 3 <= len(ticks) <= 7
+    assert low <= ticks[0] and ticks[-1] <= high
+    assert all(float(f"{tick:.3g}") == pytest.approx(tick) for tick in ticks)
+
+
+def test_log_ticks_thin_out_over_many_powers():
+    assert log_ticks(0.9, 6) == [1, 2, 3, 5]
+    assert log_ticks(0.009, 1100) == pytest.approx([0.01, 0.1, 1, 10, 100, 1000])
+
+
+def test_scale_maps_ends_and_middle():
+    assert [Scale(0, 10, 100, 200)(value) for value in (0, 5, 10)] == [100, 150, 200]
+    assert Scale(1, 100, 0, 2, log=True)(10) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        line_chart([Series("a <i>", [(0, 1.0), (1, 100.0)]), Series("b", [(0, 2.0)], 1)], **WORDS, log=True),
+        line_chart([Series("one point", [(3, 0.0)])], **WORDS),
+        bar_chart([Estimate("a & b", 0.5, 0.4, 0.6), Estimate("zero", 0.0)], **WORDS),
+        dot_chart([Estimate("a", 0.5, -2.0, 2.0, note="<x>")], title="t", x_label="x", low=-1, high=1),
+        scatter(
+            [(Estimate("a", 1.0, 0.5, 1.5), Estimate("a", -0.1)), (Estimate("b", 0.0), Estimate("b", 0.0))], **WORDS
+        ),
+        pipeline_svg({"a<b": {"method": "x & y", "seconds": None}}),
+    ],
+    ids=["log lines", "one point", "bars", "dots", "scatter", "diagram"],
+)
+def test_charts_are_well_formed_and_named(svg):
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["role"] == "img"
+    assert root.find("title").text
+    assert "nan" not in svg
+
+
+def test_line_runs_from_lower_left_to_upper_right():
+    svg = line_chart([Series("a", [(0, 0.0), (10, 5.0)])], **WORDS)
+    points = ElementTree.fromstring(svg).find("polyline").attrib["points"].split()
+    (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points)
+    assert x1 < x2 and y1 > y2
+
+
+def test_diagram_draws_an_arrow_from_each_parent():
+    stages = {"sft": {}, "reward": {"parents": {"model": "sft"}}, "ppo": {"parent": "sft", "parents": {"r": "reward"}}}
+    assert pipeline_svg(stages).count('class="edge"') == 3
+    assert pipeline_svg({"sft": {"parent": "org/model"}}).count('class="edge"') == 0
+
+
+def test_words():
+    assert [duration(value) for value in (3.21, 42, 600, 9000, None)] == [
+        "3.2 s",
+        "42 s",
+        "10.0 min",
+        "2.5 h",
+        "\N{EN DASH}",
+    ]
+    assert [count(value) for value in (950, 12_345, 4_812_345, 2.7e9, None)] == [
+        "950",
+        "12.3k",
+        "4.81M",
+        "2.7B",
+        "\N{EN DASH}",
+    ]
+    assert [number(-1.25, 1), number(float("nan")), number(0.5, 2, sign=True)] == [
+        "\N{MINUS SIGN}1.2",
+        "\N{EN DASH}",
+        "+0.50",
+    ]
+    assert [p_text(0.0004), p_text(0.04), p_text(None)] == ["< 0.001", "0.040", "\N{EN DASH}"]
