@@ -1,5 +1,7 @@
 """The DPO stage: TRL's DPOTrainer on preference pairs, against the SFT model as it was."""
 
+from dataclasses import dataclass
+
 from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from alignment.data.arguments import DataArguments
@@ -7,12 +9,20 @@ from alignment.data.load import load_splits
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.defaults import HardwareDefaults
 
 PARENTS = {"model_name_or_path": "causal-lm"}
-CONFIGS = (DPOConfig, DataArguments, ModelConfig)
 
 
-def run(args: DPOConfig, data: DataArguments, model_args: ModelConfig) -> StageResult:
+@dataclass
+class DPORecipe(HardwareDefaults, DPOConfig):
+    """TRL's `DPOConfig`."""
+
+
+CONFIGS = (DPORecipe, DataArguments, ModelConfig)
+
+
+def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)

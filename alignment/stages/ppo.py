@@ -10,6 +10,7 @@ from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.defaults import HardwareDefaults
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from reward_models.functions import load_function
@@ -32,10 +33,17 @@ class RewardSources:
             raise UserError("nothing gives a reward", needed="reward_model_path, reward_funcs or both")
 
 
-CONFIGS = (PPOConfig, DataArguments, ModelConfig, RewardSources)
+@dataclass
+class PPORecipe(HardwareDefaults, PPOConfig):
+    """Our `PPOConfig`."""
+
+    bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
 
 
-def run(args: PPOConfig, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> StageResult:
+CONFIGS = (PPORecipe, DataArguments, ModelConfig, RewardSources)
+
+
+def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm")

@@ -11,6 +11,7 @@ from alignment.errors import UserError
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.defaults import HardwareDefaults
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
@@ -41,10 +42,17 @@ class PretrainArguments:
             )
 
 
-CONFIGS = (PretrainArguments, DataArguments, PretrainConfig)
+@dataclass
+class PretrainRecipe(HardwareDefaults, PretrainConfig):
+    """Our `PretrainConfig`."""
+
+    bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
 
 
-def run(model_args: PretrainArguments, data: DataArguments, args: PretrainConfig) -> StageResult:
+CONFIGS = (PretrainArguments, DataArguments, PretrainRecipe)
+
+
+def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> StageResult:
     stage_dir, writer, clock = start(args)
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)

@@ -9,6 +9,7 @@ from alignment.data.load import load_splits
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.defaults import HardwareDefaults
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -27,10 +28,15 @@ class RewardArguments(DataArguments):
     )
 
 
-CONFIGS = (RewardConfig, RewardArguments, ModelConfig)
+@dataclass
+class RewardRecipe(HardwareDefaults, RewardConfig):
+    """TRL's `RewardConfig`."""
 
 
-def run(args: RewardConfig, data: RewardArguments, model_args: ModelConfig) -> StageResult:
+CONFIGS = (RewardRecipe, RewardArguments, ModelConfig)
+
+
+def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification")
