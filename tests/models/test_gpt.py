@@ -204,6 +204,15 @@ def test_cache_in_pieces_is_one_forward(shape, cache_type):
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids).logits, rtol=0, atol=2e-5)
 
 
+def test_a_cache_is_returned_when_asked_for():
+    model, ids = build(MODERN), token_ids(1, 6)
+    start = model(ids[:, :4])  # use_cache is the config's default
+    assert start.past_key_values.get_seq_length() == 4
+    following = model(ids[:, 4:], past_key_values=start.past_key_values).logits
+    torch.testing.assert_close(following, model(ids).logits[:, 4:], rtol=0, atol=2e-5)
+    assert model(ids, use_cache=False).past_key_values is None
+
+
 def test_beam_search_scores_are_log_probabilities():
     model, ids = build(MODERN), token_ids(1, 4)
     options = {"max_new_tokens": 5, "num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.0}

@@ -78,7 +78,7 @@ def test_a_fresh_process_loads_every_head(tmp_path):
     command = [sys.executable, "-c", LOAD, *(str(tmp_path / name) for name in saved)]
     root = pathlib.Path(alignment.__file__).parents[1]
     lines = (json.dumps(IDS) + "\n") * len(saved)
-    ran = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=root, timeout=120)
+    ran = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=root, timeout=600)
     assert ran.returncode == 0, ran.stderr
     loaded = json.loads(ran.stdout.splitlines()[-1])
     for name, model in saved.items():
