@@ -9,8 +9,9 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from io import StringIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 
@@ -50,7 +51,7 @@ def own_test_split(name: str) -> str | None:
     """The split that a source itself keeps for validation, if it is known without a look at the hub."""
     if is_tinyworld(name):
         return "validation"
-    if is_local(name) and Path(name).is_dir():
+    if is_local(name) and Path(name).expanduser().is_dir():
         found = {_split_of(file) for file in local_files(name)}
         return next((split for split in ("validation", "valid", "dev", "test") if split in found), None)
     return None
@@ -61,6 +62,8 @@ def own_test_split(name: str) -> str | None:
 
 def is_local(name: str) -> bool:
     """Whether a name is a path: it exists, looks like a path, or ends like a file that we read."""
+    if is_tinyworld(name):
+        return False
     looks_local = name.startswith((".", "/", "~")) or any(sign in name for sign in "*?[\\")
     return looks_local or Path(name).exists() or _extension(Path(name)) in READERS
 
@@ -126,7 +129,7 @@ def _missing(path: Path) -> UserError:
         folder = folder.parent
     wanted = path.relative_to(folder).parts[0]
     names = sorted(file.name for file in folder.iterdir())
-    close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or names[:3]
+    close = difflib.get_close_matches(wanted, names, n=3) or names[:3]
     return UserError(
         f"There is no file {path}.",
         got=f"{folder}/ has no {wanted}",
@@ -135,9 +138,14 @@ def _missing(path: Path) -> UserError:
     )
 
 
-def _open(file: Path) -> IO[str]:
+def _read(file: Path) -> str:
     opener = gzip.open if file.suffix == ".gz" else open
-    return opener(file, "rt", encoding="utf-8-sig")
+    try:
+        with opener(file, "rt", encoding="utf-8-sig") as stream:
+            return stream.read()
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        needed = "text in UTF-8" + (", compressed by gzip" if file.suffix == ".gz" else "")
+        raise UserError(f"Cannot read {file}.", got=str(error), needed=needed, mend="convert the file") from None
 
 
 # Readers: files -> rows ---------------------------------------------------------------------------------------------
@@ -145,24 +153,24 @@ def _open(file: Path) -> IO[str]:
 
 def read_json(files: list[Path]) -> Dataset:
     """Files that hold one object a line, or one list of objects."""
-    rows = [row for file in files for row in _json_rows(file)]
-    # The union of the keys: from_list alone takes the first row's and loses the others.
     from datasets import Dataset
 
+    rows = [row for file in files for row in _json_rows(file)]
+    # The union of the keys: from_list would take the first row's and lose the others.
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, on_mixed_types="use_json")
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    with _open(file) as stream:
-        text = stream.read()
+    text = _read(file)
     if text.lstrip().startswith("["):
-        yield from _check_objects(file, _parse_json(file, text, 1))
+        for number, value in enumerate(_parse_json(file, text, 1), start=1):
+            yield _check_object(file, value, f"item {number}")
         return
     # Not splitlines(): strings may hold separators such as U+2028 as they are.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield from _check_objects(file, [_parse_json(file, line, number)], number)
+            yield _check_object(file, _parse_json(file, line, number), f"line {number}")
 
 
 def _parse_json(file: Path, text: str, line: int) -> Any:
@@ -177,16 +185,23 @@ def _parse_json(file: Path, text: str, line: int) -> Any:
         ) from None
 
 
-def _check_objects(file: Path, values: list[Any], line: int | None = None) -> list[dict[str, Any]]:
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
-            where = f"item {number}" if line is None else f"line {line}"
-            raise UserError(
-                f"{file} holds something other than objects at {where}.",
-                got=f"{type(value).__name__}: {str(value)[:60]}",
-                needed='objects with named columns, such as {"text": "..."}',
-            )
-    return values
+def _check_object(file: Path, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{file} holds something other than objects at {where}.",
+            got=f"{type(value).__name__}: {str(value)[:60]}",
+            needed='objects with named columns, such as {"text": "..."}',
+        )
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{file} holds half a character at {where}.",
+            got=f"the escape \\u{ord(error.object[error.start]):04x} (a surrogate without its other half)",
+            needed="text that can be written as UTF-8",
+            mend="correct or delete it",
+        ) from None
+    return value
 
 
 def read_text(files: list[Path]) -> Dataset:
@@ -195,8 +210,7 @@ def read_text(files: list[Path]) -> Dataset:
 
     documents = []
     for file in files:
-        with _open(file) as stream:
-            documents += split_documents(stream.read())
+        documents += split_documents(_read(file))
     return Dataset.from_dict({"text": documents})
 
 
@@ -206,7 +220,7 @@ def split_documents(text: str, characters: int = DOCUMENT_CHARACTERS) -> list[st
     A text that is short enough is one document. Cuts are at blank lines; a paragraph too long to be a document is cut
     at line ends, and a line that is too long stays whole.
     """
-    paragraphs = [paragraph for paragraph in re.split(r"(?<=\n)(?=\n*\S)(?<=\n\n)", text) if paragraph.strip()]
+    paragraphs = [paragraph for paragraph in re.split(r"(?<=\n\n)(?=[^\n])", text) if paragraph.strip()]
     units = []
     for paragraph in paragraphs:
         units += [paragraph] if len(paragraph) <= characters else paragraph.splitlines(keepends=True)
@@ -230,7 +244,7 @@ def read_csv(files: list[Path]) -> Dataset:
     for file in files:
         separator = "\t" if _extension(file) == ".tsv" else ","
         try:
-            frames.append(pandas.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"))
+            frames.append(pandas.read_csv(StringIO(_read(file)), sep=separator, dtype=str, keep_default_na=False))
         except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
             raise UserError(f"Cannot read {file}.", got=str(error).strip(), needed="a header line and rows") from None
     table = pandas.concat(frames, ignore_index=True)
@@ -273,7 +287,10 @@ def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
     rows = address.partition(":")[2] or TINYWORLD_OF_KIND[kind]
     if rows not in TINYWORLD_NAMES:
         raise _unknown("tinyworld data set", rows, TINYWORLD_NAMES)
-    return tinyworld.load(rows, split, world_config(query))
+    try:
+        return tinyworld.load(rows, split, world_config(query))
+    except ValueError as error:  # no such split, or an option out of range
+        raise UserError(f"Cannot generate {name}, split {split}.", got=str(error), mend="change the option") from None
 
 
 def world_config(query: str) -> WorldConfig:

@@ -1,0 +1,235 @@
+"""What each known layout of columns becomes, message by message, and why rows are dropped."""
+
+import pytest
+from datasets import Dataset
+
+from alignment.data.formats import convert, recognise
+from alignment.errors import UserError
+
+
+def system(content):
+    return {"role": "system", "content": content}
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def reply(content):
+    return {"role": "assistant", "content": content}
+
+
+def converted(rows, kind, **options):
+    dataset, report = convert(Dataset.from_list(rows), kind, **options)
+    return dataset.to_list(), report
+
+
+HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Joke?\n\nAssistant: "
+THREE_TURNS = [user("Hi"), reply("Hello"), user("Joke?")]
+
+TEXT = {
+    "text": ({"text": " a\n"}, " a\n"),
+    "content": ({"content": "a", "title": "b"}, "a"),
+}
+
+SFT = {
+    "messages": ({"messages": [system("Be."), user("Q"), reply("A")]}, [system("Be."), user("Q"), reply("A")]),
+    "messages, whitespace kept": ({"messages": [user(" Q "), reply("A\n")]}, [user(" Q "), reply("A\n")]),
+    "several turns": ({"messages": [*THREE_TURNS, reply("No")]}, [*THREE_TURNS, reply("No")]),
+    "sharegpt": (
+        {
+            "conversations": [
+                {"from": "system", "value": "Be."},
+                {"from": "human", "value": "Q"},
+                {"from": "gpt", "value": "A"},
+            ]
+        },
+        [system("Be."), user("Q"), reply("A")],
+    ),
+    "prompt, completion": ({"prompt": "Q", "completion": "A"}, [user("Q"), reply("A")]),
+    "prompt, completion as messages": (
+        {"prompt": [system("Be."), user("Q")], "completion": [reply("A")]},
+        [system("Be."), user("Q"), reply("A")],
+    ),
+    "prompt, response": ({"prompt": "Q", "response": "A"}, [user("Q"), reply("A")]),
+    "alpaca": ({"instruction": "Sort.", "input": "b a", "output": "a b"}, [user("Sort.\n\nb a"), reply("a b")]),
+    "alpaca, empty input": ({"instruction": "Sing.", "input": "", "output": "La"}, [user("Sing."), reply("La")]),
+    "alpaca, no input": ({"instruction": "Sing.", "output": "La"}, [user("Sing."), reply("La")]),
+    "question, answer": ({"question": "1+1?", "answer": "2"}, [user("1+1?"), reply("2")]),
+}
+
+PREFERENCE = {
+    "canonical": (
+        {"prompt": [system("Be."), user("Q")], "chosen": [reply("A")], "rejected": [reply("B")]},
+        [system("Be."), user("Q")],
+    ),
+    "strings with a prompt": ({"prompt": "Q", "chosen": "A", "rejected": "B"}, [user("Q")]),
+    "strings with a prompt of messages": ({"prompt": THREE_TURNS, "chosen": "A", "rejected": "B"}, THREE_TURNS),
+    "whole conversations": (
+        {"chosen": [*THREE_TURNS, reply("A")], "rejected": [*THREE_TURNS, reply("B")]},
+        THREE_TURNS,
+    ),
+    "whole conversations and the prompt again": (
+        {"prompt": "Q", "chosen": [user("Q"), reply("A")], "rejected": [user("Q"), reply("B")]},
+        [user("Q")],
+    ),
+    "hh-rlhf": ({"chosen": HH + "A", "rejected": HH + "B"}, THREE_TURNS),
+}
+
+PROMPTS = {
+    "prompt": ({"prompt": "Q"}, [user("Q")]),
+    "prompt as messages": ({"prompt": [system("Be."), user("Q")]}, [system("Be."), user("Q")]),
+    "prompt, completion": ({"prompt": "Q", "completion": "A"}, [user("Q")]),
+    "messages without their last reply": ({"messages": [*THREE_TURNS, reply("No")]}, THREE_TURNS),
+    "messages that wait for a reply": ({"messages": THREE_TURNS}, THREE_TURNS),
+    "sharegpt": ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, [user("Q")]),
+    "alpaca": ({"instruction": "Sort.", "input": "b a", "output": "a b"}, [user("Sort.\n\nb a")]),
+    "question": ({"question": "1+1?", "answer": "2"}, [user("1+1?")]),
+    "preference": ({"prompt": "Q", "chosen": "A", "rejected": "B"}, [user("Q")]),
+    "whole conversations": ({"chosen": [user("Q"), reply("A")], "rejected": [user("Q"), reply("B")]}, [user("Q")]),
+    "hh-rlhf": ({"chosen": HH + "A", "rejected": HH + "B"}, THREE_TURNS),
+}
+
+
+@pytest.mark.parametrize(("row", "text"), TEXT.values(), ids=TEXT)
+def test_text(row, text):
+    assert converted([row], "text")[0] == [{"text": text}]
+
+
+@pytest.mark.parametrize(("row", "messages"), SFT.values(), ids=SFT)
+def test_sft(row, messages):
+    assert converted([row], "sft")[0] == [{"messages": messages}]
+
+
+@pytest.mark.parametrize(("row", "prompt"), PREFERENCE.values(), ids=PREFERENCE)
+def test_preference(row, prompt):
+    assert converted([row], "preference")[0] == [{"prompt": prompt, "chosen": [reply("A")], "rejected": [reply("B")]}]
+
+
+@pytest.mark.parametrize(("row", "prompt"), PROMPTS.values(), ids=PROMPTS)
+def test_prompts(row, prompt):
+    assert converted([row], "prompts")[0] == [{"prompt": prompt}]
+
+
+def test_a_shared_beginning_of_replies_is_not_prompt():
+    rows, _ = converted([{"chosen": HH + "Why did it?", "rejected": HH + "Why not?"}], "preference")
+    assert rows[0]["chosen"] == [reply("Why did it?")] and rows[0]["rejected"] == [reply("Why not?")]
+
+
+def test_replies_of_a_prompt_may_hold_transcripts():
+    """With a prompt column a string is a reply, whatever it says."""
+    quoted = "It said:\n\nHuman: hi"
+    rows, _ = converted([{"prompt": "Q", "chosen": quoted, "rejected": "B"}], "preference")
+    assert rows[0]["chosen"] == [reply(quoted)]
+
+
+GOOD = {
+    "text": {"text": "a"},
+    "sft": {"messages": [user("Q"), reply("A")]},
+    "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+    "prompts": {"messages": [user("Q")]},
+}
+UNUSABLE = [
+    ("text", {"text": "  \n"}, "text is empty"),
+    ("text", {"text": None}, "text is missing"),
+    ("sft", {"messages": []}, "the conversation is empty"),
+    ("sft", {"messages": None}, "the conversation is empty"),
+    ("sft", {"messages": [user("Q"), reply(" ")]}, "empty reply"),
+    ("sft", {"messages": [user(""), reply("A")]}, "empty message"),
+    ("sft", {"messages": [user("Q"), reply(None)]}, "a message's content is not text"),
+    ("sft", {"messages": [user("Q")]}, "the last turn is not a reply"),
+    ("sft", {"messages": [system("Be.")]}, "the last turn is not a reply"),
+    ("sft", {"messages": [reply("A")]}, "user and assistant do not take turns"),
+    ("sft", {"messages": [user("Q"), user("Q"), reply("A")]}, "user and assistant do not take turns"),
+    ("sft", {"messages": [user("Q"), {"role": "tool", "content": "A"}]}, "a message has the role 'tool'"),
+    ("preference", {"prompt": "Q", "chosen": "A", "rejected": " A "}, "chosen and rejected are the same"),
+    ("preference", {"prompt": "Q", "chosen": "A", "rejected": ""}, "empty reply"),
+    ("preference", {"prompt": "Q", "chosen": "A", "rejected": None}, "rejected is missing"),
+    ("preference", {"prompt": " ", "chosen": "A", "rejected": "B"}, "empty message"),
+    ("prompts", {"messages": [reply("A")]}, "there is no request"),
+    ("prompts", {"messages": [user("Q"), reply("A"), reply("B")]}, "the last turn is not a request"),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "reason"), UNUSABLE)
+def test_dropped_rows_are_counted_by_reason(kind, row, reason):
+    rows, report = converted([GOOD[kind], row, row], kind)
+    assert len(rows) == 1
+    assert (report.read, report.kept, report.dropped) == (3, 1, {reason: 2})
+    assert f"3 rows read as {kind}" in str(report) and f"2 dropped (2 {reason})" in str(report)
+
+
+TRANSCRIPTS = [
+    ("no turns at all", "no turns at all either", "malformed transcript"),
+    ("Title\n\nHuman: Q\n\nAssistant: A", "Title\n\nHuman: Q\n\nAssistant: B", "malformed transcript"),
+    (HH + "A", HH.replace("Joke", "Song") + "B", "chosen and rejected answer different prompts"),
+    ("\n\nHuman: Q\n\nAssistant: A", "\n\nHuman: Q\n\nAssistant:", "empty reply"),
+    (
+        "\n\nHuman: Q\n\nHuman: Q\n\nAssistant: A",
+        "\n\nHuman: Q\n\nHuman: Q\n\nAssistant: B",
+        "user and assistant do not take turns",
+    ),
+]
+
+
+@pytest.mark.parametrize(("chosen", "rejected", "reason"), TRANSCRIPTS)
+def test_dropped_transcripts(chosen, rejected, reason):
+    good = {"chosen": HH + "A", "rejected": HH + "B"}
+    _, report = converted([good, {"chosen": chosen, "rejected": rejected}], "preference")
+    assert (report.kept, report.dropped) == (1, {reason: 1})
+
+
+def test_no_usable_row_is_an_error():
+    with pytest.raises(
+        UserError, match=r"No row can be used as text.\n  got:    2 rows .* 2 dropped \(2 text is empty\)"
+    ):
+        converted([{"text": ""}, {"text": " "}], "text")
+
+
+def test_kept_columns():
+    rows, _ = converted([{"question": "Q", "answer": "A", "level": 3, "other": 1}], "prompts", keep=["level", "absent"])
+    assert rows == [{"prompt": [user("Q")], "level": 3}]
+
+
+def test_a_kept_column_never_replaces_a_canonical_one():
+    rows, _ = converted([{"prompt": "Q"}], "prompts", keep=["prompt"])
+    assert rows == [{"prompt": [user("Q")]}]
+
+
+def test_columns_are_renamed_first():
+    columns = {"q": "question", "a": "answer"}
+    assert converted([{"q": "1+1?", "a": "2"}], "sft", columns=columns)[0] == [{"messages": [user("1+1?"), reply("2")]}]
+
+
+def test_mapped_columns_come_before_recognised_ones():
+    row = {"text": "title", "body": "story"}
+    assert converted([row], "text", columns={"body": "text"})[0] == [{"text": "story"}]
+    row = {"messages": [user("no"), reply("no")], "q": "Q", "a": "A"}
+    rows, _ = converted([row], "sft", columns={"q": "prompt", "a": "completion"})
+    assert rows == [{"messages": [user("Q"), reply("A")]}]
+
+
+def test_swapped_columns():
+    rows, _ = converted(
+        [{"question": "2", "answer": "1+1?"}], "sft", columns={"question": "answer", "answer": "question"}
+    )
+    assert rows == [{"messages": [user("1+1?"), reply("2")]}]
+
+
+def test_unknown_columns_are_an_error_that_shows_the_way():
+    with pytest.raises(UserError) as error:
+        recognise(["ask", "say"], "sft")
+    assert str(error.value) == (
+        "The columns are not recognised as sft data.\n"
+        "  got:    columns ask, say\n"
+        "  needed: one of these sets of columns: messages | conversations | prompt, completion | prompt, response | "
+        "instruction, output | question, answer\n"
+        "  mend:   map yours to ours in the recipe, for example `columns: {ask: messages}`"
+    )
+
+
+def test_bad_mappings_are_errors():
+    with pytest.raises(UserError, match="columns that the data set does not have: body"):
+        converted([{"text": "a"}], "text", columns={"body": "text"})
+    with pytest.raises(UserError, match="two columns to one name: text"):
+        converted([{"a": "a", "b": "b"}], "text", columns={"a": "text", "b": "text"})
