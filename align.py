@@ -18,6 +18,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "reward": (STAGE, "train a reward model on preference pairs"),
     "dpo": (STAGE, "align on preference pairs with DPO"),
     "ppo": (STAGE, "align with PPO against a reward model"),
+    "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
+    "compare": ("alignment.cli.compare", "compare two evaluated checkpoints, item by item"),
+    "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
 }
 
@@ -67,7 +70,17 @@ def parse(verb: str, module, arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def set_up_logging() -> None:
+    """What our own packages have to say, and the libraries' warnings, as plain lines."""
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for package in ("alignment", "reward_models", "eval"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
 def run_verb(verb: str, arguments: list[str]) -> int:
+    set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
     from alignment.errors import UserError
 

@@ -1,7 +1,6 @@
 """`align run RECIPE_DIR`: every stage of a recipe folder, with evaluations between them and a report at the end."""
 
 import argparse
-from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +24,8 @@ to RUN_DIR/previous, where the last finished and the last unfinished one are kep
 def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.graph import load_pipeline
     from alignment.pipeline.runner import run_pipeline
+    from alignment.report import write_report
 
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed)
     run_pipeline(pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, write_report=write_report)
     return 0
-
-
-def write_report(run_dir: Path) -> Path:
-    from alignment.report import write_report
-
-    return write_report(run_dir)

@@ -1,16 +1,17 @@
 """SHA-256 digests of what a stage is made from: its recipe, the local files it names, its parents' checkpoints."""
 
-import glob
 import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from alignment.data.sources import is_local, local_files
 from alignment.pipeline.recipe import strings
 
 # Written beside the weights, and different each time though the model is the same.
 NOT_MODEL = {"README.md", "training_args.bin"}
+LONGEST_PATH = 1000
 
 
 def digest_value(value: Any) -> str:
@@ -35,18 +36,15 @@ def digest_checkpoint(folder: Path) -> str:
 
 
 def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
-    """Digests of the local files that a recipe names: files under any key, folders and globs under data keys."""
+    """Digests of the local files that a recipe names: data sets, and single files (`FILE` or `FILE:name`) anywhere."""
     digests = {}
     for key, text in strings(recipe):
-        path = Path(text).expanduser()
-        if len(text) > 1000 or "\n" in text:  # prose, such as a chat template
-            continue
-        if path.is_file():
-            digests[text] = digest_file(path)
-        elif "data" in key and path.is_dir():
-            digests[text] = digest_folder(path)
-        elif "data" in key and "*" in text:
-            digests[text] = digest_value([[name, digest_file(Path(name))] for name in sorted(glob.glob(text))])
+        if key.endswith("dataset_name") and is_local(text):
+            digests[text] = digest_value([[str(file), digest_file(file)] for file in local_files(text)])
+        elif "\n" not in text and len(text) < LONGEST_PATH:
+            file = next((Path(name) for name in (text, text.rpartition(":")[0]) if name and Path(name).is_file()), None)
+            if file:
+                digests[text] = digest_file(file)
     return digests
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from alignment.data.sources import is_local, local_files
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.parents import check_kind, check_outside
 from alignment.pipeline.recipe import (
@@ -174,8 +175,7 @@ def load_pipeline(
             _check_order(spec, earlier, later, table.KINDS)
     raise_all(errors)
     for spec in stages:
-        with gathered(errors):
-            spec.configs(run_dir)
+        errors += _mistakes_of_its_own(spec, run_dir)
     eval_spec = EvalSpec()
     with gathered(errors):
         eval_spec = _eval_spec(evals, list(recipes), recipe_dir / PIPELINE_FILE)
@@ -223,9 +223,7 @@ def load_stage(
             needed = spec.module.PARENTS[key]
             check_kind(str(recipe_path), key, parent, table.KINDS.get(parent), needed)
             _check_finished(recipe_path, key, parent, place.parent, needed)
-    with gathered(errors):
-        spec.configs(place.parent)
-    raise_all(errors)
+    raise_all(errors + _mistakes_of_its_own(spec, place.parent))
     return Pipeline(settings.name, seed, place.parent, recipe_path.parent, [spec], EvalSpec(), inputs)
 
 
@@ -320,6 +318,18 @@ def _stage_spec(
             check_outside(str(path), key, value, needed, sorted(stage_names))
             outside[key] = value
     return StageSpec(name, module, recipe, path, parents, outside)
+
+
+def _mistakes_of_its_own(spec: StageSpec, run_dir: Path) -> list[UserError]:
+    """What is wrong with a stage's keys and values, and local data files that are not there."""
+    errors: list[UserError] = []
+    with gathered(errors):
+        spec.configs(run_dir)
+    data = spec.recipe.get("dataset_name")
+    if isinstance(data, str) and is_local(data):
+        with gathered(errors):
+            local_files(data)
+    return errors
 
 
 def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: dict[str, str]) -> None:

@@ -34,6 +34,7 @@ class Done:
     name: str
     result: str
     seconds: float | None = None
+    memory: float | None = None
 
 
 def run_pipeline(
@@ -89,11 +90,11 @@ def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
     name = step.spec.name
     if not step.runs:
         say(f"\n{name}: up to date, skipped (recipe and parents unchanged)")
-        return Done(name, "up to date", None)
+        return Done(name, "up to date")
     say(f"\n{name}: running ({step.why})")
     seconds = run_stage(step, record, run_dir)
     say(f"{name}: done in {duration(seconds)}")
-    return Done(name, "done", seconds)
+    return Done(name, "done", seconds, peak_memory())
 
 
 def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
@@ -199,19 +200,25 @@ def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, ha
     if pending:
         run_jobs(pending, record, run_dir, harness, say)
         free_memory()
-    seconds = {job.name: record.evals[job.name]["seconds"] for job in pending}
-    return [Done(f"  {job.name}", "done" if job in pending else "up to date", seconds.get(job.name)) for job in jobs]
+    return [
+        Done(f"  {job.name}", "done", record.evals[job.name]["seconds"], peak_memory())
+        if job in pending
+        else Done(f"  {job.name}", "up to date")
+        for job in jobs
+    ]
+
+
+def peak_memory() -> float:
+    """Highest resident size in GB; a stage starts the count anew, so this is its own and its evaluations'."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def summary(pipeline: Pipeline, done: Sequence[Done], seconds: float, report: Path | None) -> str:
     rows = [("STAGE", "RESULT", "TIME")]
     rows += [(line.name, line.result, "" if line.seconds is None else duration(line.seconds)) for line in done]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    closing = [
-        f"\n{table(rows)}",
-        f"\n{pipeline.name}: {duration(seconds)}, peak memory {peak:.1f} GB, in {pipeline.run_dir}",
-    ]
-    return "\n".join(closing + ([f"report: {report}"] if report else []))
+    peak = max([peak_memory(), *(line.memory for line in done if line.memory is not None)])
+    closing = f"{pipeline.name}: {duration(seconds)}, peak memory {peak:.1f} GB, in {pipeline.run_dir}"
+    return "\n".join(["", table(rows), "", closing, *([f"report: {report}"] if report else [])])
 
 
 def duration(seconds: float) -> str:

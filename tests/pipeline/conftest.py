@@ -1,5 +1,6 @@
 """A recipe folder of fake stages in an empty working directory, and a harness that evaluates at once."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -86,6 +87,16 @@ class Project:
 
     def record(self) -> dict:
         return json.loads((self.run_dir / "pipeline.json").read_text())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collection():
+    """The runner collects garbage after each stage: leave the libraries' many objects out of it."""
+    import torch  # noqa: F401
+
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -142,6 +142,8 @@ def test_inputs(project):
     project.set(inputs={"rows": "JSONL of questions", "text": "a text file", "unused": "never asked for"})
     project.write("tuned", {"model_name_or_path": "base", "dataset_name": "${rows}"})
     project.write("words", {"dataset_name": "${text}"})
+    for name in ("a.txt", "b.jsonl", "c.jsonl"):
+        Path(name).write_text("rows")
     with pytest.raises(UserError) as caught:
         project.load("--text", "a.txt")
     text = str(caught.value)
@@ -158,6 +160,18 @@ def test_an_input_that_is_not_declared(project):
     project.write("words", {"dataset_name": "${text}"})
     with pytest.raises(UserError, match=r"\$\{text\}"):
         project.load()
+
+
+def test_missing_data_files_are_found_before_anything_runs(project):
+    project.write("words", {"dataset_name": "texts/*.txt"})
+    project.write("base", {"tokenizer": "words", "dataset_name": "organisation/data"})
+    project.write("tuned", {"model_name_or_path": "base", "dataset_name": "rows.jsonl"})
+    with pytest.raises(UserErrors) as caught:
+        project.load()
+    assert [error.problem for error in caught.value.errors] == [
+        "There is no file texts/*.txt.",
+        "There is no file rows.jsonl.",
+    ]
 
 
 def test_bad_pipeline_files(project, tmp_path):

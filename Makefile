@@ -1,0 +1,44 @@
+# `make demo` and `make test` each do all the set-up on a machine with python3 (3.11 or later), gcc and git.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Tests run in as many processes, with one thread each.
+JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help install demo test test-slow lint format
+
+help:
+	@echo "make demo       set up, then train and evaluate the tiny pipeline (runs/tiny/report.html)"
+	@echo "make test       set up, then run the tests; make test-slow runs the slow ones too"
+	@echo "make lint       check style; make format mends it"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/align run recipes/tiny
+
+test: install
+	$(PYTEST) -m "not slow" -n $(JOBS)
+
+test-slow: install
+	$(PYTEST) -n $(JOBS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,131 @@
+"""The console script as a user meets it: fast help, exit codes, and no traceback for a user's mistake."""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import align
+
+ALIGN = Path(sys.executable).parent / "align"
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run([ALIGN, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_help_names_every_verb():
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {verb} " in done.stdout for verb in align.VERBS)
+
+
+def test_help_is_fast():
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run("--help")
+        times.append(time.perf_counter() - started)
+    assert statistics.median(times) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, align; align.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert "align" in loaded
+    assert not loaded & {"alignment", "eval", "reward_models", "torch", "transformers", "trl", "numpy", "yaml"}
+
+
+def test_an_unknown_verb_names_the_nearest():
+    done = run("pretain")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "align: no verb 'pretain': did you mean `align pretrain`?\n"
+    assert "align --help" in run("zzz").stderr
+
+
+def test_no_verb_shows_the_help():
+    assert run().stdout == run("--help").stdout
+
+
+@pytest.mark.parametrize("verb", align.VERBS)
+def test_every_verb_has_help(verb, capsys):
+    """In this process, for importing the libraries once is enough."""
+    with pytest.raises(SystemExit) as stopped:
+        align.main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: align {verb}" in capsys.readouterr().out
+
+
+def test_the_stage_verbs_are_the_stages():
+    from alignment.stages import KINDS, STAGES
+
+    verbs = {verb: text for verb, (module, text) in align.VERBS.items() if module == align.STAGE}
+    assert verbs == STAGES
+    assert list(KINDS) == list(STAGES)
+
+
+def test_a_users_mistake_has_no_traceback_and_exits_2(tmp_path):
+    (tmp_path / "sft.yaml").write_text("learning_rat: 1e-3\nmax_steps: many\nmodel_name_or_path: org/model\n")
+    done = run("sft", "sft.yaml", "--debugging_steps", "1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "unknown key 'learning_rat'" in done.stderr and "did you mean 'learning_rate'?" in done.stderr
+    assert "unknown key 'debugging_steps'" in done.stderr
+    assert "got:    'many' (text)" in done.stderr and "needed: a whole number" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["sft.yaml"]
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    for arguments in (["run", "nowhere", "--debug"], ["--debug", "run", "nowhere"]):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr and "nowhere is no recipe folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "nowhere"], "nowhere is no recipe folder"),
+        (["sft", "nowhere.yaml"], "no recipe at nowhere.yaml"),
+        (["chat", "runs/nowhere/checkpoint"], "no such folder"),
+        (["chat", "org/model", "--temperature", "-1"], "--temperature cannot be negative"),
+    ],
+)
+def test_mistakes_in_process(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert align.main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
+    monkeypatch.setitem(align.VERBS, "chat", ("no_such_module", ""))
+    with pytest.raises(ModuleNotFoundError):
+        align.main(["chat"])
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    from alignment.cli import chat
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat, "main", interrupted)
+    assert align.main(["chat", "ckpt"]) == 130
+    assert capsys.readouterr().err == "align chat: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own", "overrides"),
+    [
+        (["dir", "--fresh", "--sft.lr", "1e-3"], ["dir", "--fresh"], ["--sft.lr", "1e-3"]),
+        (["--sft.lr", "-1", "dir"], ["dir"], ["--sft.lr", "-1"]),
+        (["dir", "--sft.flag", "--until", "sft"], ["dir", "--until", "sft"], ["--sft.flag"]),
+        (["dir", "--sft.lr=2", "--until=sft"], ["dir", "--until=sft"], ["--sft.lr=2"]),
+    ],
+)
+def test_overrides_are_parted_from_a_verbs_own_arguments(arguments, own, overrides):
+    assert align.split_overrides(arguments, {"--fresh", "--until"}) == (own, overrides)
