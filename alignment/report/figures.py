@@ -177,49 +177,49 @@ def _delta(row: dict, base: str | None) -> Estimate:
 
 
 def reward_model_figures(card: dict) -> list[dict]:
-    """The reward model's accuracy beside the length-only baseline, by size of the true gap, and its score gaps."""
-    return [figure for figure in (_accuracy_bars(card), _gap_bars(card), _gap_histogram(card)) if figure]
+    """The reward model's accuracy beside the length-only baseline, and by size of the true gap."""
+    bins = [one for one in card.get("by_gap") or [] if one.get("accuracy") is not None]
+    return [*_accuracy_bars(card), *(_gap_bars(bins) if bins else [])]
 
 
-def _accuracy_bars(card: dict) -> dict | None:
+def _accuracy_bars(card: dict) -> list[dict]:
+    lines = (("accuracy", "reward model"), ("length_baseline", f"the {card.get('length_rule', 'shorter')} answer"))
     bars = [
         _share(label, card[key], card.get("n"), index)
-        for index, (key, label) in enumerate((("accuracy", "reward model"), ("length_baseline", "length alone")))
+        for index, (key, label) in enumerate(lines)
         if card.get(key) is not None
     ]
     if not bars:
-        return None
+        return []
     caption = (
-        "The share of held-out pairs ranked rightly by the reward model, and by preferring an answer for its "
-        "length alone; 0.5 is chance."
+        f"The share of {card.get('n')} held-out pairs ranked rightly by the reward model, and by preferring "
+        f"the {card.get('length_rule', 'shorter')} answer whatever it says; 0.5 is chance."
     )
     svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label="share of pairs", top=1.1)
-    return {"title": "Accuracy on pairs", "caption": caption, "svg": svg}
+    return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
 
 
-def _gap_bars(card: dict) -> dict | None:
-    bins = [one for one in card.get("by_gap") or [] if one.get("accuracy") is not None]
-    if not bins:
-        return None
-    bars = [_share(_bin_name(one), one["accuracy"], one.get("n"), 0) for one in bins]
-    caption = "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones."
-    svg = bar_chart(
-        bars, title=f"Accuracy by gap. {caption}", x_label="gap in gold reward", y_label="share of pairs", top=1.1
+def _gap_bars(bins: list[dict]) -> list[dict]:
+    """Accuracy, and the number of pairs, by gap in gold reward."""
+    accuracy = [_share(_bin_name(one), one["accuracy"], one.get("n"), 0) for one in bins]
+    pairs = [Estimate(_bin_name(one), one["n"], tone=4, note=str(one["n"])) for one in bins]
+    x_label = "gap in gold reward"
+    captions = (
+        "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones.",
+        "How many of the pairs lie in each group.",
     )
-    return {"title": "Accuracy by gap in gold reward", "caption": caption, "svg": svg}
-
-
-def _gap_histogram(card: dict) -> dict | None:
-    bins = card.get("histogram")
-    if not bins:
-        return None
-    bars = [
-        Estimate(number((one["low"] + one["high"]) / 2, 1), one["n"], tone="worse" if one["high"] <= 0 else 0)
-        for one in bins
+    return [
+        {
+            "title": "Accuracy by gap in gold reward",
+            "caption": captions[0],
+            "svg": bar_chart(accuracy, title=captions[0], x_label=x_label, y_label="share of pairs", top=1.1),
+        },
+        {
+            "title": "Pairs by gap in gold reward",
+            "caption": captions[1],
+            "svg": bar_chart(pairs, title=captions[1], x_label=x_label, y_label="pairs"),
+        },
     ]
-    caption = "The reward model's score of the chosen answer less that of the rejected one; pairs below zero are wrong."
-    svg = bar_chart(bars, title=f"Score gaps. {caption}", x_label="score of chosen less rejected", y_label="pairs")
-    return {"title": "Score gaps on held-out pairs", "caption": caption, "svg": svg}
 
 
 def _bin_name(one: dict) -> str:

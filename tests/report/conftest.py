@@ -1,5 +1,6 @@
 """A run directory as the pipeline leaves it, made of seeded noise, with every file of the real one."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -69,15 +70,11 @@ def _entry(name: str, index: int) -> dict:
 
 
 def _stage(run_dir: Path, name: str, index: int) -> dict:
-    pairwise = {
-        "accuracy": 0.871,
-        "length_baseline": 0.553,
-        "n": 400,
-        "by_gap": [{"low": g / 2, "high": g / 2 + 0.5, "n": 100, "accuracy": 0.62 + 0.11 * g} for g in range(4)],
-        "histogram": [
-            {"low": g, "high": g + 1, "n": round(90 * math.exp(-((g - 1.5) ** 2) / 5))} for g in range(-4, 6)
-        ],
-    }
+    edges = (0.1, 0.3, 0.5, 0.8, 1.2, 2.01)
+    bins = [{"low": a, "high": b, "n": 80, "accuracy": 0.6 + b / 6} for a, b in itertools.pairwise(edges)]
+    bins[-1] |= {"n": 0, "accuracy": None}
+    pairwise = {"accuracy": 0.871, "se": 0.019, "length_baseline": 0.553, "length_rule": "shorter", "n": 320}
+    pairwise |= {"left_out": 12, "min_gap": 0.1, "by_gap": bins}
     parents = {key: str(run_dir / parent / "checkpoint") for key, parent in PARENTS[name].items()}
     return {
         "stage": name,
