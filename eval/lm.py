@@ -143,7 +143,12 @@ class CausalLM(HFLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """As lm-eval's, with texts of similar length in one batch. Long texts are scored in windows, none is cut."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
-        sums = super().loglikelihood_rolling([requests[i] for i in order], disable_tqdm=True)
+        # lm-eval conditions the first token on the BOS token; one that the tokenizer adds would be scored as text.
+        before, self.add_bos_token = self.add_bos_token, False
+        try:
+            sums = super().loglikelihood_rolling([requests[i] for i in order], disable_tqdm=True)
+        finally:
+            self.add_bos_token = before
         return [total for _, total in sorted(zip(order, sums, strict=True))]
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None) -> list[tuple[float, bool]]:

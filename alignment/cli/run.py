@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--fresh", action="store_true", help="run finished stages again")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE_DIR:
   --STAGE.key value     a key of a stage's recipe: --sft.learning_rate 1e-3
@@ -26,6 +27,6 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.runner import run_pipeline
     from alignment.report import write_report
 
-    pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed)
+    pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
     run_pipeline(pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, write_report=write_report)
     return 0

@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the training seed, where the recipe sets none")
     parser.add_argument("--fresh", action="store_true", help="run again, even if finished and unchanged")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE:
   --key value     in place of what the recipe says: --learning_rate 1e-3; dotted keys nest: --a.b 1
@@ -21,6 +22,6 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.graph import load_stage
     from alignment.pipeline.runner import run_pipeline
 
-    pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed)
+    pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
     run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run)
     return 0

@@ -86,11 +86,23 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
             runs += [(suite, format, harness.digest(suite, format, options)) for format in formats]
     raise_all(errors)
     parents = {spec.name: spec.parents.get("model_name_or_path") for spec in pipeline.stages}
-    return [
+    jobs = [
         EvalJob(f"{stage}-{harness.name(suite)}-{format}", stage, parents[stage], suite, format, digest, options)
         for stage in evals.stages
         for suite, format, digest in runs
     ]
+    return jobs + [extra_job(item, parents, harness, options) for item in evals.extra]
+
+
+def extra_job(
+    item: dict[str, Any], parents: dict[str, str | None], harness: Harness, options: dict[str, Any]
+) -> EvalJob:
+    """An evaluation of its own, named after what sets it apart: pretrain-tinyworld-plain-num_fewshot-3."""
+    stage, suite, format = item["stage"], item["suite"], item["format"]
+    own = {key: value for key, value in item.items() if key not in ("stage", "suite", "format")}
+    name = "-".join([stage, harness.name(suite), format, *(f"{key}-{value}" for key, value in own.items())])
+    merged = options | own
+    return EvalJob(name, stage, parents[stage], suite, format, harness.digest(suite, format, merged), merged)
 
 
 def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:

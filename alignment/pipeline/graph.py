@@ -31,6 +31,9 @@ PIPELINE_FILE = "pipeline.yaml"
 STAGE_PACKAGE = "alignment.stages"
 KEYS = {"name": str, "seed": int, "inputs": dict[str, str], "stages": dict[str, str], "evals": dict[str, Any]}
 FORMATS = ("plain", "chat")
+# What --quick sets, where a stage has such a key: enough to see every stage run, not to learn anything.
+QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16}
+QUICK_EVALS = {"limit": 2}
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,15 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Which stages are evaluated, on what; `options` go to the evaluation as they are."""
+    """Which stages are evaluated, on what; `options` go to the evaluation as they are.
+
+    `extra` lists evaluations beside the product of the three: {stage, suite, format, further options}.
+    """
 
     suites: list[str] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
     formats: list[str] = field(default_factory=lambda: list(FORMATS))
+    extra: list[dict[str, Any]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -128,6 +135,7 @@ def load_pipeline(
     output_dir: str | Path | None = None,
     seed: int | None = None,
     package: str = STAGE_PACKAGE,
+    quick: bool = False,
 ) -> Pipeline:
     """Read and check a recipe folder.
 
@@ -136,6 +144,7 @@ def load_pipeline(
         output_dir: the run directory; default runs/NAME.
         seed: in place of the pipeline's own seed.
         package: the package whose STAGES, KINDS and modules are the stages.
+        quick: a smoke run: two steps a stage and two items a task, whatever the recipes say.
     """
     recipe_dir = Path(recipe_dir)
     settings = read_settings(recipe_dir)
@@ -170,13 +179,15 @@ def load_pipeline(
             recipe = fill_inputs(recipe, inputs, str(paths[name]))
             earlier = [stage.name for stage in stages]
             later = [other for other in recipes if other not in earlier]
-            spec = _stage_spec(name, name, paths[name], recipe, seed, package, {*table.STAGES, *recipes})
+            spec = _stage_spec(name, name, paths[name], recipe, seed, package, {*table.STAGES, *recipes}, quick)
             stages.append(spec)
             _check_order(spec, earlier, later, table.KINDS)
     raise_all(errors)
     for spec in stages:
         errors += _mistakes_of_its_own(spec, run_dir)
     eval_spec = EvalSpec()
+    if quick and evals:
+        evals |= QUICK_EVALS
     with gathered(errors):
         eval_spec = _eval_spec(evals, list(recipes), recipe_dir / PIPELINE_FILE)
     raise_all(errors)
@@ -190,6 +201,7 @@ def load_stage(
     output_dir: str | Path | None = None,
     seed: int | None = None,
     package: str = STAGE_PACKAGE,
+    quick: bool = False,
 ) -> Pipeline:
     """A pipeline of one stage, whose recipe file is given, as `align STAGE RECIPE` runs it.
 
@@ -215,7 +227,7 @@ def load_stage(
     seed = seed if seed is not None else settings.seed or 0
     beside_it = {path.parent.name for path in place.parent.glob("*/stage.json")}
     spec = _stage_spec(
-        place.name, stage, recipe_path, recipe, seed, package, {*table.STAGES, *beside_it} - {place.name}
+        place.name, stage, recipe_path, recipe, seed, package, {*table.STAGES, *beside_it} - {place.name}, quick
     )
     errors: list[UserError] = []
     for key, parent in spec.parents.items():
@@ -300,13 +312,22 @@ def _refuse_output_dir(recipe: dict[str, Any], path: Path) -> None:
 
 
 def _stage_spec(
-    name: str, stage: str, path: Path, recipe: dict[str, Any], seed: int, package: str, stage_names: set[str]
+    name: str,
+    stage: str,
+    path: Path,
+    recipe: dict[str, Any],
+    seed: int,
+    package: str,
+    stage_names: set[str],
+    quick: bool,
 ) -> StageSpec:
     """The spec of a stage, its parents parted into stages of the run directory and what comes from outside."""
     module = stage_module(stage, package)
-    has_seed = any(entry.name == "seed" for config in module.CONFIGS for entry in dataclasses.fields(config))
-    if has_seed:
+    keys = {entry.name for config in module.CONFIGS for entry in dataclasses.fields(config)}
+    if "seed" in keys:
         recipe = {"seed": seed} | recipe
+    if quick:
+        recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys}
     parents, outside = {}, {}
     for key, needed in module.PARENTS.items():
         value = recipe.get(key)
@@ -371,12 +392,16 @@ def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSp
     if not evals:
         return EvalSpec()
     options = dict(evals)
-    own = {key: options.pop(key) for key in ("suites", "stages", "formats") if key in options}
+    own = {key: options.pop(key) for key in ("suites", "stages", "formats", "extra") if key in options}
+    extra = own.get("extra", [])
     errors = [
         UserError(f"{source}: evals.{key} cannot take this value", got=describe_value(value), needed="a list of names")
         for key, value in own.items()
-        if not fits(value, list[str])
+        if key != "extra" and not fits(value, list[str])
     ]
+    if not fits(extra, list[dict]) or any(not {"stage", "suite", "format"} <= set(item) for item in extra):
+        needed = "a list of mappings with stage, suite and format"
+        errors.append(UserError(f"{source}: evals.extra cannot take this value", got=str(extra), needed=needed))
     raise_all(errors)
     for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
         errors += [
@@ -384,5 +409,11 @@ def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSp
             for name in own.get(key, [])
             if name not in valid
         ]
+    errors += [
+        UserError(f"{source}: evals.extra has no {key} {item[key]!r}", mend=nearest(item[key], valid))
+        for item in extra
+        for key, valid in {"stage": stages, "format": list(FORMATS)}.items()
+        if item[key] not in valid
+    ]
     raise_all(errors)
     return EvalSpec(**own, options=options)

@@ -25,7 +25,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
     """Learn `vocab_size` tokens from `texts`, and add the special tokens and the chat template.
 
     `<|endoftext|>` begins and ends a document, so that its first token is learned too; the tokenizer puts it before
-    plain text by itself, as Llama's does, and chat templates have none. `<|end|>` ends a turn of a conversation. The
+    plain text by itself, and the chat template writes it, as Llama's do. `<|end|>` ends a turn of a conversation. The
     pad token is neither, so that masking the padding never masks an end that the model has to learn.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

@@ -63,7 +63,7 @@ def list_kept(task: Task, response: str) -> float:
     entries = [normalise(entry) for entry in re.split(r",|\band\b", response)]
     entries = [entry for entry in entries if entry]
     right = {entry for entry in entries if entry in map(str.lower, task.must_contain)}
-    return len(right) / max(task.count, len(entries))
+    return min(len(right), task.count) / max(task.count, len(entries))
 
 
 def story_kept(task: Task, response: str) -> float:

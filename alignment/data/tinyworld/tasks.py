@@ -13,6 +13,7 @@ from alignment.data.tinyworld.world import World, split_of, table
 
 REFUSAL = "Sorry, I cannot help with that."
 UNKNOWN = "I do not know."
+MOST_DRAWS = 10_000
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 LISTED = {
     "animals": "animals",
@@ -67,10 +68,11 @@ def stranger(rng: Random) -> str:
 
 def draw(rng: Random, split: str | None, candidate: Callable[[], tuple]) -> tuple:
     """Draw entities until one belongs to the split (all do where split is None)."""
-    while True:
+    for _ in range(MOST_DRAWS):
         entity = candidate()
         if split is None or split_of(*entity) == split:
             return entity
+    raise ValueError(f"the world is too small: nothing like {entity} is dealt to the split {split}")
 
 
 def sentence(text: str) -> str:
@@ -79,9 +81,16 @@ def sentence(text: str) -> str:
 
 def _fact(world: World, rng: Random, split: str | None, wordings: str, kinds: tuple[str, ...], family: str) -> Task:
     facts = table("templates")["facts"]
-    relation = rng.choice([name for name, spec in facts.items() if spec["of"] in kinds])
+
+    asked = [
+        (relation, name)
+        for relation, spec in facts.items()
+        if spec["of"] in kinds
+        for name in world.names(spec["of"])
+        if split in (None, split_of(name))
+    ]
+    relation, name = rng.choice(asked)
     spec = facts[relation]
-    (name,) = draw(rng, split, lambda: (rng.choice(world.names(spec["of"])),))
     value, values = world.facts[relation][name], table("words")[spec["values"]]
     wording = rng.choice(spec[wordings])
     wrong = tuple(rng.sample([sentence(other) for other in values if other != value], 3))

@@ -37,7 +37,7 @@ class WorldConfig:
     """
 
     seed: int = 0
-    people: int = 60
+    people: int = 48
     largest_number: int = 12
     documents: int = 60_000
     demonstrations: int = 9_000
@@ -61,6 +61,7 @@ def table(name: str) -> dict:
     return {key: value.split() if isinstance(value, str) else value for key, value in loaded.items()}
 
 
+@cache
 def split_of(*entity: object) -> str:
     """Deal an entity to a split by a hash of its name, the same in every world and every process."""
     digest = hashlib.sha256(" ".join(map(str, entity)).encode()).digest()

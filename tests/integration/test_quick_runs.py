@@ -1,0 +1,122 @@
+"""Whole pipelines of real stages: checkpoints that load, a report of the public shape, nothing run twice."""
+
+import json
+
+import pytest
+from align_cli import align
+
+STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]
+
+
+def test_the_report_has_the_public_shape(quick_run):
+    report = json.loads((quick_run / "report.json").read_text())
+    assert list(report["stages"]) == STAGES
+    for stage in report["stages"].values():
+        assert {"checkpoint", "parent", "method", "seconds", "peak_memory_gb", "trainable_parameters"} <= set(stage)
+        assert {"tokens", "metrics"} <= set(stage)
+        assert (quick_run / stage["checkpoint"]).is_dir()
+    evaluated = {(row["stage"], row["format"]) for row in report["evals"] if row["metric"] == "exact_match"}
+    assert evaluated >= {(stage, form) for stage in ("pretrain", "sft", "dpo", "ppo") for form in ("plain", "chat")}
+    compared = {(row["a"], row["b"]) for row in report["comparisons"]}
+    assert compared >= {("pretrain", "sft"), ("sft", "dpo"), ("sft", "ppo"), ("pretrain", "dpo"), ("pretrain", "ppo")}
+    assert report["samples"] and set(report["samples"][0]["outputs"]) >= {"pretrain", "sft", "dpo", "ppo"}
+    assert (quick_run / "report.html").stat().st_size > 10_000
+
+
+def test_every_model_loads_with_the_plain_auto_classes(quick_run):
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    import alignment  # noqa: F401
+
+    for stage in ("pretrain", "sft", "dpo", "ppo"):
+        model = AutoModelForCausalLM.from_pretrained(quick_run / stage / "checkpoint")
+        assert type(model).__name__ == "GPTForCausalLM"
+    assert AutoModelForSequenceClassification.from_pretrained(quick_run / "reward/checkpoint").num_labels == 1
+    tokenizer = AutoTokenizer.from_pretrained(quick_run / "ppo/checkpoint")
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_chat_models_stop_at_the_end_of_a_turn(quick_run):
+    tokens = json.loads((quick_run / "sft/checkpoint/tokenizer.json").read_text())["added_tokens"]
+    end = next(token["id"] for token in tokens if token["content"] == "<|end|>")
+    for stage in ("sft", "dpo", "ppo"):
+        config = json.loads((quick_run / stage / "checkpoint/generation_config.json").read_text())
+        assert end in config["eos_token_id"], stage
+
+
+def test_every_stage_logs_and_has_a_card(quick_run):
+    for stage in STAGES[1:]:
+        lines = (quick_run / stage / "metrics.jsonl").read_text().splitlines()
+        assert lines and all("step" in json.loads(line) for line in lines)
+        assert "library_name" in (quick_run / stage / "checkpoint/README.md").read_text()
+
+
+def test_the_reward_card_counts_its_pairs(quick_run):
+    card = json.loads((quick_run / "reward/stage.json").read_text())["metrics"]["pairwise"]
+    assert sum(part["n"] for part in card["by_gap"]) == card["n"] > 100
+    assert 0 <= card["accuracy"] <= 1 and card["length_baseline"] >= 0.5
+
+
+def test_unchanged_stages_are_skipped_and_changed_ones_rerun_with_their_children(quick_run, workplace):
+    before = (quick_run / "ppo/stage.json").read_text()
+    again = align("run", "recipes/tiny", "--quick", cwd=workplace)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("up to date, skipped (recipe and parents unchanged)") == len(STAGES)
+    assert (quick_run / "ppo/stage.json").read_text() == before
+    plan = align("run", "recipes/tiny", "--quick", "--reward.learning_rate", "2e-3", "--dry-run", cwd=workplace).stdout
+    runs = [line.split()[0] for line in plan.splitlines() if "  run (" in line]
+    assert runs == ["reward", "ppo"]
+
+
+def test_adapters_train_a_tenth_and_their_children_find_base_and_adapter(quick_lora_run):
+    from peft import AutoPeftModelForCausalLM
+
+    import alignment  # noqa: F401
+
+    for stage in ("sft", "reward", "dpo", "ppo"):
+        made = json.loads((quick_lora_run / stage / "stage.json").read_text())
+        assert 0 < made["trainable_parameters"] <= 0.1 * made["total_parameters"], stage
+        assert (quick_lora_run / stage / "checkpoint/adapter_model.safetensors").is_file()
+        assert not (quick_lora_run / stage / "checkpoint/model.safetensors").exists()
+    for stage in ("sft", "dpo", "ppo"):
+        AutoPeftModelForCausalLM.from_pretrained(quick_lora_run / stage / "checkpoint")
+
+
+def test_a_merged_adapter_answers_as_the_adapter_does(quick_lora_run):
+    import torch
+
+    from alignment.models.loading import load_causal_lm, load_trainable
+
+    checkpoint = quick_lora_run / "dpo/checkpoint"
+    merged, tokenizer = load_causal_lm(checkpoint)
+    adapter = load_trainable(checkpoint, "causal-lm").eval()
+    ids = tokenizer("Where does Mira live?", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**ids).logits, adapter(**ids).logits, atol=1e-4, rtol=1e-4)
+        plain = load_trainable(quick_lora_run.parent / "tiny/pretrain/checkpoint", "causal-lm").eval()
+        assert (plain(**ids).logits - adapter(**ids).logits).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "missing.jsonl"], ["missing.jsonl", "no file", "mend"]),
+        (["sft", "recipes/tiny/sft.yaml", "--learning_rat", "1"], ["learning_rat", "learning_rate"]),
+        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "odd.jsonl"], ["foo", "columns", "mend"]),
+        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "empty.jsonl"], ["empty.jsonl", "empty"]),
+        (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "runs/nowhere"], ["runs/nowhere", "mend"]),
+        (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "reward"], ["sequence-classification", "causal-lm"]),
+        (["eval", "runs/nowhere", "--suite", "tinyworld"], ["runs/nowhere", "needed"]),
+        (["chat", "runs/nowhere", "--prompt", "hello"], ["runs/nowhere", "mend"]),
+    ],
+)
+def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words, quick_run, workplace):
+    (workplace / "odd.jsonl").write_text('{"foo": 1, "bar": 2}\n')
+    (workplace / "empty.jsonl").write_text("")
+    before = (quick_run / "sft/stage.json").read_text()
+    failed = align(*arguments, cwd=workplace)
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    assert len(failed.stderr.splitlines()) < 25, failed.stderr
+    assert not [word for word in words if word.lower() not in failed.stderr.lower()], failed.stderr
+    assert (quick_run / "sft/stage.json").read_text() == before
