@@ -56,9 +56,10 @@ def test_round_trip_of_every_plane(tokenizer):
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_plain_text_begins_with_endoftext_and_chat_does_not(tokenizer):
+def test_text_and_chat_begin_with_one_endoftext(tokenizer):
     assert tokenizer("the cat")["input_ids"] == [SPECIAL_IDS["<|endoftext|>"], *encode(tokenizer, "the cat")]
-    assert SPECIAL_IDS["<|endoftext|>"] not in tokenizer.apply_chat_template(CONVERSATION, return_dict=False)
+    chat = tokenizer.apply_chat_template(CONVERSATION, return_dict=False)
+    assert [index for index, token in enumerate(chat) if token == SPECIAL_IDS["<|endoftext|>"]] == [0]
 
 
 def test_special_tokens(tokenizer):
@@ -107,7 +108,7 @@ def test_too_few_texts_are_reported(caplog):
 
 def test_rendered_conversation(tokenizer):
     assert tokenizer.apply_chat_template(CONVERSATION, tokenize=False) == (
-        "<|system|> Be kind.<|end|><|user|> The dog?<|end|><|assistant|> Ünï 🙂 sat<|end|>"
+        "<|endoftext|><|system|> Be kind.<|end|><|user|> The dog?<|end|><|assistant|> Ünï 🙂 sat<|end|>"
         "<|user|> Yes<|end|><|assistant|> the cat<|end|>"
     )
 
@@ -121,7 +122,7 @@ def test_mask_covers_replies_and_their_ends(tokenizer):
     output = tokenizer.apply_chat_template(CONVERSATION, return_dict=True, return_assistant_tokens_mask=True)
     assert tokenizer.decode(kept(output, 1)) == " Ünï 🙂 sat<|end|> the cat<|end|>"
     assert tokenizer.decode(kept(output, 0)) == (
-        "<|system|> Be kind.<|end|><|user|> The dog?<|end|><|assistant|><|user|> Yes<|end|><|assistant|>"
+        "<|endoftext|><|system|> Be kind.<|end|><|user|> The dog?<|end|><|assistant|><|user|> Yes<|end|><|assistant|>"
     )
 
 
