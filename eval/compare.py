@@ -68,14 +68,13 @@ def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, str
     """
     path = Path(path).resolve()
     if (path / "run.json").exists():
-        folders = [path]
+        records = {path: load_run(path).record}
     else:
         stage = path.parent if path.name == "checkpoint" else path
-        folders = sorted(file.parent for file in stage.parent.glob(f"evals/{stage.name}-*/run.json"))
-    records = [(load_run(folder).record, folder) for folder in folders]
-    found = {
-        (record["suite"], record["format"]): folder for record, folder in records if suite in (None, record["suite"])
-    }
+        folders = sorted(file.parent for file in stage.parent.glob("evals/*/run.json"))
+        records = {folder: load_run(folder).record for folder in folders}
+        records = {folder: record for folder, record in records.items() if record["stage"] == stage.name}
+    found = {(r["suite"], r["format"]): folder for folder, r in records.items() if suite in (None, r["suite"])}
     if not found:
         raise UserError(
             "No eval runs found" + (f" of suite {suite!r}." if suite else "."),

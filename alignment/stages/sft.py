@@ -91,6 +91,7 @@ def with_replay(conversations: Dataset, args: SFTRecipe, tokenizer: PreTrainedTo
     Fine-tuning a small model on replies alone overwrites what pretraining put in; going on with some of the old data
     keeps it (Ouyang et al. 2022, PPO-ptx; Ibrahim et al. 2024, arXiv 2403.08763).
     """
+    conversations = conversations.select_columns(["input_ids", "labels"])
     wanted = round(args.replay_ratio * len(conversations))
     texts = load_splits(DataArguments(args.replay_dataset_name, max_train_samples=wanted), "text", args.seed)["train"]
     ids = [document[: args.max_length].tolist() for document in tokenize_documents(texts, tokenizer)]

@@ -114,7 +114,8 @@ class Reference:
         elif continues_adapter:
             # Disabled adapters would measure the KL to the base model, not to the SFT policy that training starts from
             self.adapter = REFERENCE_ADAPTER
-            _copy_adapter(policy, self.adapter)
+            if REFERENCE_ADAPTER not in policy.peft_config:
+                _copy_adapter(policy, REFERENCE_ADAPTER)
         if self.model is not None:
             self.model.requires_grad_(False).eval().to(policy.device)
 

@@ -61,7 +61,8 @@ class PPOTrainer(Trainer):
         train_dataset: rows with a `prompt` (text or messages); other columns go to the reward functions.
         value_model: sequence-classification model (path or model) to start the critic from. Default: a copy of the
             reward model if there is exactly one, else the policy's trunk with a zero head.
-        ref_model: what the KL is measured against. Default: the policy as it is before training.
+        ref_model: what the KL is measured against. Default: the policy as it is before training, or the adapter named
+            `ref` that it comes with.
         peft_config: a new adapter to train in place of the whole model.
     """
 

@@ -53,6 +53,6 @@ class PretrainTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_loss": total / tokens}
         if self.eval_bytes:
             metrics[f"{metric_key_prefix}_bits_per_byte"] = total / math.log(2) / self.eval_bytes
-        self.log(metrics)
+        self.log(dict(metrics))  # Trainer adds its own keys
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -196,6 +196,17 @@ def test_chat_needs_a_template(model, suite, tmp_path, tokenizer):
         run(model, bare, suite, tmp_path, "chat")
 
 
+@pytest.mark.parametrize("num_fewshot", [None, 1])
+def test_running_leaves_the_suite_digest_as_it_was(model, tokenizer, tmp_path, num_fewshot):
+    """The pipeline takes the digest before a run to see whether the run is needed."""
+    from eval.suite import load_suite, suite_digest
+
+    options = {"num_fewshot": num_fewshot, "suite_args": SMALL_WORLD}
+    before = suite_digest(load_suite("tinyworld", "chat", **options))
+    record, _ = run(model, tokenizer, "tinyworld", tmp_path, "chat", limit=1, **options)
+    assert record["suite_digest"] == before
+
+
 def test_an_interrupted_run_is_no_run(tmp_path):
     (tmp_path / "items.parquet").write_text("")
     with pytest.raises(UserError, match="Not an eval run"):
