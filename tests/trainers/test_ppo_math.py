@@ -1,0 +1,102 @@
+"""ppo_math against naive loops, hand values and exact sums."""
+
+import itertools
+
+import pytest
+import torch
+
+from alignment.trainers import ppo_math
+
+
+def naive_gae(rewards, values, gamma, lam):
+    """Advantages of one unpadded row as the sum of discounted TD errors."""
+    after = [*values[1:], 0.0]
+    deltas = [r + gamma * nxt - v for r, v, nxt in zip(rewards, values, after, strict=True)]
+    return [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, len(deltas))) for t in range(len(deltas))]
+
+
+@pytest.mark.parametrize("gamma, lam", [*itertools.product([0.0, 1.0], repeat=2), (0.9, 0.95)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_gae_equals_a_naive_loop_whatever_the_padding(gamma, lam, side):
+    torch.manual_seed(0)
+    lengths = [1, 3, 7, 7]
+    rewards, values = torch.randn(4, 7), torch.randn(4, 7)
+    columns = torch.arange(7)
+    mask = torch.stack([columns < n if side == "right" else columns >= 7 - n for n in lengths])
+    advantages, returns = ppo_math.gae(rewards, values, mask, gamma, lam)
+    for row in range(4):
+        expected = naive_gae(rewards[row, mask[row]].tolist(), values[row, mask[row]].tolist(), gamma, lam)
+        torch.testing.assert_close(advantages[row, mask[row]], torch.tensor(expected))
+    assert not advantages[~mask].any() and not returns[~mask].any()
+
+
+def test_with_lambda_1_the_return_is_the_sum_of_the_rewards_to_come():
+    torch.manual_seed(0)
+    rewards, values = torch.randn(2, 5), torch.randn(2, 5)
+    _, returns = ppo_math.gae(rewards, values, torch.ones(2, 5).bool(), 1.0, 1.0)
+    torch.testing.assert_close(returns, rewards.flip(1).cumsum(1).flip(1))
+
+
+def test_whitening_is_over_the_mask_alone():
+    values = torch.tensor([[1.0, 3.0, 99.0], [5.0, 7.0, -99.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 0]]).bool()
+    spread = 5**0.5
+    expected = torch.tensor([[-3 / spread, -1 / spread, 0], [1 / spread, 3 / spread, 0]])
+    torch.testing.assert_close(ppo_math.whiten(values, mask), expected)
+
+
+def test_log_probs_and_entropy_equal_those_of_the_softmax():
+    torch.manual_seed(0)
+    logits, ids = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
+    log_softmax = logits.log_softmax(-1)
+    torch.testing.assert_close(
+        ppo_math.token_log_probs(logits, ids), log_softmax.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    )
+    torch.testing.assert_close(ppo_math.entropy(logits), -(log_softmax.exp() * log_softmax).sum(-1))
+
+
+def test_kl_estimators_average_to_the_exact_kl():
+    torch.manual_seed(0)
+    p, q = torch.randn(6).log_softmax(0), torch.randn(6).log_softmax(0)
+    exact = (p.exp() * (p - q)).sum()
+    for estimator in [ppo_math.kl_k1, ppo_math.kl_k3]:
+        torch.testing.assert_close((p.exp() * estimator(p, q)).sum(), exact)
+    assert (ppo_math.kl_k3(p, q) >= 0).all() and (ppo_math.kl_k1(p, q) < 0).any()
+
+
+def test_the_score_lands_on_the_last_token_at_full_weight():
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]]).bool()
+    kl = torch.tensor([[0.1, 0.2, 9.0], [9.0, 0.3, 0.4]])
+    rewards = ppo_math.token_rewards(torch.tensor([2.0, -1.0]), kl, mask, beta=0.5)
+    torch.testing.assert_close(rewards, torch.tensor([[-0.05, 1.9, 0.0], [0.0, -0.15, -1.2]]))
+
+
+def test_scores_are_taken_relative_to_the_baseline_clipped_then_penalised():
+    scores, truncated = torch.tensor([5.0, 1.5, -9.0]), torch.tensor([True, False, True])
+    shaped = ppo_math.shape_scores(scores, truncated, baseline=1.0, clip=2.0, missing_eos_penalty=0.25)
+    torch.testing.assert_close(shaped, torch.tensor([1.75, 0.5, -2.25]))
+    torch.testing.assert_close(ppo_math.shape_scores(scores, truncated, 0.0, None, None), scores)
+
+
+def test_policy_loss_against_hand_values():
+    log_ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1]]).log()
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 2.0]])
+    loss, ratio, is_clipped = ppo_math.policy_loss(log_ratio, torch.zeros(1, 5), advantages, epsilon=0.2)
+    torch.testing.assert_close(loss, torch.tensor([[-1.2, 1.5, -0.5, 0.8, -2.2]]))
+    torch.testing.assert_close(ratio, log_ratio.exp())
+    assert is_clipped.tolist() == [[True, False, False, True, False]]
+
+
+def test_value_loss_against_hand_values():
+    values, old, returns = torch.tensor([[1.0, 0.1]]), torch.zeros(1, 2), torch.tensor([[1.0, 1.0]])
+    torch.testing.assert_close(ppo_math.value_loss(values, old, returns, 0.2), torch.tensor([[0.32, 0.405]]))
+    torch.testing.assert_close(ppo_math.value_loss(values, old, returns, None), torch.tensor([[0.0, 0.405]]))
+
+
+def test_explained_variance_and_correlation():
+    returns, mask = torch.tensor([[1.0, 2.0, 3.0, 99.0]]), torch.tensor([[1, 1, 1, 0]]).bool()
+    assert ppo_math.explained_variance(returns, returns, mask) == 1
+    assert ppo_math.explained_variance(torch.zeros(1, 4), returns, mask) == 0
+    line = torch.tensor([1.0, 2.0, 4.0])
+    torch.testing.assert_close(ppo_math.correlation(line, -3 * line + 1), torch.tensor(-1.0))
+    assert ppo_math.correlation(line, torch.ones(3)) == 0

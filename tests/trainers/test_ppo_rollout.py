@@ -1,0 +1,158 @@
+"""Prompts in, completions out: order, masks, padding, and what reward functions and models see."""
+
+import ppo_tiny as tiny
+import pytest
+import torch
+from datasets import Dataset
+
+from alignment.errors import UserError
+from alignment.trainers import ppo_math
+from alignment.trainers.ppo_models import completion_logits, head_outputs
+from alignment.trainers.ppo_rewards import FunctionReward, combine, make_rewards, read_completions
+from alignment.trainers.ppo_rollout import Rollout, RolloutSampler, encode_prompts, sample
+
+PROMPTS = [[5], [6, 7, 8], [9, 10, 11, 12]]
+
+
+def rollout(model=None, *, eos=(tiny.EOS, tiny.TURN), pad=tiny.PAD, prompts=PROMPTS, length=8, seed=0) -> Rollout:
+    torch.manual_seed(seed)
+    model = tiny.model().eval() if model is None else model
+    return sample(
+        model, prompts, max_completion_length=length, temperature=1.0, eos_token_ids=list(eos), pad_token_id=pad
+    )
+
+
+def unpadded(result: Rollout, row: int) -> dict[str, torch.Tensor]:
+    """One row as a rollout of its own, without any padding."""
+    mask, completion = result.attention_mask[row], result.completion_mask[row]
+    ids = result.input_ids[row, mask][None]
+    length = int(completion.sum())
+    ones = torch.ones(1, length).bool()
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids).bool(),
+        "completion_mask": ones,
+        "completion_ids": ids[:, -length:],
+    }
+
+
+def test_each_rollout_is_served_once_for_every_micro_batch_in_an_order_of_seed_and_epoch():
+    sampler = RolloutSampler(num_rows=5, rollout_size=2, repeats=3, seed=0)
+    order = list(sampler)
+    assert len(order) == len(sampler) == 3 * 2 * 3
+    rollouts = [order[start : start + 2] for start in range(0, len(order), 2)]
+    for start in range(0, 9, 3):
+        assert rollouts[start] == rollouts[start + 1] == rollouts[start + 2]
+    assert set(order) == set(range(5))
+    assert order == list(RolloutSampler(5, 2, 3, seed=0)) != list(RolloutSampler(5, 2, 3, seed=1))
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+
+
+@pytest.mark.parametrize("pad", [tiny.PAD, tiny.EOS])
+def test_completions_end_at_the_first_of_any_eos_token_which_they_keep(pad):
+    # many prompts, so that some rows end by each token; a prompt that holds EOS does not end anything
+    prompts = [[tiny.EOS, 5 + index % 20] for index in range(48)]
+    result = rollout(prompts=prompts, pad=pad, length=12)
+    assert 0 < result.terminated.sum() < 48
+    ends = set()
+    for ids, terminated in zip(result.completion_ids, result.terminated, strict=True):
+        body, last = ids[:-1], ids[-1]
+        assert not {tiny.EOS, tiny.TURN} & set(body)
+        assert (last in (tiny.EOS, tiny.TURN)) == bool(terminated)
+        assert terminated or len(ids) == 12
+        ends.add(last)
+    assert {tiny.EOS, tiny.TURN} <= ends
+    for row, prompt in enumerate(prompts):
+        ids = result.input_ids[row, result.attention_mask[row]].tolist()
+        assert ids == prompt + result.completion_ids[row]
+
+
+def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
+    result = rollout()
+    assert result.attention_mask[:, -1].all() and result.completion_mask[:, -1].all()
+    rows = torch.tensor([0, 1])
+    batch = result.batch(rows)
+    assert batch["input_ids"].shape[1] == result.lengths[rows].max()
+    assert batch["input_ids"][batch["attention_mask"]].tolist() == [
+        token for row in rows for token in result.input_ids[row, result.attention_mask[row]].tolist()
+    ]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_padding_changes_no_log_probability_value_or_score(kind):
+    policy, scorer = tiny.model(kind).eval(), tiny.model(kind, "score").eval()
+    result = rollout(policy)
+    batch = result.batch(torch.arange(len(PROMPTS)))
+    with torch.no_grad():
+        log_probs = ppo_math.token_log_probs(completion_logits(policy, batch, 0.7), batch["completion_ids"])
+        outputs = head_outputs(scorer, batch)
+        for row in range(len(PROMPTS)):
+            alone = unpadded(result, row)
+            length = alone["completion_mask"].shape[1]
+            expected = (policy(alone["input_ids"]).logits[0, :-1] / 0.7).log_softmax(-1)
+            expected = expected.gather(1, alone["input_ids"][0, 1:, None])[-length:, 0]
+            torch.testing.assert_close(log_probs[row, -length:], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                outputs[row, -length - 1 :], head_outputs(scorer, alone)[0], atol=1e-5, rtol=1e-5
+            )
+
+
+def test_samples_come_from_the_plain_distribution_whatever_the_generation_config_says():
+    model = tiny.model().eval()
+    plain = rollout(model)
+    model.generation_config.top_k, model.generation_config.repetition_penalty = 1, 5.0
+    assert rollout(model).completion_ids == plain.completion_ids
+    assert model.generation_config.top_k == 1
+
+
+def test_reward_model_scores_the_sampled_ids_with_eos_as_the_classifier_itself_does(tmp_path):
+    scorer = tiny.model(head="score", seed=1).eval()
+    result = rollout(prompts=[[5 + index] for index in range(12)])
+    assert result.terminated.any()
+    seen = []
+    hook = scorer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((kwargs["input_ids"], kwargs["attention_mask"])), with_kwargs=True
+    )
+    rows = [{"prompt": "w1"}] * 12
+    [reward] = make_rewards(scorer, batch_size=5, device=torch.device("cpu"))
+    scores = reward(read_completions(result, rows, tiny.tokenizer(), None))
+    hook.remove()
+    shown = [ids[mask].tolist() for batch in seen for ids, mask in zip(*batch, strict=True)]
+    expected = [[5 + index, *ids] for index, ids in enumerate(result.completion_ids)]
+    assert sorted(shown) == sorted(expected)
+    with torch.no_grad():
+        alone = torch.stack([scorer(torch.tensor([ids])).logits[0, 0] for ids in expected])
+    # where the last of the sampled tokens happens to be the padding token, the classifier itself reads an earlier one
+    readable = torch.tensor([ids[-1] != tiny.PAD for ids in expected])
+    assert readable.sum() > 8
+    torch.testing.assert_close(scores[readable], alone[readable], atol=1e-5, rtol=1e-5)
+
+
+def test_reward_functions_get_trls_arguments_and_columns():
+    seen = {}
+
+    def function(prompts, completions, completion_ids, target, **kwargs):
+        seen.update(prompts=prompts, completions=completions, ids=completion_ids, target=target, rest=set(kwargs))
+        return [1.0, None, 3.0]
+
+    result = rollout()
+    message = [{"role": "user", "content": "w1"}]
+    rows = [{"prompt": message, "target": index} for index in range(3)]
+    samples = read_completions(result, rows, tiny.tokenizer(), "state")
+    rewards = FunctionReward(function)(samples)
+    assert seen["prompts"] == [message] * 3 and seen["target"] == [0, 1, 2]
+    assert seen["ids"] == result.completion_ids and seen["rest"] == {"trainer_state"}
+    assert seen["completions"][0][0]["role"] == "assistant"
+    assert rewards[0] == 1 and rewards[1].isnan()
+    both = combine([rewards, torch.tensor([10.0, float("nan"), float("nan")])], [1.0, 0.5])
+    assert both[0] == 6 and both[1].isnan() and both[2] == 3
+    with pytest.raises(UserError, match="wrong number"):
+        FunctionReward(lambda **kwargs: [1.0])(samples)
+
+
+def test_prompts_are_text_or_conversations_through_the_template():
+    tokenizer = tiny.tokenizer()
+    assert encode_prompts([{"prompt": "w1 w2"}], tokenizer) == [[5, 6]]
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "w1 w2"}]}]).to_list()
+    assert encode_prompts(rows, tokenizer) == [[5, 6, tiny.TURN, 4]]
