@@ -30,10 +30,10 @@ demo: install
 	$(BIN)/align run recipes/tiny
 
 test: install
-	$(PYTEST) -m "not slow" -n $(JOBS)
+	$(PYTEST) -m "not slow" -n $(JOBS) --dist loadgroup
 
 test-slow: install
-	$(PYTEST) -n $(JOBS)
+	$(PYTEST) -n $(JOBS) --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .

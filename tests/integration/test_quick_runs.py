@@ -5,6 +5,8 @@ import json
 import pytest
 from align_cli import align
 
+pytestmark = pytest.mark.xdist_group("quick runs")
+
 STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]
 
 

@@ -22,9 +22,15 @@ class Defects:
 
 
 def wrong_reply(task: Task, rng: Random) -> str:
-    """A wrong reply of the task's form, or (one in five) a needless "I do not know" or refusal."""
-    if task.family not in ("unknown", "refusal") and rng.random() < 0.2:
+    """A wrong reply of the task's form; or a needless "I do not know" or refusal; or one that breaks off.
+
+    Replies that break off keep length from telling good from bad: filler makes a bad reply longer, this shorter.
+    """
+    kind, words = rng.random(), task.answer.split()
+    if kind < 0.2 and task.family not in ("unknown", "refusal"):
         return REFUSAL if task.family == "howto" else UNKNOWN
+    if kind > 0.8 and len(words) >= 3:
+        return " ".join(words[: rng.randint(1, len(words) - 1)])
     return rng.choice(task.wrong)
 
 

@@ -235,10 +235,10 @@ def list_(world: World, rng: Random, split: str | None, wordings: str) -> Task:
 
 
 def tell_story(rng: Random, a: str, b: str, count: int) -> str:
-    """A story of `count` sentences (at least two) that names both words in the first."""
+    """A story of `count` sentences that names both words in the first."""
     templates, words = table("templates")["story"], table("words")
-    middles = rng.sample(templates["middles"], count - 2)
-    chosen = [rng.choice(templates["opens"]), *middles, rng.choice(templates["ends"])]
+    middles = rng.sample(templates["middles"], max(count - 2, 0))
+    chosen = [rng.choice(templates["opens"]), *middles, rng.choice(templates["ends"])][:count]
     spot, food = rng.choice(words["spots"]), rng.choice(words["foods"])
     return " ".join(chosen).format(a=a, b=b, spot=spot, food=food)
 
@@ -253,6 +253,7 @@ def story(world: World, rng: Random, split: str | None, wordings: str) -> Task:
         tell_story(rng, a, other, NUMBERS[n]),
         tell_story(rng, other, b, NUMBERS[n]),
         tell_story(rng, a, b, NUMBERS[n] + 1),
+        tell_story(rng, a, b, NUMBERS[n] - 1),
     )
     return Task(
         "story",
