@@ -73,6 +73,10 @@ def parse(verb: str, module, arguments: list[str]) -> argparse.Namespace:
 def set_up_logging() -> None:
     """What our own packages have to say, and the libraries' warnings, as plain lines."""
     import logging
+    import warnings
+
+    # TRL asks transformers for this by its old name: no recipe can mend it.
+    warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for package in ("alignment", "reward_models", "eval"):
