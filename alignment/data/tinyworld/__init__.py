@@ -51,7 +51,7 @@ def sft_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict
         messages = []
         for _ in range(rng.choices([1, 2, 3], [0.8, 0.14, 0.06])[0]):
             task = draw_task(world, rng, split)
-            reply = write(task, rng, Defects.draw(rng, world.config.demo_defects))
+            reply = write(task, rng, Defects.draw(rng, world.config.demo_wrong, world.config.demo_manners))
             messages += [turn("user", task.prompt), turn("assistant", reply)]
         yield {"messages": messages, "family": task.family, "task": task.to_json()}
 
@@ -67,7 +67,7 @@ def preference_rows(world: World, rng: Random, split: str, count: int) -> Iterat
     config = world.config
     while count:
         task = draw_task(world, rng, split)
-        replies = [write(task, rng, Defects.draw(rng, config.pair_defects)) for _ in range(2)]
+        replies = [write(task, rng, Defects.draw(rng, config.pair_wrong, config.pair_manners)) for _ in range(2)]
         if replies[0] == replies[1]:
             continue
         golds = [gold_reward(task, reply).score for reply in replies]

@@ -16,9 +16,9 @@ class Defects:
     rambling: bool = False
 
     @classmethod
-    def draw(cls, rng: Random, probability: float) -> "Defects":
-        """Wrong replies are drawn at the given probability, bad manners at half of it each."""
-        return cls(rng.random() < probability, rng.random() < probability / 2, rng.random() < probability / 2)
+    def draw(cls, rng: Random, wrong: float, manners: float) -> "Defects":
+        """Each defect by itself: wrong with the one probability, rude and rambling with the other."""
+        return cls(rng.random() < wrong, rng.random() < manners, rng.random() < manners)
 
 
 def wrong_reply(task: Task, rng: Random) -> str:

@@ -29,8 +29,10 @@ class WorldConfig:
         prompts: PPO prompts in the train split.
         items: evaluation items, spread evenly over the families.
         clean_share: share of the pretraining documents that is neither rude, unsafe, wrong nor rambling.
-        demo_defects: probability of each defect in an SFT demonstration (people who write them are not perfect).
-        pair_defects: probability of each defect in the replies of a preference pair.
+        demo_wrong: share of the SFT demonstrations that are wrong: people who write them make mistakes.
+        demo_manners: share of the SFT demonstrations that are rude, and share that ramble: people get impatient.
+        pair_wrong: share of the replies in preference pairs that are wrong.
+        pair_manners: share of the replies in preference pairs that are rude, and share that ramble.
         bt_temperature: temperature of the Bradley-Terry labels; 0 labels by the gold reward itself.
         label_noise: share of preference labels flipped on top.
         length_bias: added to the gold reward of a reply, for its label only, per word.
@@ -45,8 +47,10 @@ class WorldConfig:
     prompts: int = 6_000
     items: int = 1_500
     clean_share: float = 0.8
-    demo_defects: float = 0.1
-    pair_defects: float = 0.3
+    demo_wrong: float = 0.05
+    demo_manners: float = 0.15
+    pair_wrong: float = 0.3
+    pair_manners: float = 0.2
     bt_temperature: float = 0.2
     label_noise: float = 0.0
     length_bias: float = 0.0
