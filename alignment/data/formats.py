@@ -56,7 +56,7 @@ class Report:
 
 
 def convert(
-    dataset: Dataset, kind: str, *, columns: Mapping[str, str] | None = None, keep: Sequence[str] = ()
+    dataset: Dataset, kind: str, *, columns: Mapping[str, str] | None = None, keep: Sequence[str] | None = ()
 ) -> tuple[Dataset, Report]:
     """The rows of `dataset` as `kind`, and a report of what was dropped.
 
@@ -68,7 +68,8 @@ def convert(
     dataset = rename_columns(dataset, columns or {})
     format = recognise(dataset.column_names, kind, mapped=(columns or {}).values())
     convert_row = FORMATS[kind][format]
-    carried = [name for name in keep if name in dataset.column_names and name not in KINDS[kind]]
+    wanted = dataset.column_names if keep is None else keep
+    carried = [name for name in wanted if name in dataset.column_names and name not in KINDS[kind]]
     report = Report(kind, ", ".join(format))
     rows: dict[str, list] = {name: [] for name in (*KINDS[kind], *carried)}
     for row in dataset.select_columns([name for name in dataset.column_names if name in (*READ_COLUMNS, *carried)]):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_splits(args: DataArguments, kind: str, seed: int, keep: Sequence[str] = ()) -> DatasetDict:
+def load_splits(args: DataArguments, kind: str, seed: int, keep: Sequence[str] | None = ()) -> DatasetDict:
     """The rows of `kind` as {train, validation}; no validation where `eval_share` is 0 and there is no test split.
 
     The order of rows is the source's. A limit on samples takes the first ones.
@@ -64,7 +64,7 @@ def _split_key(row: dict, kind: str) -> str:
     return json.dumps(row["messages"][:-1] if kind == "sft" else row["prompt"])
 
 
-def _load_split(args: DataArguments, split: str, kind: str, keep: Sequence[str]) -> Dataset:
+def _load_split(args: DataArguments, split: str, kind: str, keep: Sequence[str] | None) -> Dataset:
     source = load_source(args.dataset_name, config=args.dataset_config, split=split, kind=kind)
     rows, report = convert(source, kind, columns=args.columns, keep=keep)
     logger.info("%s, split %s: %s", args.dataset_name, split, report)

@@ -4,6 +4,7 @@ import json
 import logging
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -164,6 +165,25 @@ def finish(
         trainer.push_to_hub()
     logger.info("%s: wrote %s", stage_dir.name, checkpoint)
     return result
+
+
+def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
+    """Train, and evaluate at the end where there is something to evaluate on.
+
+    Args:
+        logged: keys of the training log to keep the last value of.
+        evaluated: keys of the closing evaluation to keep.
+
+    Returns:
+        The tokens trained on, and the metrics kept.
+    """
+    trainer.train()
+    metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
+    tokens = metrics.pop("num_tokens", trainer.state.num_input_tokens_seen)
+    if evaluated and trainer.eval_dataset is not None:
+        closing = trainer.evaluate()
+        metrics |= {key: closing[key] for key in evaluated if key in closing}
+    return int(tokens), metrics
 
 
 def last_logged(trainer: Trainer, *keys: str) -> dict[str, float]:

@@ -8,7 +8,7 @@ from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -41,13 +41,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         callbacks=[writer],
     )
     counted = count_parameters(trainer.model)
-    trainer.train()
-    metrics = last_logged(trainer, "train_loss", "num_tokens")
-    tokens = metrics.pop("num_tokens", 0)
-    if "validation" in splits:
-        evaluated = trainer.evaluate()
-        wanted = ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins")
-        metrics |= {key: evaluated[key] for key in wanted if key in evaluated}
+    tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(
         trainer,
         stage_dir,

@@ -9,7 +9,7 @@ from alignment.data.load import load_splits
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
@@ -50,7 +50,7 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
         rewards.insert(0, load_trainable(sources.reward_model_path, "sequence-classification"))
-    splits = load_splits(data, "prompts", args.seed, keep=["task", "family"])
+    splits = load_splits(data, "prompts", args.seed, keep=None)
     trainer = PPOTrainer(
         model=model,
         reward_funcs=rewards,
@@ -62,9 +62,7 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
         callbacks=[writer],
     )
     counted = count_parameters(trainer.model)
-    trainer.train()
-    metrics = last_logged(trainer, "reward", "kl", "entropy", "num_tokens", "completions/mean_length")
-    tokens = metrics.pop("num_tokens", 0)
+    tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {"model_name_or_path": model_args.model_name_or_path, "reward_model_path": sources.reward_model_path}
     return finish(
         trainer,

@@ -10,7 +10,7 @@ from alignment.data.packing import pack, tokenize_documents
 from alignment.errors import UserError
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
-from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
@@ -74,15 +74,11 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
         processing_class=tokenizer,
         callbacks=[writer],
     )
-    trainer.train()
-    metrics = last_logged(trainer, "train_loss")
-    if held_out:
-        metrics |= trainer.evaluate()
+    tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_bits_per_byte"])
     parents = {
         "model_name_or_path": model_args.model_name_or_path,
         "tokenizer_name_or_path": model_args.tokenizer_name_or_path,
     }
-    tokens = trainer.state.num_input_tokens_seen
     counted = count_parameters(model)
     return finish(
         trainer,

@@ -1,6 +1,6 @@
 """The reward stage: TRL's RewardTrainer on preference pairs, and a card of how well the model ranks held-out pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
@@ -8,7 +8,7 @@ from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
@@ -44,14 +44,8 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
     splits = load_splits(data, "preference", args.seed, keep=GOLD_COLUMNS)
     judged = splits.get("validation")
     if data.dataset_card_split:
-        judged = load_splits(
-            DataArguments(
-                data.dataset_name, data.dataset_config, data.dataset_card_split, columns=data.columns, eval_share=0
-            ),
-            "preference",
-            args.seed,
-            keep=GOLD_COLUMNS,
-        )["train"]
+        held_out = replace(data, dataset_train_split=data.dataset_card_split, max_train_samples=None, eval_share=0)
+        judged = load_splits(held_out, "preference", args.seed, keep=GOLD_COLUMNS)["train"]
     trainer = RewardTrainer(
         model=model,
         args=args,
@@ -62,12 +56,7 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
         callbacks=[writer],
     )
     counted = count_parameters(trainer.model)
-    trainer.train()
-    metrics = last_logged(trainer, "train_loss", "num_tokens")
-    tokens = metrics.pop("num_tokens", 0)
-    if "validation" in splits:
-        evaluated = trainer.evaluate()
-        metrics |= {key: evaluated[key] for key in ("eval_loss", "eval_accuracy") if key in evaluated}
+    tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:
         metrics["pairwise"] = judge_pairs(
             trainer.model, tokenizer, judged, data.card_min_gap, args.per_device_eval_batch_size

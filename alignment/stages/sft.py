@@ -13,7 +13,7 @@ from alignment.data.packing import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, last_logged, start
+from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import chat_eos_ids
 
@@ -65,12 +65,7 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     # Generation has to stop where a reply ends, not only where a document does.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     counted = count_parameters(trainer.model)
-    trainer.train()
-    metrics = last_logged(trainer, "train_loss", "num_tokens", "mean_token_accuracy")
-    tokens = metrics.pop("num_tokens", 0)
-    if "validation" in splits:
-        evaluated = trainer.evaluate()
-        metrics |= {key: evaluated[key] for key in ("eval_loss", "eval_mean_token_accuracy") if key in evaluated}
+    tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
     return finish(
         trainer,
