@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.parents import check_outside
 
     check_settings(args)
-    check_outside("align chat", "CKPT", args.checkpoint, "causal-lm", [])
+    check_outside("CKPT", args.checkpoint, "causal-lm", [])
     model, tokenizer = load_causal_lm(args.checkpoint)
     set_seed(args.seed)
     chat = Chat(model.eval(), tokenizer, args.temperature, args.max_new_tokens)

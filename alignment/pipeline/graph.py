@@ -233,7 +233,7 @@ def load_stage(
     for key, parent in spec.parents.items():
         with gathered(errors):
             needed = spec.module.PARENTS[key]
-            check_kind(str(recipe_path), key, parent, table.KINDS.get(parent), needed)
+            check_kind(f"{recipe_path}: {key}", parent, table.KINDS.get(parent), needed)
             _check_finished(recipe_path, key, parent, place.parent, needed)
     raise_all(errors + _mistakes_of_its_own(spec, place.parent))
     return Pipeline(settings.name, seed, place.parent, recipe_path.parent, [spec], EvalSpec(), inputs)
@@ -336,7 +336,7 @@ def _stage_spec(
         if value in stage_names:
             parents[key] = value
         else:
-            check_outside(str(path), key, value, needed, sorted(stage_names))
+            check_outside(f"{path}: {key}", value, needed, sorted(stage_names))
             outside[key] = value
     return StageSpec(name, module, recipe, path, parents, outside)
 
@@ -373,7 +373,7 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: d
                 )
             )
         with gathered(errors):
-            check_kind(str(spec.recipe_path), key, parent, kinds.get(parent), spec.module.PARENTS[key])
+            check_kind(f"{spec.recipe_path}: {key}", parent, kinds.get(parent), spec.module.PARENTS[key])
     raise_all(errors)
 
 

@@ -110,13 +110,13 @@ def test_kinds_of_checkpoints(tmp_path, files, kind):
 def test_a_path_of_the_wrong_kind(tmp_path):
     folder = checkpoint(tmp_path / "reward", config={"architectures": ["GPTForSequenceClassification"]})
     with pytest.raises(UserError, match=r"got: .*sequence-classification(?s:.*)needed: causal-lm"):
-        check_outside("a.yaml", "model_name_or_path", str(folder), "causal-lm", [])
+        check_outside("a.yaml: model_name_or_path", str(folder), "causal-lm", [])
 
 
 def test_the_folder_above_a_checkpoint(tmp_path):
     checkpoint(tmp_path / "sft" / "checkpoint", config={"architectures": ["GPTForCausalLM"]})
     with pytest.raises(UserError, match=r"did you mean .*sft/checkpoint"):
-        check_outside("a.yaml", "model_name_or_path", str(tmp_path / "sft"), "causal-lm", [])
+        check_outside("a.yaml: model_name_or_path", str(tmp_path / "sft"), "causal-lm", [])
 
 
 def test_overrides_reach_stages(project):
