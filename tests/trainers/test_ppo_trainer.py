@@ -400,7 +400,11 @@ def test_models_are_loaded_from_paths(tmp_path):
     run.train()
     run.save_model(tmp_path / "final")
     assert tiny.logged(run, "rewards/judge/mean")
-    get_peft_model(tiny.model(), lora()).save_pretrained(tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    get_peft_model(base, lora()).save_pretrained(tmp_path / "adapter")
+    run = tiny.trainer(tmp_path, policy=str(tmp_path / "adapter"))
+    run.train()
+    assert set(run.model.peft_config) == {"default", "ref"} and tiny.logged(run, "approx_kl")[-1] >= 0
 
 
 @pytest.mark.parametrize(
