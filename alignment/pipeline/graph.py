@@ -326,7 +326,7 @@ def _stage_spec(
     keys = {entry.name for config in module.CONFIGS for entry in dataclasses.fields(config)}
     if "seed" in keys:
         recipe = {"seed": seed} | recipe
-    if quick:
+    if quick and "max_steps" in keys:
         recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys}
     parents, outside = {}, {}
     for key, needed in module.PARENTS.items():
