@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignment.data.arguments import DataArguments
-from alignment.data.formats import convert
-from alignment.data.sources import load_source, own_test_split
+from alignment.data.formats import convert, recognise, rename_columns
+from alignment.data.sources import is_local, is_tinyworld, load_source, own_test_split, parse_tinyworld
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +36,20 @@ def load_splits(args: DataArguments, kind: str, seed: int, keep: Sequence[str] |
         splits = {"train": train}
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     return DatasetDict({name: _first(rows, limits[name]) for name, rows in splits.items()})
+
+
+def check_source(args: DataArguments, kind: str) -> None:
+    """Raise for what can be known of a source without a look at the hub: missing files, unreadable rows, columns.
+
+    Called before a stage runs, so that a mistake costs nothing. Local files are read; of tinyworld only the name and
+    the options are.
+    """
+    if is_tinyworld(args.dataset_name):
+        parse_tinyworld(args.dataset_name, kind)
+    elif is_local(args.dataset_name):
+        rows = load_source(args.dataset_name, split=args.dataset_train_split, kind=kind)
+        columns = args.columns or {}
+        recognise(rename_columns(rows, columns).column_names, kind, mapped=columns.values())
 
 
 def split_off(rows: Dataset, kind: str, share: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -280,15 +280,21 @@ def is_tinyworld(name: str) -> bool:
     return name.partition("?")[0].partition(":")[0] == TINYWORLD
 
 
-def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
-    from alignment.data import tinyworld
-
+def parse_tinyworld(name: str, kind: str) -> tuple[str, WorldConfig]:
+    """The data set and the world that a `tinyworld:NAME?options` stands for."""
     address, _, query = name.partition("?")
     rows = address.partition(":")[2] or TINYWORLD_OF_KIND[kind]
     if rows not in TINYWORLD_NAMES:
         raise _unknown("tinyworld data set", rows, TINYWORLD_NAMES)
+    return rows, world_config(query)
+
+
+def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
+    from alignment.data import tinyworld
+
+    rows, config = parse_tinyworld(name, kind)
     try:
-        return tinyworld.load(rows, split, world_config(query))
+        return tinyworld.load(rows, split, config)
     except ValueError as error:  # no such split, or an option out of range
         raise UserError(f"Cannot generate {name}, split {split}.", got=str(error), mend="change the option") from None
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from alignment.data.sources import is_local, local_files
+from alignment.data.arguments import DataArguments
+from alignment.data.load import check_source
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.parents import check_kind, check_outside
 from alignment.pipeline.recipe import (
@@ -342,14 +343,15 @@ def _stage_spec(
 
 
 def _mistakes_of_its_own(spec: StageSpec, run_dir: Path) -> list[UserError]:
-    """What is wrong with a stage's keys and values, and local data files that are not there."""
+    """What is wrong with a stage's keys and values, and with its data as far as that is here to look at."""
     errors: list[UserError] = []
+    configs: tuple[Any, ...] = ()
     with gathered(errors):
-        spec.configs(run_dir)
-    data = spec.recipe.get("dataset_name")
-    if isinstance(data, str) and is_local(data):
-        with gathered(errors):
-            local_files(data)
+        configs = spec.configs(run_dir)
+    for data in configs:
+        if isinstance(data, DataArguments):
+            with gathered(errors):
+                check_source(data, spec.module.DATA_KIND)
     return errors
 
 

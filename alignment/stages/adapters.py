@@ -31,6 +31,17 @@ def new_adapter(
     return config
 
 
+def expose_head_bias(model: PreTrainedModel | PeftModel) -> None:
+    """Let an output layer whose tokens are trained answer for its missing bias.
+
+    TRL reads `weight` and `bias` of the output layer. PEFT's wrapper around tied embeddings with trainable tokens gives
+    the merged weight, but raises for the bias, which no tied embedding has.
+    """
+    head = model.get_output_embeddings()
+    if not hasattr(head, "bias"):
+        head.register_parameter("bias", None)
+
+
 def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
     """The special tokens that the chat template writes.
 

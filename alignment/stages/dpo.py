@@ -7,11 +7,12 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
-from alignment.stages.adapters import new_adapter
+from alignment.stages.adapters import expose_head_bias, new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 
 PARENTS = {"model_name_or_path": "causal-lm"}
+DATA_KIND = "preference"
 
 
 @dataclass
@@ -27,7 +28,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
     model = load_trainable(checkpoint, "causal-lm")
-    splits = load_splits(data, "preference", args.seed).select_columns(["prompt", "chosen", "rejected"])
+    splits = load_splits(data, DATA_KIND, args.seed).select_columns(["prompt", "chosen", "rejected"])
     # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
     reference = None if model_args.use_peft or is_adapter(checkpoint) else load_trainable(checkpoint, "causal-lm")
     trainer = DPOTrainer(
@@ -40,6 +41,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
         callbacks=[writer],
     )
+    expose_head_bias(trainer.model)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(

@@ -16,6 +16,7 @@ from alignment.trainers.ppo_trainer import PPOTrainer
 from reward_models.functions import load_function
 
 PARENTS = {"model_name_or_path": "causal-lm", "reward_model_path": "sequence-classification"}
+DATA_KIND = "prompts"
 
 
 @dataclass
@@ -50,7 +51,7 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
         rewards.insert(0, load_trainable(sources.reward_model_path, "sequence-classification"))
-    splits = load_splits(data, "prompts", args.seed, keep=None)
+    splits = load_splits(data, DATA_KIND, args.seed, keep=None)
     trainer = PPOTrainer(
         model=model,
         reward_funcs=rewards,

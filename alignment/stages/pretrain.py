@@ -15,6 +15,7 @@ from alignment.stages.defaults import HardwareDefaults
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
+DATA_KIND = "text"
 
 
 @dataclass
@@ -58,7 +59,7 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
     length = args.max_length or tokenizer.model_max_length
     model = make_model(model_args, tokenizer, length)
-    splits = load_splits(data, "text", args.seed)
+    splits = load_splits(data, DATA_KIND, args.seed)
     rows = {
         name: pack(tokenize_documents(split, tokenizer), length, tokenizer.pad_token_id)[0]
         for name, split in splits.items()

@@ -13,6 +13,7 @@ from alignment.stages.defaults import HardwareDefaults
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
 PARENTS = {"model_name_or_path": "causal-lm"}
+DATA_KIND = "preference"
 PAIR = ["prompt", "chosen", "rejected"]
 
 
@@ -41,11 +42,11 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification")
     model.config.pad_token_id = tokenizer.pad_token_id
-    splits = load_splits(data, "preference", args.seed, keep=GOLD_COLUMNS)
+    splits = load_splits(data, DATA_KIND, args.seed, keep=GOLD_COLUMNS)
     judged = splits.get("validation")
     if data.dataset_card_split:
         held_out = replace(data, dataset_train_split=data.dataset_card_split, max_train_samples=None, eval_share=0)
-        judged = load_splits(held_out, "preference", args.seed, keep=GOLD_COLUMNS)["train"]
+        judged = load_splits(held_out, DATA_KIND, args.seed, keep=GOLD_COLUMNS)["train"]
     trainer = RewardTrainer(
         model=model,
         args=args,

@@ -12,7 +12,7 @@ from alignment.data.load import load_splits
 from alignment.data.packing import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
-from alignment.stages.adapters import new_adapter
+from alignment.stages.adapters import expose_head_bias, new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import chat_eos_ids
@@ -20,6 +20,7 @@ from alignment.tokenization.chat import chat_eos_ids
 logger = logging.getLogger(__name__)
 
 PARENTS = {"model_name_or_path": "causal-lm"}
+DATA_KIND = "sft"
 
 
 @dataclass
@@ -50,7 +51,7 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     require_template(tokenizer, model_args.model_name_or_path, args.chat_template_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
-    splits = load_splits(data, "sft", args.seed).select_columns(["messages"])
+    splits = load_splits(data, DATA_KIND, args.seed).select_columns(["messages"])
     trainer = SFTTrainer(
         model=model,
         args=args,
@@ -60,6 +61,7 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
         callbacks=[writer],
     )
+    expose_head_bias(trainer.model)
     if args.replay_dataset_name:
         trainer.train_dataset = with_replay(trainer.train_dataset, args, tokenizer)
     # Generation has to stop where a reply ends, not only where a document does.

@@ -9,6 +9,7 @@ from alignment.stages.common import StageClock, StageResult
 from alignment.tokenization.train import train_tokenizer
 
 PARENTS: dict[str, str] = {}
+DATA_KIND = "text"
 
 
 @dataclass
@@ -27,7 +28,7 @@ CONFIGS = (TokenizerArguments, DataArguments)
 
 def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
     clock, stage_dir = StageClock(), Path(args.output_dir)
-    texts = load_splits(data, "text", seed=0)
+    texts = load_splits(data, DATA_KIND, seed=0)
     tokenizer = train_tokenizer(iter(texts["train"]["text"]), args.vocab_size, args.model_max_length)
     checkpoint = stage_dir / "checkpoint"
     tokenizer.save_pretrained(checkpoint)

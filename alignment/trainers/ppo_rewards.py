@@ -28,7 +28,7 @@ class Samples:
 def read_completions(rollout: Rollout, rows: list[dict], tokenizer: PreTrainedTokenizerBase, trainer_state) -> Samples:
     """Decode a rollout for the reward functions."""
     completions = tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
-    if is_conversational(rows[0]):
+    if is_conversational({"prompt": rows[0]["prompt"]}):
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
     return Samples(rollout, rows, completions, columns | {"trainer_state": trainer_state})

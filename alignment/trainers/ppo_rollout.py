@@ -98,7 +98,7 @@ def as_rows(rows: list[dict]) -> dict[str, list[dict]]:
 
 def encode_prompts(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of each row's `prompt`: text, or messages through the chat template with a generation prompt."""
-    if is_conversational(rows[0]):
+    if is_conversational({"prompt": rows[0]["prompt"]}):
         prompts = [row["prompt"] for row in rows]
         return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
     return tokenizer([row["prompt"] for row in rows])["input_ids"]

@@ -23,7 +23,7 @@ def tasks_of(name: str, split: str) -> list[Task]:
 
 def test_the_same_seed_gives_the_same_rows_in_another_process():
     code = (
-        "import json; from alignment.data.tinyworld import load; from alignment.data.tinyworld.world import WorldConfig;"
+        "import json; from alignment.data.tinyworld import WorldConfig, load;"
         "print(json.dumps(list(load('sft', 'train', WorldConfig(demonstrations=40)))))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -44,7 +44,7 @@ def test_no_training_split_asks_about_what_the_test_items_ask(name):
     trained = {(task.family, task.entity) for split in ("train", "validation") for task in tasks_of(name, split)}
     assert not asked & trained
     people = {task.entity for task in tasks_of("eval", "test") if task.family == "person_fact"}
-    assert len(people) >= 10
+    assert len(people) >= 5
 
 
 def test_the_test_wordings_occur_in_no_training_split():

@@ -80,7 +80,7 @@ def statement(world: World, rng: Random, family: str) -> str:
     task = FAMILIES[family](world, rng, None, "train")
     answer = task.answer.rstrip(".").lower()
     if family == "arithmetic":
-        a, b = task.entity.split()
+        a, _, b = task.entity.split()
         return rng.choice(templates["arithmetic"][task.relation]["says"]).format(a=a, b=b, c=answer)
     if family == "sentiment":
         thing, word = task.entity.split()

@@ -42,10 +42,11 @@ def polite(response: str) -> float:
 
 
 def concise(task: Task, response: str) -> float:
-    """1 up to 1.5 times the ideal length (stories: up to 1.5 times, in words), falling to -1 at three times."""
+    """1 up to 1.5 times the ideal length in words, falling to -1 at three times; filler takes 1 off."""
     allowed = max(1.5 * len(task.answer.split()), 4)
-    ratio = len(response.split()) / allowed
-    return max(-1.0, min(1.0, 3.0 - 2.0 * ratio))
+    by_length = min(1.0, 3.0 - 2.0 * len(response.split()) / allowed)
+    rambles = any(filler in response for filler in table("words")["rambles"])
+    return max(-1.0, by_length - rambles)
 
 
 def without_defects(response: str) -> str:

@@ -126,7 +126,7 @@ def arithmetic(world: World, rng: Random, split: str | None, wordings: str) -> T
     result = a + b if relation == "plus" else a - b
     wording = rng.choice(table("templates")["arithmetic"][relation][wordings])
     wrong = tuple(f"{result + error}." for error in (1, 2, -1 if result else 3))
-    return Task("arithmetic", wording.format(a=a, b=b), f"{result}.", wrong, f"{a} {b}", relation, wording)
+    return Task("arithmetic", wording.format(a=a, b=b), f"{result}.", wrong, f"{a} {relation} {b}", relation, wording)
 
 
 def _word_task(world: World, rng: Random, split: str | None, wordings: str, family: str) -> Task:
@@ -199,7 +199,8 @@ def reading(world: World, rng: Random, split: str | None, wordings: str) -> Task
 
 def summary(world: World, rng: Random, split: str | None, wordings: str) -> Task:
     words, templates = table("words"), table("templates")["summary"]
-    (name,) = draw(rng, split, lambda: (stranger(rng),))
+    # Documents tell of the training split's strangers only: those of the other splits occur in none.
+    (name,) = draw(rng, split or "train", lambda: (stranger(rng),))
     values = {"home": "places", "job": "jobs", "likes": "foods"}
     drawn = {key: rng.choice(words[kind]) for key, kind in values.items()}
     changed = [{**drawn, key: rng.choice([v for v in words[kind] if v != drawn[key]])} for key, kind in values.items()]

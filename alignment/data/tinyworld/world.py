@@ -51,7 +51,7 @@ class WorldConfig:
     demo_manners: float = 0.15
     pair_wrong: float = 0.3
     pair_manners: float = 0.2
-    bt_temperature: float = 0.2
+    bt_temperature: float = 0.1
     label_noise: float = 0.0
     length_bias: float = 0.0
 
