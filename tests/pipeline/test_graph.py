@@ -162,15 +162,23 @@ def test_an_input_that_is_not_declared(project):
         project.load()
 
 
-def test_missing_data_files_are_found_before_anything_runs(project):
-    project.write("words", {"dataset_name": "texts/*.txt"})
-    project.write("base", {"tokenizer": "words", "dataset_name": "organisation/data"})
-    project.write("tuned", {"model_name_or_path": "base", "dataset_name": "rows.jsonl"})
+def test_mistakes_in_the_data_are_found_before_anything_runs(tmp_path):
+    (tmp_path / "odd.jsonl").write_text('{"foo": 1}')
+    (tmp_path / "pipeline.yaml").write_text("stages: {tokenizer: words.yaml, pretrain: base.yaml}")
+    (tmp_path / "words.yaml").write_text("dataset_name: tinyworld:pretrian")
+    (tmp_path / "base.yaml").write_text(f"tokenizer_name_or_path: tokenizer\ndataset_name: {tmp_path}/odd.jsonl")
     with pytest.raises(UserErrors) as caught:
-        project.load()
+        load_pipeline(tmp_path)
+    words, columns = caught.value.errors
+    assert "pretrian" in words.problem and "pretrain" in words.mend
+    assert "foo" in str(columns)
+    (tmp_path / "words.yaml").write_text("dataset_name: texts/*.txt")
+    (tmp_path / "base.yaml").write_text("tokenizer_name_or_path: tokenizer\ndataset_name: tinyworld?peeple=3")
+    with pytest.raises(UserErrors) as caught:
+        load_pipeline(tmp_path)
     assert [error.problem for error in caught.value.errors] == [
         "There is no file texts/*.txt.",
-        "There is no file rows.jsonl.",
+        "Unknown tinyworld option: peeple.",
     ]
 
 
