@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a model means a local path; what does not is a hub id.
+
+    `runs/nowhere` is a path where there is a folder `runs`, though it has the form of a hub id.
+    """
+    beside = Path(name).expanduser().parent
+    below_a_folder = beside != Path(".") and beside.is_dir()
+    return Path(name).exists() or below_a_folder or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def is_adapter(checkpoint: str | Path) -> bool:
@@ -31,7 +43,7 @@ def adapter_base(checkpoint: str | Path) -> str:
     moved = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
     if moved.is_dir():
         return str(moved)
-    if recorded.count("/") == 1 and not recorded.startswith((".", "/")):
+    if not is_path(recorded):
         return recorded
     raise UserError(
         f"{checkpoint} is an adapter whose base model is missing",
@@ -51,8 +63,7 @@ def require_checkpoint(checkpoint: str | Path) -> None:
             needed="config.json with weights, or adapter_config.json",
             mend="give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint",
         )
-    looks_like_hub_id = str(checkpoint).count("/") <= 1 and not str(checkpoint).startswith((".", "/", "runs/"))
-    if not path.exists() and not looks_like_hub_id:
+    if not path.exists() and is_path(str(checkpoint)):
         raise UserError(
             f"no checkpoint at {checkpoint}",
             needed="the folder of a checkpoint, or a hub id",
@@ -63,7 +74,24 @@ def require_checkpoint(checkpoint: str | Path) -> None:
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(checkpoint)
+    with _explained(checkpoint):
+        return AutoTokenizer.from_pretrained(checkpoint)
+
+
+@contextmanager
+def _explained(checkpoint: str | Path) -> Iterator[None]:
+    """What transformers says of a hub id that it cannot reach, as a mistake that the user can mend."""
+    try:
+        yield
+    except OSError as error:
+        if is_path(str(checkpoint)):
+            raise
+        raise UserError(
+            f"cannot load {checkpoint}",
+            got=str(error).strip().splitlines()[0],
+            needed="a checkpoint folder, or the id of a model on the hub that can be reached from here",
+            mend="check the name; offline, only models in the local cache load",
+        ) from error
 
 
 def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -98,7 +126,8 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
     else:
         auto = AutoModelForCausalLM
     if not is_adapter(checkpoint):
-        return auto.from_pretrained(checkpoint, **options)
+        with _explained(checkpoint):
+            return auto.from_pretrained(checkpoint, **options)
     base = auto.from_pretrained(adapter_base(checkpoint), **options)
     if kind == "causal-lm" and (Path(checkpoint) / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(checkpoint)
@@ -107,12 +136,20 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
 
 def _with_adapter(base: PreTrainedModel, checkpoint: str | Path, kind: str) -> PeftModel:
     """The base with the adapter, trainable; a causal LM's adapter on a classifier gets a score head to train."""
-    from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from peft import (
+        PeftConfig,
+        PeftModel,
+        get_peft_model,
+        get_peft_model_state_dict,
+        load_peft_weights,
+        set_peft_model_state_dict,
+    )
 
     config = PeftConfig.from_pretrained(checkpoint)
     if kind == "causal-lm" or config.task_type == "SEQ_CLS":
         return PeftModel.from_pretrained(base, checkpoint, is_trainable=True)
     config.task_type, config.modules_to_save, config.inference_mode = "SEQ_CLS", ["score"], False
     model = get_peft_model(base, config)
-    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint)))
+    # The new head's weights, and over them all that the causal LM's adapter has.
+    set_peft_model_state_dict(model, get_peft_model_state_dict(model) | load_peft_weights(str(checkpoint)))
     return model

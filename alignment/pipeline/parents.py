@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from alignment.errors import UserError
+from alignment.models.loading import is_path
 from alignment.pipeline.digest import digest_checkpoint
 
 # Any checkpoint carries its tokenizer.
@@ -20,11 +21,6 @@ ARCHITECTURES = {
     "ForSequenceClassification": "sequence-classification",
 }
 ADAPTERS = {"CAUSAL_LM": "causal-lm", "SEQ_CLS": "sequence-classification"}
-
-
-def is_path(value: str) -> bool:
-    """Whether a parent that is no stage name means a local path; what is not one is a hub id."""
-    return Path(value).exists() or value.startswith((".", "/", "~")) or value.count("/") > 1
 
 
 def kind_of_checkpoint(folder: Path) -> str | None:
