@@ -44,7 +44,7 @@ class StageResult:
 
 
 class MetricsWriter(TrainerCallback):
-    """Appends every log to metrics.jsonl, a JSON object a line, and adds up the tokens seen."""
+    """Appends every log to metrics.jsonl, a JSON object a line."""
 
     def __init__(self, path: Path):
         self.path, self.started = path, time.monotonic()
