@@ -9,7 +9,7 @@ import numpy as np
 
 from alignment.errors import UserError
 from eval import stats
-from eval.store import Run, load_run
+from eval.store import Run, load_run, variant_words
 
 if TYPE_CHECKING:
     import pandas
@@ -26,9 +26,9 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0) -> list[
         seed: of the bootstrap.
 
     Returns:
-        One row for each figure that both runs have, groups' aggregates included: {a, b, suite, task, format, metric,
-        value_a, value_b, delta (b - a), se, ci_low, ci_high (bootstrap, 95%), p, p_holm, fixed, regressed, mde, n,
-        higher_is_better, aggregate, verdict}. `a` and `b` are stage names where the runs have them. `p` is the exact
+        One row for each figure that both runs have, groups' aggregates included: {a, b, suite, task, format, variant,
+        metric, value_a, value_b, delta (b - a), se, ci_low, ci_high (bootstrap, 95%), p, p_holm, fixed, regressed, mde,
+        n, higher_is_better, aggregate, verdict}. `a` and `b` are stage names where the runs have them. `p` is the exact
         McNemar test's where scores are right or wrong and items independent, else the clustered t-test's; `p_holm` is
         adjusted over the tasks of one metric (an aggregate is a question of its own, and stays as it is). `fixed` and
         `regressed` count items whose score rose and fell. `mde` is the difference found with 80% power. The verdict is
@@ -44,15 +44,16 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0) -> list[
     rows = []
     for figure in b.record["tasks"]:
         if figure["is_mean"]:
-            row = names | {"suite": b.record["suite"], "task": figure["task"], "format": b.record["format"]}
-            rows.append(row | _difference(figure, pairs, seed))
+            about = {"suite": b.record["suite"], "task": figure["task"], "format": b.record["format"]}
+            about["variant"] = b.record.get("variant") or {}
+            rows.append(names | about | _difference(figure, pairs, seed))
     _adjust([row for row in rows if not row["aggregate"]])
     for row in rows:
         row["verdict"] = _verdict(row)
     return rows
 
 
-def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, str], Path]:
+def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, str, str], Path]:
     """The eval runs that a path stands for.
 
     Args:
@@ -61,7 +62,7 @@ def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, str
         suite: only runs of this suite.
 
     Returns:
-        (suite, format) -> folder.
+        (suite, format, the variant in words) -> folder.
 
     Raises:
         UserError: there are none.
@@ -74,7 +75,7 @@ def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, str
         folders = sorted(file.parent for file in stage.parent.glob("evals/*/run.json"))
         records = {folder: load_run(folder).record for folder in folders}
         records = {folder: record for folder, record in records.items() if record["stage"] == stage.name}
-    found = {(r["suite"], r["format"]): folder for folder, r in records.items() if suite in (None, r["suite"])}
+    found = {measurement(r): folder for folder, r in records.items() if suite in (None, r["suite"])}
     if not found:
         raise UserError(
             "No eval runs found" + (f" of suite {suite!r}." if suite else "."),
@@ -83,6 +84,11 @@ def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, str
             mend="run `align eval` on the checkpoint first",
         )
     return found
+
+
+def measurement(record: dict) -> tuple[str, str, str]:
+    """What was measured: suite, format, and the options that set the run apart, in words. Only equals are compared."""
+    return record["suite"], record["format"], " ".join(variant_words(record.get("variant") or {}))
 
 
 def compare_found(a: str | Path, b: str | Path, suite: str | None = None) -> list[dict]:
@@ -94,7 +100,7 @@ def compare_found(a: str | Path, b: str | Path, suite: str | None = None) -> lis
     runs_a, runs_b = find_runs(a, suite), find_runs(b, suite)
     common = [key for key in runs_a if key in runs_b]
     if not common:
-        shown = [", ".join(f"{suite} ({format})" for suite, format in runs) for runs in (runs_a, runs_b)]
+        shown = [", ".join(f"{s} ({' '.join(rest).strip()})" for s, *rest in runs) for runs in (runs_a, runs_b)]
         raise UserError(
             "The two sides have no suite and format in common.",
             got=f"{shown[0]} against {shown[1]}",

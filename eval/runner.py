@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
-from eval.store import checkpoint_digest, save_run, template_digest, tokenizer_digest, versions
+from eval.store import checkpoint_digest, run_name, save_run, template_digest, tokenizer_digest, versions
 
 if TYPE_CHECKING:
     import pandas
@@ -34,6 +34,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     suite_args: dict | None = None,
+    variant: dict | None = None,
     loaded: LoadedModel | None = None,
 ) -> dict:
     """Run one suite in one format on a checkpoint; write run.json and items.parquet to `output_dir`.
@@ -49,7 +50,9 @@ def evaluate(
         batch_size: rows of a batch. Greedy scores do not depend on it; sampled ones do, through the order of draws.
         limit: items of each task, from the first; None for all.
         seed: draws few-shot examples and sampled replies.
-        suite_args: options of the suite's data (for tinyworld, fields of `WorldConfig`).
+        suite_args: options of the suite's data (for tinyworld, fields of `WorldConfig`, and `split`).
+        variant: those of these options that set the run apart from the others of its stage, suite and format; kept in
+            the record, and compared only with the same variant.
         loaded: the checkpoint's (model, tokenizer), where the caller has them; used on the device where they are. The
             model's modes and the random states of python, numpy and torch are as before afterwards.
 
@@ -68,9 +71,10 @@ def evaluate(
         _require_template(tokenizer, format, checkpoint)
         settings = {"num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size}
         record = {
-            "run_id": f"{stage or Path(checkpoint).name}-{loaded_suite.name}-{format}",
+            "run_id": run_name(stage or Path(checkpoint).name, loaded_suite.name, format, variant or {}),
             "suite": loaded_suite.name,
             "format": format,
+            "variant": variant or {},
             "stage": stage,
             "parent": parent,
             "checkpoint": str(checkpoint),
@@ -84,7 +88,14 @@ def evaluate(
 
 
 def evaluate_many(
-    checkpoint: str | Path, suites: list[str], formats: list[str], output_dir: str | Path, *, stage: str, **options
+    checkpoint: str | Path,
+    suites: list[str],
+    formats: list[str],
+    output_dir: str | Path,
+    *,
+    stage: str,
+    variant: dict | None = None,
+    **options,
 ) -> list[dict]:
     """Run several suites in several formats on a checkpoint that is loaded once.
 
@@ -92,8 +103,9 @@ def evaluate_many(
         checkpoint: folder or hub id.
         suites: as `evaluate`'s suite.
         formats: a suite that has not this format is run without it (tinyworld_bpb has no chat format).
-        output_dir: folder of the runs; each is written to `STAGE-SUITE-FORMAT` in it.
+        output_dir: folder of the runs; each is written to `STAGE-SUITE-FORMAT` in it, its variant appended.
         stage: name of the checkpoint's stage.
+        variant: as `evaluate`'s.
         options: further keyword arguments of `evaluate`.
 
     Returns:
@@ -108,9 +120,9 @@ def evaluate_many(
     options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
     for _, format in runs:
         _require_template(options["loaded"][1], format, checkpoint)
-    names = [f"{stage}-{suite_name(suite)}-{format}" for suite, format in runs]
+    names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
     return [
-        evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, **options)
+        evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variant, **options)
         for (suite, format), name in zip(runs, names, strict=True)
     ]
 

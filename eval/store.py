@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,19 @@ class Run:
     path: Path
     record: dict
     items: pandas.DataFrame
+
+
+def run_name(stage: str, suite: str, format: str, variant: dict) -> str:
+    """Name of a run's folder, such as `sft-tinyworld-chat`; `variant` sets it apart: `sft-tinyworld-chat-limit-2`."""
+    return "-".join([stage, suite, format, *(re.sub(r"[^\w.]+", "_", part) for part in variant_words(variant))])
+
+
+def variant_words(variant: dict) -> list[str]:
+    """The options that set a run apart, in words: `split`, `validation`; nested options by their own names."""
+    words: list[str] = []
+    for key, value in variant.items():
+        words += variant_words(value) if isinstance(value, dict) else [key, str(value)]
+    return words
 
 
 def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from eval.store import variant_words
+
 
 def eval_table(records: list[dict]) -> str:
     """A table of the figures of eval runs (records as `evaluate` returns them)."""
@@ -21,7 +23,8 @@ def compare_table(rows: list[dict]) -> str:
         values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
         interval = f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
         found = [interval, f"{row['p_holm']:.2g}", row["verdict"], row["n"]]
-        shown.append([row["suite"], row["format"], row["task"], row["metric"], *values, *found])
+        way = " ".join([row["format"], *variant_words(row["variant"])])
+        shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
     header = ["suite", "format", "task", "metric", "a", "b", "b - a", "95% interval", "p", "verdict", "n"]
     note = "p: adjusted over the tasks (Holm); better or worse where p <= 0.05, else tied"
     return f"{names}{_table(header, shown)}\n{note}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 HELP = "run eval suites on a checkpoint"
 
@@ -23,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_fewshot", type=int, help="examples before each item; default: the suite's own number")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--limit", type=int, help="only the first items of each task")
-    parser.add_argument("--seed", type=int, default=0, help="draws few-shot examples and sampled replies")
     parser.add_argument(
-        "--suite_args", type=json.loads, default={}, help="""options of the suite's data, as JSON: '{"people": 48}'"""
+        "--seed", type=int, help="draws few-shot examples and sampled replies; default: the run directory's, else 0"
+    )
+    parser.add_argument(
+        "--suite_args", type=json.loads, help="""options of the suite's data, as JSON: '{"split": "validation"}'"""
     )
 
 
@@ -33,7 +36,11 @@ def main(args: argparse.Namespace) -> int:
     from eval.runner import evaluate_many
     from eval.table import eval_table
 
-    stage, parent, folder = place(args.checkpoint)
+    stage, parent, folder, seed = place(args.checkpoint)
+    own = {key: getattr(args, key) for key in ("num_fewshot", "limit", "seed", "suite_args")}
+    own = {key: value for key, value in own.items() if value is not None}
+    if own.get("seed") == seed:
+        del own["seed"]
     records = evaluate_many(
         args.checkpoint,
         args.suite,
@@ -41,22 +48,28 @@ def main(args: argparse.Namespace) -> int:
         args.output_dir or folder,
         stage=stage,
         parent=parent,
-        num_fewshot=args.num_fewshot,
         batch_size=args.batch_size,
-        limit=args.limit,
-        seed=args.seed,
-        suite_args=args.suite_args,
+        variant=own,
+        **{"seed": seed} | own,
     )
     print(eval_table(records))
     print(f"written to {args.output_dir or folder}")
     return 0
 
 
-def place(checkpoint: str) -> tuple[str, str | None, Path]:
-    """(stage, parent's stage, folder for the runs) of a checkpoint: from its run directory, else after its own name."""
+def place(checkpoint: str) -> tuple[str, str | None, Path, int]:
+    """(stage, parent's stage, folder for the runs, seed) of a checkpoint: its run directory's, else after its name."""
     path = Path(checkpoint).resolve()
     if path.name != "checkpoint":
-        return path.name, None, Path("runs/evals")
-    stage_file = path.parent / "stage.json"
-    parent = json.loads(stage_file.read_text(encoding="utf-8")).get("parent") if stage_file.exists() else None
-    return path.parent.name, parent, path.parent.parent / "evals"
+        return path.name, None, Path("runs/evals"), 0
+    run_dir = path.parents[1]
+    parent, seed = (
+        read_key(file, key)
+        for file, key in ((path.parent / "stage.json", "parent"), (run_dir / "pipeline.json", "seed"))
+    )
+    return path.parent.name, parent, run_dir / "evals", seed or 0
+
+
+def read_key(file: Path, key: str) -> Any:
+    """A key of a JSON file; None where there is no such file or key."""
+    return json.loads(file.read_text(encoding="utf-8")).get(key) if file.exists() else None

@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from alignment.errors import UserError, raise_all
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
+from eval.store import run_name
 
 OURS = ("suites", "stages", "formats")
-SET_BY_JOB = ("stage", "parent", "loaded")
+SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 
 
 class Harness:
@@ -65,6 +66,7 @@ class EvalJob:
     format: str
     suite_digest: str
     options: dict[str, Any]
+    variant: dict[str, Any] = field(default_factory=dict)  # those options that the others of this suite do not have
 
 
 def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob]:
@@ -87,7 +89,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
     raise_all(errors)
     parents = {spec.name: spec.parents.get("model_name_or_path") for spec in pipeline.stages}
     jobs = [
-        EvalJob(f"{stage}-{harness.name(suite)}-{format}", stage, parents[stage], suite, format, digest, options)
+        EvalJob(run_name(stage, harness.name(suite), format, {}), stage, parents[stage], suite, format, digest, options)
         for stage in evals.stages
         for suite, format, digest in runs
     ]
@@ -100,9 +102,9 @@ def extra_job(
     """An evaluation of its own, named after what sets it apart: pretrain-tinyworld-plain-num_fewshot-3."""
     stage, suite, format = item["stage"], item["suite"], item["format"]
     own = {key: value for key, value in item.items() if key not in ("stage", "suite", "format")}
-    name = "-".join([stage, harness.name(suite), format, *(f"{key}-{value}" for key, value in own.items())])
+    name = run_name(stage, harness.name(suite), format, own)
     merged = options | own
-    return EvalJob(name, stage, parents[stage], suite, format, harness.digest(suite, format, merged), merged)
+    return EvalJob(name, stage, parents[stage], suite, format, harness.digest(suite, format, merged), merged, own)
 
 
 def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
@@ -135,6 +137,7 @@ def run_jobs(
                 str(run_dir / "evals" / job.name),
                 stage=job.stage,
                 parent=job.parent,
+                variant=job.variant,
                 loaded=loaded,
                 **job.options,
             )

@@ -7,6 +7,7 @@ rerun can be taken back and the disk holds at most three copies of a stage.
 
 import datetime
 import gc
+import json
 import resource
 import shutil
 import time
@@ -101,6 +102,8 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     """Run one stage into its folder and record what it was made from; returns seconds."""
     spec = step.spec
     configs = spec.configs(run_dir)
+    if hasattr(spec.module, "check"):
+        spec.module.check(*configs)  # of the parents' files, before anything is moved
     set_aside(spec.name, run_dir)
     parents = parent_digests(spec, record)
     record.replace(
@@ -185,9 +188,10 @@ def set_aside(name: str, run_dir: Path) -> None:
         shutil.rmtree(kept)
     kept.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(kept)
-    for evaluation in (run_dir / "evals").glob(f"{name}-*"):
-        (kept / "evals").mkdir(exist_ok=True)
-        evaluation.rename(kept / "evals" / evaluation.name)
+    for path in (run_dir / "evals").glob(f"{name}-*/run.json"):
+        if json.loads(path.read_text(encoding="utf-8")).get("stage") == name:  # not ppo-brief's, where name is ppo
+            (kept / "evals").mkdir(exist_ok=True)
+            path.parent.rename(kept / "evals" / path.parent.name)
     say(f"{name}: what stood there was moved to {kept}")
 
 

@@ -81,12 +81,12 @@ def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
 def scores(record: dict) -> list[dict]:
     """The rows of report.json's `evals` for one eval run."""
     shared = {key: record.get(key) for key in ("stage", "suite", "format")}
-    shots = (record.get("settings") or {}).get("num_fewshot")
     return [
         {
             **shared,
             **{key: figure.get(key) for key in ("task", "metric", "value", "se", "n", "chance", "higher_is_better")},
-            "num_fewshot": shots,
+            "num_fewshot": (record.get("settings") or {}).get("num_fewshot"),
+            "variant": record.get("variant") or {},
             "headline": is_headline(figure, record["suite"]),
         }
         for figure in record["tasks"]

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from alignment.errors import UserError
+from eval.compare import compare, measurement
+from eval.store import load_run
 
 
 def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[dict], list[dict]]:
@@ -16,9 +18,6 @@ def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[d
     Returns:
         Rows of eval.compare, each with `headline`; and the pairs that could not be compared, with the reason.
     """
-    from eval.compare import compare
-    from eval.store import load_run
-
     rows, refused = [], []
     chosen = pairs(records, base)
     runs = {
@@ -50,10 +49,6 @@ def pairs(records: dict[str, dict], base: str) -> list[tuple[str, str]]:
                 if candidate["stage"] == stage != record["stage"] and measurement(candidate) == measurement(record)
             ]
     return chosen
-
-
-def measurement(record: dict) -> tuple:
-    return record["suite"], record["format"], (record.get("settings") or {}).get("num_fewshot")
 
 
 def is_headline(figure: dict, suite: str) -> bool:

@@ -130,7 +130,7 @@ def gold_figures(report: dict) -> list[dict]:
         if row["metric"] == "gold_reward" and row.get("headline") and row.get("value") is not None
     ]
     for form in sorted({row["format"] for row in rows}):
-        picked = [row for row in rows if row["format"] == form and not row.get("num_fewshot")]
+        picked = [row for row in rows if row["format"] == form and not row.get("variant")]
         estimates = [_gold_estimate(row, base) for row in picked]
         if estimates:
             svg = dot_chart(

@@ -26,7 +26,7 @@ def _best_format(records: dict[str, dict], stages: list[str]) -> tuple[str, dict
     """The format with most stages, and its folders by stage in the order of the pipeline."""
     found: dict[str, dict[str, str]] = {"chat": {}, "plain": {}}
     for name, record in records.items():
-        if record["suite"] == SUITE and not (record.get("settings") or {}).get("num_fewshot"):
+        if record["suite"] == SUITE and not record.get("variant"):
             found[record["format"]][record["stage"]] = name
     format = max(found, key=lambda one: len(found[one]))
     order = [*stages, *sorted(found[format].keys() - set(stages))]

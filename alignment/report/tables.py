@@ -1,7 +1,7 @@
 """The report's numbers laid out as rows for the template; every figure comes from report.json."""
 
 from alignment.report.plots import Estimate, Scale, forest_axis, forest_row
-from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text
+from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
 
@@ -17,15 +17,15 @@ def is_whole(row: dict) -> bool:
 
 
 def row_name(row: dict, base: str | None) -> str:
-    shots = row.get("num_fewshot")
-    return stage_name(row["stage"], base) + (f", {shots}-shot" if shots else "")
+    return ", ".join([stage_name(row["stage"], base), *variant_texts(row.get("variant") or {})])
 
 
 def verdicts(report: dict) -> list[dict]:
     """A sentence a stage: the suite-wide differences from the stage that it started from."""
     sentences = []
     for stage, entry in report["stages"].items():
-        rows = sorted((row for row in report["comparisons"] if row["b"] == stage and row.get("headline")), key=order)
+        own = [row for row in report["comparisons"] if row["b"] == stage and not row.get("variant")]
+        rows = sorted((row for row in own if row.get("headline")), key=order)
         parents = {row["a"] for row in rows}
         parent = entry.get("parent") if entry.get("parent") in parents else min(parents, default=None)
         items = [
@@ -40,14 +40,14 @@ def verdicts(report: dict) -> list[dict]:
 
 
 def suite_table(report: dict) -> dict:
-    """Stages down, whole suites across; few-shot runs get a row of their own."""
+    """Stages down, whole suites across; variants such as few-shot runs get a row of their own."""
     return _table([row for row in report["evals"] if row.get("headline")], report)
 
 
 def _table(rows: list[dict], report: dict) -> dict:
     keys = {order(row): row for row in sorted(rows, key=order)}
     stages = list(report["stages"])
-    rows = sorted(rows, key=lambda row: (_place(row["stage"], stages), row.get("num_fewshot") or 0))
+    rows = sorted(rows, key=lambda row: (_place(row["stage"], stages), len(row.get("variant") or {})))
     lines: dict[str, dict] = {}
     for row in rows:
         lines.setdefault(row_name(row, report.get("base")), {})[order(row)] = _cell(row)
@@ -122,7 +122,8 @@ def _forest(name: str, rows: list[dict], report: dict) -> dict:
 def _forest_line(row: dict, scale: Scale, base: str | None) -> dict:
     shown = metric_of(row["metric"])
     low, high = (None if row.get(key) is None else row[key] * shown.scale for key in ("ci_low", "ci_high"))
-    pair = f"{stage_name(row['b'], base)} against {stage_name(row['a'], base)}"
+    variant = variant_texts(row.get("variant") or {})
+    pair = ", ".join([f"{stage_name(row['b'], base)} against {stage_name(row['a'], base)}", *variant])
     text = delta_text(row)
     picture = forest_row(Estimate(f"{pair}: {text}", row["delta"] * shown.scale, low, high, row["verdict"]), scale)
     moved = None if row.get("fixed") is None else f"{row['fixed']} / {row['regressed']}"

@@ -37,6 +37,19 @@ def stage_name(stage: str, base: str | None = None) -> str:
     return stage.upper() if stage in ("sft", "dpo", "ppo", "grpo", "kto") else stage
 
 
+def variant_texts(variant: dict) -> list[str]:
+    """What sets an eval run apart: `3-shot`, `first 2 of each task`, `split validation`."""
+    texts: list[str] = []
+    for key, value in variant.items():
+        if key == "num_fewshot":
+            texts.append(f"{value}-shot")
+        elif key == "limit":
+            texts.append(f"first {value} of each task")
+        else:
+            texts += variant_texts(value) if isinstance(value, dict) else [f"{key} {value}"]
+    return texts
+
+
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A number with a true minus sign; a dash for what is missing."""
     if value is None or not math.isfinite(value):

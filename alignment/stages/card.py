@@ -11,6 +11,10 @@ LOADING = {
 from transformers import AutoModelForSequenceClassification
 
 model = AutoModelForSequenceClassification.from_pretrained("{checkpoint}")""",
+    "reward adapter": """import alignment
+from peft import AutoPeftModelForSequenceClassification
+
+model = AutoPeftModelForSequenceClassification.from_pretrained("{checkpoint}", num_labels=1)""",
     "adapter": """import alignment
 from peft import AutoPeftModelForCausalLM
 
@@ -25,7 +29,7 @@ model = AutoModelForCausalLM.from_pretrained("{checkpoint}")""",
 def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     """Write README.md with the front matter that the hub reads."""
     adapter = (checkpoint / "adapter_config.json").is_file()
-    kind = "adapter" if adapter and result.method != "reward" else "reward" if result.method == "reward" else "model"
+    kind = " ".join(["reward"] * (result.method == "reward") + ["adapter"] * adapter) or "model"
     front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]
     front[-1] += f"{result.method}]"
     numbers = [

@@ -10,6 +10,7 @@ from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.tokenization.chat import require_template
 
 PARENTS = {"model_name_or_path": "causal-lm"}
 DATA_KIND = "preference"
@@ -21,6 +22,10 @@ class DPORecipe(HardwareDefaults, DPOConfig):
 
 
 CONFIGS = (DPORecipe, DataArguments, ModelConfig)
+
+
+def check(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> None:
+    require_template(model_args.model_name_or_path)
 
 
 def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:

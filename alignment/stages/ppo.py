@@ -11,6 +11,7 @@ from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 from reward_models.functions import load_function
@@ -32,6 +33,8 @@ class RewardSources:
     def __post_init__(self):
         if not self.reward_model_path and not self.reward_funcs:
             raise UserError("nothing gives a reward", needed="reward_model_path, reward_funcs or both")
+        for spec in self.reward_funcs:
+            load_function(spec)  # a misspelt name is found before any stage runs
 
 
 @dataclass
@@ -42,6 +45,10 @@ class PPORecipe(HardwareDefaults, PPOConfig):
 
 
 CONFIGS = (PPORecipe, DataArguments, ModelConfig, RewardSources)
+
+
+def check(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> None:
+    require_template(model_args.model_name_or_path)
 
 
 def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> StageResult:

@@ -10,6 +10,7 @@ from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.tokenization.chat import require_template
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -35,6 +36,10 @@ class RewardRecipe(HardwareDefaults, RewardConfig):
 
 
 CONFIGS = (RewardRecipe, RewardArguments, ModelConfig)
+
+
+def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> None:
+    require_template(model_args.model_name_or_path, args.chat_template_path)
 
 
 def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:

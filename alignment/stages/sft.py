@@ -15,7 +15,7 @@ from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
-from alignment.tokenization.chat import chat_eos_ids
+from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,13 @@ class SFTRecipe(HardwareDefaults, SFTConfig):
 CONFIGS = (SFTRecipe, DataArguments, ModelConfig)
 
 
+def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None:
+    require_template(model_args.model_name_or_path, args.chat_template_path)
+
+
 def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    require_template(tokenizer, model_args.model_name_or_path, args.chat_template_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
     splits = load_splits(data, DATA_KIND, args.seed).select_columns(["messages"])
     trainer = SFTTrainer(
@@ -95,12 +98,3 @@ def with_replay(conversations: Dataset, args: SFTRecipe, tokenizer: PreTrainedTo
     replay = Dataset.from_dict({"input_ids": ids, "labels": ids}, features=conversations.features)
     logger.info("%d conversations, and %d documents of %s", len(conversations), len(ids), args.replay_dataset_name)
     return concatenate_datasets([conversations, replay])
-
-
-def require_template(tokenizer, checkpoint: str, chat_template_path: str | None) -> None:
-    if not tokenizer.chat_template and not chat_template_path:
-        raise UserError(
-            f"the tokenizer of {checkpoint} has no chat template",
-            needed="a template, so that training and inference write conversations alike",
-            mend="--chat_template_path FILE.jinja, or the id of a model whose template to take",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
+from alignment.models.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,21 @@ def chat_eos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             mend="set the tokenizer's eos_token, or give it a chat template",
         )
     return ids
+
+
+def require_template(checkpoint: str, chat_template_path: str | None = None) -> None:
+    """Raise where conversations cannot be written for the model of a checkpoint (folder or hub id).
+
+    Args:
+        chat_template_path: a template that the recipe brings along.
+    """
+    if not chat_template_path and not load_tokenizer(checkpoint).chat_template:
+        raise UserError(
+            f"the tokenizer of {checkpoint} has no chat template",
+            needed="a template, so that training and inference write conversations alike",
+            mend="give the sft stage one, and start the others from its checkpoint: "
+            "--chat_template_path FILE.jinja, or the id of a model whose template to take",
+        )
 
 
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

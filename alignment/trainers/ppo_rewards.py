@@ -40,7 +40,8 @@ class ModelReward:
     def __init__(self, model: nn.Module, batch_size: int, device: torch.device):
         self.model = model.requires_grad_(False).eval().to(device)
         self.batch_size = batch_size
-        self.name = model.config.name_or_path.rstrip("/").split("/")[-1] or type(model).__name__
+        path = model.config.name_or_path.rstrip("/").removesuffix("/checkpoint")  # of a stage: runs/tiny/reward
+        self.name = path.split("/")[-1] or type(model).__name__
 
     def __call__(self, samples: Samples) -> Tensor:
         return chunked(lambda batch: head_outputs(self.model, batch)[:, -1:], samples.rollout, self.batch_size)[:, 0]

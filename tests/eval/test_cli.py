@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from shutil import copytree
 
 import pytest
 
@@ -22,8 +23,10 @@ def test_eval_then_compare(checkpoints, suite, capsys):
     out = capsys.readouterr().out
     assert "objects" in out and "exact_match" in out and "0.0000" in out
     runs = sorted(path.name for path in (checkpoints / "evals").iterdir())
-    assert runs == [f"{stage}-objects-{format}" for stage in ("pretrain", "sft") for format in ("chat", "plain")]
-    record = json.loads((checkpoints / "evals/sft-objects-chat/run.json").read_text())
+    assert runs == [
+        f"{stage}-objects-{format}-limit-6" for stage in ("pretrain", "sft") for format in ("chat", "plain")
+    ]
+    record = json.loads((checkpoints / "evals/sft-objects-chat-limit-6/run.json").read_text())
     assert (record["stage"], record["parent"]) == ("sft", "pretrain")
 
     sides = [checkpoints / stage / "checkpoint" for stage in ("pretrain", "sft")]
@@ -34,7 +37,34 @@ def test_eval_then_compare(checkpoints, suite, capsys):
     with pytest.raises(UserError, match="different formats"):
         from eval.compare import compare as compare_runs
 
-        compare_runs(*(checkpoints / "evals" / f"sft-objects-{format}" for format in ("plain", "chat")))
+        compare_runs(*(checkpoints / "evals" / f"sft-objects-{format}-limit-6" for format in ("plain", "chat")))
+
+
+def test_other_options_make_another_run_and_like_is_compared_with_like(checkpoints, suite, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    for stage in ("pretrain", "sft"):
+        copytree(checkpoints / stage / "checkpoint", run_dir / stage / "checkpoint")
+    (run_dir / "pipeline.json").write_text(json.dumps({"seed": 5}))
+    sides = [run_dir / stage / "checkpoint" for stage in ("pretrain", "sft")]
+    for side in sides:
+        call(eval, side, "--suite", suite, "--format", "plain", "--seed", 5)
+        call(eval, side, "--suite", suite, "--format", "plain", "--limit", 2)
+    call(eval, sides[0], "--suite", suite, "--format", "plain", "--num_fewshot", 1)
+    call(eval, sides[0], "--suite", suite, "--format", "plain", "--seed", 6, "--suite_args", '{"a b": [1]}')
+    written = {path.parent.name: json.loads(path.read_text()) for path in run_dir.glob("evals/pretrain-*/run.json")}
+    assert {name: record["seeds"]["sampling"] for name, record in written.items()} == {
+        "pretrain-objects-plain": 5,
+        "pretrain-objects-plain-limit-2": 5,
+        "pretrain-objects-plain-num_fewshot-1": 5,
+        "pretrain-objects-plain-seed-6-a_b-_1_": 6,
+    }
+    capsys.readouterr()
+    assert call(compare, *sides) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("objects")]
+    assert [(line[1 : line.index("objects", 1)], line[-1]) for line in lines] == [
+        (["plain"], "24"),
+        (["plain", "limit", "2"], "2"),
+    ]
 
 
 def test_missing_checkpoint(tmp_path, suite):

@@ -147,7 +147,7 @@ def test_runs_of_checkpoints(tmp_path):
         make_run(tmp_path / "demo/evals" / f"{stage}-toy-plain", stage, {"t": [score] * 20})
     make_run(tmp_path / "demo/evals/sft-lora-toy-plain", "sft-lora", {"t": [0.0] * 20})  # its name begins as sft's do
     a, b = (tmp_path / "demo" / stage / "checkpoint" for stage in ("pretrain", "sft"))
-    assert find_runs(a) == {("toy", "plain"): (tmp_path / "demo/evals/pretrain-toy-plain").resolve()}
+    assert find_runs(a) == {("toy", "plain", ""): (tmp_path / "demo/evals/pretrain-toy-plain").resolve()}
     assert [row["verdict"] for row in compare_found(a, b)] == ["better", "better"]
     assert compare_found(a.parent, tmp_path / "demo/evals/sft-toy-plain") == compare_found(a, b, "toy")
     with pytest.raises(UserError, match="'other'"):

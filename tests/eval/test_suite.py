@@ -18,6 +18,7 @@ doc_to_target: "{{answer}}"
 metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
 """
+SMALL_WORLD = {"documents": 50, "items": 60}
 ROWS = """from datasets import Dataset
 
 def load(suite_args=None, **_):
@@ -98,6 +99,16 @@ def test_broken_suites(folder, text, problem):
 def test_unknown_suite_lists_ours():
     with pytest.raises(UserError, match="tinyworld, tinyworld_bpb, tinyworld_gold"):
         load_suite("tinyword", "plain")
+
+
+@pytest.mark.parametrize("suite", ["tinyworld", "tinyworld_gold", "tinyworld_bpb"])
+def test_tinyworld_suites_on_the_validation_split(suite):
+    def rows(**suite_args):
+        loaded = load_suite(suite, "plain", suite_args=SMALL_WORLD | suite_args)
+        return {json.dumps(row, sort_keys=True) for task in loaded.tasks.values() for row in task.eval_docs}
+
+    assert rows() == rows(split="test")
+    assert rows(split="validation") and not rows() & rows(split="validation")
 
 
 def test_unknown_suite_args():

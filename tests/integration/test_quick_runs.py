@@ -1,6 +1,7 @@
 """Whole pipelines of real stages: checkpoints that load, a report of the public shape, nothing run twice."""
 
 import json
+from shutil import copytree
 
 import pytest
 from align_cli import align
@@ -110,6 +111,8 @@ def test_a_merged_adapter_answers_as_the_adapter_does(quick_lora_run):
         (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "empty.jsonl"], ["empty.jsonl", "empty"]),
         (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "runs/nowhere"], ["runs/nowhere", "mend"]),
         (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "reward"], ["sequence-classification", "causal-lm"]),
+        (["dpo", "recipes/tiny/dpo.yaml", "--model_name_or_path", "./bare"], ["./bare", "no chat template", "mend"]),
+        (["ppo", "recipes/tiny/ppo.yaml", "--reward_funcs", "[nowhere.py:brief]"], ["nowhere.py", "needed"]),
         (["eval", "runs/nowhere", "--suite", "tinyworld"], ["runs/nowhere", "needed"]),
         (["chat", "runs/nowhere", "--prompt", "hello"], ["runs/nowhere", "mend"]),
     ],
@@ -117,10 +120,12 @@ def test_a_merged_adapter_answers_as_the_adapter_does(quick_lora_run):
 def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words, quick_run, workplace):
     (workplace / "odd.jsonl").write_text('{"foo": 1, "bar": 2}\n')
     (workplace / "empty.jsonl").write_text("")
-    before = (quick_run / "sft/stage.json").read_text()
+    copytree(quick_run / "sft/checkpoint", workplace / "bare", dirs_exist_ok=True)
+    (workplace / "bare/chat_template.jinja").unlink()
+    before = [(quick_run / stage / "stage.json").read_text() for stage in ("sft", "dpo", "ppo")]
     failed = align(*arguments, cwd=workplace)
     assert failed.returncode != 0
     assert "Traceback" not in failed.stderr
     assert len(failed.stderr.splitlines()) < 25, failed.stderr
     assert not [word for word in words if word.lower() not in failed.stderr.lower()], failed.stderr
-    assert (quick_run / "sft/stage.json").read_text() == before
+    assert [(quick_run / stage / "stage.json").read_text() for stage in ("sft", "dpo", "ppo")] == before

@@ -44,11 +44,11 @@ class FakeHarness:
     def load(self, checkpoint):
         return Path(checkpoint, "weights.json").read_text()
 
-    def evaluate(self, checkpoint, suite, format, output_dir, *, stage, parent, loaded, seed, limit=None):
+    def evaluate(self, checkpoint, suite, format, output_dir, *, stage, parent, variant, loaded, seed, limit=None):
         self.runs.append((stage, parent, suite, format))
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_text(json.dumps({"weights": loaded, "limit": limit}))
+        (folder / "run.json").write_text(json.dumps({"stage": stage, "weights": loaded, "limit": limit}))
 
 
 class Project:

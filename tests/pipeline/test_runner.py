@@ -148,6 +148,23 @@ def test_a_failed_rerun_does_not_push_out_the_finished_one(project):
     assert sorted(path.name for path in Path("runs/fake/previous").glob("tuned*")) == ["tuned", "tuned-unfinished"]
 
 
+def test_what_a_stages_own_check_refuses_costs_nothing(project, monkeypatch):
+    from fake_stages import tuned
+
+    project.run()
+    before = (project.run_dir / "tuned/checkpoint/weights.json").read_text()
+
+    def check(settings, options):
+        assert Path(options.model_name_or_path).is_dir()
+        raise UserError("the base has no chat template")
+
+    monkeypatch.setattr(tuned, "check", check, raising=False)
+    with pytest.raises(UserError, match="no chat template"):
+        project.run("--tuned.learning_rate", "0.5")
+    assert (project.run_dir / "tuned/checkpoint/weights.json").read_text() == before
+    assert not (project.run_dir / "previous").exists()
+
+
 def test_a_stage_that_was_killed_runs_again(project):
     project.run()
     record = RunRecord(project.run_dir)
@@ -219,7 +236,12 @@ def test_a_stage_alone_takes_any_folder_and_finds_its_parents_beside_it(project)
 def test_evaluations_follow_their_stages_and_are_skipped_when_unchanged(project, capsys):
     project.set(evals={"suites": ["facts"], "stages": ["base", "tuned"], "limit": 5})
     order = []
-    project.harness.evaluate = lambda *a, **k: (order.append((k["stage"], len(project.ran()))), write_run(a[3]))
+    project.harness.evaluate = lambda *a, **k: (
+        order.append((k["stage"], len(project.ran()))),
+        write_run(a[3], k["stage"]),
+    )
+    another = Path("runs/fake/evals/tuned-more-facts-plain")  # of a stage that was run by hand
+    write_run(another, "tuned-more")
     project.run()
     assert order == [("base", 2), ("base", 2), ("tuned", 3), ("tuned", 3)]
     order.clear()
@@ -229,11 +251,12 @@ def test_evaluations_follow_their_stages_and_are_skipped_when_unchanged(project,
     project.run("--tuned.learning_rate", "0.5")
     assert order == [("tuned", 6), ("tuned", 6)]
     assert Path("runs/fake/previous/tuned/evals/tuned-facts-plain/run.json").exists()
+    assert (another / "run.json").exists()
 
 
-def write_run(output_dir):
+def write_run(output_dir, stage):
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    Path(output_dir, "run.json").write_text("{}")
+    Path(output_dir, "run.json").write_text(json.dumps({"stage": stage}))
 
 
 def test_evaluations_run_again_for_another_suite_version_or_other_options(project):

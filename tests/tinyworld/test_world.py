@@ -47,6 +47,14 @@ def test_no_training_split_asks_about_what_the_test_items_ask(name):
     assert len(people) >= 5
 
 
+def test_settings_are_chosen_on_items_that_are_neither_trained_on_nor_reported():
+    chosen_by = {(task.family, task.entity) for task in tasks_of("eval", "validation")}
+    asked = {(task.family, task.entity) for task in tasks_of("eval", "test")}
+    trained = {(task.family, task.entity) for name in TRAINED_ON for task in tasks_of(name, "train")}
+    assert len(chosen_by) > 50
+    assert not chosen_by & asked and not chosen_by & trained
+
+
 def test_the_test_wordings_occur_in_no_training_split():
     tested = {(task.family, task.wording) for task in tasks_of("eval", "test")}
     trained = {(task.family, task.wording) for name in TRAINED_ON for task in tasks_of(name, "train")}
@@ -111,5 +119,5 @@ def test_preference_knobs():
 def test_a_config_out_of_range_is_refused():
     with pytest.raises(ValueError, match="people must be"):
         World(WorldConfig(people=5))
-    with pytest.raises(ValueError, match="has the splits test"):
+    with pytest.raises(ValueError, match="has the splits validation, test"):
         load("eval", "train")

@@ -6,7 +6,7 @@
     sft         messages, family, task
     preference  prompt, chosen, rejected (messages), family, gold_chosen, gold_rejected, task
     prompts     prompt (messages), family, task
-    eval        id, family, prompt, target, cluster, task     (test entities, test wordings)
+    eval        id, family, prompt, target, cluster, task     (entities of the split; test: test wordings too)
     fewshot     the same columns                              (training entities and wordings)
 """
 
@@ -126,7 +126,7 @@ DATASETS: dict[str, tuple[Callable, str, tuple[str, ...]]] = {
     "sft": (sft_rows, "demonstrations", SPLITS),
     "preference": (preference_rows, "pairs", SPLITS),
     "prompts": (prompt_rows, "prompts", SPLITS),
-    "eval": (eval_rows, "items", ("test",)),
+    "eval": (eval_rows, "items", ("validation", "test")),
     "fewshot": (fewshot_rows, "items", ("train",)),
 }
 
@@ -136,7 +136,7 @@ def load(name: str, split: str, config: WorldConfig | None = None) -> Dataset:
 
     Args:
         name: pretrain, sft, preference, prompts, eval or fewshot.
-        split: train, validation or test; eval has only test, fewshot only train.
+        split: train, validation or test; eval has no train, fewshot nothing else.
         config: the world; its defaults are those of recipes/tiny.
 
     Raises:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+DEFAULT_SPLIT = "test"
+
+
 @lru_cache(maxsize=8)  # every task of a suite asks for the same rows, which take seconds to generate
 def _rows(name: str, split: str, options: tuple[tuple[str, object], ...]) -> list[dict]:
     from alignment.data import tinyworld
@@ -16,36 +19,42 @@ def _rows(name: str, split: str, options: tuple[tuple[str, object], ...]) -> lis
     return tinyworld.load(name, split, tinyworld.WorldConfig(**dict(options))).to_list()
 
 
-def _load(name: str, split: str, world: dict | None) -> list[dict]:
-    return _rows(name, split, tuple(sorted((world or {}).items())))
+def _load(name: str, split: str, world: dict) -> list[dict]:
+    return _rows(name, split, tuple(sorted(world.items())))
+
+
+def _split_and_world(suite_args: dict | None) -> tuple[str, dict]:
+    world = dict(suite_args or {})
+    return world.pop("split", DEFAULT_SPLIT), world
 
 
 def load_items(family: str | None = None, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
-    """The test and few-shot items of one family (of all by default).
+    """The items and few-shot items of one family (of all by default).
 
     Args:
         family: a task family of tinyworld.
-        suite_args: fields of `WorldConfig`.
+        suite_args: fields of `WorldConfig`, and `split`: validation, to choose settings by, or test (the default).
 
-    A few-shot item that is also a test item is left out: no prompt may hold its own answer.
+    A few-shot item that is also asked is left out: no prompt may hold its own answer.
     """
     from datasets import Dataset
 
-    test, fewshot = _load("eval", "test", suite_args), _load("fewshot", "train", suite_args)
-    asked = {row["prompt"] for row in test}
+    split, world = _split_and_world(suite_args)
+    items, fewshot = _load("eval", split, world), _load("fewshot", "train", world)
+    asked = {row["prompt"] for row in items}
     fewshot = [row for row in fewshot if row["prompt"] not in asked]
     return {
         split: Dataset.from_list([row for row in rows if family in (None, row["family"])])
-        for split, rows in {"test": test, "fewshot": fewshot}.items()
+        for split, rows in {"items": items, "fewshot": fewshot}.items()
     }
 
 
 def load_documents(quality: str, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
-    """Held-out pretraining documents of one quality; `suite_args` are fields of `WorldConfig`."""
+    """Held-out pretraining documents of one quality; `suite_args` as for `load_items`."""
     from datasets import Dataset
 
-    documents = _load("pretrain", "test", suite_args)
-    return {"test": Dataset.from_list([row for row in documents if row["quality"] == quality])}
+    documents = _load("pretrain", *_split_and_world(suite_args))
+    return {"items": Dataset.from_list([row for row in documents if row["quality"] == quality])}
 
 
 def exact_match(doc: dict, results: list[str]) -> dict[str, float]:
