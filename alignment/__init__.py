@@ -4,6 +4,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -11,6 +12,7 @@ from transformers import (
 from .models.gpt import (
     GPTConfig,
     GPTForCausalLM,
+    GPTForQuestionAnswering,
     GPTForSequenceClassification,
     GPTForTokenClassification,
     GPTModel,
@@ -19,5 +21,6 @@ from .models.gpt import (
 AutoConfig.register(GPTConfig.model_type, GPTConfig)
 AutoModel.register(GPTConfig, GPTModel)
 AutoModelForCausalLM.register(GPTConfig, GPTForCausalLM)
+AutoModelForQuestionAnswering.register(GPTConfig, GPTForQuestionAnswering)
 AutoModelForSequenceClassification.register(GPTConfig, GPTForSequenceClassification)
 AutoModelForTokenClassification.register(GPTConfig, GPTForTokenClassification)

@@ -3,6 +3,7 @@
 from .configuration_gpt import GPTConfig
 from .modeling_gpt import (
     GPTForCausalLM,
+    GPTForQuestionAnswering,
     GPTForSequenceClassification,
     GPTForTokenClassification,
     GPTModel,
@@ -12,6 +13,7 @@ from .modeling_gpt import (
 __all__ = [
     "GPTConfig",
     "GPTForCausalLM",
+    "GPTForQuestionAnswering",
     "GPTForSequenceClassification",
     "GPTForTokenClassification",
     "GPTModel",

@@ -1,4 +1,7 @@
-"""Configuration of the GPT: one decoder-only transformer, from the GPT-2 shape to the modern one."""
+"""Configuration of the GPT: one decoder-only transformer, from GPT-1 to today's sparse models.
+
+Options are named as transformers names them, so that checkpoints, caches and servers that read a config find them.
+"""
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -9,6 +12,7 @@ from ...errors import UserError, raise_all
 
 CHOICES = {
     "norm_type": ("rmsnorm", "layernorm"),
+    "norm_placement": ("pre", "post"),
     "position_embedding_type": ("rope", "learned"),
     "mlp_type": ("gated", "mlp"),
     "hidden_act": tuple(ACT2FN),
@@ -23,6 +27,8 @@ POSITIVE = (
     "head_dim",
     "max_position_embeddings",
 )
+LAYER_CHOICES = {"layer_types": ("full_attention", "sliding_attention"), "mlp_layer_types": ("dense", "sparse")}
+CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 
 
@@ -30,8 +36,7 @@ DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 class GPTConfig(PreTrainedConfig):
     """Shape of a GPT; the defaults are the modern one (pre-norm, RMSNorm, RoPE, SwiGLU, no biases).
 
-    GPT-2's shape is `GPTConfig(norm_type="layernorm", position_embedding_type="learned", mlp_type="mlp",
-    hidden_act="gelu_new", attention_bias=True, mlp_bias=True, tie_word_embeddings=True)`.
+    The lineage's shapes are presets: `GPTConfig.from_preset("gpt2")`; `GPTConfig.preset_names()` lists them.
 
     Args:
         vocab_size: number of token ids.
@@ -45,6 +50,8 @@ class GPTConfig(PreTrainedConfig):
         head_dim: width of a head; by default hidden_size // num_attention_heads.
         max_position_embeddings: longest sequence; the size of the table when positions are learned.
         norm_type: `rmsnorm` (Zhang and Sennrich 2019) or `layernorm` (Ba et al. 2016).
+        norm_placement: `pre`, before attention and MLP and once at the end (GPT-2 on), or `post`, after each sum
+            (Vaswani et al. 2017, GPT-1).
         norm_eps: added to the variance; also known as rms_norm_eps and layer_norm_epsilon.
         position_embedding_type: `rope` (Su et al. 2021) or `learned`.
         rope_parameters: transformers' RoPE parameters, such as `{"rope_type": "default", "rope_theta": 10000.0}`;
@@ -52,6 +59,23 @@ class GPTConfig(PreTrainedConfig):
         mlp_type: `gated`, down(act(gate(x)) * up(x)), which is SwiGLU with hidden_act `silu`; or `mlp`,
             down(act(up(x))).
         hidden_act: activation, a key of transformers' ACT2FN.
+        qk_norm: norm the queries and keys of each head before RoPE (Henry et al. 2020; as in Qwen3).
+        sliding_window: how many positions, itself included, a token sees in the layers that slide.
+        layer_types: `full_attention` or `sliding_attention` a layer; by default all slide if sliding_window is given,
+            else none does. GPT-3 alternates them (Child et al. 2019; Brown et al. 2020).
+        attention_sinks: a learned logit a head that takes attention from the tokens (Xiao et al. 2024; as in gpt-oss).
+        attn_logit_softcapping: bound attention scores by cap * tanh(score / cap) (Gemma 2).
+        final_logit_softcapping: the same for the output logits.
+        num_experts: experts of a sparse MLP (Shazeer et al. 2017; as in Mixtral); 0 for a dense model.
+        num_experts_per_tok: how many of them a token is sent to.
+        moe_intermediate_size: width inside an expert; by default intermediate_size.
+        num_shared_experts: experts that see every token, beside the routed ones (Dai et al. 2024, DeepSeekMoE).
+        mlp_layer_types: `dense` or `sparse` a layer; by default all sparse if there are experts.
+        norm_topk_prob: the chosen experts' weights sum to 1.
+        router_aux_loss_coef: weight of the load-balancing loss (Fedus et al. 2021); always 0 for a dense model.
+        router_z_loss_coef: weight of the router's z-loss, which keeps its logits small (Zoph et al. 2022).
+        output_router_logits: return router logits and the losses made of them; by default where there are experts, as
+            without them training does not balance the experts.
         attention_bias: biases in the four attention projections.
         mlp_bias: biases in the MLP.
         attention_dropout: dropout of the attention weights.
@@ -81,6 +105,12 @@ class GPTConfig(PreTrainedConfig):
         "layers.*.mlp.gate_proj": "colwise",
         "layers.*.mlp.up_proj": "colwise",
         "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+        "layers.*.mlp.experts.down_proj": "rowwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
+        "layers.*.mlp.shared_experts.gate_proj": "colwise",
+        "layers.*.mlp.shared_experts.up_proj": "colwise",
+        "layers.*.mlp.shared_experts.down_proj": "rowwise",
     }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -99,11 +129,27 @@ class GPTConfig(PreTrainedConfig):
     head_dim: int | None = None
     max_position_embeddings: int = 2048
     norm_type: str = "rmsnorm"
+    norm_placement: str = "pre"
     norm_eps: float = 1e-5
     position_embedding_type: str = "rope"
     rope_parameters: RopeParameters | dict | None = None
     mlp_type: str = "gated"
     hidden_act: str = "silu"
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    layer_types: list[str] | None = None
+    attention_sinks: bool = False
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    num_experts: int = 0
+    num_experts_per_tok: int = 2
+    moe_intermediate_size: int | None = None
+    num_shared_experts: int = 0
+    mlp_layer_types: list[str] | None = None
+    norm_topk_prob: bool = True
+    router_aux_loss_coef: float | int = 0.01
+    router_z_loss_coef: float | int = 0.001
+    output_router_logits: bool | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: float | int = 0.0
@@ -128,6 +174,11 @@ class GPTConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             gated = self.mlp_type == "gated"
             self.intermediate_size = -(-8 * self.hidden_size // (3 * 64)) * 64 if gated else 4 * self.hidden_size
+        if self.layer_types is None:
+            self.layer_types = [
+                "sliding_attention" if self.sliding_window else "full_attention"
+            ] * self.num_hidden_layers
+        self._fill_in_experts()
         rope_given = bool(self.rope_parameters or kwargs.get("rope_scaling") or "rope_theta" in kwargs)
         super().__post_init__(**kwargs)
         if self.position_embedding_type == "learned":
@@ -139,6 +190,34 @@ class GPTConfig(PreTrainedConfig):
                     mend="drop one of the two",
                 )
             self.rope_parameters = None  # transformers fills it in for every config that has the field
+
+    def _fill_in_experts(self) -> None:
+        if self.mlp_layer_types is None:
+            self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
+        if self.moe_intermediate_size is None:
+            self.moe_intermediate_size = self.intermediate_size
+        if self.output_router_logits is None:
+            self.output_router_logits = self.num_experts > 0
+        if self.num_experts == 0:  # TRL adds the loss of whatever model has a coefficient
+            self.router_aux_loss_coef = self.router_z_loss_coef = 0.0
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "GPTConfig":
+        """The config of a named model of the lineage, with the given fields in place of its own.
+
+        Raises:
+            UserError: there is no such preset.
+        """
+        from .presets import preset_fields
+
+        return cls(**preset_fields(name) | overrides)
+
+    @staticmethod
+    def preset_names() -> list[str]:
+        """The names that `from_preset` knows, in the order of the lineage."""
+        from .presets import PRESETS
+
+        return list(PRESETS)
 
     def validate_architecture(self):
         """Report every setting that cannot be built, at once; `@strict` calls this after `__init__` and on saving."""
@@ -157,7 +236,12 @@ class GPTConfig(PreTrainedConfig):
             for name in DROPOUTS
             if not 0 <= getattr(self, name) < 1
         ]
-        raise_all(errors or self._shape_errors() + self._rope_errors())
+        errors += [
+            UserError(f"{name} is out of range", got=getattr(self, name), needed="above 0, or None for no cap")
+            for name in CAPS
+            if getattr(self, name) is not None and getattr(self, name) <= 0
+        ]
+        raise_all(errors or self._shape_errors() + self._rope_errors() + self._layer_errors() + self._expert_errors())
 
     def _shape_errors(self) -> list[UserError]:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
@@ -177,6 +261,64 @@ class GPTConfig(PreTrainedConfig):
                     "the query heads do not divide among the key-value heads",
                     got=f"num_attention_heads={heads}, num_key_value_heads={kv_heads}",
                     needed="num_attention_heads a multiple of num_key_value_heads",
+                )
+            )
+        return errors
+
+    def _layer_errors(self) -> list[UserError]:
+        errors = []
+        for name, choices in LAYER_CHOICES.items():
+            types = getattr(self, name)
+            if len(types) != self.num_hidden_layers:
+                errors.append(
+                    UserError(
+                        f"{name} does not fit the number of layers",
+                        got=f"{len(types)} types, num_hidden_layers={self.num_hidden_layers}",
+                        needed="one type a layer",
+                    )
+                )
+            errors += [
+                UserError(f"{name} has an unknown type", got=repr(one), needed="one of " + ", ".join(choices))
+                for one in sorted(set(types) - set(choices))
+            ]
+        slides = "sliding_attention" in self.layer_types
+        if slides and (self.sliding_window is None or self.sliding_window < 1):
+            errors.append(
+                UserError(
+                    "layers slide, and there is no window",
+                    got=f"sliding_window={self.sliding_window}",
+                    needed="sliding_window of at least 1",
+                )
+            )
+        return errors
+
+    def _expert_errors(self) -> list[UserError]:
+        if self.num_experts == 0:
+            sparse = "sparse" in self.mlp_layer_types
+            return [UserError("sparse layers need experts", got="num_experts=0", needed="at least 1")] if sparse else []
+        errors = []
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
+            errors.append(
+                UserError(
+                    "a token cannot be sent to so many experts",
+                    got=f"num_experts_per_tok={self.num_experts_per_tok}, num_experts={self.num_experts}",
+                    needed="num_experts_per_tok from 1 to num_experts",
+                )
+            )
+        if self.mlp_type != "gated" or self.mlp_bias:
+            errors.append(
+                UserError(
+                    "experts are gated and have no biases",
+                    got=f"mlp_type={self.mlp_type!r}, mlp_bias={self.mlp_bias}",
+                    needed='mlp_type="gated", mlp_bias=False',
+                )
+            )
+        if self.router_z_loss_coef and not self.router_aux_loss_coef:
+            errors.append(
+                UserError(
+                    "the z-loss travels with the load-balancing loss, which is off",
+                    got=f"router_aux_loss_coef=0, router_z_loss_coef={self.router_z_loss_coef}",
+                    needed="both, or neither",
                 )
             )
         return errors

@@ -1,16 +1,27 @@
 """A decoder-only transformer that spans GPT-2 and its modern descendants, by configuration.
 
-Notable features:
-- norms: LayerNorm or RMSNorm, before attention and MLP and at the end (pre-norm);
-- positions: learned, or rotary with any of transformers' `rope_parameters` (linear, dynamic, yarn, llama3, ...);
-- attention: multi-head, grouped-query or multi-query, with or without biases, through transformers' attention
-  interface (eager, sdpa, flash, flex, paged);
-- MLP: plain or gated, with any of transformers' activations (GELU, SwiGLU, GeGLU, ReLU^2, ...);
-- weights: optionally tied embeddings; residual projections start smaller with depth, as in GPT-2;
-- packed documents: position ids that restart keep documents apart, when no attention mask is given;
-- left padding: learned positions are counted from the first real token;
-- dropout: all of it in `nn.Dropout` modules, so that what turns dropout off (DPO, PPO) finds it;
-- parameter names are Llama's, so that Llama's checkpoints load as they are.
+| option (field)                  | what it is, and where it comes from                                           |
+|---------------------------------|-------------------------------------------------------------------------------|
+| norm_type                       | LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019)               |
+| norm_placement                  | after each sum (Vaswani et al. 2017, GPT-1) or before each block (GPT-2)      |
+| position_embedding_type         | learned (GPT-1) or rotary (Su et al. 2021)                                    |
+| rope_parameters                 | linear (Chen et al. 2023), dynamic NTK, YaRN (Peng et al. 2023), Llama 3      |
+| num_key_value_heads             | grouped (Ainslie et al. 2023) or multi-query attention (Shazeer 2019)         |
+| qk_norm                         | norm of queries and keys (Henry et al. 2020; Qwen3)                           |
+| layer_types, sliding_window     | local attention in some layers (Child et al. 2019, GPT-3; Mistral)            |
+| attention_sinks                 | a learned logit a head, which no token gets (Xiao et al. 2024; gpt-oss)       |
+| attn_, final_logit_softcapping  | cap * tanh(x / cap) of scores and logits (Gemma 2)                            |
+| mlp_type, hidden_act            | plain or gated (Shazeer 2020): GELU, SwiGLU, GeGLU, ReLU^2 (So et al. 2021)   |
+| num_experts, ..._per_tok        | top-k mixture of experts (Shazeer et al. 2017; Mixtral)                       |
+| num_shared_experts              | experts for every token (Dai et al. 2024, DeepSeekMoE)                        |
+| router_aux_loss_coef, ..._z_... | load balance (Fedus et al. 2021), router z-loss (Zoph et al. 2022)            |
+| tie_word_embeddings             | output layer = embeddings (Press and Wolf 2017)                               |
+
+Also: documents packed in a row are kept apart by position ids that restart, when no attention mask is given; learned
+positions count from the first real token where padding is on the left; all dropout is in `nn.Dropout` modules, so that
+what turns dropout off (DPO, PPO) finds it; parameters bear Llama's, Qwen3's and Mixtral's names, and residual
+projections start smaller with depth, as in GPT-2. Attention runs through transformers' interface (eager, sdpa, flash,
+flex, paged) and experts through its own (eager, grouped_mm); a backend that cannot do what the config asks is refused.
 """
 
 import math
@@ -22,24 +33,28 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask
+from transformers.integrations import use_experts_implementation
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
     GenericForSequenceClassification,
     GenericForTokenClassification,
     GradientCheckpointingLayer,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, is_tracing
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...errors import UserError
 from .configuration_gpt import GPTConfig
 
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
 
 class GPTRotaryEmbedding(nn.Module):
@@ -92,16 +107,23 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention written out. query (batch, heads, seq, head_dim), key and value with the key-value heads,
-    attention_mask additive -> output (batch, seq, heads, head_dim) and weights (batch, heads, seq, key_seq)."""
+    attention_mask additive, s_aux (heads,) the sinks' logits -> output (batch, seq, heads, head_dim) and weights
+    (batch, heads, seq, key_seq), which sum to less than 1 where there are sinks."""
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    if s_aux is not None:
+        scores = torch.cat((scores, s_aux.view(1, -1, 1, 1).expand(*scores.shape[:3], 1).to(scores.dtype)), dim=-1)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32)[..., : key.shape[2]].to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
@@ -124,6 +146,17 @@ class GPTAttention(nn.Module):
         self.o_proj = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
         self.o_proj.adds_to_residual = True
         self.attention_dropout = nn.Dropout(config.attention_dropout)
+        norm = NORMS[config.norm_type]
+        self.q_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        slides = config.layer_types[layer_idx] == "sliding_attention"
+        self.sliding_window = config.sliding_window if slides else None
+        # Passed on only where they are in use: some backends refuse the arguments, others look for the attribute.
+        self.options = {}
+        if config.attn_logit_softcapping is not None:
+            self.options["softcap"] = config.attn_logit_softcapping
+        if config.attention_sinks:
+            self.sinks = nn.Parameter(torch.zeros(config.num_attention_heads))
 
     def forward(
         self,
@@ -139,6 +172,8 @@ class GPTAttention(nn.Module):
         query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)
         key = self.k_proj(hidden_states).view(by_head).transpose(1, 2)
         value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         if past_key_values is not None:
@@ -148,6 +183,7 @@ class GPTAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        options = self.options | {"s_aux": self.sinks} if self.config.attention_sinks else self.options
         attn_output, attn_weights = attention_interface(
             self,
             query,
@@ -156,6 +192,8 @@ class GPTAttention(nn.Module):
             attention_mask,
             dropout=self.attention_dropout.p if self.training else 0.0,
             scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **options,
             **kwargs,
         )
         return self.o_proj(attn_output.reshape(*input_shape, -1)), attn_weights
@@ -164,10 +202,10 @@ class GPTAttention(nn.Module):
 class GPTMLP(nn.Module):
     """Feed-forward block: down(act(up(x))), or gated, down(act(gate(x)) * up(x)) (Shazeer 2020)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, intermediate_size: int):
         super().__init__()
         gated = config.mlp_type == "gated"
-        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        width, inner, bias = config.hidden_size, intermediate_size, config.mlp_bias
         self.gate_proj = nn.Linear(width, inner, bias=bias) if gated else None
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
@@ -181,14 +219,94 @@ class GPTMLP(nn.Module):
         return self.down_proj(inner)
 
 
+@use_experts_implementation
+class GPTExperts(nn.Module):
+    """The routed experts, gated MLPs whose weights lie in one tensor a projection, as grouped kernels want them."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.num_experts = config.num_experts
+        inner, width = config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * inner, width))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, width, inner))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Expert by expert: (tokens, hidden_size), and for each token its experts and their weights, (tokens, top_k)
+        -> (tokens, hidden_size). transformers puts a grouped kernel in the place of this where it has one."""
+        output = torch.zeros_like(hidden_states)
+        for expert in top_k_index.unique():
+            if expert == self.num_experts:  # with expert parallelism, that of another process
+                continue
+            token, place = torch.where(top_k_index == expert)
+            gate, up = nn.functional.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            result = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            output.index_add_(0, token, (result * top_k_weights[token, place, None]).to(output.dtype))
+        return output
+
+
+class GPTRouter(nn.Module):
+    """Chooses each token's experts: the most probable ones, weighted by their probabilities."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.top_k, self.norm_topk_prob = config.num_experts_per_tok, config.norm_topk_prob
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(tokens, hidden_size) -> logits (tokens, experts); weights and indices of the chosen, (tokens, top_k)."""
+        logits = nn.functional.linear(hidden_states, self.weight)
+        weights, indices = logits.softmax(dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        if self.norm_topk_prob:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return logits, weights.to(logits.dtype), indices
+
+
+class GPTSparseMLP(nn.Module):
+    """A mixture of experts in the place of the MLP: the routed ones, and those that every token passes."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.gate = GPTRouter(config)
+        self.experts = GPTExperts(config)
+        shared = config.num_shared_experts * config.moe_intermediate_size
+        self.shared_experts = GPTMLP(config, shared) if shared else None
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, seq, hidden_size) -> the same shape."""
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+        _, weights, indices = self.gate(tokens)
+        output = self.experts(tokens, indices, weights).view_as(hidden_states)
+        return output if self.shared_experts is None else output + self.shared_experts(hidden_states)
+
+
+def router_losses(
+    router_logits: tuple[torch.Tensor, ...], config: GPTConfig, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What is added to the loss, over router_aux_loss_coef: load balance, and the z-loss in the same unit.
+
+    router_logits: (tokens, experts) a sparse layer. Padding is left out of the balance, which is 1 for perfect balance.
+    """
+    mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else None
+    loss = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, mask)
+    if config.router_z_loss_coef:
+        z = torch.stack([logits.float().logsumexp(dim=-1).square().mean() for logits in router_logits]).mean()
+        loss = loss + config.router_z_loss_coef / config.router_aux_loss_coef * z
+    return loss
+
+
 class GPTDecoderLayer(GradientCheckpointingLayer):
-    """Attention, then MLP, each normed before it and added to the residual stream."""
+    """Attention, then MLP or experts; each is normed before it, or its sum with the residual stream after it."""
 
     def __init__(self, config: GPTConfig, layer_idx: int):
         super().__init__()
         norm = NORMS[config.norm_type]
         self.self_attn = GPTAttention(config, layer_idx)
-        self.mlp = GPTMLP(config)
+        sparse = config.mlp_layer_types[layer_idx] == "sparse"
+        self.mlp = GPTSparseMLP(config) if sparse else GPTMLP(config, config.intermediate_size)
+        self.pre_norm = config.norm_placement == "pre"
         self.input_layernorm = norm(config.hidden_size, eps=config.norm_eps)
         self.post_attention_layernorm = norm(config.hidden_size, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
@@ -203,14 +321,17 @@ class GPTDecoderLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """(batch, seq, hidden_size) -> the same shape."""
         attended, _ = self.self_attn(
-            self.input_layernorm(hidden_states),
+            self.input_layernorm(hidden_states) if self.pre_norm else hidden_states,
             position_embeddings=position_embeddings,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        if self.pre_norm:
+            return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        hidden_states = self.input_layernorm(hidden_states)
+        return self.post_attention_layernorm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
 
 class GPTPreTrainedModel(PreTrainedModel):
@@ -221,12 +342,24 @@ class GPTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["GPTDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": GPTDecoderLayer, "attentions": GPTAttention}
+    _can_record_outputs = {
+        "hidden_states": GPTDecoderLayer,
+        "attentions": GPTAttention,
+        "router_logits": OutputRecorder(GPTRouter, index=0),
+    }
+
+    # transformers falls back to eager attention where these say no, and refuses by name what was asked for.
+    @property
+    def _supports_sdpa(self) -> bool:
+        """SDPA would leave sinks out without a word, and has no softcap."""
+        return not self.config.attention_sinks and self.config.attn_logit_softcapping is None
+
+    @property
+    def _supports_flash_attn(self) -> bool:
+        return not self.config.attention_sinks
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -235,9 +368,17 @@ class GPTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         # The mark is on the projection itself: outside its own package, transformers passes over modules that hold
         # no weights directly, such as GPTAttention, without calling this.
+        std = self.config.initializer_range
+        residual_std = std / math.sqrt(2 * self.config.num_hidden_layers)
         if getattr(module, "adds_to_residual", False):
-            std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            init.normal_(module.weight, std=residual_std)
+        elif isinstance(module, GPTExperts):
+            init.normal_(module.gate_up_proj, std=std)
+            init.normal_(module.down_proj, std=residual_std)
+        elif isinstance(module, GPTRouter):
             init.normal_(module.weight, std=std)
+        elif isinstance(module, GPTAttention) and self.config.attention_sinks:
+            init.zeros_(module.sinks)
 
 
 class GPTModel(GPTPreTrainedModel):
@@ -252,7 +393,8 @@ class GPTModel(GPTPreTrainedModel):
         self.rotary_emb = None if learned else GPTRotaryEmbedding(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(GPTDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
-        self.norm = NORMS[config.norm_type](config.hidden_size, eps=config.norm_eps)
+        pre_norm = config.norm_placement == "pre"  # post-norm layers end with one of their own
+        self.norm = NORMS[config.norm_type](config.hidden_size, eps=config.norm_eps) if pre_norm else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -267,12 +409,13 @@ class GPTModel(GPTPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
+    ) -> MoeModelOutputWithPast:
         """Run the decoder.
 
         Args:
             input_ids: (batch, seq); or give inputs_embeds, (batch, seq, hidden_size).
-            attention_mask: (batch, past + seq), 1 for tokens and 0 for padding; or a finished 4-D mask.
+            attention_mask: (batch, past + seq), 1 for tokens and 0 for padding; or a finished 4-D mask; or one of
+                these a layer type.
             position_ids: (batch, seq). Where they restart, without an attention mask, a new document starts that
                 sees none of those before it.
             past_key_values: keys and values of earlier tokens.
@@ -280,19 +423,18 @@ class GPTModel(GPTPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
+        self._require_honest_backend()
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
 
         # transformers looks for packed documents only where it sees position ids and no cache. So it is shown those
         # given alone, as counting them is no packing and the search costs time; and not the cache that starts here,
         # which is empty and changes no mask, so that documents stay apart even where `use_cache` is left on.
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        masks = attention_mask
+        if not isinstance(masks, dict):  # generation with a static cache makes them beforehand
+            about = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+            about |= {"past_key_values": past_key_values, "position_ids": position_ids}
+            masks = {layer_type: MASKS[layer_type](**about) for layer_type in set(self.config.layer_types)}
         position_ids = self._positions(position_ids, inputs_embeds, attention_mask, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -301,17 +443,30 @@ class GPTModel(GPTPreTrainedModel):
             inputs_embeds = inputs_embeds + self._embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)
         rotation = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
-        for layer in self.layers:
+        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
-                attention_mask=mask,
+                attention_mask=masks[layer_type],
                 past_key_values=past_key_values,
                 position_embeddings=rotation,
                 position_ids=position_ids,
                 use_cache=use_cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def _require_honest_backend(self) -> None:
+        """Refuse an attention backend, however it came to be set, that would leave out what the config asks for."""
+        backend, config = self.config._attn_implementation, self.config
+        lacks_sinks = config.attention_sinks and "sdpa" in backend
+        if lacks_sinks or (config.attn_logit_softcapping is not None and ("sdpa" in backend or "paged" in backend)):
+            option = "attention_sinks" if lacks_sinks else "attn_logit_softcapping"
+            raise UserError(
+                f"the attention backend {backend!r} cannot honour {option}",
+                got=f"{option}={getattr(config, option)}",
+                needed="eager" if lacks_sinks else "eager, flex_attention or flash attention",
+                mend='model.set_attn_implementation("eager")',
+            )
 
     def _positions(
         self,
@@ -325,7 +480,7 @@ class GPTModel(GPTPreTrainedModel):
         if position_ids is not None:
             return position_ids
         seq_length = inputs_embeds.shape[1]
-        if self.embed_positions is not None and attention_mask is not None and attention_mask.ndim == 2:
+        if self.embed_positions is not None and isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -seq_length:]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         return (torch.arange(seq_length, device=inputs_embeds.device) + past_length).unsqueeze(0)
@@ -369,8 +524,10 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> MoeCausalLMOutputWithPast:
         """Logits (batch, seq, vocab_size), and the loss if labels are given; other arguments as in `GPTModel`.
+
+        With experts the loss has the routers' losses in it, which are also given apart as `aux_loss`, not yet weighted.
 
         Args:
             labels: (batch, seq), the input ids themselves, with -100 where no loss is wanted; shifted here.
@@ -386,15 +543,23 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
+        if (cap := self.config.final_logit_softcapping) is not None:
+            logits = cap * torch.tanh(logits / cap)
+        loss, aux_loss = None, None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
+        if outputs.router_logits:
+            aux_loss = router_losses(outputs.router_logits, self.config, attention_mask)
+            if labels is not None:
+                loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
+        return MoeCausalLMOutputWithPast(
             loss=loss,
+            aux_loss=aux_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
         )
 
 
@@ -410,8 +575,13 @@ class GPTForTokenClassification(GenericForTokenClassification, GPTPreTrainedMode
     """The decoder with a linear head, `score`, on every token."""
 
 
+class GPTForQuestionAnswering(GenericForQuestionAnswering, GPTPreTrainedModel):
+    """The decoder with a linear head, `qa_outputs`, for where the answer starts and ends."""
+
+
 __all__ = [
     "GPTForCausalLM",
+    "GPTForQuestionAnswering",
     "GPTForSequenceClassification",
     "GPTForTokenClassification",
     "GPTModel",
