@@ -22,6 +22,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("alignment.cli.compare", "compare two evaluated checkpoints, item by item"),
     "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
+    "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
+    "import": ("alignment.cli.import_checkpoint", "make a GPT-2, Llama, Qwen3 or Mixtral checkpoint one of our own"),
+    "export": ("alignment.cli.export_checkpoint", "write a checkpoint that loads where this project is not installed"),
 }
 
 USER_ERROR = 2

@@ -74,12 +74,12 @@ def require_checkpoint(checkpoint: str | Path) -> None:
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    with _explained(checkpoint):
+    with explained(checkpoint):
         return AutoTokenizer.from_pretrained(checkpoint)
 
 
 @contextmanager
-def _explained(checkpoint: str | Path) -> Iterator[None]:
+def explained(checkpoint: str | Path) -> Iterator[None]:
     """What transformers says of a hub id that it cannot reach, as a mistake that the user can mend."""
     try:
         yield
@@ -126,7 +126,7 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
     else:
         auto = AutoModelForCausalLM
     if not is_adapter(checkpoint):
-        with _explained(checkpoint):
+        with explained(checkpoint):
             return auto.from_pretrained(checkpoint, **options)
     base = auto.from_pretrained(adapter_base(checkpoint), **options)
     if kind == "causal-lm" and (Path(checkpoint) / "generation_config.json").is_file():

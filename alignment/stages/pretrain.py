@@ -1,13 +1,14 @@
 """The pretrain stage: a causal language model on packed documents, from random weights or from a checkpoint."""
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.data.packing import pack, tokenize_documents
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
@@ -16,6 +17,15 @@ from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
 DATA_KIND = "text"
+
+
+MODEL_FIELDS = ("preset", *(one.name for one in fields(GPTConfig)), *GPTConfig.attribute_map)
+
+
+def _unknown_field(name: str) -> UserError:
+    near = difflib.get_close_matches(name, MODEL_FIELDS, n=1)
+    mend = f"did you mean {near[0]!r}?" if near else "docs/model.md lists the options"
+    return UserError(f"model_config: GPTConfig has no field {name!r}", mend=mend)
 
 
 @dataclass
@@ -28,7 +38,10 @@ class PretrainArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Go on from this model; default: a new one."}
     )
-    model_config: dict | None = field(default=None, metadata={"help": "Fields of GPTConfig for a new model."})
+    model_config: dict | None = field(
+        default=None,
+        metadata={"help": "Fields of GPTConfig for a new model; `preset` names one to take the others from."},
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None and self.tokenizer_name_or_path is None:
@@ -41,6 +54,7 @@ class PretrainArguments:
                 "model_config and model_name_or_path exclude each other",
                 mend="leave model_config out to go on from a model",
             )
+        raise_all([_unknown_field(name) for name in self.model_config or {} if name not in MODEL_FIELDS])
 
 
 @dataclass
@@ -105,5 +119,7 @@ def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, leng
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = GPTConfig(**inherited | (args.model_config or {}))
-    return GPTForCausalLM(config)
+    shape = dict(args.model_config or {})
+    preset = shape.pop("preset", None)
+    wanted = inherited | shape
+    return GPTForCausalLM(GPTConfig.from_preset(preset, **wanted) if preset else GPTConfig(**wanted))

@@ -11,7 +11,15 @@ from align_cli import REPOSITORY
 
 pytestmark = pytest.mark.xdist_group("quick runs")
 
-PAGES = ["README.md", "docs/your-own-data.md", "docs/your-own-reward.md", "docs/your-own-suite.md", "docs/tinyworld.md"]
+PAGES = [
+    "README.md",
+    "docs/your-own-data.md",
+    "docs/your-own-reward.md",
+    "docs/your-own-suite.md",
+    "docs/tinyworld.md",
+    "docs/model.md",
+    "docs/interop.md",
+]
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read.
 ELSEWHERE = ("make demo", "make test", "align run recipes/local-files")
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")

@@ -5,6 +5,19 @@ import math
 
 import pytest
 import torch
+from gpt_tiny import (
+    CLASSIC,
+    EXPERTS,
+    FAMILIES,
+    MODERN,
+    SIZES,
+    TOKENS,
+    assert_same_gradients,
+    build,
+    gradients,
+    randomise,
+    token_ids,
+)
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from alignment.errors import UserError
@@ -16,58 +29,8 @@ from alignment.models.gpt import (
     GPTModel,
 )
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-MODERN = {**SIZES, **TOKENS, "num_key_value_heads": 2}
-CLASSIC = {
-    **SIZES,
-    **TOKENS,
-    "norm_type": "layernorm",
-    "position_embedding_type": "learned",
-    "mlp_type": "mlp",
-    "hidden_act": "gelu_new",
-    "attention_bias": True,
-    "mlp_bias": True,
-    "tie_word_embeddings": True,
-}
 both_shapes = pytest.mark.parametrize("shape", [MODERN, CLASSIC], ids=["modern", "classic"])
-
-
-def randomise(model, seed=0):
-    """Large random values in every parameter, so that attention is far from uniform and no bias or norm idles."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model.eval()
-
-
-def build(shape, cls=GPTForCausalLM, **changes):
-    torch.manual_seed(0)
-    return randomise(cls(GPTConfig(**{**shape, **changes})))
-
-
-def token_ids(*shape, seed=0):
-    return torch.randint(3, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def assert_same_gradients(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+every_family = pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +60,12 @@ def test_llama_weights_give_llama_logits(rope):
     torch.testing.assert_close(ours.double()(ids).logits, llama.double()(ids).logits, rtol=0, atol=1e-5)
 
 
-def gpt2_weights(gpt2):
-    """GPT-2's parameters under our names: its matrices are transposed, and one holds queries, keys and values."""
+def classic_weights(foreign, output_layer):
+    """GPT-1's and GPT-2's parameters under our names: matrices transposed, and one holds queries, keys and values."""
     names = {"wte": "embed_tokens", "wpe": "embed_positions", "ln_f": "norm", "h": "layers", "ln_1": "input_layernorm"}
     names |= {"ln_2": "post_attention_layernorm", "attn": "self_attn", "c_fc": "up_proj"}
     weights = {}
-    for name, value in gpt2.transformer.state_dict().items():
+    for name, value in foreign.items():
         inside_mlp = ".mlp." in name
         parts = [names.get(part, part) for part in name.split(".")]
         parts = [("down_proj" if inside_mlp else "o_proj") if part == "c_proj" else part for part in parts]
@@ -113,34 +76,171 @@ def gpt2_weights(gpt2):
                 weights["model." + ".".join([*parts[:-2], projection + "_proj", parts[-1]])] = piece
         else:
             weights["model." + ".".join(parts)] = value
-    return weights | {"lm_head.weight": gpt2.lm_head.weight}
+    return weights | {"lm_head.weight": output_layer}
 
 
 def test_gpt2_weights_give_gpt2_logits():
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     gpt2 = randomise(GPT2LMHeadModel(GPT2Config(vocab_size=96, n_inner=48, **sizes, bos_token_id=1, eos_token_id=2)))
     ours = build({**CLASSIC, **sizes})
-    ours.load_state_dict(gpt2_weights(gpt2))
+    ours.load_state_dict(classic_weights(gpt2.transformer.state_dict(), gpt2.lm_head.weight))
     ids = token_ids(2, 40)
     torch.testing.assert_close(ours.double()(ids).logits, gpt2.double()(ids).logits, rtol=0, atol=1e-5)
 
 
-@both_shapes
-def test_sdpa_is_eager_written_out(shape):
-    sdpa, eager = build(shape), build(shape, attn_implementation="eager")
-    assert (sdpa.config._attn_implementation, eager.config._attn_implementation) == ("sdpa", "eager")
+@every_family
+@pytest.mark.parametrize("backend", ["sdpa", "flex_attention"])
+def test_backends_are_eager_written_out(shape, backend):
+    if backend in refused_backends(shape):
+        pytest.skip("refused by name: see test_a_backend_that_cannot_honour_an_option_is_refused")
+    other, eager = build(shape, attn_implementation=backend), build(shape, attn_implementation="eager")
+    assert (other.config._attn_implementation, eager.config._attn_implementation) == (backend, "eager")
     ids, mask = token_ids(2, 20), torch.ones(2, 20, dtype=torch.long)
     mask[0, 15:] = 0
     labels = ids.masked_fill(mask == 0, -100)
-    outputs = [model(ids, attention_mask=mask, labels=labels) for model in (sdpa, eager)]
+    learns = backend == "sdpa"  # flex attention has no backward pass on CPU
+    with torch.set_grad_enabled(learns):
+        outputs = [model(ids, attention_mask=mask, labels=labels) for model in (other, eager)]
     torch.testing.assert_close(outputs[0].logits[mask == 1], outputs[1].logits[mask == 1], rtol=0, atol=1e-5)
-    assert_same_gradients(gradients(sdpa, outputs[0].loss), gradients(eager, outputs[1].loss))
-    weights = eager(ids, output_attentions=True).attentions
-    assert len(weights) == 2
-    assert weights[0].triu(1).eq(0).all()
+    if learns:
+        assert_same_gradients(gradients(other, outputs[0].loss), gradients(eager, outputs[1].loss))
 
 
-@both_shapes
+def refused_backends(shape) -> list[str]:
+    if shape.get("attention_sinks"):
+        return ["sdpa", "flex_attention"]
+    return ["sdpa"] if shape.get("attn_logit_softcapping") else []
+
+
+@pytest.mark.parametrize("family", ["sinks", "softcap"])
+def test_a_backend_that_cannot_honour_an_option_is_refused(family):
+    option = {"sinks": "attention_sinks", "softcap": "attn_logit_softcapping"}[family]
+    model, ids = build(FAMILIES[family]), token_ids(1, 5)
+    assert model.config._attn_implementation == "eager"  # chosen where nothing is asked for
+    with pytest.raises(ValueError, match="scaled_dot_product_attention"):
+        model.set_attn_implementation("sdpa")
+    model.config._attn_implementation = "sdpa"  # behind transformers' back
+    with pytest.raises(UserError, match=f"'sdpa' cannot honour {option}"):
+        model(ids)
+
+
+def test_sinks_take_attention_from_the_tokens():
+    model, ids = build(FAMILIES["sinks"], num_hidden_layers=1, layer_types=["full_attention"]), token_ids(1, 6)
+    attention = model.model.layers[0].self_attn
+    with torch.no_grad():
+        attention.sinks.copy_(torch.tensor([-100.0, 0.0, 1.0, 100.0]))
+    weights = model(ids, output_attentions=True).attentions[0]
+    given = weights.sum(-1)[0]  # (heads, seq): what is left for the tokens
+    torch.testing.assert_close(given[0], torch.ones(6))
+    assert (given[1] < 1).all() and (given[2] < 1).all()
+    torch.testing.assert_close(given[3], torch.zeros(6))
+    # By hand: the softmax over the scores and the sink's logit.
+    scores = []
+    for sink in (-100.0, 1.0):
+        attention.sinks.data.fill_(sink)
+        scores.append(model(ids, output_attentions=True).attentions[0])
+    plain, sunk = scores
+    ratio = sunk[0, 0, -1] / plain[0, 0, -1]
+    torch.testing.assert_close(ratio, ratio[:1].expand(6))
+
+
+def test_softcaps_bound_scores_and_logits():
+    capped, ids = build(FAMILIES["softcap"]), token_ids(1, 8)
+    plain = build({**FAMILIES["softcap"], "final_logit_softcapping": None})
+    torch.testing.assert_close(capped(ids).logits, 3.0 * torch.tanh(plain(ids).logits / 3.0))
+    attention = build(FAMILIES["softcap"], attn_logit_softcapping=0.1).model.layers[0].self_attn
+    weights = attention(torch.randn(1, 4, 32) * 50)[1]  # every score within 0.1 of zero, so weights are nearly even
+    assert (weights.amax(-1) / weights.amin(-1)).max() <= math.exp(0.2) + 1e-4
+
+
+def test_a_sliding_layer_sees_its_window():
+    model, ids = build(FAMILIES["sliding"], num_hidden_layers=1), token_ids(1, 12)
+    changed = ids.clone()
+    changed[0, 3] += 1
+    before, after = model(ids).logits[0], model(changed).logits[0]
+    moved = (before - after).abs().amax(-1) > 1e-4
+    assert moved.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]  # itself and the four after it: a window of 5
+
+
+def test_post_norm_is_gpt1():
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    gpt1 = randomise(OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=96, **sizes)))
+    weights = {
+        name.replace("tokens_embed", "wte").replace("positions_embed", "wpe"): value
+        for name, value in gpt1.transformer.state_dict().items()
+    }
+    ours = build({**FAMILIES["gpt1"], **sizes, "intermediate_size": 128})
+    ours.load_state_dict(classic_weights(weights, gpt1.lm_head.weight))
+    ids = token_ids(2, 40)
+    torch.testing.assert_close(ours.double()(ids).logits, gpt1.double()(ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["moe", "moe-shared"])
+def test_grouped_experts_are_eager_experts(family):
+    model, ids = build(FAMILIES[family]), token_ids(2, 9)
+    found = {}
+    for implementation in ("eager", "grouped_mm", "batched_mm"):
+        model.set_experts_implementation(implementation)
+        output = model(ids, labels=ids)
+        found[implementation] = output.logits, gradients(model, output.loss)
+    for implementation in ("grouped_mm", "batched_mm"):
+        torch.testing.assert_close(found[implementation][0], found["eager"][0], rtol=0, atol=1e-5)
+        assert_same_gradients(found[implementation][1], found["eager"][1])
+
+
+def test_experts_by_hand():
+    model = build(FAMILIES["moe-shared"])
+    mlp, x = model.model.layers[1].mlp, torch.randn(1, 3, 32)
+    expected = torch.zeros(1, 3, 32)
+    for token in range(3):
+        probabilities = (mlp.gate.weight @ x[0, token]).softmax(-1)
+        for expert in probabilities.argsort(descending=True)[:2]:
+            gate, up = (mlp.experts.gate_up_proj[expert] @ x[0, token]).chunk(2)
+            result = mlp.experts.down_proj[expert] @ (torch.nn.functional.silu(gate) * up)
+            expected[0, token] += probabilities[expert] * result  # norm_topk_prob is off
+        expected[0, token] += mlp.shared_experts(x[:, token])[0]
+    torch.testing.assert_close(mlp(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_router_losses_by_hand():
+    shape = {**EXPERTS, "num_hidden_layers": 1, "router_aux_loss_coef": 0.5, "router_z_loss_coef": 0.25}
+    model, ids = build(shape), token_ids(2, 7)
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    output = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100))
+    logits = output.router_logits[0].reshape(2, 7, 4)
+    real = logits[mask == 1]
+    chosen = torch.nn.functional.one_hot(real.topk(2).indices, 4).float().mean(0).sum(0)  # share of tokens an expert
+    balance = 4 * (chosen * real.softmax(-1).mean(0)).sum()
+    z = logits.logsumexp(-1).square().mean()
+    torch.testing.assert_close(output.aux_loss, balance + 0.25 / 0.5 * z)
+    without = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), output_router_logits=False)
+    torch.testing.assert_close(output.loss, without.loss + 0.5 * output.aux_loss)
+
+
+def test_router_losses_of_cached_tokens_are_of_these_tokens():
+    model, ids = build({**EXPERTS, "router_z_loss_coef": 0.0}), token_ids(2, 8)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    start = model(ids[:, :6], attention_mask=mask[:, :6])
+    options = {"past_key_values": start.past_key_values, "output_router_logits": True}
+    following = model(ids[:, 6:], attention_mask=mask, **options)
+    chosen = [
+        torch.nn.functional.one_hot(one.topk(2).indices, 4).float().mean(0).sum(0) for one in following.router_logits
+    ]
+    probabilities = [one.softmax(-1).mean(0) for one in following.router_logits]
+    expected = 4 * (torch.stack(chosen).mean(0) * torch.stack(probabilities).mean(0)).sum()
+    torch.testing.assert_close(following.aux_loss, expected)
+
+
+def test_a_dense_model_has_no_router_losses():
+    config = build(MODERN).config
+    assert (config.router_aux_loss_coef, config.output_router_logits) == (0.0, False)
+
+
+@every_family
 def test_later_tokens_change_nothing_before_them(shape):
     model, ids = build(shape), token_ids(1, 12)
     changed = ids.clone()
@@ -150,7 +250,7 @@ def test_later_tokens_change_nothing_before_them(shape):
     assert (before[:, 7:] - after[:, 7:]).abs().amax(-1).min() > 1e-3
 
 
-@both_shapes
+@every_family
 def test_left_padding_changes_nothing(shape):
     model, ids = build(shape), token_ids(1, 10)
     padded = torch.cat((torch.zeros(1, 6, dtype=torch.long), ids), dim=1)
@@ -161,10 +261,14 @@ def test_left_padding_changes_nothing(shape):
     assert model.generate(padded, attention_mask=mask, **options)[0, 6:].tolist() == alone[0].tolist()
 
 
-@both_shapes
+@every_family
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no-cache"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_documents_are_separate_documents(shape, use_cache, attention):
+    if attention in refused_backends(shape):
+        pytest.skip("refused by name")
+    # The balance of experts is over a batch, not over a document.
+    shape = {**shape, "output_router_logits": False}
     model = build(shape, attn_implementation=attention)
     documents = [token_ids(1, length, seed=length) for length in (5, 9, 3)]
     packed = torch.cat(documents, dim=1)
@@ -180,7 +284,7 @@ def test_packed_documents_are_separate_documents(shape, use_cache, attention):
     assert_same_gradients(gradients(model, together.loss), gradients(model, loss))
 
 
-@both_shapes
+@every_family
 def test_cached_generation_is_uncached_argmax(shape):
     model, ids = build(shape), token_ids(2, 6)
     expected = ids
@@ -194,7 +298,7 @@ def test_cached_generation_is_uncached_argmax(shape):
     assert static.tolist() == expected.tolist()
 
 
-@both_shapes
+@every_family
 @pytest.mark.parametrize("cache_type", ["dynamic", "static"])
 def test_cache_in_pieces_is_one_forward(shape, cache_type):
     model, ids = build(shape), token_ids(2, 14)
@@ -235,7 +339,7 @@ def test_sampling_follows_the_model():
     assert model.generate(ids, do_sample=True, top_k=1, max_new_tokens=6).tolist() == greedy.tolist()
 
 
-@both_shapes
+@every_family
 def test_gradient_checkpointing_changes_nothing(shape):
     model, ids = build(shape).train(), token_ids(2, 12)
     plain = gradients(model, model(ids, labels=ids).loss)
@@ -317,6 +421,14 @@ def test_positions_past_the_table_are_refused():
         model.generate(token_ids(1, 60), max_new_tokens=8, do_sample=False, eos_token_id=None)
     padded = torch.cat((torch.zeros(1, 6, dtype=torch.long), token_ids(1, 60)), dim=1)
     assert model(padded, attention_mask=(padded != 0).long()).logits.isfinite().all()
+
+
+def test_a_token_that_is_not_in_the_vocabulary_is_named():
+    model = build(MODERN)
+    with pytest.raises(UserError, match="token id 96") as caught:
+        model(torch.tensor([[5, 96]]))
+    assert "vocab_size=96" in str(caught.value)
+    model(torch.tensor([[5, 95]]))
 
 
 def test_residual_projections_start_smaller_with_depth():

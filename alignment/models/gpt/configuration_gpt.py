@@ -74,8 +74,8 @@ class GPTConfig(PreTrainedConfig):
         norm_topk_prob: the chosen experts' weights sum to 1.
         router_aux_loss_coef: weight of the load-balancing loss (Fedus et al. 2021); always 0 for a dense model.
         router_z_loss_coef: weight of the router's z-loss, which keeps its logits small (Zoph et al. 2022).
-        output_router_logits: return router logits and the losses made of them; by default where there are experts, as
-            without them training does not balance the experts.
+        output_router_logits: return router logits and the losses made of them, in training and where labels are given;
+            by default where there are experts, as without them training does not balance the experts.
         attention_bias: biases in the four attention projections.
         mlp_bias: biases in the MLP.
         attention_dropout: dropout of the attention weights.

@@ -287,10 +287,10 @@ def router_losses(
 ) -> torch.Tensor:
     """What is added to the loss, over router_aux_loss_coef: load balance, and the z-loss in the same unit.
 
-    router_logits: (tokens, experts) a sparse layer. Padding is left out of the balance, which is 1 for perfect balance.
+    router_logits: (tokens, experts) a sparse layer; attention_mask: (batch, seq) of these tokens, whose zeros are left
+    out of the balance.
     """
-    mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else None
-    loss = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, mask)
+    loss = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)
     if config.router_z_loss_coef:
         z = torch.stack([logits.float().logsumexp(dim=-1).square().mean() for logits in router_logits]).mean()
         loss = loss + config.router_z_loss_coef / config.router_aux_loss_coef * z
@@ -425,6 +425,7 @@ class GPTModel(GPTPreTrainedModel):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
         self._require_honest_backend()
         if inputs_embeds is None:
+            self._require_known_tokens(input_ids)
             inputs_embeds = self.embed_tokens(input_ids)
 
         # transformers looks for packed documents only where it sees position ids and no cache. So it is shown those
@@ -466,6 +467,19 @@ class GPTModel(GPTPreTrainedModel):
                 got=f"{option}={getattr(config, option)}",
                 needed="eager" if lacks_sinks else "eager, flex_attention or flash attention",
                 mend='model.set_attn_implementation("eager")',
+            )
+
+    def _require_known_tokens(self, input_ids: torch.LongTensor) -> None:
+        """Name a token id that the embeddings lack; on a GPU the look would cost a wait, and CUDA reports it itself."""
+        known = self.config.vocab_size  # not the table's own size: PEFT may have wrapped it
+        if input_ids.device.type != "cpu" or input_ids.numel() == 0 or is_tracing(input_ids):
+            return
+        if (largest := int(input_ids.max())) >= known:
+            raise UserError(
+                "a token id is not in the vocabulary",
+                got=f"token id {largest}",
+                needed=f"ids below vocab_size={known}",
+                mend="use the tokenizer that the model was trained with, or resize_token_embeddings",
             )
 
     def _positions(
@@ -533,6 +547,9 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             labels: (batch, seq), the input ids themselves, with -100 where no loss is wanted; shifted here.
             logits_to_keep: compute only the last so many logits (0: all), or those at the given indices.
         """
+        # Recording costs, and keeps torch.compile from one graph: by default it is done where a loss may be added to.
+        learns = self.training or labels is not None
+        kwargs.setdefault("output_router_logits", self.config.output_router_logits and learns)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -549,7 +566,10 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         if outputs.router_logits:
-            aux_loss = router_losses(outputs.router_logits, self.config, attention_mask)
+            mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else None
+            if mask is not None:  # with a cache, the mask has the earlier tokens too
+                mask = mask[:, -outputs.last_hidden_state.shape[1] :]
+            aux_loss = router_losses(outputs.router_logits, self.config, mask)
             if labels is not None:
                 loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
         return MoeCausalLMOutputWithPast(

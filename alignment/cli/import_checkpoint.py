@@ -1,0 +1,21 @@
+"""`align import HF_CHECKPOINT`: make a checkpoint of transformers' own one of this project's architecture."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        metavar="HF_CHECKPOINT",
+        help="a folder or hub id of a GPT, GPT-2, Llama, Qwen3 or Mixtral model, or of an adapter, which is merged",
+    )
+    parser.add_argument("--output_dir", metavar="DIR", required=True, help="where to write it: a new or empty folder")
+
+
+def main(args: argparse.Namespace) -> int:
+    from alignment.models.interop import import_checkpoint
+
+    conversion = import_checkpoint(args.checkpoint, args.output_dir)
+    print(conversion)
+    print(f"every verb takes it, for example: align chat {conversion.folder}")
+    return 0

@@ -1,0 +1,88 @@
+"""`align info`: what a preset or a checkpoint of ours is and costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from alignment.errors import UserError
+
+HELP = "parameters, arithmetic, cache and memory of a preset or checkpoint"
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint of the GPT defined here, or a hub id")
+    parser.add_argument("--preset", help="a named model of the lineage; an unknown name lists them")
+    parser.add_argument(
+        "--context", type=int, help="length of sequence; default: the longest that the model is made for"
+    )
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from alignment.models.gpt.sizes import sizes
+
+    name, config = _config(args)
+    if args.context is not None and args.context < 1:
+        raise UserError("--context is too small", got=args.context, needed="at least 1")
+    found = sizes(config, args.context)
+    if args.json:
+        print(json.dumps({"name": name, **asdict(found)}))
+        return 0
+    active = (
+        "" if found.active_parameters == found.parameters else f", {found.active_parameters:,} of them active a token"
+    )
+    rows = [
+        ("parameters", f"{found.parameters:,}{active}"),
+        ("FLOPs per token, forward", f"{short(found.forward_flops_per_token)} (training: three times as much)"),
+        (
+            "KV cache per token",
+            f"{short(found.kv_cache_bytes_per_token)}B in 16 bit; {short(found.kv_cache_bytes)}B a sequence",
+        ),
+        (
+            "memory to train",
+            f"{short(found.training_bytes)}B for weights, gradients and AdamW in 32 bit; activations on top",
+        ),
+    ]
+    print(f"{name}, at a context of {found.context:,}")
+    print("\n".join(f"  {label:26}{value}" for label, value in rows))
+    return 0
+
+
+def short(number: float) -> str:
+    """1.24 G for 1,235,814,400."""
+    for size, unit in UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g} "
+
+
+def _config(args: argparse.Namespace) -> tuple:
+    """The name and config asked for."""
+    from transformers import AutoConfig
+
+    import alignment  # noqa: F401  (registers the architecture)
+    from alignment.models.gpt import GPTConfig
+    from alignment.models.loading import require_checkpoint
+
+    if (args.preset is None) == (args.checkpoint is None):
+        raise UserError(
+            "align info describes one model",
+            got="both a checkpoint and --preset" if args.preset else "neither a checkpoint nor --preset",
+            needed=f"a checkpoint, or --preset with one of {', '.join(GPTConfig.preset_names())}",
+        )
+    if args.preset:
+        return args.preset, GPTConfig.from_preset(args.preset)
+    require_checkpoint(args.checkpoint)
+    config = AutoConfig.from_pretrained(args.checkpoint)
+    if not isinstance(config, GPTConfig):
+        raise UserError(
+            f"{args.checkpoint} is not of the architecture defined here",
+            got=f"model_type {config.model_type}",
+            needed=GPTConfig.model_type,
+            mend="align import makes it one, where its options allow",
+        )
+    return args.checkpoint, config

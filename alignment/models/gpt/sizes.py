@@ -1,0 +1,97 @@
+"""What a GPT of some config costs: parameters, arithmetic, cache, training memory; told without making weights."""
+
+from dataclasses import dataclass
+
+from .configuration_gpt import GPTConfig
+
+# AdamW in float32: weight, gradient and two moments; with bf16 autocast the same, as the weights stay in float32.
+ADAMW_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Costs of a model.
+
+    Attributes:
+        parameters: all of them, tied ones once.
+        active_parameters: those that a token passes through; fewer than all where there are experts.
+        forward_flops_per_token: of a token in a sequence of `context`, on average; a multiplication and an addition
+            are two. A training step takes three times as much (Kaplan et al. 2020).
+        kv_cache_bytes_per_token: keys and values of a token in 2 bytes a number, in layers that see everything.
+        kv_cache_bytes: of a whole sequence of `context`; layers that slide keep no more than their window.
+        training_bytes: weights, gradients and AdamW's moments in float32; activations come on top.
+        context: the length of sequence that these figures are for.
+    """
+
+    parameters: int
+    active_parameters: int
+    forward_flops_per_token: int
+    kv_cache_bytes_per_token: int
+    kv_cache_bytes: int
+    training_bytes: int
+    context: int
+
+
+def sizes(config: GPTConfig, context: int | None = None) -> Sizes:
+    """The costs of a config at a context (default: the longest it is made for)."""
+    context = context or config.max_position_embeddings
+    all_layers, active_layers = _layer_weights(config, active=False), _layer_weights(config, active=True)
+    embeddings = config.vocab_size * config.hidden_size
+    tables = embeddings * (1 if config.tie_word_embeddings else 2)
+    if config.position_embedding_type == "learned":
+        tables += config.max_position_embeddings * config.hidden_size
+    other = tables + _vectors(config)
+    attention = 4 * config.num_attention_heads * config.head_dim * sum(_seen(config, context))
+    kv_bytes = 2 * 2 * config.num_key_value_heads * config.head_dim
+    kept = sum(min(context, config.sliding_window) if kind == SLIDING else context for kind in config.layer_types)
+    full = sum(kind != SLIDING for kind in config.layer_types)
+    return Sizes(
+        parameters=all_layers + other,
+        active_parameters=active_layers + other,
+        forward_flops_per_token=round(2 * (active_layers + embeddings) + attention),
+        kv_cache_bytes_per_token=kv_bytes * full,
+        kv_cache_bytes=kv_bytes * kept,
+        training_bytes=ADAMW_BYTES * (all_layers + other),
+        context=context,
+    )
+
+
+SLIDING = "sliding_attention"
+
+
+def _layer_weights(config: GPTConfig, active: bool) -> int:
+    """Weights of the matrices in all layers; if `active`, of the experts only those that a token is sent to."""
+    width, query = config.hidden_size, config.num_attention_heads * config.head_dim
+    attention = 2 * width * query + 2 * width * config.num_key_value_heads * config.head_dim
+    matrices = 3 if config.mlp_type == "gated" else 2
+    dense = matrices * width * config.intermediate_size
+    experts = config.num_experts_per_tok if active else config.num_experts
+    expert = 3 * width * config.moe_intermediate_size
+    sparse = width * config.num_experts + (experts + config.num_shared_experts) * expert
+    return sum(attention + (sparse if kind == "sparse" else dense) for kind in config.mlp_layer_types)
+
+
+def _vectors(config: GPTConfig) -> int:
+    """Norms, biases and sinks."""
+    width, query = config.hidden_size, config.num_attention_heads * config.head_dim
+    per_norm = 2 if config.norm_type == "layernorm" else 1
+    layer = 2 * per_norm * width
+    if config.qk_norm:
+        layer += 2 * per_norm * config.head_dim
+    if config.attention_sinks:
+        layer += config.num_attention_heads
+    if config.attention_bias:
+        layer += query + 2 * config.num_key_value_heads * config.head_dim + width
+    if config.mlp_bias:
+        layer += config.intermediate_size * (2 if config.mlp_type == "gated" else 1) + width
+    last = per_norm * width if config.norm_placement == "pre" else 0
+    return config.num_hidden_layers * layer + last
+
+
+def _seen(config: GPTConfig, context: int) -> list[float]:
+    """How many positions a token sees in each layer, on average over a sequence."""
+    seen = []
+    for kind in config.layer_types:
+        window = min(config.sliding_window, context) if kind == SLIDING else context
+        seen.append((window * (window + 1) / 2 + (context - window) * window) / context)
+    return seen

@@ -1,0 +1,276 @@
+"""Checkpoints of transformers' own architectures become the GPT's, and the other way round."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from alignment.errors import UserError
+from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
+from alignment.models.loading import (
+    ADAPTER_CONFIG,
+    adapter_base,
+    explained,
+    is_adapter,
+    load_tokenizer,
+    load_trainable,
+    require_checkpoint,
+)
+
+from .families import (
+    FAMILIES,
+    Misfit,
+    export_misfits,
+    from_gpt_config,
+    import_misfits,
+    left_behind,
+    to_gpt_config,
+)
+from .self_contained import HEADS, auto_map, code_files
+from .weights import from_gpt_weights, to_gpt_weights
+
+NATIVE_TARGETS = ("gpt2", "llama", "qwen3", "mixtral")
+SELF_CONTAINED = "self-contained"
+TARGETS = (*NATIVE_TARGETS, SELF_CONTAINED)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+# By peft's task types: the class an adapter's model has, and its kind.
+ADAPTED = {
+    "CAUSAL_LM": (GPTForCausalLM, "causal-lm"),
+    "SEQ_CLS": (GPTForSequenceClassification, "sequence-classification"),
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Args:
+        folder: the new checkpoint.
+        architecture: its class.
+        auto_class: the class of transformers that loads it.
+        parameters: how many, tied ones counted once.
+        has_tokenizer: whether the source had a tokenizer, which then went along.
+        left_behind: options that only training uses, and that could not go along.
+    """
+
+    folder: Path
+    architecture: str
+    auto_class: str
+    parameters: int
+    has_tokenizer: bool
+    left_behind: dict[str, Any]
+
+    def __str__(self) -> str:
+        tokenizer = "with its tokenizer" if self.has_tokenizer else "without a tokenizer, as there was none"
+        text = f"{self.folder}: {self.architecture}, {self.parameters:,} parameters, {tokenizer}"
+        if self.left_behind:
+            options = ", ".join(f"{name}={value}" for name, value in self.left_behind.items())
+            text += f"\nleft behind, as only training uses it: {options}"
+        return text
+
+
+def import_checkpoint(source: str | Path, output_dir: str | Path) -> Conversion:
+    """Make a GPT of a checkpoint of transformers' own: GPT-1, GPT-2, Llama, Qwen3 or Mixtral.
+
+    Weights are taken over as they are, in their dtype; tokenizer and generation config go along.
+
+    Args:
+        source: folder of a full causal language model or of an adapter, which is merged, or a hub id.
+        output_dir: a folder that is new or empty.
+
+    Raises:
+        UserError: the source is no such checkpoint, has options or weights that the GPT lacks, or the folder is taken.
+    """
+    output_dir = _free_folder(output_dir)
+    theirs = _config(source)
+    if theirs.model_type == GPTConfig.model_type:
+        raise UserError(
+            f"{source} is of this project's architecture already",
+            got=f"model_type {theirs.model_type!r}",
+            needed="one of " + ", ".join(FAMILIES),
+            mend="use it as it is; `align export` goes the other way",
+        )
+    if misfits := import_misfits(theirs):
+        raise _misfit_error(
+            f"{source} has options that the GPT lacks",
+            misfits,
+            f"keep it a {theirs.model_type} model: the stages train it as it is",
+        )
+    config = to_gpt_config(theirs)
+    tokenizer = _tokenizer(source)
+    model = _merged(source, "causal-lm") if is_adapter(source) else _loaded(source, AutoModelForCausalLM)
+    tensors = to_gpt_weights(model.state_dict(), theirs.model_type, config.num_hidden_layers)
+    ours = _built(config, tensors, model)
+    return _written(ours, tokenizer, output_dir, left_behind(theirs, theirs.model_type))
+
+
+def export_checkpoint(checkpoint: str | Path, target: str, output_dir: str | Path) -> Conversion:
+    """Write a GPT's checkpoint as one that loads where this project is not installed.
+
+    Args:
+        checkpoint: folder of a full model or of an adapter, which is merged, or a hub id.
+        target: an architecture of transformers' own, or `self-contained`: the GPT with its code, for
+            `trust_remote_code=True`, which keeps every option, and every head.
+        output_dir: a folder that is new or empty.
+
+    Raises:
+        UserError: the target is not known or cannot express the model's options, all of which are named; the
+            checkpoint is no GPT; or the folder is taken.
+    """
+    if target not in TARGETS:
+        raise UserError(f"no target is called {target!r}", needed="one of " + ", ".join(TARGETS))
+    output_dir = _free_folder(output_dir)
+    config = _config(checkpoint)
+    if config.model_type != GPTConfig.model_type:
+        raise UserError(
+            f"{checkpoint} is not of this project's architecture",
+            got=f"model_type {config.model_type!r}",
+            needed=f"model_type {GPTConfig.model_type!r}",
+            mend="`align import` makes it one",
+        )
+    model_class, load = _how_to_load(checkpoint, config)
+    if target == SELF_CONTAINED:
+        return _export_self_contained(load(), _tokenizer(checkpoint), output_dir)
+    _require_fit(checkpoint, config, model_class, target)
+    tokenizer, model = _tokenizer(checkpoint), load()
+    tensors = from_gpt_weights(model.state_dict(), target, config.num_hidden_layers)
+    theirs = _built(from_gpt_config(config, target), tensors, model)
+    return _written(theirs, tokenizer, output_dir, left_behind(config, target))
+
+
+def _export_self_contained(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output_dir: Path
+) -> Conversion:
+    model.config.auto_map = auto_map()
+    conversion = _written(model, tokenizer, output_dir, {})
+    for name, source in code_files().items():
+        (output_dir / name).write_text(source, encoding="utf-8")
+    return conversion
+
+
+def _free_folder(output_dir: str | Path) -> Path:
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise UserError(
+            f"{output_dir} is taken",
+            got="a folder with files in it" if output_dir.is_dir() else "a file",
+            needed="a folder that is new or empty",
+            mend="give another --output_dir; nothing has been overwritten",
+        )
+    return output_dir
+
+
+def _config(checkpoint: str | Path) -> PreTrainedConfig:
+    """The config of a checkpoint, of an adapter its base's, if its model type is known here."""
+    require_checkpoint(checkpoint)
+    whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
+    with explained(whole):
+        model_type = PreTrainedConfig.get_config_dict(whole)[0].get("model_type")
+        if model_type not in FAMILIES and model_type != GPTConfig.model_type:
+            raise UserError(
+                f"{whole} is of an architecture that is not known here",
+                got=f"model_type {model_type!r}",
+                needed="one of " + ", ".join((*FAMILIES, GPTConfig.model_type)),
+            )
+        return AutoConfig.from_pretrained(whole)
+
+
+def _tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer; none where a folder has none, in whose place transformers may make up an empty one."""
+    folder = Path(checkpoint)
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return load_tokenizer(checkpoint)
+
+
+def _how_to_load(checkpoint: str | Path, config: GPTConfig) -> tuple[type, Callable[[], PreTrainedModel]]:
+    """The class of a GPT's checkpoint, and what loads it."""
+    if is_adapter(checkpoint):
+        task = json.loads((Path(checkpoint) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
+        if task not in ADAPTED:
+            needed = "one of " + ", ".join(ADAPTED)
+            raise UserError(f"{checkpoint} is an adapter for another task", got=f"task_type {task!r}", needed=needed)
+        model_class, kind = ADAPTED[task]
+        return model_class, lambda: _merged(checkpoint, kind)
+    known = {cls.__name__: cls for cls in HEADS.values()}
+    name = (config.architectures or [GPTForCausalLM.__name__])[0]
+    if name not in known:
+        raise UserError(f"{checkpoint} is of an unknown class", got=name, needed="one of " + ", ".join(known))
+    return known[name], lambda: _loaded(checkpoint, known[name])
+
+
+def _merged(adapter: str | Path, kind: str) -> PreTrainedModel:
+    return load_trainable(adapter, kind, dtype="auto").merge_and_unload()
+
+
+def _loaded(checkpoint: str | Path, model_class: type) -> PreTrainedModel:
+    """A full model in the dtype it was saved in, every weight of which was in the checkpoint, and no other."""
+    model, report = model_class.from_pretrained(checkpoint, dtype="auto", output_loading_info=True)
+    odd = {kind: sorted(report[f"{kind}_keys"]) for kind in ("missing", "unexpected") if report[f"{kind}_keys"]}
+    if odd:
+        raise UserError(
+            f"the weights of {checkpoint} are not those of its architecture",
+            got="; ".join(f"{kind}: {', '.join(map(str, names[:6]))}" for kind, names in odd.items()),
+            needed=f"the weights of a {type(model).__name__}, no more and no fewer",
+        )
+    return model
+
+
+def _require_fit(checkpoint: str | Path, config: GPTConfig, model_class: type, target: str) -> None:
+    if model_class is not GPTForCausalLM:
+        raise UserError(
+            f"only causal language models become {target} models",
+            got=model_class.__name__,
+            needed=GPTForCausalLM.__name__,
+            mend=f"--to {SELF_CONTAINED} takes every head",
+        )
+    if misfits := export_misfits(config, target):
+        fitting = [other for other in NATIVE_TARGETS if not export_misfits(config, other)]
+        mend = "--to " + " or ".join([*fitting, SELF_CONTAINED])
+        raise _misfit_error(f"{checkpoint} has options that {target} lacks", misfits, mend)
+
+
+def _misfit_error(problem: str, misfits: list[Misfit], mend: str) -> UserError:
+    got = ", ".join(f"{misfit.option}={_shown(misfit.has)}" for misfit in misfits)
+    needed = ", ".join(f"{misfit.option}={_shown(misfit.needed)}" for misfit in misfits)
+    return UserError(problem, got=got, needed=needed, mend=mend)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; of a list with an entry a layer, the different ones."""
+    return "/".join(sorted(set(value))) if isinstance(value, list) else str(value)
+
+
+def _built(config: PreTrainedConfig, tensors: dict[str, torch.Tensor], source: PreTrainedModel) -> PreTrainedModel:
+    """A causal language model to save, made of these very tensors; names and shapes that do not fit raise.
+
+    It is built on the meta device, so that no memory is taken twice, and its buffers stay there: it cannot run.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(tensors, strict=True, assign=True)
+    model.tie_weights()
+    model.generation_config = source.generation_config
+    return model
+
+
+def _written(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output_dir: Path, lost: dict[str, Any]
+) -> Conversion:
+    model.save_pretrained(output_dir)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(output_dir)
+    name = type(model).__name__
+    auto_class = next((auto for auto, cls in HEADS.items() if cls.__name__ == name), "AutoModelForCausalLM")
+    return Conversion(output_dir, name, auto_class, model.num_parameters(), tokenizer is not None, lost)

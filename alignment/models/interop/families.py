@@ -1,0 +1,224 @@
+"""How the options of transformers' own families and those of the GPT correspond, and which have no counterpart.
+
+A family's table pairs the options of one meaning. Every other option has to be as it is in all models of the other
+side, or it is reported as a misfit: so an option that is new on either side is refused, never dropped.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from alignment.models.gpt import GPTConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture of transformers.
+
+    Args:
+        model_type: as transformers calls it.
+        paired: its options -> the GPT's of the same meaning.
+        fixed: options of the GPT that all its models have, where they are not GPTConfig's defaults.
+        silent: its options that say nothing of their own about a causal language model.
+    """
+
+    model_type: str
+    paired: dict[str, str]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
+
+    @property
+    def has_experts(self) -> bool:
+        return "num_experts" in self.paired.values()
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """An option that the other side cannot express: the value it has, and the value (or a phrase for it) needed."""
+
+    option: str
+    has: Any
+    needed: Any
+
+
+def same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+SHARED = same("vocab_size", "initializer_range", "tie_word_embeddings")
+SHARED |= same("bos_token_id", "eos_token_id", "pad_token_id")
+CLASSIC = SHARED | {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "norm_eps",
+    "resid_pdrop": "hidden_dropout",
+    "embd_pdrop": "embedding_dropout",
+    "attn_pdrop": "attention_dropout",
+}
+MODERN = SHARED | same(
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "rope_parameters",
+    "attention_dropout",
+    "use_cache",
+)
+MODERN |= {"rms_norm_eps": "norm_eps"}
+CLASSIC_SHAPE = {
+    "norm_type": "layernorm",
+    "position_embedding_type": "learned",
+    "mlp_type": "mlp",
+    "attention_bias": True,
+    "mlp_bias": True,
+}
+# They shape the head of GPT2DoubleHeadsModel, which is not a language model's.
+SUMMARY = frozenset(f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family(
+            "openai-gpt",
+            CLASSIC | {"afn": "hidden_act"},
+            fixed=CLASSIC_SHAPE | {"norm_placement": "post"},
+            silent=SUMMARY,
+        ),
+        Family(
+            "gpt2",
+            CLASSIC | {"activation_function": "hidden_act", "n_inner": "intermediate_size"} | same("use_cache"),
+            fixed=CLASSIC_SHAPE,
+            silent=SUMMARY,
+        ),
+        Family("llama", MODERN | same("intermediate_size", "attention_bias", "mlp_bias")),
+        Family(
+            "qwen3",
+            MODERN | same("intermediate_size", "attention_bias", "layer_types", "sliding_window"),
+            fixed={"qk_norm": True},
+            silent=frozenset({"use_sliding_window", "max_window_layers"}),  # layer_types is made of them
+        ),
+        Family(
+            "mixtral",
+            MODERN
+            | {"intermediate_size": "moe_intermediate_size", "num_local_experts": "num_experts"}
+            | same("num_experts_per_tok", "router_aux_loss_coef", "output_router_logits", "sliding_window"),
+            fixed={"router_z_loss_coef": 0.0},
+        ),
+    )
+}
+# The names under which GPT-1 knows activations that transformers calls otherwise.
+GPT1_ACTIVATIONS = {"gelu": "gelu_new", "swish": "silu"}
+
+# What only training uses does not stand in the way of a conversion; what is lost is said.
+TRAINING_ONLY = frozenset(
+    {
+        "attention_dropout",
+        "hidden_dropout",
+        "embedding_dropout",
+        "router_z_loss_coef",
+        "router_jitter_noise",
+        "output_router_logits",
+    }
+)
+# Options that say something only along with another, which is compared: position_embedding_type, layer_types.
+FOLLOWING = frozenset({"rope_parameters", "sliding_window"})
+OF_EXPERTS = frozenset(
+    {
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "num_shared_experts",
+        "mlp_layer_types",
+        "norm_topk_prob",
+        "router_aux_loss_coef",
+    }
+)
+
+
+def to_gpt_config(theirs: PreTrainedConfig) -> GPTConfig:
+    """The GPT's config of a family's; only for one without misfits."""
+    family = FAMILIES[theirs.model_type]
+    options = family.fixed | {ours: getattr(theirs, name) for name, ours in family.paired.items()}
+    options["attention_dropout"] = options["attention_dropout"] or 0.0  # Llama's may be None
+    if theirs.model_type == "openai-gpt":
+        options["hidden_act"] = GPT1_ACTIVATIONS.get(options["hidden_act"], options["hidden_act"])
+    if family.has_experts:
+        options["intermediate_size"] = options["moe_intermediate_size"]
+    return GPTConfig(**options)
+
+
+def from_gpt_config(config: GPTConfig, model_type: str) -> PreTrainedConfig:
+    """A family's config of the GPT's; only for one without misfits."""
+    options = {name: getattr(config, ours) for name, ours in FAMILIES[model_type].paired.items()}
+    if "sliding_window" in options and "sliding_attention" not in config.layer_types:
+        options["sliding_window"] = None
+    if model_type == "qwen3":
+        options["use_sliding_window"] = options["sliding_window"] is not None
+    if model_type == "mixtral":  # its generation fails where it returns router logits and there is padding
+        options["output_router_logits"] = False
+    return AutoConfig.for_model(model_type, **options)
+
+
+def import_misfits(theirs: PreTrainedConfig) -> list[Misfit]:
+    """Options of a family's config that the GPT lacks, where they are not at their default."""
+    family = FAMILIES[theirs.model_type]
+    usual = {
+        name: value
+        for name, value in _own_defaults(type(theirs)).items()
+        if name not in {*family.paired, *family.silent, *TRAINING_ONLY}
+    }
+    found = [Misfit(name, getattr(theirs, name), value) for name, value in usual.items()]
+    if "rope_parameters" in family.paired:
+        turned = theirs.rope_parameters.get("partial_rotary_factor", 1.0)
+        found.append(Misfit("rope_parameters.partial_rotary_factor", turned, 1.0))
+    quantization = getattr(theirs, "quantization_config", None)
+    found.append(Misfit("quantization_config", quantization, None))
+    return [misfit for misfit in found if misfit.has != misfit.needed]
+
+
+def export_misfits(config: GPTConfig, model_type: str) -> list[Misfit]:
+    """Options of a GPT that a family cannot express, and what they are in all of its models."""
+    family = FAMILIES[model_type]
+    needed = _own_defaults(GPTConfig) | _needed_layers(config, family) | family.fixed
+    if model_type == "gpt2":
+        needed["num_key_value_heads"] = config.num_attention_heads
+        needed["head_dim"] = config.hidden_size // config.num_attention_heads
+    moot = FOLLOWING | TRAINING_ONLY | ({"intermediate_size"} if family.has_experts else OF_EXPERTS)
+    found = [
+        Misfit(name, getattr(config, name), value)
+        for name, value in needed.items()
+        if name not in {*family.paired.values(), *moot} and getattr(config, name) != value
+    ]
+    if model_type in ("gpt2", "llama") and config.hidden_size % config.num_attention_heads:
+        multiple = f"a multiple of num_attention_heads={config.num_attention_heads}"
+        found.append(Misfit("hidden_size", config.hidden_size, multiple))
+    if family.has_experts and config.num_experts == 0:
+        found.append(Misfit("num_experts", 0, "at least 1"))
+    return found
+
+
+def left_behind(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
+    """What only training uses and the other side has no place for, where it is set, in a config of either side."""
+    paired = FAMILIES[model_type].paired
+    carried = {*paired.values()} - {"output_router_logits"} if isinstance(config, GPTConfig) else paired
+    lost = TRAINING_ONLY.difference(carried)
+    return {name: value for name in sorted(lost) if (value := getattr(config, name, 0))}
+
+
+def _needed_layers(config: GPTConfig, family: Family) -> dict[str, list[str]]:
+    """The types of the layers of a family: all alike, of the one kind that it knows."""
+    slides = "sliding_window" in family.paired and "sliding_attention" in config.layer_types
+    return {
+        "layer_types": ["sliding_attention" if slides else "full_attention"] * config.num_hidden_layers,
+        "mlp_layer_types": ["sparse" if family.has_experts else "dense"] * config.num_hidden_layers,
+    }
+
+
+def _own_defaults(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The options that a config class adds to those of all configs, with their defaults."""
+    common = {one.name for one in fields(PreTrainedConfig)}
+    return {one.name: one.default for one in fields(config_class) if one.name not in common}
