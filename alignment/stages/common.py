@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from alignment.models.loading import is_adapter
@@ -116,7 +117,9 @@ def stage_of(checkpoint: str | None) -> str | None:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
     """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
-    model.save_pretrained(checkpoint)
+    # A reference adapter beside the trained one stays out.
+    selected = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(checkpoint, **selected)
     tokenizer.save_pretrained(checkpoint)
     # PEFT leaves the generation config out, and with it where a reply ends.
     if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:

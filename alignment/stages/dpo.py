@@ -7,7 +7,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
-from alignment.stages.adapters import expose_head_bias, new_adapter
+from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
@@ -47,6 +47,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         callbacks=[writer],
     )
     expose_head_bias(trainer.model)
+    complete_reference(trainer.model)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(

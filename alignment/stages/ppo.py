@@ -57,7 +57,9 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
-        rewards.insert(0, load_trainable(sources.reward_model_path, "sequence-classification"))
+        judge = load_trainable(sources.reward_model_path, "sequence-classification")
+        judge.config.name_or_path = sources.reward_model_path  # names the metric; an adapter's config names its base
+        rewards.insert(0, judge)
     splits = load_splits(data, DATA_KIND, args.seed, keep=None)
     trainer = PPOTrainer(
         model=model,
