@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from alignment.errors import UserError
 from alignment.models.loading import is_adapter
 from alignment.stages.card import write_card
 
@@ -99,6 +100,18 @@ def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
     stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
     return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
+
+
+def require_context(model: PreTrainedModel, max_length: int | None) -> None:
+    """Raise where rows may be longer than what the model was made for: beyond it, it reads badly and says nothing."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and (max_length is None or max_length > context):
+        raise UserError(
+            "max_length is beyond the model's context",
+            got=f"max_length={max_length}, {context} positions in the model",
+            needed=f"max_length of at most {context}",
+            mend=f"max_length: {context}, or a model with more positions",
+        )
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
