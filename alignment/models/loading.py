@@ -134,6 +134,14 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
     return _with_adapter(base, checkpoint, kind)
 
 
+def copy_adapter(model: PeftModel, source: str, target: str) -> None:
+    """Give one adapter of a model all the weights of another, trained tokens and heads included."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(model, adapter_name=source)
+    set_peft_model_state_dict(model, weights, adapter_name=target)
+
+
 def _with_adapter(base: PreTrainedModel, checkpoint: str | Path, kind: str) -> PeftModel:
     """The base with the adapter, trainable; a causal LM's adapter on a classifier gets a score head to train."""
     from peft import (

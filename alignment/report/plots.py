@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 368, 220
-LEFT, RIGHT, TOP, BOTTOM = 54, 10, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
 LOG_FROM = 4  # highest over lowest value above which a log scale shows more than a linear one
 
 

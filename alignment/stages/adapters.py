@@ -6,6 +6,9 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config
 
+from alignment.models.loading import copy_adapter
+
+REFERENCE_ADAPTER = "ref"  # the name is TRL's
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +43,16 @@ def expose_head_bias(model: PreTrainedModel | PeftModel) -> None:
     head = model.get_output_embeddings()
     if not hasattr(head, "bias"):
         head.register_parameter("bias", None)
+
+
+def complete_reference(model: PreTrainedModel | PeftModel) -> None:
+    """Make TRL's reference adapter the whole copy that it is meant to be.
+
+    Where a policy's adapter goes on, DPOTrainer copies LoRA's matrices into an adapter `ref`, but not the trained
+    tokens (their parameters end with the adapter's name): the reference would be another model than the policy.
+    """
+    if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:
+        copy_adapter(model, model.active_adapter, REFERENCE_ADAPTER)
 
 
 def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from alignment.errors import UserError
 from alignment.models.loading import is_adapter
 from alignment.stages.card import write_card
 
@@ -100,6 +102,18 @@ def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
     return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
 
 
+def require_context(model: PreTrainedModel, max_length: int | None) -> None:
+    """Raise where rows may be longer than what the model was made for: beyond it, it reads badly and says nothing."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and (max_length is None or max_length > context):
+        raise UserError(
+            "max_length is beyond the model's context",
+            got=f"max_length={max_length}, {context} positions in the model",
+            needed=f"max_length of at most {context}",
+            mend=f"max_length: {context}, or a model with more positions",
+        )
+
+
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Trainable and all parameters."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
@@ -116,7 +130,9 @@ def stage_of(checkpoint: str | None) -> str | None:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
     """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
-    model.save_pretrained(checkpoint)
+    # A reference adapter beside the trained one stays out.
+    selected = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(checkpoint, **selected)
     tokenizer.save_pretrained(checkpoint)
     # PEFT leaves the generation config out, and with it where a reply ends.
     if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:

@@ -7,8 +7,8 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
-from alignment.stages.adapters import expose_head_bias, new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, start, train
+from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
+from alignment.stages.common import StageResult, count_parameters, finish, require_context, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 
@@ -33,6 +33,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
     model = load_trainable(checkpoint, "causal-lm")
+    require_context(model, args.max_length)
     splits = load_splits(data, DATA_KIND, args.seed).select_columns(["prompt", "chosen", "rejected"])
     # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
     reference = None if model_args.use_peft or is_adapter(checkpoint) else load_trainable(checkpoint, "causal-lm")
@@ -47,6 +48,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         callbacks=[writer],
     )
     expose_head_bias(trainer.model)
+    complete_reference(trainer.model)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(

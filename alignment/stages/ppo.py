@@ -1,7 +1,10 @@
 """The PPO stage: our PPOTrainer on prompts, rewarded by a reward model, by functions, or by both."""
 
+import logging
 from dataclasses import dataclass, field
 
+from datasets import DatasetDict
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
@@ -13,8 +16,11 @@ from alignment.stages.common import StageResult, count_parameters, finish, start
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_rollout import encode_prompts
 from alignment.trainers.ppo_trainer import PPOTrainer
 from reward_models.functions import load_function
+
+logger = logging.getLogger(__name__)
 
 PARENTS = {"model_name_or_path": "causal-lm", "reward_model_path": "sequence-classification"}
 DATA_KIND = "prompts"
@@ -57,8 +63,11 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
-        rewards.insert(0, load_trainable(sources.reward_model_path, "sequence-classification"))
+        judge = load_trainable(sources.reward_model_path, "sequence-classification")
+        judge.config.name_or_path = sources.reward_model_path  # names the metric; an adapter's config names its base
+        rewards.insert(0, judge)
     splits = load_splits(data, DATA_KIND, args.seed, keep=None)
+    splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length)
     trainer = PPOTrainer(
         model=model,
         reward_funcs=rewards,
@@ -83,3 +92,32 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
         tokens=tokens,
         metrics=metrics,
     )
+
+
+def without_long_prompts(
+    splits: DatasetDict, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_completion_length: int
+) -> DatasetDict:
+    """The prompts that leave room for a completion in the model's context; how many do not is said.
+
+    Raises:
+        UserError: none does.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    if context is None:
+        return splits
+    room, kept = context - max_completion_length, {}
+    for name, rows in splits.items():
+        lengths = [len(prompt) for prompt in encode_prompts(rows.to_list(), tokenizer)]
+        fitting = [index for index, length in enumerate(lengths) if length <= room]
+        if not fitting:
+            raise UserError(
+                f"no prompt of the {name} split leaves room for a completion",
+                got=f"prompts of {min(lengths)} tokens or more, max_completion_length={max_completion_length}",
+                needed=f"at most {context} tokens together, the model's context",
+                mend="shorten max_completion_length, or take shorter prompts",
+            )
+        if len(fitting) < len(lengths):
+            dropped = len(lengths) - len(fitting)
+            logger.info("%s: %d of %d prompts dropped: longer than %d tokens", name, dropped, len(lengths), room)
+        kept[name] = rows.select(fitting)
+    return DatasetDict(kept)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.utils import find_adapter_config_file
 
 from alignment.errors import UserError
+from alignment.models.loading import copy_adapter
 from alignment.trainers.ppo_rollout import Rollout
 
 REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a reference adapter too
@@ -115,7 +116,10 @@ class Reference:
             # Disabled adapters would measure the KL to the base model, not to the SFT policy that training starts from
             self.adapter = REFERENCE_ADAPTER
             if REFERENCE_ADAPTER not in policy.peft_config:
-                _copy_adapter(policy, REFERENCE_ADAPTER)
+                trained = policy.active_adapter
+                policy.add_adapter(REFERENCE_ADAPTER, policy.peft_config[trained])
+                copy_adapter(policy, trained, REFERENCE_ADAPTER)
+                policy.set_adapter(trained)
         if self.model is not None:
             self.model.requires_grad_(False).eval().to(policy.device)
 
@@ -146,15 +150,6 @@ class Reference:
             yield
         finally:
             self.policy.peft_config[self.adapter] = config
-
-
-def _copy_adapter(model: PeftModel, name: str) -> None:
-    source = model.active_adapter
-    model.add_adapter(name, model.peft_config[source])
-    for parameter_name, parameter in model.named_parameters():
-        if f".{source}." in parameter_name:
-            model.get_parameter(parameter_name.replace(f".{source}.", f".{name}.")).data.copy_(parameter.data)
-    model.set_adapter(source)
 
 
 def inner(model: nn.Module) -> PreTrainedModel:

@@ -156,6 +156,18 @@ def test_accumulating_four_batches_of_one_equals_one_batch_of_four(tmp_path, cas
         assert sum(gradient.abs().sum() for gradient in one.values()) > 1e-4
 
 
+def test_training_starts_at_the_reference_whatever_the_adapter_trains(tmp_path):
+    policy = get_peft_model(tiny.model(), lora(trainable_token_indices=[tiny.TURN, 5]))
+    torch.manual_seed(1)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name or "trainable_tokens_delta" in name:
+            parameter.data.normal_(std=0.3)
+    run = tiny.trainer(tmp_path, policy=policy, arguments={"max_steps": 1, "beta": 0.1})
+    run.train()
+    assert run.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert run.state.log_history[0]["kl/completion"] == pytest.approx(0, abs=1e-5)
+
+
 def test_a_lora_critic_trains_its_adapter_and_head_alone(tmp_path):
     reward = lora_reward_model()
     run = tiny.trainer(tmp_path, policy=sft_adapter(), reward_funcs=reward)
