@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 # Tests run in as many processes, with one thread each.
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# A worker that dies (of memory, say) ends the run with the name of its test: with a new one in its place, the run hangs.
+PARALLEL := -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 .PHONY: help install demo test test-slow lint format
 
@@ -30,10 +32,10 @@ demo: install
 	$(BIN)/align run recipes/tiny
 
 test: install
-	$(PYTEST) -m "not slow" -n $(JOBS) --dist loadgroup
+	$(PYTEST) -m "not slow" $(PARALLEL)
 
 test-slow: install
-	$(PYTEST) -n $(JOBS) --dist loadgroup
+	$(PYTEST) $(PARALLEL)
 
 lint: install
 	$(BIN)/ruff check .

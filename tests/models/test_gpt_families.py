@@ -9,6 +9,7 @@ from gpt_tiny import EXPERTS, FAMILIES, MODERN, build, token_ids
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.generation import ContinuousBatchingConfig
 
 from alignment.models.gpt import GPTConfig
 
@@ -36,7 +37,11 @@ def test_continuous_batching_is_generate(family):
     prompts = [token_ids(1, length, seed=length)[0].tolist() for length in (3, 7, 5)]
     config = model.generation_config
     config.update(max_new_tokens=6, do_sample=False, eos_token_id=-1)
-    batched = model.generate_batch(prompts, generation_config=config, progress_bar=False, warmup=False)
+    # Left to itself the cache takes nine tenths of the machine's memory, in each of pytest's workers.
+    cache = ContinuousBatchingConfig(page_size=16, num_blocks=16, max_batch_tokens=64)
+    batched = model.generate_batch(
+        prompts, generation_config=config, continuous_batching_config=cache, progress_bar=False, warmup=False
+    )
     found = [
         output.generated_tokens for output in sorted(batched.values(), key=lambda one: prompts.index(one.prompt_ids))
     ]
