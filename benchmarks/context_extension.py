@@ -10,13 +10,9 @@ the window a byte stands. YaRN (Peng et al. 2023) should keep the far bytes near
 import argparse
 import json
 import math
-import sys
 import time
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alignment.data.tinyworld import WorldConfig, load
 from alignment.models.gpt import GPTConfig, GPTForCausalLM

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "compare two evaluated checkpoints, item by item"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     places = "an eval run's folder, or a checkpoint RUN/STAGE/checkpoint whose runs are in RUN/evals"

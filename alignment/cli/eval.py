@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-HELP = "run eval suites on a checkpoint"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="folder of a model or adapter, or a hub id")
@@ -38,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
     stage, parent, folder, seed = place(args.checkpoint)
     own = {key: getattr(args, key) for key in ("num_fewshot", "limit", "seed", "suite_args")}
-    own = {key: value for key, value in own.items() if value is not None}
+    own = {key: value for key, value in own.items() if value not in (None, {})}
     if own.get("seed") == seed:
         del own["seed"]
     records = evaluate_many(
@@ -63,11 +61,9 @@ def place(checkpoint: str) -> tuple[str, str | None, Path, int]:
     if path.name != "checkpoint":
         return path.name, None, Path("runs/evals"), 0
     run_dir = path.parents[1]
-    parent, seed = (
-        read_key(file, key)
-        for file, key in ((path.parent / "stage.json", "parent"), (run_dir / "pipeline.json", "seed"))
-    )
-    return path.parent.name, parent, run_dir / "evals", seed or 0
+    parent = read_key(path.parent / "stage.json", "parent")
+    seed = read_key(run_dir / "pipeline.json", "seed") or 0
+    return path.parent.name, parent, run_dir / "evals", seed
 
 
 def read_key(file: Path, key: str) -> Any:

@@ -7,7 +7,6 @@ import json
 
 from alignment.errors import UserError
 
-HELP = "parameters, arithmetic, cache and memory of a preset or checkpoint"
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -32,23 +31,17 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"name": name, **asdict(found)}))
         return 0
-    active = (
-        "" if found.active_parameters == found.parameters else f", {found.active_parameters:,} of them active a token"
-    )
-    rows = [
-        ("parameters", f"{found.parameters:,}{active}"),
-        ("FLOPs per token, forward", f"{short(found.forward_flops_per_token)} (training: three times as much)"),
-        (
-            "KV cache per token",
-            f"{short(found.kv_cache_bytes_per_token)}B in 16 bit; {short(found.kv_cache_bytes)}B a sequence",
-        ),
-        (
-            "memory to train",
-            f"{short(found.training_bytes)}B for weights, gradients and AdamW in 32 bit; activations on top",
-        ),
-    ]
+    parameters = f"{found.parameters:,}"
+    if found.active_parameters != found.parameters:
+        parameters += f", {found.active_parameters:,} of them active a token"
+    flops = f"{short(found.forward_flops_per_token)} (training: three times as much)"
+    cache = f"{short(found.kv_cache_bytes_per_token)}B in 16 bit; {short(found.kv_cache_bytes)}B a sequence"
+    memory = f"{short(found.training_bytes)}B for weights, gradients and AdamW in 32 bit; activations on top"
     print(f"{name}, at a context of {found.context:,}")
-    print("\n".join(f"  {label:26}{value}" for label, value in rows))
+    print(f"  {'parameters':26}{parameters}")
+    print(f"  {'FLOPs per token, forward':26}{flops}")
+    print(f"  {'KV cache per token':26}{cache}")
+    print(f"  {'memory to train':26}{memory}")
     return 0
 
 
@@ -62,11 +55,8 @@ def short(number: float) -> str:
 
 def _config(args: argparse.Namespace) -> tuple:
     """The name and config asked for."""
-    from transformers import AutoConfig
-
-    import alignment  # noqa: F401  (registers the architecture)
     from alignment.models.gpt import GPTConfig
-    from alignment.models.loading import require_checkpoint
+    from alignment.models.loading import load_config
 
     if (args.preset is None) == (args.checkpoint is None):
         raise UserError(
@@ -76,8 +66,7 @@ def _config(args: argparse.Namespace) -> tuple:
         )
     if args.preset:
         return args.preset, GPTConfig.from_preset(args.preset)
-    require_checkpoint(args.checkpoint)
-    config = AutoConfig.from_pretrained(args.checkpoint)
+    config = load_config(args.checkpoint)
     if not isinstance(config, GPTConfig):
         raise UserError(
             f"{args.checkpoint} is not of the architecture defined here",

@@ -12,9 +12,10 @@ from alignment.errors import UserError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 ADAPTER_CONFIG = "adapter_config.json"
+REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a reference adapter too
 
 
 def is_path(name: str) -> bool:
@@ -69,6 +70,25 @@ def require_checkpoint(checkpoint: str | Path) -> None:
             needed="the folder of a checkpoint, or a hub id",
             mend="check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
         )
+
+
+def load_config(checkpoint: str | Path) -> PreTrainedConfig:
+    """The config of a checkpoint (folder or hub id); of an adapter its base's."""
+    from transformers import AutoConfig
+
+    import alignment  # noqa: F401  (registers the architecture)
+
+    require_checkpoint(checkpoint)
+    whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
+    try:
+        with explained(whole):
+            return AutoConfig.from_pretrained(whole)
+    except ValueError as error:  # what transformers raises for a model type that it does not know
+        raise UserError(
+            f"{whole} is of an architecture that transformers does not know",
+            got=str(error).strip().splitlines()[0],
+            mend="check model_type in its config.json",
+        ) from error
 
 
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
@@ -128,7 +148,9 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
     if not is_adapter(checkpoint):
         with explained(checkpoint):
             return auto.from_pretrained(checkpoint, **options)
-    base = auto.from_pretrained(adapter_base(checkpoint), **options)
+    base_checkpoint = adapter_base(checkpoint)
+    with explained(base_checkpoint):
+        base = auto.from_pretrained(base_checkpoint, **options)
     if kind == "causal-lm" and (Path(checkpoint) / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(checkpoint)
     return _with_adapter(base, checkpoint, kind)

@@ -6,9 +6,8 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config
 
-from alignment.models.loading import copy_adapter
+from alignment.models.loading import REFERENCE_ADAPTER, copy_adapter
 
-REFERENCE_ADAPTER = "ref"  # the name is TRL's
 logger = logging.getLogger(__name__)
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from alignment.errors import UserError
-from alignment.models.loading import is_adapter
+from alignment.models.loading import is_adapter, load_config
 from alignment.stages.card import write_card
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
     return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
 
 
-def require_context(model: PreTrainedModel, max_length: int | None) -> None:
+def require_context(checkpoint: str, max_length: int | None) -> None:
     """Raise where rows may be longer than what the model was made for: beyond it, it reads badly and says nothing."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(load_config(checkpoint), "max_position_embeddings", None)
     if context is not None and (max_length is None or max_length > context):
         raise UserError(
             "max_length is beyond the model's context",

@@ -26,6 +26,7 @@ CONFIGS = (DPORecipe, DataArguments, ModelConfig)
 
 def check(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> None:
     require_template(model_args.model_name_or_path)
+    require_context(model_args.model_name_or_path, args.max_length)
 
 
 def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
@@ -33,7 +34,6 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
     model = load_trainable(checkpoint, "causal-lm")
-    require_context(model, args.max_length)
     splits = load_splits(data, DATA_KIND, args.seed).select_columns(["prompt", "chosen", "rejected"])
     # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
     reference = None if model_args.use_peft or is_adapter(checkpoint) else load_trainable(checkpoint, "causal-lm")

@@ -17,15 +17,7 @@ from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
 DATA_KIND = "text"
-
-
 MODEL_FIELDS = ("preset", *(one.name for one in fields(GPTConfig)), *GPTConfig.attribute_map)
-
-
-def _unknown_field(name: str) -> UserError:
-    near = difflib.get_close_matches(name, MODEL_FIELDS, n=1)
-    mend = f"did you mean {near[0]!r}?" if near else "docs/model.md lists the options"
-    return UserError(f"model_config: GPTConfig has no field {name!r}", mend=mend)
 
 
 @dataclass
@@ -55,6 +47,12 @@ class PretrainArguments:
                 mend="leave model_config out to go on from a model",
             )
         raise_all([_unknown_field(name) for name in self.model_config or {} if name not in MODEL_FIELDS])
+
+
+def _unknown_field(name: str) -> UserError:
+    near = difflib.get_close_matches(name, MODEL_FIELDS, n=1)
+    mend = f"did you mean {near[0]!r}?" if near else "docs/model.md lists the options"
+    return UserError(f"model_config: GPTConfig has no field {name!r}", mend=mend)
 
 
 @dataclass

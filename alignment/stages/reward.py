@@ -40,6 +40,7 @@ CONFIGS = (RewardRecipe, RewardArguments, ModelConfig)
 
 def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> None:
     require_template(model_args.model_name_or_path, args.chat_template_path)
+    require_context(model_args.model_name_or_path, args.max_length)
 
 
 def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:
@@ -47,7 +48,6 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification")
     model.config.pad_token_id = tokenizer.pad_token_id
-    require_context(model, args.max_length)
     splits = load_splits(data, DATA_KIND, args.seed, keep=GOLD_COLUMNS)
     judged = splits.get("validation")
     if data.dataset_card_split:

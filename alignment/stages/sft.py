@@ -48,13 +48,13 @@ CONFIGS = (SFTRecipe, DataArguments, ModelConfig)
 
 def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None:
     require_template(model_args.model_name_or_path, args.chat_template_path)
+    require_context(model_args.model_name_or_path, args.max_length)
 
 
 def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
-    require_context(model, args.max_length)
     splits = load_splits(data, DATA_KIND, args.seed).select_columns(["messages"])
     trainer = SFTTrainer(
         model=model,

@@ -11,10 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.utils import find_adapter_config_file
 
 from alignment.errors import UserError
-from alignment.models.loading import copy_adapter
+from alignment.models.loading import REFERENCE_ADAPTER, copy_adapter
 from alignment.trainers.ppo_rollout import Rollout
-
-REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a reference adapter too
 
 
 def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Module:

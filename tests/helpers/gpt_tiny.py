@@ -1,6 +1,8 @@
 """Tiny GPTs of every family of the lineage, random but far from idle."""
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 
@@ -12,6 +14,7 @@ SIZES = {
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
+WORDS = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MODERN = {**SIZES, **TOKENS, "num_key_value_heads": 2}
 CLASSIC = {
@@ -85,3 +88,26 @@ def assert_same_gradients(first, second):
     assert first.keys() == second.keys() and first
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def save_with_letters(model, folder) -> str:
+    """Save the model with a word-level tokenizer of letters; the path of both."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def learn(model, ids, steps=15) -> list[float]:
+    """Train what is trainable on one batch; the losses."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

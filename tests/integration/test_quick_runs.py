@@ -1,9 +1,11 @@
 """Whole pipelines of real stages: checkpoints that load, a report of the public shape, nothing run twice."""
 
 import json
+import re
 from shutil import copytree
 
 import pytest
+import torch
 from align_cli import align
 
 pytestmark = pytest.mark.xdist_group("quick runs")
@@ -71,6 +73,19 @@ def test_unchanged_stages_are_skipped_and_changed_ones_rerun_with_their_children
     plan = align("run", "recipes/tiny", "--quick", "--reward.learning_rate", "2e-3", "--dry-run", cwd=workplace).stdout
     runs = [line.split()[0] for line in plan.splitlines() if "  run (" in line]
     assert runs == ["reward", "ppo"]
+
+
+@pytest.mark.parametrize("run", ["quick_run", "quick_lora_run"])
+def test_the_cards_lines_load_the_model(run, request, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    cards = sorted(request.getfixturevalue(run).glob("*/checkpoint/README.md"))
+    assert len(cards) >= 4
+    for card in cards:
+        (lines,) = re.findall(r"```python\n(.*?)```", card.read_text(), flags=re.DOTALL)
+        namespace = {}
+        exec(lines, namespace)
+        logits = namespace["model"](torch.tensor([[5, 6, 7]])).logits
+        assert logits.shape == ((1, 1) if card.parts[-3] == "reward" else (1, 3, logits.shape[-1])), card
 
 
 def test_adapters_train_a_tenth_and_their_children_find_base_and_adapter(quick_lora_run):

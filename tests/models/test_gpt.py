@@ -28,6 +28,7 @@ from alignment.models.gpt import (
     GPTForTokenClassification,
     GPTModel,
 )
+from alignment.models.gpt.modeling_gpt import router_losses
 
 both_shapes = pytest.mark.parametrize("shape", [MODERN, CLASSIC], ids=["modern", "classic"])
 every_family = pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
@@ -227,12 +228,19 @@ def test_router_losses_of_cached_tokens_are_of_these_tokens():
     start = model(ids[:, :6], attention_mask=mask[:, :6])
     options = {"past_key_values": start.past_key_values, "output_router_logits": True}
     following = model(ids[:, 6:], attention_mask=mask, **options)
-    chosen = [
-        torch.nn.functional.one_hot(one.topk(2).indices, 4).float().mean(0).sum(0) for one in following.router_logits
-    ]
-    probabilities = [one.softmax(-1).mean(0) for one in following.router_logits]
-    expected = 4 * (torch.stack(chosen).mean(0) * torch.stack(probabilities).mean(0)).sum()
-    torch.testing.assert_close(following.aux_loss, expected)
+    balance = []
+    for logits in following.router_logits:
+        chosen = torch.nn.functional.one_hot(logits.topk(2).indices, 4).float().mean(0).sum(0)
+        balance.append(4 * (chosen * logits.softmax(-1).mean(0)).sum())
+    torch.testing.assert_close(following.aux_loss, torch.stack(balance).mean())
+
+
+def test_one_layers_favourite_expert_does_not_make_up_for_anothers():
+    config = GPTConfig(**EXPERTS, router_z_loss_coef=0.0)
+    first, last = torch.tensor([[9.0, 9.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    one_sided, opposite = router_losses((first, first), config), router_losses((first, last), config)
+    torch.testing.assert_close(opposite, one_sided)
+    assert opposite > 1.9 * router_losses((torch.zeros(1, 4), torch.zeros(1, 4)), config)
 
 
 def test_a_dense_model_has_no_router_losses():

@@ -1,51 +1,23 @@
-"""The GPT under the libraries around it: saving, Auto classes, PEFT, TRL, torch.compile."""
+"""The GPT under the libraries around it: saving, Auto classes, PEFT, TRL."""
 
 import json
 import math
 import pathlib
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from datasets import Dataset
+from gpt_tiny import CLASSIC, MODERN, build, learn, save_with_letters
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import alignment
-from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification, GPTForTokenClassification
+from alignment.models.gpt import GPTForCausalLM, GPTForSequenceClassification, GPTForTokenClassification
 
-WORDS = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
-SIZES = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-MODERN = {**SIZES, "num_key_value_heads": 2}
-CLASSIC = {
-    **SIZES,
-    "norm_type": "layernorm",
-    "position_embedding_type": "learned",
-    "mlp_type": "mlp",
-    "hidden_act": "gelu_new",
-    "attention_bias": True,
-    "mlp_bias": True,
-    "tie_word_embeddings": True,
-}
 IDS = [[1, 5, 9, 4, 20, 11]]
-
-
-def build(cls=GPTForCausalLM, shape=MODERN, **changes):
-    torch.manual_seed(0)
-    return cls(GPTConfig(**{**shape, "initializer_range": 0.2, **changes})).eval()
 
 
 LOAD = """
@@ -65,11 +37,11 @@ print(json.dumps(logits))
 
 def test_a_fresh_process_loads_every_head(tmp_path):
     saved = {
-        "AutoModelForCausalLM-modern": build(),
-        "AutoModelForCausalLM-classic": build(shape=CLASSIC),
-        "AutoModelForSequenceClassification": build(GPTForSequenceClassification, num_labels=1),
-        "AutoModelForTokenClassification": build(GPTForTokenClassification, num_labels=3),
-        "AutoModel": build().model,
+        "AutoModelForCausalLM-modern": build(MODERN),
+        "AutoModelForCausalLM-classic": build(CLASSIC),
+        "AutoModelForSequenceClassification": build(MODERN, GPTForSequenceClassification, num_labels=1),
+        "AutoModelForTokenClassification": build(MODERN, GPTForTokenClassification, num_labels=3),
+        "AutoModel": build(MODERN).model,
     }
     for name, model in saved.items():
         model.save_pretrained(tmp_path / name)
@@ -89,7 +61,7 @@ def test_a_fresh_process_loads_every_head(tmp_path):
 
 
 def test_checkpoint_changes_head(tmp_path):
-    policy = build()
+    policy = build(MODERN)
     policy.save_pretrained(tmp_path)
     reward = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
     assert isinstance(reward, GPTForSequenceClassification)
@@ -101,7 +73,7 @@ def test_checkpoint_changes_head(tmp_path):
 
 @pytest.mark.parametrize("shape", [MODERN, CLASSIC], ids=["modern", "classic"])
 def test_lora_on_all_linear_layers(shape, tmp_path):
-    build(shape=shape).save_pretrained(tmp_path / "base")
+    build(shape).save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     before = {name: parameter.clone() for name, parameter in base.named_parameters()}
     model = get_peft_model(base, LoraConfig(target_modules="all-linear", r=4, task_type="CAUSAL_LM"))
@@ -109,14 +81,8 @@ def test_lora_on_all_linear_layers(shape, tmp_path):
     projections = {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"}
     assert adapted == projections | ({"gate_proj"} if shape is MODERN else set())
 
-    ids, losses = torch.tensor(IDS), []
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(20):
-        loss = model(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    ids = torch.tensor(IDS)
+    losses = learn(model, ids)
     assert losses[-1] < losses[0] / 2
     for name, parameter in AutoModelForCausalLM.from_pretrained(tmp_path / "base").named_parameters():
         assert torch.equal(parameter, before[name])
@@ -130,14 +96,8 @@ def test_lora_on_all_linear_layers(shape, tmp_path):
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    """A path with a model and a word-level tokenizer of letters."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path / "model")
-    build().save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
+def checkpoint(tmp_path) -> str:
+    return save_with_letters(build(MODERN), tmp_path / "model")
 
 
 def one_step(config_class, tmp_path, **changes):
@@ -161,7 +121,7 @@ def test_trl_sft_from_a_path(checkpoint, tmp_path):
     trainer = SFTTrainer(checkpoint, args=one_step(SFTConfig, tmp_path, max_length=16), train_dataset=rows)
     assert isinstance(trainer.model, GPTForCausalLM)
     ids = [torch.tensor([[4, 5, 6, 7, 8, 2]]), torch.tensor([[9, 10, 11, 12, 2]])]
-    log_probabilities = [build()(row).logits[0, :-1].log_softmax(-1).gather(-1, row[0, 1:, None]) for row in ids]
+    log_probabilities = [build(MODERN)(row).logits[0, :-1].log_softmax(-1).gather(-1, row[0, 1:, None]) for row in ids]
     expected = -torch.cat((log_probabilities[0][2:], log_probabilities[1])).mean().item()
     assert first_loss(trainer) == pytest.approx(expected, rel=1e-3)
 
@@ -188,19 +148,3 @@ def test_trl_reward_from_a_path(checkpoint, tmp_path):
         )
     expected = -torch.nn.functional.logsigmoid(chosen - rejected).item()
     assert first_loss(trainer) == pytest.approx(expected, rel=1e-3)
-
-
-def assert_compiled_agrees(backend):
-    model, ids = build(num_hidden_layers=1), torch.tensor(IDS)
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, rtol=0, atol=1e-4)
-
-
-def test_traces_into_one_graph():
-    assert_compiled_agrees("eager")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds its kernels with g++, which is missing")
-def test_compiles():
-    assert_compiled_agrees("inductor")

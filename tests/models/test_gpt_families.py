@@ -5,15 +5,13 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from gpt_tiny import EXPERTS, FAMILIES, MODERN, build, token_ids
+from gpt_tiny import EXPERTS, FAMILIES, MODERN, build, learn, save_with_letters, token_ids
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 from transformers.generation import ContinuousBatchingConfig
 
 from alignment.models.gpt import GPTConfig
 
-WORDS = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -71,15 +69,7 @@ def test_lora_trains_and_merges(family, tmp_path):
         options["target_parameters"] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     model = get_peft_model(base, LoraConfig(**options))
     ids = token_ids(2, 10)
-    adapted = [p for n, p in model.named_parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(adapted, lr=1e-2)
-    losses = []
-    for _ in range(15):
-        loss = model(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = learn(model, ids)
     assert losses[-1] < losses[0] - 0.3
     if "moe" in family:
         moved = [n for n, p in model.named_parameters() if "experts" in n and "lora_B" in n and p.abs().sum() > 0]
@@ -93,14 +83,7 @@ def test_lora_trains_and_merges(family, tmp_path):
 
 @pytest.fixture(params=FAMILIES)
 def checkpoint(request, tmp_path) -> str:
-    """A path with a model of a family and a word-level tokenizer of letters."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path / "model")
-    model = build(FAMILIES[request.param])
-    model.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
+    return save_with_letters(build(FAMILIES[request.param]), tmp_path / "model")
 
 
 def reward(completions, **_):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from gpt_tiny import FAMILIES, MODERN, build
+from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache
 
@@ -50,6 +51,22 @@ def test_cache_bytes_are_those_of_the_cache(family):
     slides = sum(kind == "sliding_attention" for kind in model.config.layer_types)
     spare = slides * 2 * model.config.num_key_value_heads * model.config.head_dim  # transformers keeps window - 1
     assert sizes(model.config, context=20).kv_cache_bytes == 2 * (kept + spare)
+
+
+def test_the_command_on_an_adapter_and_on_what_is_no_model(capsys, tmp_path):
+    model = build(MODERN)
+    model.save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    assert align.main(["info", str(tmp_path / "adapter")]) == 0
+    assert f"{model.num_parameters():,}" in capsys.readouterr().out
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/config.json").write_text('{"model_type": "unheard-of"}')
+    for name, says in ((str(tmp_path / "odd"), "unheard-of"), ("nobody/unreachable", "cannot load nobody/unreachable")):
+        assert align.main(["info", name]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_the_command(capsys, tmp_path):

@@ -287,10 +287,14 @@ def router_losses(
 ) -> torch.Tensor:
     """What is added to the loss, over router_aux_loss_coef: load balance, and the z-loss in the same unit.
 
+    Balance is told layer by layer, as in the paper, and averaged. Over the counts of all layers together, as
+    transformers' Mixtral has it, one layer's favourite makes up for another's (transformers#31464): some experts died.
+
     router_logits: (tokens, experts) a sparse layer; attention_mask: (batch, seq) of these tokens, whose zeros are left
     out of the balance.
     """
-    loss = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)
+    about = (config.num_experts, config.num_experts_per_tok, attention_mask)
+    loss = torch.stack([load_balancing_loss_func((logits,), *about) for logits in router_logits]).mean()
     if config.router_z_loss_coef:
         z = torch.stack([logits.float().logsumexp(dim=-1).square().mean() for logits in router_logits]).mean()
         loss = loss + config.router_z_loss_coef / config.router_aux_loss_coef * z

@@ -6,6 +6,7 @@ from .configuration_gpt import GPTConfig
 
 # AdamW in float32: weight, gradient and two moments; with bf16 autocast the same, as the weights stay in float32.
 ADAMW_BYTES = 16
+SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,6 @@ def sizes(config: GPTConfig, context: int | None = None) -> Sizes:
         training_bytes=ADAMW_BYTES * (all_layers + other),
         context=context,
     )
-
-
-SLIDING = "sliding_attention"
 
 
 def _layer_weights(config: GPTConfig, active: bool) -> int:
