@@ -208,8 +208,13 @@ def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str
     """
     annotations = [_annotations(cls) for cls in classes]
     valid = {key for hints in annotations for key in hints}
+    renamed = {key: f"what it did: {new}" for cls in classes for key, new in getattr(cls, "RENAMED", {}).items()}
     errors = [
-        UserError(f"{source}: unknown key {key!r}", got=f"{key}: {value}", mend=nearest(str(key), list(valid)))
+        UserError(
+            f"{source}: unknown key {key!r}",
+            got=f"{key}: {value}",
+            mend=renamed.get(key) or nearest(str(key), list(valid)),
+        )
         for key, value in recipe.items()
         if key not in valid
     ]

@@ -4,7 +4,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -114,9 +114,14 @@ def require_context(checkpoint: str, max_length: int | None) -> None:
         )
 
 
-def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Trainable and all parameters."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+def count_parameters(model: torch.nn.Module, other_than: Iterable[torch.nn.Parameter] = ()) -> tuple[int, int]:
+    """Trainable and all parameters, without some."""
+    left_out = {id(parameter) for parameter in other_than}
+    sizes = [
+        (parameter.numel(), parameter.requires_grad)
+        for parameter in model.parameters()
+        if id(parameter) not in left_out
+    ]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 

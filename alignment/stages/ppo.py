@@ -63,9 +63,7 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
-        judge = load_trainable(sources.reward_model_path, "sequence-classification")
-        judge.config.name_or_path = sources.reward_model_path  # names the metric; an adapter's config names its base
-        rewards.insert(0, judge)
+        rewards.insert(0, sources.reward_model_path)
     splits = load_splits(data, DATA_KIND, args.seed, keep=None)
     splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length)
     trainer = PPOTrainer(
@@ -78,7 +76,7 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
         callbacks=[writer],
     )
-    counted = count_parameters(trainer.model)
+    counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {"model_name_or_path": model_args.model_name_or_path, "reward_model_path": sources.reward_model_path}
     return finish(

@@ -1,10 +1,11 @@
 """Refusals: what PPOTrainer cannot do with what it was given, said before any training."""
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import UserError
 from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_rollout import encode_prompts
 
 
 def check_arguments(args: PPOConfig, train_dataset, eval_dataset) -> None:
@@ -29,23 +30,40 @@ def check_arguments(args: PPOConfig, train_dataset, eval_dataset) -> None:
             )
 
 
-def check_one_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, reward_processing_classes, scorers: list[nn.Module]
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> None:
+    """Policy, reward models and critic must know all of the tokenizer's tokens."""
+    config = getattr(model, "config", None)  # a head on another model's trunk has none
+    if config is not None and config.get_text_config().vocab_size < len(tokenizer):
+        raise UserError(
+            "A model has a smaller vocabulary than the tokenizer.",
+            got=f"vocab_size {config.get_text_config().vocab_size} of {config.name_or_path or type(model).__name__}, "
+            f"{len(tokenizer)} tokens",
+            needed="a model trained with this tokenizer",
+            mend="name a reward model's own tokenizer in reward_processing_classes, or resize_token_embeddings",
+        )
+
+
+def check_prompts(
+    args: PPOConfig, datasets: list, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> None:
-    """Reward models and critic read the policy's token ids as they are."""
-    if reward_processing_classes is None:
-        reward_processing_classes = []
-    elif not isinstance(reward_processing_classes, list):
-        reward_processing_classes = [reward_processing_classes]
-    for other in reward_processing_classes:
-        if other is not None and other.get_vocab() != tokenizer.get_vocab():
-            raise UserError("A reward model has another tokenizer than the policy.", needed="the same vocabulary")
-    for scorer in scorers:
-        if scorer.config.vocab_size < len(tokenizer):
+    """Refuse prompts that are empty, or that leave no room for a completion, before the first rollout."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    flat = [one for given in datasets for one in (given.values() if isinstance(given, dict) else [given])]
+    for dataset in flat:
+        if dataset is None:
+            continue
+        rows = [{"prompt": prompt} for prompt in dataset["prompt"]]
+        lengths = [len(prompt) for prompt in encode_prompts(rows, tokenizer)]
+        if min(lengths) == 0:
+            raise UserError(f"The prompt of row {lengths.index(0)} has no tokens.", needed="at least one token")
+        too_long = [length for length in lengths if context and length + args.max_completion_length > context]
+        if too_long:
             raise UserError(
-                "A reward model or critic has a smaller vocabulary than the tokenizer.",
-                got=f"vocab_size {scorer.config.vocab_size} of {scorer.config.name_or_path or type(scorer).__name__}",
-                needed=f"at least {len(tokenizer)}: a model trained with the policy's tokenizer",
+                "A prompt and its completion may not fit the model's context.",
+                got=f"{len(too_long)} of {len(lengths)} prompts, the longest of {max(too_long)} tokens, and "
+                f"max_completion_length={args.max_completion_length}",
+                needed=f"at most {context} tokens together",
+                mend="shorten max_completion_length, or leave out the long prompts",
             )
 
 

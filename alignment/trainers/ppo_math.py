@@ -37,9 +37,19 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return centred * torch.rsqrt(masked_variance(values, mask) + 1e-8) * mask
 
 
+def scale(values: Tensor, mask: Tensor) -> Tensor:
+    """Variance 1 over the true positions, 0 elsewhere; the mean keeps its sign. values, mask [B, T] -> [B, T]."""
+    return values * torch.rsqrt(masked_variance(values, mask) + 1e-8) * mask
+
+
 def kl_k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """Unbiased estimator of KL(policy || reference) on policy samples, of either sign: log p - log p_ref. [B, T]."""
     return log_probs - ref_log_probs
+
+
+def kl_k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    """Never negative, of low variance, biased; its gradient is that of the KL (Schulman 2020). [B, T]."""
+    return 0.5 * (log_probs - ref_log_probs) ** 2
 
 
 def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
@@ -48,19 +58,35 @@ def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     return log_ratio.expm1() - log_ratio
 
 
-def shape_scores(
-    scores: Tensor, truncated: Tensor, baseline: float, clip: float | None, missing_eos_penalty: float | None
-) -> Tensor:
-    """Scores relative to a baseline (Huang et al. 2024, arXiv 2403.17031), clipped, less the penalty where truncated.
+KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
-    The penalty comes after the clip, so that it is never clipped away. scores, truncated [B] -> [B].
+
+def adapted_coefficient(coefficient: float, kl: float, target: float, horizon: float, count: int) -> float:
+    """The KL's weight after `count` completions at a mean KL of `kl`, moved towards `target` (Ziegler et al. 2019)."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * count / horizon)
+
+
+def shape_scores(
+    scores: Tensor,
+    truncated: Tensor,
+    baseline: float,
+    clip: float | None,
+    missing_eos_penalty: float | None,
+    missing_eos_mode: str = "subtract",
+) -> Tensor:
+    """Scores relative to a baseline (Huang et al. 2024, arXiv 2403.17031), clipped, and penalised where truncated.
+
+    The penalty is taken off, or stands in the score's place. It comes after the clip, so that it is never clipped away.
+    scores, truncated [B] -> [B].
     """
     scores = scores - baseline
     if clip is not None:
         scores = scores.clamp(-clip, clip)
-    if missing_eos_penalty is not None:
-        scores = scores - missing_eos_penalty * truncated
-    return scores
+    if missing_eos_penalty is None:
+        return scores
+    punished = scores - missing_eos_penalty if missing_eos_mode == "subtract" else -missing_eos_penalty
+    return torch.where(truncated, punished, scores)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -69,16 +95,26 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tens
     scores [B]; kl, mask [B, T] -> [B, T].
     """
     rewards = -beta * kl * mask
-    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-    rewards[torch.arange(len(rewards), device=rewards.device), last] += scores
+    rewards[torch.arange(len(rewards), device=rewards.device), last_token(mask)] += scores
     return rewards
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def last_token(mask: Tensor) -> Tensor:
+    """The last true position of each row. mask [B, T] -> [B]."""
+    return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float, final_values: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438).
 
-    The value after the last token is 0. rewards, values, mask [B, T] -> advantages, returns [B, T], 0 off the mask.
+    The value after the last token is 0, or as given. rewards, values, mask [B, T], final_values [B] -> advantages,
+    returns [B, T], 0 off the mask.
     """
+    if final_values is not None:
+        rewards = rewards.clone()
+        rewards[torch.arange(len(rewards), device=rewards.device), last_token(mask)] += gamma * final_values
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
@@ -90,13 +126,17 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def policy_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon: float
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, epsilon: float, delta: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347). All [B, T] -> loss, ratio, is_clipped [B, T]."""
+    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347). All [B, T] -> loss, ratio, is_clipped [B, T].
+
+    `delta` bounds the ratio where the advantage is negative, which the surrogate leaves unbounded: dual clip (Ye et al.
+    2020, arXiv 1912.09729), by the name it has in TRL's GRPO.
+    """
     ratio = (log_probs - old_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    plain = -advantages * ratio
+    plain = -advantages * (ratio if delta is None else ratio.clamp(max=delta))
     clipped = -advantages * ratio.clamp(1 - epsilon, 1 + epsilon)
-    return torch.maximum(plain, clipped), ratio, clipped > plain
+    return torch.maximum(plain, clipped), ratio, (clipped > plain) | (plain != -advantages * ratio)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float | None) -> Tensor:

@@ -1,6 +1,7 @@
 """What PPO logs: weighted means between two logs, figures of a rollout, and its completions."""
 
 import json
+import math
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ class WeightedMean:
 
 
 class Metrics:
-    """A weighted mean by name, of what was added since they were last read."""
+    """By name, a weighted mean or a maximum of what was added since they were last read."""
 
     def __init__(self):
-        self.means = defaultdict(WeightedMean)
+        self.means, self.maxima = defaultdict(WeightedMean), {}
 
     def add(self, name: str, total: float | Tensor, weight: float | Tensor = 1.0) -> None:
         self.means[name].add(total, weight)
@@ -41,9 +42,15 @@ class Metrics:
         for name, total in zip(values, sums, strict=True):
             self.add(name, total, weight)
 
+    def add_max(self, name: str, value: float | Tensor) -> None:
+        """Keep the largest of the values that come under a name."""
+        self.maxima[name] = max(float(value), self.maxima.get(name, -math.inf))
+
     def pop(self, prefix: str = "") -> dict[str, float]:
         means = {prefix + name: mean.mean() for name, mean in self.means.items() if mean.weight}
+        means |= {prefix + name: value for name, value in self.maxima.items()}
         self.means.clear()
+        self.maxima.clear()
         return means
 
 
@@ -54,12 +61,26 @@ def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
     scores, num_scores = samples.scores[scorable], int(scorable.sum())
     for name, values in samples.rewards.items():
         metrics.add(f"rewards/{name}/mean", values.nansum(), (~values.isnan()).sum())
+    terminated = samples.rollout.terminated
     metrics.add("completions/mean_length", lengths.mean())
-    metrics.add("completions/terminated_ratio", samples.rollout.terminated.float().mean())
+    metrics.add("completions/min_length", lengths.min())
+    metrics.add_max("completions/max_length", lengths.max())
+    metrics.add("completions/clipped_ratio", 1 - terminated.float().mean())
+    metrics.add("completions/mean_terminated_length", lengths[terminated].sum(), terminated.sum())
     if num_scores:
         metrics.add("reward", scores.mean())
         metrics.add("reward_std", scores.std(correction=0))
         metrics.add("reward_length_corr", ppo_math.correlation(scores, lengths[scorable]))
+
+
+def completions_table(samples: Samples, count: int) -> str:
+    """The first completions and their rewards as text, a row each, cut to the width of a terminal."""
+    rows = [["prompt", "completion", "reward"]]
+    for index in range(min(count, len(samples.rows))):
+        told = samples.rows[index]["prompt"], samples.completions[index]
+        texts = [one if isinstance(one, str) else one[-1]["content"] for one in told]
+        rows.append([" ".join(text.split())[:56] for text in texts] + [f"{samples.scores[index]:.3f}"])
+    return "\n".join(f"{prompt:56} | {completion:56} | {reward}" for prompt, completion, reward in rows)
 
 
 def write_completions(path: str, samples: Samples, step: int) -> None:

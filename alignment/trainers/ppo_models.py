@@ -1,29 +1,28 @@
-"""The four models of PPO (policy, reference, reward, critic): how each is made and run."""
+"""The policy and its reference: how they are loaded, which adapter runs, and what is read of a pass."""
 
 import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
-from transformers.utils import find_adapter_config_file
+from transformers import PreTrainedModel
 
 from alignment.errors import UserError
-from alignment.models.loading import REFERENCE_ADAPTER, copy_adapter
+from alignment.models.loading import REFERENCE_ADAPTER, copy_adapter, load_trainable
 from alignment.trainers.ppo_rollout import Rollout
 
 
 def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Module:
     """The model to train: all of it, its trainable adapter, or a new adapter by peft_config."""
     if isinstance(model, str):
-        if find_adapter_config_file(model) is not None:
-            model = AutoPeftModelForCausalLM.from_pretrained(model, is_trainable=True)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(model)
+        model = load_trainable(model, "causal-lm")
     if not isinstance(model, PeftModel):
-        return model if peft_config is None else get_peft_model(model, peft_config)
+        model = model if peft_config is None else get_peft_model(model, peft_config)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError("Nothing in the policy is trainable.", mend="model.requires_grad_(True), or a peft_config")
+        return model
     if peft_config is not None:
         raise UserError(
             "The policy already has an adapter.",
@@ -39,66 +38,25 @@ def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Mo
     return model
 
 
-def load_scorer(model: str | nn.Module) -> nn.Module:
-    """A sequence-classification model with one label: a reward model or a critic."""
-    if isinstance(model, str):
-        has_adapter = find_adapter_config_file(model) is not None
-        auto_class = AutoPeftModelForSequenceClassification if has_adapter else AutoModelForSequenceClassification
-        model = auto_class.from_pretrained(model, num_labels=1)
-    if not hasattr(inner(model), "score") or model.config.num_labels != 1:
-        raise UserError(
-            "Not a model that gives one score.",
-            got=f"{type(inner(model)).__name__} with {model.config.num_labels} labels",
-            needed="a sequence-classification model with a `score` head and 1 label",
-        )
-    return model
+@contextmanager
+def adapter(model: PeftModel, name: str):
+    """Run a model under another of its adapters; afterwards it, and what is trainable in it, are as before.
 
+    `set_adapter` makes the one it sets trainable and all others not: left so, the others' gradients would be nothing,
+    without a word (peft#2436).
+    """
+    active, trainable = model.active_adapter, {id(p) for p in model.parameters() if p.requires_grad}
 
-def make_critic(policy: nn.Module, reward_models: list[nn.Module], value_model: str | nn.Module | None) -> nn.Module:
-    """The given critic; else a copy of the reward model if there is one; else the policy's trunk with a zero head."""
-    if value_model is not None:
-        critic = load_scorer(value_model)
-    elif len(reward_models) == 1:
-        critic = copy.deepcopy(reward_models[0])
-    else:
-        critic = _critic_from_policy(policy)
-    if isinstance(critic, PeftModel):
-        critic.requires_grad_(False)
-        critic.set_adapter(critic.active_adapter)
-        inner(critic).score.requires_grad_(True)
-    else:
-        critic.requires_grad_(True)
-    return critic
+    def switch(to: str) -> None:
+        model.set_adapter(to)
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trainable)
 
-
-def _critic_from_policy(policy: nn.Module) -> nn.Module:
-    trunk = copy.deepcopy(policy)
-    if isinstance(policy, PeftModel):
-        trunk = trunk.merge_and_unload()
-    config = copy.deepcopy(trunk.config)
-    config.num_labels = 1
-    critic = AutoModelForSequenceClassification.from_config(config, dtype=trunk.dtype)
-    critic.base_model.load_state_dict(trunk.base_model.state_dict())
-    nn.init.zeros_(critic.score.weight)
-    if isinstance(policy, PeftModel):
-        adapter = copy.deepcopy(policy.peft_config[policy.active_adapter])
-        adapter.task_type, adapter.modules_to_save, adapter.inference_mode = "SEQ_CLS", ["score"], False
-        critic = get_peft_model(critic, adapter)
-    return critic
-
-
-class CriticCallback(TrainerCallback):
-    """Does for the critic what Trainer does for the model it knows: clip the gradients, clear them after the step."""
-
-    def __init__(self, critic: nn.Module):
-        self.critic = critic
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if args.max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(self.critic.parameters(), args.max_grad_norm)
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self.critic.zero_grad()
+    switch(name)
+    try:
+        yield model
+    finally:
+        switch(active)
 
 
 class Reference:
@@ -114,10 +72,7 @@ class Reference:
             # Disabled adapters would measure the KL to the base model, not to the SFT policy that training starts from
             self.adapter = REFERENCE_ADAPTER
             if REFERENCE_ADAPTER not in policy.peft_config:
-                trained = policy.active_adapter
-                policy.add_adapter(REFERENCE_ADAPTER, policy.peft_config[trained])
-                copy_adapter(policy, trained, REFERENCE_ADAPTER)
-                policy.set_adapter(trained)
+                add_copy(policy, policy.active_adapter, REFERENCE_ADAPTER)
         if self.model is not None:
             self.model.requires_grad_(False).eval().to(policy.device)
 
@@ -130,24 +85,38 @@ class Reference:
             with self.policy.disable_adapter():
                 yield self.policy
         else:
-            trained = self.policy.active_adapter
-            self.policy.set_adapter(self.adapter, inference_mode=True)
-            try:
+            with adapter(self.policy, self.adapter):
                 yield self.policy
-            finally:
-                self.policy.set_adapter(trained)
 
-    @contextmanager
-    def left_out(self):
-        """Hide the reference adapter from save_pretrained: a checkpoint holds the policy alone."""
-        if self.adapter is None:
-            yield
-            return
-        config = self.policy.peft_config.pop(self.adapter)
-        try:
-            yield
-        finally:
-            self.policy.peft_config[self.adapter] = config
+
+def add_frozen(model: PeftModel, name: str, config: PeftConfig) -> None:
+    """Add an adapter beside the active one, in place of what an earlier trainer left under its name."""
+    active = model.active_adapter
+    if name in model.peft_config:
+        model.delete_adapter(name)
+    model.add_adapter(name, copy.deepcopy(config))
+    model.set_adapter(active)
+
+
+def add_copy(model: PeftModel, source: str, name: str) -> None:
+    """Add a frozen adapter with the config and the weights of another."""
+    add_frozen(model, name, model.peft_config[source])
+    copy_adapter(model, source, name)
+
+
+@contextmanager
+def only_active_adapter(model: nn.Module):
+    """Hide the other adapters from save_pretrained: a checkpoint holds the policy alone."""
+    hidden = {}
+    if isinstance(model, PeftModel):
+        hidden = {name: config for name, config in model.peft_config.items() if name != model.active_adapter}
+        for name in hidden:
+            del model.peft_config[name]
+    try:
+        yield
+    finally:
+        if hidden:
+            model.peft_config.update(hidden)
 
 
 def inner(model: nn.Module) -> PreTrainedModel:
@@ -183,21 +152,30 @@ def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: f
     return logits[:, :-1] / temperature
 
 
-def head_outputs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The score head at the last prompt token and at each completion token. -> [B, T + 1].
+def completion_logits_and_states(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> tuple:
+    """`completion_logits`, and of the same pass the trunk's hidden states as `completion_states` gives them."""
+    states = []
+    hook = inner(model).base_model.register_forward_hook(lambda _, args, output: states.append(output[0]))
+    try:
+        logits = completion_logits(model, batch, temperature)
+    finally:
+        hook.remove()
+    return logits, states[0][:, -batch["completion_mask"].shape[1] - 1 :]
 
-    The last column is the reward-model score, read at the final token whatever the padding token is; the others are
-    the critic's values before each completion token.
-    """
-    model = inner(model)
-    hidden = model.base_model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=position_ids(batch["attention_mask"]),
-        use_cache=False,
-    ).last_hidden_state
-    length = batch["completion_mask"].shape[1]
-    return model.score(hidden[:, -length - 1 :]).squeeze(-1).float()
+
+def completion_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The trunk's hidden states at the last prompt token and at each completion token. -> [B, T + 1, H]."""
+    hidden = (
+        inner(model)
+        .base_model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=position_ids(batch["attention_mask"]),
+            use_cache=False,
+        )
+        .last_hidden_state
+    )
+    return hidden[:, -batch["completion_mask"].shape[1] - 1 :]
 
 
 @torch.no_grad()

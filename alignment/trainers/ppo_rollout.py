@@ -11,8 +11,6 @@ from torch.utils.data import Sampler
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import is_conversational
 
-from alignment.errors import UserError
-
 
 class RolloutSampler(Sampler):
     """Row numbers for a DataLoader that serves each rollout's prompts once for every micro-batch trained on them.
@@ -51,6 +49,7 @@ class Rollout:
     completion_mask: Tensor  # [B, T], the last T columns
     terminated: Tensor  # [B] ended by an end-of-sequence token rather than by the length limit
     tensors: dict[str, Tensor] = field(default_factory=dict)  # [B, T] each: what training needs of every token
+    kl: float = 0.0  # to the reference, in nats a completion
 
     @property
     def lengths(self) -> Tensor:
@@ -102,20 +101,6 @@ def encode_prompts(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list
         prompts = [row["prompt"] for row in rows]
         return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
     return tokenizer([row["prompt"] for row in rows])["input_ids"]
-
-
-def check_prompts_fit(prompts: list[list[int]], max_completion_length: int, max_positions: int | None) -> None:
-    """Refuse prompts that are empty, or that leave no room for a completion."""
-    if not all(prompts):
-        raise UserError("A prompt has no tokens.", needed="prompts of at least one token")
-    longest = max(map(len, prompts))
-    if max_positions is not None and longest + max_completion_length > max_positions:
-        raise UserError(
-            "A prompt and its completion may not fit the model's context.",
-            got=f"a prompt of {longest} tokens and max_completion_length={max_completion_length}",
-            needed=f"at most {max_positions} tokens together",
-            mend="shorten max_completion_length, or leave out the long prompts",
-        )
 
 
 def sample(

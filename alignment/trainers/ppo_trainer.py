@@ -4,7 +4,8 @@ Trainer's loop asks for micro-batches; the first of a rollout makes the rollout,
 What is random depends on the seed and the step alone, so a run resumed between rollouts repeats the uninterrupted one.
 """
 
-import contextlib
+import json
+import logging
 import os
 import time
 
@@ -18,30 +19,46 @@ from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_checks import (
     check_arguments,
-    check_one_tokenizer,
+    check_prompts,
     check_resumable,
+    check_vocabulary,
     check_weights,
     find_eos_token_ids,
 )
 from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_metrics import Metrics, WeightedMean, add_sample_metrics, write_completions
+from alignment.trainers.ppo_critics import AdapterScorer, CriticCallback, ModelScorer, make_critic
+from alignment.trainers.ppo_experience import add_advantages
+from alignment.trainers.ppo_metrics import (
+    Metrics,
+    WeightedMean,
+    add_sample_metrics,
+    completions_table,
+    write_completions,
+)
 from alignment.trainers.ppo_models import (
-    CriticCallback,
     Reference,
+    adapter,
     chunked,
     completion_logits,
+    completion_logits_and_states,
     disable_dropout,
-    head_outputs,
     inner,
     load_policy,
-    make_critic,
+    only_active_adapter,
 )
-from alignment.trainers.ppo_rewards import ModelReward, Samples, combine, make_rewards, read_completions
+from alignment.trainers.ppo_ptx import PretrainingTexts, mean_token_loss
+from alignment.trainers.ppo_rewards import (
+    ModelReward,
+    Samples,
+    combine,
+    make_rewards,
+    read_completions,
+    score_samples,
+)
 from alignment.trainers.ppo_rollout import (
     Rollout,
     RolloutSampler,
     as_rows,
-    check_prompts_fit,
     encode_prompts,
     keyed_generator,
     keyed_rng,
@@ -49,6 +66,8 @@ from alignment.trainers.ppo_rollout import (
 )
 
 CRITIC_FILE = "value_model.safetensors"
+STATE_FILE = "ppo_state.json"  # what else a resumed run needs: the adaptive beta and the rewards' baseline
+logger = logging.getLogger(__name__)
 
 
 class PPOTrainer(Trainer):
@@ -56,13 +75,18 @@ class PPOTrainer(Trainer):
 
     Args:
         model: causal LM to train: a path, a model, or a PeftModel whose trainable adapter is trained further.
-        reward_funcs: one or a list of: sequence-classification model (path or model, with the policy's tokenizer), or
-            function with TRL's signature `(prompts, completions, completion_ids, **columns) -> list[float | None]`.
+        reward_funcs: one or a list of: sequence-classification model (path or model), or function, sync or async, with
+            TRL's signature `(prompts, completions, completion_ids, **columns) -> list[float | None]`. The path of an
+            adapter on the base that the policy's adapter sits on is loaded onto it, so that the base is held once.
         train_dataset: rows with a `prompt` (text or messages); other columns go to the reward functions.
+        reward_processing_classes: the reward models' tokenizers, in the order of `reward_funcs` (None: the policy's).
+            A model with another vocabulary reads the completions as text.
         value_model: sequence-classification model (path or model) to start the critic from. Default: a copy of the
-            reward model if there is exactly one, else the policy's trunk with a zero head.
+            reward model if there is exactly one and it reads the policy's tokens, else the policy's trunk with a head
+            that says 0.
         ref_model: what the KL is measured against. Default: the policy as it is before training, or the adapter named
             `ref` that it comes with.
+        ptx_dataset: rows with a `text` to go on learning from, by `ptx_coef`.
         peft_config: a new adapter to train in place of the whole model.
     """
 
@@ -79,6 +103,7 @@ class PPOTrainer(Trainer):
         reward_processing_classes=None,
         value_model=None,
         ref_model=None,
+        ptx_dataset=None,
         callbacks=None,
         optimizers=(None, None),
         peft_config=None,
@@ -89,14 +114,19 @@ class PPOTrainer(Trainer):
         model = load_policy(model, peft_config).to(args.device)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config.name_or_path)
-        self.rewards = make_rewards(reward_funcs, args.per_device_eval_batch_size, args.device)
-        check_weights(args.reward_weights, self.rewards)
-        reward_models = [reward.model for reward in self.rewards if isinstance(reward, ModelReward)]
-        self.value_model = make_critic(model, reward_models, value_model).to(args.device)
-        check_one_tokenizer(processing_class, reward_processing_classes, [*reward_models, self.value_model])
+        check_vocabulary(processing_class, model)
+        check_prompts(args, [train_dataset, eval_dataset], processing_class, inner(model).config)
         self.reference = None
         if args.beta > 0 or ref_model is not None:
             self.reference = Reference(model, ref_model, continues_adapter=peft_config is None)
+        self.rewards = make_rewards(reward_funcs, reward_processing_classes, model, processing_class, args)
+        check_weights(args.reward_weights, self.rewards)
+        scorers = [one.scorer for one in self.rewards if isinstance(one, ModelReward) and one.tokenizer is None]
+        self.critic = make_critic(model, scorers, value_model, args.critic_mode)
+        self.value_model = self.critic.model.to(args.device)  # of the critic, what is not the policy's
+        for scorer in [*scorers, self.critic]:
+            check_vocabulary(processing_class, scorer.model)
+        self.texts = PretrainingTexts.of(ptx_dataset, processing_class, args)
         disable_dropout(model)
         disable_dropout(self.value_model)
         self.eos_token_ids = find_eos_token_ids(inner(model), processing_class)
@@ -110,11 +140,14 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if args.activation_checkpointing:
+        if args.activation_checkpointing and isinstance(self.critic, ModelScorer):
             inner(self.value_model).activation_checkpointing_enable(args.activation_checkpointing_kwargs)
         self.add_callback(CriticCallback(self.value_model))
         self._metrics = Metrics()
         self._micro_step = 0  # of the rollout
+        self._shown = None  # completions to log
+        self.beta = args.beta
+        self.baseline = None if args.reward_normalization else args.reward_baseline
 
     # ---- The loop: what Trainer asks for ----
 
@@ -131,10 +164,14 @@ class PPOTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The policy's optimizer, with the critic's parameters added at their own learning rate."""
+        trained = self.critic.trained()
+        for parameter in trained.values():
+            parameter.requires_grad_(False)  # an adapter on the policy's base is not for the policy's groups
         optimizer = super().create_optimizer(model)
-        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        trained = {name: p for name, p in self._critic_state().items() if id(p) not in known}
-        decayed = set(self.get_decay_parameter_names(self.value_model))
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        modules = [self.model, self.value_model]
+        decayed = {name for module in modules for name in self.get_decay_parameter_names(module)}
         for weight_decay, names in [
             (self.args.weight_decay, trained.keys() & decayed),
             (0.0, trained.keys() - decayed),
@@ -155,19 +192,41 @@ class PPOTrainer(Trainer):
         rows, num_tokens = self._next_micro_batch()
         prepared = time.perf_counter()
         self.value_model.train()
-        loss = super().training_step(model, self._rollout.batch(rows), num_tokens)
+        loss = self._backward(model, self._rollout.batch(rows), num_tokens)
         steps = 1 / args.gradient_accumulation_steps
         self._metrics.add("time/train", time.perf_counter() - prepared, steps)
         self._metrics.add("step_time", time.perf_counter() - started, steps)
         return loss
 
+    def _backward(self, model, batch: dict[str, Tensor], num_tokens: Tensor) -> Tensor:
+        """Forward and backward of policy and critic together, or one by one where adapters share a base."""
+        if not isinstance(self.critic, AdapterScorer):
+            return super().training_step(model, {"part": "all", **batch}, num_tokens)
+        with adapter(self.critic.policy, self.critic.name):
+            loss = super().training_step(model, {"part": "critic", **batch}, num_tokens)
+        if self._policy_learns:
+            loss = loss + super().training_step(model, {"part": "policy", **batch}, num_tokens)
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
         """Sum of a micro-batch's token losses, over the token count of its optimizer step."""
+        loss, values = 0.0, None
         with self.accelerator.autocast():
-            loss = self.args.vf_coef * self._value_loss(inputs)
-            if self._policy_learns:
-                loss = loss + self._policy_loss(model, inputs)
-        return loss / num_items_in_batch
+            if inputs["part"] != "critic" and (self._policy_learns or self.critic.shares_trunk):
+                # A critic that learns alone must not move the trunk that it shares.
+                with torch.set_grad_enabled(self._policy_learns):
+                    logits, states = completion_logits_and_states(model, inputs, self.args.temperature)
+                if self._policy_learns:
+                    loss = loss + self._policy_loss(logits, inputs)
+                if self.critic.shares_trunk:
+                    values = self.critic.of_states(states)
+            if inputs["part"] != "policy":
+                values = self.critic.outputs(inputs) if values is None else values
+                loss = loss + self.args.vf_coef * self._value_loss(values[:, :-1], inputs)
+            loss = loss / num_items_in_batch
+            if self.texts is not None and self._policy_learns and inputs["part"] != "critic":
+                loss = loss + self.args.ptx_coef * self._ptx_loss(model)
+        return loss
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -183,6 +242,9 @@ class PPOTrainer(Trainer):
     def log(self, logs, start_time=None) -> None:
         if "loss" in logs:  # of training steps; evaluations and the closing summary have none
             logs = {**logs, **self._metrics.pop(), "num_tokens": self.state.num_input_tokens_seen}
+            if self._shown is not None:
+                logger.info("completions up to step %d\n%s", self.state.global_step, self._shown)
+                self._shown = None
         super().log(logs, start_time)
 
     # ---- Checkpoints ----
@@ -195,71 +257,87 @@ class PPOTrainer(Trainer):
             check_resumable(resume_from_checkpoint, state.global_step, self.args)
             saved = load_file(os.path.join(resume_from_checkpoint, CRITIC_FILE))
             with torch.no_grad():
-                for name, parameter in self._critic_state().items():
+                for name, parameter in self.critic.trained().items():
                     parameter.copy_(saved[name])
+            with open(os.path.join(resume_from_checkpoint, STATE_FILE), encoding="utf-8") as file:
+                state = json.load(file)
+            self.beta, self.baseline = state["beta"], state["baseline"]
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def save_model(self, output_dir=None, _internal_call=False) -> None:
         """The policy alone, for plain `from_pretrained`; a step checkpoint has the critic's weights beside it."""
-        with self.reference.left_out() if self.reference else contextlib.nullcontext():
+        with only_active_adapter(self.model):
             super().save_model(output_dir, _internal_call)
         if _internal_call and self.args.should_save and not self.args.save_only_model:
-            save_file(self._critic_state(), os.path.join(output_dir, CRITIC_FILE))
-
-    def _critic_state(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.value_model.named_parameters() if p.requires_grad}
+            save_file(self.critic.trained(), os.path.join(output_dir, CRITIC_FILE))
+            with open(os.path.join(output_dir, STATE_FILE), "w", encoding="utf-8") as file:
+                json.dump({"beta": self.beta, "baseline": self.baseline}, file)
 
     # ---- Rollouts ----
 
     @torch.no_grad()
-    def _make_rollout(self, rows: list[dict], key: tuple, metrics: Metrics) -> tuple[Rollout, Samples]:
-        """Completions with their scores, log-probabilities and KL to the reference; metrics of all of these."""
+    def _make_rollout(self, rows: list[dict], key: tuple, metrics: Metrics) -> tuple[Rollout, Samples, Tensor | None]:
+        """Completions with their scores, log-probabilities and KL to the reference; metrics of all of these.
+
+        A critic whose head is on the policy's trunk gives its outputs in the same pass.
+        """
         started = time.perf_counter()
         self.model.eval()
         with self.accelerator.autocast():
             rollout = self._sample(rows, key)
             sampled = time.perf_counter()
             samples = read_completions(rollout, rows, self.processing_class, self.state)
-            samples.rewards = {reward.name: reward(samples) for reward in self.rewards}
+            samples.rewards = score_samples(self.rewards, samples)
             samples.scores = combine(list(samples.rewards.values()), self.args.reward_weights)
-            self._add_log_probs(rollout, metrics)
+            outputs = self._add_log_probs(rollout, metrics)
         add_sample_metrics(metrics, samples)
         metrics.add("time/generate", sampled - started)
         metrics.add("time/score", time.perf_counter() - sampled)
-        return rollout, samples
+        return rollout, samples, outputs
 
     def _sample(self, rows: list[dict], key: tuple) -> Rollout:
         args, model = self.args, inner(self.model)
-        prompts = encode_prompts(rows, self.processing_class)
-        check_prompts_fit(prompts, args.max_completion_length, getattr(model.config, "max_position_embeddings", None))
         pad_token_id = self.processing_class.pad_token_id
         with keyed_rng(model.device, *key):
             return sample(
                 model,
-                prompts,
+                encode_prompts(rows, self.processing_class),
                 max_completion_length=args.max_completion_length,
                 temperature=args.temperature,
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self.eos_token_ids[0] if pad_token_id is None else pad_token_id,
             )
 
-    def _add_log_probs(self, rollout: Rollout, metrics: Metrics) -> None:
+    def _add_log_probs(self, rollout: Rollout, metrics: Metrics) -> Tensor | None:
         """Log-probabilities by the forward pass that training uses, not by the sampler's."""
-
-        def log_probs_and_entropy(batch):
-            logits = completion_logits(self.model, batch, self.args.temperature)
-            log_probs = ppo_math.token_log_probs(logits, batch["completion_ids"])
-            return torch.stack([log_probs, ppo_math.entropy(logits)], -1)
-
-        mask = rollout.completion_mask
-        log_probs, entropy = self._forward(log_probs_and_entropy, rollout).unbind(-1)
+        args, mask = self.args, rollout.completion_mask
+        log_probs, entropy, outputs = self._policy_pass(rollout)
         rollout.tensors = {"old_log_probs": log_probs, "kl": torch.zeros_like(log_probs)}
         metrics.add("entropy", ppo_math.masked_mean(entropy, mask))
         if self.reference is not None:
             ref_log_probs = self._reference_log_probs(rollout)
-            rollout.tensors["kl"] = ppo_math.kl_k1(log_probs, ref_log_probs)
+            if args.kl_placement == "loss":
+                rollout.tensors["ref_log_probs"] = ref_log_probs
+            else:
+                rollout.tensors["kl"] = ppo_math.KL_ESTIMATORS[args.kl_estimator](log_probs, ref_log_probs)
+            rollout.kl = ((log_probs - ref_log_probs) * mask).sum(1).mean().item()
             metrics.add("kl", ppo_math.masked_mean(ppo_math.kl_k3(log_probs, ref_log_probs), mask))
-            metrics.add("kl/completion", (rollout.tensors["kl"] * mask).sum(1).mean())
+            metrics.add("kl/completion", rollout.kl)
+        return outputs
+
+    def _policy_pass(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities and entropy of the completion tokens, and the outputs of a head on the policy's trunk."""
+
+        def run(batch):
+            logits, states = completion_logits_and_states(self.model, batch, self.args.temperature)
+            log_probs = ppo_math.token_log_probs(logits, batch["completion_ids"])
+            columns = [torch.nn.functional.pad(one, (0, 1)) for one in (log_probs, ppo_math.entropy(logits))]
+            if self.critic.shares_trunk:
+                columns.append(self.critic.of_states(states))
+            return torch.stack(columns, -1)
+
+        log_probs, entropy, *outputs = self._forward(run, rollout).unbind(-1)
+        return log_probs[:, :-1], entropy[:, :-1], outputs[0] if outputs else None
 
     def _reference_log_probs(self, rollout: Rollout) -> Tensor:
         with self.reference.active() as model:
@@ -274,36 +352,27 @@ class PPOTrainer(Trainer):
         return chunked(function, rollout, self.args.per_device_eval_batch_size)
 
     def _make_training_rollout(self, rows: list[dict]) -> Rollout:
-        """A rollout with values, advantages and returns; the value after the last token is 0, truncated or not."""
+        """A rollout with values, advantages and returns."""
         args, metrics = self.args, self._metrics
-        rollout, samples = self._make_rollout(rows, ("rollout", args.seed, self.state.global_step), metrics)
+        rollout, samples, outputs = self._make_rollout(rows, ("rollout", args.seed, self.state.global_step), metrics)
         self.state.num_input_tokens_seen += int(rollout.lengths.sum())
         if args.log_completions:
             write_completions(os.path.join(args.output_dir, "completions.jsonl"), samples, self.state.global_step)
+            self._shown = completions_table(samples, args.num_completions_to_print)
         started = time.perf_counter()
-        self.value_model.eval()
-        mask, tensors = rollout.completion_mask, rollout.tensors
-        with self.accelerator.autocast():
-            values = self._forward(lambda batch: head_outputs(self.value_model, batch)[:, :-1], rollout) * mask
-        loss_mask = mask & ~samples.scores.isnan()[:, None]
-        if args.mask_truncated_completions:
-            loss_mask &= rollout.terminated[:, None]
-        shaped = ppo_math.shape_scores(
-            samples.scores.nan_to_num(),
-            ~rollout.terminated,
-            args.reward_baseline,
-            args.reward_clip,
-            args.missing_eos_penalty,
-        )
-        rewards = ppo_math.token_rewards(shaped, tensors.pop("kl"), mask, args.beta)
-        advantages, returns = ppo_math.gae(rewards, values, mask, args.gamma, args.lam)
-        metrics.add("advantages/mean", ppo_math.masked_mean(advantages, loss_mask))
-        metrics.add("advantages/std", ppo_math.masked_variance(advantages, loss_mask).sqrt())
-        metrics.add("value/explained_variance", ppo_math.explained_variance(values, returns, loss_mask))
+        if outputs is None:
+            self.value_model.eval()
+            with self.accelerator.autocast():
+                outputs = self._forward(self.critic.outputs, rollout)
+        if self.baseline is None:
+            self.baseline = samples.scores.nanmean().nan_to_num().item()
+        add_advantages(rollout, samples.scores, outputs, args, self.beta, self.baseline, metrics)
+        metrics.add("kl_coef", self.beta)
+        if args.kl_target is not None:
+            self.beta = ppo_math.adapted_coefficient(
+                self.beta, rollout.kl, args.kl_target, args.kl_horizon, args.rollout_size
+            )
         metrics.add("time/score", time.perf_counter() - started, weight=0)
-        if args.whiten_advantages:
-            advantages = ppo_math.whiten(advantages, loss_mask)
-        tensors |= {"loss_mask": loss_mask, "old_values": values, "advantages": advantages, "returns": returns}
         return rollout
 
     # ---- Training on a rollout ----
@@ -332,23 +401,41 @@ class PPOTrainer(Trainer):
         self._micro_step = (self._micro_step + 1) % args.micro_steps_per_rollout
         return self._order[place], loss_mask[minibatch].sum().clamp(min=1)
 
-    def _policy_loss(self, model, batch: dict[str, Tensor]) -> Tensor:
-        logits = completion_logits(model, batch, self.args.temperature)
+    def _policy_loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        args, mask = self.args, batch["loss_mask"]
         log_probs = ppo_math.token_log_probs(logits, batch["completion_ids"])
         loss, ratio, is_clipped = ppo_math.policy_loss(
-            log_probs, batch["old_log_probs"], batch["advantages"], self.args.epsilon
+            log_probs, batch["old_log_probs"], batch["advantages"], args.epsilon, args.delta
         )
         # k3 of KL(old || new): the tokens are the old policy's
         approx_kl = ppo_math.kl_k3(batch["old_log_probs"], log_probs.detach())
-        mask = batch["loss_mask"]
         self._step_kl.add((approx_kl * mask).sum(), mask.sum())
         self._metrics.add_tokens(
-            mask, {"loss/policy": loss, "ratio/mean": ratio, "clip_ratio": is_clipped, "approx_kl": approx_kl}
+            mask,
+            {
+                "loss/policy": loss,
+                "ratio/mean": ratio,
+                "clip_ratio/region_mean": is_clipped,
+                "approx_kl": approx_kl,
+            },
         )
+        self._metrics.add_max("ratio/max", (ratio.detach() * mask).max())
+        if "ref_log_probs" in batch:
+            loss = loss + self.beta * ppo_math.KL_ESTIMATORS[args.kl_estimator](log_probs, batch["ref_log_probs"])
+        if args.entropy_coef:
+            loss = loss - args.entropy_coef * ppo_math.entropy(logits)
         return (loss * mask).sum()
 
-    def _value_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        values = head_outputs(self.value_model, batch)[:, :-1]
+    def _ptx_loss(self, model) -> Tensor:
+        """Language-model loss on a micro-batch of texts, as a share of the optimizer step's."""
+        steps = self.args.gradient_accumulation_steps
+        place = self._micro_step % self.args.micro_steps_per_rollout
+        batch = self.texts.batch(("ptx", self.args.seed, self.state.global_step, place), self.args.device)
+        loss = mean_token_loss(model, batch)
+        self._metrics.add("loss/ptx", loss.detach() / steps, 1 / steps)
+        return loss / steps
+
+    def _value_loss(self, values: Tensor, batch: dict[str, Tensor]) -> Tensor:
         loss = ppo_math.value_loss(values, batch["old_values"], batch["returns"], self.args.cliprange_value)
         self._metrics.add_tokens(batch["loss_mask"], {"loss/value": loss})
         return (loss * batch["loss_mask"]).sum()

@@ -2,6 +2,7 @@
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -11,6 +12,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     TokenizersBackend,
+    TrainerCallback,
 )
 
 from alignment.trainers.ppo_config import PPOConfig
@@ -50,6 +52,10 @@ def model(kind: str = "llama", head: str = "lm", seed: int = 0, **overrides):
 def prompts(count: int = 8) -> Dataset:
     texts = [" ".join(WORDS[index % 7 : index % 7 + 1 + index % 4]) for index in range(count)]
     return Dataset.from_dict({"prompt": texts, "target": list(range(count))})
+
+
+def texts(count: int = 6) -> Dataset:
+    return Dataset.from_dict({"text": [" ".join(WORDS[index : index + 2 + index]) for index in range(count)]})
 
 
 def config(path, **overrides) -> PPOConfig:
@@ -94,3 +100,51 @@ def weights(module) -> dict[str, torch.Tensor]:
 
 def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def lora(**kwargs) -> LoraConfig:
+    return LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **kwargs)
+
+
+def sft_adapter(kind: str = "llama") -> PeftModel:
+    """A policy with an adapter that already does something."""
+    return active(get_peft_model(model(kind), lora()))
+
+
+def active(adapted: PeftModel) -> PeftModel:
+    """An adapter whose second matrices are not 0, as they are at first."""
+    torch.manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    return adapted
+
+
+def lora_reward_model() -> PeftModel:
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+    return get_peft_model(model(head="score", seed=3), config)
+
+
+class Gradients(TrainerCallback):
+    """Remembers the gradients of each optimizer step, of the policy and of the critic."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        critic = self.trainer.critic.trained()
+        own = {id(parameter) for parameter in critic.values()}
+        policy = {name: p for name, p in model.named_parameters() if id(p) not in own}
+        self.steps.append(
+            [{name: p.grad.clone() for name, p in part.items() if p.grad is not None} for part in (policy, critic)]
+        )
+
+
+def gradients(path, **kwargs) -> list:
+    """[policy's, critic's] of each optimizer step, before they are clipped."""
+    callback = Gradients()
+    arguments = {"max_steps": 1, "max_grad_norm": 1e9, **kwargs.pop("arguments", {})}
+    run = trainer(path, arguments=arguments, callbacks=[callback], **kwargs)
+    callback.trainer = run
+    run.train()
+    return callback.steps

@@ -64,6 +64,54 @@ def test_kl_estimators_average_to_the_exact_kl():
     assert (ppo_math.kl_k3(p, q) >= 0).all() and (ppo_math.kl_k1(p, q) < 0).any()
 
 
+def test_k2_has_the_gradient_of_the_kl_and_k1_none_on_average():
+    torch.manual_seed(0)
+    logits, ref = torch.randn(6, requires_grad=True), torch.randn(6).log_softmax(-1)
+    log_probs = logits.log_softmax(-1)
+    exact = torch.autograd.grad((log_probs.exp() * (log_probs - ref)).sum(), logits, retain_graph=True)[0]
+    for estimator, expected in [("k2", exact), ("k1", torch.zeros(6))]:
+        values = ppo_math.KL_ESTIMATORS[estimator](log_probs, ref)
+        found = torch.autograd.grad((log_probs.exp().detach() * values).sum(), logits, retain_graph=True)[0]
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_adaptive_coefficient_moves_towards_its_target_at_most_a_fifth_of_an_error():
+    adapted = ppo_math.adapted_coefficient
+    assert adapted(0.1, kl=6.0, target=6.0, horizon=100, count=10) == 0.1
+    assert adapted(0.1, kl=6.6, target=6.0, horizon=100, count=10) == pytest.approx(0.1 * 1.01)
+    assert adapted(0.1, kl=60.0, target=6.0, horizon=100, count=10) == pytest.approx(0.1 * 1.02)
+    assert adapted(0.1, kl=-5.0, target=6.0, horizon=100, count=10) == pytest.approx(0.1 * 0.98)
+
+
+def test_a_truncated_row_may_count_the_value_after_its_last_token():
+    rewards, values = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 4.0]]), torch.zeros(2, 3)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    _, returns = ppo_math.gae(rewards, values, mask, 0.5, 1.0, final_values=torch.tensor([8.0, 0.0]))
+    torch.testing.assert_close(returns, torch.tensor([[1 + 0.5 * (2 + 0.5 * 8), 2 + 0.5 * 8, 0], [1.0, 2.0, 4.0]]))
+
+
+def test_scaling_leaves_the_sign_of_the_mean():
+    values, mask = torch.tensor([[1.0, 3.0, 100.0]]), torch.tensor([[True, True, False]])
+    torch.testing.assert_close(ppo_math.scale(values, mask), torch.tensor([[1.0, 3.0, 0.0]]))  # variance 1 already
+    torch.testing.assert_close(ppo_math.scale(10 * values, mask), torch.tensor([[1.0, 3.0, 0.0]]))
+
+
+def test_dual_clip_bounds_what_a_negative_advantage_costs():
+    ratio = torch.tensor([[0.5, 1.0, 2.0, 9.0]])
+    ones = torch.ones(1, 4)
+    loss, _, clipped = ppo_math.policy_loss(ratio.log(), torch.zeros(1, 4), -ones, 0.2, delta=3.0)
+    torch.testing.assert_close(loss, torch.tensor([[0.8, 1.0, 2.0, 3.0]]))
+    assert clipped.tolist() == [[True, False, False, True]]
+    loss, _, _ = ppo_math.policy_loss(ratio.log(), torch.zeros(1, 4), ones, 0.2, delta=3.0)
+    torch.testing.assert_close(loss, torch.tensor([[-0.5, -1.0, -1.2, -1.2]]))
+
+
+def test_the_missing_eos_penalty_is_taken_off_or_stands_in_place():
+    scores, truncated = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
+    assert ppo_math.shape_scores(scores, truncated, 0.5, None, 1.0, "subtract").tolist() == [0.5, 2.5]
+    assert ppo_math.shape_scores(scores, truncated, 0.5, None, 1.0, "replace").tolist() == [-1.0, 2.5]
+
+
 def test_the_score_lands_on_the_last_token_at_full_weight():
     mask = torch.tensor([[1, 1, 0], [0, 1, 1]]).bool()
     kl = torch.tensor([[0.1, 0.2, 9.0], [9.0, 0.3, 0.4]])

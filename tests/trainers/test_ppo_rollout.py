@@ -1,14 +1,20 @@
 """Prompts in, completions out: order, masks, padding, and what reward functions and models see."""
 
+import asyncio
+import math
+
 import ppo_tiny as tiny
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import TokenizersBackend
 
 from alignment.errors import UserError
 from alignment.trainers import ppo_math
-from alignment.trainers.ppo_models import completion_logits, head_outputs
-from alignment.trainers.ppo_rewards import FunctionReward, combine, make_rewards, read_completions
+from alignment.trainers.ppo_critics import ModelScorer
+from alignment.trainers.ppo_models import completion_logits
+from alignment.trainers.ppo_rewards import FunctionReward, combine, make_rewards, read_completions, score_samples
 from alignment.trainers.ppo_rollout import Rollout, RolloutSampler, encode_prompts, sample
 
 PROMPTS = [[5], [6, 7, 8], [9, 10, 11, 12]]
@@ -86,7 +92,7 @@ def test_padding_changes_no_log_probability_value_or_score(kind):
     batch = result.batch(torch.arange(len(PROMPTS)))
     with torch.no_grad():
         log_probs = ppo_math.token_log_probs(completion_logits(policy, batch, 0.7), batch["completion_ids"])
-        outputs = head_outputs(scorer, batch)
+        outputs = ModelScorer(scorer).outputs(batch)
         for row in range(len(PROMPTS)):
             alone = unpadded(result, row)
             length = alone["completion_mask"].shape[1]
@@ -94,7 +100,7 @@ def test_padding_changes_no_log_probability_value_or_score(kind):
             expected = expected.gather(1, alone["input_ids"][0, 1:, None])[-length:, 0]
             torch.testing.assert_close(log_probs[row, -length:], expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(
-                outputs[row, -length - 1 :], head_outputs(scorer, alone)[0], atol=1e-5, rtol=1e-5
+                outputs[row, -length - 1 :], ModelScorer(scorer).outputs(alone)[0], atol=1e-5, rtol=1e-5
             )
 
 
@@ -115,7 +121,9 @@ def test_reward_model_scores_the_sampled_ids_with_eos_as_the_classifier_itself_d
         lambda module, args, kwargs: seen.append((kwargs["input_ids"], kwargs["attention_mask"])), with_kwargs=True
     )
     rows = [{"prompt": "w1"}] * 12
-    [reward] = make_rewards(scorer, batch_size=5, device=torch.device("cpu"))
+    [reward] = make_rewards(
+        scorer, None, tiny.model(), tiny.tokenizer(), tiny.config(tmp_path, per_device_eval_batch_size=5)
+    )
     scores = reward(read_completions(result, rows, tiny.tokenizer(), None))
     hook.remove()
     shown = [ids[mask].tolist() for batch in seen for ids, mask in zip(*batch, strict=True)]
@@ -140,15 +148,63 @@ def test_reward_functions_get_trls_arguments_and_columns():
     message = [{"role": "user", "content": "w1"}]
     rows = [{"prompt": message, "target": index} for index in range(3)]
     samples = read_completions(result, rows, tiny.tokenizer(), "state")
-    rewards = FunctionReward(function)(samples)
+    rewards = score_samples([FunctionReward(function)], samples)["function"]
     assert seen["prompts"] == [message] * 3 and seen["target"] == [0, 1, 2]
     assert seen["ids"] == result.completion_ids and seen["rest"] == {"trainer_state"}
     assert seen["completions"][0][0]["role"] == "assistant"
     assert rewards[0] == 1 and rewards[1].isnan()
     both = combine([rewards, torch.tensor([10.0, float("nan"), float("nan")])], [1.0, 0.5])
     assert both[0] == 6 and both[1].isnan() and both[2] == 3
-    with pytest.raises(UserError, match="wrong number"):
-        FunctionReward(lambda **kwargs: [1.0])(samples)
+    watched = combine([rewards, torch.tensor([5.0, 5.0, 5.0])], [1.0, 0.0])
+    assert watched[0] == 1 and watched[1].isnan()  # an opinion of weight 0 is none
+    for wrong, says in [([1.0], "wrong number"), ([1.0, math.nan, 2.0], "no number"), ([math.inf] * 3, "no number")]:
+        with pytest.raises(UserError, match=says):
+            score_samples([FunctionReward(lambda wrong=wrong, **kwargs: wrong)], samples)
+
+
+def test_async_functions_wait_together():
+    started = []
+
+    def waiting(name, value):
+        async def function(completions, **kwargs):
+            started.append(name)
+            while len(started) < 2:  # each goes on only once the other has begun
+                await asyncio.sleep(0)
+            return [value] * len(completions)
+
+        function.__name__ = name
+        return FunctionReward(function)
+
+    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), None)
+    plain = FunctionReward(tiny.length_reward)
+    scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples)
+    assert list(scores) == ["one", "length_reward", "two"]
+    assert scores["one"].tolist() == [1.0] * 3 and scores["two"].tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("conversational", [False, True])
+def test_a_reward_model_with_another_tokenizer_reads_text(conversational, tmp_path):
+    words = list(reversed(["<pad>", "<eos>", "<turn>", "<unk>", *tiny.WORDS]))
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    other = TokenizersBackend(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    other.chat_template = tiny.TEMPLATE
+    scorer = tiny.model(head="score", seed=1).eval()
+    scorer.config.pad_token_id = None  # none is needed: the last token is found by its place
+    config = tiny.config(tmp_path, per_device_eval_batch_size=2)
+    [reward] = make_rewards(scorer, other, tiny.model(), tiny.tokenizer(), config)
+    result = rollout(prompts=[[5 + index] for index in range(6)])
+    prompts = [f"w{1 + index}" for index in range(6)]
+    rows = [{"prompt": [{"role": "user", "content": text}] if conversational else text} for text in prompts]
+    samples = read_completions(result, rows, tiny.tokenizer(), None)
+    texts = tiny.tokenizer().batch_decode(result.completion_ids, skip_special_tokens=True)
+    assert 0 < result.terminated.sum() < 6
+    for score, prompt, text, ended in zip(reward(samples), prompts, texts, result.terminated, strict=True):
+        if conversational:
+            ids = other(f"{prompt} <turn> {text} <turn> ")["input_ids"]
+        else:
+            ids = other(prompt + text)["input_ids"] + [words.index("<eos>")] * int(ended)
+        torch.testing.assert_close(score, scorer(torch.tensor([ids])).logits[0, 0], atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_are_text_or_conversations_through_the_template():

@@ -1,15 +1,20 @@
 """The PPO trainer as a whole: its loop, its keys, its checkpoints."""
 
 import json
+import logging
 
 import ppo_tiny as tiny
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, TrainerCallback
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from alignment.errors import UserError
-from alignment.trainers.ppo_config import PPOConfig
+from alignment.pipeline.recipe import build_configs
+from alignment.trainers import ppo_math
+from alignment.trainers.ppo_config import RENAMED, PPOConfig
+from alignment.trainers.ppo_models import completion_logits
 
 METRICS = {
     "reward",
@@ -19,12 +24,17 @@ METRICS = {
     "kl/completion",
     "entropy",
     "completions/mean_length",
-    "completions/terminated_ratio",
-    "clip_ratio",
+    "completions/min_length",
+    "completions/max_length",
+    "completions/mean_terminated_length",
+    "completions/clipped_ratio",
+    "clip_ratio/region_mean",
     "loss/policy",
     "loss/value",
     "value/explained_variance",
     "ratio/mean",
+    "ratio/max",
+    "kl_coef",
     "approx_kl",
     "advantages/mean",
     "advantages/std",
@@ -43,63 +53,23 @@ METRICS = {
 }
 
 
-def lora(**kwargs) -> LoraConfig:
-    return LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **kwargs)
-
-
-def sft_adapter(kind: str = "llama") -> PeftModel:
-    """A policy with an adapter that already does something."""
-    model = get_peft_model(tiny.model(kind), lora())
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.1)
-    return model
-
-
-def lora_reward_model() -> PeftModel:
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
-    return get_peft_model(tiny.model(head="score", seed=3), config)
-
-
-class Gradients(TrainerCallback):
-    """Remembers the gradients of each optimizer step, before they are clipped to nothing."""
-
-    def __init__(self):
-        self.steps = []
-
-    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        modules = [model, self.trainer.value_model]
-        self.steps.append(
-            [
-                {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-                for module in modules
-            ]
-        )
-
-
-def gradients(path, **kwargs) -> list:
-    callback = Gradients()
-    arguments = {"max_steps": 1, "max_grad_norm": 1e9, **kwargs.pop("arguments", {})}
-    run = tiny.trainer(path, arguments=arguments, callbacks=[callback], **kwargs)
-    callback.trainer = run
-    run.train()
-    return callback.steps
-
-
 def policies():
-    return [("full", tiny.model(), None), ("new adapter", tiny.model(), lora()), ("sft adapter", sft_adapter(), None)]
+    return [
+        ("full", tiny.model(), None),
+        ("new adapter", tiny.model(), tiny.lora()),
+        ("sft adapter", tiny.sft_adapter(), None),
+    ]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("case", ["full", "gpt2", "new adapter", "sft adapter", "separate reference"])
 def test_first_minibatch_has_ratio_1_and_kl_0(tmp_path, case, dropout):
     rates = {"attn_pdrop": dropout, "resid_pdrop": dropout} if case == "gpt2" else {"attention_dropout": dropout}
-    policy = sft_adapter() if case == "sft adapter" else tiny.model("gpt2" if case == "gpt2" else "llama", **rates)
+    policy = tiny.sft_adapter() if case == "sft adapter" else tiny.model("gpt2" if case == "gpt2" else "llama", **rates)
     run = tiny.trainer(
         tmp_path,
         policy=policy,
-        peft_config=lora(lora_dropout=dropout) if case == "new adapter" else None,
+        peft_config=tiny.lora(lora_dropout=dropout) if case == "new adapter" else None,
         ref_model=tiny.model() if case == "separate reference" else None,
         arguments={"num_iterations": 2, "temperature": 0.7},
     )
@@ -132,7 +102,7 @@ def test_same_seed_same_weights_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize("case", ["full", "lora"])
 def test_accumulating_four_batches_of_one_equals_one_batch_of_four(tmp_path, case):
-    reward = tiny.model(head="score", seed=3) if case == "full" else lora_reward_model()
+    reward = tiny.model(head="score", seed=3) if case == "full" else tiny.lora_reward_model()
     results = []
     for size, accumulation in [(4, 1), (1, 4)]:
         arguments = {
@@ -140,10 +110,11 @@ def test_accumulating_four_batches_of_one_equals_one_batch_of_four(tmp_path, cas
             "gradient_accumulation_steps": accumulation,
             "max_completion_length": 12,
             "activation_checkpointing": size == 1,
+            "critic_mode": "separate",
         }
-        [step] = gradients(
+        [step] = tiny.gradients(
             tmp_path,
-            policy=tiny.model() if case == "full" else sft_adapter(),
+            policy=tiny.model() if case == "full" else tiny.sft_adapter(),
             reward_funcs=reward,
             dataset=tiny.prompts(4),
             arguments=arguments,
@@ -157,7 +128,7 @@ def test_accumulating_four_batches_of_one_equals_one_batch_of_four(tmp_path, cas
 
 
 def test_training_starts_at_the_reference_whatever_the_adapter_trains(tmp_path):
-    policy = get_peft_model(tiny.model(), lora(trainable_token_indices=[tiny.TURN, 5]))
+    policy = get_peft_model(tiny.model(), tiny.lora(trainable_token_indices=[tiny.TURN, 5]))
     torch.manual_seed(1)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name or "trainable_tokens_delta" in name:
@@ -169,8 +140,8 @@ def test_training_starts_at_the_reference_whatever_the_adapter_trains(tmp_path):
 
 
 def test_a_lora_critic_trains_its_adapter_and_head_alone(tmp_path):
-    reward = lora_reward_model()
-    run = tiny.trainer(tmp_path, policy=sft_adapter(), reward_funcs=reward)
+    reward = tiny.lora_reward_model()
+    run = tiny.trainer(tmp_path, policy=tiny.sft_adapter(), reward_funcs=reward, arguments={"critic_mode": "separate"})
     critic, judge = tiny.weights(run.value_model), tiny.weights(reward)
     run.train()
     changed = {name for name, tensor in tiny.weights(run.value_model).items() if not torch.equal(tensor, critic[name])}
@@ -181,7 +152,7 @@ def test_a_lora_critic_trains_its_adapter_and_head_alone(tmp_path):
 
 def test_without_a_reward_model_the_critic_starts_at_zero_on_the_policys_trunk(tmp_path):
     for _, policy, peft_config in policies():
-        run = tiny.trainer(tmp_path, policy=policy, peft_config=peft_config)
+        run = tiny.trainer(tmp_path, policy=policy, peft_config=peft_config, arguments={"critic_mode": "separate"})
         with torch.no_grad():
             batch = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3)}
             critic, policy = run.value_model.eval(), run.model.eval()
@@ -189,21 +160,6 @@ def test_without_a_reward_model_the_critic_starts_at_zero_on_the_policys_trunk(t
             trunks = [getattr(module, "get_base_model", lambda m=module: m)().model for module in (critic, policy)]
             hidden = [trunk(**batch).last_hidden_state for trunk in trunks]
             torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("case", ["full", "lora"])
-def test_critic_warmup_leaves_the_policy_as_it_is(tmp_path, case):
-    policy = tiny.model() if case == "full" else sft_adapter()
-    before = tiny.weights(policy)
-    run = tiny.trainer(tmp_path, policy=policy, arguments={"critic_warmup_steps": 2, "weight_decay": 0.1})
-    critic = tiny.weights(run.value_model)
-    run.train()
-    after = tiny.weights(policy)
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert not tiny.same_weights(tiny.weights(run.value_model), critic)
-    run = tiny.trainer(tmp_path, policy=policy, arguments={"critic_warmup_steps": 1})
-    run.train()
-    assert any(not torch.equal(tiny.weights(policy)[name], before[name]) for name in before)
 
 
 def test_optimizer_steps_are_iterations_times_minibatches(tmp_path):
@@ -259,7 +215,7 @@ def test_keys_of_the_reward_do_what_they_say(tmp_path):
     arguments = {"whiten_advantages": False, "lam": 1.0, "max_completion_length": 4, "per_device_train_batch_size": 8}
     plain, log = first_update(tmp_path, **arguments)
     returns = plain.tensors["returns"][:, -1]  # of the last token: the score, as the first rollout has no KL
-    assert 0 < log["completions/terminated_ratio"] < 1
+    assert 0 < log["completions/clipped_ratio"] < 1
     lengths = plain.completion_mask.sum(1).float()
     torch.testing.assert_close(returns, lengths)
     torch.testing.assert_close(plain.tensors["returns"][plain.completion_mask].max(), lengths.max())
@@ -336,12 +292,163 @@ def test_other_keys_change_the_training(tmp_path):
         (0, {"lam": 0.5}),
         (0, {"temperature": 0.5}),
         (0, {"bf16": True}),
+        (0, {"delta": 1.2001, "learning_rate": 0.3}),
         (1, {"cliprange_value": 1e-4}),
         (1, {"vf_coef": 0.01}),
         (1, {"value_learning_rate": 1e-3}),
         (1, {"max_completion_length": 3}),
     ]:
         assert not tiny.same_weights(base[module], trained(**changes)[module]), changes
+
+
+def test_keys_of_the_advantages_do_what_they_say(tmp_path):
+    judge = tiny.model(head="score", seed=3)
+    arguments = {"whiten_advantages": False, "max_completion_length": 4, "per_device_train_batch_size": 8, "beta": 0.0}
+
+    def update(**changes):
+        return first_update(tmp_path, **arguments, reward_funcs=judge, **changes)[0]
+
+    plain = update()
+    tensors, truncated = plain.tensors, ~plain.terminated
+    assert 0 < truncated.sum() < 8
+    apart = update(lam_critic=1.0)
+    assert torch.equal(apart.tensors["advantages"], tensors["advantages"])
+    assert not torch.equal(apart.tensors["returns"], tensors["returns"])
+    booted = update(bootstrap_truncated=True).tensors["returns"][:, -1]
+    # The critic starts as the reward model, which says the score at the last token.
+    torch.testing.assert_close(booted, tensors["returns"][:, -1] * (1 + truncated))
+    scaled = update(whiten_rewards=True, lam=1.0, lam_critic=1.0)
+    returns = scaled.tensors["returns"][:, -1]
+    scores = tensors["returns"][:, -1]
+    torch.testing.assert_close(returns / scores, (returns[0] / scores[0]).expand(8))
+    rewards = torch.zeros_like(plain.tensors["returns"])
+    rewards[:, -1] = scores
+    torch.testing.assert_close(returns, ppo_math.scale(rewards, plain.completion_mask)[:, -1])
+
+
+def test_the_first_rollouts_mean_reward_can_be_the_baseline(tmp_path):
+    arguments = {"reward_normalization": True, "whiten_advantages": False, "lam": 1.0, "max_completion_length": 6}
+    run = tiny.trainer(tmp_path, arguments=arguments | {"per_device_train_batch_size": 8, "max_steps": 3})
+    run.train()
+    first, *later = tiny.logged(run, "reward")
+    assert run.baseline == pytest.approx(first)
+    lengths = run._rollout.completion_mask.sum(1).float()
+    assert lengths.mean() == pytest.approx(later[-1]) and later[-1] != first
+    rollout, _ = first_update(tmp_path, **arguments, per_device_train_batch_size=8)
+    returns = rollout.tensors["returns"][:, -1]
+    torch.testing.assert_close(returns, rollout.completion_mask.sum(1).float() - first)
+
+
+def test_a_missing_end_may_replace_the_reward(tmp_path):
+    arguments = {"whiten_advantages": False, "max_completion_length": 4, "per_device_train_batch_size": 8}
+    rollout, _ = first_update(tmp_path, **arguments, missing_eos_penalty=9.0, missing_eos_mode="replace")
+    lengths = rollout.completion_mask.sum(1).float()
+    expected = torch.where(rollout.terminated, lengths, torch.tensor(-9.0))
+    torch.testing.assert_close(rollout.tensors["returns"][:, -1], expected)
+
+
+def no_reward(completion_ids, **kwargs) -> list[float]:
+    return [0.0] * len(completion_ids)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_kl_may_count_in_the_loss(tmp_path, estimator):
+    arguments = {"kl_placement": "loss", "kl_estimator": estimator, "beta": 0.5, "whiten_advantages": False}
+    options = {"reward_funcs": no_reward, "ref_model": tiny.model(seed=5), "arguments": arguments}
+    [[policy, _]] = tiny.gradients(tmp_path, **options)
+    run = tiny.trainer(tmp_path, **options | {"arguments": arguments | {"max_steps": 1}})
+    start = tiny.weights(run.model)
+    run.train()
+    batch = run._rollout.batch(torch.arange(4))
+    assert not batch["returns"].any()
+    run.model.load_state_dict(start)
+    log_probs = ppo_math.token_log_probs(completion_logits(run.model, batch, 1.0), batch["completion_ids"])
+    kl = ppo_math.KL_ESTIMATORS[estimator](log_probs, batch["ref_log_probs"]) * batch["loss_mask"]
+    run.model.zero_grad()
+    (0.5 * kl.sum() / batch["loss_mask"].sum()).backward()
+    for name, parameter in run.model.named_parameters():
+        torch.testing.assert_close(policy[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_other_estimators_of_the_kl_charge_the_reward(tmp_path):
+    returns = {}
+    for estimator in ["k1", "k2", "k3"]:
+        arguments = {"kl_estimator": estimator, "beta": 0.5, "lam": 1.0, "whiten_advantages": False, "max_steps": 1}
+        run = tiny.trainer(tmp_path, reward_funcs=no_reward, ref_model=tiny.model(seed=5), arguments=arguments)
+        run.train()
+        returns[estimator] = run._rollout.tensors["returns"][:, -1]
+    log_ratio = -returns["k1"] / 0.5
+    torch.testing.assert_close(returns["k2"], -0.5 * 0.5 * log_ratio**2)
+    torch.testing.assert_close(returns["k3"], -0.5 * ((-log_ratio).expm1() + log_ratio))
+
+
+def test_beta_adapts_to_its_target(tmp_path):
+    options = {"reward_funcs": no_reward, "ref_model": tiny.model(seed=5)}
+    arguments = {"kl_target": 1e-6, "kl_horizon": 4, "beta": 0.1, "learning_rate": 0.0, "max_steps": 3}
+    run = tiny.trainer(tmp_path, **options, arguments=arguments)
+    run.train()
+    kl = tiny.logged(run, "kl/completion")
+    expected, beta = [], 0.1
+    for value in kl:
+        expected.append(beta)
+        beta *= 1.2 if value > 0 else 0.8  # the error is clipped, and a rollout of 4 is the whole horizon
+    assert tiny.logged(run, "kl_coef") == pytest.approx(expected) and run.beta == pytest.approx(beta)
+
+
+def test_the_entropy_bonus_raises_the_entropy(tmp_path):
+    def last_entropy(coefficient):
+        policy = tiny.model()
+        policy.lm_head.weight.data *= 20  # far from uniform
+        arguments = {
+            "entropy_coef": coefficient,
+            "beta": 0.0,
+            "max_steps": 8,
+            "learning_rate": 1e-2,
+            "num_iterations": 2,
+        }
+        run = tiny.trainer(tmp_path, policy=policy, reward_funcs=no_reward, arguments=arguments | {"vf_coef": 0.0})
+        run.train()
+        entropy = tiny.logged(run, "entropy")
+        return entropy[-1] - entropy[0]
+
+    assert last_entropy(1.0) > last_entropy(0.0) + 0.05
+
+
+def test_ptx_is_the_language_model_loss_of_the_texts(tmp_path):
+    arguments = {"ptx_coef": 2.0, "beta": 0.0, "vf_coef": 0.0, "whiten_advantages": False, "ptx_max_length": 4}
+    options = {"reward_funcs": no_reward, "ptx_dataset": tiny.texts(1)}
+    [[policy, _]] = tiny.gradients(tmp_path, **options, arguments=arguments)
+    model = tiny.model()
+    ids = torch.tensor([[4, 5, tiny.EOS]])
+    (2.0 * model(ids, labels=ids).loss).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(policy[name], parameter.grad, atol=1e-6, rtol=1e-4)
+    [[accumulated, _]] = tiny.gradients(tmp_path, **options, arguments=arguments | {"gradient_accumulation_steps": 2})
+    torch.testing.assert_close(accumulated["lm_head.weight"], policy["lm_head.weight"], atol=1e-6, rtol=1e-4)
+    run = tiny.trainer(tmp_path, ptx_dataset=tiny.texts(6), arguments={"ptx_coef": 1.0, "ptx_max_length": 4})
+    batch = run.texts.batch(("key",), torch.device("cpu"))
+    assert batch["input_ids"].shape == (4, 4) and (batch["labels"] == tiny.EOS).sum() == 4
+    for wrong in ({"ptx_dataset": tiny.texts()}, {"arguments": {"ptx_coef": 1.0}}):
+        with pytest.raises(UserError, match="go together"):
+            tiny.trainer(tmp_path, **wrong)
+
+
+def test_some_completions_are_logged_as_a_table(tmp_path, caplog):
+    arguments = {"log_completions": True, "num_completions_to_print": 2, "logging_steps": 2, "max_steps": 4}
+    with caplog.at_level(logging.INFO):
+        tiny.trainer(tmp_path, arguments=arguments).train()
+    tables = [record.getMessage() for record in caplog.records if "completions up to step" in record.getMessage()]
+    assert [table.splitlines()[0] for table in tables] == ["completions up to step 2", "completions up to step 4"]
+    assert all(len(table.splitlines()) == 4 for table in tables)
+
+
+def test_old_keys_are_named_by_their_new_names(tmp_path):
+    with pytest.raises(UserError) as refused:
+        PPOConfig(output_dir=str(tmp_path), kl_coef=0.1, cliprange=0.1)
+    assert "kl_coef: beta" in str(refused.value) and "cliprange: epsilon" in str(refused.value)
+    assert not RENAMED.keys() & PPOConfig.__dataclass_fields__.keys()
+    with pytest.raises(UserError, match="what it did: max_completion_length"):
+        build_configs((PPOConfig,), {"output_dir": str(tmp_path), "response_length": 5}, "ppo.yaml")
 
 
 def test_evaluation_reports_rewards_and_repeats(tmp_path):
@@ -390,7 +497,7 @@ def test_resuming_between_rollouts_repeats_the_uninterrupted_run(tmp_path, case)
     }
 
     def new():
-        policy = tiny.model() if case == "full" else sft_adapter()
+        policy = tiny.model() if case == "full" else tiny.sft_adapter()
         return tiny.trainer(tmp_path, policy=policy, reward_funcs=tiny.model(head="score", seed=3), arguments=arguments)
 
     whole = new()
@@ -413,10 +520,10 @@ def test_models_are_loaded_from_paths(tmp_path):
     run.save_model(tmp_path / "final")
     assert tiny.logged(run, "rewards/judge/mean")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
-    get_peft_model(base, lora()).save_pretrained(tmp_path / "adapter")
+    get_peft_model(base, tiny.lora()).save_pretrained(tmp_path / "adapter")
     run = tiny.trainer(tmp_path, policy=str(tmp_path / "adapter"))
     run.train()
-    assert set(run.model.peft_config) == {"default", "ref"} and tiny.logged(run, "approx_kl")[-1] >= 0
+    assert set(run.model.peft_config) == {"default", "ref", "critic"} and tiny.logged(run, "approx_kl")[-1] >= 0
 
 
 @pytest.mark.parametrize(
@@ -426,6 +533,12 @@ def test_models_are_loaded_from_paths(tmp_path):
         ("temperature is too small", {"temperature": 0.0}),
         ("may not fit", {"max_completion_length": 100}),
         ("reward_weights", {"reward_weights": [1.0, 2.0]}),
+        ("does nothing with k1", {"kl_placement": "loss"}),
+        ("kl_estimator is not a choice", {"kl_estimator": "k4"}),
+        ("delta is too small", {"delta": 1.1}),
+        ("no beta to adapt", {"kl_target": 1.0, "beta": 0.0}),
+        ("kl_target is too small", {"kl_target": 0.0}),
+        ("exclude each other", {"reward_normalization": True, "reward_baseline": 1.0}),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(tmp_path, problem, arguments):
@@ -441,9 +554,20 @@ def test_mistakes_in_models_and_data_are_named(tmp_path):
     with pytest.raises(UserError, match="gives one score"):
         tiny.trainer(tmp_path, reward_funcs=tiny.model())
     with pytest.raises(UserError, match="already has an adapter"):
-        tiny.trainer(tmp_path, policy=sft_adapter(), peft_config=lora())
+        tiny.trainer(tmp_path, policy=tiny.sft_adapter(), peft_config=tiny.lora())
+    with pytest.raises(UserError, match="Nothing in the policy is trainable"):
+        tiny.trainer(tmp_path, policy=tiny.model().requires_grad_(False))
+    small = small_config()
+    with pytest.raises(UserError, match="smaller vocabulary"):
+        tiny.trainer(tmp_path, policy=tiny.model().__class__(small))
+    with pytest.raises(UserError, match="has no tokens"):
+        tiny.trainer(tmp_path, dataset=Dataset.from_dict({"prompt": ["w1", ""]}))
+    with pytest.raises(UserError, match="1 of 2 prompts"):
+        tiny.trainer(tmp_path, dataset=Dataset.from_dict({"prompt": ["w1", "w1 " * 60]}))
+    with pytest.raises(UserError, match="does not fit reward_funcs"):
+        tiny.trainer(tmp_path, reward_processing_classes=[None, None])
     with pytest.raises(UserError, match="adapter is frozen"):
-        tiny.trainer(tmp_path, policy=sft_adapter().requires_grad_(False))
+        tiny.trainer(tmp_path, policy=tiny.sft_adapter().requires_grad_(False))
 
 
 def small_config():

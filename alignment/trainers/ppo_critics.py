@@ -1,0 +1,222 @@
+"""Scores and values: a head on a trunk.
+
+The trunk is a model of its own, the policy's, or the policy's base under another adapter. Outputs are [B, T + 1]: what
+the head says at the last prompt token and at each completion token. The last column is a reward model's score, read at
+the final token whatever the padding token is; the others are a critic's values before each completion token.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from alignment.errors import UserError
+from alignment.models.loading import adapter_base, is_adapter, load_config, load_trainable
+from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
+
+CRITIC_ADAPTER = "critic"
+SCORE_KEY = "base_model.model.score.weight"
+
+
+class ModelScorer:
+    """A sequence-classification model with one label."""
+
+    shares_trunk = False
+
+    def __init__(self, model: nn.Module):
+        if not hasattr(inner(model), "score") or model.config.num_labels != 1:
+            raise UserError(
+                "Not a model that gives one score.",
+                got=f"{type(inner(model)).__name__} with {model.config.num_labels} labels",
+                needed="a sequence-classification model with a `score` head and 1 label",
+            )
+        self.model = model
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        return inner(self.model).score(completion_states(self.model, batch)).squeeze(-1).float()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+class AdapterScorer:
+    """A head on the policy's base under an adapter of its own.
+
+    In training it needs a backward pass of its own, within `adapter`: gradients reach none but the active adapter's
+    weights, and activation checkpointing repeats the forward pass with whichever adapter is active by then.
+    """
+
+    shares_trunk = False
+
+    def __init__(self, policy: PeftModel, name: str, head: nn.Linear):
+        self.policy, self.name, self.model = policy, name, head
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        with adapter(self.policy, self.name):
+            return self.model(completion_states(self.policy, batch)).squeeze(-1).float()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        own = {name: p for name, p in self.policy.named_parameters() if self.name in name.split(".")}
+        return own | {f"score.{name}": p for name, p in self.model.named_parameters()}
+
+
+class HeadScorer:
+    """A value head on the policy's trunk: of the policy's own pass, whose hidden states it is given."""
+
+    shares_trunk = True
+
+    def __init__(self, policy: nn.Module):
+        self.model = new_head(policy)
+
+    def of_states(self, states: Tensor) -> Tensor:
+        return self.model(states).squeeze(-1).float()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {f"score.{name}": p for name, p in self.model.named_parameters()}
+
+
+Scorer = ModelScorer | AdapterScorer | HeadScorer
+
+
+def new_head(policy: nn.Module) -> nn.Linear:
+    """A head that says 0, for the policy's hidden states."""
+    embeddings = inner(policy).get_input_embeddings().weight
+    width = inner(policy).config.get_text_config().hidden_size
+    head = nn.Linear(width, 1, bias=False, device=embeddings.device, dtype=embeddings.dtype)
+    nn.init.zeros_(head.weight)
+    return head
+
+
+def load_scorer(model: str | nn.Module, policy: nn.Module, adapter_name: str) -> ModelScorer | AdapterScorer:
+    """A reward model; one that is an adapter on the policy's own base goes onto it, so that the base is held once.
+
+    Args:
+        adapter_name: what the adapter is called there.
+    """
+    if not isinstance(model, str):
+        return ModelScorer(model)
+    if shares_base(model, policy):
+        return _onto_the_policy(model, policy, adapter_name)
+    if not is_adapter(model):
+        made_for = load_config(model).architectures or []
+        if not any("SequenceClassification" in name for name in made_for):
+            raise UserError(
+                f"{model} is no reward model: its score head would be random.",
+                got=", ".join(made_for) or "a config that names no architecture",
+                needed="a sequence-classification model",
+                mend="give the checkpoint of a reward stage",
+            )
+    return ModelScorer(load_trainable(model, "sequence-classification"))
+
+
+def shares_base(checkpoint: str, policy: nn.Module) -> bool:
+    """Whether a checkpoint is an adapter on the very base that the policy's adapter sits on."""
+    if not isinstance(policy, PeftModel) or not is_adapter(checkpoint):
+        return False
+    bases = [adapter_base(checkpoint), inner(policy).config.name_or_path]
+    return bases[0] == bases[1] or Path(bases[0]).resolve() == Path(bases[1]).resolve()
+
+
+def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterScorer:
+    config, weights = PeftConfig.from_pretrained(checkpoint), load_peft_weights(checkpoint)
+    if SCORE_KEY not in weights:
+        raise UserError(f"{checkpoint} is no reward model.", got="an adapter without a score head")
+    head = new_head(policy)
+    with torch.no_grad():
+        head.weight.copy_(weights.pop(SCORE_KEY))
+    config.task_type, config.modules_to_save, config.inference_mode = None, None, True
+    add_frozen(policy, name, config)
+    found = set_peft_model_state_dict(policy, weights, adapter_name=name)
+    missing = [key for key in found.missing_keys if f".{name}." in key]
+    if found.unexpected_keys or missing:
+        raise UserError(
+            f"{checkpoint} does not fit the policy.",
+            got=f"missing {missing[:3]}, unexpected {found.unexpected_keys[:3]}",
+            needed="an adapter for the architecture of the policy's base",
+        )
+    return AdapterScorer(policy, name, head)
+
+
+def make_critic(
+    policy: nn.Module, rewards: list[Scorer], value_model: str | nn.Module | None, mode: str | None
+) -> Scorer:
+    """The critic, by `PPOConfig.critic_mode`.
+
+    It starts from `value_model`, else from the reward model if there is exactly one, else from the policy's trunk with
+    a head that says 0; a head on the policy's own trunk always does the latter.
+    """
+    mode = mode or ("lora" if isinstance(policy, PeftModel) and value_model is None else "separate")
+    if mode != "separate" and value_model is not None:
+        raise UserError(f"critic_mode: {mode} leaves no room for a value_model.", needed="critic_mode: separate")
+    if mode == "shared_head":
+        return HeadScorer(policy)
+    if mode == "lora":
+        return _adapter_critic(policy, rewards)
+    if value_model is not None:
+        model = value_model
+        critic = ModelScorer(load_trainable(model, "sequence-classification") if isinstance(model, str) else model)
+    elif len(rewards) == 1 and isinstance(rewards[0], ModelScorer):
+        critic = ModelScorer(copy.deepcopy(rewards[0].model))
+    else:
+        critic = ModelScorer(_critic_from_policy(policy))
+    _make_trainable(critic.model)
+    return critic
+
+
+def _adapter_critic(policy: nn.Module, rewards: list[Scorer]) -> AdapterScorer:
+    if not isinstance(policy, PeftModel):
+        raise UserError("critic_mode: lora needs a policy with an adapter.", mend="a peft_config (use_peft: true)")
+    head, source = new_head(policy), policy.active_adapter
+    if len(rewards) == 1 and isinstance(rewards[0], AdapterScorer):
+        source = rewards[0].name
+        head.load_state_dict(rewards[0].model.state_dict())
+    add_copy(policy, source, CRITIC_ADAPTER)
+    critic = AdapterScorer(policy, CRITIC_ADAPTER, head)
+    for parameter in critic.trained().values():
+        parameter.requires_grad_(True)
+    return critic
+
+
+def _make_trainable(critic: nn.Module) -> None:
+    if isinstance(critic, PeftModel):
+        critic.requires_grad_(False)
+        critic.set_adapter(critic.active_adapter)
+        inner(critic).score.requires_grad_(True)
+    else:
+        critic.requires_grad_(True)
+
+
+def _critic_from_policy(policy: nn.Module) -> nn.Module:
+    trunk = copy.deepcopy(policy)
+    if isinstance(policy, PeftModel):
+        trunk = trunk.merge_and_unload()
+    config = copy.deepcopy(trunk.config)
+    config.num_labels = 1
+    critic = AutoModelForSequenceClassification.from_config(config, dtype=trunk.dtype)
+    critic.base_model.load_state_dict(trunk.base_model.state_dict())
+    nn.init.zeros_(critic.score.weight)
+    if isinstance(policy, PeftModel):
+        own = copy.deepcopy(policy.peft_config[policy.active_adapter])
+        own.task_type, own.modules_to_save, own.inference_mode = "SEQ_CLS", ["score"], False
+        critic = get_peft_model(critic, own)
+    return critic
+
+
+class CriticCallback(TrainerCallback):
+    """Does for the critic's own module what Trainer does for the policy: clip the gradients, clear them after the step.
+
+    An adapter on the policy's base is part of the policy's module: Trainer clips it together with the policy.
+    """
+
+    def __init__(self, critic: nn.Module):
+        self.critic = critic
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if args.max_grad_norm > 0:
+            nn.utils.clip_grad_norm_(self.critic.parameters(), args.max_grad_norm)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.critic.zero_grad()

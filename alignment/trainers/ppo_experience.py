@@ -1,0 +1,47 @@
+"""From scores, KL and values to what training learns from: advantages and returns."""
+
+from torch import Tensor
+
+from alignment.trainers import ppo_math
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_metrics import Metrics
+from alignment.trainers.ppo_rollout import Rollout
+
+
+def add_advantages(
+    rollout: Rollout, scores: Tensor, outputs: Tensor, args: PPOConfig, beta: float, baseline: float, metrics: Metrics
+) -> None:
+    """Add loss_mask, old_values, advantages and returns to a rollout, in place of its KL.
+
+    Args:
+        scores: (B,), NaN where a completion has none: it is left out of the losses.
+        outputs: (B, T + 1), the critic's values before each completion token and after the last.
+        beta: weight of the KL in the rewards.
+        baseline: taken off the scores.
+    """
+    mask, tensors = rollout.completion_mask, rollout.tensors
+    values = outputs[:, :-1] * mask
+    loss_mask = mask & ~scores.isnan()[:, None]
+    if args.mask_truncated_completions:
+        loss_mask &= rollout.terminated[:, None]
+    shaped = ppo_math.shape_scores(
+        scores.nan_to_num(),
+        ~rollout.terminated,
+        baseline,
+        args.reward_clip,
+        args.missing_eos_penalty,
+        args.missing_eos_mode,
+    )
+    rewards = ppo_math.token_rewards(shaped, tensors.pop("kl"), mask, beta)
+    if args.whiten_rewards:
+        rewards = ppo_math.scale(rewards, loss_mask)
+    final_values = outputs[:, -1] * ~rollout.terminated if args.bootstrap_truncated else None
+    advantages, returns = ppo_math.gae(rewards, values, mask, args.gamma, args.lam, final_values)
+    if args.lam_critic != args.lam:
+        returns = ppo_math.gae(rewards, values, mask, args.gamma, args.lam_critic, final_values)[1]
+    metrics.add("advantages/mean", ppo_math.masked_mean(advantages, loss_mask))
+    metrics.add("advantages/std", ppo_math.masked_variance(advantages, loss_mask).sqrt())
+    metrics.add("value/explained_variance", ppo_math.explained_variance(values, returns, loss_mask))
+    if args.whiten_advantages:
+        advantages = ppo_math.whiten(advantages, loss_mask)
+    tensors |= {"loss_mask": loss_mask, "old_values": values, "advantages": advantages, "returns": returns}

@@ -1,0 +1,50 @@
+"""PPO-ptx: the language-model loss on pretraining text beside PPO's, so that less is forgotten (Ouyang et al. 2022)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from alignment.errors import UserError
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_rollout import keyed_generator
+
+
+class PretrainingTexts:
+    """Micro-batches of texts, drawn by a key."""
+
+    def __init__(self, dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig):
+        self.dataset, self.tokenizer = dataset, tokenizer
+        self.batch_size, self.max_length = args.per_device_train_batch_size, args.ptx_max_length
+
+    @classmethod
+    def of(cls, dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> PretrainingTexts | None:
+        """The texts to learn from; None where ptx_coef is 0."""
+        if (dataset is None) != (args.ptx_coef == 0):
+            raise UserError(
+                "ptx_coef and ptx_dataset go together.",
+                got=f"ptx_coef={args.ptx_coef}, {'no' if dataset is None else 'a'} ptx_dataset",
+            )
+        if dataset is None:
+            return None
+        if len(dataset) == 0 or "text" not in dataset[0]:
+            raise UserError("ptx_dataset needs a `text` column.", got=f"{len(dataset)} rows")
+        return cls(dataset, tokenizer, args)
+
+    def batch(self, key: tuple, device: torch.device) -> dict[str, Tensor]:
+        """Token ids, mask and labels of texts drawn with replacement; each ends with the end-of-sequence token."""
+        rows = torch.randint(len(self.dataset), (self.batch_size,), generator=keyed_generator(*key)).tolist()
+        texts = [self.dataset[row]["text"] for row in rows]
+        end, cut = self.tokenizer.eos_token_id, self.max_length - 1
+        ids = [[*ids[:cut], end] for ids in self.tokenizer(texts)["input_ids"]]
+        width = max(map(len, ids))
+        input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
+        lengths = torch.tensor([len(row) for row in ids], device=device)
+        mask = torch.arange(width, device=device)[None] < lengths[:, None]
+        return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": input_ids.masked_fill(~mask, -100)}
+
+
+def mean_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Mean negative log-likelihood of the next tokens, in nats. -> []."""
+    return model(**batch, use_cache=False).loss

@@ -1,0 +1,172 @@
+"""The critic in its modes: on a model of its own, on the policy's trunk, on the policy's base under an adapter."""
+
+import ppo_tiny as tiny
+import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification, PeftModel
+from transformers import AutoModelForCausalLM
+
+from alignment.errors import UserError
+from alignment.models.loading import load_trainable
+from alignment.trainers import ppo_math
+from alignment.trainers.ppo_critics import AdapterScorer
+from alignment.trainers.ppo_models import completion_logits_and_states
+
+MODES = ["separate", "shared_head", "lora"]
+
+
+@pytest.fixture
+def adapters(tmp_path) -> tuple[str, str]:
+    """Paths of a policy's and a reward model's adapter on one base."""
+    tiny.model().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    from peft import get_peft_model
+
+    policy = tiny.active(get_peft_model(base, tiny.lora()))
+    policy.save_pretrained(tmp_path / "policy")
+    judge = load_trainable(str(tmp_path / "policy"), "sequence-classification")
+    tiny.active(judge)
+    torch.manual_seed(2)
+    judge.get_base_model().score.modules_to_save["default"].weight.data.normal_()
+    judge.save_pretrained(tmp_path / "judge")
+    return str(tmp_path / "policy"), str(tmp_path / "judge")
+
+
+def unnamed(gradients: dict) -> dict:
+    """Gradients of an adapter by what they belong to, whatever the adapter and its wrapper are called."""
+    drop = {"default", "critic", "modules_to_save", "base_model", "model"}
+    return {".".join(part for part in name.split(".") if part not in drop): one for name, one in gradients.items()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_adapters_on_one_base_have_the_gradients_of_separate_models(tmp_path, adapters, checkpointing):
+    policy, judge = adapters
+    arguments = {"max_completion_length": 8, "activation_checkpointing": checkpointing, "vf_coef": 1.0}
+    shared = tiny.gradients(tmp_path, policy=policy, reward_funcs=judge, arguments=arguments)
+    apart = tiny.gradients(
+        tmp_path,
+        policy=policy,
+        reward_funcs=AutoPeftModelForSequenceClassification.from_pretrained(judge, num_labels=1),
+        arguments=arguments | {"critic_mode": "separate"},
+    )
+    for one, other in zip(shared[0], apart[0], strict=True):
+        one, other = unnamed(one), unnamed(other)
+        assert one.keys() == other.keys() and len(one) > 20
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=1e-4)
+        assert sum(gradient.abs().sum() for gradient in one.values()) > 1e-3
+
+
+def test_one_base_serves_policy_reference_reward_and_critic(tmp_path, adapters):
+    policy, judge = adapters
+    run = tiny.trainer(tmp_path, policy=policy, reward_funcs=judge)
+    assert set(run.model.peft_config) == {"default", "ref", "reward_0", "critic"}
+    assert run.reference.model is None and isinstance(run.critic, AdapterScorer)
+    held = {id(p): p.numel() for module in (run.model, run.value_model) for p in module.parameters()}
+    adapter = sum(p.numel() for name, p in run.model.named_parameters() if ".default." in name)
+    assert sum(held.values()) == tiny.model().num_parameters() + 4 * adapter + 32
+    judged = AutoPeftModelForSequenceClassification.from_pretrained(judge, num_labels=1).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": torch.ones(1, 2)}
+    with torch.no_grad():
+        expected = judged(ids).logits[0, 0]
+        torch.testing.assert_close(run.rewards[0].scorer.outputs(batch)[0, -1], expected)
+        torch.testing.assert_close(run.critic.outputs(batch)[0, -1], expected)  # it starts as the reward model
+    frozen = {n: p.clone() for n, p in run.model.named_parameters() if ".ref." in n or ".reward_0." in n}
+    run.train()
+    assert run.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-10)
+    after = dict(run.model.named_parameters())
+    assert frozen and all(torch.equal(after[name], before) for name, before in frozen.items())
+    run.save_model(tmp_path / "final")
+    assert not [path for path in (tmp_path / "final").iterdir() if path.is_dir()]
+    loaded = PeftModel.from_pretrained(tiny.model(), tmp_path / "final").eval()
+    torch.testing.assert_close(loaded(ids).logits, run.model.eval()(ids).logits)
+
+
+def test_a_trainer_can_be_made_again_on_the_same_policy(tmp_path, adapters):
+    policy = load_trainable(adapters[0], "causal-lm")
+    for _ in range(2):
+        run = tiny.trainer(tmp_path, policy=policy, reward_funcs=adapters[1], arguments={"max_steps": 1})
+        run.train()
+        assert run.state.log_history[0]["approx_kl"] < 1e-10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_critic_warmup_leaves_the_policy_as_it_is(tmp_path, mode):
+    policy = tiny.sft_adapter() if mode == "lora" else tiny.model()
+    before = tiny.weights(policy)
+    arguments = {"critic_mode": mode, "critic_warmup_steps": 2, "weight_decay": 0.1}
+    run = tiny.trainer(tmp_path, policy=policy, arguments=arguments)
+    critic = {name: p.detach().clone() for name, p in run.critic.trained().items()}
+    run.train()
+    after = tiny.weights(policy)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    trained = run.critic.trained()
+    assert any(not torch.equal(trained[name], critic[name]) for name in critic)
+    run = tiny.trainer(tmp_path, policy=policy, arguments=arguments | {"critic_warmup_steps": 1})
+    run.train()
+    assert any(not torch.equal(tiny.weights(policy)[name], before[name]) for name in before)
+
+
+def test_a_head_on_the_policys_trunk_learns_with_it(tmp_path):
+    callback = tiny.Gradients()
+    arguments = {"critic_mode": "shared_head", "vf_coef": 0.5, "max_steps": 1, "max_grad_norm": 1e9}
+    run = callback.trainer = tiny.trainer(tmp_path, arguments=arguments, callbacks=[callback])
+    run.value_model.weight.data.normal_(std=0.1)
+    start, head = tiny.weights(run.model), run.value_model.weight.detach().clone().requires_grad_()
+    run.train()
+    [[policy, critic]] = callback.steps
+    model, batch = run.model, run._rollout.batch(torch.arange(4))
+    model.load_state_dict(start)
+    logits, states = completion_logits_and_states(model, batch, 1.0)
+    log_probs = ppo_math.token_log_probs(logits, batch["completion_ids"])
+    loss, _, _ = ppo_math.policy_loss(log_probs, batch["old_log_probs"], batch["advantages"], 0.2)
+    values = (states[:, :-1] @ head.T)[..., 0]
+    torch.testing.assert_close(values * batch["completion_mask"], batch["old_values"])
+    loss = loss + 0.5 * ppo_math.value_loss(values, batch["old_values"], batch["returns"], 0.2)
+    mask = batch["loss_mask"]
+    model.zero_grad()
+    ((loss * mask).sum() / mask.sum()).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(policy[name], parameter.grad, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(critic["score.weight"], head.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_repeats_the_uninterrupted_run_in_every_mode(tmp_path, mode):
+    arguments = {
+        "critic_mode": mode,
+        "num_iterations": 2,
+        "max_steps": 8,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "kl_target": 0.5,
+        "kl_horizon": 20,
+        "reward_normalization": True,
+        "ptx_coef": 0.1,
+    }
+
+    def new():
+        policy = tiny.sft_adapter() if mode == "lora" else tiny.model()
+        return tiny.trainer(tmp_path, policy=policy, arguments=arguments, ptx_dataset=tiny.texts())
+
+    whole = new()
+    whole.train()
+    resumed = new()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert tiny.same_weights(tiny.weights(whole.model), tiny.weights(resumed.model))
+    assert tiny.same_weights(tiny.weights(whole.value_model), tiny.weights(resumed.value_model))
+    assert (whole.beta, whole.baseline) == (resumed.beta, resumed.baseline) != (0.05, 0.0)
+
+
+def test_modes_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(UserError, match="needs a policy with an adapter"):
+        tiny.trainer(tmp_path, arguments={"critic_mode": "lora"})
+    with pytest.raises(UserError, match="leaves no room for a value_model"):
+        tiny.trainer(tmp_path, value_model=tiny.model(head="score"), arguments={"critic_mode": "shared_head"})
+    with pytest.raises(UserError, match="critic_mode is not a choice"):
+        tiny.config(tmp_path, critic_mode="shared")
+    tiny.model().save_pretrained(tmp_path / "policy")
+    tiny.tokenizer().save_pretrained(tmp_path / "policy")
+    with pytest.raises(UserError, match="its score head would be random"):
+        tiny.trainer(tmp_path, reward_funcs=str(tmp_path / "policy"))
