@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 from shutil import copytree
 
 import pytest
 import torch
-from align_cli import align
+from align_cli import REPOSITORY, align
 
 pytestmark = pytest.mark.xdist_group("quick runs")
 
@@ -86,6 +88,23 @@ def test_the_cards_lines_load_the_model(run, request, workplace, monkeypatch):
         exec(lines, namespace)
         logits = namespace["model"](torch.tensor([[5, 6, 7]])).logits
         assert logits.shape == ((1, 1) if card.parts[-3] == "reward" else (1, 3, logits.shape[-1])), card
+
+
+def test_the_benchmark_of_rewards_runs(quick_run):
+    command = [
+        sys.executable,
+        "benchmarks/ppo_reward.py",
+        "--quick",
+        "--methods",
+        "ppo",
+        "rloo",
+        "--run_dir",
+        quick_run,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result["figures"]) == {"ppo 0", "rloo 0 0.0001"} and len(result["targets"]) == 4
 
 
 def test_adapters_train_a_tenth_and_their_children_find_base_and_adapter(quick_lora_run):
