@@ -2,6 +2,7 @@
 
 import ppo_tiny as tiny
 import pytest
+import torch
 
 TARGETS = set(range(10, 20))
 
@@ -29,11 +30,65 @@ def run(path, reward, **arguments):
     return result
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
 def test_a_token_bandit_is_solved(tmp_path, seed):
     rewards = tiny.logged(run(tmp_path, share_of_targets, seed=seed), "reward")
     assert rewards[0] < 0.5
     assert sum(rewards[-3:]) / 3 > 0.9
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_the_policy_ends_near_the_analytic_optimum(tmp_path, placement):
+    """With one token a completion the optimum is pi_ref * exp(reward / beta), normalised."""
+    beta = 0.5
+    arguments = {
+        "max_completion_length": 1,
+        "beta": beta,
+        "kl_placement": placement,
+        "kl_estimator": "k1" if placement == "reward" else "k2",
+        "per_device_train_batch_size": 128,
+        "max_steps": 40,
+        "num_iterations": 1,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "cosine",
+        "whiten_advantages": False,
+    }
+    reference = tiny.model()
+    result = run(tmp_path, share_of_targets, **arguments)
+    ids = torch.tensor([[4], [5], [6]])
+    rewards = torch.tensor([float(token in TARGETS) for token in range(30)])
+    with torch.no_grad():
+        optimum = (reference(ids).logits[:, -1].log_softmax(-1) + rewards / beta).softmax(-1)
+        found = result.model.eval()(ids).logits[:, -1].softmax(-1)
+    start = reference(ids).logits[:, -1].softmax(-1)[:, 10:20].sum(-1)
+    assert (start < 0.45).all() and (optimum[:, 10:20].sum(-1) > 0.7).all()
+    torch.testing.assert_close(found[:, 10:20].sum(-1), optimum[:, 10:20].sum(-1), atol=0.05, rtol=0)
+    assert 0.5 * (found - optimum).abs().sum(-1).max() < 0.1  # total variation
+
+
+def first_is_a_target(completion_ids, **kwargs) -> list[float]:
+    return [float(ids[0] in TARGETS) for ids in completion_ids]
+
+
+def test_a_delayed_reward_is_learned_through_the_critic(tmp_path):
+    """With lambda 0 the last token's reward reaches the first token through the values alone."""
+    arguments = {"lam": 0.0, "max_steps": 96, "num_iterations": 4, "learning_rate": 3e-3, "vf_coef": 1.0}
+    arguments |= {"max_completion_length": 2}
+    learned, without = [
+        tiny.logged(run(tmp_path, first_is_a_target, **arguments, value_learning_rate=rate), "reward")
+        for rate in (1e-2, 0.0)
+    ]
+    assert sum(learned[-3:]) / 3 > 0.8
+    assert sum(without[-3:]) / 3 < 0.6
+
+
+def test_a_reward_of_other_completions_teaches_nothing(tmp_path):
+    def shuffled(completion_ids, **kwargs) -> list[float]:
+        rewards = share_of_targets(completion_ids)
+        return rewards[1:] + rewards[:1]
+
+    rewards = tiny.logged(run(tmp_path, shuffled), "reward")
+    assert sum(rewards[-3:]) / 3 < 0.6
 
 
 def test_without_reward_the_policy_stays_near_the_reference(tmp_path):
