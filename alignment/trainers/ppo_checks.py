@@ -9,12 +9,12 @@ from alignment.trainers.ppo_rollout import encode_prompts
 
 
 def check_arguments(args: PPOConfig, train_dataset, eval_dataset) -> None:
-    """One process, and data sets with prompts."""
-    if args.world_size > 1 or args.n_gpu > 1 or args.deepspeed or args.fsdp:
+    """A device a process, which holds whole models, and data sets with prompts."""
+    if args.n_gpu > 1 or args.deepspeed or args.fsdp:
         raise UserError(
-            "PPO trains in one process on one device.",
-            got=f"{args.world_size} processes, {args.n_gpu} GPUs visible to each",
-            mend="launch with python rather than accelerate, and set CUDA_VISIBLE_DEVICES=0",
+            "PPO trains on one device a process, with whole models.",
+            got=f"{args.n_gpu} GPUs in one process, deepspeed={args.deepspeed}, fsdp={args.fsdp}",
+            mend="`accelerate launch --multi_gpu` without DeepSpeed and FSDP, or CUDA_VISIBLE_DEVICES=0 for one GPU",
         )
     eval_datasets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     for dataset in [train_dataset, *eval_datasets]:

@@ -9,7 +9,14 @@ from alignment.trainers.ppo_rollout import Rollout
 
 
 def add_advantages(
-    rollout: Rollout, scores: Tensor, outputs: Tensor, args: PPOConfig, beta: float, baseline: float, metrics: Metrics
+    rollout: Rollout,
+    scores: Tensor,
+    outputs: Tensor,
+    args: PPOConfig,
+    beta: float,
+    baseline: float,
+    metrics: Metrics,
+    total: ppo_math.Total,
 ) -> None:
     """Add loss_mask, old_values, advantages and returns to a rollout, in place of its KL.
 
@@ -18,6 +25,7 @@ def add_advantages(
         outputs: (B, T + 1), the critic's values before each completion token and after the last.
         beta: weight of the KL in the rewards.
         baseline: taken off the scores.
+        total: sums over all processes.
     """
     mask, tensors = rollout.completion_mask, rollout.tensors
     values = outputs[:, :-1] * mask
@@ -34,14 +42,14 @@ def add_advantages(
     )
     rewards = ppo_math.token_rewards(shaped, tensors.pop("kl"), mask, beta)
     if args.whiten_rewards:
-        rewards = ppo_math.scale(rewards, loss_mask)
+        rewards = ppo_math.scale(rewards, loss_mask, total)
     final_values = outputs[:, -1] * ~rollout.terminated if args.bootstrap_truncated else None
     advantages, returns = ppo_math.gae(rewards, values, mask, args.gamma, args.lam, final_values)
     if args.lam_critic != args.lam:
         returns = ppo_math.gae(rewards, values, mask, args.gamma, args.lam_critic, final_values)[1]
-    metrics.add("advantages/mean", ppo_math.masked_mean(advantages, loss_mask))
-    metrics.add("advantages/std", ppo_math.masked_variance(advantages, loss_mask).sqrt())
-    metrics.add("value/explained_variance", ppo_math.explained_variance(values, returns, loss_mask))
+    metrics.add("advantages/mean", ppo_math.masked_mean(advantages, loss_mask, total))
+    metrics.add("advantages/std", ppo_math.masked_variance(advantages, loss_mask, total).sqrt())
+    metrics.add("value/explained_variance", ppo_math.explained_variance(values, returns, loss_mask, total))
     if args.whiten_advantages:
-        advantages = ppo_math.whiten(advantages, loss_mask)
+        advantages = ppo_math.whiten(advantages, loss_mask, total)
     tensors |= {"loss_mask": loss_mask, "old_values": values, "advantages": advantages, "returns": returns}

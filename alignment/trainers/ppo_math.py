@@ -3,6 +3,8 @@
 A mask is true on the tokens that count; in each row these are neighbours, anywhere in the row.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,25 +23,33 @@ def entropy(logits: Tensor) -> Tensor:
     return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def as_it_is(sums: Tensor) -> Tensor:
+    """The sums over all processes, where there is one."""
+    return sums
+
+
+Total = Callable[[Tensor], Tensor]  # sums over all processes of what each has; statistics are of all of them together
+
+
+def masked_mean(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
     """Mean over the true positions; 0 if there are none. values, mask [B, T] -> []."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    return total((values * mask).sum()) / total(mask.sum()).clamp(min=1)
 
 
-def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
+def masked_variance(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
     """Population variance over the true positions. values, mask [B, T] -> []."""
-    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+    return masked_mean((values - masked_mean(values, mask, total)) ** 2, mask, total)
 
 
-def whiten(values: Tensor, mask: Tensor) -> Tensor:
+def whiten(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
     """Mean 0 and variance 1 over the true positions, 0 elsewhere. values, mask [B, T] -> [B, T]."""
-    centred = values - masked_mean(values, mask)
-    return centred * torch.rsqrt(masked_variance(values, mask) + 1e-8) * mask
+    centred = values - masked_mean(values, mask, total)
+    return centred * torch.rsqrt(masked_variance(values, mask, total) + 1e-8) * mask
 
 
-def scale(values: Tensor, mask: Tensor) -> Tensor:
+def scale(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
     """Variance 1 over the true positions, 0 elsewhere; the mean keeps its sign. values, mask [B, T] -> [B, T]."""
-    return values * torch.rsqrt(masked_variance(values, mask) + 1e-8) * mask
+    return values * torch.rsqrt(masked_variance(values, mask, total) + 1e-8) * mask
 
 
 def kl_k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
@@ -148,9 +158,10 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: f
     return 0.5 * loss
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
     """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a constant one. All [B, T] -> []."""
-    return 1 - masked_variance(returns - values, mask) / masked_variance(returns, mask).clamp(min=1e-8)
+    unexplained = masked_variance(returns - values, mask, total)
+    return 1 - unexplained / masked_variance(returns, mask, total).clamp(min=1e-8)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

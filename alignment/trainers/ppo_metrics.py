@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from alignment.trainers import ppo_math
@@ -27,10 +29,13 @@ class WeightedMean:
 
 
 class Metrics:
-    """By name, a weighted mean or a maximum of what was added since they were last read."""
+    """By name, a weighted mean, a maximum or a minimum of what was added since they were last read."""
 
     def __init__(self):
-        self.means, self.maxima = defaultdict(WeightedMean), {}
+        self.clear()
+
+    def clear(self) -> None:
+        self.means, self.maxima, self.minima = defaultdict(WeightedMean), {}, {}
 
     def add(self, name: str, total: float | Tensor, weight: float | Tensor = 1.0) -> None:
         self.means[name].add(total, weight)
@@ -46,11 +51,30 @@ class Metrics:
         """Keep the largest of the values that come under a name."""
         self.maxima[name] = max(float(value), self.maxima.get(name, -math.inf))
 
+    def add_min(self, name: str, value: float | Tensor) -> None:
+        """Keep the smallest likewise."""
+        self.minima[name] = min(float(value), self.minima.get(name, math.inf))
+
+    def gather(self) -> None:
+        """Take in what the other processes have."""
+        if PartialState().num_processes == 1:
+            return
+        means = {name: (mean.total, mean.weight) for name, mean in self.means.items()}
+        everyones = gather_object([(means, self.maxima, self.minima)])
+        self.clear()
+        for means, maxima, minima in everyones:
+            for name, (total, weight) in means.items():
+                self.add(name, total, weight)
+            for name, value in maxima.items():
+                self.add_max(name, value)
+            for name, value in minima.items():
+                self.add_min(name, value)
+
     def pop(self, prefix: str = "") -> dict[str, float]:
+        self.gather()
         means = {prefix + name: mean.mean() for name, mean in self.means.items() if mean.weight}
-        means |= {prefix + name: value for name, value in self.maxima.items()}
-        self.means.clear()
-        self.maxima.clear()
+        means |= {prefix + name: value for name, value in (self.maxima | self.minima).items()}
+        self.clear()
         return means
 
 
@@ -62,13 +86,13 @@ def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
     for name, values in samples.rewards.items():
         metrics.add(f"rewards/{name}/mean", values.nansum(), (~values.isnan()).sum())
     terminated = samples.rollout.terminated
-    metrics.add("completions/mean_length", lengths.mean())
-    metrics.add("completions/min_length", lengths.min())
+    metrics.add("completions/mean_length", lengths.sum(), len(lengths))
+    metrics.add_min("completions/min_length", lengths.min())
     metrics.add_max("completions/max_length", lengths.max())
-    metrics.add("completions/clipped_ratio", 1 - terminated.float().mean())
+    metrics.add("completions/clipped_ratio", (~terminated).sum(), len(terminated))
     metrics.add("completions/mean_terminated_length", lengths[terminated].sum(), terminated.sum())
     if num_scores:
-        metrics.add("reward", scores.mean())
+        metrics.add("reward", scores.sum(), num_scores)
         metrics.add("reward_std", scores.std(correction=0))
         metrics.add("reward_length_corr", ppo_math.correlation(scores, lengths[scorable]))
 
@@ -84,18 +108,15 @@ def completions_table(samples: Samples, count: int) -> str:
 
 
 def write_completions(path: str, samples: Samples, step: int) -> None:
-    """Append a JSON line for each completion."""
+    """Append a JSON line for each completion, of all processes."""
     rewards = {name: values.tolist() for name, values in samples.rewards.items()}
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        for index, (row, completion) in enumerate(zip(samples.rows, samples.completions, strict=True)):
-            line = {
-                "step": step,
-                "prompt": row["prompt"],
-                "completion": completion,
-                "terminated": bool(samples.rollout.terminated[index]),
-                "rewards": {
-                    name: None if values[index] != values[index] else values[index] for name, values in rewards.items()
-                },
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = []
+    for index, (row, completion) in enumerate(zip(samples.rows, samples.completions, strict=True)):
+        scores = {name: None if math.isnan(values[index]) else values[index] for name, values in rewards.items()}
+        line = {"step": step, "prompt": row["prompt"], "completion": completion}
+        lines.append(line | {"terminated": bool(samples.rollout.terminated[index]), "rewards": scores})
+    lines = gather_object(lines)
+    if PartialState().is_main_process:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -146,6 +146,7 @@ class PPOTrainer(Trainer):
         self._metrics = Metrics()
         self._micro_step = 0  # of the rollout
         self._shown = None  # completions to log
+        self._process = () if args.process_index == 0 else (args.process_index,)  # so that processes draw apart
         self.beta = args.beta
         self.baseline = None if args.reward_normalization else args.reward_baseline
 
@@ -156,7 +157,9 @@ class PPOTrainer(Trainer):
         args = self.args
         self._micro_step = 0
         seed = args.seed if args.data_seed is None else args.data_seed
-        sampler = RolloutSampler(len(self.train_dataset), args.rollout_size, args.micro_steps_per_rollout, seed)
+        # Each process takes every so-many-th batch of this order: its share of the rollout, again and again.
+        size = args.rollout_size * args.world_size
+        sampler = RolloutSampler(len(self.train_dataset), size, args.micro_steps_per_rollout, seed)
         loader = DataLoader(
             self.train_dataset, batch_size=args.rollout_size, sampler=sampler, collate_fn=self.data_collator
         )
@@ -193,10 +196,12 @@ class PPOTrainer(Trainer):
         prepared = time.perf_counter()
         self.value_model.train()
         loss = self._backward(model, self._rollout.batch(rows), num_tokens)
+        if args.world_size > 1 and self.accelerator.sync_gradients:
+            self._sum_gradients()
         steps = 1 / args.gradient_accumulation_steps
         self._metrics.add("time/train", time.perf_counter() - prepared, steps)
         self._metrics.add("step_time", time.perf_counter() - started, steps)
-        return loss
+        return loss * args.world_size  # Trainer logs the mean over processes of these shares of one sum
 
     def _backward(self, model, batch: dict[str, Tensor], num_tokens: Tensor) -> Tensor:
         """Forward and backward of policy and critic together, or one by one where adapters share a base."""
@@ -208,6 +213,20 @@ class PPOTrainer(Trainer):
             loss = loss + super().training_step(model, {"part": "policy", **batch}, num_tokens)
         return loss
 
+    def _sum_gradients(self) -> None:
+        """Add up the processes' gradients, each of which is divided by the token count of all.
+
+        The passes go around DistributedDataParallel, which knows neither the critic nor two backward passes a step.
+        """
+        parameters = [*self.model.parameters(), *self.critic.trained().values()]
+        for parameter in {id(one): one for one in parameters}.values():
+            if parameter.grad is not None:
+                parameter.grad = self._total(parameter.grad)
+
+    def _total(self, values: Tensor) -> Tensor:
+        """Sums over all processes."""
+        return self.accelerator.reduce(values, "sum") if self.args.world_size > 1 else values
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
         """Sum of a micro-batch's token losses, over the token count of its optimizer step."""
         loss, values = 0.0, None
@@ -215,7 +234,7 @@ class PPOTrainer(Trainer):
             if inputs["part"] != "critic" and (self._policy_learns or self.critic.shares_trunk):
                 # A critic that learns alone must not move the trunk that it shares.
                 with torch.set_grad_enabled(self._policy_learns):
-                    logits, states = completion_logits_and_states(model, inputs, self.args.temperature)
+                    logits, states = completion_logits_and_states(self.model, inputs, self.args.temperature)
                 if self._policy_learns:
                     loss = loss + self._policy_loss(logits, inputs)
                 if self.critic.shares_trunk:
@@ -225,7 +244,7 @@ class PPOTrainer(Trainer):
                 loss = loss + self.args.vf_coef * self._value_loss(values[:, :-1], inputs)
             loss = loss / num_items_in_batch
             if self.texts is not None and self._policy_learns and inputs["part"] != "critic":
-                loss = loss + self.args.ptx_coef * self._ptx_loss(model)
+                loss = loss + self.args.ptx_coef * self._ptx_loss()
         return loss
 
     def evaluation_loop(
@@ -234,7 +253,7 @@ class PPOTrainer(Trainer):
         """Sample and score a completion for each prompt, with the same random numbers at every evaluation."""
         metrics, num_samples = Metrics(), 0
         for index, inputs in enumerate(dataloader):
-            self._make_rollout(inputs["rows"], ("evaluation", self.args.seed, index), metrics)
+            self._make_rollout(inputs["rows"], ("evaluation", self.args.seed, index, *self._process), metrics)
             num_samples += len(inputs["rows"])
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), num_samples)
@@ -313,15 +332,16 @@ class PPOTrainer(Trainer):
         args, mask = self.args, rollout.completion_mask
         log_probs, entropy, outputs = self._policy_pass(rollout)
         rollout.tensors = {"old_log_probs": log_probs, "kl": torch.zeros_like(log_probs)}
-        metrics.add("entropy", ppo_math.masked_mean(entropy, mask))
+        metrics.add_tokens(mask, {"entropy": entropy})
         if self.reference is not None:
             ref_log_probs = self._reference_log_probs(rollout)
             if args.kl_placement == "loss":
                 rollout.tensors["ref_log_probs"] = ref_log_probs
             else:
                 rollout.tensors["kl"] = ppo_math.KL_ESTIMATORS[args.kl_estimator](log_probs, ref_log_probs)
-            rollout.kl = ((log_probs - ref_log_probs) * mask).sum(1).mean().item()
-            metrics.add("kl", ppo_math.masked_mean(ppo_math.kl_k3(log_probs, ref_log_probs), mask))
+            kl = ((log_probs - ref_log_probs) * mask).sum(1)
+            rollout.kl = ppo_math.masked_mean(kl, torch.ones_like(kl), self._total).item()
+            metrics.add_tokens(mask, {"kl": ppo_math.kl_k3(log_probs, ref_log_probs)})
             metrics.add("kl/completion", rollout.kl)
         return outputs
 
@@ -354,8 +374,9 @@ class PPOTrainer(Trainer):
     def _make_training_rollout(self, rows: list[dict]) -> Rollout:
         """A rollout with values, advantages and returns."""
         args, metrics = self.args, self._metrics
-        rollout, samples, outputs = self._make_rollout(rows, ("rollout", args.seed, self.state.global_step), metrics)
-        self.state.num_input_tokens_seen += int(rollout.lengths.sum())
+        key = ("rollout", args.seed, self.state.global_step, *self._process)
+        rollout, samples, outputs = self._make_rollout(rows, key, metrics)
+        self.state.num_input_tokens_seen += int(self._total(rollout.lengths.sum()))
         if args.log_completions:
             write_completions(os.path.join(args.output_dir, "completions.jsonl"), samples, self.state.global_step)
             self._shown = completions_table(samples, args.num_completions_to_print)
@@ -365,13 +386,14 @@ class PPOTrainer(Trainer):
             with self.accelerator.autocast():
                 outputs = self._forward(self.critic.outputs, rollout)
         if self.baseline is None:
-            self.baseline = samples.scores.nanmean().nan_to_num().item()
-        add_advantages(rollout, samples.scores, outputs, args, self.beta, self.baseline, metrics)
+            scorable = ~samples.scores.isnan()
+            self.baseline = ppo_math.masked_mean(samples.scores.nan_to_num(), scorable, self._total).item()
+        beta, baseline = self.beta, self.baseline
+        add_advantages(rollout, samples.scores, outputs, args, beta, baseline, metrics, self._total)
         metrics.add("kl_coef", self.beta)
         if args.kl_target is not None:
-            self.beta = ppo_math.adapted_coefficient(
-                self.beta, rollout.kl, args.kl_target, args.kl_horizon, args.rollout_size
-            )
+            count = args.rollout_size * args.world_size
+            self.beta = ppo_math.adapted_coefficient(beta, rollout.kl, args.kl_target, args.kl_horizon, count)
         metrics.add("time/score", time.perf_counter() - started, weight=0)
         return rollout
 
@@ -382,8 +404,9 @@ class PPOTrainer(Trainer):
         args = self.args
         if self.state.global_step % args.steps_per_rollout == 0:
             self._policy_stopped = False
-        elif args.target_kl is not None and self._step_kl.mean() > args.target_kl:
-            self._policy_stopped = True
+        elif args.target_kl is not None:
+            seen = self._total(torch.tensor([self._step_kl.total, self._step_kl.weight], device=args.device))
+            self._policy_stopped |= bool(seen[0] > args.target_kl * seen[1])
         self._step_kl = WeightedMean()
         self._policy_learns = self.state.global_step >= args.critic_warmup_steps and not self._policy_stopped
         self._metrics.add("policy_learns", float(self._policy_learns))
@@ -397,9 +420,11 @@ class PPOTrainer(Trainer):
             order = torch.randperm(args.rollout_size, generator=generator).to(loss_mask.device)
             self._order = order.split(args.per_device_train_batch_size)
         first = place - place % args.gradient_accumulation_steps
-        minibatch = torch.cat(self._order[first : first + args.gradient_accumulation_steps])
+        if place == first:
+            minibatch = torch.cat(self._order[first : first + args.gradient_accumulation_steps])
+            self._num_tokens = self._total(loss_mask[minibatch].sum()).clamp(min=1)
         self._micro_step = (self._micro_step + 1) % args.micro_steps_per_rollout
-        return self._order[place], loss_mask[minibatch].sum().clamp(min=1)
+        return self._order[place], self._num_tokens
 
     def _policy_loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         args, mask = self.args, batch["loss_mask"]
@@ -426,14 +451,13 @@ class PPOTrainer(Trainer):
             loss = loss - args.entropy_coef * ppo_math.entropy(logits)
         return (loss * mask).sum()
 
-    def _ptx_loss(self, model) -> Tensor:
+    def _ptx_loss(self) -> Tensor:
         """Language-model loss on a micro-batch of texts, as a share of the optimizer step's."""
-        steps = self.args.gradient_accumulation_steps
-        place = self._micro_step % self.args.micro_steps_per_rollout
-        batch = self.texts.batch(("ptx", self.args.seed, self.state.global_step, place), self.args.device)
-        loss = mean_token_loss(model, batch)
+        args, steps = self.args, self.args.gradient_accumulation_steps
+        key = ("ptx", args.seed, self.state.global_step, self._micro_step, *self._process)
+        loss = mean_token_loss(self.model, self.texts.batch(key, args.device))
         self._metrics.add("loss/ptx", loss.detach() / steps, 1 / steps)
-        return loss / steps
+        return loss / (steps * args.world_size)
 
     def _value_loss(self, values: Tensor, batch: dict[str, Tensor]) -> Tensor:
         loss = ppo_math.value_loss(values, batch["old_values"], batch["returns"], self.args.cliprange_value)
