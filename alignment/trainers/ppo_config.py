@@ -12,6 +12,7 @@ CHOICES = {
     "kl_estimator": ("k1", "k2", "k3"),
     "kl_placement": ("reward", "loss"),
     "missing_eos_mode": ("subtract", "replace"),
+    "sampler": ("generate", "continuous_batching"),
     "critic_mode": (None, "separate", "shared_head", "lora"),
 }
 
@@ -86,6 +87,20 @@ class PPOConfig(TrainingArguments):
     )
     temperature: float = field(
         default=1.0, metadata={"help": "Sampling temperature, and that of every log-probability."}
+    )
+    sampler: str = field(
+        default="generate",
+        metadata={
+            "help": "generate: all prompts in one padded batch; continuous_batching: transformers' paged engine, which "
+            "takes up the next prompt where a completion ends."
+        },
+    )
+    importance_sampling_clip: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weigh the policy loss by the ratio of the training pass's probability to the sampler's, at most "
+            "this (truncated importance sampling); for sampler continuous_batching (default: off)."
+        },
     )
     steps_per_generation: int | None = field(
         default=None,
@@ -230,6 +245,11 @@ class PPOConfig(TrainingArguments):
             yield UserError(
                 "reward_normalization and reward_baseline exclude each other.",
                 got=f"reward_baseline={self.reward_baseline}",
+            )
+        if self.importance_sampling_clip is not None and self.sampler == "generate":
+            yield UserError(
+                "importance_sampling_clip needs the sampler's probabilities, which generate does not tell.",
+                needed="sampler: continuous_batching",
             )
         if self.kl_target is not None and self.beta == 0:
             yield UserError("kl_target has no beta to adapt.", got="beta=0", needed="a beta to start from")

@@ -56,13 +56,13 @@ from alignment.trainers.ppo_rewards import (
     score_samples,
 )
 from alignment.trainers.ppo_rollout import (
+    SAMPLERS,
     Rollout,
     RolloutSampler,
     as_rows,
     encode_prompts,
     keyed_generator,
     keyed_rng,
-    sample,
 )
 
 CRITIC_FILE = "value_model.safetensors"
@@ -318,7 +318,7 @@ class PPOTrainer(Trainer):
         args, model = self.args, inner(self.model)
         pad_token_id = self.processing_class.pad_token_id
         with keyed_rng(model.device, *key):
-            return sample(
+            return SAMPLERS[args.sampler](
                 model,
                 encode_prompts(rows, self.processing_class),
                 max_completion_length=args.max_completion_length,
@@ -331,7 +331,7 @@ class PPOTrainer(Trainer):
         """Log-probabilities by the forward pass that training uses, not by the sampler's."""
         args, mask = self.args, rollout.completion_mask
         log_probs, entropy, outputs = self._policy_pass(rollout)
-        rollout.tensors = {"old_log_probs": log_probs, "kl": torch.zeros_like(log_probs)}
+        rollout.tensors |= {"old_log_probs": log_probs, "kl": torch.zeros_like(log_probs)}
         metrics.add_tokens(mask, {"entropy": entropy})
         if self.reference is not None:
             ref_log_probs = self._reference_log_probs(rollout)
@@ -445,6 +445,12 @@ class PPOTrainer(Trainer):
             },
         )
         self._metrics.add_max("ratio/max", (ratio.detach() * mask).max())
+        if args.importance_sampling_clip is not None:
+            weights = (
+                (batch["old_log_probs"] - batch["sampler_log_probs"]).exp().clamp(max=args.importance_sampling_clip)
+            )
+            self._metrics.add_tokens(mask, {"sampling/importance_ratio": weights})
+            loss = loss * weights
         if "ref_log_probs" in batch:
             loss = loss + self.beta * ppo_math.KL_ESTIMATORS[args.kl_estimator](log_probs, batch["ref_log_probs"])
         if args.entropy_coef:

@@ -15,7 +15,7 @@ from alignment.trainers import ppo_math
 from alignment.trainers.ppo_critics import ModelScorer
 from alignment.trainers.ppo_models import completion_logits
 from alignment.trainers.ppo_rewards import FunctionReward, combine, make_rewards, read_completions, score_samples
-from alignment.trainers.ppo_rollout import Rollout, RolloutSampler, encode_prompts, sample
+from alignment.trainers.ppo_rollout import Rollout, RolloutSampler, encode_prompts, sample, sample_continuously
 
 PROMPTS = [[5], [6, 7, 8], [9, 10, 11, 12]]
 
@@ -135,6 +135,30 @@ def test_reward_model_scores_the_sampled_ids_with_eos_as_the_classifier_itself_d
     readable = torch.tensor([ids[-1] != tiny.PAD for ids in expected])
     assert readable.sum() > 8
     torch.testing.assert_close(scores[readable], alone[readable], atol=1e-5, rtol=1e-5)
+
+
+def test_continuous_batching_samples_the_same_distribution():
+    model = tiny.model().eval()
+    model.lm_head.weight.data *= 20  # far from uniform
+    options = {"max_completion_length": 6, "temperature": 0.7, "eos_token_ids": [tiny.EOS, tiny.TURN]}
+    prompts = [*PROMPTS, [5], [5]]  # equal ones too
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        results.append(sample_continuously(model, prompts, pad_token_id=tiny.PAD, **options))
+    result, again, other = results
+    assert result.completion_ids == again.completion_ids != other.completion_ids
+    assert model.config._attn_implementation == tiny.model().config._attn_implementation
+    for row, prompt in enumerate(prompts):
+        batch = unpadded(result, row)
+        assert batch["input_ids"][0, : len(prompt)].tolist() == prompt
+        with torch.no_grad():
+            logits = completion_logits(model, batch, 0.7)
+        expected = ppo_math.token_log_probs(logits, batch["completion_ids"])[0]
+        told = result.tensors["sampler_log_probs"][row, -len(expected) :]
+        torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
+        ended = result.completion_ids[row][-1] in (tiny.EOS, tiny.TURN)
+        assert bool(result.terminated[row]) == ended and (ended or len(expected) == 6)
 
 
 def test_reward_functions_get_trls_arguments_and_columns():

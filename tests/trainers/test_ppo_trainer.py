@@ -395,6 +395,16 @@ def test_beta_adapts_to_its_target(tmp_path):
     assert tiny.logged(run, "kl_coef") == pytest.approx(expected) and run.beta == pytest.approx(beta)
 
 
+def test_truncated_importance_sampling_weighs_the_loss(tmp_path):
+    arguments = {"sampler": "continuous_batching", "beta": 0.0, "vf_coef": 0.0, "per_device_train_batch_size": 4}
+    [[plain, _]] = tiny.gradients(tmp_path, arguments=arguments)
+    [[same, _]] = tiny.gradients(tmp_path, arguments=arguments | {"importance_sampling_clip": 2.0})
+    [[halved, _]] = tiny.gradients(tmp_path, arguments=arguments | {"importance_sampling_clip": 0.5})
+    for name, gradient in plain.items():
+        torch.testing.assert_close(same[name], gradient, atol=1e-5, rtol=1e-3)  # the sampler's probabilities are ours
+        torch.testing.assert_close(halved[name], 0.5 * gradient, atol=1e-5, rtol=1e-3)
+
+
 def test_the_entropy_bonus_raises_the_entropy(tmp_path):
     def last_entropy(coefficient):
         policy = tiny.model()
@@ -535,6 +545,7 @@ def test_models_are_loaded_from_paths(tmp_path):
         ("reward_weights", {"reward_weights": [1.0, 2.0]}),
         ("does nothing with k1", {"kl_placement": "loss"}),
         ("kl_estimator is not a choice", {"kl_estimator": "k4"}),
+        ("needs the sampler's probabilities", {"importance_sampling_clip": 2.0}),
         ("delta is too small", {"delta": 1.1}),
         ("no beta to adapt", {"kl_target": 1.0, "beta": 0.0}),
         ("kl_target is too small", {"kl_target": 0.0}),
