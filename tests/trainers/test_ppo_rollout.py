@@ -161,6 +161,29 @@ def test_continuous_batching_samples_the_same_distribution():
         assert bool(result.terminated[row]) == ended and (ended or len(expected) == 6)
 
 
+@pytest.mark.parametrize("conversational", [False, True])
+def test_reward_models_read_the_ids_that_reward_trainer_trained_them_on(conversational, tmp_path):
+    from trl import RewardConfig, RewardTrainer
+
+    def turn(role, text):
+        return [{"role": role, "content": text}] if conversational else text
+
+    pair = {
+        "prompt": turn("user", "w1 w2"),
+        "chosen": turn("assistant", " w3 w4"),
+        "rejected": turn("assistant", " w5"),
+    }
+    args = RewardConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} <turn> {% endfor %}"
+    options = {"processing_class": tokenizer, "train_dataset": Dataset.from_list([pair])}
+    trained_on = RewardTrainer(tiny.model(head="score"), args=args, **options).train_dataset[0]["chosen_ids"]
+    [prompt] = encode_prompts([pair], tokenizer)
+    reply = tokenizer("w3 w4")["input_ids"]
+    # The template ends replies with its turn's token; plain text gets the end-of-sequence token.
+    assert [*prompt, *reply, tiny.TURN if conversational else tiny.EOS] == trained_on
+
+
 def test_reward_functions_get_trls_arguments_and_columns():
     seen = {}
 

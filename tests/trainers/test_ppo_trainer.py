@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, EarlyStoppingCallback
 
 from alignment.errors import UserError
 from alignment.pipeline.recipe import build_configs
@@ -468,6 +468,20 @@ def test_evaluation_reports_rewards_and_repeats(tmp_path):
     rewards = tiny.logged(run, "eval_reward")
     assert len(rewards) == 2 and rewards[0] == rewards[1]
     assert run.evaluate()["eval_reward"] == rewards[0]
+
+
+def test_training_stops_early_by_an_evaluations_reward(tmp_path):
+    arguments = {"eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.0, "max_steps": 6}
+    arguments |= {"metric_for_best_model": "eval_reward", "save_strategy": "steps", "save_steps": 1}
+    arguments |= {"load_best_model_at_end": True, "greater_is_better": True}
+    run = tiny.trainer(
+        tmp_path,
+        arguments=arguments,
+        eval_dataset=tiny.prompts(5),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+    )
+    run.train()
+    assert run.state.global_step == 3 and run.state.best_global_step == 1  # nothing is learned, so the first is best
 
 
 def test_completions_are_written(tmp_path):
