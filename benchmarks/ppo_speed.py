@@ -13,12 +13,16 @@ over all updates, with quartiles. "generate" is spent in model.generate, "train"
 pass with gradients to the end of its optimizer step, "score" is all else. Memory is the peak of the process less what
 it had before it loaded the models, as Linux tells it.
 
-    make trl-1.12    # once: without it the row of TRL 1.12 is left out
+TRL 1.12 calls gc.collect twice an update. That costs much the same whatever the size of the models, so it weighs much here
+and little in earnest; the row "gc frozen" is without it (gc.freeze before training).
+
+    make trl-1.12    # once: without it the rows of TRL 1.12 are left out
     python benchmarks/ppo_speed.py [--quick]
 """
 
 import argparse
 import functools
+import gc
 import json
 import os
 import statistics
@@ -240,12 +244,14 @@ class Contender(NamedTuple):
     build: Callable[..., Trainer]
     keys: dict[str, Any]
     needs_old_trl: bool = False
+    freezes_gc: bool = False  # what has been imported by then is spared by the collector
 
 
 OURS, OLD, RLOO = "ours, separate critic", "trl 1.12 PPO", "trl RLOO"
 CONTENDERS = {
     OURS: Contender(our_ppo, {}),
     OLD: Contender(old_ppo, {}, needs_old_trl=True),
+    f"{OLD}, gc frozen": Contender(old_ppo, {}, needs_old_trl=True, freezes_gc=True),
     RLOO: Contender(critic_free, {"name": "RLOO"}),
     "trl GRPO": Contender(critic_free, {"name": "GRPO"}),
 }
@@ -258,6 +264,8 @@ def work(name: str, folder: Path, updates: int, seed: int) -> dict[str, Any]:
     contender, texts = CONTENDERS[name], prompts((updates + 1) * ROLLOUT, seed)
     trainer = contender.build(meter, shared_arguments(folder, seed), texts, updates + 1, **contender.keys)
     trainer.add_callback(meter)
+    if contender.freezes_gc:
+        gc.freeze()
     trainer.train()
     return {"updates": meter.updates[1:], "peak_mib": memory_mib("VmHWM") - meter.memory_before}
 
@@ -313,8 +321,9 @@ def verdict(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace) -> None:
     names = [name for name, one in CONTENDERS.items() if (OLD_TRL / "trl").is_dir() or not one.needs_old_trl]
-    for name in CONTENDERS.keys() - set(names):
-        print(f"{name} is left out: no {OLD_TRL.name}. To have it, run: make trl-1.12")
+    for name in CONTENDERS:
+        if name not in names:
+            print(f"{name} is left out: no {OLD_TRL.name}. To have it, run: make trl-1.12")
     runs: dict[str, list] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         save_models(Path(folder), args.seed)
