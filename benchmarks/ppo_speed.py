@@ -8,13 +8,13 @@ No completion ends early, so that all have the same work: feature 0 of the embed
 the output rows of the special tokens read it with a large negative weight. That is a bias of about -30 on their logits,
 in whatever way a trainer computes them.
 
-Repetitions are interleaved, each contender in a fresh process that leaves out its first update. Seconds are medians
-over all updates, with quartiles. "generate" is spent in model.generate, "train" lasts from an update's first forward
-pass with gradients to the end of its optimizer step, "score" is all else. Memory is the peak of the process less what
-it had before it loaded the models, as Linux tells it.
+Repetitions are interleaved, each contender in a fresh process that leaves out its first update. Seconds are processor
+time, so that what else the machine does counts little: medians over all updates, with quartiles. "generate" is spent in
+model.generate, "train" lasts from an update's first forward pass with gradients to the end of its optimizer step,
+"score" is all else. Memory is the peak of the process less what it had before it loaded the models, as Linux tells it.
 
-TRL 1.12 calls gc.collect twice an update. That costs much the same whatever the size of the models, so it weighs much here
-and little in earnest; the row "gc frozen" is without it (gc.freeze before training).
+TRL 1.12 calls gc.collect twice an update. That costs much the same whatever the size of the models, so it weighs much
+here and little in earnest; the row "gc frozen" is without it (gc.freeze before training).
 
     make trl-1.12    # once: without it the rows of TRL 1.12 are left out
     python benchmarks/ppo_speed.py [--quick]
@@ -124,7 +124,7 @@ class Meter(TrainerCallback):
     def __init__(self, folder: Path):
         self.folder = folder
         self.updates: list[dict[str, float]] = []
-        self.generate, self.started, self.first_forward = 0.0, time.perf_counter(), None
+        self.generate, self.started, self.first_forward = 0.0, time.process_time(), None
 
     def load_policy(self) -> nn.Module:
         self.memory_before = memory_mib("VmRSS")
@@ -143,19 +143,19 @@ class Meter(TrainerCallback):
     def timed(self, generate: Callable) -> Callable:
         @functools.wraps(generate)
         def wrapper(*args, **kwargs):
-            started = time.perf_counter()
+            started = time.process_time()
             result = generate(*args, **kwargs)
-            self.generate += time.perf_counter() - started
+            self.generate += time.process_time() - started
             return result
 
         return wrapper
 
     def on_forward(self) -> None:
         if torch.is_grad_enabled() and self.first_forward is None:
-            self.first_forward = time.perf_counter()
+            self.first_forward = time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
-        now = time.perf_counter()
+        now = time.process_time()
         update, train = now - self.started, now - self.first_forward
         seconds = (update, self.generate, update - self.generate - train, train)
         self.updates.append(dict(zip(PARTS, seconds, strict=True)))
