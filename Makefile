@@ -10,11 +10,12 @@ PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A worker that dies (of memory, say) ends the run with the name of its test: with a new one in its place, the run hangs.
 PARALLEL := -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
-.PHONY: help install demo test test-slow lint format
+.PHONY: help install demo test test-slow trl-1.12 lint format
 
 help:
 	@echo "make demo       set up, then train and evaluate the tiny pipeline (runs/tiny/report.html)"
 	@echo "make test       set up, then run the tests; make test-slow runs the slow ones too"
+	@echo "make trl-1.12   the last TRL that has PPO, for benchmarks/ppo_speed.py and a slow test"
 	@echo "make lint       check style; make format mends it"
 
 install: $(INSTALLED)
@@ -36,6 +37,13 @@ test: install
 
 test-slow: install
 	$(PYTEST) $(PARALLEL)
+
+# Beside the environment, not in it: all else is shared, and PYTHONPATH puts it first where it is asked for.
+trl-1.12: .trl-1.12/.installed
+
+.trl-1.12/.installed: | $(INSTALLED)
+	$(BIN)/python -m pip install --no-deps --upgrade --target $(@D) trl==1.12.0
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
