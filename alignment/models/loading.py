@@ -153,7 +153,10 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
         base = auto.from_pretrained(base_checkpoint, **options)
     if kind == "causal-lm" and (Path(checkpoint) / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(checkpoint)
-    return _with_adapter(base, checkpoint, kind)
+    model = _with_adapter(base, checkpoint, kind)
+    # Where the base was found beside the adapter, what is trained further must name the place where it is.
+    model.peft_config[model.active_adapter].base_model_name_or_path = base_checkpoint
+    return model
 
 
 def copy_adapter(model: PeftModel, source: str, target: str) -> None:

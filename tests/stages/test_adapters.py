@@ -7,6 +7,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
+from alignment.models.loading import load_trainable
 from alignment.stages.adapters import complete_reference, expose_head_bias
 from alignment.stages.common import save_checkpoint
 
@@ -50,3 +51,17 @@ def test_the_reference_is_not_part_of_the_checkpoint(dpo, tmp_path):
     loaded = PeftModel.from_pretrained(tiny.model(tie_word_embeddings=True), tmp_path / "checkpoint").eval()
     ids = torch.tensor([[5, 6, tiny.TURN, 7]])
     torch.testing.assert_close(loaded(ids).logits, dpo.model.eval()(ids).logits)
+
+
+def test_an_adapter_trained_after_its_run_was_moved_names_the_base_where_it_is(sft_policy, tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    tiny.model(tie_word_embeddings=True).save_pretrained("run/base/checkpoint")
+    sft_policy.peft_config["default"].base_model_name_or_path = "run/base/checkpoint"
+    sft_policy.save_pretrained("run/sft/checkpoint")
+    monkeypatch.chdir(tmp_path)
+    further = load_trainable("old/run/sft/checkpoint", "causal-lm")
+    further.save_pretrained("elsewhere/checkpoint")
+    ids = torch.tensor([[5, 6, tiny.TURN, 7]])
+    again = load_trainable("elsewhere/checkpoint", "causal-lm")
+    torch.testing.assert_close(again.eval()(ids).logits, sft_policy.eval()(ids).logits)
