@@ -35,10 +35,21 @@ class RewardSources:
         default_factory=list,
         metadata={"help": "Functions with TRL's reward signature: path/to/file.py:name or package.module:name."},
     )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "PPOConfig's; here to be counted before any stage runs."}
+    )
 
     def __post_init__(self):
-        if not self.reward_model_path and not self.reward_funcs:
+        rewards = [self.reward_model_path, *self.reward_funcs] if self.reward_model_path else self.reward_funcs
+        if not rewards:
             raise UserError("nothing gives a reward", needed="reward_model_path, reward_funcs or both")
+        if self.reward_weights is not None and len(self.reward_weights) != len(rewards):
+            raise UserError(
+                "reward_weights does not fit the rewards",
+                got=f"{self.reward_weights} for {', '.join(rewards)}",
+                needed="a weight for the reward model if there is one, then one for each function",
+                mend="reward_weights: null weighs each by 1",
+            )
         for spec in self.reward_funcs:
             load_function(spec)  # a misspelt name is found before any stage runs
 
