@@ -1,12 +1,15 @@
 """Which charts the report draws, each with the one sentence that says what it shows."""
 
+import math
+import re
 from dataclasses import dataclass
 
-from alignment.report.plots import Estimate, Series, bar_chart, dot_chart, line_chart, scatter
+from alignment.report.plots import Estimate, Series, bar_chart, dot_chart, line_chart, panel_chart, scatter
 from alignment.report.words import ACCURACIES, metric_of, number, stage_name
 
 TONES = {"pretrain": 4, "sft": 0, "reward": 3, "dpo": 1, "ppo": 2}
 NORMAL_95 = 1.96
+REWARD = re.compile("rewards/(.+)/mean")
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,21 @@ CHARTS = (
         "reward",
         (("reward", "training"), ("eval_reward", "held out")),
         "reward",
-        "Mean reward, by the reward model, of answers sampled from the policy.",
+        "Mean reward of answers sampled from the policy: the weighted sum that PPO raises.",
     ),
     Chart(
         "KL to the reference",
         (("kl/completion", "training"), ("eval_kl/completion", "held out")),
         "nats per answer",
-        "How far the policy's answers have moved from those of the model that it started from.",
+        "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
+        "more reward is drift.",
     ),
-    Chart("entropy", (("entropy", "entropy"),), "nats per token", "Mean entropy of the next-token distribution."),
+    Chart(
+        "entropy",
+        (("entropy", "training"), ("eval_entropy", "held out")),
+        "nats per token",
+        "Mean entropy of the next-token distribution; near 0 there is but one answer left to each prompt.",
+    ),
     Chart(
         "answer length",
         (("completions/mean_length", "training"), ("eval_completions/mean_length", "held out")),
@@ -83,11 +92,11 @@ CHARTS = (
         "explained variance",
         (("value/explained_variance", "critic"),),
         "share of variance",
-        "How much of the variance of the returns the critic explains; 1 is all of it, below 0 is worse than none.",
+        "How much of the variance of the returns the critic explains; 1 is all of it, 0 what a constant would explain.",
     ),
     Chart(
         "clip ratio",
-        (("clip_ratio", "clipped"),),
+        (("clip_ratio/region_mean", "clipped"),),
         "share of tokens",
         "The share of tokens whose probability ratio was clipped; a large one means updates that are too big.",
     ),
@@ -100,12 +109,11 @@ def tone(stage: str) -> int:
 
 def training_figures(curves: dict) -> list[dict]:
     """The charts of every stage, in the order of the stages."""
-    return [
-        figure
-        for stage, logged in curves.items()
-        for chart in CHARTS
-        if (figure := _draw(chart, stage_name(stage), logged))
-    ]
+    figures = []
+    for stage, logged in curves.items():
+        drawn = [_draw(chart, stage_name(stage), logged) for chart in CHARTS]
+        figures += [figure for figure in drawn if figure] + _watched_figures(stage_name(stage), logged)
+    return figures
 
 
 def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
@@ -119,6 +127,49 @@ def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
     title = f"{stage}: {chart.title}"
     svg = line_chart(series, title=f"{title}. {chart.caption}", x_label="step", y_label=chart.y_label, log=chart.log)
     return {"title": title, "caption": chart.caption, "svg": svg}
+
+
+def _watched_figures(stage: str, logged: dict) -> list[dict]:
+    """The reward that is trained on above each reward that is logged beside it, by step and by distance."""
+    rewards = {found[1]: curve for key, curve in logged.items() if (found := REWARD.fullmatch(key))}
+    trained_on = logged.get("reward", [])
+    beside = {name: curve for name, curve in rewards.items() if not _same(curve, trained_on)}
+    if len(rewards) < 2 or not trained_on or not beside:
+        return []
+    curves = {"reward (trained on)": trained_on, **beside}
+    caption = (
+        "At the top the reward that training sees, below it what is logged beside. Both should rise; where only the "
+        "upper one does, the policy learns to please the reward model and nothing else."
+    )
+    drawn = [_panels(curves, f"{stage}: reward against {', '.join(beside)}", caption, "step")]
+    kl = dict(logged.get("kl/completion", []))
+    curves = {
+        name: [(math.sqrt(max(kl[step], 0.0)), value) for step, value in curve if step in kl]
+        for name, curve in curves.items()
+    }
+    if all(curves.values()):
+        caption = (
+            "The same, a dot for each logged step, against the distance from the start: the square root of the KL (Gao "
+            "et al. 2022). Look for a peak below: to its right the reward is over-optimised, and a larger beta or "
+            "fewer steps would keep the run to its left."
+        )
+        drawn.append(
+            _panels(curves, f"{stage}: rewards by distance", caption, "square root of KL (nats per answer)", dots=True)
+        )
+    return drawn
+
+
+def _panels(curves: dict, title: str, caption: str, x_label: str, dots: bool = False) -> dict:
+    series = [Series(name, [(x, y) for x, y in curve], index) for index, (name, curve) in enumerate(curves.items())]
+    svg = panel_chart(series, title=f"{title}. {caption}", x_label=x_label, dots=dots)
+    return {"title": title, "caption": caption, "svg": svg}
+
+
+def _same(curve: list, other: list) -> bool:
+    """Whether two curves are one but for rounding: a reward that alone is trained on is `reward` itself."""
+    values = [[value for _, value in one] for one in (curve, other)]
+    near = (math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in zip(*values, strict=False))
+    return len(curve) == len(other) and all(near)
 
 
 def gold_figures(report: dict) -> list[dict]:

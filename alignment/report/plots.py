@@ -4,11 +4,12 @@ Every function takes plain numbers and returns an SVG string; every text in it i
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
+PANEL = 106  # height of one panel of several, its label included
 LOG_FROM = 4  # highest over lowest value above which a log scale shows more than a linear one
 
 
@@ -73,6 +74,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
+    count: int = 5  # of ticks, about
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -82,7 +84,7 @@ class Scale:
 
     @property
     def ticks(self) -> list[float]:
-        return log_ticks(self.low, self.high) if self.log else nice_ticks(self.low, self.high)
+        return log_ticks(self.low, self.high) if self.log else nice_ticks(self.low, self.high, self.count)
 
 
 def spread(values: list[float], start: float, end: float, log: bool = False, pad: float = 0.05) -> Scale:
@@ -104,16 +106,30 @@ def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, 
     y_scale = spread(ys, HEIGHT - BOTTOM, top, log=log)
     parts = [_axes(x_scale, y_scale, x_label, y_label, top)]
     for one in series:
-        pixels = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in one.points)
-        parts.append(f'<polyline class="line t{one.tone}" points="{pixels}"/>')
+        parts.append(_line(one, x_scale, y_scale))
         if len(one.points) <= 12:
-            parts += [
-                f'<circle class="dot t{one.tone}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'
-                for x, y in one.points
-            ]
+            parts.append(_dots(one, x_scale, y_scale))
     if len(series) > 1:
         parts.append(_legend(series))
     return _svg(parts, title)
+
+
+def panel_chart(series: list[Series], *, title: str, x_label: str, dots: bool = False) -> str:
+    """A panel for each series, one above the other over a common x axis: what is of different size keeps its shape.
+
+    Args:
+        dots: points that are not joined, for an x that goes to and fro.
+    """
+    xs = [x for one in series for x, _ in one.points]
+    x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0.05 if dots or max(xs) == min(xs) else 0)
+    parts = []
+    for index, one in enumerate(series):
+        top, bottom = PANEL * index + 22, PANEL * (index + 1)
+        y_scale = replace(spread([y for _, y in one.points], bottom, top, pad=0.1), count=4)
+        parts.append(f'<text class="name" x="{LEFT}" y="{top - 7}">{escape(one.label)}</text>')
+        parts += [_grid(y_scale, top), (_dots if dots else _line)(one, x_scale, y_scale)]
+    parts += [_x_ticks(x_scale, bottom), _axis_labels(x_label, "", TOP, bottom)]
+    return _svg(parts, title, height=bottom + BOTTOM)
 
 
 def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, top: float | None = None) -> str:
@@ -201,6 +217,18 @@ def forest_axis(scale: Scale) -> str:
     return _svg(parts, "axis", width=round(scale.end + scale.start), height=16)
 
 
+def _line(series: Series, x_scale: Scale, y_scale: Scale) -> str:
+    pixels = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in series.points)
+    return f'<polyline class="line t{series.tone}" points="{pixels}"/>'
+
+
+def _dots(series: Series, x_scale: Scale, y_scale: Scale) -> str:
+    return "".join(
+        f'<circle class="dot t{series.tone}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'
+        for x, y in series.points
+    )
+
+
 def _interval(row: Estimate, scale: Scale, y: float) -> str:
     dot = f'<circle class="dot t{row.tone}" cx="{scale(row.value):.1f}" cy="{y:.1f}" r="4"/>'
     if row.low is None or row.high is None:
@@ -226,19 +254,21 @@ def _grid(y_scale: Scale, top: float) -> str:
 
 
 def _axes(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str, top: float) -> str:
-    parts = [_grid(y_scale, top)]
-    for tick in x_scale.ticks:
-        parts.append(
-            f'<text x="{x_scale(tick):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{short(tick)}</text>'
-        )
-    return "".join(parts) + _axis_labels(x_label, y_label, top)
+    return _grid(y_scale, top) + _x_ticks(x_scale) + _axis_labels(x_label, y_label, top)
 
 
-def _axis_labels(x_label: str, y_label: str, top: float) -> str:
-    centre, middle = (LEFT + WIDTH - RIGHT) / 2, (top + HEIGHT - BOTTOM) / 2
+def _x_ticks(x_scale: Scale, bottom: float = HEIGHT - BOTTOM) -> str:
+    return "".join(
+        f'<text x="{x_scale(tick):.1f}" y="{bottom + 15}" text-anchor="middle">{short(tick)}</text>'
+        for tick in x_scale.ticks
+    )
+
+
+def _axis_labels(x_label: str, y_label: str, top: float, bottom: float = HEIGHT - BOTTOM) -> str:
+    centre, middle = (LEFT + WIDTH - RIGHT) / 2, (top + bottom) / 2
     return (
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text class="label" x="{centre}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="label" x="{centre}" y="{bottom + BOTTOM - 6}" text-anchor="middle">{escape(x_label)}</text>'
         f'<text class="label" x="11" y="{middle}" text-anchor="middle" transform="rotate(-90 11 {middle})">'
         f"{escape(y_label)}</text>"
     )

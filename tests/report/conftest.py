@@ -113,12 +113,14 @@ def _metrics(name: str) -> list[dict]:
         if name == "ppo":
             row |= {
                 "reward": 3 * t + 4 * noise,
+                "rewards/reward/mean": 3 * t + 4 * noise,
+                "rewards/gold_reward/mean": t * (1 - t) + noise,
                 "kl/completion": 8 * t + noise,
                 "loss/policy": noise,
                 "entropy": 1.4 - 0.5 * t + noise,
                 "completions/mean_length": 12 + 3 * t + 5 * noise,
                 "value/explained_variance": 0.8 - math.exp(-4 * t),
-                "clip_ratio": 0.08 + noise,
+                "clip_ratio/region_mean": 0.08 + noise,
             }
         if step == 450:
             row |= {"loss": float("nan"), "note": "text"}

@@ -12,11 +12,13 @@ from alignment.report.plots import (
     line_chart,
     log_ticks,
     nice_ticks,
+    panel_chart,
     scatter,
 )
 from alignment.report.words import count, duration, number, p_text
 
 WORDS = {"title": "a & <b>", "x_label": "x < 1", "y_label": "y"}
+PANELS = {"title": "a & <b>", "x_label": "x < 1"}
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 17), (0.001, 0.0042), (1e6, 9e6)])
@@ -48,8 +50,10 @@ def test_scale_maps_ends_and_middle():
             [(Estimate("a", 1.0, 0.5, 1.5), Estimate("a", -0.1)), (Estimate("b", 0.0), Estimate("b", 0.0))], **WORDS
         ),
         pipeline_svg({"a<b": {"method": "x & y", "seconds": None}}),
+        panel_chart([Series("a <i>", [(0, 1.0), (1, 2.0)]), Series("b", [(0, -0.1)], 1)], **PANELS),
+        panel_chart([Series("one point", [(3, 0.0)])], **PANELS, dots=True),
     ],
-    ids=["log lines", "one point", "bars", "dots", "scatter", "diagram"],
+    ids=["log lines", "one point", "bars", "dots", "scatter", "diagram", "panels", "one panel"],
 )
 def test_charts_are_well_formed_and_named(svg):
     root = ElementTree.fromstring(svg)
@@ -63,6 +67,20 @@ def test_line_runs_from_lower_left_to_upper_right():
     points = ElementTree.fromstring(svg).find("polyline").attrib["points"].split()
     (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points)
     assert x1 < x2 and y1 > y2
+
+
+def test_panels_have_a_common_x_axis_and_scales_of_their_own():
+    small, large = ([(0, 0.0), (5, size), (10, 0.0)] for size in (0.01, 100.0))
+    chart = ElementTree.fromstring(panel_chart([Series("a", small), Series("b", large, 1)], **PANELS))
+    upper, lower = (
+        [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+        for line in chart.findall("polyline")
+    )
+    assert [x for x, _ in upper] == [x for x, _ in lower]
+    assert max(y for _, y in upper) < min(y for _, y in lower)
+    heights = [ys[0] - ys[1] for ys in ([y for _, y in line] for line in (upper, lower))]
+    assert heights[0] == pytest.approx(heights[1]) and heights[0] > 40
+    assert not ElementTree.fromstring(panel_chart([Series("a", small)], **PANELS, dots=True)).findall("polyline")
 
 
 def test_diagram_draws_an_arrow_from_each_parent():

@@ -7,6 +7,7 @@ import pytest
 from alignment.errors import UserError
 from alignment.report import write_report
 from alignment.report.collect import CURVE_POINTS, collect, thinned
+from alignment.report.figures import training_figures
 from alignment.report.render import render
 from alignment.report.terminal import summary
 
@@ -120,6 +121,39 @@ def test_curves_are_thinned_and_finite(report):
 def test_thinning_keeps_short_curves_and_both_ends():
     assert thinned([1, 2, 3], 3) == [1, 2, 3]
     assert thinned(list(range(1000)), 11) == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
+
+
+def test_ppo_has_its_curves_and_the_watched_reward_beside_the_reward(report, html):
+    titles = [figure["title"] for figure in training_figures(report["curves"])]
+    assert [title.removeprefix("PPO: ") for title in titles if title.startswith("PPO")] == [
+        "reward",
+        "KL to the reference",
+        "entropy",
+        "answer length",
+        "explained variance",
+        "clip ratio",
+        "reward against gold_reward",
+        "rewards by distance",
+    ]
+    assert not [title for title in titles if title not in html]
+
+
+def test_distance_is_the_square_root_of_the_kl_and_never_below_zero():
+    reward, gold = [[1, 0.5], [2, 0.6], [3, 0.7]], [[1, 0.1], [2, 0.3], [3, 0.2]]
+    logged = {"reward": reward, "rewards/model/mean": reward, "rewards/gold/mean": gold}
+    logged["kl/completion"] = [[1, -0.04], [2, 1.0], [3, 4.0]]
+    by_step, by_distance = training_figures({"ppo": logged})[-2:]
+    assert [re.findall(">(gold|model)<", figure["svg"]) for figure in (by_step, by_distance)] == [["gold"]] * 2
+    x1, x2, x3 = map(float, re.findall(r'class="dot t1" cx="([\d.]+)"', by_distance["svg"]))
+    assert x3 - x2 == pytest.approx(x2 - x1, abs=0.11)
+    without_kl = {key: curve for key, curve in logged.items() if key != "kl/completion"}
+    assert [figure["title"] for figure in training_figures({"ppo": without_kl})] == ["PPO: reward", by_step["title"]]
+
+
+@pytest.mark.parametrize("rewards", [{}, {"rewards/model/mean": [[1, 0.5]]}, {"rewards/half/mean": [[1, 1.0]]}])
+def test_one_reward_has_nothing_to_stand_beside(rewards):
+    figures = training_figures({"ppo": {"reward": [[1, 0.5]], "kl/completion": [[1, 1.0]], **rewards}})
+    assert [figure["title"] for figure in figures] == ["PPO: reward", "PPO: KL to the reference"]
 
 
 def test_table_numbers_are_those_of_the_json(report, html):
