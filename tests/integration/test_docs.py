@@ -16,6 +16,7 @@ PAGES = [
     "docs/your-own-data.md",
     "docs/your-own-reward.md",
     "docs/your-own-suite.md",
+    "docs/ppo.md",
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
