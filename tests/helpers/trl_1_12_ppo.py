@@ -1,12 +1,16 @@
-"""One update of TRL 1.12's PPOTrainer on a frozen rollout, and all that it computed. Run with TRL 1.12 on PYTHONPATH:
+"""TRL 1.12's PPOTrainer, to be run in a process of its own with TRL 1.12 on PYTHONPATH:
 
-    python trl_1_12_ppo.py FOLDER
+    python trl_1_12_ppo.py update FOLDER
+    python trl_1_12_ppo.py curves FOLDER SEED...
 
-FOLDER holds `policy` (with its tokenizer), `reference`, `reward`, `critic`, responses.json (each prompt's token ids and
-its padded response's) and config.json (keys of PPOConfig). FOLDER/trl.safetensors is written: the rollout's tensors;
-losses, weights and gradients of each backward pass; and the weights after the last.
+FOLDER holds `policy` (with its tokenizer), `reference`, `reward`, `critic` and config.json (keys of PPOConfig).
+
+`update` trains once on a frozen rollout, responses.json (each prompt's token ids and its padded response's), and writes
+update.safetensors: the rollout's tensors; losses, weights and gradients of each backward pass; the weights after the
+last. `curves` trains on prompts.json (token ids) from each seed, and writes curves.json: the mean score of each update.
 """
 
+import gc
 import inspect
 import json
 import sys
@@ -21,7 +25,6 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 # Local variables of PPOTrainer.train; those of a rollout are all in one order, that of the shuffled prompts.
 ROLLOUT = ("query_responses", "logprobs", "ref_logprobs", "scores", "values", "rewards", "advantages", "returns")
-INPUTS = ("responses.json", "config.json")
 LOSSES = ("pg_loss", "vf_loss")
 
 
@@ -67,26 +70,49 @@ def named(trainer: PPOTrainer, prefix: str, read=lambda parameter: parameter) ->
     }
 
 
-def main(folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
-    policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
-    responses, config = (json.loads((folder / name).read_text(encoding="utf-8")) for name in INPUTS)
-    trainer = PPOTrainer(
+def make_trainer(folder: Path, config: dict, prompts: list[list[int]]) -> PPOTrainer:
+    return PPOTrainer(
         PPOConfig(str(folder / "out"), **config),
-        tokenizer,
-        policy,
+        AutoTokenizer.from_pretrained(folder / "policy", padding_side="left"),
+        AutoModelForCausalLM.from_pretrained(folder / "policy"),
         ref_model=AutoModelForCausalLM.from_pretrained(folder / "reference"),
         reward_model=AutoModelForSequenceClassification.from_pretrained(folder / "reward"),
         value_model=AutoModelForSequenceClassification.from_pretrained(folder / "critic"),
-        train_dataset=Dataset.from_dict({"input_ids": [prompt for prompt, _ in responses]}),
+        train_dataset=Dataset.from_dict({"input_ids": prompts}),
     )
-    policy.generate = frozen_generate(policy, responses)
+
+
+def update(folder: Path, config: dict) -> dict[str, torch.Tensor]:
+    responses = read(folder / "responses.json")
+    trainer = make_trainer(folder, config, [prompt for prompt, _ in responses])
+    trainer.policy_model.generate = frozen_generate(trainer.policy_model, responses)
     found: dict[str, torch.Tensor] = {}
     trainer.accelerator.backward = recording_backward(trainer, found)
     trainer.train()
     found.update(named(trainer, "trained"))
-    save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "trl.safetensors")
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def curve(folder: Path, config: dict, seed: int) -> list[float]:
+    """The mean score of each update's completions."""
+    trainer = make_trainer(folder, config | {"seed": seed}, read(folder / "prompts.json"))
+    trainer.train()
+    return [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main(command: str, folder: Path, *seeds: str) -> None:
+    config = read(folder / "config.json")
+    if command == "update":
+        save_file(update(folder, config), folder / "update.safetensors")
+    else:
+        gc.freeze()  # PPOTrainer collects garbage twice an update, mostly among what has been imported
+        curves = [curve(folder, config, int(seed)) for seed in seeds]
+        (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -4,21 +4,24 @@ The rollout is frozen: eight prompts, left-padded, with given responses. It is t
 has ratios away from 1 and values that moved, with both clips at work. Compared are, on completions of all lengths, with
 the arithmetic of `ppo_math` and the forward passes of `ppo_models`: log-probabilities of policy and reference, scores,
 values, rewards, advantages, returns, both losses and all gradients, at both passes. And where every completion fills
-its length, trainer against trainer: the weights of policy and critic after both optimizer steps.
+its length, trainer against trainer: the weights of policy and critic after both optimizer steps. Last, with sampling,
+how well either learns a task over five seeds.
 
 TRL 1.12 differs on purpose in three things, which helpers here reproduce: it puts the score one slot after the
 end-of-sequence token, where it lets the critic have a value; it takes the mean value loss over that slot as well; and
 it whitens by the unbiased variance. (Where completions fill their length there is no such slot.)
 
-Not compared: sampling, more than one micro-batch or minibatch (there TRL 1.12 weights tokens unevenly), gradient
-clipping (it has none), schedules, and how well either learns.
+Not compared: more than one micro-batch or minibatch (there TRL 1.12 weights tokens unevenly), gradient clipping (it has
+none), and schedules.
 """
 
+import copy
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ppo_tiny as tiny
 import pytest
@@ -98,17 +101,23 @@ def responses(lengths: list[int]) -> list[tuple[list[int], list[int]]]:
     return list(zip(prompts, tokens, strict=True))
 
 
-def run_old_trl(folder: Path, frozen: list) -> dict[str, torch.Tensor]:
-    for name in HEADS:
-        model(name).save_pretrained(folder / name)
+def run_old_trl(folder: Path, models: dict[str, Any], inputs: dict[str, Any], command: str, *arguments: str) -> None:
+    """Run a command of the helper on FOLDER, in which the models and the inputs are put."""
+    for name, one in models.items():
+        one.save_pretrained(folder / name)
     tiny.tokenizer().save_pretrained(folder / "policy")
-    (folder / "responses.json").write_text(json.dumps(frozen), encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(SHARED | THEIRS), encoding="utf-8")
+    for name, content in inputs.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(OLD_TRL), "TRL_EXPERIMENTAL_SILENCE": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "helpers" / "trl_1_12_ppo.py"), str(folder)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    line = [sys.executable, str(ROOT / "tests" / "helpers" / "trl_1_12_ppo.py"), command, str(folder), *arguments]
+    ran = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
-    return load_file(folder / "trl.safetensors")
+
+
+def old_update(folder: Path, frozen: list) -> dict[str, torch.Tensor]:
+    models = {name: model(name) for name in HEADS}
+    run_old_trl(folder, models, {"responses": frozen, "config": SHARED | THEIRS}, "update")
+    return load_file(folder / "update.safetensors")
 
 
 def starting_with(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -160,7 +169,7 @@ def frozen_generate(frozen: list[tuple[list[int], list[int]]]):
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What TRL 1.12 made of completions of all lengths, and the batch that it saw."""
-    theirs = run_old_trl(tmp_path_factory.mktemp("ragged"), responses([1, 6, 2, 3, 4, 5, 6, 6]))
+    theirs = old_update(tmp_path_factory.mktemp("ragged"), responses([1, 6, 2, 3, 4, 5, 6, 6]))
     ids = theirs["query_responses"]
     batch = {"input_ids": ids, "attention_mask": ids != tiny.PAD, "completion_ids": ids[:, -LENGTH:]}
     return theirs, batch | {"completion_mask": batch["completion_ids"] != tiny.PAD}
@@ -231,7 +240,7 @@ def test_losses_and_gradients_are_the_same(ragged, name):
 
 def test_trainer_against_trainer_where_completions_fill_their_length(tmp_path, monkeypatch):
     frozen = responses([LENGTH] * ROWS)
-    theirs = run_old_trl(tmp_path, frozen)
+    theirs = old_update(tmp_path, frozen)
     monkeypatch.setattr(ppo_math, "whiten", old_whiten)
     policy = model("policy")
     run = tiny.trainer(
@@ -248,3 +257,61 @@ def test_trainer_against_trainer_where_completions_fill_their_length(tmp_path, m
     assert tiny.logged(run, "clip_ratio")[1] > 0
     assert_all_close(dict(run.model.named_parameters()), starting_with(theirs, "trained.policy."))
     assert_all_close(dict(run.value_model.named_parameters()), starting_with(theirs, "trained.critic."))
+
+
+# ---- Learning ----
+
+TARGETS = range(10, 20)
+SEEDS = (0, 1, 2, 3, 4)
+UPDATES = 30
+
+
+def last_token_reward():
+    """A reward model that gives 1 to a sequence that ends with one of a third of the tokens, and -1 to others."""
+    result = tiny.model(head="score")
+    with torch.no_grad():
+        for name, parameter in result.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight", "score.weight")):
+                parameter.zero_()
+        embeddings, score = result.model.embed_tokens.weight, result.score.weight
+        embeddings[:, 0] = -1.0
+        embeddings[TARGETS, 0] = 1.0
+        score[0, 0] = embeddings.shape[1] ** -0.5  # the norm before it makes the one feature so much larger
+    return result
+
+
+def test_both_learn_a_task_as_well(tmp_path):
+    task = {
+        "per_device_train_batch_size": 32,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "constant",
+        "adam_epsilon": 1e-5,
+        "vf_coef": 0.5,
+        "missing_eos_penalty": None,
+    }
+    theirs = THEIRS | task | {"total_episodes": 32 * UPDATES, "response_length": 3}
+    ours = OURS | task | {"max_steps": 2 * UPDATES, "logging_steps": 2, "max_completion_length": 3}
+    start = {name: model("policy") for name in ("policy", "reference")}
+    start |= {"reward": last_token_reward(), "critic": model("critic")}
+    texts = tiny.prompts(64)
+    prompts = tiny.tokenizer()(list(texts["prompt"]))["input_ids"]
+    run_old_trl(tmp_path, start, {"prompts": prompts, "config": SHARED | theirs}, "curves", *map(str, SEEDS))
+    their_scores = torch.tensor(json.loads((tmp_path / "curves.json").read_text(encoding="utf-8")))
+
+    def our_curve(seed: int) -> list[float]:
+        run = tiny.trainer(
+            tmp_path,
+            policy=copy.deepcopy(start["policy"]),
+            reward_funcs=start["reward"],
+            dataset=texts,
+            arguments=SHARED | ours | {"seed": seed},
+            value_model=copy.deepcopy(start["critic"]),
+        )
+        run.train()
+        return tiny.logged(run, "reward")
+
+    our_scores = torch.tensor([our_curve(seed) for seed in SEEDS])
+    assert our_scores.shape == their_scores.shape == (len(SEEDS), UPDATES)
+    for scores in (our_scores, their_scores):
+        assert scores[:, :3].mean() < 0 and scores[:, -5:].mean() > 0.7
+    assert our_scores.mean() > their_scores.mean() - 0.1
