@@ -11,16 +11,16 @@ the gold reward on the validation split (`--split validation --seeds 0 --methods
 Two cores of an Intel Xeon, a thread a run, other jobs beside it (so times are rough), 2026-11-22; the last reward is
 the learned one's in training, nats are of KL to SFT a completion, length and distinct-2 are shares of SFT's:
 
-    run              seconds  s to 1.00  s to 1.17  s to 1.33  last reward   gold over SFT            nats  length  distinct-2
-    ppo 0                180         12         18         42        1.529   +0.100 [+0.072, +0.131]  0.22    0.81        1.10
-    grpo 0 0.0001        259         13         28         73        1.461   +0.061 [+0.030, +0.092]          0.82        1.06
-    rloo 0 0.0001        246         15         49         49        1.464   +0.102 [+0.072, +0.133]          0.80        1.08
-    ppo 1                332         21         69         83        1.481   +0.095 [+0.068, +0.123]  0.24    0.82        1.10
-    grpo 1 0.0001        239         40         50         57        1.536   +0.070 [+0.040, +0.101]          0.81        1.08
-    rloo 1 0.0001        185          3         26         30        1.625   +0.069 [+0.039, +0.099]          0.81        1.13
-    ppo 2                300          4         30         49        1.485   +0.082 [+0.054, +0.111]  0.33    0.82        1.11
-    grpo 2 0.0001        353          0        108        128        1.435   +0.067 [+0.037, +0.098]          0.81        1.10
-    rloo 2 0.0001        391          0        125        154        1.448   +0.090 [+0.061, +0.118]          0.81        1.09
+    run             seconds s to 1.00 s to 1.17 s to 1.33  last reward  gold over SFT           nats  length  distinct-2
+    ppo 0               180        12        18        42        1.529  +0.100 [+0.072, +0.131] 0.22    0.81        1.10
+    grpo 0 0.0001       259        13        28        73        1.461  +0.061 [+0.030, +0.092]         0.82        1.06
+    rloo 0 0.0001       246        15        49        49        1.464  +0.102 [+0.072, +0.133]         0.80        1.08
+    ppo 1               332        21        69        83        1.481  +0.095 [+0.068, +0.123] 0.24    0.82        1.10
+    grpo 1 0.0001       239        40        50        57        1.536  +0.070 [+0.040, +0.101]         0.81        1.08
+    rloo 1 0.0001       185         3        26        30        1.625  +0.069 [+0.039, +0.099]         0.81        1.13
+    ppo 2               300         4        30        49        1.485  +0.082 [+0.054, +0.111] 0.33    0.82        1.11
+    grpo 2 0.0001       353         0       108       128        1.435  +0.067 [+0.037, +0.098]         0.81        1.10
+    rloo 2 0.0001       391         0       125       154        1.448  +0.090 [+0.061, +0.118]         0.81        1.09
 
 PPO raises the gold reward in every seed; RLOO does as well, GRPO somewhat less, with as many completions.
 """
@@ -175,17 +175,17 @@ def show(rows: dict[tuple, dict]) -> None:
     first = statistics.fmean(row["curve"][0][1] for row in ppo)
     last = statistics.fmean(list(smoothed(row["curve"]))[-1][1] for row in ppo)
     levels = [first + share * (last - first) for share in LEVELS]
-    heads = "".join(f"{f's to {level:.2f}':>11}" for level in levels)
-    print(f"{'run':16}{'seconds':>8}{heads}  last reward   gold over SFT            nats  length  distinct-2")
+    heads = "".join(f"{f's to {level:.2f}':>10}" for level in levels)
+    print(f"{'run':15}{'seconds':>8}{heads}  last reward  gold over SFT           nats  length  distinct-2")
     for (method, rate, seed), row in rows.items():
         name = f"{method} {seed}" + (f" {rate:g}" if rate else "")
         times = [seconds_to(row["curve"], level) for level in levels]
-        reached = "".join(f"{'-' if time is None else f'{time:.0f}':>11}" for time in times)
+        reached = "".join(f"{'-' if time is None else f'{time:.0f}':>10}" for time in times)
         gold = f"{row['gold_delta']:+.3f} [{row['gold_low']:+.3f}, {row['gold_high']:+.3f}]"
         kl = "" if row["kl"] is None else f"{row['kl']:.2f}"
         end = list(smoothed(row["curve"]))[-1][1]
         ratios = f"{row['length_ratio']:>8.2f}{row['distinct_2_ratio']:>12.2f}"
-        print(f"{name:16}{row['seconds']:>8.0f}{reached}{end:>13.3f}   {gold:24}{kl:>5}{ratios}")
+        print(f"{name:15}{row['seconds']:>8.0f}{reached}{end:>13.3f}  {gold:23}{kl:>5}{ratios}")
 
 
 def verdict(rows: dict[tuple, dict]) -> dict[str, bool]:
