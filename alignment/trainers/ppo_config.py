@@ -39,6 +39,8 @@ RENAMED = {
     "local_mini_batch_size": "per_device_train_batch_size x gradient_accumulation_steps",
     "micro_batch_size": "per_device_train_batch_size",
     "num_total_batches": "max_steps or num_train_epochs",
+    "world_size": "nothing: the launcher decides",
+    "ds3_gather_for_generation": "nothing: DeepSpeed is refused",
 }
 
 
@@ -121,7 +123,8 @@ class PPOConfig(TrainingArguments):
         default=None, metadata={"help": "Adapt beta to hold this KL, in nats a completion (default: beta stays)."}
     )
     kl_horizon: float = field(
-        default=10_000, metadata={"help": "Completions over which the adaptive beta may move by its own size."}
+        default=10_000,
+        metadata={"help": "Completions in which the adaptive beta moves by a fifth at most."},
     )
     epsilon: float = field(default=0.2, metadata={"help": "Clip range of the policy ratio."})
     delta: float | None = field(

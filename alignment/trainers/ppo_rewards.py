@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import is_conversational
 
 from alignment.errors import UserError
+from alignment.models.loading import load_tokenizer
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_critics import AdapterScorer, ModelScorer, load_scorer
 from alignment.trainers.ppo_models import chunked
@@ -88,7 +90,8 @@ class FunctionReward:
 
     def __init__(self, function: Callable):
         self.function, self.name = function, getattr(function, "__name__", type(function).__name__)
-        self.is_async = inspect.iscoroutinefunction(function)
+        calls = (function, getattr(function, "__call__", None))  # an object's own may be the async one
+        self.is_async = any(inspect.iscoroutinefunction(one) for one in calls)
 
     def call(self, samples: Samples):
         """What the function returns: a list, or if it is async what gives one when awaited."""
@@ -146,7 +149,7 @@ def make_rewards(
     """The rewards of one or several models, paths and functions, under distinct names.
 
     Args:
-        tokenizers: of the models, in the order of reward_funcs; None where it is the policy's.
+        tokenizers: of the models, in the order of reward_funcs; None for the one beside a checkpoint, else the policy's.
     """
     reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
@@ -158,6 +161,7 @@ def make_rewards(
     for index, (item, tokenizer) in enumerate(zip(reward_funcs, tokenizers, strict=True)):
         if isinstance(item, str | nn.Module):
             scorer = load_scorer(item, policy, f"reward_{index}")
+            tokenizer = tokenizer or _tokenizer_beside(item)
             if tokenizer is not None and tokenizer.get_vocab() == own_tokenizer.get_vocab():
                 tokenizer = None
             scorer.model.to(args.device)
@@ -169,6 +173,13 @@ def make_rewards(
         if names.count(reward.name) > 1:
             reward.name = f"{reward.name}_{index}"
     return rewards
+
+
+def _tokenizer_beside(model: str | nn.Module) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a checkpoint given by path or hub id; none where a folder has none."""
+    if not isinstance(model, str) or (Path(model).is_dir() and not (Path(model) / "tokenizer_config.json").is_file()):
+        return None
+    return load_tokenizer(model)
 
 
 def _name(model: str | nn.Module) -> str:

@@ -222,7 +222,12 @@ def test_async_functions_wait_together():
         function.__name__ = name
         return FunctionReward(function)
 
+    class Judge:
+        async def __call__(self, completions, **kwargs):
+            return [3.0] * len(completions)
+
     samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), None)
+    assert score_samples([FunctionReward(Judge())], samples)["Judge"].tolist() == [3.0] * 3
     plain = FunctionReward(tiny.length_reward)
     scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples)
     assert list(scores) == ["one", "length_reward", "two"]
@@ -239,13 +244,17 @@ def test_a_reward_model_with_another_tokenizer_reads_text(conversational, tmp_pa
     scorer = tiny.model(head="score", seed=1).eval()
     scorer.config.pad_token_id = None  # none is needed: the last token is found by its place
     config = tiny.config(tmp_path, per_device_eval_batch_size=2)
+    scorer.save_pretrained(tmp_path / "judge")
+    other.save_pretrained(tmp_path / "judge")
     [reward] = make_rewards(scorer, other, tiny.model(), tiny.tokenizer(), config)
+    [by_path] = make_rewards(str(tmp_path / "judge"), None, tiny.model(), tiny.tokenizer(), config)  # finds its own
     result = rollout(prompts=[[5 + index] for index in range(6)])
     prompts = [f"w{1 + index}" for index in range(6)]
     rows = [{"prompt": [{"role": "user", "content": text}] if conversational else text} for text in prompts]
     samples = read_completions(result, rows, tiny.tokenizer(), None)
     texts = tiny.tokenizer().batch_decode(result.completion_ids, skip_special_tokens=True)
     assert 0 < result.terminated.sum() < 6
+    torch.testing.assert_close(by_path(samples), reward(samples))
     for score, prompt, text, ended in zip(reward(samples), prompts, texts, result.terminated, strict=True):
         if conversational:
             ids = other(f"{prompt} <turn> {text} <turn> ")["input_ids"]
