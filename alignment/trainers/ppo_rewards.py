@@ -90,7 +90,7 @@ class FunctionReward:
 
     def __init__(self, function: Callable):
         self.function, self.name = function, getattr(function, "__name__", type(function).__name__)
-        calls = (function, getattr(function, "__call__", None))  # an object's own may be the async one
+        calls = (function, type(function).__call__)  # of an object, its class's
         self.is_async = any(inspect.iscoroutinefunction(one) for one in calls)
 
     def call(self, samples: Samples):
