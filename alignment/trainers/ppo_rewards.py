@@ -149,7 +149,7 @@ def make_rewards(
     """The rewards of one or several models, paths and functions, under distinct names.
 
     Args:
-        tokenizers: of the models, in the order of reward_funcs; None for the one beside a checkpoint, else the policy's.
+        tokenizers: of the models, in the order of reward_funcs; None: the one beside a checkpoint, else the policy's.
     """
     reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
