@@ -8,8 +8,9 @@ the gold reward on the validation split (`--split validation --seeds 0 --methods
     align run recipes/tiny --until reward
     python benchmarks/ppo_reward.py [--run_dir runs/tiny] [--seeds 0 1 2] [--quick]
 
-Two cores of an Intel Xeon, a thread a run, other jobs beside it (so times are rough), 2026-11-22; the last reward is
-the learned one's in training, nats are of KL to SFT a completion, length and distinct-2 are shares of SFT's:
+Two cores of an Intel Xeon, a thread a run, other jobs beside it (so times are rough), 2026-11-22, of
+commit 6cd9ea8; the last reward is the learned one's in training, nats are of KL to SFT a completion, length and
+distinct-2 are shares of SFT's:
 
     run             seconds s to 1.00 s to 1.17 s to 1.33  last reward  gold over SFT           nats  length  distinct-2
     ppo 0               180        12        18        42        1.529  +0.100 [+0.072, +0.131] 0.22    0.81        1.10

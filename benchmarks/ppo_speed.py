@@ -19,7 +19,8 @@ here and little in earnest; the row "gc frozen" is without it (gc.freeze before 
     make trl-1.12    # once: without it the rows of TRL 1.12 are left out
     python benchmarks/ppo_speed.py [--quick]
 
-Seed 0, two cores of an Intel Xeon, one thread, TRL 1.16.0, 2026-11-22, 5 repetitions of 6 updates, 6 minutes and more:
+Seed 0, two cores of an Intel Xeon, one thread, TRL 1.16.0, 2026-11-22, 5 repetitions of 6 updates, 6 minutes and more;
+of commit 0bb95b1, before the critic's modes: not measured again since:
 
     seconds                 an update      quartiles  generate   score   train  peak MiB
     ours, separate critic       0.994    0.964-1.075     0.312   0.245   0.442       134

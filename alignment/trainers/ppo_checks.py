@@ -70,7 +70,12 @@ def check_prompts(
 def check_weights(weights: list[float] | None, rewards: list) -> None:
     """A weight for each reward."""
     if weights is not None and len(weights) != len(rewards):
-        raise UserError("reward_weights does not fit the rewards.", got=len(weights), needed=len(rewards))
+        raise UserError(
+            "reward_weights does not fit the rewards.",
+            got=len(weights),
+            needed=len(rewards),
+            mend="give a weight for each of reward_funcs, in their order; null weighs each by 1",
+        )
 
 
 def check_resumable(path: str, step: int, args: PPOConfig) -> None:

@@ -32,7 +32,7 @@ RENAMED = {
     "reward_model_path": "the trainer's argument reward_funcs",
     "model_adapter_name": "the policy's active adapter",
     "ref_adapter_name": "an adapter named ref that the policy comes with",
-    "dataset_num_proc": "nothing: prompts are tokenized a rollout at a time",
+    "dataset_num_proc": "nothing: the trainer tokenizes the prompts",
     "batch_size": "per_device_train_batch_size x steps_per_generation",
     "local_batch_size": "per_device_train_batch_size x steps_per_generation",
     "mini_batch_size": "per_device_train_batch_size x gradient_accumulation_steps",
@@ -68,9 +68,9 @@ def names_renamed_keys(cls: type) -> type:
 class PPOConfig(TrainingArguments):
     """Arguments of `PPOTrainer`.
 
-    A rollout is `per_device_train_batch_size * steps_per_generation` completions, one a prompt. It is trained on
-    `num_iterations` times, each time in `steps_per_generation / gradient_accumulation_steps` minibatches, an optimizer
-    step each. Forward passes without gradients go in batches of `per_device_eval_batch_size`.
+    A rollout is `per_device_train_batch_size * steps_per_generation` completions a process, one a prompt. It is
+    trained on `num_iterations` times, each time in `steps_per_generation / gradient_accumulation_steps` minibatches, an
+    optimizer step each. Forward passes without gradients go in batches of `per_device_eval_batch_size`.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the policy."})
@@ -259,7 +259,7 @@ class PPOConfig(TrainingArguments):
 
     @property
     def rollout_size(self) -> int:
-        """Completions in a rollout."""
+        """Completions of a process in a rollout."""
         return self.per_device_train_batch_size * self.steps_per_generation
 
     @property

@@ -118,15 +118,7 @@ def sample(
     padding = [width - len(prompt) for prompt in prompts]
     ids = [[pad_token_id] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
     prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        max_new_tokens=max_completion_length,
-        eos_token_id=eos_token_ids,
-        pad_token_id=pad_token_id,
-        use_cache=True,
-    )
+    config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     with _only_generation_config(model, config):
         sequences = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
     return _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
@@ -152,20 +144,28 @@ def sample_continuously(
         return_logprobs=True,
         seed=torch.initial_seed() % 2**31,
     )
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        max_new_tokens=max_completion_length,
-        eos_token_id=eos_token_ids,
-        pad_token_id=pad_token_id,
-    )
+    config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     attention = model.config._attn_implementation
     outputs = model.generate_batch(prompts, config, engine, progress_bar=False, warmup=False)
     model.set_attn_implementation(attention)
     if len(outputs) < len(prompts) or any(output.error for output in outputs.values()):
         raise RuntimeError(f"continuous batching gave up: {next((o.error for o in outputs.values() if o.error), None)}")
     return _from_outputs(list(outputs.values()), prompts, eos_token_ids, pad_token_id, model.device)
+
+
+def _plain_sampling(
+    max_completion_length: int, temperature: float, eos_token_ids: list[int], pad_token_id: int
+) -> GenerationConfig:
+    """Of the model's own distribution, with nothing cut off it."""
+    return GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        max_new_tokens=max_completion_length,
+        eos_token_id=eos_token_ids,
+        pad_token_id=pad_token_id,
+        use_cache=True,
+    )
 
 
 def _from_outputs(

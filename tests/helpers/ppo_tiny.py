@@ -90,6 +90,17 @@ def trainer(path, *, policy=None, reward_funcs=length_reward, dataset=None, peft
     )
 
 
+def resumed(new, checkpoint) -> tuple[PPOTrainer, PPOTrainer]:
+    """An uninterrupted run, and one from a checkpoint of it, whose weights are the same to the bit."""
+    whole = new()
+    whole.train()
+    again = new()
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert same_weights(weights(whole.model), weights(again.model))
+    assert same_weights(weights(whole.value_model), weights(again.value_model))
+    return whole, again
+
+
 def logged(run: PPOTrainer, name: str) -> list[float]:
     return [entry[name] for entry in run.state.log_history if name in entry]
 

@@ -524,12 +524,7 @@ def test_resuming_between_rollouts_repeats_the_uninterrupted_run(tmp_path, case)
         policy = tiny.model() if case == "full" else tiny.sft_adapter()
         return tiny.trainer(tmp_path, policy=policy, reward_funcs=tiny.model(head="score", seed=3), arguments=arguments)
 
-    whole = new()
-    whole.train()
-    resumed = new()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
-    assert tiny.same_weights(tiny.weights(whole.model), tiny.weights(resumed.model))
-    assert tiny.same_weights(tiny.weights(whole.value_model), tiny.weights(resumed.value_model))
+    whole, resumed = tiny.resumed(new, tmp_path / "checkpoint-8")
     assert whole.state.num_input_tokens_seen == resumed.state.num_input_tokens_seen
     with pytest.raises(UserError, match="inside a rollout"):
         new().train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
