@@ -39,6 +39,7 @@ import argparse
 import functools
 import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -68,7 +69,7 @@ from alignment.pipeline.provenance import hardware
 ROOT = Path(__file__).resolve().parents[1]
 OLD_TRL = ROOT / ".trl-1.12"
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
-VOCABULARY, MICRO_BATCH, ACCUMULATION, COMPLETION = 1000, 8, 4, 32
+VOCABULARY, MICRO_BATCH, ACCUMULATION = 1000, 8, 4
 ROLLOUT = MICRO_BATCH * ACCUMULATION
 PARTS = ("update", "generate", "score", "train")
 
@@ -76,21 +77,41 @@ PARTS = ("update", "generate", "score", "train")
 # ---- What all contenders share ----
 
 
-def save_models(folder: Path, seed: int) -> None:
-    """A policy and a reward model, each with the tokenizer beside it."""
+class Workload(NamedTuple):
+    """How long completions are: at most `limit` tokens, each the last one with a probability of about `ends`."""
+
+    limit: int
+    ends: float
+
+
+WORKLOADS = {"full": Workload(32, 0.0), "ending": Workload(64, 0.05)}
+
+
+def save_models(folder: Path, ends: float, seed: int) -> None:
+    """A policy and a reward model, each with the tokenizer beside it.
+
+    Feature 0 of the embeddings is the same for all tokens, and the output rows of the special tokens read it alone:
+    that makes their logits much the same everywhere, in whatever way a trainer computes them.
+    """
     vocabulary = [*SPECIAL, *(f"w{index}" for index in range(VOCABULARY - len(SPECIAL)))]
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
     tokenizer = TokenizersBackend(tokenizer_object=backend, padding_side="left", **names)
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = GPTConfig(**sizes, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, num_labels=1)
+    config = GPTConfig(**sizes, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, num_labels=1)
     torch.manual_seed(seed)
     policy, reward = GPTForCausalLM(config), GPTForSequenceClassification(config)
     with torch.no_grad():
         policy.model.embed_tokens.weight[:, 0] = 0.1
         policy.lm_head.weight[: len(SPECIAL)] = 0.0
         policy.lm_head.weight[: len(SPECIAL), 0] = -10.0
+        if ends:
+            words = torch.randint(len(SPECIAL), VOCABULARY, (16, 40))
+            feature = policy.model(words).last_hidden_state[:, 8:, 0].median()
+            # The logits of the words are close to 0, so they weigh VOCABULARY - 3 together.
+            wanted = math.log(ends / (1 - ends) * (VOCABULARY - len(SPECIAL)))
+            policy.lm_head.weight[SPECIAL.index("<eos>"), 0] = wanted / feature
     for name, model in [("policy", policy), ("reward", reward)]:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -136,8 +157,8 @@ def memory_mib(field: str) -> float:
 class Meter(TrainerCallback):
     """Loads the models that it then watches; `updates` has the seconds of each update, by PARTS."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, limit: int):
+        self.folder, self.limit = folder, limit
         self.updates: list[dict[str, float]] = []
         self.generate, self.started, self.first_forward = 0.0, time.process_time(), None
 
@@ -188,7 +209,7 @@ def our_ppo(meter: Meter, arguments: dict, texts: list[str], updates: int, **key
     args = PPOConfig(
         **arguments,
         max_steps=updates,
-        max_completion_length=COMPLETION,
+        max_completion_length=meter.limit,
         per_device_eval_batch_size=ROLLOUT,
         num_iterations=1,
         beta=0.05,
@@ -201,7 +222,7 @@ def our_ppo(meter: Meter, arguments: dict, texts: list[str], updates: int, **key
         Dataset.from_dict({"prompt": texts}),
         processing_class=AutoTokenizer.from_pretrained(meter.folder / "policy"),
         value_model=meter.watched(meter.load_scorer()) if mode == "separate" else None,
-        peft_config=LoraConfig(task_type="CAUSAL_LM") if mode == "lora" else None,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if mode == "lora" else None,
     )
 
 
@@ -213,7 +234,7 @@ def old_ppo(meter: Meter, arguments: dict, texts: list[str], updates: int) -> Tr
     args = PPOConfig(
         **arguments,
         total_episodes=updates * ROLLOUT,
-        response_length=COMPLETION,
+        response_length=meter.limit,
         local_rollout_forward_batch_size=ROLLOUT,
         stop_token="eos",
         num_ppo_epochs=1,
@@ -240,7 +261,7 @@ def critic_free(meter: Meter, arguments: dict, texts: list[str], updates: int, n
     args = getattr(trl, f"{name}Config")(
         **arguments,
         max_steps=updates,
-        max_completion_length=COMPLETION,
+        max_completion_length=meter.limit,
         num_generations=4,
         num_iterations=1,
         beta=0.05,
@@ -265,6 +286,8 @@ class Contender(NamedTuple):
 OURS, OLD, RLOO = "ours, separate critic", "trl 1.12 PPO", "trl RLOO"
 CONTENDERS = {
     OURS: Contender(our_ppo, {}),
+    "ours, shared head": Contender(our_ppo, {"critic_mode": "shared_head"}),
+    "ours, LoRA on one base": Contender(our_ppo, {"critic_mode": "lora"}),
     OLD: Contender(old_ppo, {}, needs_old_trl=True),
     f"{OLD}, gc frozen": Contender(old_ppo, {}, needs_old_trl=True, freezes_gc=True),
     RLOO: Contender(critic_free, {"name": "RLOO"}),
@@ -272,10 +295,10 @@ CONTENDERS = {
 }
 
 
-def work(name: str, folder: Path, updates: int, seed: int) -> dict[str, Any]:
+def work(name: str, folder: Path, limit: int, updates: int, seed: int) -> dict[str, Any]:
     """Seconds of each update but the first, by PARTS, and MiB at the peak."""
     torch.set_num_threads(1)
-    meter = Meter(folder)
+    meter = Meter(folder, limit)
     contender, texts = CONTENDERS[name], prompts((updates + 1) * ROLLOUT, seed)
     trainer = contender.build(meter, shared_arguments(folder, seed), texts, updates + 1, **contender.keys)
     trainer.add_callback(meter)
@@ -288,7 +311,7 @@ def work(name: str, folder: Path, updates: int, seed: int) -> dict[str, Any]:
 # ---- The table ----
 
 
-def run_worker(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def run_worker(name: str, folder: Path, limit: int, args: argparse.Namespace) -> dict[str, Any]:
     path = [OLD_TRL, ROOT] if CONTENDERS[name].needs_old_trl else [ROOT]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, path)),
@@ -296,8 +319,8 @@ def run_worker(name: str, folder: Path, args: argparse.Namespace) -> dict[str, A
         "HF_HUB_OFFLINE": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }
-    options = ["--worker", name, "--folder", folder, "--updates", str(args.updates), "--seed", str(args.seed)]
-    command = [sys.executable, __file__, *options]
+    options = {"worker": name, "folder": folder, "limit": limit, "updates": args.updates, "seed": args.seed}
+    command = [sys.executable, __file__, *(f"--{option}={value}" for option, value in options.items())]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     if ran.returncode:
         raise SystemExit(f"{name} failed:\n{ran.stderr}")
@@ -339,16 +362,26 @@ def measure(args: argparse.Namespace) -> None:
     for name in CONTENDERS:
         if name not in names:
             print(f"{name} is left out: no {OLD_TRL.name}. To have it, run: make trl-1.12")
+    results = {}
+    for workload, (limit, ends) in WORKLOADS.items():
+        figures = measure_workload(names, limit, ends, args)
+        ending = f"each the last with a probability of about {ends}" if ends else "none of which ends it"
+        print(f"\n{workload}: completions of {limit} tokens at most, {ending}")
+        print_table(figures)
+        results[workload] = {"figures": figures} | verdict(figures)
+    same_work = results["full"]
+    others = {workload: result for workload, result in results.items() if workload != "full"}
+    print(json.dumps(same_work | {"other workloads": others, "machine": hardware()}))
+
+
+def measure_workload(names: list[str], limit: int, ends: float, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     runs: dict[str, list] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        save_models(Path(folder), args.seed)
+        save_models(Path(folder), ends, args.seed)
         for _ in range(args.repetitions):
             for name in names:
-                runs[name].append(run_worker(name, Path(folder), args))
-    figures = {name: summary(of_one) for name, of_one in runs.items()}
-    print(f"{args.repetitions} repetitions of {args.updates} updates, seed {args.seed}")
-    print_table(figures)
-    print(json.dumps({"figures": figures} | verdict(figures) | {"machine": hardware()}))
+                runs[name].append(run_worker(name, Path(folder), limit, args))
+    return {name: summary(of_one) for name, of_one in runs.items()}
 
 
 def main() -> None:
@@ -359,11 +392,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
     parser.add_argument("--worker", choices=CONTENDERS, help="run one contender on the models in --folder")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--limit", type=int)
     args = parser.parse_args()
     if args.quick:
         args.repetitions = args.updates = 1
     if args.worker:
-        print(json.dumps(work(args.worker, args.folder, args.updates, args.seed)))
+        print(json.dumps(work(args.worker, args.folder, args.limit, args.updates, args.seed)))
     else:
         measure(args)
 

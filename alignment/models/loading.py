@@ -29,7 +29,18 @@ def is_path(name: str) -> bool:
 
 
 def is_adapter(checkpoint: str | Path) -> bool:
-    return (Path(checkpoint) / ADAPTER_CONFIG).is_file()
+    """Whether a checkpoint (folder or hub id) is an adapter; what cannot be reached is none."""
+    return _adapter_config(checkpoint) is not None
+
+
+def _adapter_config(checkpoint: str | Path) -> Path | None:
+    if isinstance(checkpoint, Path) or is_path(checkpoint):
+        file = Path(checkpoint) / ADAPTER_CONFIG
+        return file if file.is_file() else None
+    from transformers.utils import find_adapter_config_file
+
+    file = find_adapter_config_file(checkpoint)
+    return None if file is None else Path(file)
 
 
 def adapter_base(checkpoint: str | Path) -> str:
@@ -38,7 +49,7 @@ def adapter_base(checkpoint: str | Path) -> str:
     Raises:
         UserError: the base is at neither place and does not look like a hub id.
     """
-    recorded = json.loads((Path(checkpoint) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    recorded = json.loads(_adapter_config(checkpoint).read_text(encoding="utf-8"))["base_model_name_or_path"]
     if Path(recorded).is_dir():
         return recorded
     moved = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
@@ -151,7 +162,7 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
     base_checkpoint = adapter_base(checkpoint)
     with explained(base_checkpoint):
         base = auto.from_pretrained(base_checkpoint, **options)
-    if kind == "causal-lm" and (Path(checkpoint) / "generation_config.json").is_file():
+    if kind == "causal-lm" and (_adapter_config(checkpoint).parent / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(checkpoint)
     model = _with_adapter(base, checkpoint, kind)
     # Where the base was found beside the adapter, what is trained further must name the place where it is.

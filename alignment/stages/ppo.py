@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig
 
@@ -22,7 +22,11 @@ from reward_models.functions import load_function
 
 logger = logging.getLogger(__name__)
 
-PARENTS = {"model_name_or_path": "causal-lm", "reward_model_path": "sequence-classification"}
+PARENTS = {
+    "model_name_or_path": "causal-lm",
+    "reward_model_path": "sequence-classification",
+    "value_model_path": "sequence-classification",
+}
 DATA_KIND = "prompts"
 
 
@@ -55,20 +59,36 @@ class RewardSources:
 
 
 @dataclass
+class OtherSources:
+    """What else PPO can learn from."""
+
+    value_model_path: str | None = field(
+        default=None, metadata={"help": "What the critic starts from; default: the reward model, or the policy."}
+    )
+    ptx_dataset_name: str | None = field(
+        default=None, metadata={"help": "Pretraining text to go on learning from, by ptx_coef."}
+    )
+
+
+@dataclass
 class PPORecipe(HardwareDefaults, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
 
 
-CONFIGS = (PPORecipe, DataArguments, ModelConfig, RewardSources)
+CONFIGS = (PPORecipe, DataArguments, ModelConfig, RewardSources, OtherSources)
 
 
-def check(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> None:
+def check(
+    args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources, others: OtherSources
+) -> None:
     require_template(model_args.model_name_or_path)
 
 
-def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources) -> StageResult:
+def run(
+    args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources, others: OtherSources
+) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
@@ -84,12 +104,18 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
+        value_model=others.value_model_path,
+        ptx_dataset=pretraining_texts(others.ptx_dataset_name, args.seed),
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
         callbacks=[writer],
     )
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
-    parents = {"model_name_or_path": model_args.model_name_or_path, "reward_model_path": sources.reward_model_path}
+    parents = {
+        "model_name_or_path": model_args.model_name_or_path,
+        "reward_model_path": sources.reward_model_path,
+        "value_model_path": others.value_model_path,
+    }
     return finish(
         trainer,
         stage_dir,
@@ -101,6 +127,10 @@ def run(args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: 
         tokens=tokens,
         metrics=metrics,
     )
+
+
+def pretraining_texts(name: str | None, seed: int) -> Dataset | None:
+    return None if name is None else load_splits(DataArguments(name, eval_share=0), "text", seed)["train"]
 
 
 def without_long_prompts(

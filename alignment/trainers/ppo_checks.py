@@ -8,8 +8,15 @@ from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import encode_prompts
 
 
-def check_arguments(args: PPOConfig, train_dataset, eval_dataset) -> None:
-    """A device a process, which holds whole models, and data sets with prompts."""
+def check_arguments(args: PPOConfig, train_dataset, eval_dataset, scheduler) -> None:
+    """A device a process, which holds whole models, data sets with prompts, and a scheduler made here."""
+    if scheduler is not None:
+        raise UserError(
+            "A scheduler of your own cannot know of the critic, which joins the optimizer here.",
+            got=f"optimizers=(..., {type(scheduler).__name__})",
+            needed="optimizers=(optimizer, None)",
+            mend="name the schedule by lr_scheduler_type and lr_scheduler_kwargs",
+        )
     if args.n_gpu > 1 or args.deepspeed or args.fsdp:
         raise UserError(
             "PPO trains on one device a process, with whole models.",

@@ -11,16 +11,32 @@ from torch import Tensor
 LOG_RATIO_LIMIT = 20.0  # exp() of more overflows half precision and says nothing
 
 
+class TokenLogProbs(torch.autograd.Function):
+    """As autograd would do it, but with one [B, T, V] tensor kept for the backward pass in place of two."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
+        logits, ids = logits.float(), ids.unsqueeze(-1)
+        normaliser = logits.logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(logits, ids, normaliser)
+        return (logits.gather(-1, ids) - normaliser).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        logits, ids, normaliser = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        return (logits - normaliser).exp_().mul_(-grad).scatter_add_(-1, ids, grad), None
+
+
 def token_log_probs(logits: Tensor, ids: Tensor) -> Tensor:
     """Log-probability of each id, in fp32, without a [B, T, V] log-softmax. logits [B, T, V], ids [B, T] -> [B, T]."""
-    logits = logits.float()
-    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    return TokenLogProbs.apply(logits, ids)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of each next-token distribution. logits [B, T, V] -> [B, T]."""
-    logits = logits.float()
-    return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
+    """Entropy in nats of each next-token distribution, row by row to save memory. logits [B, T, V] -> [B, T]."""
+    rows = [row.float() for row in logits]
+    return torch.stack([row.logsumexp(-1) - (row.softmax(-1) * row).sum(-1) for row in rows])
 
 
 def as_it_is(sums: Tensor) -> Tensor:

@@ -114,7 +114,8 @@ def write_completions(path: str, samples: Samples, step: int) -> None:
     for index, (row, completion) in enumerate(zip(samples.rows, samples.completions, strict=True)):
         scores = {name: None if math.isnan(values[index]) else values[index] for name, values in rewards.items()}
         line = {"step": step, "prompt": row["prompt"], "completion": completion}
-        lines.append(line | {"terminated": bool(samples.rollout.terminated[index]), "rewards": scores})
+        line |= {"terminated": bool(samples.rollout.terminated[index]), "rewards": scores}
+        lines.append(line | {name: values[index] for name, values in samples.extras.items()})
     lines = gather_object(lines)
     if PartialState().is_main_process:
         os.makedirs(os.path.dirname(path), exist_ok=True)

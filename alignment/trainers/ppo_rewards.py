@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +29,32 @@ class Samples:
     rollout: Rollout
     rows: list[dict]
     completions: list  # text, or messages where the prompt is one
-    columns: dict  # the data set's other columns, and trainer_state
+    columns: dict  # the data set's other columns, and TRL's trainer_state, log_metric and log_extra
+    extras: dict[str, list]  # what reward functions say of each completion by log_extra, column -> values
     rewards: dict[str, Tensor] = field(default_factory=dict)  # name -> [B], NaN where it has no opinion
     scores: Tensor | None = None  # [B] their weighted sum, NaN where none of them has one
 
 
-def read_completions(rollout: Rollout, rows: list[dict], tokenizer: PreTrainedTokenizerBase, trainer_state) -> Samples:
-    """Decode a rollout for the reward functions."""
+def read_completions(
+    rollout: Rollout, rows: list[dict], tokenizer: PreTrainedTokenizerBase, told: dict[str, Any]
+) -> Samples:
+    """Decode a rollout for the reward functions.
+
+    Args:
+        told: what they are given beside the rows: trainer_state and log_metric, as in TRL.
+    """
     completions = tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
     if is_conversational({"prompt": rows[0]["prompt"]}):
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
-    return Samples(rollout, rows, completions, columns | {"trainer_state": trainer_state})
+    extras: dict[str, list] = {}
+
+    def log_extra(column: str, values: list) -> None:
+        if len(values) != len(rows):
+            raise UserError(f"log_extra: {column} has the wrong length.", got=len(values), needed=len(rows))
+        extras[column] = values
+
+    return Samples(rollout, rows, completions, columns | told | {"log_extra": log_extra}, extras)
 
 
 class ModelReward:

@@ -73,6 +73,14 @@ class Rollout:
             **{name: tensor[rows, -length:] for name, tensor in per_token.items()},
         }
 
+    def micro_batches(self, order: Tensor, size: int, accumulation: int) -> list[Tensor]:
+        """The rows in this order, `size` at a time; those of one optimizer step by length, so that less is padding."""
+        if accumulation == 1:
+            return list(order.split(size))
+        steps = order.split(size * accumulation)
+        by_length = [rows[self.lengths[rows].argsort(descending=True, stable=True)] for rows in steps]
+        return [rows for step in by_length for rows in step.split(size)]
+
 
 def keyed_generator(*key) -> torch.Generator:
     """Random numbers that depend on the key alone, not on what was drawn before."""

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, Trainer, TrainerState, set_seed
+from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
+from alignment.models.loading import load_tokenizer
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_checks import (
     check_arguments,
@@ -109,11 +110,11 @@ class PPOTrainer(Trainer):
         peft_config=None,
     ):
         args = PPOConfig(output_dir="ppo") if args is None else args
-        check_arguments(args, train_dataset, eval_dataset)
+        check_arguments(args, train_dataset, eval_dataset, optimizers[1])
         set_seed(args.seed)  # a new adapter draws random numbers
+        named = model if isinstance(model, str) else model.config.name_or_path
         model = load_policy(model, peft_config).to(args.device)
-        if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(model.config.name_or_path)
+        processing_class = processing_class or load_tokenizer(named)
         check_vocabulary(processing_class, model)
         check_prompts(args, [train_dataset, eval_dataset], processing_class, inner(model).config)
         self.reference = None
@@ -194,7 +195,6 @@ class PPOTrainer(Trainer):
             self._decide_what_learns()
         rows, num_tokens = self._next_micro_batch()
         prepared = time.perf_counter()
-        self.value_model.train()
         loss = self._backward(model, self._rollout.batch(rows), num_tokens)
         if args.world_size > 1 and self.accelerator.sync_gradients:
             self._sum_gradients()
@@ -305,7 +305,8 @@ class PPOTrainer(Trainer):
         with self.accelerator.autocast():
             rollout = self._sample(rows, key)
             sampled = time.perf_counter()
-            samples = read_completions(rollout, rows, self.processing_class, self.state)
+            told = {"trainer_state": self.state, "log_metric": metrics.add}
+            samples = read_completions(rollout, rows, self.processing_class, told)
             samples.rewards = score_samples(self.rewards, samples)
             samples.scores = combine(list(samples.rewards.values()), self.args.reward_weights)
             outputs = self._add_log_probs(rollout, metrics)
@@ -380,11 +381,14 @@ class PPOTrainer(Trainer):
         if args.log_completions:
             write_completions(os.path.join(args.output_dir, "completions.jsonl"), samples, self.state.global_step)
             self._shown = completions_table(samples, args.num_completions_to_print)
+        if samples.scores.isnan().all():
+            logger.warning("step %d: no reward judged any completion, so that they teach nothing", key[2])
         started = time.perf_counter()
         if outputs is None:
             self.value_model.eval()
             with self.accelerator.autocast():
                 outputs = self._forward(self.critic.outputs, rollout)
+            self.value_model.train()
         if self.baseline is None:
             scorable = ~samples.scores.isnan()
             self.baseline = ppo_math.masked_mean(samples.scores.nan_to_num(), scorable, self._total).item()
@@ -418,7 +422,9 @@ class PPOTrainer(Trainer):
         if place == 0:
             generator = keyed_generator("minibatches", args.seed, self.state.global_step)
             order = torch.randperm(args.rollout_size, generator=generator).to(loss_mask.device)
-            self._order = order.split(args.per_device_train_batch_size)
+            self._order = self._rollout.micro_batches(
+                order, args.per_device_train_batch_size, args.gradient_accumulation_steps
+            )
         first = place - place % args.gradient_accumulation_steps
         if place == first:
             minibatch = torch.cat(self._order[first : first + args.gradient_accumulation_steps])

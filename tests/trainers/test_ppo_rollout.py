@@ -85,6 +85,20 @@ def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
     ]
 
 
+def test_micro_batches_of_one_step_hold_rows_of_like_length():
+    lengths = torch.tensor([5, 2, 9, 3, 7, 1, 8, 4])
+    mask = torch.arange(9) >= 9 - lengths[:, None]
+    rollout = Rollout(torch.zeros(8, 9, dtype=torch.long), mask, mask, torch.ones(8, dtype=torch.bool))
+    order = torch.tensor([7, 2, 1, 4, 0, 3, 6, 5])
+
+    def batches(accumulation):
+        return [lengths[rows].tolist() for rows in rollout.micro_batches(order, 2, accumulation)]
+
+    assert batches(1) == [[4, 9], [2, 7], [5, 3], [8, 1]]
+    assert batches(2) == [[9, 7], [4, 2], [8, 5], [3, 1]]
+    assert batches(4) == [[9, 8], [7, 5], [4, 3], [2, 1]]
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_padding_changes_no_log_probability_value_or_score(kind):
     policy, scorer = tiny.model(kind).eval(), tiny.model(kind, "score").eval()
@@ -124,7 +138,7 @@ def test_reward_model_scores_the_sampled_ids_with_eos_as_the_classifier_itself_d
     [reward] = make_rewards(
         scorer, None, tiny.model(), tiny.tokenizer(), tiny.config(tmp_path, per_device_eval_batch_size=5)
     )
-    scores = reward(read_completions(result, rows, tiny.tokenizer(), None))
+    scores = reward(read_completions(result, rows, tiny.tokenizer(), {}))
     hook.remove()
     shown = [ids[mask].tolist() for batch in seen for ids, mask in zip(*batch, strict=True)]
     expected = [[5 + index, *ids] for index, ids in enumerate(result.completion_ids)]
@@ -194,10 +208,10 @@ def test_reward_functions_get_trls_arguments_and_columns():
     result = rollout()
     message = [{"role": "user", "content": "w1"}]
     rows = [{"prompt": message, "target": index} for index in range(3)]
-    samples = read_completions(result, rows, tiny.tokenizer(), "state")
+    samples = read_completions(result, rows, tiny.tokenizer(), {"trainer_state": "state"})
     rewards = score_samples([FunctionReward(function)], samples)["function"]
     assert seen["prompts"] == [message] * 3 and seen["target"] == [0, 1, 2]
-    assert seen["ids"] == result.completion_ids and seen["rest"] == {"trainer_state"}
+    assert seen["ids"] == result.completion_ids and seen["rest"] == {"trainer_state", "log_extra"}
     assert seen["completions"][0][0]["role"] == "assistant"
     assert rewards[0] == 1 and rewards[1].isnan()
     both = combine([rewards, torch.tensor([10.0, float("nan"), float("nan")])], [1.0, 0.5])
@@ -226,7 +240,7 @@ def test_async_functions_wait_together():
         async def __call__(self, completions, **kwargs):
             return [3.0] * len(completions)
 
-    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), None)
+    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
     assert score_samples([FunctionReward(Judge())], samples)["Judge"].tolist() == [3.0] * 3
     plain = FunctionReward(tiny.length_reward)
     scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples)
@@ -251,7 +265,7 @@ def test_a_reward_model_with_another_tokenizer_reads_text(conversational, tmp_pa
     result = rollout(prompts=[[5 + index] for index in range(6)])
     prompts = [f"w{1 + index}" for index in range(6)]
     rows = [{"prompt": [{"role": "user", "content": text}] if conversational else text} for text in prompts]
-    samples = read_completions(result, rows, tiny.tokenizer(), None)
+    samples = read_completions(result, rows, tiny.tokenizer(), {})
     texts = tiny.tokenizer().batch_decode(result.completion_ids, skip_special_tokens=True)
     assert 0 < result.terminated.sum() < 6
     torch.testing.assert_close(by_path(samples), reward(samples))

@@ -260,6 +260,31 @@ def test_rows_without_an_opinion_are_left_out(tmp_path):
     assert log["reward"] == 1
 
 
+def test_a_rollout_that_nothing_judges_is_told(tmp_path, caplog):
+    tiny.trainer(tmp_path, reward_funcs=lambda completions, **kwargs: [None] * len(completions)).train()
+    told = [record.getMessage() for record in caplog.records if "no reward judged" in record.getMessage()]
+    assert [text.split(":")[0] for text in told] == ["step 0", "step 1"]
+
+
+def test_reward_functions_may_log_as_in_trl(tmp_path):
+    def reward(completions, log_metric, log_extra, **kwargs):
+        log_metric("words", 3.0)
+        log_extra("mark", [f"m{index}" for index in range(len(completions))])
+        return [1.0] * len(completions)
+
+    run = tiny.trainer(tmp_path, reward_funcs=reward, arguments={"log_completions": True})
+    run.train()
+    assert tiny.logged(run, "words") == [3.0, 3.0]
+    lines = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert [line["mark"] for line in lines] == ["m0", "m1", "m2", "m3"] * 2
+
+    def too_few(completions, log_extra, **kwargs):
+        log_extra("mark", ["m0"])
+
+    with pytest.raises(UserError, match="mark has the wrong length"):
+        tiny.trainer(tmp_path, reward_funcs=too_few).train()
+
+
 def test_whitening_can_be_left_out(tmp_path):
     for whiten in [True, False]:
         rollout, _ = first_update(tmp_path, whiten_advantages=whiten)
@@ -586,6 +611,9 @@ def test_mistakes_in_models_and_data_are_named(tmp_path):
         tiny.trainer(tmp_path, dataset=Dataset.from_dict({"prompt": ["w1", "w1 " * 60]}))
     with pytest.raises(UserError, match="does not fit reward_funcs"):
         tiny.trainer(tmp_path, reward_processing_classes=[None, None])
+    optimizer = torch.optim.SGD(tiny.model().parameters())
+    with pytest.raises(UserError, match="lr_scheduler_type"):
+        tiny.trainer(tmp_path, optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, float)))
     with pytest.raises(UserError, match="adapter is frozen"):
         tiny.trainer(tmp_path, policy=tiny.sft_adapter().requires_grad_(False))
 
