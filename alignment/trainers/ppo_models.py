@@ -141,14 +141,14 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 
 def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> Tensor:
     """Logits that predict the completion tokens, at the sampling temperature. -> [B, T, V]."""
-    width, length = batch["input_ids"].shape[1], batch["completion_mask"].shape[1]
+    length = batch["completion_mask"].shape[1]
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         position_ids=position_ids(batch["attention_mask"]),
         use_cache=False,
-        logits_to_keep=torch.arange(width - length - 1, width - 1, device=batch["input_ids"].device),
-    ).logits
+        logits_to_keep=length + 1,
+    ).logits[:, :-1]
     return logits if temperature == 1.0 else logits / temperature
 
 
