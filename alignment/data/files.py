@@ -34,7 +34,7 @@ POINTER = b"version https://git-lfs"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What stands beside the rows in a data set's folder: its card, and what datasets' save_to_disk notes down.
 NOT_ROWS = ("readme.md", "state.json", "dataset_info.json", "dataset_dict.json")
-PARAGRAPH_END = re.compile(r"(?<=\n\n)(?=[^\n])")
+BLANK_LINES = re.compile(r"\n\n+")
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -380,7 +380,7 @@ def _units(blocks: Iterable[str], characters: int) -> Iterator[str]:
     """
     rest, is_long = "", False
     for block in blocks:
-        *paragraphs, rest = PARAGRAPH_END.split(rest + block)
+        *paragraphs, rest = _paragraphs(rest + block)
         for paragraph in paragraphs:
             yield from _paragraph_units(paragraph, is_long or len(paragraph) > characters)
             is_long = False
@@ -392,6 +392,14 @@ def _units(blocks: Iterable[str], characters: int) -> Iterator[str]:
             yield from lines
             rest = last + rest[len(said) :]
     yield from _paragraph_units(rest, is_long or len(rest) > characters)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """A text cut after its blank lines."""
+    ends = [match.end() for match in BLANK_LINES.finditer(text)]
+    if not ends or ends[-1] < len(text):
+        ends.append(len(text))
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _paragraph_units(paragraph: str, is_long: bool) -> Iterator[str]:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 PYTHON_SOURCES = "python-sources"
 # The name that stands for the standard library among the packages.
 STANDARD_LIBRARY = "stdlib"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 NOT_STANDARD = {"site-packages", "dist-packages", "__pycache__"}
 
 
@@ -188,8 +190,10 @@ def docstrings_of(code: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of escapes in other people's strings
         tree = ast.parse(code)
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = sorted(
-        (node for node in ast.walk(tree) if isinstance(node, documented)), key=lambda node: getattr(node, "lineno", 0)
+    nodes = [tree]
+    for node in nodes:  # grows on the way; expressions hold no docstrings and are many, so only statements are followed
+        nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, STATEMENTS)]
+    documented = sorted(
+        (node for node in nodes if isinstance(node, DOCUMENTED)), key=lambda node: getattr(node, "lineno", 0)
     )
-    return [text for node in nodes if (text := ast.get_docstring(node))]
+    return [text for node in documented if (text := ast.get_docstring(node))]
