@@ -5,13 +5,13 @@ No reader holds a corpus in memory, with one exception: a `.json` file that is o
 
 from __future__ import annotations
 
+import csv
 import difflib
 import glob
 import gzip
 import itertools
 import json
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DOCUMENT_CHARACTERS = 4000
 BLOCK_CHARACTERS = 1 << 20
 POINTER = b"version https://git-lfs"
+LONGEST_FIELD = 2**31 - 1
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What stands beside the rows in a data set's folder: its card, and what datasets' save_to_disk notes down.
 NOT_ROWS = ("readme.md", "state.json", "dataset_info.json", "dataset_dict.json")
@@ -228,7 +229,7 @@ def column_type(values: list[Any]) -> pyarrow.DataType:
     import pyarrow
 
     try:
-        found = pyarrow.infer_type(values)
+        found = pyarrow.array(values).type
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError, OverflowError):
         return pyarrow.json_()
     # Not a struct: Arrow would give every object the keys of all others.
@@ -417,40 +418,55 @@ def read_csv(files: list[Path]) -> Tables:
     import pyarrow
     from datasets import Features, Value
 
-    from alignment.data.arrow_cache import BATCH_ROWS
+    from alignment.data.arrow_cache import batches
 
-    names = dict.fromkeys(name for file in files for name in next(_csv_frames(file, nrows=0)).columns)
+    names = dict.fromkeys(name for file in files for name in next(_csv_rows(file)))
     schema = Features(dict.fromkeys(names, Value("string"))).arrow_schema
     for file in files:
-        for frame in _csv_frames(file, chunksize=BATCH_ROWS):
-            short = frame.isna().any(axis=1)
-            if short.any():
-                raise UserError(
-                    f"{file} has a row with too few values, row {int(short.idxmax()) + 1} after the header.",
-                    got=f"{int(frame.loc[short.idxmax()].notna().sum())} values",
-                    needed=f"{len(frame.columns)}: {', '.join(frame.columns)}",
-                    mend="write the missing ones as empty values",
-                )
-            missing = [None] * len(frame)
-            columns = [frame[name].tolist() if name in frame else missing for name in names]
-            yield pyarrow.Table.from_arrays([pyarrow.array(column, "string") for column in columns], schema=schema)
+        lines = _csv_rows(file)
+        header = next(lines)
+        for rows in batches((row, sum(map(len, row))) for row in lines):
+            columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+            missing = [None] * len(rows)
+            arrays = [pyarrow.array(columns.get(name, missing), pyarrow.string()) for name in names]
+            yield pyarrow.Table.from_arrays(arrays, schema=schema)
 
 
-def _csv_frames(file: Path, **options: Any) -> Iterator[Any]:
-    """The frames of a CSV file by pandas; one without rows for `nrows=0`, else of `chunksize` rows each."""
-    import pandas
-
+def _csv_rows(file: Path) -> Iterator[list[str]]:
+    """The header of a CSV file and its rows, which all have as many values."""
     separator = "\t" if extension_of(file) == ".tsv" else ","
+    header: list[str] = []
+    with _opened_text(file) as stream, _long_fields():
+        reader = csv.reader(stream, delimiter=separator, strict=True)
+        try:
+            for row in reader:
+                if not row:  # a blank line
+                    continue
+                header = header or row
+                if len(row) != len(header):
+                    raise UserError(
+                        f"Cannot read {file}: line {reader.line_num} has not as many values as the header.",
+                        got=f"{len(row)} values",
+                        needed=f"{len(header)}: {', '.join(header)}",
+                        mend="quote values that hold a separator, and write missing ones as empty",
+                    )
+                yield row
+        except csv.Error as error:
+            raise UserError(
+                f"Cannot read {file} at line {reader.line_num}.", got=str(error), needed="a header line and rows"
+            ) from None
+    if not header or len(set(header)) < len(header):
+        raise UserError(f"Cannot read {file}.", got=f"the header {header}", needed="a header line of different names")
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Values of any length, where the csv module has a limit of 128 KiB."""
+    before = csv.field_size_limit(LONGEST_FIELD)
     try:
-        with _opened_text(file) as stream, warnings.catch_warnings():
-            # pandas warns of rows that are longer than the header, and leaves out what is too much.
-            warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frames = pandas.read_csv(
-                stream, sep=separator, dtype=str, keep_default_na=False, index_col=False, **options
-            )
-            yield from [frames] if isinstance(frames, pandas.DataFrame) else frames
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, pandas.errors.ParserWarning) as error:
-        raise UserError(f"Cannot read {file}.", got=str(error).strip(), needed="a header line and rows") from None
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_parquet(files: list[Path]) -> Tables:

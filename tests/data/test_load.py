@@ -116,6 +116,19 @@ REAL = [
     ("ifeval/input_data.jsonl", "prompts", 541, {}),
     ("xstest/xstest_prompts.csv", "prompts", 450, {}),
     ("self_instruct/seed_tasks.jsonl", "prompts", 175, {}),
+    ("self_instruct/seed_tasks.jsonl", "sft", 175, {}),
+    ("self_instruct/user_oriented_instructions.jsonl", "sft", 252, {}),
+    ("tinyshakespeare/input.txt", "text", 299, {}),
+    (
+        "hh/harmless-1500.jsonl",
+        "kto",
+        2984,
+        {
+            "chosen and rejected answer different prompts": 1,
+            "empty reply": 4,
+            "user and assistant do not take turns": 3,
+        },
+    ),
 ]
 
 
