@@ -1,5 +1,8 @@
 """Mistakes a user can make, reported as: what was got, what was needed, how to mend it."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints it without a traceback.
@@ -35,3 +38,10 @@ def raise_all(errors: list[UserError]) -> None:
         raise errors[0]
     if errors:
         raise UserErrors(errors)
+
+
+def unknown(what: str, got: str, known: Sequence[str], needed: str | None = None) -> UserError:
+    """The error for a name that is none of those known; it asks for the nearest."""
+    close = difflib.get_close_matches(got, known, n=1)
+    mend = f"did you mean {close[0]}?" if close else "take one of those"
+    return UserError(f"Unknown {what}: {got}.", got=got, needed=needed or f"one of {', '.join(known)}", mend=mend)

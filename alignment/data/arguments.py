@@ -13,11 +13,19 @@ class DataArguments:
 
     dataset_name: str = field(
         metadata={
-            "help": "A local file, folder or glob (jsonl, json, csv, tsv, parquet, txt; also .gz), "
-            "tinyworld:NAME?option=value, or the id of a data set on the hub."
+            "help": "A local file, folder or glob (jsonl, json, csv, tsv, txt, md, also .gz; parquet, arrow), "
+            "tinyworld:NAME?option=value, python-sources:PACKAGE,... (no package: all that are installed), "
+            "or the id of a data set on the hub."
         }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The configuration of a hub data set."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Download no more of a hub data set than the rows that max_train_samples and max_eval_samples ask "
+            "for. Other sources are not downloaded at all."
+        },
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "The split to train on."})
     dataset_test_split: str | None = field(
         default=None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignment.data.arguments import DataArguments
 from alignment.data.formats import convert, recognise, rename_columns
+from alignment.data.python_sources import is_python_sources, parse_python_sources
 from alignment.data.sources import is_local, is_tinyworld, load_source, own_test_split, parse_tinyworld
 from alignment.errors import UserError
 
@@ -46,6 +48,8 @@ def check_source(args: DataArguments, kind: str) -> None:
     """
     if is_tinyworld(args.dataset_name):
         parse_tinyworld(args.dataset_name, kind)
+    elif is_python_sources(args.dataset_name):
+        parse_python_sources(args.dataset_name, kind)
     elif is_local(args.dataset_name):
         rows = load_source(args.dataset_name, split=args.dataset_train_split, kind=kind)
         columns = args.columns or {}
@@ -79,10 +83,27 @@ def _split_key(row: dict, kind: str) -> str:
 
 
 def _load_split(args: DataArguments, split: str, kind: str, keep: Sequence[str] | None) -> Dataset:
-    source = load_source(args.dataset_name, config=args.dataset_config, split=split, kind=kind)
+    source = load_source(
+        args.dataset_name,
+        config=args.dataset_config,
+        split=split,
+        kind=kind,
+        streaming=args.streaming,
+        max_rows=_rows_to_stream(args, split) if args.streaming else None,
+    )
     rows, report = convert(source, kind, columns=args.columns, keep=keep)
     logger.info("%s, split %s: %s", args.dataset_name, split, report)
     return rows
+
+
+def _rows_to_stream(args: DataArguments, split: str) -> int | None:
+    """How many rows of a split a limit on samples asks for, with those that are split off for validation."""
+    if split != args.dataset_train_split:
+        return args.max_eval_samples
+    if args.max_train_samples is None:
+        return None
+    share = 0 if args.dataset_test_split else args.eval_share
+    return math.ceil(args.max_train_samples / (1 - share))
 
 
 def _first(rows: Dataset, limit: int | None) -> Dataset:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.data import tinyworld
-from alignment.data.sources import is_local, is_tinyworld, local_files
+from alignment.data.files import local_files
+from alignment.data.python_sources import installed_versions, is_python_sources, parse_python_sources
+from alignment.data.sources import is_local, is_tinyworld
 from alignment.pipeline.recipe import strings
 
 # Written beside the weights, and different each time though the model is the same.
@@ -45,6 +47,9 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
             files = sorted(Path(tinyworld.__file__).parent.iterdir())
             made_by = [file for file in files if file.suffix in (".py", ".yaml")]
             digests[text] = digest_value([[file.name, digest_file(file)] for file in made_by])
+        elif key.endswith("dataset_name") and is_python_sources(text):
+            wanted = parse_python_sources(text, "text")
+            digests[text] = digest_value([wanted.docstrings, installed_versions(wanted.packages)])
         elif key.endswith("dataset_name") and is_local(text):
             digests[text] = digest_value([[str(file), digest_file(file)] for file in local_files(text)])
         elif "\n" not in text and len(text) < LONGEST_PATH:

@@ -24,6 +24,12 @@ def converted(rows, kind, **options):
     return dataset.to_list(), report
 
 
+def union_of(rows):
+    """A data set with the keys of all rows."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}, on_mixed_types="use_json")
+
+
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Joke?\n\nAssistant: "
 THREE_TURNS = [user("Hi"), reply("Hello"), user("Joke?")]
 
@@ -128,6 +134,7 @@ GOOD = {
     "sft": {"messages": [user("Q"), reply("A")]},
     "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
     "prompts": {"messages": [user("Q")]},
+    "kto": {"prompt": "Q", "completion": "A", "label": True},
 }
 UNUSABLE = [
     ("text", {"text": "  \n"}, "text is empty"),
@@ -141,7 +148,20 @@ UNUSABLE = [
     ("sft", {"messages": [system("Be.")]}, "the last turn is not a reply"),
     ("sft", {"messages": [reply("A")]}, "user and assistant do not take turns"),
     ("sft", {"messages": [user("Q"), user("Q"), reply("A")]}, "user and assistant do not take turns"),
-    ("sft", {"messages": [user("Q"), {"role": "tool", "content": "A"}]}, "a message has the role 'tool'"),
+    ("sft", {"messages": [user("Q"), {"role": "tool", "content": "A"}]}, "tools or function calls"),
+    ("sft", {"messages": [user("Q"), {"role": "judge", "content": "A"}]}, "a message has the role 'judge'"),
+    ("sft", {"messages": [user("Q"), {**reply("A"), "tool_calls": [{"name": "f"}]}]}, "tools or function calls"),
+    ("sft", {"messages": [user("Q"), {**reply(None), "function_call": {"name": "f"}}]}, "tools or function calls"),
+    ("sft", {"messages": [user("Q"), reply("A")], "tools": [{"name": "f"}]}, "tools or function calls"),
+    ("sft", {"messages": [user("Q"), reply("A")], "images": ["a.png"]}, "images"),
+    ("sft", {"messages": [user([{"type": "image"}, {"type": "text", "text": "Q"}]), reply("A")]}, "images"),
+    ("sft", {"messages": [user([{"type": "text", "text": "Q"}]), reply("A")]}, "a content of several parts"),
+    ("sft", {"messages": [user("Q"), {**reply("A"), "thinking": "So"}]}, "reasoning apart from the reply"),
+    ("sft", {"messages": [user("Q"), {**reply("A"), "weight": 0}]}, "a reply is marked not to be learned"),
+    ("sft", {"messages": [system("Be."), user("Q"), reply("A")], "system": "Do."}, "two system messages"),
+    ("kto", {"prompt": "Q", "completion": "A", "label": None}, "label is missing"),
+    ("kto", {"prompt": "Q", "completion": "A", "label": 2}, "label is not true or false"),
+    ("kto", {"prompt": "Q", "completion": "", "label": True}, "empty reply"),
     ("preference", {"prompt": "Q", "chosen": "A", "rejected": " A "}, "chosen and rejected are the same"),
     ("preference", {"prompt": "Q", "chosen": "A", "rejected": ""}, "empty reply"),
     ("preference", {"prompt": "Q", "chosen": "A", "rejected": None}, "rejected is missing"),
@@ -153,10 +173,11 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("kind", "row", "reason"), UNUSABLE)
 def test_dropped_rows_are_counted_by_reason(kind, row, reason):
-    rows, report = converted([GOOD[kind], row, row], kind)
+    rows, report = convert(union_of([GOOD[kind], row, row]), kind)
     assert len(rows) == 1
+    assert report.rows == 3 and report.examples == {reason: [2, 3]}
     assert (report.read, report.kept, report.dropped) == (3, 1, {reason: 2})
-    assert f"3 rows read as {kind}" in str(report) and f"2 dropped (2 {reason})" in str(report)
+    assert f"3 rows read as {kind}" in str(report) and f"2 dropped (2 {reason}: row 2, 3)" in str(report)
 
 
 TRANSCRIPTS = [
@@ -181,7 +202,7 @@ def test_dropped_transcripts(chosen, rejected, reason):
 
 def test_no_usable_row_is_an_error():
     with pytest.raises(
-        UserError, match=r"No row can be used as text.\n  got:    2 rows .* 2 dropped \(2 text is empty\)"
+        UserError, match=r"No row can be used as text.\n  got:    2 rows .* 2 dropped \(2 text is empty: row 1, 2\)"
     ):
         converted([{"text": ""}, {"text": " "}], "text")
 
@@ -223,7 +244,7 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
         "The columns are not recognised as sft data.\n"
         "  got:    columns ask, say\n"
         "  needed: one of these sets of columns: messages | conversations | prompt, completion | prompt, response | "
-        "instruction, output | question, answer\n"
+        "instruction, output | instruction, instances | question, answer | query, response | transcript\n"
         "  mend:   map yours to ours in the recipe, for example `columns: {ask: messages}`"
     )
 
@@ -233,3 +254,75 @@ def test_bad_mappings_are_errors():
         converted([{"text": "a"}], "text", columns={"body": "text"})
     with pytest.raises(UserError, match="two columns to one name: text"):
         converted([{"a": "a", "b": "b"}], "text", columns={"a": "text", "b": "text"})
+
+
+def test_the_first_few_rows_of_each_reason_are_named():
+    texts = ["a", "", None, "b", "", "", ""]
+    _, report = converted([{"text": text} for text in texts], "text")
+    assert report.examples == {"text is empty": [2, 5, 6], "text is missing": [3]}
+    assert "4 text is empty: row 2, 5, 6, ...; 1 text is missing: row 3)" in str(report)
+
+
+def test_instances_are_counted_one_by_one():
+    """Two instructions that hold three instances, of which one has no reply; and one that holds none."""
+    rows = [
+        {
+            "instruction": "Add.",
+            "instances": [{"input": "1 1", "output": "2"}, {"input": "1 2", "output": ""}],
+            "id": 1,
+        },
+        {"instruction": "Sing.", "instances": [{"input": "", "output": "La"}], "id": 2},
+        {"instruction": "Wait.", "instances": [], "id": 3},
+    ]
+    found, report = converted(rows, "sft", keep=["id"])
+    assert found == [
+        {"messages": [user("Add.\n\n1 1"), reply("2")], "id": 1},
+        {"messages": [user("Sing."), reply("La")], "id": 2},
+    ]
+    assert (report.rows, report.read, report.kept) == (3, 4, 2)
+    assert report.dropped == {"empty reply": 1, "there are no instances": 1}
+    assert str(report).startswith("3 rows that hold 4 rows read as sft from instruction, instances, 2 kept")
+
+
+def test_pairs_become_kto_rows():
+    rows = [{"prompt": "Q", "chosen": "A", "rejected": "B"}, {"prompt": "Q", "chosen": "A", "rejected": "A"}]
+    found, report = converted(rows, "kto")
+    assert found == [
+        {"prompt": [user("Q")], "completion": [reply("A")], "label": True},
+        {"prompt": [user("Q")], "completion": [reply("B")], "label": False},
+    ]
+    assert (report.rows, report.read, report.kept) == (2, 3, 2)
+    assert report.dropped == {"chosen and rejected are the same": 1}
+
+
+def test_unwanted_completions_are_no_examples_to_imitate():
+    rows = [{"prompt": "Q", "completion": text, "label": wanted} for text, wanted in (("A", True), ("B", False))]
+    found, report = converted(rows, "sft")
+    assert found == [{"messages": [user("Q"), reply("A")]}]
+    assert report.dropped == {"the completion is labelled as unwanted": 1}
+
+
+def test_a_system_column_begins_the_conversation():
+    row = {"system_prompt": "Be.", "question": "Q", "answer": "A"}
+    found, report = converted([row], "sft")
+    assert found == [{"messages": [system("Be."), user("Q"), reply("A")]}]
+    assert report.format == "question, answer, system_prompt"
+    assert converted([{"system": "", "prompt": "Q"}], "prompts")[0] == [{"prompt": [user("Q")]}]
+
+
+def test_rows_on_disk_are_converted_on_disk_once(tmp_path, monkeypatch):
+    """The second time the rows and the report come from the cache; other columns are another key."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "level": 1}\n{"text": ""}\n')
+    source = Dataset.from_json(str(path), cache_dir=tmp_path / "cache")
+    rows, report = convert(source, "text", keep=None)
+    assert rows.cache_files and rows.to_list() == [{"text": "a", "level": 1}]
+
+    def again_converted(*_):
+        raise UserError("converted again")
+
+    monkeypatch.setattr("alignment.data.formats._tables", again_converted)
+    again, second = convert(source, "text", keep=None)
+    assert again.to_list() == rows.to_list() and second == report and report.examples == {"text is empty": [2]}
+    with pytest.raises(UserError, match="converted again"):
+        convert(source, "text")

@@ -64,7 +64,10 @@ def test_counts_are_logged_in_one_line(tmp_path, caplog):
     path.write_text('{"text": "a"}\n{"text": ""}\n{"text": "b"}\n')
     with caplog.at_level(logging.INFO):
         load_splits(DataArguments(str(path)), "text", seed=0)
-    assert f"{path}, split train: 3 rows read as text from text, 2 kept, 1 dropped (1 text is empty)" in caplog.messages
+    assert (
+        f"{path}, split train: 3 rows read as text from text, 2 kept, 1 dropped (1 text is empty: row 2)"
+        in caplog.messages
+    )
 
 
 def test_one_row_cannot_be_split(tmp_path):
@@ -113,6 +116,19 @@ REAL = [
     ("ifeval/input_data.jsonl", "prompts", 541, {}),
     ("xstest/xstest_prompts.csv", "prompts", 450, {}),
     ("self_instruct/seed_tasks.jsonl", "prompts", 175, {}),
+    ("self_instruct/seed_tasks.jsonl", "sft", 175, {}),
+    ("self_instruct/user_oriented_instructions.jsonl", "sft", 252, {}),
+    ("tinyshakespeare/input.txt", "text", 299, {}),
+    (
+        "hh/harmless-1500.jsonl",
+        "kto",
+        2984,
+        {
+            "chosen and rejected answer different prompts": 1,
+            "empty reply": 4,
+            "user and assistant do not take turns": 3,
+        },
+    ),
 ]
 
 

@@ -4,12 +4,15 @@ import gzip
 import json
 import sys
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from datasets import Dataset
 
-from alignment.data.sources import load_source, own_test_split, split_documents
+from alignment.data.arguments import DataArguments
+from alignment.data.files import split_documents
+from alignment.data.load import load_splits
+from alignment.data.sources import load_source, own_test_split
 from alignment.errors import UserError
 
 ROWS = [{"question": "a\u2028b\x85", "answer": "é"}, {"question": "NA", "answer": "1"}]
@@ -136,7 +139,7 @@ def test_unreadable_files(tmp_path, name, text, message):
 
 def test_text_that_is_not_utf8(tmp_path):
     (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(UserError, match=r"(?s)Cannot read .*a.txt.*UTF-8"):
+    with pytest.raises(UserError, match=r"a.txt is not UTF-8 at line 1"):
         rows_of(tmp_path / "a.txt")
 
 
@@ -168,6 +171,56 @@ def test_a_folder_of_several_formats(tmp_path):
 def test_the_hub_cannot_be_reached():
     with pytest.raises(UserError, match=r"Cannot load the data set somebody/something from the hub"):
         load_source("somebody/something", kind="sft")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A data set of three files, 10 rows each, as if it were on the hub; `read` lists the files that were opened."""
+    import datasets
+    import huggingface_hub
+
+    read = []
+
+    def rows(files):
+        for file in files:
+            read.append(file)
+            for row in range(10):
+                yield {"question": f"{file} {row}", "answer": "é"}
+
+    def load(name, config, split, revision, streaming):
+        assert (name, config, split, revision, streaming) == ("some/data", None, "train", "abc", True)
+        return datasets.IterableDataset.from_generator(rows, gen_kwargs={"files": ["a", "b", "c"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", lambda name: SimpleNamespace(sha="abc"))
+    return read
+
+
+def test_streaming_reads_no_more_than_asked_for(hub):
+    first = load_source("some/data", kind="sft", streaming=True, max_rows=12)
+    assert [row["question"] for row in first] == [f"a {row}" for row in range(10)] + ["b 0", "b 1"]
+    assert first.cache_files and hub == ["a", "b"]
+    again = load_source("some/data", kind="sft", streaming=True, max_rows=12)
+    assert again.to_list() == first.to_list() and hub == ["a", "b"]
+    assert len(load_source("some/data", kind="sft", streaming=True)) == 30
+
+
+def test_streaming_goes_by_the_limits_on_samples(hub):
+    """17 rows for training, and 2 of 19 for validation."""
+    args = DataArguments("some/data", streaming=True, max_train_samples=17, eval_share=0.1)
+    splits = load_splits(args, "sft", seed=0)
+    assert (len(splits["train"]), len(splits["validation"])) == (17, 2) and hub == ["a", "b"]
+
+
+def test_streaming_offline():
+    with pytest.raises(UserError, match=r"Cannot load the data set somebody/something from the hub"):
+        load_source("somebody/something", kind="sft", streaming=True)
+
+
+def test_the_first_rows_of_any_source(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl")
+    assert rows_of(path, max_rows=1) == rows_of(path, max_rows=1, streaming=True) == ROWS[:1]
+    assert rows_of(path, max_rows=9) == ROWS
 
 
 @pytest.fixture
