@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -272,12 +273,17 @@ def word_hashes(text: str) -> np.ndarray:
 
 def sequences(words: np.ndarray, length: int) -> np.ndarray:
     """A hash for each run of `length` words. -> [words - length + 1], none where there are too few; uint64"""
-    count = max(len(words) - length + 1, 0) if length else 0
-    hashes = np.zeros(count, dtype=np.uint64)
-    for start in range(length):
-        hashes = (hashes + words[start : start + count] + np.uint64(1)) * MULTIPLIER
-        hashes ^= hashes >> np.uint64(29)
-    return hashes
+    of_length = dict(runs(words, length))
+    return of_length.get(length, np.zeros(0, dtype=np.uint64))
+
+
+def runs(words: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each length up to `longest`, a hash for each run of so many words. -> [words - length + 1], uint64"""
+    hashes = np.zeros(len(words), dtype=np.uint64)
+    for length in range(1, min(longest, len(words)) + 1):
+        hashes = (hashes[: len(words) - length + 1] + words[length - 1 :] + np.uint64(1)) * MULTIPLIER
+        hashes = hashes ^ (hashes >> np.uint64(29))
+        yield length, hashes
 
 
 # Decontamination ----------------------------------------------------------------------------------------------------
@@ -322,27 +328,36 @@ def index_items(suites: Mapping[str, Iterable[str]], ngram: int) -> Items:
 
 
 def without_items(texts: Iterable[str], items: Items) -> Filtered:
-    """Rows that hold no item; a row is counted under the suite of the first item found in it."""
-    filtered = Filtered()
-    for number, text in enumerate(texts):
-        owner = _first_item(word_hashes(text), items)
-        if owner is None:
-            filtered.kept.append(number)
-        else:
-            suite, item = items.texts[owner]
-            filtered.remove(number, f"holds an item of {suite}", partial("item {}".format, item))
+    """Rows that hold no item; a row that holds several is counted under the suite of the longest match."""
+    filtered, texts, first = Filtered(), iter(texts), 0
+    while batch := [word_hashes(text) for text in islice(texts, BATCH)]:
+        owners = _owners(batch, items)
+        for number in range(len(batch)):
+            if number in owners:
+                suite, item = items.texts[owners[number]]
+                filtered.remove(first + number, f"holds an item of {suite}", partial("item {}".format, item))
+            else:
+                filtered.kept.append(first + number)
+        first += len(batch)
     return filtered
 
 
-def _first_item(words: np.ndarray, items: Items) -> int | None:
-    for length in sorted(items.hashes, reverse=True):  # the longest match says most
-        known = items.hashes[length]
-        wanted = sequences(words, length)
-        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        hits = places[known[places] == wanted]
-        if len(hits):
-            return int(items.owners[length][hits].min())
-    return None
+def _owners(texts: Sequence[np.ndarray], items: Items) -> dict[int, int]:
+    """Number of a text that holds an item -> number of the first item among its longest matches."""
+    row = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
+    ends = np.cumsum([len(words) for words in texts])
+    owners: dict[int, int] = {}
+    for length, hashes in runs(np.concatenate(texts), max(items.hashes, default=0)):
+        if length not in items.hashes:
+            continue
+        known, start = items.hashes[length], np.arange(len(hashes))
+        places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        hits = (known[places] == hashes) & (start + length <= ends[row[: len(hashes)]])  # within one text
+        best: dict[int, int] = {}
+        for number, owner in zip(row[start[hits]].tolist(), items.owners[length][places[hits]].tolist(), strict=True):
+            best[number] = min(owner, best.get(number, owner))
+        owners |= best
+    return owners
 
 
 def quote(text: str) -> str:

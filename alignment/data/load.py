@@ -100,6 +100,9 @@ def filter_parts(
         texts = filters.Texts(canonical(parts, kind), kind, filters.whole_text)
         apply(filters.near_duplicates(texts, args.near_duplicate_threshold), parts, kind)
     if args.decontaminate:
+        missing = [suite for suite in args.decontaminate if suite not in avoid]
+        if missing:
+            raise ValueError(f"decontaminate: the texts of {', '.join(missing)} were not passed in")
         items = filters.index_items({suite: avoid[suite] for suite in args.decontaminate}, args.decontaminate_ngram)
         apply(
             filters.without_items(filters.Texts(canonical(parts, kind), kind, filters.whole_text), items), parts, kind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from alignment.data.account import Account
 from alignment.data.filters import Filtered, Texts, asked_key, asked_text, canonical_rows, without_keys, without_near
@@ -12,13 +11,10 @@ from alignment.data.parts import Part, apply, canonical
 from alignment.data.sources import is_tinyworld
 from alignment.errors import UserError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 def split_off(part: Part, kind: str, share: float, seed: int) -> Part:
     """Take a share of the rows out of `part`; rows that ask the same (or are the same text) stay on one side."""
-    train, validation = draw_groups(part.rows, kind, share, seed)
+    train, validation = draw_groups(part, kind, share, seed)
     source = part.account
     account = Account(source.source, source.source_split, "validation", len(validation), source.format)
     account.rows = len(validation)
@@ -28,14 +24,14 @@ def split_off(part: Part, kind: str, share: float, seed: int) -> Part:
     return taken
 
 
-def draw_groups(rows: Dataset, kind: str, share: float, seed: int) -> tuple[list[int], list[int]]:
+def draw_groups(part: Part, kind: str, share: float, seed: int) -> tuple[list[int], list[int]]:
     """The places of train and validation rows: `share` of the different things asked go to validation."""
-    keys = [asked_key(row, kind) for row in canonical_rows(rows, kind)]
+    keys = [asked_key(row, kind) for row in canonical_rows(part.rows, kind)]
     groups = list(dict.fromkeys(keys))
     if len(groups) < 2:
         raise UserError(
             "There are too few different rows to split some off for validation.",
-            got=f"{len(keys)} row(s), {len(groups)} different",
+            got=f"{len(keys)} row(s), {len(groups)} different; {part.account}",
             needed="2 or more",
             mend="set eval_share: 0, or name a dataset_test_split",
         )
