@@ -107,6 +107,24 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}))
 
 
+def item_texts(spec: str) -> list[str]:
+    """What a suite's items ask, in every format that it has, each text once: to keep it out of training data.
+
+    An item's text is its prompt (lm-eval's `doc_to_decontamination_query` where the task has one); where it has no
+    prompt or several, its choices, or else its target.
+    """
+    suites = [load_suite(spec, format) for format in suite_formats(spec)]
+    docs = ((task, doc) for suite in suites for task in suite.tasks.values() for doc in task.eval_docs)
+    return list(dict.fromkeys(text for task, doc in docs for text in _texts_of_item(task, doc)))
+
+
+def _texts_of_item(task: Task, doc: dict) -> list[str]:
+    text = task.doc_to_decontamination_query(doc) if task.should_decontaminate() else task.doc_to_text(doc)
+    if isinstance(text, str) and text.strip():
+        return [text]
+    return list(task.doc_to_choice(doc)) if task.config.doc_to_choice else [str(task.doc_to_target(doc))]
+
+
 def suite_digest(suite: Suite) -> str:
     """SHA-256 of all that defines the measurement: task settings, the files of their functions, and the data rows."""
     digest = hashlib.sha256()

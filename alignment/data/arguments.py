@@ -2,21 +2,109 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of rows: the recipe's `dataset_name`, or an entry of `datasets`.
+
+    Attributes:
+        name: as `dataset_name`.
+        config: the configuration of a hub data set.
+        split: the split to train on.
+        test_split: the split to validate on; None for the source's own, or else a share of `split`.
+        columns: {theirs: ours}, renamed first.
+        weight: this source's share of the mix, over the sum of all weights; None for all its rows.
+        max_rows: read the first so many rows alone.
+        epochs: a row stands in the mix at most so many times (0.5: half of the rows do).
+        streaming: download no more of a hub data set than max_rows.
+    """
+
+    name: str
+    config: str | None = None
+    split: str = "train"
+    test_split: str | None = None
+    columns: dict[str, str] | None = None
+    weight: float | None = None
+    max_rows: int | None = None
+    epochs: float = 1
+    streaming: bool = False
+
+    def __post_init__(self):
+        raise_all([*_wrong_texts(self), *_wrong_numbers(self)] or _same_split(self))
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.config}" if self.config else self.name
+
+
+def _wrong_texts(source: Source) -> list[UserError]:
+    values = {name: getattr(source, name) for name in ("name", "config", "split", "test_split")}
+    wrong = [name for name, value in values.items() if value is not None and not isinstance(value, str)]
+    wrong += [name for name in ("name", "split") if values[name] is None]
+    columns = source.columns or {}
+    if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
+        wrong.append("columns")
+    needed = {"columns": "a mapping {theirs: ours}"}
+    return [
+        UserError(
+            f"datasets: {name} cannot take this value.", got=getattr(source, name), needed=needed.get(name, "text")
+        )
+        for name in wrong
+    ]
+
+
+def _wrong_numbers(source: Source) -> list[UserError]:
+    errors = []
+    for name in ("weight", "max_rows", "epochs"):
+        value = getattr(source, name)
+        if value is None and name != "epochs":
+            continue
+        kinds = (int,) if name == "max_rows" else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < float("inf"):
+            needed = "a whole number of 1 or more" if name == "max_rows" else "a number above 0"
+            errors.append(UserError(f"datasets: {name} leaves no rows of {source.name}.", got=value, needed=needed))
+    return errors
+
+
+def _same_split(source: Source) -> list[UserError]:
+    if source.test_split != source.split:
+        return []
+    return [
+        UserError(
+            f"{source.name} would be validated on what it trains on.",
+            got=f"the split {source.split} for both",
+            needed="two different splits",
+            mend="leave the test split unset: the source's own is taken, or eval_share of the rows",
+        )
+    ]
 
 
 @dataclass
 class DataArguments:
     """Which rows a stage trains on, and which it validates on."""
 
-    dataset_name: str = field(
+    dataset_name: str | None = field(
+        default=None,
         metadata={
             "help": "A local file, folder or glob (jsonl, json, csv, tsv, txt, md, also .gz; parquet, arrow), "
             "tinyworld:NAME?option=value, python-sources:PACKAGE,... (no package: all that are installed), "
             "or the id of a data set on the hub."
-        }
+        },
+    )
+    datasets: list[dict[str, Any]] | None = field(
+        default=None,
+        metadata={
+            "help": "Several sources in place of dataset_name, each a mapping with `name` and, where wanted, config, "
+            "split, test_split, columns, weight (its share of the mix), max_rows (read the first so many), streaming "
+            "and epochs (how often a row may stand in the mix; default 1). With weights, the mix is as long as the "
+            "scarcest source allows; without, each source gives all its rows."
+        },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The configuration of a hub data set."})
     streaming: bool = field(
@@ -43,11 +131,153 @@ class DataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most so many rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on at most so many rows."})
+    deduplicate: Literal["none", "exact", "near"] = field(
+        default="none",
+        metadata={
+            "help": "Train on one of several rows that are the same but for white space (exact), or that also share "
+            "most of their five-word sequences (near). none keeps them all, and the log says how many there are."
+        },
+    )
+    near_duplicate_threshold: float = field(
+        default=0.8,
+        metadata={"help": "Near duplicates share at least so much of their five-word sequences (Jaccard similarity)."},
+    )
+    min_characters: int | None = field(
+        default=None,
+        metadata={"help": "Leave out training rows whose text, or whose conversation in all, is shorter."},
+    )
+    max_characters: int | None = field(
+        default=None,
+        metadata={"help": "Leave out training rows whose text, or whose conversation in all, is longer."},
+    )
+    decontaminate: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Leave out training rows that hold an item of these eval suites: suites' names, paths of lm-eval "
+            "YAML, or lm_eval:TASK."
+        },
+    )
+    decontaminate_ngram: int = field(
+        default=13,
+        metadata={"help": "So many words in a row in common make a hit; a shorter item is looked for as a whole."},
+    )
 
     def __post_init__(self):
-        if not 0 <= self.eval_share < 1:
-            raise UserError("eval_share is not a share.", got=self.eval_share, needed="0 or more, less than 1")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} leaves no rows.", got=value, needed="1 or more, or null for all rows")
+        raise_all([*_wrong_values(self), *_wrong_source(self)])
+        self.sources()
+
+    def sources(self) -> list[Source]:
+        """The sources that the keys name."""
+        if self.datasets is None:
+            return [
+                Source(
+                    self.dataset_name,
+                    self.dataset_config,
+                    self.dataset_train_split,
+                    self.dataset_test_split,
+                    self.columns,
+                    max_rows=self._rows_to_stream() if self.streaming else None,
+                    streaming=self.streaming,
+                )
+            ]
+        errors: list[UserError] = []
+        sources = []
+        for entry in self.datasets:
+            try:
+                sources.append(_read_entry(entry))
+            except UserError as error:
+                errors.append(error)
+        raise_all(errors or _wrong_mixture(sources))
+        return sources
+
+    def _rows_to_stream(self) -> int | None:
+        """How many training rows max_train_samples asks for, with those that are split off for validation."""
+        if self.max_train_samples is None:
+            return None
+        share = 0 if self.dataset_test_split else self.eval_share
+        return math.ceil(self.max_train_samples / (1 - share))
+
+    @property
+    def title(self) -> str:
+        """The names of the sources, for people."""
+        return ", ".join(str(source) for source in self.sources())
+
+
+def _wrong_values(args: DataArguments) -> list[UserError]:
+    errors = []
+    if not 0 <= args.eval_share < 1:
+        errors.append(
+            UserError("eval_share is not a share.", got=args.eval_share, needed="0 or more, less than 1"),
+        )
+    for name in ("max_train_samples", "max_eval_samples", "max_characters", "decontaminate_ngram"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            needed = "1 or more" + ("" if name == "decontaminate_ngram" else ", or null for all rows")
+            errors.append(UserError(f"{name} leaves no rows.", got=value, needed=needed))
+    if args.min_characters and args.max_characters and args.min_characters > args.max_characters:
+        got = f"min_characters={args.min_characters}, max_characters={args.max_characters}"
+        errors.append(UserError("The limits on characters leave no rows.", got=got, needed="min below max"))
+    if not 0 < args.near_duplicate_threshold <= 1:
+        got = args.near_duplicate_threshold
+        errors.append(UserError("near_duplicate_threshold is not a share.", got=got, needed="above 0, at most 1"))
+    return errors
+
+
+def _wrong_source(args: DataArguments) -> list[UserError]:
+    """Exactly one of dataset_name and datasets; what belongs to dataset_name is not given beside datasets."""
+    if (args.dataset_name is None) == (args.datasets is None):
+        got = "neither" if args.dataset_name is None else "both"
+        return [UserError("dataset_name or datasets says what to learn from.", got=got, needed="one of them")]
+    if args.datasets is None:
+        return []
+    if not args.datasets:
+        return [UserError("datasets names no source.", got=[], needed="a list of mappings, each with a `name`")]
+    defaults = {name: DataArguments.__dataclass_fields__[name].default for name in BESIDE_NAME}
+    return [
+        UserError(f"{name} belongs to dataset_name.", got=getattr(args, name), mend=f"datasets: [{{{key}: ...}}]")
+        for name, key in BESIDE_NAME.items()
+        if getattr(args, name) != defaults[name]
+    ]
+
+
+# Keys that go with dataset_name -> the key of an entry of `datasets` that means the same.
+BESIDE_NAME = {
+    "dataset_config": "config",
+    "dataset_train_split": "split",
+    "dataset_test_split": "test_split",
+    "columns": "columns",
+    "streaming": "streaming",
+}
+
+
+def _read_entry(entry: dict[str, Any]) -> Source:
+    known = [one.name for one in fields(Source)]
+    errors = []
+    for key in entry:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}"
+            errors.append(UserError(f"datasets: unknown key {key!r}.", got=f"{key}: {entry[key]}", mend=mend))
+    if "name" not in entry:
+        errors.append(UserError("datasets: a source has no name.", got=entry, needed="`name`, as dataset_name"))
+    raise_all(errors)
+    return Source(**entry)
+
+
+def _wrong_mixture(sources: list[Source]) -> list[UserError]:
+    errors = []
+    weights = [source.weight for source in sources]
+    if None in weights and set(weights) != {None}:
+        without = ", ".join(str(source) for source in sources if source.weight is None)
+        errors.append(
+            UserError(
+                "datasets: some sources have a weight and some have none.",
+                got=f"no weight for {without}",
+                needed="a weight for each, or for none",
+            )
+        )
+    places = [(source.name, source.config, source.split, source.columns) for source in sources]
+    for source in [source for number, source in enumerate(sources) if places[number] in places[:number]]:
+        mend = "one entry with a higher weight; `epochs` lets rows stand in the mix several times"
+        errors.append(UserError(f"datasets: {source} stands twice.", got=f"split {source.split}", mend=mend))
+    return errors

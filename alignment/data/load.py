@@ -1,19 +1,23 @@
-"""From data arguments to the canonical rows of a stage's train and validation splits."""
+"""From data arguments to the canonical rows of a stage's splits, with an account of every row."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alignment.data.arguments import DataArguments
-from alignment.data.formats import convert, recognise, rename_columns
+import numpy as np
+
+from alignment.data import filters, mixing
+from alignment.data.account import DataReport
+from alignment.data.arguments import DataArguments, Source
+from alignment.data.formats import recognise, rename_columns
+from alignment.data.parts import Part, apply, canonical, concatenated, read_part
 from alignment.data.python_sources import is_python_sources, parse_python_sources
 from alignment.data.sources import is_local, is_tinyworld, load_source, own_test_split, parse_tinyworld
-from alignment.errors import UserError
+from alignment.data.splits import clean, split_off
+from alignment.errors import UserError, raise_all
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -21,90 +25,210 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_splits(args: DataArguments, kind: str, seed: int, keep: Sequence[str] | None = ()) -> DatasetDict:
-    """The rows of `kind` as {train, validation}; no validation where `eval_share` is 0 and there is no test split.
+@dataclass
+class Prepared:
+    """A stage's rows, {train, validation, ...}, and what became of every row of its sources."""
 
-    The order of rows is the source's. A limit on samples takes the first ones.
+    splits: DatasetDict
+    report: DataReport
+
+
+def load_splits(
+    args: DataArguments,
+    kind: str,
+    seed: int,
+    keep: Sequence[str] | None = (),
+    avoid: Mapping[str, Sequence[str]] | None = None,
+) -> DatasetDict:
+    """The splits of `prepare`."""
+    return prepare(args, kind, seed, keep, avoid).splits
+
+
+def prepare(
+    args: DataArguments,
+    kind: str,
+    seed: int,
+    keep: Sequence[str] | None = (),
+    avoid: Mapping[str, Sequence[str]] | None = None,
+    held_out: Mapping[str, str] | None = None,
+) -> Prepared:
+    """The rows of `kind` as {train, validation, ...}; no validation where `eval_share` is 0 and there is no test split.
+
+    Training rows are filtered, then validation rows are split off where a source has none of its own, then training
+    rows that ask what a held-out row asks are left out. Of one source the order of rows is its own, and a limit on
+    samples takes the first ones; several are mixed (mixing.py).
+
+    Args:
+        seed: of the rows split off, and of the mix.
+        keep: columns that come along; None for all.
+        avoid: suite -> texts of its items, for each suite in `args.decontaminate`.
+        held_out: name of a further split -> the split of the source that it is; train is kept clean of it too.
+
+    Raises:
+        UserError: no rows are left; sources that cannot be read, or not be put together.
     """
     from datasets import DatasetDict
 
-    train = _load_split(args, args.dataset_train_split, kind, keep)
-    test_split = args.dataset_test_split or own_test_split(args.dataset_name)
-    if test_split:
-        splits = {"train": train, "validation": _load_split(args, test_split, kind, keep)}
-    elif args.eval_share:
-        splits = dict(zip(("train", "validation"), split_off(train, kind, args.eval_share, seed), strict=True))
+    sources = args.sources()
+    train = [read_part(source, source.split, "train", kind, keep) for source in sources]
+    notes = filter_parts(train, args, kind, avoid or {})
+    others = _held_out_parts(train, args, kind, seed, keep, held_out or {})
+    near = args.near_duplicate_threshold if args.deduplicate == "near" else None
+    notes += clean(train, [part for parts in others.values() for part in parts], kind, near)
+    if args.deduplicate == "none":
+        notes += _count_duplicates(train, kind)
+    splits = {"train": put_together(train, sources, ("max_train_samples", args.max_train_samples), seed)}
+    for name, parts in others.items():
+        limit = args.max_eval_samples if name == "validation" else None
+        splits[name] = put_together(parts, [], ("max_eval_samples", limit), seed)
+    report = DataReport(kind, [part.account for parts in (train, *others.values()) for part in parts], notes)
+    for line in (*report.accounts, *notes):
+        logger.info("%s", line)
+    return Prepared(DatasetDict(splits), report)
+
+
+def filter_parts(
+    parts: Sequence[Part], args: DataArguments, kind: str, avoid: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Leave out the training rows that the recipe's filters name; what else is worth telling comes back."""
+    notes = []
+    if args.min_characters or args.max_characters:
+        lengths = filters.row_lengths(canonical(parts, kind), kind)
+        apply(filters.by_length(lengths, args.min_characters, args.max_characters), parts, kind)
+    if args.deduplicate != "none":
+        apply(filters.exact_duplicates(_row_keys(parts, kind)), parts, kind)
+    if args.deduplicate == "near":
+        texts = filters.Texts(canonical(parts, kind), kind, filters.whole_text)
+        apply(filters.near_duplicates(texts, args.near_duplicate_threshold), parts, kind)
+    if args.decontaminate:
+        missing = [suite for suite in args.decontaminate if suite not in avoid]
+        if missing:
+            raise ValueError(f"decontaminate: the texts of {', '.join(missing)} were not passed in")
+        items = filters.index_items({suite: avoid[suite] for suite in args.decontaminate}, args.decontaminate_ngram)
+        apply(
+            filters.without_items(filters.Texts(canonical(parts, kind), kind, filters.whole_text), items), parts, kind
+        )
+        shortest = filters.SHORTEST_ITEM
+        notes += [
+            f"decontaminate: {count} items of {suite} have fewer than {shortest} words and were not looked for"
+            for suite, count in items.unsearched.items()
+        ]
+    return notes
+
+
+def _row_keys(parts: Sequence[Part], kind: str) -> Iterator[bytes]:
+    return (filters.row_key(row, kind) for row in filters.canonical_rows(canonical(parts, kind), kind))
+
+
+def _held_out_parts(
+    train: Sequence[Part],
+    args: DataArguments,
+    kind: str,
+    seed: int,
+    keep: Sequence[str] | None,
+    held_out: Mapping[str, str],
+) -> dict[str, list[Part]]:
+    """Of each source its own test split or a share of its training rows, which are taken out of `train`."""
+    parts: dict[str, list[Part]] = {}
+    for source, part in zip(args.sources(), train, strict=True):
+        own = source.test_split or own_test_split(source.name)
+        if own and own != source.split:
+            limit = args.max_eval_samples
+            parts.setdefault("validation", []).append(read_part(source, own, "validation", kind, keep, limit))
+        elif args.eval_share:
+            parts.setdefault("validation", []).append(split_off(part, kind, args.eval_share, seed))
+        for name, split in held_out.items():
+            parts.setdefault(name, []).append(read_part(source, split, name, kind, keep))
+    return parts
+
+
+def _count_duplicates(parts: Sequence[Part], kind: str) -> list[str]:
+    """Put into the accounts how many rows are there twice; a sentence where there are some."""
+    filtered, first = filters.exact_duplicates(_row_keys(parts, kind)), 0
+    for part in parts:
+        part.account.duplicates = sum(first <= number < first + len(part.rows) for number in filtered.removed)
+        first += len(part.rows)
+    if not filtered.removed:
+        return []
+    total = sum(len(part.rows) for part in parts)
+    return [
+        f"{len(filtered.removed)} of {total} training rows are the same as an earlier one; "
+        "`deduplicate: exact` leaves them out"
+    ]
+
+
+def put_together(parts: Sequence[Part], sources: Sequence[Source], limit: tuple[str, int | None], seed: int) -> Dataset:
+    """One split's rows: a single part in its own order, several mixed, and no more than the limit.
+
+    Args:
+        sources: say how training rows are mixed; none: every row, in a mixed order.
+        limit: the recipe key, and what it allows.
+    """
+    for part in parts:
+        if not len(part.rows):
+            raise UserError(f"No {part.account.split} row is left.", got=str(part.account), needed="at least one")
+    if len(parts) == 1 and all(source.epochs == 1 for source in sources):
+        picked = range(len(parts[0].rows))
     else:
-        splits = {"train": train}
-    limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
-    return DatasetDict({name: _first(rows, limits[name]) for name, rows in splits.items()})
+        sizes = [len(part.rows) for part in parts]
+        picked = mixing.order(sizes, _drawn(parts, sizes, sources), seed)
+    taken = picked[: limit[1]]
+    _settle(parts, np.asarray(picked), np.asarray(taken), limit[0])
+    rows = concatenated(parts)
+    return rows if isinstance(taken, range) and len(taken) == len(rows) else rows.select(taken)
+
+
+def _drawn(parts: Sequence[Part], sizes: list[int], sources: Sequence[Source]) -> list[int]:
+    """How many rows each part gives to the mix."""
+    if not sources:
+        return sizes
+    epochs, weights = [source.epochs for source in sources], [source.weight for source in sources]
+    if None in weights:
+        return mixing.counts(sizes, None, epochs)
+    for part, weight in zip(parts, weights, strict=True):
+        part.account.share = weight / sum(weights)
+    drawn, last = mixing.counts(sizes, weights, epochs), mixing.scarcest(sizes, weights, epochs)
+    logger.info(
+        "the mix has %d rows: %s, the scarcest for its weight, gives %d (%d rows, epochs: %s)",
+        *(sum(drawn), sources[last], drawn[last], sizes[last], epochs[last]),
+    )
+    return drawn
+
+
+def _settle(parts: Sequence[Part], picked: np.ndarray, taken: np.ndarray, limit: str) -> None:
+    """Put into the accounts what was not drawn, what the limit cut off, and what is there several times."""
+    first = 0
+    for part in parts:
+        account, past = part.account, first + len(part.rows)
+        mine = [numbers[(numbers >= first) & (numbers < past)] for numbers in (picked, taken)]
+        drawn, kept = (len(np.unique(numbers)) for numbers in mine)
+        account.remove("not drawn for the mix", len(part.rows) - drawn)
+        account.remove(f"beyond {limit}", drawn - kept)
+        account.rows, account.repeated = len(mine[1]), len(mine[1]) - kept
+        first = past
 
 
 def check_source(args: DataArguments, kind: str) -> None:
-    """Raise for what can be known of a source without a look at the hub: missing files, unreadable rows, columns.
+    """Raise for what can be known of the sources without a look at the hub: missing files, unreadable rows, columns.
 
     Called before a stage runs, so that a mistake costs nothing. Local files are read; of tinyworld only the name and
     the options are.
     """
-    if is_tinyworld(args.dataset_name):
-        parse_tinyworld(args.dataset_name, kind)
-    elif is_python_sources(args.dataset_name):
-        parse_python_sources(args.dataset_name, kind)
-    elif is_local(args.dataset_name):
-        rows = load_source(args.dataset_name, split=args.dataset_train_split, kind=kind)
-        columns = args.columns or {}
+    errors: list[UserError] = []
+    for source in args.sources():
+        try:
+            _check_one(source, kind)
+        except UserError as error:
+            errors.append(error)
+    raise_all(errors)
+
+
+def _check_one(source: Source, kind: str) -> None:
+    if is_tinyworld(source.name):
+        parse_tinyworld(source.name, kind)
+    elif is_python_sources(source.name):
+        parse_python_sources(source.name, kind)
+    elif is_local(source.name):
+        rows = load_source(source.name, split=source.split, kind=kind)
+        columns = source.columns or {}
         recognise(rename_columns(rows, columns).column_names, kind, mapped=columns.values())
-
-
-def split_off(rows: Dataset, kind: str, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Train and validation rows; rows with the same prompt (or text) stay on one side, so nothing leaks."""
-    keys = [_split_key(row, kind) for row in rows]
-    groups = list(dict.fromkeys(keys))
-    if len(groups) < 2:
-        raise UserError(
-            "There are too few different rows to split some off for validation.",
-            got=f"{len(keys)} row(s), {len(groups)} different",
-            needed="2 or more",
-            mend="set eval_share: 0, or name a dataset_test_split",
-        )
-    size = min(max(1, round(share * len(groups))), len(groups) - 1)
-    held_out = set(random.Random(seed).sample(groups, size))
-    train = [index for index, key in enumerate(keys) if key not in held_out]
-    validation = [index for index, key in enumerate(keys) if key in held_out]
-    logger.info("split off %d of %d rows for validation (seed %d)", len(validation), len(keys), seed)
-    return rows.select(train), rows.select(validation)
-
-
-def _split_key(row: dict, kind: str) -> str:
-    """What two rows must not share across the splits: the text, or the conversation up to the last reply."""
-    if kind == "text":
-        return row["text"]
-    return json.dumps(row["messages"][:-1] if kind == "sft" else row["prompt"])
-
-
-def _load_split(args: DataArguments, split: str, kind: str, keep: Sequence[str] | None) -> Dataset:
-    source = load_source(
-        args.dataset_name,
-        config=args.dataset_config,
-        split=split,
-        kind=kind,
-        streaming=args.streaming,
-        max_rows=_rows_to_stream(args, split) if args.streaming else None,
-    )
-    rows, report = convert(source, kind, columns=args.columns, keep=keep)
-    logger.info("%s, split %s: %s", args.dataset_name, split, report)
-    return rows
-
-
-def _rows_to_stream(args: DataArguments, split: str) -> int | None:
-    """How many rows of a split a limit on samples asks for, with those that are split off for validation."""
-    if split != args.dataset_train_split:
-        return args.max_eval_samples
-    if args.max_train_samples is None:
-        return None
-    share = 0 if args.dataset_test_split else args.eval_share
-    return math.ceil(args.max_train_samples / (1 - share))
-
-
-def _first(rows: Dataset, limit: int | None) -> Dataset:
-    return rows if limit is None else rows.select(range(min(limit, len(rows))))

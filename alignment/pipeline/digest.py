@@ -42,15 +42,16 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
     """Digests of the local files that a recipe names: data sets, and single files (`FILE` or `FILE:name`) anywhere."""
     digests = {}
     for key, text in strings(recipe):
-        if key.endswith("dataset_name") and is_tinyworld(text):
+        names_data = key.endswith("dataset_name") or key == "datasets.name"
+        if names_data and is_tinyworld(text):
             # Its rows follow from its code and tables: what is generated now may differ from what was.
             files = sorted(Path(tinyworld.__file__).parent.iterdir())
             made_by = [file for file in files if file.suffix in (".py", ".yaml")]
             digests[text] = digest_value([[file.name, digest_file(file)] for file in made_by])
-        elif key.endswith("dataset_name") and is_python_sources(text):
+        elif names_data and is_python_sources(text):
             wanted = parse_python_sources(text, "text")
             digests[text] = digest_value([wanted.docstrings, installed_versions(wanted.packages)])
-        elif key.endswith("dataset_name") and is_local(text):
+        elif names_data and is_local(text):
             digests[text] = digest_value([[str(file), digest_file(file)] for file in local_files(text)])
         elif "\n" not in text and len(text) < LONGEST_PATH:
             file = next((Path(name) for name in (text, text.rpartition(":")[0]) if name and Path(name).is_file()), None)

@@ -4,17 +4,21 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from datasets import DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from alignment.data.arguments import DataArguments
+from alignment.data.load import prepare
 from alignment.errors import UserError
 from alignment.models.loading import is_adapter, load_config
 from alignment.stages.card import write_card
+from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +104,29 @@ def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
     stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
     return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
+
+
+def load_data(
+    data: DataArguments,
+    kind: str,
+    seed: int,
+    stage_dir: Path,
+    *,
+    keep: Sequence[str] | None = (),
+    held_out: Mapping[str, str] | None = None,
+    account: str = "data.json",
+) -> DatasetDict:
+    """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
+    prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
+    stage_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    (stage_dir / account).write_text(text, encoding="utf-8")
+    return prepared.splits
+
+
+def eval_texts(data: DataArguments) -> dict[str, list[str]]:
+    """The items of each suite that training is to be kept clean of."""
+    return {suite: item_texts(suite) for suite in data.decontaminate}
 
 
 def require_context(checkpoint: str, max_length: int | None) -> None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from alignment.data.arguments import DataArguments
-from alignment.data.load import load_splits
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
 from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, require_context, start, train
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 
@@ -34,7 +33,8 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
     model = load_trainable(checkpoint, "causal-lm")
-    splits = load_splits(data, DATA_KIND, args.seed).select_columns(["prompt", "chosen", "rejected"])
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir)
+    splits = splits.select_columns(["prompt", "chosen", "rejected"])
     # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
     reference = None if model_args.use_peft or is_adapter(checkpoint) else load_trainable(checkpoint, "causal-lm")
     trainer = DPOTrainer(
@@ -57,7 +57,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         clock,
         method="dpo",
         parents={"model_name_or_path": checkpoint},
-        data=data.dataset_name,
+        data=data.title,
         counted=counted,
         tokens=tokens,
         metrics=metrics,

@@ -12,7 +12,7 @@ from alignment.data.load import load_splits
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, start, train
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
@@ -95,7 +95,7 @@ def run(
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
         rewards.insert(0, sources.reward_model_path)
-    splits = load_splits(data, DATA_KIND, args.seed, keep=None)
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=None)
     splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length)
     trainer = PPOTrainer(
         model=model,
@@ -122,7 +122,7 @@ def run(
         clock,
         method="ppo",
         parents=parents,
-        data=data.dataset_name,
+        data=data.title,
         counted=counted,
         tokens=tokens,
         metrics=metrics,

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, fields
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
 
 from alignment.data.arguments import DataArguments
-from alignment.data.load import load_splits
 from alignment.data.packing import pack, tokenize_documents
 from alignment.errors import UserError, raise_all
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
-from alignment.stages.common import StageResult, count_parameters, finish, start, train
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
@@ -71,7 +70,7 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
     length = args.max_length or tokenizer.model_max_length
     model = make_model(model_args, tokenizer, length)
-    splits = load_splits(data, DATA_KIND, args.seed)
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir)
     rows = {
         name: pack(tokenize_documents(split, tokenizer), length, tokenizer.pad_token_id)[0]
         for name, split in splits.items()
@@ -99,7 +98,7 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
         clock,
         method="pretrain",
         parents=parents,
-        data=data.dataset_name,
+        data=data.title,
         counted=counted,
         tokens=tokens,
         metrics=metrics,

@@ -1,14 +1,14 @@
 """The reward stage: TRL's RewardTrainer on preference pairs, and a card of how well the model ranks held-out pairs."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from alignment.data.arguments import DataArguments
-from alignment.data.load import load_splits
+from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, require_context, start, train
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -29,6 +29,21 @@ class RewardArguments(DataArguments):
         default=0.1, metadata={"help": "Where gold rewards are known, pairs closer than this are not judged."}
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dataset_card_split and self.datasets is not None:
+            raise UserError(
+                "dataset_card_split belongs to dataset_name",
+                got="datasets",
+                mend="leave it out: the model is judged on the validation rows of every source",
+            )
+        if self.dataset_card_split == self.dataset_train_split:
+            raise UserError(
+                "the reward model would be judged on what it trains on",
+                got=f"the split {self.dataset_card_split} for both",
+                needed="two different splits",
+            )
+
 
 @dataclass
 class RewardRecipe(HardwareDefaults, RewardConfig):
@@ -48,11 +63,9 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification")
     model.config.pad_token_id = tokenizer.pad_token_id
-    splits = load_splits(data, DATA_KIND, args.seed, keep=GOLD_COLUMNS)
-    judged = splits.get("validation")
-    if data.dataset_card_split:
-        held_out = replace(data, dataset_train_split=data.dataset_card_split, max_train_samples=None, eval_share=0)
-        judged = load_splits(held_out, DATA_KIND, args.seed, keep=GOLD_COLUMNS)["train"]
+    held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=GOLD_COLUMNS, held_out=held_out)
+    judged = splits.get("card", splits.get("validation"))
     trainer = RewardTrainer(
         model=model,
         args=args,
@@ -74,7 +87,7 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
         clock,
         method="reward",
         parents={"model_name_or_path": model_args.model_name_or_path},
-        data=data.dataset_name,
+        data=data.title,
         counted=counted,
         tokens=tokens,
         metrics=metrics,

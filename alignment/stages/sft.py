@@ -2,18 +2,18 @@
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from alignment.data.arguments import DataArguments
-from alignment.data.load import load_splits
 from alignment.data.packing import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, require_context, start, train
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
@@ -55,7 +55,7 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm")
-    splits = load_splits(data, DATA_KIND, args.seed).select_columns(["messages"])
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
         model=model,
         args=args,
@@ -67,7 +67,7 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     )
     expose_head_bias(trainer.model)
     if args.replay_dataset_name:
-        trainer.train_dataset = with_replay(trainer.train_dataset, args, tokenizer)
+        trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
     # Generation has to stop where a reply ends, not only where a document does.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     counted = count_parameters(trainer.model)
@@ -79,22 +79,35 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         clock,
         method="sft",
         parents=parents,
-        data=data.dataset_name,
+        data=data.title,
         counted=counted,
         tokens=tokens,
         metrics=metrics,
     )
 
 
-def with_replay(conversations: Dataset, args: SFTRecipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def with_replay(
+    conversations: Dataset,
+    args: SFTRecipe,
+    data: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    stage_dir: Path,
+) -> Dataset:
     """The trainer's tokenized conversations and, for each, `replay_ratio` documents, learned in full.
 
     Fine-tuning a small model on replies alone overwrites what pretraining put in; going on with some of the old data
-    keeps it (Ouyang et al. 2022, PPO-ptx; Ibrahim et al. 2024, arXiv 2403.08763).
+    keeps it (Ouyang et al. 2022, PPO-ptx; Ibrahim et al. 2024, arXiv 2403.08763). The documents are kept clean of the
+    same eval suites.
     """
     conversations = conversations.select_columns(["input_ids", "labels"])
     wanted = round(args.replay_ratio * len(conversations))
-    texts = load_splits(DataArguments(args.replay_dataset_name, max_train_samples=wanted), "text", args.seed)["train"]
+    replayed = DataArguments(
+        args.replay_dataset_name,
+        max_train_samples=wanted,
+        decontaminate=data.decontaminate,
+        decontaminate_ngram=data.decontaminate_ngram,
+    )
+    texts = load_data(replayed, "text", args.seed, stage_dir, account="data-replay.json")["train"]
     ids = [document[: args.max_length].tolist() for document in tokenize_documents(texts, tokenizer)]
     replay = Dataset.from_dict({"input_ids": ids, "labels": ids}, features=conversations.features)
     logger.info("%d conversations, and %d documents of %s", len(conversations), len(ids), args.replay_dataset_name)

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.data.arguments import DataArguments
-from alignment.data.load import load_splits
-from alignment.stages.common import StageClock, StageResult
+from alignment.stages.common import StageClock, StageResult, load_data
 from alignment.tokenization.train import train_tokenizer
 
 PARENTS: dict[str, str] = {}
@@ -28,7 +27,7 @@ CONFIGS = (TokenizerArguments, DataArguments)
 
 def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
     clock, stage_dir = StageClock(), Path(args.output_dir)
-    texts = load_splits(data, DATA_KIND, seed=0)
+    texts = load_data(data, DATA_KIND, 0, stage_dir)
     tokenizer = train_tokenizer(iter(texts["train"]["text"]), args.vocab_size, args.model_max_length)
     checkpoint = stage_dir / "checkpoint"
     tokenizer.save_pretrained(checkpoint)

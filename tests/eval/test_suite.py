@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import UserError
-from eval.suite import list_suites, load_suite, suite_digest, suite_formats, suite_name
+from eval.suite import item_texts, list_suites, load_suite, suite_digest, suite_formats, suite_name
+from eval.suites.tinyworld.hooks import load_documents, load_items
 
 MULTIPLE_CHOICE = """task: choices
 custom_dataset: !function rows.load
@@ -124,3 +125,32 @@ def test_a_format_that_a_suite_has_not():
 def test_suite_in_at_most_twenty_lines(suite):
     assert len(Path(suite).read_text().splitlines()) <= 20
     assert json.loads(Path(suite).with_name("rows.jsonl").read_text().splitlines()[0])
+
+
+def test_item_texts_are_the_prompts_of_every_format():
+    texts = item_texts("tinyworld")
+    asked = load_items()["items"]["prompt"]
+    assert set(texts) == {*asked, *(f"Question: {prompt}\nAnswer:" for prompt in asked)}
+    assert len(texts) == len(set(texts))
+
+
+def test_item_texts_of_scored_texts_are_the_texts():
+    documents = [row["text"] for quality in ("clean", "rude") for row in load_documents(quality)["items"]]
+    assert set(documents) <= set(item_texts("tinyworld_bpb"))
+
+
+def test_item_texts_of_choices_without_a_prompt_are_the_choices(tmp_path):
+    rows = [{"good": "A dog barks.", "bad": "A dog bark."}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "pairs",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "",
+        "doc_to_target": 0,
+        "doc_to_choice": "{{[good, bad]}}",
+    }
+    (tmp_path / "pairs.yaml").write_text(json.dumps(task))
+    assert item_texts(str(tmp_path / "pairs.yaml")) == ["A dog barks.", "A dog bark."]
