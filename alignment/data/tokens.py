@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TEXTS_A_BATCH = 1000
+TEXTS_A_READ = 100
+# Tokenized at once. A batch of texts, however long, thus takes about 100 MB at most: encodings are 90 bytes a token.
+BATCH_CHARACTERS = 2**20
 FORMAT = 1  # of the shards; part of the key
 SUMMARY = "tokens.json"
 # What a tokenizer may treat in its own way, from which it is seen whether its backend alone gives the same ids.
@@ -78,15 +80,14 @@ def tokenize(
     require_eos(tokenizer)
     key = digest(FORMAT, text_key(dataset), tokenizer_key(tokenizer))
     folder = cache_root(cache_dir) / f"tokens-{key}"
-    batches = (batch["text"] for batch in dataset.select_columns(["text"]).iter(TEXTS_A_BATCH))
-    cached = cached_folder(folder, lambda partial: write_tokens(batches, tokenizer, partial))
+    cached = cached_folder(folder, lambda partial: write_tokens(texts_of(dataset), tokenizer, partial))
     tokenized = TokenizedDocuments.read(folder)
-    logger.info("%s: %s %s", tokenized, "taken from the cache," if cached else "written to", folder)
+    logger.info("%s %s: %s", "token ids taken from the cache" if cached else "tokenized into", folder, tokenized)
     return tokenized
 
 
-def write_tokens(batches: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, folder: Path) -> TokenizedDocuments:
-    """Tokenize batches of texts into shards in `folder`; only a few batches are in memory at a time."""
+def write_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, folder: Path) -> TokenizedDocuments:
+    """Tokenize texts into shards in `folder`, holding a few batches of them in memory."""
     import pyarrow as pa
 
     encode = ended(make_encoder(tokenizer), require_eos(tokenizer))
@@ -97,7 +98,7 @@ def write_tokens(batches: Iterable[list[str]], tokenizer: PreTrainedTokenizerBas
 
     def counted() -> Iterator[pa.RecordBatch]:
         # A tokenizer in Python has one thread. Two batches at a time leave no core idle while ids become arrays.
-        for batch, text_bytes in in_order(encoded, batches, threads=2 if tokenizer.is_fast else 1):
+        for batch, text_bytes in in_order(encoded, batched(texts), threads=2 if tokenizer.is_fast else 1):
             counts["documents"] += len(batch)
             counts["tokens"] += len(batch.column("input_ids").values)
             counts["text_bytes"] += text_bytes
@@ -111,8 +112,26 @@ def write_tokens(batches: Iterable[list[str]], tokenizer: PreTrainedTokenizerBas
 def tokenize_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
     """The same ids as `tokenize` gives, in memory: for a few documents."""
     encode = ended(make_encoder(tokenizer), require_eos(tokenizer))
-    batches = dataset.select_columns(["text"]).iter(TEXTS_A_BATCH)
-    return [np.asarray(ids, dtype=np.int32) for batch in batches for ids in encode(batch["text"])]
+    return [np.asarray(ids, dtype=np.int32) for batch in batched(texts_of(dataset)) for ids in encode(batch)]
+
+
+def texts_of(dataset: Dataset) -> Iterator[str]:
+    for rows in dataset.select_columns(["text"]).iter(TEXTS_A_READ):
+        yield from rows["text"]
+
+
+def batched(texts: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
+    """Lists of texts of `characters` together, or of one text more; the last may have fewer."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 # Encoding -----------------------------------------------------------------------------------------------------------
@@ -203,7 +222,7 @@ def text_key(dataset: Dataset) -> str:
     import pyarrow.compute as pc
 
     seen = hashlib.blake2b(digest_size=16)
-    for table in dataset.select_columns(["text"]).with_format("arrow").iter(TEXTS_A_BATCH):
+    for table in dataset.select_columns(["text"]).with_format("arrow").iter(TEXTS_A_READ):
         column = table["text"].cast(pa.large_binary())
         seen.update(pc.binary_length(column).to_numpy().tobytes())
         for chunk in column.chunks:

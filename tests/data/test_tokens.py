@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from alignment.data.shards import cached_folder, write_shards
-from alignment.data.tokens import in_order, make_encoder, text_key, tokenize, tokenize_documents, tokenizer_key
+from alignment.data.tokens import batched, in_order, make_encoder, text_key, tokenize, tokenize_documents, tokenizer_key
 from alignment.errors import UserError
 from alignment.tokenization import train_tokenizer
 
@@ -58,7 +58,7 @@ def test_each_document_begins_and_ends_with_endoftext(cache, tokenizer):
 
 
 def test_ids_are_those_of_the_tokenizers_own_call_on_disk_and_in_memory(cache, tokenizer):
-    texts = TEXTS * 500  # more than a batch, in shards of several record batches
+    texts = TEXTS * 500
     called = tokenizer(texts, split_special_tokens=True, verbose=False)["input_ids"]
     expected = [ids if ids[-1] == 0 else [*ids, 0] for ids in called]  # 0, where a text is empty: it begins with EOS
     documents, _ = cache(rows(texts), tokenizer)
@@ -122,6 +122,11 @@ def test_a_tokenizer_without_eos_is_refused(cache, tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS token"):
         cache(rows(["the cat"]), tokenizer)
+
+
+def test_batches_are_limited_by_their_text():
+    texts = ["a" * length for length in (3, 3, 0, 9, 1, 1)]
+    assert [[len(text) for text in batch] for batch in batched(texts, 5)] == [[3, 3], [0, 9], [1, 1]]
 
 
 def test_batches_come_in_order_and_their_errors_come_through():
@@ -256,9 +261,9 @@ def test_a_full_disk_and_a_folder_that_cannot_be_are_users_errors(tmp_path):
 
 
 def test_many_batches_go_to_several_shards_and_come_back_in_order(cache, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("alignment.data.shards.SHARD_BYTES", 10_000)
-    texts = [f"the cat {number}" for number in range(4500)]
+    monkeypatch.setattr("alignment.data.shards.SHARD_BYTES", 2_000_000)
+    texts = [f"the cat {number}" + " the mat" * 300 for number in range(1200)]  # 3 batches
     documents, _ = cache(rows(texts), tokenizer)
-    assert len(list(documents.folder.glob("*.arrow"))) == 5
+    assert len(list(documents.folder.glob("*.arrow"))) == 2
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in documents] == texts
     assert write_shards(iter([]), tmp_path) is None and not list(tmp_path.glob("*.arrow"))
