@@ -17,6 +17,7 @@ RESULTS
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -134,7 +135,8 @@ def run(contender: str, corpus: Path, tokenizer: Path) -> dict:
     with TemporaryDirectory(dir=corpus.parent) as cache:
         options = {"contender": contender, "corpus": corpus, "tokenizer": tokenizer, "cache": cache}
         words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+        environment = os.environ | {"HF_DATASETS_CACHE": cache}
+        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{contender} failed:\n{done.stderr[-3000:]}")
     row = json.loads(done.stdout.splitlines()[-1])
