@@ -1,11 +1,15 @@
-"""What all tests share: no network, one thread a process, and where real data files are."""
+"""What all tests share: no network, one thread a process, a cache of their own, and where real data files are."""
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+# Rows that a test tokenizes or maps are gone with it; a cache that was filled before could hide a fault.
+DATASETS_CACHE = TemporaryDirectory(prefix="datasets-cache-")
+os.environ["HF_DATASETS_CACHE"] = DATASETS_CACHE.name
 
 
 @pytest.fixture(scope="session")

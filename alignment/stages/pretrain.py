@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
 
 from alignment.data.arguments import DataArguments
-from alignment.data.packing import pack, tokenize_documents
+from alignment.data.packing import pack
+from alignment.data.tokens import tokenize
 from alignment.errors import UserError, raise_all
+from alignment.models.documents import require_documents_apart
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
@@ -64,24 +66,29 @@ class PretrainRecipe(HardwareDefaults, PretrainConfig):
 CONFIGS = (PretrainArguments, DataArguments, PretrainRecipe)
 
 
+def check(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> None:
+    if model_args.model_name_or_path:
+        require_documents_apart(model_args.model_name_or_path, mend="start from a model that does")
+
+
 def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> StageResult:
     stage_dir, writer, clock = start(args)
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
     length = args.max_length or tokenizer.model_max_length
+    # Any id will do where a tokenizer has none to pad with: padding has no labels, and no document sees it.
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     model = make_model(model_args, tokenizer, length)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir)
-    rows = {
-        name: pack(tokenize_documents(split, tokenizer), length, tokenizer.pad_token_id)[0]
-        for name, split in splits.items()
-    }
-    held_out = splits.get("validation")
+    with args.main_process_first(desc="tokenize and pack"):  # the other processes take the rows from the cache
+        documents = {name: tokenize(split, tokenizer) for name, split in splits.items()}
+        rows = {name: pack(split, length, pad_id) for name, split in documents.items()}
     trainer = PretrainTrainer(
         model=model,
         args=args,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
-        eval_bytes=sum(len(text.encode()) for text in held_out["text"]) if held_out else None,
+        eval_bytes=documents["validation"].text_bytes if "validation" in documents else None,
         data_collator=default_data_collator,
         processing_class=tokenizer,
         callbacks=[writer],

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from alignment.data.arguments import DataArguments
-from alignment.data.packing import tokenize_documents
+from alignment.data.tokens import tokenize_documents
 from alignment.errors import UserError
+from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
@@ -49,27 +50,17 @@ CONFIGS = (SFTRecipe, DataArguments, ModelConfig)
 def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None:
     require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
+    if args.packing and args.packing_strategy == "wrapped":
+        logger.warning(
+            "packing_strategy: wrapped cuts conversations anywhere and lets them read each other; bfd does not"
+        )
+    elif args.packing or args.padding_free:
+        require_documents_apart(model_args.model_name_or_path, mend="packing: false, and padding_free: false")
 
 
 def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
-    tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm")
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer],
-    )
-    expose_head_bias(trainer.model)
-    if args.replay_dataset_name:
-        trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
-    # Generation has to stop where a reply ends, not only where a document does.
-    trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
+    trainer = make_trainer(args, data, model_args, stage_dir, writer)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
@@ -84,6 +75,30 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         tokens=tokens,
         metrics=metrics,
     )
+
+
+def make_trainer(
+    args: SFTRecipe, data: DataArguments, model_args: ModelConfig, stage_dir: Path, *callbacks: TrainerCallback
+) -> SFTTrainer:
+    """TRL's trainer with model, tokenizer and rows, ready to train."""
+    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    model = load_trainable(model_args.model_name_or_path, "causal-lm")
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
+        callbacks=list(callbacks),
+    )
+    expose_head_bias(trainer.model)
+    if args.replay_dataset_name:
+        trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
+    # Generation has to stop where a reply ends, not only where a document does.
+    trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
+    return trainer
 
 
 def with_replay(

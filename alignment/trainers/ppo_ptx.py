@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from alignment.data.tokens import ended, make_encoder, require_eos
 from alignment.errors import UserError
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import keyed_generator
@@ -15,7 +16,8 @@ class PretrainingTexts:
     """Micro-batches of texts, drawn by a key."""
 
     def __init__(self, dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig):
-        self.dataset, self.tokenizer = dataset, tokenizer
+        self.dataset, self.end = dataset, require_eos(tokenizer)
+        self.encode = ended(make_encoder(tokenizer), self.end)
         self.batch_size, self.max_length = args.per_device_train_batch_size, args.ptx_max_length
 
     @classmethod
@@ -36,8 +38,10 @@ class PretrainingTexts:
         """Token ids, mask and labels of texts drawn with replacement; each ends with the end-of-sequence token."""
         rows = torch.randint(len(self.dataset), (self.batch_size,), generator=keyed_generator(*key)).tolist()
         texts = [self.dataset[row]["text"] for row in rows]
-        end, cut = self.tokenizer.eos_token_id, self.max_length - 1
-        ids = [[*ids[:cut], end] for ids in self.tokenizer(texts)["input_ids"]]
+        ids = [
+            row if len(row) <= self.max_length else [*row[: self.max_length - 1], self.end]
+            for row in self.encode(texts)
+        ]
         width = max(map(len, ids))
         input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
         lengths = torch.tensor([len(row) for row in ids], device=device)
