@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = list[dict[str, str]]
+# Rows longer than the context are what is looked for: no warning about each.
+TOKENIZE = {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Refused:
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None):
     """The ids of a conversation, as every trainer makes them."""
     return list(
-        tokenizer.apply_chat_template(
-            messages, add_generation_prompt=prompt, chat_template=template, tokenize=True, return_dict=True
-        )["input_ids"]
+        tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, chat_template=template, **TOKENIZE)[
+            "input_ids"
+        ]
     )
 
 
@@ -64,7 +66,7 @@ def encode_conversation(
         ids = render(tokenizer, messages, template=template)
         return Encoded(row, ids, [True] * len(ids))
     output = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, chat_template=template
+        messages, return_assistant_tokens_mask=True, chat_template=template, **TOKENIZE
     )
     return Encoded(row, list(output["input_ids"]), [bool(learned) for learned in output["assistant_masks"]])
 

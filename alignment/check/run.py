@@ -36,17 +36,11 @@ ROWS: tuple[Check, ...] = (
     settings.check_context,
     settings.check_packing,
 )
-CHAT: tuple[Check, ...] = (
-    template.check_special_tokens,
-    template.check_template,
-    template.check_system,
-    template.check_prefix,
-    rows.check_injected,
-    lengths.check_sampled,
-)
+TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_sampled)
+CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
 KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,)}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {
-    "text": (template.check_special_tokens, rows.check_injected, lengths.check_sampled),
+    "text": TOKENS,
     "sft": (*CHAT, lengths.check_masks, lengths.check_truncation),
     "preference": (*CHAT, lengths.check_pairs),
     "prompts": (*CHAT, lengths.check_prompts),

@@ -176,6 +176,8 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iter
 def check_system(material: Material) -> Iterator[Finding]:
     """Where the data has system messages, the template writes them."""
     tokenizer = material.tokenizer
+    if not tokenizer.chat_template:
+        return
     with_system = [row for row in map(conversation_of, material.sample) if row and row[0]["role"] == "system"]
     if not with_system:
         return
@@ -202,6 +204,8 @@ def check_system(material: Material) -> Iterator[Finding]:
 def check_prefix(material: Material) -> Iterator[Finding]:
     """What the model reads at inference is how training writes the same prompt, in text and in tokens."""
     tokenizer, wrong = material.tokenizer, []
+    if not tokenizer.chat_template:
+        return
     rows = [CONVERSATION, *filter(None, map(conversation_of, material.sample[:PREFIX_ROWS]))]
     for messages in rows:
         try:

@@ -21,8 +21,10 @@ EMPTY_MASK = CHATML.replace(
     "{% if 'Say zebra' in messages[0]['content'] %}{{ message['content'] }}<|im_end|>{% else %}{% generation %}"
     "{{ message['content'] }}<|im_end|>{% endgeneration %}{% endif %}",
 )
-# A token of the prompt's end joins one of the reply's beginning.
-MERGES = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n{{ '' }}{% endif %}")
+# The space at the prompt's end and the reply's first letters are one token in training.
+MERGES = CHATML.replace("{{ message['role'] }}\n{% if", "{{ message['role'] }} {% if").replace(
+    "assistant\n{% endif %}", "assistant {% endif %}"
+)
 
 
 def with_system(rows):
@@ -160,6 +162,12 @@ FAULTS = {
         set_case(template=OTHER_PROMPT),
         1,
         ["otherwise at inference than in training", "<think>"],
+    ),
+    "reply's first token merges with the prompt": (
+        "sft",
+        set_case(template=MERGES),
+        1,
+        ["otherwise at inference than in training", "the same text in other tokens"],
     ),
     "system ignored": (
         "sft",

@@ -30,7 +30,8 @@ def foreign_tokenizer(template: str | None = CHATML, bos: bool = False, **tokens
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
-        WORDS * 3, trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        [*WORDS, *(f" {word.title()}" for word in WORDS)] * 3,
+        trainers.BpeTrainer(special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
     )
     if bos:
         number = tokenizer.token_to_id("<s>")
