@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.check.encoding import Encoded, Pair
 from alignment.data.arguments import DataArguments
-from alignment.data.formats import Report, convert
+from alignment.data.formats import KINDS, Report, convert
 from alignment.data.load import split_off
 from alignment.data.sources import is_local, is_tinyworld, load_source, own_test_split, parse_tinyworld
 
@@ -105,7 +105,11 @@ class Material:
     @property
     def sample(self) -> list[dict[str, Any]]:
         """The first training rows."""
-        return self.train.select(range(min(self.options.sample, len(self.train)))).to_list()
+        return self.read("train").select(range(min(self.options.sample, len(self.train)))).to_list()
+
+    def read(self, split: str) -> Dataset:
+        """A split's rows without the columns that only come along, whatever they are called."""
+        return self.rows.splits[split].select_columns(list(KINDS[self.kind]))
 
     @property
     def estimated(self) -> str:

@@ -74,7 +74,7 @@ def check_duplicates(material: Material) -> Iterator[Finding]:
     """Training rows that stand there more than once."""
     if material.method == "tokenizer":
         return  # a vocabulary is no worse for it
-    seen = Counter(_exact(row, material.kind) for row in material.train)
+    seen = Counter(map(_exact, material.read("train")))
     repeated = sum(count - 1 for count in seen.values())
     if repeated:
         rows, most = len(material.train), max(seen.values())
@@ -89,12 +89,14 @@ def check_leaks(material: Material) -> Iterator[Finding]:
     """No row that a model is judged on, nor a near-duplicate of one, is a training row."""
     if material.method == "tokenizer":
         return
-    train = list(material.train)
-    exact, near = {_exact(row, material.kind) for row in train}, {_near(row, material.kind) for row in train}
+    exact, near = set(), set()
+    for row in material.read("train"):
+        exact.add(_exact(row))
+        near.add(_near(row))
     for split in sorted(material.rows.splits.keys() - {"train"}):
-        held_out = list(material.rows.splits[split])
-        same = sum(_exact(row, material.kind) in exact for row in held_out)
-        alike = sum(_near(row, material.kind) in near for row in held_out) - same
+        held_out = list(material.read(split))
+        same = sum(_exact(row) in exact for row in held_out)
+        alike = sum(_near(row) in near for row in held_out) - same
         if held_out and same == len(held_out) and material.get("dataset_test_split"):
             yield error(
                 f"the {split} split equals the training rows",
@@ -144,7 +146,7 @@ def check_labels(rows: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def check_kto(material: Material) -> Iterator[Finding]:
-    yield from check_labels(list(material.train))
+    yield from check_labels(list(material.read("train")))
 
 
 def check_injected(material: Material) -> Iterator[Finding]:
@@ -157,7 +159,7 @@ def check_injected(material: Material) -> Iterator[Finding]:
     pattern = re.compile("|".join(map(re.escape, special)))
     found = Counter()
     rows = 0
-    for row in material.train:
+    for row in material.read("train"):
         tokens = set(pattern.findall("\n".join(texts_of(row))))
         found.update(tokens)
         rows += bool(tokens)
@@ -176,18 +178,18 @@ def check_injected(material: Material) -> Iterator[Finding]:
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """All that people or models said in a row."""
+    """All that people or models said in a canonical row."""
     if "text" in row:
         return [row["text"]]
     names = ("messages", "prompt", "chosen", "rejected", "completion")
-    return [turn["content"] for name in names if isinstance(row.get(name), list) for turn in row[name]]
+    return [turn["content"] for name in names if name in row for turn in row[name]]
 
 
-def _exact(row: dict[str, Any], kind: str) -> str:
-    return json.dumps([row[name] for name in KINDS[kind]], ensure_ascii=False)
+def _exact(row: dict[str, Any]) -> str:
+    return json.dumps(list(row.values()), ensure_ascii=False)
 
 
-def _near(row: dict[str, Any], kind: str) -> str:
+def _near(row: dict[str, Any]) -> str:
     """A row's text without case, punctuation and spacing."""
     return re.sub(r"[\W_]+", " ", "\n".join(texts_of(row)).casefold()).strip()
 

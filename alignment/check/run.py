@@ -15,6 +15,7 @@ from alignment.check.material import Material, Options, Rows, is_hub, read_rows
 from alignment.check.origin import find_origin, recipes_of
 from alignment.check.standing import standing_checkpoints
 from alignment.data.arguments import DataArguments
+from alignment.data.formats import KINDS
 from alignment.data.load import check_source
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.graph import Pipeline, StageSpec
@@ -104,7 +105,7 @@ def look(
     findings += found
     if read is None:
         return None, findings
-    train = read.splits["train"]
+    train = read.splits["train"].select_columns(list(KINDS[kind]))
     texts = ["\n".join(rows.texts_of(row)) for row in train.select(range(min(STAND_IN_ROWS, len(train))))]
     origin, found = find_origin(spec, recipes, standing, texts, options.offline)
     findings += found

@@ -249,9 +249,9 @@ def _common(first: Any, second: Any) -> int:
 
 
 def conversation_of(row: dict[str, Any]) -> Messages | None:
-    """A row's conversation, ended by a reply where it has one."""
+    """A canonical row's conversation, ended by a reply where it has one."""
     if "messages" in row:
         return row["messages"]
-    if "prompt" in row and isinstance(row["prompt"], list):
+    if "prompt" in row:
         return row["prompt"] + (row.get("chosen") or row.get("completion") or [])
     return None
