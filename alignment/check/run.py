@@ -174,13 +174,15 @@ def raise_errors(checks: Sequence[StageCheck]) -> None:
     )
 
 
-def check_before_run(pipeline: Pipeline, steps: Sequence[Step], quick: bool = False) -> None:
+def check_before_run(
+    max_truncated: float, max_dropped: float, quick: bool, pipeline: Pipeline, steps: Sequence[Step]
+) -> None:
     """Check the stages that are about to run, in a few rows each; say what is found, and raise where it is an error."""
     running = {step.spec.name for step in steps if step.runs}
     if not running:
         return
     standing = {name: place for name, place in standing_checkpoints(pipeline, steps).items() if name not in running}
-    options = Options(sample=RUN_SAMPLE, whole=False, quick=quick)
+    options = Options(RUN_SAMPLE, max_truncated, max_dropped, whole=False, quick=quick)
     checks = check_stages(pipeline, standing=standing, only=running, options=options)
     for finding in merged(checks):
         if finding.severity == WARNING:

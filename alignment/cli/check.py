@@ -21,16 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", metavar="RUN_DIR", help="where finished parents are (default: runs/NAME)")
     parser.add_argument("--samples", type=int, default=2, help="rows of each stage to print (default: 2)")
     parser.add_argument("--sample", type=int, default=1000, help="rows to look at in tokens (default: 1000)")
-    parser.add_argument(
-        "--max_truncated", type=float, default=0.05, help="share of rows that max_length may cut (default: 0.05)"
-    )
-    parser.add_argument(
-        "--max_dropped", type=float, default=0.05, help="share of rows that may be dropped for a reason (default: 0.05)"
-    )
+    add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE: as for `align run` (a folder) or `align STAGE` (a file)
 
 exit code: 0 no errors, 1 errors were found, 2 the recipe could not be read. Nothing is written."""
+
+
+def add_share_arguments(parser: argparse.ArgumentParser) -> None:
+    """What share of the rows may be lost; `align run` and `align STAGE` take them too."""
+    lost = {"max_truncated": "that max_length may cut", "max_dropped": "that may be dropped for a reason"}
+    for name, what in lost.items():
+        help = f"share of rows {what} before it is an error (default: 0.05)"
+        parser.add_argument(f"--{name}", type=float, default=0.05, metavar="SHARE", help=help)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from alignment.cli.check import add_share_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -12,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
+    add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE:
   --key value     in place of what the recipe says: --learning_rate 1e-3; dotted keys nest: --a.b 1
@@ -27,6 +30,6 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.runner import run_pipeline
 
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
-    check = None if args.no_check else partial(check_before_run, quick=args.quick)
+    check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
     return 0
