@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"align"},
     {"alignment.cli"},
-    {"alignment.pipeline", "alignment.report"},
+    {"alignment.pipeline", "alignment.report", "alignment.check"},
     {"alignment.stages"},
     {"alignment.trainers", "reward_models", "eval"},
     {"alignment.data"},
