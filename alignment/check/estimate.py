@@ -1,6 +1,9 @@
 """What a stage will take: tokens, steps, time and memory; told before any training, without making weights.
 
-How far off it is: CALIBRATION
+How far off it is, by what was measured on two cores (2026-11-22): memory within 6% in recipes/tiny (1 M parameters) and
+in full fine-tuning of 60 M, 23% too low for LoRA with dropout and trained tokens; time 0.6 to 1.7 of what recipes/tiny took,
+PPO's the longest, as it is told for completions of full length. Nothing was measured on a GPU. Mixtures of experts keep
+more activations than is counted here (about a third).
 """
 
 from __future__ import annotations
@@ -225,6 +228,7 @@ def _new_adapter(stage: str, keys: Keys) -> PeftConfig | None:
         return None
     return LoraConfig(
         r=keys.lora_r,
+        lora_dropout=keys.lora_dropout,
         target_modules=keys.lora_target_modules or "all-linear",
         modules_to_save=["score"] if stage == "reward" else keys.lora_modules_to_save,
         use_dora=keys.use_dora,
@@ -379,12 +383,13 @@ def _training(run: Run) -> dict[str, int]:
     options = {"checkpointing": run.checkpointing, "dense_attention": run.dense_attention}
     trunks = [policy, run.models.critic] if run.models.critic is not None else [policy]
     activations = [memory.activation_bytes(one, precision, sequences, batch.length, **options) for one in trunks]
+    positions = sequences * (batch.completion or batch.length)
     if run.stage == "ppo":
-        logits = memory.policy_logit_bytes(policy, precision, sequences * batch.completion)
+        logits = memory.policy_logit_bytes(policy, precision, positions)
     elif run.stage == "pretrain":
-        logits = memory.whole_logit_bytes(policy, precision, sequences * batch.length)
+        logits = memory.whole_logit_bytes(policy, precision, positions)
     else:
-        logits = 0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, sequences * batch.length)
+        logits = 0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions, run.on_gpu, gradients=True)
     return {
         "gradients": memory.gradient_bytes(policy, precision),
         "16-bit copies": sum(memory.autocast_bytes(one, precision) for one in trunks),
@@ -401,7 +406,9 @@ def _evaluation(run: Run) -> dict[str, int]:
     if run.stage in ("pretrain", "ppo"):
         logits = positions * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
     else:
-        logits = 0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions)
+        logits = (
+            0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions, run.on_gpu, gradients=False)
+        )
     return {
         "16-bit copies": memory.autocast_bytes(policy, precision),
         "pass without gradients": memory.forward_bytes(policy, precision, sequences, batch.length),
@@ -422,22 +429,20 @@ def _sampling(run: Run) -> dict[str, int]:
 
 def _mends(run: Run, device: Device) -> list[str]:
     """The gentlest changes of the recipe after which it fits, each by itself, then together; what else there is."""
-    candidates = [*_smaller_batches(run)]
-    if not run.checkpointing:
-        candidates += [
-            (f"{change + ', ' if change else ''}activation_checkpointing: true", replace(one, checkpointing=True))
-            for change, one in [("", run), *_smaller_batches(run)]
-        ]
-    fitting = [change for change, one in candidates if verdict(sum(memory_parts(one).values()), device) == FITS]
-    with_checkpointing = [change for change in fitting if "activation" in change]
-    without = [change for change in fitting if "activation" not in change]
-    mends = without[:1] + with_checkpointing[:1]
+    smaller = _smaller_batches(run)
+    checkpointed = [
+        (", ".join(filter(None, [change, "activation_checkpointing: true"])), replace(one, checkpointing=True))
+        for change, one in [("", run), *smaller]
+        if not run.checkpointing
+    ]
+    mends = []
+    for candidates in (smaller, checkpointed):
+        fitting = [change for change, one in candidates if verdict(sum(memory_parts(one).values()), device) == FITS]
+        mends += fitting[:1]
+    if not mends:
+        mends.append("fewer steps_per_generation: a smaller rollout" if run.stage == "ppo" else "a shorter max_length")
     if run.models.policy.trainable == run.models.policy.parameters and run.stage != "pretrain":
         mends.append("use_peft: true (LoRA: no gradients and moments of the whole model)")
-    if run.stage == "ppo" and not fitting:
-        mends.append("fewer steps_per_generation: a smaller rollout")
-    elif not fitting:
-        mends.append("a shorter max_length")
     return mends
 
 

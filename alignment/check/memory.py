@@ -10,8 +10,10 @@ FLOAT = 4
 # What a process holds with torch, transformers and datasets loaded and no model: resident on a CPU; on a GPU the CUDA
 # context and the libraries' workspaces.
 CPU_FRAMEWORK, GPU_FRAMEWORK = int(0.7e9), int(0.8e9)
-# TRL's output layer works on tiles of this many tokens and vocabulary entries, a few buffers at a time.
-TILE_TOKENS, TILE_VOCABULARY, TILE_BUFFERS = 4096, 32768, 3
+# TRL's output layer works on tiles of this many tokens and vocabulary entries. Its Triton kernel fills one in place and
+# casts it; its torch operations, on a CPU, hold seven at the peak, without gradients four (measured).
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+GPU_TILES, CPU_TILES, CPU_TILES_FORWARD = 2, 7, 4
 # Bytes of optimizer state a parameter, where it does not follow the parameter's own type.
 STATE_BYTES = {"adafactor": 0.1, "sgd": 0, "adamw_torch_8bit": 2, "adamw_torch_4bit": 1}
 
@@ -73,7 +75,9 @@ def layer_bytes_per_token(shape: Shape, precision: Precision, length: int, dense
     attention = 2 * shape.attention_width + 2 * shape.kv_width
     mlp = shape.mlp_elements * shape.mlp_width
     scores = shape.heads * length * (2 * FLOAT + 1) if dense_attention else 0
-    return 2 * norm * width + precision.compute * (attention + mlp) + scores
+    # Adapters on all linear layers, each with a mask and a copy of what enters it.
+    entering = 5 * width + shape.attention_width + shape.mlp_width if shape.adapter_dropout else 0
+    return 2 * norm * width + precision.compute * (attention + mlp + entering) + entering + scores
 
 
 def activation_bytes(
@@ -81,9 +85,9 @@ def activation_bytes(
 ) -> int:
     """What a forward pass keeps for the backward pass; with checkpointing each layer's input, and one layer whole."""
     layer = layer_bytes_per_token(shape, precision, length, dense_attention)
-    if checkpointing:
-        return sequences * length * (shape.layers * FLOAT * shape.hidden_size + layer)
-    return sequences * length * shape.layers * layer
+    last_norm = shape.norm_elements * FLOAT * shape.hidden_size
+    kept = shape.layers * FLOAT * shape.hidden_size + layer if checkpointing else shape.layers * layer
+    return sequences * length * (kept + last_norm)
 
 
 def whole_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:
@@ -95,9 +99,11 @@ def whole_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int
     return positions * shape.vocab_size * copies
 
 
-def tiled_logit_bytes(shape: Shape, positions: int) -> int:
+def tiled_logit_bytes(shape: Shape, positions: int, on_gpu: bool, gradients: bool) -> int:
     """Logits of TRL's SFT and DPO, which never exist as a whole."""
-    return min(positions, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * FLOAT * TILE_BUFFERS
+    tile = min(positions, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * FLOAT
+    on_cpu = CPU_TILES if gradients else CPU_TILES_FORWARD
+    return tile * (GPU_TILES if on_gpu else on_cpu)
 
 
 def policy_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:

@@ -31,6 +31,7 @@ class Shape:
             modules: LayerNorm its input and output, RMSNorm the scaled input too).
         mlp_elements: likewise of the MLP's width: what enters and leaves the activation, and the gate.
         dropout: of attention's weights.
+        adapter_dropout: of what enters an adapter, which keeps a copy of it.
     """
 
     parameters: int
@@ -46,16 +47,14 @@ class Shape:
     norm_elements: int
     mlp_elements: int
     dropout: float
+    adapter_dropout: float = 0.0
 
 
-def shape_of(
-    config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: str = "causal-lm", trained: bool = True
-) -> Shape:
+def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: str = "causal-lm") -> Shape:
     """The shape of the model of a config, with an adapter on it, if given.
 
     Args:
         kind: causal-lm or sequence-classification (one label).
-        trained: whether it learns (with an adapter: the adapter alone) or is frozen.
     """
     model = empty_model(config, kind)
     tables = model.get_input_embeddings().weight.numel()
@@ -69,7 +68,7 @@ def shape_of(
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
     return Shape(
         parameters=sum(size for size, _ in sizes),
-        trainable=sum(size for size, learns in sizes if learns) if trained else 0,
+        trainable=sum(size for size, learns in sizes if learns),
         matrix_parameters=base - (0 if tied else tables) - _idle_experts(text),
         hidden_size=text.hidden_size,
         layers=text.num_hidden_layers,
@@ -81,6 +80,7 @@ def shape_of(
         norm_elements=RMS_ELEMENTS if _has_rms_norm(text) else LAYER_NORM_ELEMENTS,
         mlp_elements=_mlp_elements(text),
         dropout=getattr(text, "attention_dropout", None) or getattr(text, "attn_pdrop", None) or 0.0,
+        adapter_dropout=getattr(adapter, "lora_dropout", 0.0),
     )
 
 

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 # Small products on a CPU, so that the best of many was not disturbed by other processes.
 SIDES, MEASURED_SECONDS = {"cpu": 512, "cuda": 4096}, 0.5
-# Of what matrix products reach, the share that training does; the rest goes to memory traffic. On a CPU 0.31 with 1 M
-# parameters, 0.54 with 60 M and 0.49 with 110 M, single-threaded (2026-11-22); not measured on a GPU.
-UTILISATION = 0.4
+# Of what matrix products reach, the share that training does; the rest goes to memory traffic. Measured on one thread
+# of a CPU: 0.31 with 1 M parameters, 0.54 with 60 M, 0.49 with 110 M (2026-11-22). Not measured on a GPU.
+UTILISATION = 0.3
 # Seconds that the framework takes to issue one layer's operations forwards; a backward pass takes twice as long
-# (0.9e-3 measured on the same CPU with 8 tokens, arithmetic included).
-LAUNCH = 0.6e-3
+# (measured on the same CPU with 8 tokens).
+LAUNCH = 0.9e-3
+# Seconds to load models and data.
+START = 8
 # A step of sampling reads all weights for one token of each sequence: how much slower its arithmetic is.
 SAMPLING_SLOWDOWN = 4
 
@@ -62,20 +64,29 @@ def this_device(measure: bool = True) -> Device:
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of square matrix products; the best of those that fit into half a second."""
+    """Operations a second of square matrix products, from the best of those that fit into half a second.
+
+    On a CPU one thread is measured, times their number: threads that wait for each other on a busy machine say little.
+    """
     import torch
 
-    side = SIDES[device.type]
+    side, threads = SIDES[device.type], torch.get_num_threads()
     left = torch.ones(side, side, device=device, dtype=dtype)
     right = torch.ones(side, side, device=device, dtype=dtype)
-    best, until = float("inf"), time.perf_counter() + MEASURED_SECONDS
-    left @ right
-    while time.perf_counter() < until:
-        started = time.perf_counter()
-        product = left @ right
-        product[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
+    torch.set_num_threads(1)
+    try:
+        best, until = _seconds_of_product(left, right), time.perf_counter() + MEASURED_SECONDS
+        while time.perf_counter() < until:
+            best = min(best, _seconds_of_product(left, right))
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * side**3 / best * (threads if device.type == "cpu" else 1)
+
+
+def _seconds_of_product(left: torch.Tensor, right: torch.Tensor) -> float:
+    started = time.perf_counter()
+    (left @ right)[0, 0].item()  # waits for the device
+    return time.perf_counter() - started
 
 
 def forward_flops(shape: Shape, length: float) -> float:
@@ -93,4 +104,4 @@ def seconds(flops: float, layer_passes: float, device: Device) -> float | None:
     """Args: layer_passes: forward passes through a layer, a backward pass being two."""
     if device.flops is None:
         return None
-    return flops / (UTILISATION * device.flops) + layer_passes * LAUNCH
+    return START + flops / (UTILISATION * device.flops) + layer_passes * LAUNCH

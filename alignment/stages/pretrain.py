@@ -109,7 +109,7 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
 def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
     """A new GPT for this tokenizer and context, or the model to go on from."""
     if args.model_name_or_path:
-        return load_trainable(args.model_name_or_path, "causal-lm")
+        return load_trainable(args.model_name_or_path, "causal-lm", dtype="float32")
     inherited = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": length,
