@@ -31,7 +31,7 @@ def show_stage(check: StageCheck, samples: int, colour: bool) -> str:
         return "\n".join([*lines, "   rows: not looked at"])
     lines += [f"   {line}" for line in count_rows(check.material)]
     lines += show_samples(check.material, samples, colour)
-    return "\n".join([*lines, *(f"   {line}" for line in check.costs)])
+    return "\n".join([*lines, *check.costs])
 
 
 def count_rows(material: Material) -> Iterator[str]:
@@ -41,15 +41,8 @@ def count_rows(material: Material) -> Iterator[str]:
         yield f"{split}: {report}{whole}"
     parts = [f"{material.rows.count(name):,} {name}" for name in material.rows.splits]
     yield f"rows to use: {', '.join(parts)}"
-    if sizes := token_counts(material):
+    if sizes := material.token_counts():
         yield f"tokens a row: {sum(sizes) / len(sizes):.0f} on average, {max(sizes)} at most{material.estimated}"
-
-
-def token_counts(material: Material) -> list[int]:
-    """Tokens of each row looked at; of pairs of both sides."""
-    return [len(row.ids) for row in material.encoded] + [
-        len(ids) for pair in material.pairs for ids in (pair.chosen, pair.rejected)
-    ]
 
 
 def show_samples(material: Material, count: int, colour: bool) -> list[str]:

@@ -13,6 +13,7 @@ from alignment.data.sources import is_local, is_tinyworld, load_source, own_test
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from peft import PeftConfig
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
@@ -58,21 +59,37 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class PlannedModel:
+    """The config of a model that is there, or will be; and the adapter on it, where it has one."""
+
+    config: PreTrainedConfig
+    adapter: PeftConfig | None = None
+
+
+@dataclass(frozen=True)
 class Origin:
-    """The tokenizer and model that a stage starts from, as far as they are known before any training.
+    """The tokenizer and models that a stage starts from, as far as they are known before any training.
 
     Attributes:
         tokenizer: with the template, eos and pad token that the recipes on the way set; None where it is not here.
         stand_in: whether it is a throw-away one, trained on a sample of the stage's own text.
-        context: positions of the model.
-        config: of the model, where there is one already.
-        templates: where the template comes from, for people.
+        model: that is trained; None where it is not here.
+        reward_model: of PPO, where the recipe names one.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
     stand_in: bool = False
-    context: int | None = None
-    config: PreTrainedConfig | None = None
+    model: PlannedModel | None = None
+    reward_model: PlannedModel | None = None
+
+    @property
+    def config(self) -> PreTrainedConfig | None:
+        return self.model.config if self.model else None
+
+    @property
+    def context(self) -> int | None:
+        """Positions of the model."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None) if self.config else None
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,11 @@ class Material:
     @property
     def train(self) -> Dataset:
         return self.rows.splits["train"]
+
+    def token_counts(self) -> list[int]:
+        """Tokens of each row looked at; of pairs of both sides."""
+        sides = [ids for pair in self.pairs for ids in (pair.chosen, pair.rejected)]
+        return [len(row.ids) for row in self.encoded] + [len(ids) for ids in sides]
 
     @property
     def sample(self) -> list[dict[str, Any]]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft import LoraConfig, PeftConfig
+
 from alignment.check.findings import Finding, from_user_error, note
-from alignment.check.material import Origin
+from alignment.check.material import Origin, PlannedModel
 from alignment.errors import UserError
-from alignment.models.loading import is_path, load_config, load_tokenizer
+from alignment.models.loading import is_adapter, is_path, load_config, load_tokenizer
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
 from alignment.pipeline.recipe import read_recipe
+from alignment.stages.pretrain import new_config
 from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
 
 if TYPE_CHECKING:
@@ -74,22 +77,63 @@ def find_origin(
         texts: of the stage's rows; a stand-in is trained on them where the tokenizer is made by an earlier stage.
     """
     findings: list[Finding] = []
-    tokens, model = (chain(spec, recipes, keys, standing) for keys in (TOKENIZER_KEYS, ("model_name_or_path",)))
-    stand_in = tokens.outside is None
-    tokenizer = config = None
+    origin = Origin()
     try:
-        if stand_in:
-            tokenizer = stand_in_tokenizer(tokens.recipes, texts)
+        tokens = chain(spec, recipes, TOKENIZER_KEYS, standing)
+        if tokens.outside is None:
+            origin = Origin(stand_in_tokenizer(tokens.recipes, texts), stand_in=True)
             findings.append(note("lengths are estimated: the tokenizer is not trained yet, and a stand-in counts"))
         else:
-            tokenizer = _from(tokens.outside, load_tokenizer, offline, findings)
-        if tokenizer is not None:
-            findings += inherit(tokenizer, tokens.recipes, offline)
-        if model.outside is not None:
-            config = _from(model.outside, load_config, offline, findings)
+            origin = Origin(_from(tokens.outside, load_tokenizer, offline, findings))
+        if origin.tokenizer is not None:
+            findings += inherit(origin.tokenizer, tokens.recipes, offline)
+        vocabulary = _whole(tokens.recipes[0], "vocab_size", 1024) if origin.stand_in else None
+        for key, name in (("model_name_or_path", "model"), ("reward_model_path", "reward_model")):
+            if name == "model" or spec.recipe.get(key):
+                above = chain(spec, recipes, (key, "model_name_or_path"), standing)
+                found = find_model(above, origin.tokenizer, vocabulary, offline, findings)
+                origin = replace(origin, **{name: found})
     except UserError as mistake:
         findings += from_user_error(mistake)
-    return Origin(tokenizer, stand_in, context_of(config, model.recipes, tokenizer), config), findings
+    return origin, findings
+
+
+def find_model(
+    above: Chain,
+    tokenizer: PreTrainedTokenizerBase | None,
+    vocabulary: int | None,
+    offline: bool,
+    findings: list[Finding],
+) -> PlannedModel | None:
+    """The model that a stage starts from, or that an earlier one will have made; None where it is not known here.
+
+    Args:
+        vocabulary: tokens of the tokenizer to come; None: those of the one that is here.
+    """
+    earlier = above.recipes[:-1]
+    if above.outside is not None:
+        config = _from(above.outside, load_config, offline, findings)
+        adapter = PeftConfig.from_pretrained(above.outside) if is_adapter(above.outside) else None
+    else:
+        config, adapter = _new_model(above.recipes[0], tokenizer, vocabulary), None
+    if config is None:
+        return None
+    lora = next((recipe for recipe in earlier if recipe.get("use_peft")), None)
+    if adapter is None and lora is not None:
+        targets = lora.get("lora_target_modules") or "all-linear"
+        adapter = LoraConfig(r=lora.get("lora_r", 16), target_modules=targets, task_type="CAUSAL_LM")
+    return PlannedModel(config, adapter)
+
+
+def _new_model(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, vocabulary: int | None):
+    """The config of the model that a pretrain recipe makes; None of any other recipe, or without a tokenizer."""
+    if tokenizer is None or "tokenizer_name_or_path" not in recipe:
+        return None
+    length = recipe.get("max_length") or tokenizer.model_max_length
+    try:
+        return new_config(recipe.get("model_config"), tokenizer, length, vocabulary or len(tokenizer))
+    except ValueError as refused:
+        raise UserError("model_config is no model", got=refused, mend="docs/model.md lists the options") from refused
 
 
 def _from(name: str, load, offline: bool, findings: list[Finding]):
@@ -108,10 +152,8 @@ def _from(name: str, load, offline: bool, findings: list[Finding]):
 def stand_in_tokenizer(recipes: list[dict[str, Any]], texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """A tokenizer like the one to be made: its special tokens and template, with a rough vocabulary."""
     made = recipes[0]
-    wanted = made["vocab_size"] if isinstance(made.get("vocab_size"), int) else 1024
-    length = made["model_max_length"] if isinstance(made.get("model_max_length"), int) else 256
-    size = max(min(wanted, STAND_IN_VOCABULARY), SMALLEST_VOCABULARY)
-    return train_tokenizer(texts, size, length, sample=True)
+    size = max(min(_whole(made, "vocab_size", 1024), STAND_IN_VOCABULARY), SMALLEST_VOCABULARY)
+    return train_tokenizer(texts, size, _whole(made, "model_max_length", 256), sample=True)
 
 
 def inherit(tokenizer: PreTrainedTokenizerBase, recipes: list[dict[str, Any]], offline: bool) -> list[Finding]:
@@ -138,13 +180,5 @@ def inherit(tokenizer: PreTrainedTokenizerBase, recipes: list[dict[str, Any]], o
     return findings
 
 
-def context_of(config, recipes: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase | None) -> int | None:
-    """Positions of the model: of its config, else as the pretrain stage will make it."""
-    if config is not None:
-        return getattr(config.get_text_config(), "max_position_embeddings", None)
-    made = recipes[0]
-    if "tokenizer_name_or_path" not in made:
-        return None  # a model that could not be looked at
-    shape = made.get("model_config") or {}
-    length = made.get("max_length") or (tokenizer.model_max_length if tokenizer else None)
-    return shape.get("max_position_embeddings", length)
+def _whole(recipe: dict[str, Any], key: str, default: int) -> int:
+    return recipe[key] if isinstance(recipe.get(key), int) else default

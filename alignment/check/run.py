@@ -10,7 +10,8 @@ from typing import Any
 
 from alignment.check import lengths, rows, settings, template
 from alignment.check.encoding import encode_rows
-from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
+from alignment.check.estimate import Device, TokenStatistics, describe, estimate
+from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
 from alignment.check.material import Material, Options, Rows, is_hub, read_rows
 from alignment.check.origin import find_origin, recipes_of
 from alignment.check.standing import standing_checkpoints
@@ -71,6 +72,7 @@ def check_stages(
     standing: Mapping[str, Path] | None = None,
     only: Container[str] | None = None,
     options: Options | None = None,
+    device: Device | None = None,
 ) -> list[StageCheck]:
     """Check stages of a pipeline; nothing is written.
 
@@ -78,6 +80,7 @@ def check_stages(
         mistakes: what was found wrong with the stages' keys when the pipeline was loaded.
         standing: stages whose checkpoint is there and stays, with its place.
         only: the stages to check; default all.
+        device: what the stages would run on; None: no estimate of what they take.
     """
     recipes, checks = recipes_of(pipeline), []
     for spec in pipeline.stages:
@@ -87,8 +90,36 @@ def check_stages(
         material = None
         if not findings:
             material, findings = look(spec, pipeline.run_dir, recipes, dict(standing or {}), options or Options())
-        checks.append(StageCheck(spec.name, str(spec.recipe_path), [one.of(spec.name) for one in findings], material))
+        costs, found = cost(material, device) if material and device else ([], [])
+        named = [one.of(spec.name) for one in [*findings, *found]]
+        checks.append(StageCheck(spec.name, str(spec.recipe_path), named, material, costs))
     return checks
+
+
+def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
+    """What a stage will take, in lines; and a finding where it will not fit the device."""
+    sizes, origin = material.token_counts(), material.origin
+    if not sizes or origin.model is None or material.method == "tokenizer":
+        return [], []
+    rows = TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), max(sizes))
+    reward = origin.reward_model
+    found = estimate(
+        material.method,
+        material.configs,
+        origin.model.config,
+        rows,
+        device,
+        adapter=origin.model.adapter,
+        reward_config=reward.config if reward else None,
+        reward_adapter=reward.adapter if reward else None,
+    )
+    lines = describe(found).splitlines()
+    if found.verdict == "does not fit":
+        got = f"about {found.total_memory / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB"
+        return lines, [
+            warning("the stage will not fit the memory of this machine", got=got, mend="; ".join(found.mends))
+        ]
+    return lines, []
 
 
 def look(

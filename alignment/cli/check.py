@@ -43,13 +43,14 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.findings import has_errors
     from alignment.check.material import Options
     from alignment.check.run import check_stages, merged
+    from alignment.check.speed import this_device
     from alignment.check.standing import standing_checkpoints
 
     mistakes: dict[str, list[UserError]] = {}
     pipeline = load(args, mistakes)
     options = Options(args.sample, args.max_truncated, args.max_dropped, offline=args.offline)
     standing = standing_checkpoints(pipeline)
-    checks = check_stages(pipeline, mistakes, standing=standing, options=options)
+    checks = check_stages(pipeline, mistakes, standing=standing, options=options, device=this_device())
     colour = in_colour(sys.stdout)
     print("\n\n".join(show_stage(check, args.samples, colour) for check in checks))
     found = merged(checks)

@@ -18,6 +18,13 @@ class DataArguments:
         }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The configuration of a hub data set."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Download no more of a hub data set than the rows that max_train_samples and max_eval_samples ask "
+            "for. Other sources are not downloaded at all."
+        },
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "The split to train on."})
     dataset_test_split: str | None = field(
         default=None,

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from trl import ModelConfig
 
 from alignment.errors import UserError
 from alignment.models.loading import is_adapter, load_config
@@ -100,6 +101,18 @@ def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
     stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
     return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
+
+
+def loading_options(model_args: ModelConfig) -> dict[str, str]:
+    """How `load_trainable` loads what a recipe trains: in 32 bit unless it says otherwise.
+
+    Left to itself, transformers takes the type that a checkpoint was saved in: Adam would train weights, gradients and
+    moments of 16 bit, in which small steps vanish.
+    """
+    options = {"dtype": model_args.dtype, "revision": model_args.model_revision}
+    if model_args.attn_implementation is not None:
+        options["attn_implementation"] = model_args.attn_implementation
+    return options
 
 
 def require_context(checkpoint: str, max_length: int | None) -> None:

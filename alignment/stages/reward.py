@@ -8,7 +8,15 @@ from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, require_context, start, train
+from alignment.stages.common import (
+    StageResult,
+    count_parameters,
+    finish,
+    loading_options,
+    require_context,
+    start,
+    train,
+)
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -46,7 +54,7 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) ->
 def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "sequence-classification")
+    model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
     model.config.pad_token_id = tokenizer.pad_token_id
     splits = load_splits(data, DATA_KIND, args.seed, keep=GOLD_COLUMNS)
     judged = splits.get("validation")

@@ -13,7 +13,15 @@ from alignment.data.packing import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, require_context, start, train
+from alignment.stages.common import (
+    StageResult,
+    count_parameters,
+    finish,
+    loading_options,
+    require_context,
+    start,
+    train,
+)
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
@@ -54,7 +62,7 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None
 def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm")
+    model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
     splits = load_splits(data, DATA_KIND, args.seed).select_columns(["messages"])
     trainer = SFTTrainer(
         model=model,
