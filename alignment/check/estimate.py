@@ -1,9 +1,9 @@
 """What a stage will take: tokens, steps, time and memory; told before any training, without making weights.
 
 How far off it is, by what was measured on two cores (2026-11-22): memory within 6% in recipes/tiny (1 M parameters) and
-in full fine-tuning of 60 M, 23% too low for LoRA with dropout and trained tokens; time 0.6 to 1.7 of what recipes/tiny took,
-PPO's the longest, as it is told for completions of full length. Nothing was measured on a GPU. Mixtures of experts keep
-more activations than is counted here (about a third).
+in full fine-tuning of 60 M, 23% too low for LoRA with dropout and trained tokens; time 0.6 to 1.7 of what recipes/tiny
+took, PPO's the longest, as it is told for completions of full length. Nothing was measured on a GPU. Mixtures of experts
+keep more activations than is counted here (about a third).
 """
 
 from __future__ import annotations
@@ -508,20 +508,17 @@ def describe(estimate: Estimate) -> str:
         learning += f", {_short(found.trainable)} of them trained ({found.trainable / found.parameters:.1%})"
     parts = sorted(found.memory.items(), key=lambda part: -part[1])
     shown = [f"{name} {_gigabytes(size)}" for name, size in parts if size >= 0.02 * found.total_memory]
+    total, device = _gigabytes(found.total_memory), _gigabytes(found.device.memory)
     lines = [
         ("model", learning),
         ("steps", f"{found.steps:,} of {found.batch_sequences:,} sequences, about {_short(found.batch_tokens)} tokens"),
         ("tokens", f"about {_short(found.tokens)}"),
-        ("time", f"about {_duration(found.seconds)} on {found.device.name}"),
-        (
-            "memory",
-            f"about {_gigabytes(found.total_memory)} of {_gigabytes(found.device.memory)} GB: {found.verdict}",
-        ),
+        ("memory", f"about {total} of {device} GB: {found.verdict}"),
         ("", ", ".join(shown)),
         *(("mend", mend) for mend in found.mends),
     ]
-    if found.seconds is None:
-        lines = [line for line in lines if line[0] != "time"]
+    if found.seconds is not None:
+        lines.insert(3, ("time", f"about {_duration(found.seconds)} on {found.device.name}"))
     return "\n".join(f"  {label:8}{text}" for label, text in lines)
 
 
