@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reward": (STAGE, "train a reward model on preference pairs"),
     "dpo": (STAGE, "align on preference pairs with DPO"),
     "ppo": (STAGE, "align with PPO against a reward model"),
+    "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
     "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
     "compare": ("alignment.cli.compare", "compare two evaluated checkpoints, item by item"),
     "report": ("alignment.cli.report", "build the report of a run directory anew"),

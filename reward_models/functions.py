@@ -12,12 +12,21 @@ def load_function(spec: str) -> Callable:
     """The function that a recipe names.
 
     Raises:
-        UserError: the name has no colon, or there is no such file, module or function.
+        UserError: the name has no colon, there is no such file, module or function, or it cannot be imported.
     """
     place, colon, name = spec.rpartition(":")
     if not colon:
         raise UserError(f"{spec!r} names no function", needed="path/to/file.py:name or package.module:name")
-    function = getattr(_load_file(place) if place.endswith(".py") else _load_module(place), name, None)
+    try:
+        module = _load_file(place) if place.endswith(".py") else _load_module(place)
+    except (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{place} cannot be imported",
+            got=f"{type(error).__name__}: {error}",
+            needed=f"a Python file or module that holds {name}",
+            mend="correct it: `python` followed by its path shows where it fails",
+        ) from error
+    function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{place} has no function {name!r}", mend="check the name after the colon")
     return function

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"align"},
     {"alignment.cli"},
+    {"alignment.check"},
     {"alignment.pipeline", "alignment.report"},
     {"alignment.stages"},
     {"alignment.trainers", "reward_models", "eval"},

@@ -2,6 +2,8 @@
 
 import argparse
 
+from alignment.cli.check import add_share_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -12,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="run finished stages again")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
+    parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
+    add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE_DIR:
   --STAGE.key value     a key of a stage's recipe: --sft.learning_rate 1e-3
@@ -23,10 +27,16 @@ to RUN_DIR/previous, where the last finished and the last unfinished one are kep
 
 
 def main(args: argparse.Namespace) -> int:
+    from functools import partial
+
+    from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_pipeline
     from alignment.pipeline.runner import run_pipeline
     from alignment.report import write_report
 
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
-    run_pipeline(pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, write_report=write_report)
+    check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
+    run_pipeline(
+        pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, check=check, write_report=write_report
+    )
     return 0

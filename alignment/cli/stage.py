@@ -2,6 +2,8 @@
 
 import argparse
 
+from alignment.cli.check import add_share_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -11,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="run again, even if finished and unchanged")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
+    parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
+    add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE:
   --key value     in place of what the recipe says: --learning_rate 1e-3; dotted keys nest: --a.b 1
@@ -19,9 +23,13 @@ Parents that are stage names are found in the folder that holds DIR."""
 
 
 def main(args: argparse.Namespace) -> int:
+    from functools import partial
+
+    from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_stage
     from alignment.pipeline.runner import run_pipeline
 
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
-    run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run)
+    check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
+    run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
     return 0

@@ -137,6 +137,7 @@ def load_pipeline(
     seed: int | None = None,
     package: str = STAGE_PACKAGE,
     quick: bool = False,
+    mistakes: dict[str, list[UserError]] | None = None,
 ) -> Pipeline:
     """Read and check a recipe folder.
 
@@ -146,6 +147,8 @@ def load_pipeline(
         seed: in place of the pipeline's own seed.
         package: the package whose STAGES, KINDS and modules are the stages.
         quick: a smoke run: two steps a stage and two items a task, whatever the recipes say.
+        mistakes: where given, what is wrong with a stage's own keys is put here by its name and not raised, and no
+            data is looked at: `align check` does that.
     """
     recipe_dir = Path(recipe_dir)
     settings = read_settings(recipe_dir)
@@ -185,7 +188,10 @@ def load_pipeline(
             _check_order(spec, earlier, later, table.KINDS)
     raise_all(errors)
     for spec in stages:
-        errors += _mistakes_of_its_own(spec, run_dir)
+        if mistakes is None:
+            errors += _mistakes_of_its_own(spec, run_dir)
+        else:
+            mistakes[spec.name] = _mistakes_of_its_own(spec, run_dir, with_data=False)
     eval_spec = EvalSpec()
     if quick and evals:
         evals |= QUICK_EVALS
@@ -203,11 +209,13 @@ def load_stage(
     seed: int | None = None,
     package: str = STAGE_PACKAGE,
     quick: bool = False,
+    mistakes: dict[str, list[UserError]] | None = None,
 ) -> Pipeline:
     """A pipeline of one stage, whose recipe file is given, as `align STAGE RECIPE` runs it.
 
     Where the recipe belongs to a pipeline.yaml beside it, that gives seed, inputs and the run directory's name, so
-    that stages run one by one give what `align run` gives.
+    that stages run one by one give what `align run` gives. `mistakes`: as in `load_pipeline`; parents that the
+    pipeline.yaml lists need not have been run then.
     """
     recipe_path = Path(recipe_path)
     recipe = read_recipe(recipe_path)
@@ -235,8 +243,12 @@ def load_stage(
         with gathered(errors):
             needed = spec.module.PARENTS[key]
             check_kind(f"{recipe_path}: {key}", parent, table.KINDS.get(parent), needed)
-            _check_finished(recipe_path, key, parent, place.parent, needed)
-    raise_all(errors + _mistakes_of_its_own(spec, place.parent))
+            if mistakes is None or parent not in settings.stages:
+                _check_finished(recipe_path, key, parent, place.parent, needed)
+    if mistakes is None:
+        raise_all(errors + _mistakes_of_its_own(spec, place.parent))
+    else:
+        mistakes[spec.name] = errors + _mistakes_of_its_own(spec, place.parent, with_data=False)
     return Pipeline(settings.name, seed, place.parent, recipe_path.parent, [spec], EvalSpec(), inputs)
 
 
@@ -342,14 +354,14 @@ def _stage_spec(
     return StageSpec(name, module, recipe, path, parents, outside)
 
 
-def _mistakes_of_its_own(spec: StageSpec, run_dir: Path) -> list[UserError]:
+def _mistakes_of_its_own(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:
     """What is wrong with a stage's keys and values, and with its data as far as that is here to look at."""
     errors: list[UserError] = []
     configs: tuple[Any, ...] = ()
     with gathered(errors):
         configs = spec.configs(run_dir)
     for data in configs:
-        if isinstance(data, DataArguments):
+        if with_data and isinstance(data, DataArguments):
             with gathered(errors):
                 check_source(data, spec.module.DATA_KIND)
     return errors

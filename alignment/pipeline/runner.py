@@ -46,6 +46,7 @@ def run_pipeline(
     dry_run: bool = False,
     harness: Harness | None = None,
     write_report: Callable[[Path], Path] | None = None,
+    check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
 ) -> None:
     """Bring a run directory up to date with its pipeline.
 
@@ -55,6 +56,7 @@ def run_pipeline(
         dry_run: print the plan and touch nothing.
         harness: how to evaluate; default the package `eval`.
         write_report: writes the report of a run directory and returns its path; default none.
+        check: looks at the stages that will run, and raises where they must not; default none.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -63,6 +65,8 @@ def run_pipeline(
     jobs = make_jobs(pipeline, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
     check_replaceable(steps, record, run_dir)
     say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps, jobs)}")
+    if check:
+        check(pipeline, steps)
     if dry_run:
         return
     started = time.monotonic()

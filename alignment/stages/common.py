@@ -12,6 +12,7 @@ import torch
 from datasets import DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
@@ -127,6 +128,18 @@ def load_data(
 def eval_texts(data: DataArguments) -> dict[str, list[str]]:
     """The items of each suite that training is to be kept clean of."""
     return {suite: item_texts(suite) for suite in data.decontaminate}
+
+
+def loading_options(model_args: ModelConfig) -> dict[str, str]:
+    """How `load_trainable` loads what a recipe trains: in 32 bit unless it says otherwise.
+
+    Left to itself, transformers takes the type that a checkpoint was saved in: Adam would train weights, gradients and
+    moments of 16 bit, in which small steps vanish.
+    """
+    options = {"dtype": model_args.dtype, "revision": model_args.model_revision}
+    if model_args.attn_implementation is not None:
+        options["attn_implementation"] = model_args.attn_implementation
+    return options
 
 
 def require_context(checkpoint: str, max_length: int | None) -> None:

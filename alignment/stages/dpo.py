@@ -7,7 +7,16 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
 from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
+from alignment.stages.common import (
+    StageResult,
+    count_parameters,
+    finish,
+    load_data,
+    loading_options,
+    require_context,
+    start,
+    train,
+)
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 
@@ -32,11 +41,13 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     stage_dir, writer, clock = start(args)
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
-    model = load_trainable(checkpoint, "causal-lm")
+    options = loading_options(model_args)
+    model = load_trainable(checkpoint, "causal-lm", **options)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir)
     splits = splits.select_columns(["prompt", "chosen", "rejected"])
     # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
-    reference = None if model_args.use_peft or is_adapter(checkpoint) else load_trainable(checkpoint, "causal-lm")
+    has_adapter = model_args.use_peft or is_adapter(checkpoint)
+    reference = None if has_adapter else load_trainable(checkpoint, "causal-lm", **options)
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,

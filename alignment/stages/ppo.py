@@ -12,7 +12,7 @@ from alignment.data.load import load_splits
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
@@ -91,7 +91,7 @@ def run(
 ) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm")
+    model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
         rewards.insert(0, sources.reward_model_path)

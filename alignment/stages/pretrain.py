@@ -115,15 +115,22 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
 def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
     """A new GPT for this tokenizer and context, or the model to go on from."""
     if args.model_name_or_path:
-        return load_trainable(args.model_name_or_path, "causal-lm")
+        return load_trainable(args.model_name_or_path, "causal-lm", dtype="float32")
+    return GPTForCausalLM(new_config(args.model_config, tokenizer, length, len(tokenizer)))
+
+
+def new_config(
+    model_config: dict | None, tokenizer: PreTrainedTokenizerBase, length: int, vocab_size: int
+) -> GPTConfig:
+    """The config of a new GPT: what it inherits of tokenizer and context, and the recipe's fields over that."""
     inherited = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocab_size,
         "max_position_embeddings": length,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    shape = dict(args.model_config or {})
+    shape = dict(model_config or {})
     preset = shape.pop("preset", None)
     wanted = inherited | shape
-    return GPTForCausalLM(GPTConfig.from_preset(preset, **wanted) if preset else GPTConfig(**wanted))
+    return GPTConfig.from_preset(preset, **wanted) if preset else GPTConfig(**wanted)

@@ -8,7 +8,16 @@ from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
+from alignment.stages.common import (
+    StageResult,
+    count_parameters,
+    finish,
+    load_data,
+    loading_options,
+    require_context,
+    start,
+    train,
+)
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -61,7 +70,7 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) ->
 def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "sequence-classification")
+    model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
     model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
     splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=GOLD_COLUMNS, held_out=held_out)

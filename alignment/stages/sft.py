@@ -14,7 +14,16 @@ from alignment.errors import UserError
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, require_context, start, train
+from alignment.stages.common import (
+    StageResult,
+    count_parameters,
+    finish,
+    load_data,
+    loading_options,
+    require_context,
+    start,
+    train,
+)
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
@@ -82,7 +91,7 @@ def make_trainer(
 ) -> SFTTrainer:
     """TRL's trainer with model, tokenizer and rows, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm")
+    model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
         model=model,

@@ -18,7 +18,7 @@ def chat_eos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     holds for any tokenizer (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, ...).
     """
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    end = _end_of_turn_id(tokenizer) if tokenizer.chat_template else None
+    end = end_of_turn_id(tokenizer) if tokenizer.chat_template else None
     if end is not None and end not in ids:
         ids.append(end)
     if not ids:
@@ -46,7 +46,7 @@ def require_template(checkpoint: str, chat_template_path: str | None = None) -> 
         )
 
 
-def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The first special token that the chat template writes after a reply, or None."""
     reply = "zebra"
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": reply}]

@@ -21,12 +21,15 @@ SPECIAL_TOKENS = (END_OF_TEXT, PAD, "<|system|>", "<|user|>", "<|assistant|>", E
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int) -> TokenizersBackend:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, model_max_length: int, *, sample: bool = False
+) -> TokenizersBackend:
     """Learn `vocab_size` tokens from `texts`, and add the special tokens and the chat template.
 
     `<|endoftext|>` begins and ends a document, so that its first token is learned too; the tokenizer puts it before
     plain text by itself, and the chat template writes it, as Llama's do. `<|end|>` ends a turn of a conversation. The
-    pad token is neither, so that masking the padding never masks an end that the model has to learn.
+    pad token is neither, so that masking the padding never masks an end that the model has to learn. A `sample` of the
+    texts may be too small for the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import TokenizersBackend
@@ -49,13 +52,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, model_max_length: int
     )
     tokenizer.train_from_iterator(texts, trainer)
     learned = tokenizer.get_vocab_size()
-    if learned == SMALLEST_VOCABULARY and vocab_size > SMALLEST_VOCABULARY:
+    if learned == SMALLEST_VOCABULARY and vocab_size > SMALLEST_VOCABULARY and not sample:
         raise UserError(
             "The texts hold no pair of characters that occurs twice, so no token can be learned.",
             needed="documents to learn the vocabulary from",
             mend="check the tokenizer's data set",
         )
-    if learned < vocab_size:
+    if learned < vocab_size and not sample:
         logger.warning("The texts hold only %d tokens' worth of repetition; %d were asked for.", learned, vocab_size)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A",

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.xdist_group("quick runs")
 PAGES = [
     "README.md",
     "docs/your-own-data.md",
+    "docs/checks.md",
     "docs/your-own-reward.md",
     "docs/your-own-suite.md",
     "docs/ppo.md",

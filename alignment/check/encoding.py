@@ -1,0 +1,125 @@
+"""Rows as the trainers will see them: token ids, and which of them carry loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]
+# Rows longer than the context are what is looked for: no warning about each.
+TOKENIZE = {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row's token ids before truncation, and whether each carries loss."""
+
+    row: int
+    ids: list[int]
+    learned: list[bool]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The ids of a preference pair before truncation: of the prompt with the generation prompt, and of both wholes."""
+
+    row: int
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row that the chat template cannot write, and why."""
+
+    row: int
+    reason: str
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None):
+    """The ids of a conversation, as every trainer makes them."""
+    return list(
+        tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, chat_template=template, **TOKENIZE)[
+            "input_ids"
+        ]
+    )
+
+
+def render_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None
+) -> str:
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, chat_template=template, tokenize=False)
+
+
+def encode_conversation(
+    row: int, messages: Messages, tokenizer: PreTrainedTokenizerBase, replies_only: bool, template: str | None
+) -> Encoded:
+    """As SFTTrainer: the loss on the template's generation blocks, or on every token."""
+    if not replies_only:
+        ids = render(tokenizer, messages, template=template)
+        return Encoded(row, ids, [True] * len(ids))
+    output = tokenizer.apply_chat_template(
+        messages, return_assistant_tokens_mask=True, chat_template=template, **TOKENIZE
+    )
+    return Encoded(row, list(output["input_ids"]), [bool(learned) for learned in output["assistant_masks"]])
+
+
+def encode_pair(row: int, pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pair:
+    """As DPOTrainer and RewardTrainer."""
+    return Pair(
+        row,
+        render(tokenizer, pair["prompt"], prompt=True),
+        render(tokenizer, pair["prompt"] + pair["chosen"]),
+        render(tokenizer, pair["prompt"] + pair["rejected"]),
+    )
+
+
+def encode_rows(
+    kind: str,
+    rows: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    replies_only: bool = False,
+    template: str | None = None,
+) -> tuple[list[Encoded], list[Pair], list[Refused]]:
+    """The rows of a kind; those whose conversation the template refuses are told apart."""
+    encoded: list[Encoded] = []
+    pairs: list[Pair] = []
+    refused: list[Refused] = []
+    for number, row in enumerate(rows):
+        try:
+            if kind == "text":
+                encoded.append(_encode_text(number, row["text"], tokenizer))
+            elif kind == "sft":
+                encoded.append(encode_conversation(number, row["messages"], tokenizer, replies_only, template))
+            elif kind == "preference":
+                pairs.append(encode_pair(number, row, tokenizer))
+            elif kind == "prompts":
+                ids = render(tokenizer, row["prompt"], prompt=True)
+                encoded.append(Encoded(number, ids, [False] * len(ids)))
+            elif kind == "kto":
+                encoded.append(_encode_completion(number, row, tokenizer))
+        except (TemplateError, TypeError) as error:
+            refused.append(Refused(number, str(error)))
+    return encoded, pairs, refused
+
+
+def _encode_text(row: int, text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """As `tokenize_documents` and `pack`: every token is learned but the first, which has nothing before it."""
+    ids = list(tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
+    if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
+        ids.append(tokenizer.eos_token_id)
+    return Encoded(row, ids, [position > 0 for position in range(len(ids))])
+
+
+def _encode_completion(row: int, example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """As KTOTrainer: the completion's tokens carry the loss."""
+    prompt = render(tokenizer, example["prompt"], prompt=True)
+    ids = render(tokenizer, example["prompt"] + example["completion"])
+    return Encoded(row, ids, [position >= len(prompt) for position in range(len(ids))])

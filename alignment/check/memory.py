@@ -1,0 +1,129 @@
+"""Bytes at the peak of training, part by part, from a model's shape and the size of its batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.check.shape import RMS_ELEMENTS, Shape
+
+FLOAT = 4
+# What a process holds with torch, transformers and datasets loaded and no model: resident on a CPU; on a GPU the CUDA
+# context and the libraries' workspaces.
+CPU_FRAMEWORK, GPU_FRAMEWORK = int(0.7e9), int(0.8e9)
+# TRL's output layer works on tiles of this many tokens and vocabulary entries. Its Triton kernel fills one in place and
+# casts it; its torch operations, on a CPU, hold seven at the peak, without gradients four (measured).
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+GPU_TILES, CPU_TILES, CPU_TILES_FORWARD = 2, 7, 4
+# Bytes of optimizer state a parameter, where it does not follow the parameter's own type.
+STATE_BYTES = {"adafactor": 0.1, "sgd": 0, "adamw_torch_8bit": 2, "adamw_torch_4bit": 1}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes a number.
+
+    Attributes:
+        weights: of the model as loaded.
+        compute: of what layers make: 2 under autocast to 16 bit, else as the weights.
+    """
+
+    weights: int
+    compute: int
+
+    @property
+    def autocast(self) -> bool:
+        return self.compute < self.weights
+
+
+def model_bytes(shape: Shape, precision: Precision) -> int:
+    """Weights; an adapter's are in 32 bit whatever the base's are."""
+    adapter = shape.trainable if 0 < shape.trainable < shape.parameters else 0
+    return (shape.parameters - adapter) * precision.weights + adapter * FLOAT
+
+
+def gradient_bytes(shape: Shape, precision: Precision) -> int:
+    return shape.trainable * _trained_bytes(shape, precision)
+
+
+def optimizer_bytes(shape: Shape, precision: Precision, optim: str) -> int:
+    """Adam's two moments have the type of the weights; other optimizers by their name."""
+    if optim in STATE_BYTES:
+        return round(shape.trainable * STATE_BYTES[optim])
+    if "8bit" in optim:
+        return 2 * shape.trainable
+    moments = 1 if "lion" in optim or "rmsprop" in optim or "adagrad" in optim else 2
+    return moments * shape.trainable * _trained_bytes(shape, precision)
+
+
+def autocast_bytes(shape: Shape, precision: Precision) -> int:
+    """The 16-bit copies of the matrices, which live as long as the pass."""
+    return shape.matrix_parameters * precision.compute if precision.autocast else 0
+
+
+def layer_bytes_per_token(shape: Shape, precision: Precision, length: int, dense_attention: bool) -> int:
+    """What one layer keeps of a token for the backward pass.
+
+    Two norms, which autocast leaves in 32 bit (with a 16-bit copy of what comes out); queries, keys, values and the
+    attention's output, with keys and values repeated for grouped heads as they are kept; the MLP's inside. Attention
+    by blocks (SDPA, FlashAttention) keeps nothing of the scores; dense attention keeps them twice.
+    """
+    width = shape.hidden_size
+    kept = FLOAT if precision.autocast else precision.compute
+    norm = shape.norm_elements * kept + (precision.compute if precision.autocast else 0)
+    if precision.autocast and shape.norm_elements < RMS_ELEMENTS:
+        norm -= kept  # LayerNorm's output is kept as the 16-bit copy alone
+    attention = 2 * shape.attention_width + 2 * shape.kv_width
+    mlp = shape.mlp_elements * shape.mlp_width
+    scores = shape.heads * length * (2 * FLOAT + 1) if dense_attention else 0
+    # Adapters on all linear layers, each with a mask and a copy of what enters it.
+    entering = 5 * width + shape.attention_width + shape.mlp_width if shape.adapter_dropout else 0
+    return 2 * norm * width + precision.compute * (attention + mlp + entering) + entering + scores
+
+
+def activation_bytes(
+    shape: Shape, precision: Precision, sequences: int, length: int, *, checkpointing: bool, dense_attention: bool
+) -> int:
+    """What a forward pass keeps for the backward pass; with checkpointing each layer's input, and one layer whole."""
+    layer = layer_bytes_per_token(shape, precision, length, dense_attention)
+    last_norm = shape.norm_elements * FLOAT * shape.hidden_size
+    kept = shape.layers * FLOAT * shape.hidden_size + layer if checkpointing else shape.layers * layer
+    return sequences * length * (kept + last_norm)
+
+
+def whole_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:
+    """Logits of transformers' own loss: as computed, in 32 bit, as log-probabilities, and their gradient.
+
+    Without autocast the first two are one.
+    """
+    copies = 3 * FLOAT + (2 * precision.compute if precision.autocast else 0)
+    return positions * shape.vocab_size * copies
+
+
+def tiled_logit_bytes(shape: Shape, positions: int, on_gpu: bool, gradients: bool) -> int:
+    """Logits of TRL's SFT and DPO, which never exist as a whole."""
+    tile = min(positions, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * FLOAT
+    on_cpu = CPU_TILES if gradients else CPU_TILES_FORWARD
+    return tile * (GPU_TILES if on_gpu else on_cpu)
+
+
+def policy_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:
+    """Logits of PPO's loss on the completion tokens: as computed, divided by the temperature, and their gradient."""
+    return positions * shape.vocab_size * (2 * precision.compute + 2 * FLOAT)
+
+
+def cache_bytes(shape: Shape, precision: Precision, sequences: int, length: int) -> int:
+    """Keys and values of every position in every layer.
+
+    Rotary positions turn the keys in the type of the weights; the values stay as computed.
+    """
+    return sequences * length * shape.layers * shape.kv_width * (precision.weights + precision.compute)
+
+
+def forward_bytes(shape: Shape, precision: Precision, sequences: int, length: int) -> int:
+    """What a pass without gradients holds at a time: one layer's insides and the residual stream."""
+    inside = shape.mlp_elements * shape.mlp_width + 2 * shape.attention_width + 2 * shape.kv_width
+    return sequences * length * (precision.compute * inside // 2 + 3 * FLOAT * shape.hidden_size)
+
+
+def _trained_bytes(shape: Shape, precision: Precision) -> int:
+    return precision.weights if shape.trainable == shape.parameters else FLOAT

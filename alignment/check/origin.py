@@ -1,0 +1,184 @@
+"""The tokenizer and model that a stage will start from, found before anything has been trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import LoraConfig, PeftConfig
+
+from alignment.check.findings import Finding, from_user_error, note
+from alignment.check.material import Origin, PlannedModel
+from alignment.errors import UserError
+from alignment.models.loading import is_adapter, is_path, load_config, load_tokenizer
+from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
+from alignment.pipeline.recipe import read_recipe
+from alignment.stages.pretrain import new_config
+from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_KEYS = ("tokenizer_name_or_path", "model_name_or_path")
+STAND_IN_VOCABULARY = 4096
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The recipes from where a tokenizer comes from down to a stage's own, and the path or hub id above them."""
+
+    recipes: list[dict[str, Any]]
+    outside: str | None
+
+
+def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """The recipes of a pipeline's stages by name; of a stage alone those of the pipeline.yaml beside it too."""
+    recipes: dict[str, dict[str, Any]] = {}
+    if (pipeline.recipe_dir / PIPELINE_FILE).is_file():
+        stages = read_settings(pipeline.recipe_dir).stages
+        recipes = {name: read_recipe(pipeline.recipe_dir / file) for name, file in stages.items()}
+    return recipes | {spec.name: spec.recipe for spec in pipeline.stages}
+
+
+def chain(spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[str], standing: dict[str, Path]) -> Chain:
+    """Follow a stage's parents up, to a checkpoint that is there or to a recipe that starts from nothing.
+
+    Args:
+        keys: the recipe keys that name the parent, the first that is set counts.
+        standing: stages whose checkpoint is there and stays.
+    """
+    below, recipe, seen = [], spec.recipe, {spec.name}
+    while True:
+        below.insert(0, recipe)
+        parent = next((recipe[key] for key in keys if isinstance(recipe.get(key), str)), None)
+        if parent in standing:
+            return Chain(below, str(standing[parent]))
+        if parent is None or parent not in recipes or parent in seen:
+            return Chain(below, parent)
+        seen.add(parent)
+        recipe = recipes[parent]
+
+
+def find_origin(
+    spec: StageSpec,
+    recipes: dict[str, dict[str, Any]],
+    standing: dict[str, Path],
+    texts: Iterable[str],
+    offline: bool,
+) -> tuple[Origin, list[Finding]]:
+    """What a stage starts from, and what of it could not be looked at.
+
+    Args:
+        texts: of the stage's rows; a stand-in is trained on them where the tokenizer is made by an earlier stage.
+    """
+    findings: list[Finding] = []
+    origin = Origin()
+    try:
+        tokens = chain(spec, recipes, TOKENIZER_KEYS, standing)
+        if tokens.outside is None:
+            origin = Origin(stand_in_tokenizer(tokens.recipes, texts), stand_in=True)
+            findings.append(note("lengths are estimated: the tokenizer is not trained yet, and a stand-in counts"))
+        else:
+            origin = Origin(_from(tokens.outside, load_tokenizer, offline, findings))
+        if origin.tokenizer is not None:
+            findings += inherit(origin.tokenizer, tokens.recipes, offline)
+        vocabulary = _whole(tokens.recipes[0], "vocab_size", 1024) if origin.stand_in else None
+        for key, name in (("model_name_or_path", "model"), ("reward_model_path", "reward_model")):
+            if name == "model" or spec.recipe.get(key):
+                above = chain(spec, recipes, (key, "model_name_or_path"), standing)
+                found = find_model(above, origin.tokenizer, vocabulary, offline, findings)
+                origin = replace(origin, **{name: found})
+    except UserError as mistake:
+        findings += from_user_error(mistake)
+    return origin, findings
+
+
+def find_model(
+    above: Chain,
+    tokenizer: PreTrainedTokenizerBase | None,
+    vocabulary: int | None,
+    offline: bool,
+    findings: list[Finding],
+) -> PlannedModel | None:
+    """The model that a stage starts from, or that an earlier one will have made; None where it is not known here.
+
+    Args:
+        vocabulary: tokens of the tokenizer to come; None: those of the one that is here.
+    """
+    earlier = above.recipes[:-1]
+    if above.outside is not None:
+        config = _from(above.outside, load_config, offline, findings)
+        adapter = PeftConfig.from_pretrained(above.outside) if is_adapter(above.outside) else None
+    else:
+        config, adapter = _new_model(above.recipes[0], tokenizer, vocabulary), None
+    if config is None:
+        return None
+    lora = next((recipe for recipe in earlier if recipe.get("use_peft")), None)
+    if adapter is None and lora is not None:
+        targets = lora.get("lora_target_modules") or "all-linear"
+        adapter = LoraConfig(r=lora.get("lora_r", 16), target_modules=targets, task_type="CAUSAL_LM")
+    return PlannedModel(config, adapter)
+
+
+def _new_model(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, vocabulary: int | None):
+    """The config of the model that a pretrain recipe makes; None of any other recipe, or without a tokenizer."""
+    if tokenizer is None or "tokenizer_name_or_path" not in recipe:
+        return None
+    length = recipe.get("max_length") or tokenizer.model_max_length
+    try:
+        return new_config(recipe.get("model_config"), tokenizer, length, vocabulary or len(tokenizer))
+    except ValueError as refused:
+        raise UserError("model_config is no model", got=refused, mend="docs/model.md lists the options") from refused
+
+
+def _from(name: str, load, offline: bool, findings: list[Finding]):
+    """A tokenizer or config; None, with a note, where it would have to be fetched."""
+    try:
+        return load(name)
+    except UserError:
+        if not offline or is_path(name):
+            raise
+        what = f"not checked (offline): {name} is not in the local cache"
+        if what not in [finding.what for finding in findings]:
+            findings.append(note(what))
+        return None
+
+
+def stand_in_tokenizer(recipes: list[dict[str, Any]], texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """A tokenizer like the one to be made: its special tokens and template, with a rough vocabulary."""
+    made = recipes[0]
+    size = max(min(_whole(made, "vocab_size", 1024), STAND_IN_VOCABULARY), SMALLEST_VOCABULARY)
+    return train_tokenizer(texts, size, _whole(made, "model_max_length", 256), sample=True)
+
+
+def inherit(tokenizer: PreTrainedTokenizerBase, recipes: list[dict[str, Any]], offline: bool) -> list[Finding]:
+    """Apply, in place, what the recipes on the way set: template, eos and pad token."""
+    findings: list[Finding] = []
+    for recipe in recipes:
+        if isinstance(path := recipe.get("chat_template_path"), str):
+            if Path(path).is_file() and path.endswith((".jinja", ".j2")):
+                tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+            else:
+                other = _from(path, load_tokenizer, offline, findings)
+                tokenizer.chat_template = other.chat_template if other is not None else None
+        for key in ("eos_token", "pad_token"):
+            token = recipe.get(key)
+            if isinstance(token, str) and token not in tokenizer.get_vocab():
+                raise UserError(
+                    f"{key} is no token of the tokenizer",
+                    got=token,
+                    needed="a token that is in its vocabulary",
+                    mend=f"special tokens: {', '.join(tokenizer.all_special_tokens)}",
+                )
+            if isinstance(token, str):
+                setattr(tokenizer, key, token)
+    return findings
+
+
+def _whole(recipe: dict[str, Any], key: str, default: int) -> int:
+    return recipe[key] if isinstance(recipe.get(key), int) else default

@@ -1,0 +1,200 @@
+"""Checks of the rows themselves: what was dropped, repeated, leaked, or would be read otherwise than meant."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from alignment.check.findings import Finding, by_share, error, note, warning
+from alignment.check.material import Material
+from alignment.data.formats import KINDS, READ_COLUMNS
+from reward_models.pairwise import GOLD_COLUMNS
+
+SCORES = re.compile(r"label|score|reward|margin|rating|gold")
+# Columns that change what a row means, and that no format reads.
+TELLING = ("system", "system_prompt", "tools", "history", "context", "images", "image")
+# What each reason to drop a row is about, where formats.py's own words are short.
+REASONS = {
+    "empty reply": ("assistant turns are empty", "delete them, or fill them in"),
+    "chosen and rejected are the same": ("chosen and rejected are identical", "delete the pairs: they teach nothing"),
+    "chosen and rejected answer different prompts": (
+        "the prompts of pairs differ",
+        "pair replies to one and the same conversation",
+    ),
+}
+
+
+def check_dropped(material: Material) -> Iterator[Finding]:
+    """Every reason for which rows were dropped, with its count."""
+    for split, report in material.rows.reports.items():
+        for reason, count in sorted(report.dropped.items()):
+            what, mend = REASONS.get(reason, (reason, "correct the rows, or filter them out of the data"))
+            share = count / report.read
+            yield by_share(
+                share,
+                material.options.dropped,
+                f"rows are dropped: {what}",
+                got=f"{count} of {report.read} rows of the {split} split ({share:.1%}) dropped: {reason}",
+                needed=f"at most {material.options.dropped:.0%} for a reason (--max_dropped)",
+                mend=mend,
+            )
+
+
+def check_columns(material: Material) -> Iterator[Finding]:
+    """Columns that nothing reads, and those among them that look like a misspelt one or change what a row means."""
+    if material.kind == "prompts":
+        return  # the reward functions get them
+    read = {*READ_COLUMNS, *GOLD_COLUMNS, *KINDS[material.kind], *(material.get("columns") or {})}
+    unread = [name for name in material.rows.columns if name not in read]
+    for name in unread:
+        near = difflib.get_close_matches(name.lower(), sorted(read - set(material.rows.columns)), n=1, cutoff=0.85)
+        if near:
+            yield warning(
+                f"the column {name!r} is not read",
+                got=", ".join(material.rows.columns),
+                mend=f"if {near[0]!r} is meant: columns: {{{name}: {near[0]}}}",
+            )
+    telling = [name for name in unread if name.lower() in TELLING]
+    if telling and material.kind != "text":
+        yield warning(
+            f"columns that change what a row says are not read: {', '.join(telling)}",
+            got=", ".join(material.rows.columns),
+            mend="put their content into the messages; a system prompt is a first message of role system",
+        )
+    if unread:
+        yield note(f"columns not read: {', '.join(unread)}")
+
+
+def check_duplicates(material: Material) -> Iterator[Finding]:
+    """Training rows that stand there more than once."""
+    if material.method == "tokenizer":
+        return  # a vocabulary is no worse for it
+    seen = Counter(map(_exact, material.read("train")))
+    repeated = sum(count - 1 for count in seen.values())
+    if repeated:
+        rows, most = len(material.train), max(seen.values())
+        yield warning(
+            "training rows are duplicates of others",
+            got=f"{repeated} of {rows} rows ({repeated / rows:.1%}); one stands {most} times",
+            mend="remove them, unless the weight is meant",
+        )
+
+
+def check_leaks(material: Material) -> Iterator[Finding]:
+    """No row that a model is judged on, nor a near-duplicate of one, is a training row."""
+    if material.method == "tokenizer":
+        return
+    exact, near = set(), set()
+    for row in material.read("train"):
+        exact.add(_exact(row))
+        near.add(_near(row))
+    for split in sorted(material.rows.splits.keys() - {"train"}):
+        held_out = list(material.read(split))
+        same = sum(_exact(row) in exact for row in held_out)
+        alike = sum(_near(row) in near for row in held_out) - same
+        if held_out and same == len(held_out) and material.get("dataset_test_split"):
+            yield error(
+                f"the {split} split equals the training rows",
+                got=f"all {same} rows",
+                needed="rows that are not trained on",
+                mend="name another dataset_test_split, or leave it out: eval_share splits some rows off",
+            )
+            continue
+        # Short generated documents coincide; a conversation does not.
+        allowed = material.options.leaked_text if material.kind == "text" else 0
+        mend = "take them out of the training data, or let eval_share split the rows: it keeps prompts together"
+        if same:
+            got = f"{same} of {len(held_out)} rows of the {split} split ({same / len(held_out):.1%})"
+            what = "held-out rows are in the training rows"
+            yield by_share(same / len(held_out), allowed, what, got=got, needed="none", mend=mend)
+        if alike:
+            got = f"{alike} of {len(held_out)} rows of the {split} split, but for case, space and punctuation"
+            yield warning("held-out rows are near-duplicates of training rows", got=got, needed="none", mend=mend)
+
+
+def check_scores(material: Material) -> Iterator[Finding]:
+    """Columns of labels and scores hold a number in every row."""
+    for name in material.train.column_names:
+        if not SCORES.search(name.lower()):
+            continue
+        values = list(material.train[name])
+        missing = sum(map(_is_nothing, values))
+        if missing:
+            yield error(
+                f"the column {name!r} has rows without a number",
+                got=f"{missing} of {len(values)} rows are NaN or empty",
+                needed="a label or score in every row",
+                mend="fill them in, or delete the rows",
+            )
+
+
+def check_labels(rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """KTO needs examples of both kinds."""
+    labels = {bool(row["label"]) for row in rows}
+    if len(labels) == 1:
+        yield error(
+            "all labels are the same",
+            got=f"{len(rows)} rows with label {labels.pop()}",
+            needed="desirable and undesirable completions",
+            mend="add rows of the other label, or check the column that is read as label",
+        )
+
+
+def check_kto(material: Material) -> Iterator[Finding]:
+    yield from check_labels(list(material.read("train")))
+
+
+def check_injected(material: Material) -> Iterator[Finding]:
+    """Text of the data that the template would turn into special tokens."""
+    tokenizer = material.tokenizer
+    special = {*tokenizer.all_special_tokens, *(token for token in tokenizer.get_added_vocab() if len(token) > 2)}
+    special = sorted(token for token in special if token.strip())
+    if not special:
+        return
+    pattern = re.compile("|".join(map(re.escape, special)))
+    found = Counter()
+    rows = 0
+    for row in material.read("train"):
+        tokens = set(pattern.findall("\n".join(texts_of(row))))
+        found.update(tokens)
+        rows += bool(tokens)
+    if rows:
+        what = "text of the data reads like special tokens"
+        got = ", ".join(f"{token!r} in {count} rows" for token, count in found.most_common(4))
+        if material.kind == "text":
+            yield note(what, got=f"{got}; documents keep them as text")
+        else:
+            yield warning(
+                what,
+                got=f"{got}: the template makes the real token of them",
+                needed="text that cannot end or begin a turn",
+                mend="replace them in the data, for example by a space inside",
+            )
+
+
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """All that people or models said in a canonical row."""
+    if "text" in row:
+        return [row["text"]]
+    names = ("messages", "prompt", "chosen", "rejected", "completion")
+    return [turn["content"] for name in names if name in row for turn in row[name]]
+
+
+def _exact(row: dict[str, Any]) -> str:
+    return json.dumps(list(row.values()), ensure_ascii=False)
+
+
+def _near(row: dict[str, Any]) -> str:
+    """A row's text without case, punctuation and spacing."""
+    return re.sub(r"[\W_]+", " ", "\n".join(texts_of(row)).casefold()).strip()
+
+
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "nan", "none", "null")
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,221 @@
+"""Run the checks of a pipeline's stages, and gather what they find."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from alignment.check import lengths, rows, settings, template
+from alignment.check.encoding import encode_rows
+from alignment.check.estimate import Device, TokenStatistics, describe, estimate
+from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
+from alignment.check.material import Material, Options, Rows, is_hub, read_rows
+from alignment.check.origin import find_origin, recipes_of
+from alignment.check.standing import standing_checkpoints
+from alignment.data.arguments import DataArguments
+from alignment.data.formats import KINDS
+from alignment.data.load import check_source
+from alignment.errors import UserError, raise_all
+from alignment.pipeline.graph import Pipeline, StageSpec
+from alignment.pipeline.plan import Step
+
+logger = logging.getLogger(__name__)
+
+Check = Callable[[Material], Iterator[Finding]]
+
+# What is checked of every stage's rows and settings, and with a tokenizer beside.
+ROWS: tuple[Check, ...] = (
+    rows.check_dropped,
+    rows.check_columns,
+    rows.check_duplicates,
+    rows.check_leaks,
+    rows.check_scores,
+    settings.check_validation,
+    settings.check_steps,
+    settings.check_context,
+    settings.check_packing,
+)
+TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_sampled)
+CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
+KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,)}
+KIND_TOKENS: dict[str, tuple[Check, ...]] = {
+    "text": TOKENS,
+    "sft": (*CHAT, lengths.check_masks, lengths.check_truncation),
+    "preference": (*CHAT, lengths.check_pairs),
+    "prompts": (*CHAT, lengths.check_prompts),
+    "kto": (*CHAT, lengths.check_truncation),
+}
+# A stand-in learns from the text of so many rows.
+STAND_IN_ROWS = 300
+# Before a run so many rows are looked at in tokens.
+RUN_SAMPLE = 200
+
+
+@dataclass(frozen=True)
+class StageCheck:
+    """What was found of one stage; no material where its rows could not be looked at."""
+
+    stage: str
+    source: str
+    findings: list[Finding]
+    material: Material | None = None
+    costs: list[str] = field(default_factory=list)
+
+
+def check_stages(
+    pipeline: Pipeline,
+    mistakes: Mapping[str, Sequence[UserError]] | None = None,
+    *,
+    standing: Mapping[str, Path] | None = None,
+    only: Container[str] | None = None,
+    options: Options | None = None,
+    device: Device | None = None,
+) -> list[StageCheck]:
+    """Check stages of a pipeline; nothing is written.
+
+    Args:
+        mistakes: what was found wrong with the stages' keys when the pipeline was loaded.
+        standing: stages whose checkpoint is there and stays, with its place.
+        only: the stages to check; default all.
+        device: what the stages would run on; None: no estimate of what they take.
+    """
+    recipes, checks = recipes_of(pipeline), []
+    for spec in pipeline.stages:
+        if only is not None and spec.name not in only:
+            continue
+        findings = [found for mistake in (mistakes or {}).get(spec.name, []) for found in from_user_error(mistake)]
+        material = None
+        if not findings:
+            material, findings = look(spec, pipeline.run_dir, recipes, dict(standing or {}), options or Options())
+        costs, found = cost(material, device) if material and device else ([], [])
+        named = [one.of(spec.name) for one in [*findings, *found]]
+        checks.append(StageCheck(spec.name, str(spec.recipe_path), named, material, costs))
+    return checks
+
+
+def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
+    """What a stage will take, in lines; and a finding where it will not fit the device."""
+    sizes, origin = material.token_counts(), material.origin
+    if not sizes or origin.model is None or material.method == "tokenizer":
+        return [], []
+    rows = TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), max(sizes))
+    reward = origin.reward_model
+    found = estimate(
+        material.method,
+        material.configs,
+        origin.model.config,
+        rows,
+        device,
+        adapter=origin.model.adapter,
+        reward_config=reward.config if reward else None,
+        reward_adapter=reward.adapter if reward else None,
+    )
+    lines = describe(found).splitlines()
+    if found.verdict == "does not fit":
+        got = f"about {found.total_memory / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB"
+        return lines, [
+            warning("the stage will not fit the memory of this machine", got=got, mend="; ".join(found.mends))
+        ]
+    return lines, []
+
+
+def look(
+    spec: StageSpec, run_dir: Path, recipes: dict[str, dict[str, Any]], standing: dict[str, Path], options: Options
+) -> tuple[Material | None, list[Finding]]:
+    """A stage's material and all findings about it; no material where its rows are not here to look at."""
+    kind, method = spec.module.DATA_KIND, spec.module.__name__.rpartition(".")[2]
+    try:
+        configs = spec.configs(run_dir)
+    except UserError as mistake:
+        return None, from_user_error(mistake)
+    findings = check_replay(configs)
+    read, found = read_or_note(configs, kind, options)
+    findings += found
+    if read is None:
+        return None, findings
+    train = read.splits["train"].select_columns(list(KINDS[kind]))
+    texts = ["\n".join(rows.texts_of(row)) for row in train.select(range(min(STAND_IN_ROWS, len(train))))]
+    origin, found = find_origin(spec, recipes, standing, texts, options.offline)
+    findings += found
+    material = Material(spec.name, method, kind, configs, read, origin, options)
+    if material.tokenizer is not None:
+        material, found = encode(material)
+        findings += found
+        findings += [finding for check in KIND_TOKENS[kind] for finding in check(material)]
+    findings += [finding for check in (*ROWS, *KIND_ROWS.get(kind, ())) for finding in check(material)]
+    return material, findings
+
+
+def read_or_note(configs: tuple[Any, ...], kind: str, options: Options) -> tuple[Rows | None, list[Finding]]:
+    """The rows; None and what is wrong with them, or that they are not here."""
+    data = next(config for config in configs if isinstance(config, DataArguments))
+    seed = next((config.seed for config in configs if hasattr(config, "seed")), 0)
+    most = None if options.whole else options.sample
+    try:
+        return read_rows(data, kind, seed, getattr(data, "dataset_card_split", None), most), []
+    except UserError as mistake:
+        if options.offline and is_hub(data.dataset_name):
+            return None, [note(f"not checked (offline): {data.dataset_name} is not in the local cache")]
+        return None, from_user_error(mistake)
+
+
+def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
+    """The second data set of an SFT stage is there."""
+    name = next((config.replay_dataset_name for config in configs if hasattr(config, "replay_dataset_name")), None)
+    try:
+        if name:
+            check_source(DataArguments(name), "text")
+    except UserError as mistake:
+        return from_user_error(mistake)
+    return []
+
+
+def encode(material: Material) -> tuple[Material, list[Finding]]:
+    """The material with its first rows in tokens, as the stage's trainer will make them."""
+    replies_only = material.kind == "sft" and bool(material.get("assistant_only_loss"))
+    swapped, findings = template.training_template(material.tokenizer, replies_only)
+    material = replace(material, training_template=swapped)
+    if material.kind != "text" and not material.tokenizer.chat_template:
+        return material, findings
+    encoded, pairs, refused = encode_rows(
+        material.kind, material.sample, material.tokenizer, replies_only and template.marks_replies(material), swapped
+    )
+    return replace(material, encoded=encoded, pairs=pairs), findings + list(lengths.check_refused(refused))
+
+
+def merged(checks: Sequence[StageCheck]) -> list[Finding]:
+    """All findings; one that several stages share stands once, with all their names."""
+    stages: dict[Finding, list[str]] = {}
+    for finding in (finding for check in checks for finding in check.findings):
+        stages.setdefault(finding.of(""), []).append(finding.stage)
+    return [finding.of(", ".join(dict.fromkeys(names))) for finding, names in stages.items()]
+
+
+def raise_errors(checks: Sequence[StageCheck]) -> None:
+    """Raise all errors together, as a user's mistakes."""
+    raise_all(
+        [
+            UserError(f"{found.stage}: {found.what}", got=found.got, needed=found.needed, mend=found.mend)
+            for found in merged(checks)
+            if found.severity == ERROR
+        ]
+    )
+
+
+def check_before_run(
+    max_truncated: float, max_dropped: float, quick: bool, pipeline: Pipeline, steps: Sequence[Step]
+) -> None:
+    """Check the stages that are about to run, in a few rows each; say what is found, and raise where it is an error."""
+    running = {step.spec.name for step in steps if step.runs}
+    if not running:
+        return
+    standing = {name: place for name, place in standing_checkpoints(pipeline, steps).items() if name not in running}
+    options = Options(RUN_SAMPLE, max_truncated, max_dropped, whole=False, quick=quick)
+    checks = check_stages(pipeline, standing=standing, only=running, options=options)
+    for finding in merged(checks):
+        if finding.severity == WARNING:
+            logger.warning("check: %s: %s%s", finding.stage, finding.what, f" ({finding.got})" if finding.got else "")
+    raise_errors(checks)

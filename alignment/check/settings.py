@@ -1,0 +1,122 @@
+"""Checks of a stage's settings against its rows and its model: steps, warmup, validation, context, packing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from alignment.check.findings import Finding, error, warning
+from alignment.check.material import Material
+from alignment.data.sources import own_test_split
+
+
+def check_context(material: Material) -> Iterator[Finding]:
+    """max_length is within what the model was made for."""
+    context, length = material.origin.context, material.get("max_length", 0)
+    if context is not None and material.kind != "prompts" and (length is None or length > context):
+        if material.kind == "text" and length is None:
+            return  # packed to the context
+        yield error(
+            "max_length is beyond the model's context",
+            got=f"max_length {length}, {context} positions",
+            needed=f"max_length of at most {context}",
+            mend=f"max_length: {context}, or a model with more positions",
+        )
+
+
+def check_validation(material: Material) -> Iterator[Finding]:
+    """There are rows to validate on where the recipe says to."""
+    source, named = material.get("dataset_name"), material.get("dataset_test_split")
+    held_out = named or material.get("eval_share") or (source and own_test_split(source))
+    strategy = getattr(material.get("eval_strategy", "no"), "value", material.get("eval_strategy", "no"))
+    if not held_out and (strategy != "no" or material.get("load_best_model_at_end")):
+        yield error(
+            "the recipe evaluates, and there is no validation split",
+            got=f"eval_strategy {strategy}, eval_share 0, no dataset_test_split",
+            needed="rows to validate on",
+            mend="eval_share: 0.05, a dataset_test_split, or eval_strategy: no",
+        )
+
+
+def optimizer_batch(material: Material) -> int:
+    """Rows of an optimizer step on this machine's number of processes."""
+    size, processes = material.get("per_device_train_batch_size", 1), material.get("world_size", 1)
+    return size * material.get("gradient_accumulation_steps", 1) * processes
+
+
+def steps(material: Material) -> int:
+    """Optimizer steps in all, by transformers' count; packed rows and rollouts are told by `estimate`."""
+    if material.get("max_steps", -1) > 0:
+        return material.get("max_steps")
+    rows, size = material.rows.count("train"), material.get("per_device_train_batch_size", 1)
+    whole = rows // size if material.get("dataloader_drop_last") else math.ceil(rows / size)
+    per_epoch = max(whole // max(material.get("gradient_accumulation_steps", 1), 1), 1) if whole else 0
+    return math.ceil(material.get("num_train_epochs", 1) * per_epoch)
+
+
+def check_steps(material: Material) -> Iterator[Finding]:
+    """There are rows for a step, and more steps than warmup."""
+    if material.options.quick or material.get("per_device_train_batch_size") is None:
+        return
+    rows, batch, total = material.rows.count("train"), optimizer_batch(material), None
+    if material.kind != "text":
+        total = steps(material)
+    if total == 0:
+        yield error(
+            "there are too few rows for one step",
+            got=f"{rows} training rows, a batch of {batch}, dataloader_drop_last",
+            needed=f"at least {batch} rows",
+            mend="a smaller per_device_train_batch_size, more rows, or dataloader_drop_last: false",
+        )
+        return
+    if rows < batch and material.kind != "text" and not material.get("packing"):
+        yield warning(
+            "there are fewer rows than one optimizer batch",
+            got=f"{rows} training rows, a batch of {batch}",
+            mend="a smaller per_device_train_batch_size or gradient_accumulation_steps",
+        )
+    warmup = material.get("warmup_steps") or 0
+    if total and material.kind != "prompts" and warmup >= 1 and warmup >= total and not material.get("packing"):
+        yield warning(
+            "training ends before the warmup does",
+            got=f"{total} steps (epochs x rows / batch), warmup_steps {warmup:g}",
+            needed="fewer warmup steps than steps",
+            mend="fewer warmup_steps, or more epochs",
+        )
+
+
+def check_packing(material: Material) -> Iterator[Finding]:
+    """Packed documents do not see each other."""
+    packed = material.kind == "text" or material.get("packing")
+    if not packed or material.method == "tokenizer":
+        return
+    if material.get("packing") and material.get("packing_strategy") == "wrapped":
+        yield error(
+            "packed rows see each other",
+            got="packing_strategy: wrapped joins rows without boundaries, and cuts them in the middle",
+            needed="packing_strategy: bfd",
+            mend="packing_strategy: bfd",
+        )
+    if material.origin.config is not None and (why := _mixes_documents(material.origin.config)):
+        yield error(
+            "packed rows see each other",
+            got=why,
+            needed="a model that reads document boundaries from position_ids",
+            mend="packing: false" if material.get("packing") else "another model: pretraining packs its documents",
+        )
+
+
+def _mixes_documents(config) -> str | None:
+    """Why a model cannot keep the documents of a packed row apart; None where it can."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if isinstance(model, tuple):
+        model = model[0]
+    if model is None:
+        return None
+    if getattr(model, "_is_stateful", False):
+        return f"{model.__name__} is recurrent: its state runs on from document to document"
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{model.__name__} makes its own masks, which do not look at position_ids"
+    return None

@@ -1,0 +1,181 @@
+"""The pre-flight as a whole: whole recipe folders, what it prints, what it leaves alone, and runs that it stops."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from align_cli import REPOSITORY
+from check_cases import foreign_tokenizer, write_model
+
+import align as console
+from alignment.check.display import GREEN, mark
+from alignment.check.findings import has_errors
+from alignment.check.material import Options
+from alignment.check.rows import check_labels
+from alignment.check.run import check_stages, merged
+from alignment.pipeline.graph import load_pipeline
+
+STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
+    return Path("recipes/tiny")
+
+
+def files_of(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_the_tiny_recipe_has_no_errors_and_nothing_is_written(tiny):
+    pipeline = load_pipeline(tiny, mistakes={})
+    checks = check_stages(pipeline, options=Options(sample=100, offline=True, whole=False))
+    assert [check.stage for check in checks] == STAGES
+    assert not has_errors(merged(checks)), merged(checks)
+    assert all(check.material and check.material.origin.stand_in for check in checks)
+    assert {check.stage: check.material.rows.count("train") for check in checks} == {
+        "tokenizer": 20_000,
+        "pretrain": 60_000,
+        "sft": 9_000,
+        "reward": 6_000,
+        "dpo": 4_000,
+        "ppo": 6_000,
+    }
+    assert checks[2].material.origin.context == 256
+    assert not Path("runs").exists()
+
+
+def test_a_stage_of_a_pipeline_is_checked_before_its_parents_have_run(tiny, capsys):
+    code = console.main(
+        ["check", str(tiny / "dpo.yaml"), "--offline", "--dataset_name", "tinyworld:preference?pairs=60"]
+    )
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "== dpo (recipes/tiny/dpo.yaml)" in printed and "a stand-in counts" in printed
+    assert "rows to use: 60 train, 500 validation" in printed
+
+
+def test_errors_of_several_stages_are_gathered_and_what_they_share_stands_once(tmp_path, capsys):
+    folder = tmp_path / "both"
+    folder.mkdir()
+    (folder / "pipeline.yaml").write_text(
+        yaml.safe_dump({"stages": {"sft": "sft.yaml", "dpo": "dpo.yaml"}}, sort_keys=False)
+    )
+    model = write_model(tmp_path / "model", foreign_tokenizer(pad_token="<|im_end|>"))
+    common = {"max_length": 128, "report_to": "none"}
+    (folder / "sft.yaml").write_text(
+        yaml.safe_dump(common | {"model_name_or_path": str(model), "dataset_name": "nowhere.jsonl"})
+    )
+    recipe = common | {"model_name_or_path": str(model), "dataset_name": "tinyworld:preference?pairs=40", "beat": 1}
+    (folder / "dpo.yaml").write_text(yaml.safe_dump(recipe))
+    assert console.main(["check", str(folder), "--output_dir", str(tmp_path / "run")]) == 1
+    printed = capsys.readouterr().out
+    assert "error: sft: There is no file nowhere.jsonl" in printed
+    assert f"error: dpo: {folder / 'dpo.yaml'}: unknown key 'beat'" in printed
+    recipe.pop("beat")
+    (folder / "dpo.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "sft.yaml").write_text((folder / "sft.yaml").read_text().replace("nowhere.jsonl", "tinyworld:sft"))
+    assert console.main(["check", str(folder), "--output_dir", str(tmp_path / "run")]) == 1
+    assert "error: sft, dpo: the pad token is the EOS token" in capsys.readouterr().out
+
+
+def test_what_is_not_in_the_cache_is_not_checked_and_no_error(tmp_path, capsys):
+    recipe = {"model_name_or_path": "some-org/some-model", "dataset_name": "some-org/some-data", "report_to": "none"}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(recipe))
+    assert console.main(["check", str(tmp_path / "sft.yaml"), "--offline"]) == 0
+    assert "note: sft: not checked (offline): some-org/some-data" in capsys.readouterr().out
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(recipe | {"dataset_name": "tinyworld:sft?demonstrations=50"}))
+    assert console.main(["check", str(tmp_path / "sft.yaml"), "--offline"]) == 0
+    assert "note: sft: not checked (offline): some-org/some-model" in capsys.readouterr().out
+
+
+def test_learned_tokens_are_marked(case, capsys):
+    code, printed = case.check(capsys, "--samples", "1")
+    assert code == 0
+    assert "<|im_start|>user\nSay zebra 0.<|im_end|>\n<|im_start|>assistant\n[[Zebra 0.<|im_end|>]]\n" in printed
+    tokenizer = foreign_tokenizer()
+    ids = tokenizer("zebra river")["input_ids"]
+    learned = [False] + [True] * (len(ids) - 1)
+    assert mark(ids, learned, tokenizer, colour=True).startswith(f"zebra{GREEN} ")
+    assert mark(ids, learned, tokenizer, colour=False) == "zebra[[ river]]"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "colours"), [(True, "", True), (True, "1", False), (False, "", False)]
+)
+def test_colours_are_for_terminals(terminal, no_color, colours, monkeypatch):
+    from alignment.check.display import in_colour
+
+    class Stream:
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert in_colour(Stream()) is colours
+
+
+def test_the_template_that_trl_trains_with_is_named(case, capsys):
+    from trl.chat_template_utils import qwen2_5_chat_template
+
+    case.template = qwen2_5_chat_template
+    code, printed = case.check(capsys)
+    assert code == 0, printed
+    assert "trl trains with its own qwen2_5_training_chat_template" in printed
+    assert "assistant[[\nZebra 0.<|im_end|>\n]]" in printed
+
+
+def test_labels_of_kto_differ():
+    rows = [{"prompt": [], "completion": [], "label": label} for label in (True, True, False)]
+    assert not list(check_labels(rows))
+    (found,) = check_labels(rows[:2])
+    assert found.severity == "error" and found.what == "all labels are the same"
+
+
+def test_a_finished_parent_is_read_and_left_alone(case, capsys):
+    run_dir = case.folder / "runs"
+    model = run_dir / "pretrain/checkpoint"
+    case.recipe = {"model_name_or_path": "pretrain"}
+    file = case.write()
+    model.parent.mkdir(parents=True)
+    (case.folder / "model").rename(model)
+    (run_dir / "pretrain/stage.json").write_text("{}")
+    before = files_of(case.folder)
+    code = console.main(["check", str(file), "--output_dir", str(run_dir), "--max_length", "512"])
+    printed = capsys.readouterr().out
+    assert code == 1 and "max_length 512, 256 positions" in printed and "stand-in" not in printed
+    assert files_of(case.folder) == before
+
+
+def test_a_run_stops_before_training_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": ""}]} for n in range(9)
+    ]
+    rows += [
+        {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": "9"}]} for n in range(9)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe").mkdir()
+    stages = {name: str(REPOSITORY / f"recipes/tiny/{name}.yaml") for name in ("tokenizer", "pretrain")}
+    (tmp_path / "recipe/pipeline.yaml").write_text(
+        yaml.safe_dump({"stages": stages | {"sft": "sft.yaml"}}, sort_keys=False)
+    )
+    recipe = {"extends": str(REPOSITORY / "recipes/tiny/sft.yaml"), "dataset_name": "rows.jsonl"}
+    (tmp_path / "recipe/sft.yaml").write_text(yaml.safe_dump(recipe))
+    assert console.main(["run", "recipe", "--quick"]) == 2
+    assert "sft: rows are dropped: assistant turns are empty" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_exit_codes_as_a_user_meets_them(tmp_path, case):
+    command = [sys.executable, str(REPOSITORY / "align.py"), "check"]
+    assert console.main(["check", str(tmp_path / "nowhere")]) == 2
+    case.recipe = {"max_length": 512}
+    found = subprocess.run([*command, str(case.write()), "--offline"], capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 1 and "\x1b" not in found.stdout and "Traceback" not in found.stderr
+    assert not (tmp_path / "runs").exists()

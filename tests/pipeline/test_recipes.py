@@ -1,0 +1,55 @@
+"""The recipes that come along: keys, parents and headers, without a network."""
+
+from pathlib import Path
+
+import pytest
+
+from alignment.pipeline.graph import load_pipeline
+from alignment.pipeline.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/pipeline.yaml"))
+PARENTS = {
+    "gpt2-124m": {"pretrain": ["tokenizer"], "sft": ["pretrain"], "reward": ["sft"], "dpo": ["sft"]},
+    "tldr-pythia-1b": {"sft": [], "reward": ["sft"], "dpo": ["sft"], "ppo": ["sft", "reward"]},
+}
+OWN_FILES = ["--text", "a.txt", "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
+
+
+@pytest.fixture
+def at_root(monkeypatch, tmp_path):
+    """As a user: recipes at hand, and the files that local-files asks for."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    (tmp_path / "c.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_recipe_loads_offline(folder, at_root, tmp_path):
+    """Keys and values are valid for every stage, parents are there; what is on the hub cannot be known offline."""
+    overrides = OWN_FILES if folder == "local-files" else []
+    pipeline = load_pipeline(f"recipes/{folder}", overrides)
+    assert pipeline.name == folder
+    for stage in pipeline.stages:
+        assert stage.configs(tmp_path)
+        assert sorted(stage.parents.values()) == sorted(PARENTS.get(folder, {}).get(stage.name, stage.parents.values()))
+
+
+@pytest.mark.parametrize("folder", ["gpt2-124m", "tldr-pythia-1b"])
+def test_headers_say_what_it_takes(folder):
+    for path in sorted((ROOT / "recipes" / folder).glob("*.yaml")):
+        header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        for word in ("# needs ", "# run ", "# override ", "# measured "):
+            assert any(line.startswith(word) for line in header), (path, word)
+
+
+def test_the_optimizer_batches_are_the_published_ones():
+    """Of SFT, reward model and DPO; PPO's is half, as its header says."""
+    for stage, published in {"sft": 128, "reward": 64, "dpo": 64, "ppo": 256}.items():
+        recipe = read_recipe(ROOT / f"recipes/tldr-pythia-1b/{stage}.yaml")
+        assert recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"] == published
+    episodes = recipe["max_steps"] / recipe["num_iterations"] * published
+    assert episodes == pytest.approx(1_000_000, rel=1e-3)
