@@ -228,6 +228,11 @@ def column_type(values: list[Any]) -> pyarrow.DataType:
     """The Arrow type that holds all values exactly; JSON where there is none, and for objects."""
     import pyarrow
 
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds == {str}:
+        return pyarrow.string()
+    if len(kinds) > 1 and kinds != {int, float}:
+        return pyarrow.json_()
     try:
         found = pyarrow.array(values).type
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError, OverflowError):

@@ -74,8 +74,8 @@ class Report:
     def __str__(self) -> str:
         reasons = "; ".join(self._reason(reason) for reason in sorted(self.dropped))
         lost = f"{self.read - self.kept} dropped" + (f" ({reasons})" if reasons else "")
-        several = f"{self.rows} rows that hold " if self.rows != self.read else ""
-        return f"{several}{self.read} rows read as {self.kind} from {self.format}, {self.kept} kept, {lost}"
+        source = f" (of {self.rows} in the source)" if self.rows != self.read else ""
+        return f"{self.read} rows{source} read as {self.kind} from {self.format}, {self.kept} kept, {lost}"
 
     def _reason(self, reason: str) -> str:
         count, examples = self.dropped[reason], self.examples.get(reason, [])

@@ -97,6 +97,7 @@ COLUMNS = {
     "objects with different keys": [{"a": 1}, {"b": [1, {"c": None}]}, {}, None],
     "text and numbers": ["7", 7, 7.5, True, None, "x", "null", ""],
     "lists of both": [["7"], [7], [], None],
+    "truth and numbers": [True, 1, 0, None],
     "whole and broken numbers": [1, 2.5, None],
     "empty lists": [[], ["a"], None],
     "large numbers": [2**63 + 1, 1, -(2**62)],
@@ -153,16 +154,16 @@ def test_blocks_make_no_difference_to_documents():
         assert list(files._documents(blocks, 60)) == expected, seed
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "lines.txt", "a.jsonl"])
 def test_a_long_file_is_not_held_in_memory(tmp_path, name):
     """Of 20 MB, no more than a few batches at a time."""
     import tracemalloc
 
-    paragraph = "word " * 200 + "\n\n"
+    paragraph = "word " * 200 + ("\n" if name == "lines.txt" else "\n\n")
     count = 20 * 2**20 // len(paragraph)
     if name == "a.jsonl":
         write_lines(tmp_path / name, [{"text": paragraph}] * count)
-    elif name == "a.txt":
+    elif name.endswith(".txt"):
         (tmp_path / name).write_text(paragraph * count)
     else:
         (tmp_path / name).write_bytes(gzip.compress((paragraph * count).encode()))
@@ -236,10 +237,10 @@ ERRORS = [
     ("a.json", b'[{"text": "a"},\n {"text": "' + LATIN + b'"}]', r"a.json is not UTF-8 at line 2"),
     ("a.txt", b"a\n\nb\n" + LATIN, r"a.txt is not UTF-8 at line 4"),
     ("a.csv", b"text\na\n" + LATIN, r"a.csv is not UTF-8 at line 3"),
-    ("a.txt.gz", gzip.compress(b"a\n" + LATIN), r"a.txt.gz is not UTF-8 at line 2"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-12], r"a.jsonl.gz is cut off"),
-    ("a.txt.gz", gzip.compress(random.Random(0).randbytes(99).hex().encode())[:-30], r"a.txt.gz is cut off"),
-    ("a.csv.gz", gzip.compress(b"text\na\n")[:-9], r"a.csv.gz is cut off"),
+    ("a.txt.gz", gzip.compress(b"a\n" + LATIN, mtime=0), r"a.txt.gz is not UTF-8 at line 2"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-12], r"a.jsonl.gz is cut off"),
+    ("a.txt.gz", gzip.compress(random.Random(0).randbytes(99).hex().encode(), mtime=0)[:-30], r"a.txt.gz is cut off"),
+    ("a.csv.gz", gzip.compress(b"text\na\n", mtime=0)[:-9], r"a.csv.gz is cut off"),
     ("a.parquet.gz", b"", r"Cannot read .*a.parquet.gz(?s:.*)gunzip"),
     ("a.csv", b"a,b\n1,2\n3\n", r"a.csv: line 3 has not as many values(?s:.*)needed: 2: a, b"),
     ("a.csv", b"a,b\n1,2\n\n3,4,5\n", r"a.csv: line 4 has not as many values"),

@@ -281,7 +281,7 @@ def test_instances_are_counted_one_by_one():
     ]
     assert (report.rows, report.read, report.kept) == (3, 4, 2)
     assert report.dropped == {"empty reply": 1, "there are no instances": 1}
-    assert str(report).startswith("3 rows that hold 4 rows read as sft from instruction, instances, 2 kept")
+    assert str(report).startswith("4 rows (of 3 in the source) read as sft from instruction, instances, 2 kept")
 
 
 def test_pairs_become_kto_rows():
