@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass
 class Removal:
-    """Rows that were left behind for one reason, with a few of them as `row NUMBER: TEXT (WHY)`.
+    """Rows that were left behind for one reason, with a few of them as `usable row NUMBER: TEXT (WHY)`.
 
-    The number counts the source's usable rows from 0.
+    The number counts the source's usable rows from 1.
     """
 
     reason: str

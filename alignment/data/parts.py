@@ -40,11 +40,12 @@ class Part:
 def read_part(source: Source, source_split: str, split: str, kind: str, keep: Sequence[str] | None) -> Part:
     """The usable rows of one split of a source, on their way to the stage's `split`."""
     rows = load_source(source.name, config=source.config, split=source_split, kind=kind)
-    account = Account(str(source), source_split, split, len(rows))
-    if split == "train" and source.max_rows is not None and source.max_rows < len(rows):
-        account.remove("beyond max_rows", len(rows) - source.max_rows)
-        rows = rows.select(range(source.max_rows))
-    rows, report = convert(rows, kind, columns=source.columns, keep=keep)
+    beyond = max(0, len(rows) - source.max_rows) if split == "train" and source.max_rows else 0
+    rows, report = convert(
+        rows.select(range(source.max_rows)) if beyond else rows, kind, columns=source.columns, keep=keep
+    )
+    account = Account(str(source), source_split, split, report.read + beyond)
+    account.remove("beyond max_rows", beyond)
     logger.info("%s, split %s: %s", source, source_split, report)
     account.format, account.rows = report.format, len(rows)
     for reason, count in report.dropped.items():
@@ -72,7 +73,7 @@ def apply(filtered: Filtered, parts: Sequence[Part], kind: str) -> None:
 
 def _example(part: Part, place: int, detail: str | None, kind: str) -> str:
     text = quote(whole_text(part.rows[place], kind))
-    return f"row {part.numbers[place]}: {text}" + (f" ({detail})" if detail else "")
+    return f"usable row {part.numbers[place] + 1}: {text}" + (f" ({detail})" if detail else "")
 
 
 def concatenated(parts: Sequence[Part]) -> Dataset:
