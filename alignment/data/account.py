@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass
 class Removal:
-    """Rows that were left behind for one reason, with a few of them as `row NUMBER: TEXT (WHY)`.
+    """Rows that were left behind for one reason, with a few of them as `usable row NUMBER: TEXT (WHY)`.
 
-    The number counts the source's usable rows from 0.
+    The number counts the source's usable rows from 1.
     """
 
     reason: str
@@ -32,9 +32,11 @@ class Account:
         removed: what was left behind, in the order in which it was.
         repeated: how many rows stand in the split once more, for every time that they do.
         rows: how many there are in the split.
-        duplicates: how many of `rows` are the same as an earlier one but for white space; None: not counted.
+        duplicates: how many rows, before the mix and any limit, are the same as an earlier one but for white space;
+            None: not counted.
         share: the share of the mix that its weight asks for; None where it has none.
-        shared: how many of `rows` ask what a held-out row asks, and were left in (tinyworld's own splits alone).
+        shared: how many rows, before the mix and any limit, ask what a held-out row asks and were left in (of tinyworld
+            alone).
     """
 
     source: str

@@ -48,15 +48,15 @@ def read_part(
     limit = source.max_rows if split == "train" else limit
     streamed = {"streaming": True, "max_rows": limit} if source.streaming else {}
     rows = load_source(source.name, config=source.config, split=source_split, kind=kind, **streamed)
-    account = Account(str(source), source_split, split, len(rows))
-    if split == "train" and source.max_rows is not None and source.max_rows < len(rows):
-        account.remove("beyond max_rows", len(rows) - source.max_rows)
-        rows = rows.select(range(source.max_rows))
+    beyond = max(0, len(rows) - source.max_rows) if split == "train" and source.max_rows else 0
+    rows = rows.select(range(source.max_rows)) if beyond else rows
     rows, report = convert(rows, kind, columns=source.columns, keep=keep)
+    account = Account(str(source), source_split, split, report.read + beyond)
+    account.remove("beyond max_rows", beyond)
     logger.info("%s, split %s: %s", source, source_split, report)
     account.format, account.rows = report.format, len(rows)
     for reason, count in report.dropped.items():
-        account.remove(reason, count)
+        account.remove(reason, count, [f"row {number} of the source" for number in report.examples.get(reason, [])])
     return Part(rows, np.arange(len(rows)), account)
 
 
@@ -80,7 +80,7 @@ def apply(filtered: Filtered, parts: Sequence[Part], kind: str) -> None:
 
 def _example(part: Part, place: int, detail: str | None, kind: str) -> str:
     text = quote(whole_text(part.rows[place], kind))
-    return f"row {part.numbers[place]}: {text}" + (f" ({detail})" if detail else "")
+    return f"usable row {part.numbers[place] + 1}: {text}" + (f" ({detail})" if detail else "")
 
 
 def concatenated(parts: Sequence[Part]) -> Dataset:

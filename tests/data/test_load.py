@@ -209,8 +209,8 @@ def test_filters_count_every_row_and_leave_an_own_test_split_alone(tmp_path):
         "holds an item of quiz": 2,
     }
     assert account.read == 9 and account.rows == 1 and account.adds_up
-    assert account.removed[3].examples == ["row 2: 'kept row one'", "row 3: 'kept row one'"]
-    assert account.removed[4].examples[0].startswith("row 5: 'word0 word1") and "(like 'word0" in str(
+    assert account.removed[3].examples == ["usable row 3: 'kept row one'", "usable row 4: 'kept row one'"]
+    assert account.removed[4].examples[0].startswith("usable row 6: 'word0 word1") and "(like 'word0" in str(
         account.removed[4]
     )
     assert (validation.rows, validation.removed) == (2, [])
@@ -221,7 +221,7 @@ def test_duplicates_of_another_source_are_found(two_sources, tmp_path):
     third = texts(tmp_path, "c.jsonl", ["b0", "c", "b5"])
     report = prepare(mixture([two_sources[1], third], deduplicate="exact"), "text", 0).report
     assert [(account.rows, removals(account)) for account in report.accounts] == [(6, {}), (1, {"duplicate": 2})]
-    assert report.accounts[1].removed[0].examples == ["row 0: 'b0'", "row 2: 'b5'"]
+    assert report.accounts[1].removed[0].examples == ["usable row 1: 'b0'", "usable row 3: 'b5'"]
 
 
 def test_duplicates_that_stay_are_told(tmp_path):
@@ -249,7 +249,7 @@ def test_training_rows_of_an_own_test_split_are_left_out(tmp_path):
     assert asked(prepared.splits["train"]) == {"q0", "q1", "q2", "q4"}
     account = prepared.report.accounts[0]
     assert removals(account) == {"also in the validation split": 1} and account.adds_up
-    assert account.removed[0].examples == ["row 3: 'q3 a'"]
+    assert account.removed[0].examples == ["usable row 4: 'q3 a'"]
 
 
 def test_another_sources_held_out_rows_are_left_out_too(two_sources, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from alignment.errors import UserError, UserErrors
+from alignment.pipeline.digest import data_digests
 from alignment.pipeline.recipe import apply_overrides, build_configs, parse_yaml, placeholders, read_recipe
 
 
@@ -178,3 +179,15 @@ def test_what_the_dataclasses_refuse_is_a_users_error():
     assert "a.yaml: Training refuses these settings" in str(caught.value)
     assert "max_steps must not be 0" in str(caught.value)
     assert "too few layers" in str(caught.value)
+
+
+def test_the_digest_covers_every_source_of_a_mixture(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").write_text('{"text": "one"}\n')
+    recipe = {"datasets": [{"name": str(tmp_path / "a")}, {"name": str(tmp_path / "b")}, {"name": "tinyworld:sft"}]}
+    before = data_digests(recipe)
+    assert set(before) == {source["name"] for source in recipe["datasets"]}
+    (tmp_path / "b/rows.jsonl").write_text('{"text": "two"}\n')
+    after = data_digests(recipe)
+    assert [name for name in before if before[name] != after[name]] == [str(tmp_path / "b")]

@@ -27,7 +27,7 @@ def test_an_injected_eval_item_is_left_out_and_counted(tmp_path):
     (removal,) = account["removed"]
     assert (account["read"], account["rows"], removal["rows"]) == (12, 10, 2)
     assert removal["reason"] == "holds an item of tinyworld"
-    assert [example.split(":")[0] for example in removal["examples"]] == ["row 3", "row 7"]
+    assert [example.split(":")[0] for example in removal["examples"]] == ["usable row 4", "usable row 8"]
     assert item["prompt"] in removal["examples"][0]
 
 
