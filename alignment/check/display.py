@@ -28,8 +28,8 @@ def show_stage(check: StageCheck, samples: int, colour: bool) -> str:
     """One stage: its rows, a few samples, and what it will take."""
     lines = [f"== {check.stage} ({check.source})"]
     if check.material is None:
-        return "\n".join([*lines, "   rows: not looked at"])
-    lines += [f"   {line}" for line in count_rows(check.material)]
+        return "\n".join([*lines, "  rows: not looked at"])
+    lines += [f"  {line}" for line in count_rows(check.material)]
     lines += show_samples(check.material, samples, colour)
     return "\n".join([*lines, *check.costs])
 

@@ -14,6 +14,7 @@ from alignment.check.estimate import Device, TokenStatistics, describe, estimate
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
 from alignment.check.material import Material, Options, Rows, is_hub, read_rows
 from alignment.check.origin import find_origin, recipes_of
+from alignment.check.speed import this_device
 from alignment.check.standing import standing_checkpoints
 from alignment.data.arguments import DataArguments
 from alignment.data.formats import KINDS
@@ -214,7 +215,8 @@ def check_before_run(
         return
     standing = {name: place for name, place in standing_checkpoints(pipeline, steps).items() if name not in running}
     options = Options(RUN_SAMPLE, max_truncated, max_dropped, whole=False, quick=quick)
-    checks = check_stages(pipeline, standing=standing, only=running, options=options)
+    device = None if quick else this_device(measure=False)
+    checks = check_stages(pipeline, standing=standing, only=running, options=options, device=device)
     for finding in merged(checks):
         if finding.severity == WARNING:
             logger.warning("check: %s: %s%s", finding.stage, finding.what, f" ({finding.got})" if finding.got else "")

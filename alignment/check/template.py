@@ -80,6 +80,7 @@ def check_template(material: Material) -> Iterator[Finding]:
     if not tokenizer.chat_template:
         yield error(
             "the tokenizer has no chat template",
+            got=tokenizer.name_or_path or None,
             needed="a template, so that training and inference write conversations alike",
             mend="chat_template_path: FILE.jinja in the sft recipe, or the id of a model whose template to take",
         )

@@ -12,6 +12,7 @@ from check_cases import foreign_tokenizer, write_model
 
 import align as console
 from alignment.check.display import GREEN, mark
+from alignment.check.estimate import Device
 from alignment.check.findings import has_errors
 from alignment.check.material import Options
 from alignment.check.rows import check_labels
@@ -127,6 +128,20 @@ def test_the_template_that_trl_trains_with_is_named(case, capsys):
     assert code == 0, printed
     assert "trl trains with its own qwen2_5_training_chat_template" in printed
     assert "assistant[[\nZebra 0.<|im_end|>\n]]" in printed
+
+
+def test_what_stages_take_is_told_also_of_models_to_come(tiny):
+    """Of LoRA on a model that is not trained yet, against a machine that holds none of it."""
+    pipeline = load_pipeline(tiny.parent / "tiny-lora", mistakes={})
+    options = Options(sample=20, offline=True, whole=False)
+    checks = check_stages(pipeline, options=options, device=Device("a small machine", memory=10**6))
+    costs = {check.stage: "\n".join(check.costs) for check in checks}
+    assert costs["tokenizer"] == ""
+    assert "model   984 k parameters\n" in costs["pretrain"]
+    for stage in ("sft", "reward", "dpo", "ppo"):
+        assert "of them trained (7." in costs[stage], stage
+    unfit = {found.stage for check in checks for found in check.findings if "will not fit the memory" in found.what}
+    assert unfit == {"pretrain", "sft", "reward", "dpo", "ppo"}
 
 
 def test_labels_of_kto_differ():
