@@ -61,7 +61,7 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     output = model.get_output_embeddings() if kind == "causal-lm" else None
     tied = output is not None and output.weight is model.get_input_embeddings().weight
     base = sum(parameter.numel() for parameter in model.parameters())
-    model = with_adapter(model, adapter) if adapter is not None else model
+    model = with_adapter(model, adapter, kind) if adapter is not None else model
     sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
     text = config.get_text_config()
     heads = text.num_attention_heads
@@ -99,13 +99,15 @@ def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:
         return auto.from_config(config)
 
 
-def with_adapter(model: nn.Module, adapter: PeftConfig) -> nn.Module:
-    """An empty model with an adapter, which alone is trainable."""
+def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
+    """An empty model with an adapter, which alone is trainable; a classifier's score head comes with it."""
     import torch
     from peft import get_peft_model
 
     adapter = copy.deepcopy(adapter)
     adapter.inference_mode = False
+    if kind == "sequence-classification":
+        adapter.task_type, adapter.modules_to_save = "SEQ_CLS", ["score"]
     with torch.device("meta"):
         return get_peft_model(model, adapter)
 
