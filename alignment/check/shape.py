@@ -99,14 +99,14 @@ def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:
         return auto.from_config(config)
 
 
-def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str = "causal-lm") -> nn.Module:
-    """An empty model with an adapter, which alone is trainable; a classifier's goes on from a causal LM's."""
+def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
+    """An empty model with an adapter, which alone is trainable; a classifier's score head comes with it."""
     import torch
     from peft import get_peft_model
 
     adapter = copy.deepcopy(adapter)
     adapter.inference_mode = False
-    if kind == "sequence-classification" and adapter.task_type != "SEQ_CLS":
+    if kind == "sequence-classification":
         adapter.task_type, adapter.modules_to_save = "SEQ_CLS", ["score"]
     with torch.device("meta"):
         return get_peft_model(model, adapter)

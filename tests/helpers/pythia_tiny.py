@@ -1,4 +1,4 @@
-"""A stand-in for EleutherAI/pythia-1b-deduped: its architecture and kind of tokenizer, weights of 16 bit, no template."""
+"""A stand-in for EleutherAI/pythia-1b-deduped: its architecture and kind of tokenizer, 16-bit weights, no template."""
 
 import json
 from pathlib import Path
