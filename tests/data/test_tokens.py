@@ -106,6 +106,13 @@ def test_a_tokenizer_that_does_more_than_its_backend_is_asked_itself(tokenizer):
     assert make_encoder(tokenizer)(["the cat"]) == tokenizer(["the cat"])["input_ids"]
 
 
+def test_a_backend_that_gives_the_same_ids_is_used_alone(tokenizer, monkeypatch):
+    expected = tokenizer(TEXTS, split_special_tokens=True)["input_ids"]
+    encode = make_encoder(tokenizer)
+    monkeypatch.setattr(type(tokenizer), "_encode_plus", None)
+    assert encode(TEXTS) == expected
+
+
 def test_a_slow_tokenizer_gives_its_own_ids_and_has_a_key(cache, tmp_path):
     from transformers import ByT5Tokenizer
 
