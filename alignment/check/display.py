@@ -36,9 +36,10 @@ def show_stage(check: StageCheck, samples: int, colour: bool) -> str:
 
 def count_rows(material: Material) -> Iterator[str]:
     """Rows kept and dropped by reason, and rows of each split."""
-    for split, report in material.rows.reports.items():
-        whole = f", the first of {material.rows.whole:,}" if split == "train" and material.rows.whole else ""
-        yield f"{split}: {report}{whole}"
+    for account in material.rows.report.accounts:
+        whole = f", the first of {material.rows.whole:,}" if account.split == "train" and material.rows.whole else ""
+        yield f"{account}{whole}"
+    yield from material.rows.report.notes
     parts = [f"{material.rows.count(name):,} {name}" for name in material.rows.splits]
     yield f"rows to use: {', '.join(parts)}"
     if sizes := material.token_counts():

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from alignment.check.encoding import Encoded, Pair
+from alignment.data.account import DataReport
 from alignment.data.arguments import DataArguments
-from alignment.data.formats import KINDS, Report, convert
-from alignment.data.load import split_off
-from alignment.data.sources import is_local, is_tinyworld, load_source, own_test_split, parse_tinyworld
+from alignment.data.formats import KINDS
+from alignment.data.load import prepare
+from alignment.data.python_sources import is_python_sources
+from alignment.data.sources import is_local, is_tinyworld, parse_tinyworld
+from alignment.stages.common import eval_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,14 +47,12 @@ class Rows:
 
     Attributes:
         splits: train, validation where there is one, and card (a reward model's test split).
-        reports: what was kept and dropped, by split.
-        columns: of the source's training split, as they were.
+        report: the account of every row.
         whole: rows that the training split has where only its first ones were made.
     """
 
     splits: dict[str, Dataset]
-    reports: dict[str, Report]
-    columns: list[str]
+    report: DataReport
     whole: int | None = None
 
     def count(self, split: str) -> int:
@@ -139,61 +140,40 @@ class Material:
         return " (estimated with a stand-in tokenizer)" if self.origin.stand_in else ""
 
 
-def is_hub(name: str) -> bool:
-    """Whether a data set would come from the hub."""
-    return not is_tinyworld(name) and not is_local(name) and not name.startswith("python-sources")
+def from_the_hub(data: DataArguments) -> list[str]:
+    """The sources that would come from the hub."""
+    here = (is_tinyworld, is_local, is_python_sources)
+    return [source.name for source in data.sources() if not any(known(source.name) for known in here)]
 
 
-def read_rows(
-    data: DataArguments, kind: str, seed: int, card_split: str | None = None, most: int | None = None
-) -> Rows:
-    """A stage's rows, split and limited as `load_splits` does it, with the reports of what was dropped.
+def read_rows(data: DataArguments, kind: str, seed: int, card_split: str | None, options: Options) -> Rows:
+    """A stage's rows as the stage itself would get them, with the account of every row.
+
+    Of a streamed source, and before a run of a generated one too, only as many training rows are made as are looked at.
 
     Args:
         card_split: a further split, which a reward model is judged on.
-        most: of a generated source make only so many training rows, and no others where it has more.
     """
-    name, whole = _smaller(data.dataset_name, kind, most)
-    data = replace(data, dataset_name=name)
-    reports: dict[str, Report] = {}
-    splits: dict[str, Dataset] = {}
-    columns: list[str] = []
-
-    def read(split: str, into: str) -> None:
-        source = load_source(name, config=data.dataset_config, split=split, kind=kind)
-        columns.extend(() if columns else source.column_names)
-        splits[into], reports[into] = convert(source, kind, columns=data.columns, keep=None)
-
-    read(data.dataset_train_split, "train")
-    test_split = data.dataset_test_split or own_test_split(name)
-    if whole:
-        card_split = None  # a generated source keeps its splits apart by itself
-    elif test_split:
-        read(test_split, "validation")
-    elif data.eval_share:
-        splits["train"], splits["validation"] = split_off(splits["train"], kind, data.eval_share, seed)
-    if card_split:
-        read(card_split, "card")
-    limits = {"train": data.max_train_samples, "validation": data.max_eval_samples}
-    splits = {split: _first(rows, limits.get(split)) for split, rows in splits.items()}
-    if whole and data.max_train_samples:
-        whole = min(whole, data.max_train_samples)
-    return Rows(splits, reports, columns, whole)
+    data, whole = _smaller(data, kind, options)
+    # A generated source keeps its splits apart by itself.
+    held_out = {"card": card_split} if card_split and not whole else {}
+    prepared = prepare(data, kind, seed, keep=None, avoid=eval_texts(data), held_out=held_out)
+    return Rows(dict(prepared.splits), prepared.report, whole)
 
 
-def _smaller(name: str, kind: str, most: int | None) -> tuple[str, int | None]:
-    """A tinyworld source that makes at most `most` training rows, and how many the whole has; others unchanged."""
-    if most is None or not is_tinyworld(name):
-        return name, None
+def _smaller(data: DataArguments, kind: str, options: Options) -> tuple[DataArguments, int | None]:
+    """Arguments that give at most `options.sample` training rows, and how many the whole has; or the same ones."""
+    limit = data.max_train_samples
+    if data.streaming and (limit is None or limit > options.sample):
+        return replace(data, max_train_samples=options.sample), limit
+    if options.whole or data.dataset_name is None or not is_tinyworld(data.dataset_name):
+        return data, None
     from alignment.data.tinyworld import DATASETS
 
-    rows, config = parse_tinyworld(name, kind)
+    rows, config = parse_tinyworld(data.dataset_name, kind)
     size = DATASETS[rows][1]
     whole = getattr(config, size)
-    if whole <= most or rows in ("eval", "fewshot"):
-        return name, None
-    return f"{name}{'&' if '?' in name else '?'}{size}={most}", whole
-
-
-def _first(rows: Dataset, limit: int | None) -> Dataset:
-    return rows if limit is None else rows.select(range(min(limit, len(rows))))
+    if whole <= options.sample or rows in ("eval", "fewshot"):
+        return data, None
+    name = f"{data.dataset_name}{'&' if '?' in data.dataset_name else '?'}{size}={options.sample}"
+    return replace(data, dataset_name=name), min(whole, limit or whole)

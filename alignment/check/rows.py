@@ -31,15 +31,16 @@ REASONS = {
 
 def check_dropped(material: Material) -> Iterator[Finding]:
     """Every reason for which rows were dropped, with its count."""
-    for split, report in material.rows.reports.items():
-        for reason, count in sorted(report.dropped.items()):
-            what, mend = REASONS.get(reason, (reason, "correct the rows, or filter them out of the data"))
-            share = count / report.read
+    for account in material.rows.report.accounts:
+        for lost in (removal for removal in account.removed if removal.lost):
+            what, mend = REASONS.get(lost.reason, (lost.reason, "correct the rows, or filter them out of the data"))
+            share, examples = lost.rows / account.read, "; ".join(lost.examples)
             yield by_share(
                 share,
                 material.options.dropped,
                 f"rows are dropped: {what}",
-                got=f"{count} of {report.read} rows of the {split} split ({share:.1%}) dropped: {reason}",
+                got=f"{lost.rows} of {account.read} rows of {account.source}, split {account.source_split} ({share:.1%})"
+                f": {lost.reason}" + (f" ({examples})" if examples else ""),
                 needed=f"at most {material.options.dropped:.0%} for a reason (--max_dropped)",
                 mend=mend,
             )
@@ -50,20 +51,22 @@ def check_columns(material: Material) -> Iterator[Finding]:
     if material.kind == "prompts":
         return  # the reward functions get them
     read = {*READ_COLUMNS, *GOLD_COLUMNS, *KINDS[material.kind], *(material.get("columns") or {})}
-    unread = [name for name in material.rows.columns if name not in read]
+    unread = [name for name in material.train.column_names if name not in read]
     for name in unread:
-        near = difflib.get_close_matches(name.lower(), sorted(read - set(material.rows.columns)), n=1, cutoff=0.85)
+        near = difflib.get_close_matches(
+            name.lower(), sorted(read - set(material.train.column_names)), n=1, cutoff=0.85
+        )
         if near:
             yield warning(
                 f"the column {name!r} is not read",
-                got=", ".join(material.rows.columns),
+                got=", ".join(material.train.column_names),
                 mend=f"if {near[0]!r} is meant: columns: {{{name}: {near[0]}}}",
             )
     telling = [name for name in unread if name.lower() in TELLING]
     if telling and material.kind != "text":
         yield warning(
             f"columns that change what a row says are not read: {', '.join(telling)}",
-            got=", ".join(material.rows.columns),
+            got=", ".join(material.train.column_names),
             mend="put their content into the messages; a system prompt is a first message of role system",
         )
     if unread:
@@ -74,14 +77,13 @@ def check_duplicates(material: Material) -> Iterator[Finding]:
     """Training rows that stand there more than once."""
     if material.method == "tokenizer":
         return  # a vocabulary is no worse for it
-    seen = Counter(map(_exact, material.read("train")))
-    repeated = sum(count - 1 for count in seen.values())
+    accounts = [account for account in material.rows.report.accounts if account.duplicates]
+    repeated, rows = sum(account.duplicates for account in accounts), sum(account.rows for account in accounts)
     if repeated:
-        rows, most = len(material.train), max(seen.values())
         yield warning(
             "training rows are duplicates of others",
-            got=f"{repeated} of {rows} rows ({repeated / rows:.1%}); one stands {most} times",
-            mend="remove them, unless the weight is meant",
+            got=f"{repeated} of {rows} rows ({repeated / rows:.1%})",
+            mend="deduplicate: exact leaves them out",
         )
 
 

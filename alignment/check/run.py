@@ -12,7 +12,7 @@ from alignment.check import lengths, rows, settings, template
 from alignment.check.encoding import encode_rows
 from alignment.check.estimate import Device, TokenStatistics, describe, estimate
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
-from alignment.check.material import Material, Options, Rows, is_hub, read_rows
+from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import find_origin, recipes_of
 from alignment.check.speed import this_device
 from alignment.check.standing import standing_checkpoints
@@ -154,13 +154,17 @@ def read_or_note(configs: tuple[Any, ...], kind: str, options: Options) -> tuple
     """The rows; None and what is wrong with them, or that they are not here."""
     data = next(config for config in configs if isinstance(config, DataArguments))
     seed = next((config.seed for config in configs if hasattr(config, "seed")), 0)
-    most = None if options.whole else options.sample
     try:
-        return read_rows(data, kind, seed, getattr(data, "dataset_card_split", None), most), []
+        return read_rows(data, kind, seed, getattr(data, "dataset_card_split", None), options), []
     except UserError as mistake:
-        if options.offline and is_hub(data.dataset_name):
-            return None, [note(f"not checked (offline): {data.dataset_name} is not in the local cache")]
+        hub = from_the_hub(data) if options.offline else []
+        if not hub:
+            return None, from_user_error(mistake)
+    try:
+        check_source(data, kind)  # the sources that are here
+    except UserError as mistake:
         return None, from_user_error(mistake)
+    return None, [note(f"not checked (offline): {', '.join(hub)} may not be in the local cache")]
 
 
 def check_replay(configs: tuple[Any, ...]) -> list[Finding]:

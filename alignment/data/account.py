@@ -9,14 +9,17 @@ from typing import Any
 
 @dataclass
 class Removal:
-    """Rows that were left behind for one reason, with a few of them as `usable row NUMBER: TEXT (WHY)`.
+    """Rows that were left behind for one reason.
 
-    The number counts the source's usable rows from 1.
+    Attributes:
+        examples: a few of them: `row NUMBER of the source`, or `usable row NUMBER: TEXT (WHY)`, both counted from 1.
+        lost: the rows cannot be used; otherwise the recipe wants them left behind.
     """
 
     reason: str
     rows: int
     examples: list[str] = field(default_factory=list)
+    lost: bool = False
 
 
 @dataclass
@@ -51,9 +54,9 @@ class Account:
     share: float | None = None
     shared: int = 0
 
-    def remove(self, reason: str, rows: int, examples: Iterable[str] = ()) -> None:
+    def remove(self, reason: str, rows: int, examples: Iterable[str] = (), lost: bool = False) -> None:
         if rows:
-            self.removed.append(Removal(reason, rows, list(examples)))
+            self.removed.append(Removal(reason, rows, list(examples), lost))
 
     @property
     def adds_up(self) -> bool:

@@ -56,11 +56,12 @@ def read_part(
     logger.info("%s, split %s: %s", source, source_split, report)
     account.format, account.rows = report.format, len(rows)
     for reason, count in report.dropped.items():
-        account.remove(reason, count, [f"row {number} of the source" for number in report.examples.get(reason, [])])
+        shown = [f"row {number} of the source" for number in report.examples.get(reason, [])]
+        account.remove(reason, count, shown, lost=True)
     return Part(rows, np.arange(len(rows)), account)
 
 
-def apply(filtered: Filtered, parts: Sequence[Part], kind: str) -> None:
+def apply(filtered: Filtered, parts: Sequence[Part], kind: str, lost: bool = False) -> None:
     """Leave the rows behind that a filter removed from the parts one after another."""
     kept, first = np.asarray(filtered.kept, dtype=np.int64), 0
     for part in parts:
@@ -73,7 +74,7 @@ def apply(filtered: Filtered, parts: Sequence[Part], kind: str) -> None:
             shown = [
                 _example(part, number - first, filtered.details.get(number), kind) for number in numbers[:EXAMPLES]
             ]
-            part.account.remove(reason, len(numbers), shown)
+            part.account.remove(reason, len(numbers), shown, lost)
         part.select(kept[(kept >= first) & (kept < past)] - first)
         first = past
 

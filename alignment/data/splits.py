@@ -67,9 +67,9 @@ def clean(train: Sequence[Part], held_out: Sequence[Part], kind: str, near: floa
             if part.account.shared:
                 notes.append(f"{part.account.source}: {part.account.shared} training rows are in a held-out split too")
             continue
-        apply(filtered, [part], kind)
+        apply(filtered, [part], kind, lost=True)
         if near is not None and held_out and len(part.rows):
-            apply(_near(part, held_out, kind, near), [part], kind)
+            apply(_near(part, held_out, kind, near), [part], kind, lost=True)
     return notes
 
 
