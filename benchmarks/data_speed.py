@@ -12,20 +12,25 @@ Memory is what the process takes over what it had before: "anonymous" is memory 
 
     python benchmarks/data_speed.py [--quick]
 
-Seed 0, two cores of an Intel Xeon that others were using too (load 4 to 7), 2026-11-22, 3 repetitions, when files were
-still read into memory (--repetitions 3 --sizes 10 30):
+Seed 0, two cores of an Intel Xeon that others were using too (load 4 to 8, hence the low rates), 2026-11-22, 5
+repetitions; all targets met:
 
-                               MB/s  tokens/s  of encode_batch (each repetition)
-    bare encode_batch          1.39    306957  1.00 (1.00 1.00 1.00)
-    bare encode_batch_fast     2.10    464023  1.32 (2.50 0.83 1.32)
-    the whole path             1.41    310075  1.01 (1.60 0.54 1.01)
-      read                            12.6% of its time
-      tokenize                        86.4% of its time
-      pack                             1.0% of its time
+                               MB/s  tokens/s  of encode_batch: by processor time, by the clock (each repetition)
+    bare encode_batch          0.49    108505  1.00  1.00 (1.00 1.00 1.00 1.00 1.00)
+    bare encode_batch_fast     0.56    123645  1.19  1.20 (1.14 0.85 1.36 1.20 1.69)
+    the whole path             0.52    115442  1.17  1.20 (1.22 0.90 1.20 1.12 1.27)
+      read                             0.9% of its time
+      tokenize                        98.3% of its time
+      pack                             0.8% of its time
 
-The ratios scatter too much to say more than that the path is about as fast: it encodes with encode_batch_fast, which
-leaves out the offsets. Tokenizing and packing took 155 MB of anonymous memory at 10 MB of text and 150 MB at 40 MB, the
-texts being memory-mapped. Not measured yet: 500 MB to the end, and an idle machine.
+    MB over before                           10 MB                500 MB
+                               anonymous  resident   anonymous  resident
+      read                             2         5          31        42
+      tokenize                        64        78          87       569
+      pack                            63        86          90       653
+
+The path encodes with encode_batch_fast, which leaves out the offsets; what it does besides costs about 2% of processor
+time. Of the 653 MB resident all but 90 are pages of memory-mapped files.
 """
 
 import argparse
