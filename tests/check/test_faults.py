@@ -212,17 +212,17 @@ FAULTS = {
         0,
         ["note: sft: columns not read: flavour"],
     ),
-    "system in a column": (
+    "history in a column": (
         "sft",
-        set_case(rows=[row | {"system": "Be kind."} for row in conversations()]),
+        set_case(rows=[row | {"history": "Be kind."} for row in conversations()]),
         0,
-        ["warning: sft: columns that change what a row says are not read: system"],
+        ["warning: sft: columns that change what a row says are not read: history"],
     ),
     "truncated gz": (
         "sft",
         file("data.jsonl.gz", gzip.compress(lines(conversations()))[:-20]),
         1,
-        ["Cannot read", "data.jsonl.gz", "end-of-stream"],
+        ["data.jsonl.gz is cut off", "gzip data that ends in the middle"],
     ),
     "invalid json": (
         "sft",
@@ -234,7 +234,7 @@ FAULTS = {
         "sft",
         file("data.jsonl", lines(conversations()) + b'{"messages": "\xff\xfe"}\n'),
         1,
-        ["Cannot read", "utf-8"],
+        ["data.jsonl is not UTF-8 at line 41", "byte 0xff"],
     ),
     "empty file": ("sft", file("data.jsonl", b""), 1, ["data.jsonl is empty"]),
     "no file": ("sft", set_case(recipe={"dataset_name": "nowhere.jsonl"}), 1, ["There is no file nowhere.jsonl"]),
@@ -311,7 +311,7 @@ FAULTS = {
         "sft",
         held_out([*conversations()[:5], {"messages": [turn("user", "New?"), turn("assistant", "Yes.")]}]),
         1,
-        ["held-out rows are in the training rows", "5 of 6 rows"],
+        ["held-out rows are in the training rows", "5 of 40 rows", "Say zebra 0."],
     ),
     "near-duplicates in train": (
         "sft",
@@ -323,7 +323,7 @@ FAULTS = {
         "sft",
         set_case(recipe={"dataset_test_split": "train"}),
         1,
-        ["the validation split equals the training rows"],
+        ["would be validated on what it trains on"],
     ),
     "validation is empty": ("sft", held_out([]), 1, ["is empty"]),
     "no validation": (
