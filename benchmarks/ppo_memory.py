@@ -4,6 +4,19 @@ Each row trains adapters of the same shape on the same base, in micro-batches of
 in a process of its own, and loads what it needs from paths. SFT is TRL's; the critic of PPO is an adapter on the
 policy's base, a head on the policy's trunk, or apart: then policy, reference, reward model and critic are four models,
 an adapter each on a base of its own. (Trained in full, with Adam, such four take 40 bytes a parameter, 14 GB here.)
+
+    python benchmarks/ppo_memory.py [--vocab_size 151936] [--activation_checkpointing] [--quick]
+
+Seed 0, two cores of an Intel Xeon, one thread, TRL 1.16.0, 2026-11-22, of commit a93a519; GPT-2 medium (355M) in fp32,
+2 sequences of 128 tokens, 2 optimizer steps; GB, 4 minutes:
+
+                                      before  loading  training  over before  times SFT
+    LoRA SFT                            0.49     0.58      3.79         3.30       1.00
+    LoRA PPO, adapters on one base      0.49     0.65      4.06         3.57       1.08
+    LoRA PPO, value head on the policy  0.49     0.65      3.45         2.96       0.90
+    LoRA PPO, four models               0.49     3.52      9.18         8.69       2.63
+
+The target, at most 1.3 times SFT with all on one base, is met; with a vocabulary of 151,936 too (1.16, 1.00, 2.92).
 """
 
 import argparse
