@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -157,8 +160,21 @@ def read_rows(data: DataArguments, kind: str, seed: int, card_split: str | None,
     data, whole = _smaller(data, kind, options)
     # A generated source keeps its splits apart by itself.
     held_out = {"card": card_split} if card_split and not whole else {}
-    prepared = prepare(data, kind, seed, keep=None, avoid=eval_texts(data), held_out=held_out)
+    with _quiet("alignment.data"):  # what it logs is in the account
+        prepared = prepare(data, kind, seed, keep=None, avoid=eval_texts(data), held_out=held_out)
     return Rows(dict(prepared.splits), prepared.report, whole)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say no more than warnings."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _smaller(data: DataArguments, kind: str, options: Options) -> tuple[DataArguments, int | None]:

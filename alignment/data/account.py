@@ -21,6 +21,10 @@ class Removal:
     examples: list[str] = field(default_factory=list)
     lost: bool = False
 
+    def __str__(self) -> str:
+        where = f": {self.examples[0]}" if self.lost and self.examples else ""
+        return f"{self.rows} {self.reason}{where}"
+
 
 @dataclass
 class Account:
@@ -63,10 +67,10 @@ class Account:
         return self.read + self.repeated == self.rows + sum(removal.rows for removal in self.removed)
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"{removal.rows} {removal.reason}" for removal in self.removed)
+        reasons = "; ".join(map(str, self.removed))
         repeated = f", {self.repeated} of them repeats" if self.repeated else ""
         lost = f" (left behind: {reasons})" if reasons else ""
-        place = f"{self.source}, split {self.source_split}"
+        place = f"{self.source}, split {self.source_split}, columns {self.format}"
         return f"{self.split}: {self.rows} rows of {self.read} from {place}{repeated}{lost}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ from alignment.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,7 +50,6 @@ def read_part(
     rows, report = convert(rows, kind, columns=source.columns, keep=keep)
     account = Account(str(source), source_split, split, report.read + beyond)
     account.remove("beyond max_rows", beyond)
-    logger.info("%s, split %s: %s", source, source_split, report)
     account.format, account.rows = report.format, len(rows)
     for reason, count in report.dropped.items():
         shown = [f"row {number} of the source" for number in report.examples.get(reason, [])]

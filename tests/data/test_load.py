@@ -69,8 +69,8 @@ def test_counts_are_logged_in_one_line(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         load_splits(DataArguments(str(path)), "text", seed=0)
     assert (
-        f"{path}, split train: 3 rows read as text from text, 2 kept, 1 dropped (1 text is empty: row 2)"
-        in caplog.messages
+        f"train: 1 rows of 3 from {path}, split train, columns text "
+        "(left behind: 1 text is empty: row 2 of the source; 1 split off for validation (seed 0))" in caplog.messages
     )
 
 
@@ -210,8 +210,9 @@ def test_filters_count_every_row_and_leave_an_own_test_split_alone(tmp_path):
     }
     assert account.read == 9 and account.rows == 1 and account.adds_up
     assert account.removed[3].examples == ["usable row 3: 'kept row one'", "usable row 4: 'kept row one'"]
-    assert account.removed[4].examples[0].startswith("usable row 6: 'word0 word1") and "(like 'word0" in str(
-        account.removed[4]
+    assert (
+        account.removed[4].examples[0].startswith("usable row 6: 'word0 word1")
+        and "(like 'word0" in account.removed[4].examples[0]
     )
     assert (validation.rows, validation.removed) == (2, [])
     assert json.loads(json.dumps(prepared.report.to_json()))["splits"] == {"train": 1, "validation": 2}
