@@ -8,7 +8,8 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A worker that dies (of memory, say) ends the run with the name of its test: with a new one in its place, the run hangs.
-PARALLEL := -n $(JOBS) --dist loadgroup --max-worker-restart 0
+# A file's tests stay together: pages of docs go on with what their first block made, and some share a pipeline's run.
+PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 .PHONY: help install demo test test-slow trl-1.12 lint format
 

@@ -194,3 +194,11 @@ def test_exit_codes_as_a_user_meets_them(tmp_path, case):
     found = subprocess.run([*command, str(case.write()), "--offline"], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 1 and "\x1b" not in found.stdout and "Traceback" not in found.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "tldr-pythia-1b"])
+def test_recipes_on_data_of_the_hub_are_checked_offline(name, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert console.main(["check", f"recipes/{name}", "--offline"]) == 0
+    printed = capsys.readouterr().out
+    assert "0 errors" in printed and "not checked (offline)" in printed

@@ -9,8 +9,6 @@ import sys
 import pytest
 from align_cli import REPOSITORY
 
-pytestmark = pytest.mark.xdist_group("quick runs")
-
 PAGES = [
     "README.md",
     "docs/your-own-data.md",

@@ -5,8 +5,6 @@ import json
 import pytest
 from align_cli import align
 
-pytestmark = pytest.mark.xdist_group("quick runs")
-
 
 @pytest.fixture
 def own_files(tmp_path):

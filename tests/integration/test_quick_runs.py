@@ -10,8 +10,6 @@ import pytest
 import torch
 from align_cli import REPOSITORY, align
 
-pytestmark = pytest.mark.xdist_group("quick runs")
-
 STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]
 
 

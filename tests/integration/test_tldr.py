@@ -6,8 +6,6 @@ import pytest
 import pythia_tiny
 from align_cli import REPOSITORY, align
 
-pytestmark = pytest.mark.xdist_group("quick runs")
-
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
