@@ -52,7 +52,7 @@ def check_truncation(material: Material) -> Iterator[Finding]:
             got=f"{len(cut)} of {len(rows)} rows looked at ({len(cut) / len(rows):.1%}) have more than {length} "
             f"tokens, up to {longest}{material.estimated}",
             needed=f"at most {limit:.0%} of them (--max_truncated)",
-            mend=f"max_length: {longest}, or leave the long rows out",
+            mend=f"max_length: {longest}, or leave the long rows out (max_characters)",
         )
     if lost:
         yield by_share(
@@ -97,7 +97,7 @@ def check_pairs(material: Material) -> Iterator[Finding]:
             got=f"{len(long)} of {len(pairs)} pairs looked at ({share:.1%}) have more than {length} tokens, up to "
             f"{longest}{material.estimated}",
             needed=f"at most {limit:.0%} of them (--max_truncated)",
-            mend=f"max_length: {longest}, or leave the long pairs out",
+            mend=f"max_length: {longest}, or leave the long pairs out (max_characters)",
         )
     if alike and not dropped:
         yield by_share(

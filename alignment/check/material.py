@@ -13,6 +13,7 @@ from alignment.data.account import DataReport
 from alignment.data.arguments import DataArguments
 from alignment.data.formats import KINDS
 from alignment.data.load import prepare
+from alignment.data.parts import read_part
 from alignment.data.python_sources import is_python_sources
 from alignment.data.sources import is_local, is_tinyworld, parse_tinyworld
 from alignment.stages.common import eval_texts
@@ -163,6 +164,17 @@ def read_rows(data: DataArguments, kind: str, seed: int, card_split: str | None,
     with _quiet("alignment.data"):  # what it logs is in the account
         prepared = prepare(data, kind, seed, keep=None, avoid=eval_texts(data), held_out=held_out)
     return Rows(dict(prepared.splits), prepared.report, whole)
+
+
+def first_texts(data: DataArguments, count: int) -> list[str]:
+    """The first documents of each source that a tokenizer is to be trained on."""
+    smaller, _ = _smaller(data, "text", Options(sample=count, whole=False))
+    texts: list[str] = []
+    with _quiet("alignment.data"):
+        for source in smaller.sources():
+            part = read_part(replace(source, max_rows=count), source.split, "train", "text", ())
+            texts += part.rows["text"][:]
+    return texts
 
 
 @contextmanager

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftConfig
 
 from alignment.check.findings import Finding, from_user_error, note
-from alignment.check.material import Origin, PlannedModel
+from alignment.check.material import Origin, PlannedModel, first_texts
+from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import is_adapter, is_path, load_config, load_tokenizer
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_KEYS = ("tokenizer_name_or_path", "model_name_or_path")
 STAND_IN_VOCABULARY = 4096
+# A stand-in learns from so many rows.
+STAND_IN_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,15 @@ def find_origin(
     """What a stage starts from, and what of it could not be looked at.
 
     Args:
-        texts: of the stage's rows; a stand-in is trained on them where the tokenizer is made by an earlier stage.
+        texts: of the stage's rows; a stand-in is trained on them where the tokenizer is made by an earlier stage whose
+            own text is not here.
     """
     findings: list[Finding] = []
     origin = Origin()
     try:
         tokens = chain(spec, recipes, TOKENIZER_KEYS, standing)
         if tokens.outside is None:
-            origin = Origin(stand_in_tokenizer(tokens.recipes, texts), stand_in=True)
+            origin = Origin(stand_in_tokenizer(tokens.recipes[0], texts), stand_in=True)
             findings.append(note("lengths are estimated: the tokenizer is not trained yet, and a stand-in counts"))
         else:
             origin = Origin(_from(tokens.outside, load_tokenizer, offline, findings))
@@ -149,9 +154,11 @@ def _from(name: str, load, offline: bool, findings: list[Finding]):
         return None
 
 
-def stand_in_tokenizer(recipes: list[dict[str, Any]], texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """A tokenizer like the one to be made: its special tokens and template, with a rough vocabulary."""
-    made = recipes[0]
+def stand_in_tokenizer(made: dict[str, Any], texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """A tokenizer like the one that a recipe will make: its special tokens and template, with a rough vocabulary."""
+    names = {field.name for field in fields(DataArguments)}
+    with suppress(UserError):  # the tokenizer stage's own check says why
+        texts = first_texts(DataArguments(**{key: made[key] for key in names & made.keys()}), STAND_IN_ROWS)
     size = max(min(_whole(made, "vocab_size", 1024), STAND_IN_VOCABULARY), SMALLEST_VOCABULARY)
     return train_tokenizer(texts, size, _whole(made, "model_max_length", 256), sample=True)
 

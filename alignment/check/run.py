@@ -13,7 +13,7 @@ from alignment.check.encoding import encode_rows
 from alignment.check.estimate import Device, TokenStatistics, describe, estimate
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
-from alignment.check.origin import find_origin, recipes_of
+from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.check.speed import this_device
 from alignment.check.standing import standing_checkpoints
 from alignment.data.arguments import DataArguments
@@ -49,8 +49,6 @@ KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "prompts": (*CHAT, lengths.check_prompts),
     "kto": (*CHAT, lengths.check_truncation),
 }
-# A stand-in learns from the text of so many rows.
-STAND_IN_ROWS = 300
 # Before a run so many rows are looked at in tokens.
 RUN_SAMPLE = 200
 
