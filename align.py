@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ppo": (STAGE, "align with PPO against a reward model"),
     "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
     "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
-    "compare": ("alignment.cli.compare", "compare two evaluated checkpoints, item by item"),
+    "compare": ("alignment.cli.compare", "compare evaluated checkpoints with the first, item by item"),
     "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
     "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
