@@ -54,7 +54,7 @@ def collect(run_dir: str | Path) -> dict:
             mend="give the --output_dir of the run",
         )
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
-    comparisons, refused = compared(run_dir, records, BASE)
+    comparisons, refused, regressions = compared(run_dir, records, BASE)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
         "seed": pipeline.get("seed"),
@@ -64,6 +64,7 @@ def collect(run_dir: str | Path) -> dict:
         "eval_runs": [{key: record.get(key) for key in EVAL_KEYS} for record in records.values()],
         "comparisons": comparisons,
         "not_compared": refused,
+        "regressions": regressions,
         "samples": side_by_side(run_dir, records, names),
         "curves": {name: curves for name in names if (curves := read_curves(run_dir / name / "metrics.jsonl"))},
         "reward_model": (stages.get("reward", {}).get("metrics") or {}).get("pairwise"),

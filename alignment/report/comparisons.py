@@ -1,14 +1,20 @@
 """Which eval runs are compared with which: each stage with the one it started from, and with base."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.errors import UserError
 from eval.compare import compare
 from eval.find import measurement
-from eval.store import load_run
+from eval.flips import first_of_each, flips
+from eval.store import Run, load_run
+
+REGRESSIONS = 3  # shown of each metric, of each stage against its parent
 
 
-def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[dict], list[dict]]:
+def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[dict], list[dict], list[dict]]:
     """Paired comparisons within a suite and format.
 
     Args:
@@ -17,9 +23,10 @@ def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[d
         base: the stage that every other one is compared with.
 
     Returns:
-        Rows of eval.compare, each with `headline`; and the pairs that could not be compared, with the reason.
+        Rows of eval.compare, each with `headline`; the pairs that could not be compared, with the reason; and of each
+        stage and its parent the items that fell furthest, as eval.flips gives them.
     """
-    rows, refused = [], []
+    rows, refused, fallen = [], [], []
     chosen = pairs(records, base)
     runs = {
         name: load_run(run_dir / "evals" / name) for name in dict.fromkeys(name for pair in chosen for name in pair)
@@ -36,7 +43,15 @@ def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[d
             refused.append(names | {"suite": record["suite"], "format": record["format"], "reason": error.problem})
             continue
         rows += [row | {"headline": (row["task"], row["metric"]) in headlines} for row in found]
-    return rows, refused
+        if records[first]["stage"] == record.get("parent"):
+            fallen += first_of_each(list(_fallen(runs[first], runs[second])), REGRESSIONS)
+    return rows, refused, fallen
+
+
+def _fallen(a: Run, b: Run) -> Iterator[dict]:
+    """Items that the later run answers worse; those without an answer to show (scored texts) are left out."""
+    names = {run.path: run.record["stage"] for run in (a, b)}
+    return (flip for flip in flips(a, b, names) if flip["change"] == "regressed" and flip["output_b"])
 
 
 def pairs(records: dict[str, dict], base: str) -> list[tuple[str, str]]:

@@ -50,6 +50,7 @@ def page(report: dict) -> dict:
         "bits": [table for table in by_task if table["metric"] == "bits_per_byte"],
         "forests": tables.forests(report, whole=True),
         "task_forests": tables.forests(report, whole=False),
+        "regressions": tables.regressions(report),
         "tax": figures.tax_figure(report),
         "gold": figures.gold_figures(report),
         "reward_figures": figures.reward_model_figures(report.get("reward_model") or {}),

@@ -1,6 +1,7 @@
 """The report's numbers laid out as rows for the template; every figure comes from report.json."""
 
 from alignment.report.plots import Estimate, Scale, forest_axis, forest_row
+from alignment.report.samples import MARKERS
 from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
@@ -88,6 +89,19 @@ def task_tables(report: dict) -> list[dict]:
             {"title": title, "metric": rows[0]["metric"], "suite": rows[0].get("suite"), "columns": names, "rows": body}
         )
     return tables
+
+
+def regressions(report: dict) -> list[tuple[str, list[dict]]]:
+    """What stands above the table of a stage and its parent, and its rows."""
+    pairs: dict[str, list[dict]] = {}
+    for row in report.get("regressions") or []:
+        names = {"before": stage_name(row["a"]), "after": stage_name(row["b"])}
+        metric = metric_of(row["metric"])
+        fall = f"{value_text(row['metric'], row['score_a'])} → {value_text(row['metric'], row['score_b'])}"
+        shown = {"metric": metric.name, "fall": fall, "target": (row["target"] or "").strip()}
+        shown["prompt"] = MARKERS.sub("", row["prompt"]).strip()
+        pairs.setdefault(f"{names['before']} → {names['after']}", []).append(row | names | shown)
+    return list(pairs.items())
 
 
 def forests(report: dict, whole: bool) -> list[dict]:

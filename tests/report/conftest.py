@@ -175,11 +175,7 @@ def _items(stage: str, suite: str, format: str, items: int) -> list[dict]:
                     "cluster": f"{task}-{index // 2}",
                     "prompt": f"<|user|> What is the answer to {task} {index}?<|end|><|assistant|>",
                     "target": f"answer {index}",
-                    "output": SCRIPT
-                    if index == 0
-                    else f"answer {index}"
-                    if score == 1.0
-                    else f"{stage} says\nsomething else",
+                    "output": "" if metric == "bits_per_byte" else _output(stage, index, score),
                     "score": score,
                     "weight": 1.0,
                     "gen_len": 5,
@@ -187,6 +183,12 @@ def _items(stage: str, suite: str, format: str, items: int) -> list[dict]:
                 }
             )
     return rows
+
+
+def _output(stage: str, index: int, score: float) -> str:
+    if index == 0:
+        return SCRIPT
+    return f"answer {index}" if score == 1.0 else f"{stage} says\nsomething else"
 
 
 def _figures(frame: pandas.DataFrame, suite: str) -> list[dict]:

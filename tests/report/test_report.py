@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
@@ -95,6 +96,17 @@ def test_every_stage_is_compared_with_its_parent_and_with_base(report):
     for row in report["comparisons"]:
         if (row["task"], row["format"]) == ("tinyworld", "chat"):
             assert row["delta"] == pytest.approx(scores[row["b"]] - scores[row["a"]])
+
+
+def test_what_fell_furthest_from_the_stage_before_is_shown_with_both_answers(report, html):
+    rows = report["regressions"]
+    assert {(row["a"], row["b"]) for row in rows} == {("pretrain", "sft"), ("sft", "dpo"), ("sft", "ppo")}
+    assert all(row["score_b"] < row["score_a"] and row["output_b"] for row in rows)
+    counts = Counter((row["b"], row["suite"], row["format"], row["metric"]) for row in rows)
+    assert max(counts.values()) <= 3
+    assert (
+        "pretrain → SFT" in html and "exact_match" not in html.split("<h2>Regressions</h2>")[1].split("</section>")[0]
+    )
 
 
 def test_samples_hold_every_stage_and_changed_answers_first(report):
