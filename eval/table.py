@@ -18,7 +18,20 @@ def eval_table(records: list[dict]) -> str:
     return _table(["suite", "format", "task", "metric", "value", "se", "n"], rows)
 
 
-COMPARE_HEADER = ["suite", "format", "task", "metric", "a", "b", "b - a", "95% interval", "p", "verdict", "n"]
+COMPARE_HEADER = [
+    "suite",
+    "format",
+    "task",
+    "metric",
+    "a",
+    "b",
+    "b - a",
+    "95% interval",
+    "p",
+    "verdict",
+    "detectable",
+    "n",
+]
 COMPARE_NOTE = (
     "p: adjusted over the tasks{pairs} (Holm); better or worse where p <= 0.05, else tied\n"
     "detectable: the smallest true difference that these items show with 80% power"
@@ -28,7 +41,7 @@ COMPARE_NOTE = (
 def compare_table(rows: list[dict]) -> str:
     """Tables of comparison rows as `compare_pairs` returns them, one a pair; what the verdicts mean stands below."""
     tables = [
-        f"{a} -> {b}, paired by item\n{_table([*COMPARE_HEADER, 'detectable'], _compare_cells(found))}"
+        f"{a} -> {b}, paired by item\n{_table(COMPARE_HEADER, _compare_cells(found))}"
         for (a, b), found in by_pair(rows).items()
     ]
     return "\n\n".join([*tables, _compare_note(rows)]) if len(tables) > 1 else f"{tables[0]}\n{_compare_note(rows)}"
@@ -38,9 +51,8 @@ def compare_markdown(comparison: dict) -> str:
     """A comparison {comparisons, skipped, gates, flips} as GitHub's Markdown: for a comment on a pull request."""
     parts = []
     for (a, b), rows in by_pair(comparison["comparisons"]).items():
-        header = [*COMPARE_HEADER, "detectable"]
         rule = ["---"] * 4 + ["---:"] * 3 + ["---"] * 3 + ["---:"] * 2
-        lines = [header, rule, *[[_cell(cell) for cell in row] for row in _compare_cells(rows)]]
+        lines = [COMPARE_HEADER, rule, *[[_cell(cell) for cell in row] for row in _compare_cells(rows)]]
         table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
         parts.append(f"### {a} -> {b}, paired by item\n\n{table}")
     parts.append(_compare_note(comparison["comparisons"]).replace("\n", "  \n"))
@@ -92,7 +104,7 @@ def _compare_cells(rows: list[dict]) -> list[list]:
     for row in rows:
         values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
         interval = f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
-        found = [interval, f"{row['p_holm']:.2g}", row["verdict"], row["n"], _number(row["mde"])]
+        found = [interval, f"{row['p_holm']:.2g}", row["verdict"], _number(row["mde"]), row["n"]]
         way = " ".join([row["format"], *variant_words(row["variant"])])
         shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
     return shown

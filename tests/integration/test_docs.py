@@ -15,6 +15,7 @@ PAGES = [
     "docs/checks.md",
     "docs/your-own-reward.md",
     "docs/your-own-suite.md",
+    "docs/comparing.md",
     "docs/ppo.md",
     "docs/tinyworld.md",
     "docs/model.md",
