@@ -30,6 +30,13 @@ def compare_table(rows: list[dict]) -> str:
     return f"{names}{_table(header, shown)}\n{note}"
 
 
+def side_table(sides: dict[str, dict]) -> str:
+    """A table of the replies of the sides of a win rate, a row for each."""
+    names = list(next(iter(sides.values())))
+    rows = [[side.upper(), *[_number(figures[name]) for name in names]] for side, figures in sides.items()]
+    return _table(["replies", *names], rows)
+
+
 def _table(header: list[str], rows: list[list]) -> str:
     """Columns padded to their widest cell, numbers to the right."""
     cells = [header, *[[str(cell) for cell in row] for row in rows]]
