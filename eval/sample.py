@@ -140,12 +140,21 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
     Raises:
         UserError: the file exists.
     """
+    write_new(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: str | Path, result: dict) -> None:
+    """Write a result as JSON, likewise."""
+    write_new(path, [json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False), "\n"])
+
+
+def write_new(path: str | Path, parts: Iterable[str]) -> None:
     path = Path(path)
     require_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
     with half.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(parts)
     os.replace(half, path)
 
 

@@ -37,6 +37,19 @@ def side_table(sides: dict[str, dict]) -> str:
     return _table(["replies", *names], rows)
 
 
+def frontier_table(points: list[dict], peak: dict | None) -> str:
+    """A table of a frontier's points; a star marks the highest smoothed gold reward."""
+    rows = [
+        [
+            point["step"],
+            *[_number(point[name]) for name in ("kl", "distance", "proxy", "gold", "gold_smoothed")],
+            "*" if peak and peak["index"] == place else "",
+        ]
+        for place, point in enumerate(points)
+    ]
+    return _table(["step", "KL", "sqrt(KL)", "proxy", "gold", "smoothed", ""], rows)
+
+
 def _table(header: list[str], rows: list[list]) -> str:
     """Columns padded to their widest cell, numbers to the right."""
     cells = [header, *[[str(cell) for cell in row] for row in rows]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 from alignment.cli.judging import JUDGE_HELP
@@ -30,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from alignment.cli.judging import load_judge
-    from eval.sample import require_new
+    from eval.sample import require_new, write_json
     from eval.winrate import compare_outputs
 
     sampling = sampling_of(args)
@@ -96,14 +94,6 @@ def settings(args: argparse.Namespace, sampling) -> dict:
     from dataclasses import asdict
 
     return {"format": args.format, "split": args.split, "n": args.n, "epsilon": args.epsilon, **asdict(sampling)}
-
-
-def write_json(path: str, result: dict) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(target.name + ".tmp")
-    half.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(half, target)
 
 
 def lines(result: dict) -> list[str]:
