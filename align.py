@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
     "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
     "compare": ("alignment.cli.compare", "compare two evaluated checkpoints, item by item"),
+    "reward-card": ("alignment.cli.reward_card", "how far a reward model can be trusted, on preference pairs"),
     "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
     "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
