@@ -38,11 +38,8 @@ def card_markdown(card: dict) -> str:
 
 
 def _summary(card: dict) -> str:
-    left_out = [
-        (card.get("left_out"), f"closer in gold than {card.get('min_gap')}"),
-        (card.get("unscored"), "unscored"),
-    ]
-    without = "".join(f", {count} {why} left out" for count, why in left_out if count)
+    reasons = {"left_out": f"closer in gold than {card.get('min_gap')}", "unscored": "unscored"}
+    without = "".join(f", {card[key]} {why} left out" for key, why in reasons.items() if card.get(key))
     interval = "" if card["se"] is None else f" (standard error {card['se']:.3f})"
     return (
         f"Right on **{card['accuracy']:.1%}** of {card['n']} pairs{interval}{without}, ties counting half. "
@@ -65,8 +62,8 @@ def _percent(value: float | None) -> str:
 
 def _calibration(found: dict) -> str:
     text = (
-        f"**Calibration**: a margin says with confidence sigmoid(margin) which reply is preferred. Expected calibration "
-        f"error {found['ece']:.3f}, Brier score {found['brier']:.3f}, log loss {found['log_loss']:.3f}."
+        f"**Calibration**: a margin says with confidence sigmoid(margin) which reply is preferred. Expected "
+        f"calibration error {found['ece']:.3f}, Brier score {found['brier']:.3f}, log loss {found['log_loss']:.3f}."
     )
     rows = [
         f"| {one['low']:.2f} to {one['high']:.2f} | {one['n']} | {one['confidence']:.3f} | {one['accuracy']:.3f} |"

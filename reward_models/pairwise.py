@@ -171,7 +171,8 @@ def score_drift(before: dict, now: dict) -> dict:
     """How a reward's scores moved from one set of replies to another, by their summaries.
 
     Returns:
-        {mean_shift, largest_quantile_shift}, both in deviations of before, and std_ratio; None where before is constant.
+        {mean_shift, largest_quantile_shift}, both in deviations of before, and std_ratio; None where before is
+        constant.
     """
     scale = before["std"]
     if scale == 0:

@@ -34,7 +34,7 @@ class Reward(Protocol):
 
 
 class Comparer(Protocol):
-    """What prefers one of two replies."""
+    """A judge that prefers one of two replies, which it sees in this order; judge.in_both_positions asks it twice."""
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         """1 where a is better, 0 where b is, 0.5 for a tie, None where there is no opinion."""
