@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,8 @@ class LocalJudge:
         if "log_metric" in columns and len(masses):
             columns["log_metric"](f"{self.__name__}/mass", masses.sum(1).mean().item())
         scale = torch.tensor(self.scale, dtype=masses.dtype)
-        return ((masses * scale).sum(1) / masses.sum(1)).tolist()
+        expected = (masses * scale).sum(1) / masses.sum(1)
+        return [None if math.isnan(rating) else rating for rating in expected.tolist()]
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         """What is preferred with a standing first: 1 for a, 0 for b, 0.5 where both are as likely."""
@@ -75,9 +77,9 @@ class LocalJudge:
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             rows = {"input_ids": [ids[index] for index in batch]}
-            padded = self.tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(self.model.device)
-            last = padded["attention_mask"].sum(1) - 1
-            logits = self.model(**padded).logits[torch.arange(len(batch)), last]
+            padded = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(self.model.device)
+            positions = (padded["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            logits = self.model(**padded, position_ids=positions, logits_to_keep=1).logits[:, -1]
             probabilities = logits.double().softmax(-1).cpu()
             result[batch] = torch.stack([probabilities[:, tokens].sum(1) for tokens in forms], 1)
         return result
