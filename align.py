@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sample": ("alignment.cli.sample", "completions, best-of-n replies or preference pairs of a checkpoint"),
     "winrate": ("alignment.cli.winrate", "how often a judge prefers one checkpoint's replies to another's"),
     "frontier": ("alignment.cli.frontier", "reward against the distance that PPO has gone, and where it peaks"),
+    "reward-card": ("alignment.cli.reward_card", "how far a reward model can be trusted, on preference pairs"),
     "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
     "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
