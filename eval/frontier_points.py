@@ -41,7 +41,9 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
     lines = [line for line in metrics if PROXY in line and KL in line]
     if not lines:
         raise UserError(
-            "no step has both the reward and the KL", needed=f"{PROXY} and {KL}, as the ppo stage logs them"
+            "no logged step has both the reward and the KL",
+            needed=f"{PROXY} and {KL}, as the ppo stage logs them where beta is above 0",
+            mend="take step checkpoints instead: --prompts SOURCE",
         )
     name = _gold_name(lines, gold)
     key = f"rewards/{name}/mean"

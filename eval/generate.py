@@ -133,6 +133,8 @@ def generate(
     Raises:
         UserError: a prompt leaves no room for its reply.
     """
+    from tqdm import trange
+
     from eval.lm import CausalLM
     from eval.suite import quiet_lm_eval
 
@@ -146,7 +148,7 @@ def generate(
         seen[tuple(prompt)] += n
     replies: list[Any] = [None] * len(keys)
     order = sorted(range(len(keys)), key=lambda row: (-len(keys[row][0]), keys[row]))
-    for start in range(0, len(order), sampling.batch_size):
+    for start in trange(0, len(order), sampling.batch_size, desc="batches", disable=None, leave=False):
         batch = order[start : start + sampling.batch_size]
         options = {"until": list(sampling.stop), "max_gen_toks": sampling.max_new_tokens, "do_sample": False}
         if sampling.temperature:

@@ -8,6 +8,8 @@ from pathlib import Path
 from alignment.cli.judging import JUDGE_HELP
 from alignment.cli.sample import add_sampling_arguments, sampling_of
 
+PROMPTS = 200
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     side = "a checkpoint, or a file of outputs (JSON lines, as `align sample` writes them)"
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where both are checkpoints: a file, tinyworld:prompts or a data set on the hub",
     )
     parser.add_argument("--split", help="split of the prompts; default: the source's own held-out one, else train")
-    parser.add_argument("--n", type=int, default=200, help="prompts, from the first (default: 200)")
+    parser.add_argument("--n", type=int, help="prompts, from the first (default: 200 of a source, all of a file)")
     parser.add_argument("--epsilon", type=float, default=0.0, help="a reward's scores this near are a tie (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="write all figures and every pair of replies to a new file")
     add_sampling_arguments(parser, temperature=0.0)
@@ -59,7 +61,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         errors.append(
             UserError("the prompts are those of the file", got=f"--prompts {args.prompts}", mend="leave it out")
         )
-    if args.n < 1:
+    if args.n is not None and args.n < 1:
         errors.append(UserError("--n leaves no prompt", got=args.n, needed="1 or more"))
     if args.epsilon < 0:
         errors.append(UserError("--epsilon cannot be negative", got=args.epsilon, needed="0 or more"))
@@ -75,19 +77,29 @@ def outputs(args: argparse.Namespace, sampling) -> tuple[dict, dict]:
     from eval.runner import load_checkpoint
     from eval.winrate import outputs_of_checkpoint, outputs_of_file
 
-    found = {side: outputs_of_file(side) for side in {args.a, args.b} if Path(side).is_file()}
-    found = {side: dict(list(outputs.items())[: args.n]) for side, outputs in found.items()}
+    found = {side: outputs_of_file(side) for side in (args.a, args.b) if Path(side).is_file()}
+    if found and args.n is not None:
+        found = first_shared(found, args.n)
     if found:
         rows = [output.row for output in next(iter(found.values())).values()]
     else:
         split = args.split or own_test_split(args.prompts)
-        dataset, account = load_prompts(args.prompts, split, args.n)
+        dataset, account = load_prompts(args.prompts, split, args.n or PROMPTS)
         rows = dataset.to_list()
         print(account)
     for side in (args.a, args.b):
         if side not in found:
             found[side] = outputs_of_checkpoint(load_checkpoint(side), rows, args.format, sampling)
     return found[args.a], found[args.b]
+
+
+def first_shared(found: dict[str, dict], n: int) -> dict[str, dict]:
+    """The outputs of files without those to prompts that all of them answer, beyond the first n of these."""
+    first, *others = found.values()
+    beyond = set([key for key in first if all(key in other for other in others)][n:])
+    return {
+        side: {key: output for key, output in outputs.items() if key not in beyond} for side, outputs in found.items()
+    }
 
 
 def settings(args: argparse.Namespace, sampling) -> dict:

@@ -93,7 +93,7 @@ def test_points_of_a_log():
     with pytest.raises(UserError, match="several rewards"):
         logged_points([line | {"rewards/other/mean": 0.0} for line in metrics()])
     assert logged_points([{"step": 1, "reward": 1.0, "kl/completion": 0.1, "rewards/model/mean": 1.0}])[1] is None
-    with pytest.raises(UserError, match="no step has both"):
+    with pytest.raises(UserError, match="no logged step has both"):
         logged_points([{"step": 1, "loss": 1.0}])
 
 

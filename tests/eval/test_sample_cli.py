@@ -132,6 +132,11 @@ def test_win_rate_of_checkpoints_files_and_judges(checkpoints, folder, reward_mo
     call(winrate, folder / "a.jsonl", folder / "a.jsonl", "--judge", f"{folder}/rewards.py:words")
     out = capsys.readouterr().out
     assert "50.0%" in out and "tied" in out and "8 pairs are the same text" in out
+    lines = (folder / "b.jsonl").read_text().splitlines()
+    (folder / "b.jsonl").write_text("\n".join(lines[:2:-1]))
+    call(winrate, folder / "a.jsonl", folder / "b.jsonl", "--n", 3, "--judge", f"{folder}/rewards.py:words")
+    out = capsys.readouterr().out
+    assert "on 3 pairs of replies" in out and "left out: 3 replies of A alone, 0 of B alone" in out
 
 
 def test_prompts_are_needed_once(checkpoints, folder):

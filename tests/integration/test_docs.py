@@ -23,8 +23,8 @@ PAGES = [
     "docs/model.md",
     "docs/interop.md",
 ]
-# Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read, and so has
-# the frontier, which needs more steps than a smoke run logs.
+# Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
+# frontier too, for it needs more steps than a smoke run logs.
 ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier")
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")
 
