@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ppo": (STAGE, "align with PPO against a reward model"),
     "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
     "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
-    "compare": ("alignment.cli.compare", "compare two evaluated checkpoints, item by item"),
+    "compare": ("alignment.cli.compare", "compare evaluated checkpoints with the first, item by item"),
     "sample": ("alignment.cli.sample", "completions, best-of-n replies or preference pairs of a checkpoint"),
     "winrate": ("alignment.cli.winrate", "how often a judge prefers one checkpoint's replies to another's"),
     "frontier": ("alignment.cli.frontier", "reward against the distance that PPO has gone, and where it peaks"),

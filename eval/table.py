@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 from eval.store import variant_words
 
 
@@ -15,19 +18,127 @@ def eval_table(records: list[dict]) -> str:
     return _table(["suite", "format", "task", "metric", "value", "se", "n"], rows)
 
 
+COMPARE_HEADER = [
+    "suite",
+    "format",
+    "task",
+    "metric",
+    "a",
+    "b",
+    "b - a",
+    "95% interval",
+    "p",
+    "verdict",
+    "detectable",
+    "n",
+]
+COMPARE_NOTE = (
+    "p: adjusted over the tasks{pairs} (Holm); better or worse where p <= 0.05, else tied\n"
+    "detectable: the smallest true difference that these items show with 80% power"
+)
+
+
 def compare_table(rows: list[dict]) -> str:
-    """A table of comparison rows as `compare` returns them; what the verdicts mean stands below."""
-    names = f"{rows[0]['a']} -> {rows[0]['b']}, paired by item\n" if rows else ""
+    """Tables of comparison rows as `compare_pairs` returns them, one a pair; what the verdicts mean stands below."""
+    tables = [
+        f"{a} -> {b}, paired by item\n{_table(COMPARE_HEADER, _compare_cells(found))}"
+        for (a, b), found in by_pair(rows).items()
+    ]
+    return "\n\n".join([*tables, _compare_note(rows)]) if len(tables) > 1 else f"{tables[0]}\n{_compare_note(rows)}"
+
+
+def compare_markdown(comparison: dict) -> str:
+    """A comparison {comparisons, skipped, gates, flips} as GitHub's Markdown: for a comment on a pull request."""
+    parts = []
+    for (a, b), rows in by_pair(comparison["comparisons"]).items():
+        rule = ["---"] * 4 + ["---:"] * 3 + ["---"] * 3 + ["---:"] * 2
+        lines = [COMPARE_HEADER, rule, *[[_cell(cell) for cell in row] for row in _compare_cells(rows)]]
+        table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+        parts.append(f"### {a} -> {b}, paired by item\n\n{table}")
+    parts.append(_compare_note(comparison["comparisons"]).replace("\n", "  \n"))
+    if comparison["gates"]:
+        parts.append("\n".join(f"- {_cell(line)}" for line in gate_lines(comparison["gates"])))
+    if comparison["skipped"]:
+        parts.append("Not compared:\n\n" + "\n".join(f"- {_cell(line)}" for line in comparison["skipped"]))
+    for flip in comparison["flips"]:
+        texts = [f"{label}:\n\n{_fenced(text)}" for label, text in _flip_texts(flip)]
+        parts.append("\n\n".join([f"#### {_cell(_flip_title(flip))}", *texts]))
+    return "\n\n".join(parts) + "\n"
+
+
+def gate_lines(gates: list[dict]) -> list[str]:
+    """A line for each outcome of `check_gates`."""
+    lines = []
+    for gate in gates:
+        where = " ".join([gate["suite"], gate["format"], *variant_words(gate["variant"])])
+        loss = f"{'worse' if gate['loss'] > 0 else 'better'} by {abs(gate['loss']):.4f}"
+        found = f"at worst {_signed(gate['loss_high'])} worse" if gate["strict"] else f"verdict {gate['verdict']}"
+        lines.append(
+            f"{'FAILED' if gate['failed'] else 'passed'}  {gate['gate']}: {gate['task']}/{gate['metric']} ({where}), "
+            f"{gate['a']} -> {gate['b']}: {loss if gate['loss'] else 'no difference'}, {found}"
+        )
+    return lines
+
+
+def flips_text(flips: list[dict]) -> str:
+    """Flipped items, one below the other. Texts stand as JSON strings, so that line ends show and take no line."""
+    blocks = []
+    for flip in flips:
+        texts = _flip_texts(flip)
+        width = max(len(label) for label, _ in texts) + 1
+        shown = [f"  {label + ':':{width}} {json.dumps(text, ensure_ascii=False)}" for label, text in texts]
+        blocks.append("\n".join([_flip_title(flip), *shown]))
+    return "\n\n".join(blocks)
+
+
+def by_pair(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Comparison rows by the names of the two sides."""
+    pairs: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        pairs.setdefault((row["a"], row["b"]), []).append(row)
+    return pairs
+
+
+def _compare_cells(rows: list[dict]) -> list[list]:
     shown = []
     for row in rows:
         values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
         interval = f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
-        found = [interval, f"{row['p_holm']:.2g}", row["verdict"], row["n"]]
+        found = [interval, f"{row['p_holm']:.2g}", row["verdict"], _number(row["mde"]), row["n"]]
         way = " ".join([row["format"], *variant_words(row["variant"])])
         shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
-    header = ["suite", "format", "task", "metric", "a", "b", "b - a", "95% interval", "p", "verdict", "n"]
-    note = "p: adjusted over the tasks (Holm); better or worse where p <= 0.05, else tied"
-    return f"{names}{_table(header, shown)}\n{note}"
+    return shown
+
+
+def _compare_note(rows: list[dict]) -> str:
+    return COMPARE_NOTE.format(pairs=" and the pairs" if len(by_pair(rows)) > 1 else "")
+
+
+def _flip_title(flip: dict) -> str:
+    way = " ".join([flip["format"], *variant_words(flip["variant"])])
+    scores = f"{flip['score_a']:.4g} -> {flip['score_b']:.4g}"
+    return f"{flip['change']}: {flip['task']} {flip['item_id']} ({flip['suite']} {way}, {flip['metric']} {scores})"
+
+
+def _flip_texts(flip: dict) -> list[tuple[str, str]]:
+    return [
+        ("prompt", flip["prompt"]),
+        ("expected", flip["target"]),
+        (flip["a"], flip["output_a"]),
+        (flip["b"], flip["output_b"]),
+    ]
+
+
+def _cell(value: object) -> str:
+    """Text that stays in its place in Markdown."""
+    return re.sub(r"([|\\`*_<\[\]])", r"\\\1", str(value)).replace("\n", " ")
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any row of backticks in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def side_table(sides: dict[str, dict]) -> str:

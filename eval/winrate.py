@@ -19,6 +19,7 @@ import numpy as np
 from alignment.errors import UserError
 from eval import stats
 from eval.generate import Messages, Reward, Sampling, score
+from eval.preferences import length_controlled_win_rate
 from eval.replies import distinct_n
 
 if TYPE_CHECKING:
@@ -249,20 +250,18 @@ def _mean(values: list) -> float | None:
     return None if None in values else float(np.mean(values))
 
 
-def length_drift(a: Sequence[Output], b: Sequence[Output]) -> dict:
-    """{words, ci_low, ci_high}: words that a's replies have more than b's, a mean over prompts with 95% interval."""
-    from scipy.stats import t
+def extra_words(a: Sequence[Output], b: Sequence[Output]) -> np.ndarray:
+    """(n,): words that a's reply has more than b's."""
+    return np.array([len(x.text.split()) - len(y.text.split()) for x, y in zip(a, b, strict=True)], dtype=float)
 
-    extra = np.array([len(x.text.split()) - len(y.text.split()) for x, y in zip(a, b, strict=True)], dtype=float)
-    mean = float(extra.mean())
-    if len(extra) < 2:
-        return {"words": mean, "ci_low": None, "ci_high": None}
-    clusters = np.unique(prompt_labels(a), return_inverse=True)[1]
-    groups = clusters.max() + 1
+
+def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
+    """{words, ci_low, ci_high}: the mean of (n,) extra words with its 95% interval, None for a single cluster."""
+    groups, mean = len(np.unique(clusters)), float(extra.mean())
     if groups < 2:
         return {"words": mean, "ci_low": None, "ci_high": None}
-    half = float(t.ppf(0.975, groups - 1) * stats.mean_se(extra, clusters=clusters))
-    return {"words": mean, "ci_low": mean - half, "ci_high": mean + half}
+    low, high = stats.t_interval(mean, stats.mean_se(extra, clusters=clusters), groups)
+    return {"words": mean, "ci_low": low, "ci_high": high}
 
 
 def prompt_labels(outputs: Sequence[Output]) -> np.ndarray:
@@ -284,7 +283,7 @@ def compare_outputs(
 
     Returns:
         `win_rate`'s figures and {only_a, only_b (outputs without a partner), identical, position, length_drift,
-        sides: {a, b}, items: [{prompt, a, b, outcome}]}.
+        length_controlled, sides: {a, b}, items: [{prompt, a, b, outcome}]}.
 
     Raises:
         UserError: they share no prompt.
@@ -300,13 +299,15 @@ def compare_outputs(
     else:
         judged = judge_by_score(judge, left, right, epsilon)
     outcomes = [None if math.isnan(value) else float(value) for value in judged.outcomes]
+    extra, clusters = extra_words(left, right), prompt_labels(left)
     return {
-        **win_rate(judged.outcomes, prompt_labels(left)),
+        **win_rate(judged.outcomes, clusters),
         "only_a": len(a) - len(shared),
         "only_b": len(b) - len(shared),
         "identical": sum(x.text == y.text for x, y in zip(left, right, strict=True)),
         "position": position_figures(judged),
-        "length_drift": length_drift(left, right),
+        "length_drift": length_drift(extra, clusters),
+        "length_controlled": length_controlled_win_rate(judged.outcomes, extra, clusters),
         "sides": {"a": side_figures(left), "b": side_figures(right)},
         "items": [
             {"prompt": x.row["prompt"], "a": x.text, "b": y.text, "outcome": outcome}

@@ -1,20 +1,81 @@
-"""`align compare`: a paired comparison of two evaluated checkpoints."""
+"""`align compare`: a paired comparison of evaluated checkpoints."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+
+REGRESSED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    places = "an eval run's folder, or a checkpoint RUN/STAGE/checkpoint whose runs are in RUN/evals"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    places = "a checkpoint RUN/STAGE/checkpoint whose runs are in RUN/evals, an eval run's folder, or a folder of such"
     parser.add_argument("a", help=f"before: {places}")
-    parser.add_argument("b", help="after: likewise; differences are b - a")
+    parser.add_argument("b", nargs="+", help="after: likewise; differences are b - a, of each b with the one a")
     parser.add_argument("--suite", help="only this suite; default: all that both have")
+    parser.add_argument(
+        "--show", type=int, default=0, metavar="N", help="items that changed: N regressed and N fixed of each metric"
+    )
+    for name in ("md", "json", "html"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
+    parser.add_argument(
+        "--fail-on-regression",
+        action="append",
+        default=[],
+        metavar="TASK:DELTA",
+        help="exit code 1 where the task's score is worse by more than DELTA and the verdict is worse; TASK may be a "
+        "glob, or TASK/METRIC; may be given several times",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="fail unless the interval rules out a loss of more than DELTA"
+    )
+    parser.add_argument("--any_template", action="store_true", help="compare chat runs whose chat templates differ")
+    parser.epilog = "exit code: 0 compared, 1 a regression (--fail-on-regression), 2 not comparable"
 
 
 def main(args: argparse.Namespace) -> int:
-    from eval.compare import compare_found
-    from eval.table import compare_table
+    from alignment.errors import UserError
+    from eval.compare import compare_pairs, side_names
+    from eval.find import match
+    from eval.flips import first_of_each, flips
+    from eval.gates import check_gates, parse_gate
+    from eval.table import compare_table, flips_text, gate_lines
 
-    print(compare_table(compare_found(args.a, args.b, args.suite)))
-    return 0
+    gates = [parse_gate(text) for text in args.fail_on_regression]
+    pairs, skipped = match(args.a, args.b, args.suite)
+    rows = compare_pairs(pairs, any_template=args.any_template)
+    if not rows:
+        raise UserError("Nothing to compare.", got="; ".join(skipped), needed="a figure that is a mean over items")
+    names = side_names([run for pair in pairs for run in pair])
+    changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
+    changed.sort(key=lambda flip: flip["change"] != "regressed")
+    outcomes = check_gates(rows, gates, strict=args.strict)
+    print(compare_table(rows))
+    for block in (
+        flips_text(changed),
+        "\n".join(f"not compared: {line}" for line in skipped),
+        "\n".join(gate_lines(outcomes)),
+    ):
+        if block:
+            print("\n" + block)
+    _write(args, {"comparisons": rows, "skipped": skipped, "gates": outcomes, "flips": changed})
+    return REGRESSED if any(outcome["failed"] for outcome in outcomes) else 0
+
+
+def _write(args: argparse.Namespace, comparison: dict) -> None:
+    """The files that were asked for."""
+    from alignment.report.comparison_page import render_comparison
+    from eval.table import compare_markdown
+
+    written = {
+        args.md: compare_markdown,
+        args.json: lambda content: json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        args.html: render_comparison,
+    }
+    for path, render in written.items():
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(render(comparison), encoding="utf-8")
+            print(f"written to {path}")

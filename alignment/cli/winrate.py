@@ -144,4 +144,7 @@ def notes(result: dict) -> list[str]:
     drift = result["length_drift"]
     interval = "" if drift["ci_low"] is None else f" [{drift['ci_low']:+.2f}, {drift['ci_high']:+.2f}]"
     found.append(f"length: A's replies have {drift['words']:+.2f}{interval} words on B's")
+    controlled = result["length_controlled"]
+    interval = "" if controlled["ci_low"] is None else f" [{controlled['ci_low']:.1%}, {controlled['ci_high']:.1%}]"
+    found.append(f"win rate with replies of one length: {controlled['win_rate']:.1%}{interval}")
     return found

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from alignment.errors import UserError
-from eval.compare import compare, measurement
+from eval.compare import compare
+from eval.find import measurement
 from eval.store import load_run
 
 

@@ -11,6 +11,11 @@ LONGEST_OUTPUT = 500
 
 def render(report: dict) -> str:
     """The page for a report as `collect` makes it; it loads nothing from anywhere."""
+    return template_environment().get_template("report.html.jinja").render(page(report))
+
+
+def template_environment():
+    """jinja2's environment of the pages: escaping, and with the filters that their templates use."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -26,7 +31,7 @@ def render(report: dict) -> str:
         "number": words.number,
         "visible": visible,
     }
-    return environment.get_template("report.html.jinja").render(page(report))
+    return environment
 
 
 def page(report: dict) -> dict:

@@ -5,47 +5,12 @@ import json
 import numpy as np
 import pandas
 import pytest
+from stored_runs import make_run
 
 from alignment.errors import UserError
-from eval.compare import compare, compare_found, find_runs
-from eval.store import save_run
-
-
-def make_run(
-    folder, stage, scores, *, higher_is_better=True, clusters=None, weights=None, metric="exact_match", **changes
-):
-    """A stored run with the tasks of `scores` (task -> list) and their macro mean, without a model."""
-    items = pandas.DataFrame(
-        [
-            {
-                "task": task,
-                "metric": metric,
-                "item_id": f"{task}-{i}",
-                "cluster": clusters[i] if clusters else f"{task}-{i}",
-                "prompt": "?",
-                "target": "!",
-                "output": "",
-                "score": float(score),
-                "weight": weights[i] if weights else 1.0,
-                "gen_len": 1,
-                "truncated": False,
-            }
-            for task, values in scores.items()
-            for i, score in enumerate(values)
-        ]
-    )
-    figure = {"metric": metric, "is_mean": True, "higher_is_better": higher_is_better, "members": None, "pooled": False}
-    record = {
-        "run_id": f"{stage}-toy-plain",
-        "suite": "toy",
-        "format": "plain",
-        "stage": stage,
-        "settings": {"num_fewshot": None, "limit": None},
-        "suite_digest": "d",
-        "tasks": [figure | {"task": task} for task in scores] + [figure | {"task": "toy", "members": list(scores)}],
-    }
-    save_run(folder, record | changes, items)
-    return folder
+from eval.compare import compare, compare_pairs, side_names
+from eval.find import find_runs, match
+from eval.store import load_run, save_run
 
 
 @pytest.fixture
@@ -126,7 +91,8 @@ def test_rows_in_another_order_still_pair(sides, tmp_path):
         ({"format": "chat"}, "different formats"),
         ({"suite": "other"}, "different suites"),
         ({"suite_digest": "e"}, "changed between the runs"),
-        ({"settings": {"num_fewshot": 2, "limit": None}}, "few-shot"),
+        ({"settings": {"num_fewshot": 2, "limit": None}}, "numbers of few-shot"),
+        ({"versions": {"lm_eval": "0.4.14"}}, "versions of lm-eval"),
     ],
 )
 def test_different_measurements_are_refused(sides, tmp_path, changes, problem):
@@ -148,15 +114,144 @@ def test_runs_of_checkpoints(tmp_path):
     make_run(tmp_path / "demo/evals/sft-lora-toy-plain", "sft-lora", {"t": [0.0] * 20})  # its name begins as sft's do
     a, b = (tmp_path / "demo" / stage / "checkpoint" for stage in ("pretrain", "sft"))
     assert find_runs(a) == {("toy", "plain", ""): (tmp_path / "demo/evals/pretrain-toy-plain").resolve()}
-    assert [row["verdict"] for row in compare_found(a, b)] == ["better", "better"]
-    assert compare_found(a.parent, tmp_path / "demo/evals/sft-toy-plain") == compare_found(a, b, "toy")
+    verdicts = [row["verdict"] for row in compare_pairs(match(a, [b])[0])]
+    assert verdicts == ["better", "better"]
+    same = match(a.parent, [tmp_path / "demo/evals/sft-toy-plain"])[0]
+    assert [run.path for run in same[0]] == [run.path for run in match(a, [b], "toy")[0][0]]
     with pytest.raises(UserError, match="'other'"):
         find_runs(a, "other")
     with pytest.raises(UserError, match="No eval runs"):
-        find_runs(tmp_path)
+        find_runs(tmp_path / "demo/sft-l")
+
+
+def test_runs_of_a_run_directory_and_of_a_folder_of_runs(tmp_path):
+    """Of several stages like is compared with like, named after its run directory; of one, the stages may differ."""
+    for run, score in (("one", 0.0), ("two", 1.0)):
+        for stage in ("pretrain", "sft"):
+            make_run(tmp_path / run / "evals" / f"{stage}-toy-plain", stage, {"t": [score] * 20})
+    pairs, skipped = match(tmp_path / "one", [tmp_path / "two/evals"])
+    rows = [row for row in compare_pairs(pairs) if not row["aggregate"]]
+    assert [(row["a"], row["b"]) for row in rows] == [("one/pretrain", "two/pretrain"), ("one/sft", "two/sft")]
+    assert not skipped and len(find_runs(tmp_path / "one")) == 2
+    make_run(tmp_path / "three/dpo-toy-plain", "dpo", {"t": [1.0] * 20})
+    ((a, b),) = match(tmp_path / "one/sft", [tmp_path / "three"])[0]
+    assert (a.record["stage"], b.record["stage"]) == ("sft", "dpo")
+
+
+def test_runs_of_a_checkpoint_outside_any_run_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, checkpoint in (("pythia-14m", "EleutherAI/pythia-14m"), ("mine", str(tmp_path / "models/mine"))):
+        make_run(tmp_path / f"runs/evals/{name}-toy-plain", name, {"t": [0.0, 1.0]}, checkpoint=checkpoint)
+    for given, name in (("EleutherAI/pythia-14m", "pythia-14m"), ("models/mine", "mine")):
+        assert list(find_runs(given).values()) == [(tmp_path / f"runs/evals/{name}-toy-plain").resolve()]
+
+
+def test_what_only_one_side_has_is_named(sides, tmp_path):
+    folder = tmp_path / "runs"
+    scores = {"easy": [1.0] * 200, "hard": [1.0] * 200}
+    make_run(folder / "x", "dpo", scores)
+    make_run(folder / "y", "dpo", scores, format="chat", variant={"limit": 2})
+    pairs, skipped = match(sides[0], [sides[1], folder])
+    assert len(pairs) == 2
+    assert skipped == [f"toy chat limit 2: {folder} has it, {sides[0]} has not"]
+    rows = load_run(folder / "x").record["tasks"]
+    make_run(folder / "x", "dpo", scores, tasks=[rows[0], rows[1] | {"is_mean": False}])
+    assert match(sides[0], [folder / "x"])[1] == ["toy: hard/exact_match is no mean over items"]
 
 
 def test_nothing_in_common(sides, tmp_path):
     chat = make_run(tmp_path / "c", "sft", {"easy": [1.0]}, format="chat")
     with pytest.raises(UserError, match="in common"):
-        compare_found(sides[0], chat)
+        match(sides[0], [chat])
+
+
+def test_identical_runs_are_tied(tmp_path):
+    """b + c = 0: no p-value but 1, an interval of no width, and no claim of what could have been detected."""
+    scores = {"t": [0.0, 1.0] * 20}
+    a, b = (make_run(tmp_path / stage, stage, scores) for stage in ("sft", "dpo"))
+    for row in [*compare(a, b), *compare(a, a)]:
+        assert (row["verdict"], row["p"], row["p_holm"], row["delta"]) == ("tied", 1.0, 1.0, 0.0)
+        assert (row["ci_low"], row["ci_high"], row["boot_low"], row["fixed"], row["mde"]) == (0.0, 0.0, 0.0, 0, None)
+
+
+def test_graded_scores_that_are_alike_are_tied(tmp_path):
+    scores = {"t": np.random.default_rng(0).normal(size=40)}
+    a, b = (make_run(tmp_path / s, s, scores, metric="gold_reward") for s in ("sft", "dpo"))
+    assert {(row["verdict"], row["p"], row["test"]) for row in compare(a, b)} == {("tied", 1.0, "t")}
+
+
+def test_one_item_says_nothing(tmp_path):
+    a, b = (make_run(tmp_path / s, s, {"t": [score]}) for s, score in (("sft", 0.0), ("dpo", 1.0)))
+    row = compare(a, b)[0]
+    assert (row["verdict"], row["se"], row["ci_low"], row["mde"], row["clusters"]) == ("tied", None, None, None, 1)
+
+
+def test_different_templates_are_refused_in_chat_only(tmp_path):
+    runs = {
+        (stage, format): make_run(
+            tmp_path / f"{stage}-{format}", stage, {"t": [1.0, 0.0]}, format=format, template_digest=stage
+        )
+        for stage in ("sft", "dpo")
+        for format in ("plain", "chat")
+    }
+    with pytest.raises(UserError, match="chat templates"):
+        compare(runs["sft", "chat"], runs["dpo", "chat"])
+    assert compare(runs["sft", "chat"], runs["dpo", "chat"], any_template=True)
+    assert compare(runs["sft", "plain"], runs["dpo", "plain"])
+
+
+def test_few_shot_examples_drawn_otherwise_are_refused(tmp_path):
+    def run(stage, shots, seed):
+        seeds, settings = {"fewshot": seed, "sampling": seed}, {"num_fewshot": shots, "limit": None}
+        return make_run(tmp_path / f"{stage}{shots}", stage, {"t": [1.0, 0.0]}, settings=settings, seeds=seeds)
+
+    with pytest.raises(UserError, match="different seeds"):
+        compare(run("sft", 3, 0), run("dpo", 3, 1))
+    assert compare(run("sft", 0, 0), run("dpo", 0, 1))
+
+
+def test_scores_that_are_no_numbers_are_refused(sides, tmp_path):
+    broken = make_run(tmp_path / "c", "sft", {"easy": [float("nan")] * 200, "hard": [1.0] * 200})
+    with pytest.raises(UserError, match=r"no numbers[.]\n  got: +200 of 400"):
+        compare(sides[0], broken)
+
+
+def test_ids_that_stand_for_several_items_are_refused(sides, tmp_path):
+    items = load_run(sides[1]).items
+    items.loc[1, "item_id"] = items.loc[0, "item_id"]
+    save_run(tmp_path / "c", load_run(sides[1]).record, items)
+    with pytest.raises(UserError, match="an id stands for several"):
+        compare(sides[0], tmp_path / "c")
+
+
+def test_refusals_of_several_pairs_come_together(sides, tmp_path):
+    runs = [load_run(side) for side in sides]
+    odd = load_run(make_run(tmp_path / "c", "sft", {"easy": [1.0] * 200}, suite_digest="e"))
+    few = load_run(make_run(tmp_path / "d", "sft", {"easy": [1.0] * 200}))
+    with pytest.raises(UserError, match=r"(?s)changed between.*same items"):
+        compare_pairs([(runs[0], odd), (runs[0], runs[1]), (runs[0], few)])
+
+
+def test_holm_over_checkpoints(tmp_path):
+    """Of three checkpoints against one, a p of 0.03 is no finding; each aggregate is adjusted over the checkpoints."""
+    base, gain = [0.0] * 100, [1.0] * 6 + [0.0] * 94  # exact McNemar: 2 / 2^6 = 0.03
+    first = load_run(make_run(tmp_path / "a", "sft", {"t": base}))
+    others = [load_run(make_run(tmp_path / f"b{i}", f"dpo{i}", {"t": gain if i == 0 else base})) for i in range(3)]
+    rows = compare_pairs([(first, other) for other in others])
+    tasks, wholes = ([row for row in rows if row["aggregate"] is whole] for whole in (False, True))
+    assert [(row["b"], row["p_holm"]) for row in tasks] == [("dpo0", 3 * 0.03125), ("dpo1", 1.0), ("dpo2", 1.0)]
+    assert wholes[0]["p_holm"] == pytest.approx(3 * wholes[0]["p"])
+    assert {row["verdict"] for row in rows} == {"tied"}
+    assert compare_pairs([(first, others[0])])[0]["verdict"] == "better"
+
+
+def test_sides_of_one_name_are_told_apart(tmp_path):
+    def names(*places):
+        return list(
+            side_names([load_run(make_run(tmp_path / place, "sft", {"t": [1.0]})) for place in places]).values()
+        )
+
+    assert names("one/evals/sft-toy-plain") == ["sft"]
+    assert names("one/evals/sft-toy-plain", "one/evals/sft-toy-chat") == ["sft", "sft"]
+    assert names("one/evals/sft-toy-plain", "two/evals/sft-toy-plain") == ["one/sft", "two/sft"]
+    assert names("x/one/evals/s", "y/one/evals/s") == [f"{tmp_path}/{place}/one/sft" for place in "xy"]

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
 
 import eval
@@ -35,7 +36,7 @@ def load(monkeypatch, tmp_path):
 
 
 def test_each_is_a_module_of_its_own_name():
-    assert NAMES == ["bits_per_byte", "distinct_n", "exact_match_normalised", "win_rate"]
+    assert NAMES == ["bits_per_byte", "distinct_n", "ece", "exact_match_normalised", "win_rate"]
     for name in NAMES:
         assert (METRICS / name / f"{name}.py").is_file() and os.path.isfile(METRICS / name / "__init__.py")
 
@@ -65,6 +66,12 @@ def test_distinct_n(load):
     metric = load("distinct_n")
     assert metric.compute(predictions=["a b a b"])["distinct_n"] == pytest.approx(2 / 3)
     assert metric.compute(predictions=["a b a b"], n=1)["distinct_n"] == 0.5
+
+
+def test_ece(load):
+    confidence = np.repeat([0.6, 0.9], 100)
+    correct = np.concatenate([np.arange(100) < 60, np.arange(100) < 50]).astype(int)
+    assert load("ece").compute(predictions=confidence, references=correct, bins=2)["ece"] == pytest.approx(0.2)
 
 
 def test_several_at_once(load):

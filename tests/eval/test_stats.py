@@ -1,4 +1,8 @@
-"""The statistics against values worked out by hand and against scipy."""
+"""The statistics against values worked out by hand, against scipy and against simulation."""
+
+import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +11,13 @@ from scipy import stats as scipy_stats
 from eval import stats
 
 ONES = np.ones(4)
+SIMULATION = Path(__file__).parents[2] / "benchmarks/interval_coverage.py"
+
+
+@pytest.fixture(scope="module")
+def simulation() -> dict:
+    """The functions of the benchmark that simulates pairs of checkpoints."""
+    return runpy.run_path(str(SIMULATION))
 
 
 def test_mean_and_se_by_hand():
@@ -101,4 +112,96 @@ def test_holm_by_hand():
 
 
 def test_minimum_detectable_effect():
-    assert stats.minimum_detectable_effect(0.01) == pytest.approx(0.02802, abs=1e-5)
+    assert stats.minimum_detectable_effect(0.01, 10**6) == pytest.approx(0.02802, abs=1e-5)
+    t10, t80 = scipy_stats.t.ppf([0.975, 0.8], 9)
+    assert stats.minimum_detectable_effect(0.01, 10) == pytest.approx(0.01 * (t10 + t80))
+    for unknown in (0.0, float("nan")):
+        assert np.isnan(stats.minimum_detectable_effect(unknown, 10))
+
+
+def test_the_minimum_detectable_effect_is_found_four_times_in_five():
+    """Its definition, by simulation: 2,000 differences of 30 clusters, as large as it says for the true error."""
+    noise = np.random.default_rng(0).normal(size=(2000, 30))
+    effect = stats.minimum_detectable_effect(1 / 30**0.5, 30)
+    p = [stats.t_test_p(np.mean(row), stats.mean_se(row), 30) for row in noise + effect]
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.8, abs=0.03)
+
+
+def test_t_interval_is_scipys():
+    scores = np.random.default_rng(4).normal(size=12)
+    found = stats.t_interval(scores.mean(), stats.mean_se(scores), 12, level=0.9)
+    assert found == pytest.approx(scipy_stats.ttest_1samp(scores, 0).confidence_interval(0.9))
+    assert np.isnan(stats.t_interval(0.5, float("nan"), 1)).all()
+    assert stats.t_interval(0.0, 0.0, 5) == (0.0, 0.0)
+
+
+def test_the_t_interval_excludes_zero_where_the_t_test_finds_a_difference():
+    rng = np.random.default_rng(5)
+    for shift in np.linspace(0, 1, 40):
+        change, clusters = rng.normal(shift, size=30), np.arange(30) // 3
+        mean, se = change.mean(), stats.mean_se(change, clusters=clusters)
+        low, high = stats.t_interval(mean, se, 10)
+        assert (low > 0 or high < 0) == (stats.t_test_p(mean, se, 10) < 0.05)
+
+
+def test_the_interval_covers(simulation):
+    """1,000 simulated pairs of checkpoints, 200 items in 40 clusters, right or wrong: the true difference is inside."""
+    shares = simulation["coverage"](40, 1000, seed=0)
+    assert 0.93 <= shares["t"] <= 0.97
+    assert shares["t, clusters ignored"] < 0.90
+
+
+def test_the_interval_of_few_clusters_covers_and_the_percentile_bootstrap_does_not(simulation):
+    shares = simulation["coverage"](5, 1000, seed=1)
+    assert 0.93 <= shares["t"] <= 0.97
+    assert shares["percentile bootstrap"] < 0.87 and shares["normal"] < 0.90
+
+
+def test_where_the_interval_falls_short(simulation):
+    """Five clusters of unequal size, or few changed items in ten clusters: below what is claimed, as the docs say."""
+    unequal = simulation["coverage"](5, 1000, seed=2, sizes="unequal")["t"]
+    sparse = simulation["coverage"](10, 1000, seed=2, spread="few changes")["t"]
+    assert 0.88 < unequal < 0.94 and 0.88 < sparse < 0.94
+
+
+def test_tests_of_equal_checkpoints(simulation):
+    """The exact test by clusters is called wrong no more than it says; McNemar's, blind to clusters, far more."""
+    shares = simulation["false_alarms"](20, 1000, seed=0)
+    assert shares["exact, by cluster"] <= 0.065 and shares["t, by cluster"] <= 0.065
+    assert shares["McNemar, clusters ignored"] > 0.12
+
+
+def test_clustered_mcnemar_by_enumeration():
+    """Every change of sign of whole clusters, written out."""
+    rng = np.random.default_rng(6)
+    clusters = np.repeat(np.arange(9), 4)
+    for _ in range(20):
+        change = rng.integers(-1, 2, size=36)
+        sums = np.array([change[clusters == c].sum() for c in range(9)])
+        totals = [abs(np.dot(signs, sums)) for signs in itertools.product([-1, 1], repeat=9)]
+        expected = np.mean(np.array(totals) >= abs(change.sum()))
+        assert stats.mcnemar_clustered(change, clusters) == pytest.approx(expected)
+
+
+def test_clustered_mcnemar_of_single_items_is_mcnemars():
+    rng = np.random.default_rng(7)
+    for n in (0, 1, 5, 60, 400):
+        a, b = rng.integers(0, 2, size=(2, n))
+        expected = stats.mcnemar_exact(a, b)
+        assert stats.mcnemar_clustered((b - a).astype(float), np.arange(n)) == pytest.approx(expected)
+
+
+def test_clustered_mcnemar_by_hand():
+    ten_of_one = np.ones(10), np.zeros(10)
+    assert stats.mcnemar_clustered(*ten_of_one) == 1.0  # one cluster: its sign is a coin's
+    assert stats.mcnemar_clustered(np.ones(10), np.arange(10) // 2) == pytest.approx(2 / 2**5)
+    assert stats.mcnemar_clustered(np.array([1, -1, 0]), np.array([0, 0, 1])) == 1.0
+    assert stats.mcnemar_clustered(np.zeros(3), np.arange(3)) == 1.0
+
+
+def test_bootstrap_resamples_have_as_many_clusters():
+    blocks = list(stats.resampled_counts(7, 2500, seed=0))
+    counts = np.concatenate(blocks)
+    assert counts.shape == (2500, 7) and (counts.sum(axis=1) == 7).all()
+    assert counts.var() == pytest.approx(7 * (1 / 7) * (6 / 7), rel=0.05)  # binomial
+    assert [len(block) for block in stats.resampled_counts(300_000, 7, seed=0)] == [3, 3, 1]

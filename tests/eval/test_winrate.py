@@ -10,6 +10,7 @@ from eval.replies import distinct_n, exact_match, normalised
 from eval.winrate import (
     Output,
     compare_outputs,
+    extra_words,
     judge_by_score,
     judge_in_both_positions,
     keyed,
@@ -145,6 +146,16 @@ def test_only_shared_prompts_are_compared_and_the_rest_counted():
         compare_outputs(a, keyed([output("x", "z")]), length)
 
 
+def test_a_judge_of_length_alone_says_nothing_once_lengths_are_equal():
+    rng = np.random.default_rng(0)
+    words = rng.integers(1, 20, (2, 300)) + np.array([[4], [0]])
+    a, b = (keyed([output("w " * count, f"p{i}") for i, count in enumerate(side)]) for side in words)
+    found = compare_outputs(a, b, length)
+    assert found["win_rate"] > 0.65 and found["verdict"] == "a"
+    assert found["length_controlled"]["win_rate"] == pytest.approx(0.5, abs=0.12)
+    assert found["length_drift"]["words"] == pytest.approx((words[0] - words[1]).mean())
+
+
 def test_the_same_side_ties():
     a = keyed([output(f"text {i}", f"p{i}") for i in range(20)])
     found = compare_outputs(a, dict(a), First())
@@ -153,8 +164,10 @@ def test_the_same_side_ties():
 
 def test_lengths_and_diversity():
     a, b = sides(["a b c", "a b c d"], ["a", "b"])
-    drift = length_drift(a, b)
-    assert drift["words"] == 2.5 and drift["ci_low"] < 2.5 < drift["ci_high"]
+    assert extra_words(a, b).tolist() == [2, 3]
+    drift = length_drift(np.array([2.0, 3.0]), np.array(["p", "q"]))
+    assert drift["words"] == 2.5 and drift["ci_low"] == pytest.approx(2.5 - 12.706 * 0.5, abs=1e-2)
+    assert length_drift(np.array([2.0, 3.0]), np.array(["p", "p"]))["ci_low"] is None
     assert distinct_n(["a b a b"], 1) == 0.5
     assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
     assert distinct_n(["a", ""], 2) is None

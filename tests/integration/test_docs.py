@@ -18,6 +18,7 @@ PAGES = [
     "docs/your-own-reward.md",
     "docs/your-own-suite.md",
     "docs/sampling.md",
+    "docs/comparing.md",
     "docs/ppo.md",
     "docs/tinyworld.md",
     "docs/model.md",

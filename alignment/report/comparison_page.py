@@ -1,0 +1,32 @@
+"""A comparison as `align compare` makes it, as one self-contained HTML page."""
+
+from alignment.report.render import TEMPLATES, template_environment
+from alignment.report.tables import forests, is_whole
+from alignment.report.words import stage_name
+from eval.table import gate_lines
+
+
+def render_comparison(comparison: dict) -> str:
+    """The page for {comparisons: rows of eval.compare, skipped, gates, flips}; it loads nothing from anywhere."""
+    rows = [row | {"headline": row["aggregate"] or is_whole(row)} for row in comparison["comparisons"]]
+    rows = _told_apart(rows)
+    tasks = [row for row in rows if not row["headline"]]
+    pairs = dict.fromkeys((row["a"], row["b"]) for row in rows)
+    content = {
+        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "title": ", ".join(f"{stage_name(b)} against {stage_name(a)}" for a, b in pairs),
+        "forests": forests({"comparisons": rows, "stages": {}}, whole=True),
+        "task_forests": forests({"comparisons": tasks, "stages": {}}, whole=False),
+        "skipped": comparison["skipped"],
+        "gates": gate_lines(comparison["gates"]),
+        "flips": comparison["flips"],
+    }
+    return template_environment().get_template("comparison.html.jinja").render(content)
+
+
+def _told_apart(rows: list[dict]) -> list[dict]:
+    """The rows, with the suite before a task's name where several suites have a task of that name."""
+    suites: dict[str, set[str]] = {}
+    for row in rows:
+        suites.setdefault(row["task"], set()).add(row["suite"])
+    return [row | {"task": f"{row['suite']}: {row['task']}"} if len(suites[row["task"]]) > 1 else row for row in rows]
