@@ -140,12 +140,15 @@ def generate(
 
     with quiet_lm_eval():
         lm = CausalLM(model, tokenizer, sampling.batch_size)
-    for prompt in prompts:
-        lm.require_room(len(prompt), sampling.max_new_tokens, "prompts")
-    keys, seen = [], Counter()
-    for prompt in prompts:
-        keys += [(tuple(prompt), seen[tuple(prompt)] + number) for number in range(n)]
-        seen[tuple(prompt)] += n
+    longest = max(map(len, prompts), default=0)
+    if longest + sampling.max_new_tokens > lm.context:
+        raise UserError(
+            "a prompt does not fit into the model's context with its reply",
+            got=f"{longest} prompt tokens + {sampling.max_new_tokens} for the reply",
+            needed=f"at most {lm.context} together",
+            mend="leave such prompts out (`fitting`), or use a smaller max_new_tokens",
+        )
+    keys = reply_keys(prompts, n)
     replies: list[Any] = [None] * len(keys)
     order = sorted(range(len(keys)), key=lambda row: (-len(keys[row][0]), keys[row]))
     for start in trange(0, len(order), sampling.batch_size, desc="batches", disable=None, leave=False):
@@ -156,6 +159,15 @@ def generate(
         for row, reply in zip(batch, lm.reply([list(keys[row][0]) for row in batch], options), strict=True):
             replies[row] = reply
     return [replies[start : start + n] for start in range(0, len(replies), n)]
+
+
+def reply_keys(prompts: Sequence[list[int]], n: int) -> list[tuple[tuple[int, ...], int]]:
+    """(prompt, number of the reply among all to this prompt) of `n` replies to each prompt, in order."""
+    keys, seen = [], Counter()
+    for prompt in map(tuple, prompts):
+        keys += [(prompt, seen[prompt] + number) for number in range(n)]
+        seen[prompt] += n
+    return keys
 
 
 def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -97,7 +97,7 @@ class CausalLM(HFLM):
         for _, group in groupby(order, key=lambda i: settings[i]):
             rows = list(group)
             options = normalize_gen_kwargs(requests[rows[0]].args[1], self.max_gen_toks)
-            self.require_room(len(prompts[rows[0]]), options["max_gen_toks"], requests[rows[0]].task_name)
+            self._require_room(len(prompts[rows[0]]), options["max_gen_toks"], requests[rows[0]].task_name)
             for start in trange(0, len(rows), self.batch_size, desc="batches", disable=None, leave=False):
                 batch = rows[start : start + self.batch_size]
                 for i, reply in zip(batch, self.reply([prompts[i] for i in batch], options), strict=True):
@@ -139,7 +139,7 @@ class CausalLM(HFLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As lm-eval's, but refuses what would not fit instead of cutting it from the left."""
         for request in requests:
-            self.require_room(len(self.tok_encode("".join(request.args))) - 1, 0, request.task_name)
+            self._require_room(len(self.tok_encode("".join(request.args))) - 1, 0, request.task_name)
         return super().loglikelihood(requests, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
@@ -157,7 +157,7 @@ class CausalLM(HFLM):
         """As lm-eval's, without a progress bar for every batch."""
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
-    def require_room(self, prompt: int, reply: int, task: str) -> None:
+    def _require_room(self, prompt: int, reply: int, task: str) -> None:
         if prompt + reply > self.context:
             raise UserError(
                 f"A prompt of task {task!r} does not fit into the model's context.",
