@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reply:
-    """A generated reply: its text without stop or special tokens, its length in tokens (the stop included), and whether
-    the length limit cut it off."""
+    """A generated reply: its text without stop or special tokens, its length in tokens (the stop included), whether the
+    length limit cut it off, and its tokens as generated, as many as `gen_len`."""
 
     text: str
     gen_len: int
     truncated: bool
+    token_ids: tuple[int, ...] = ()
 
 
 class StopAtText(StoppingCriteria):
@@ -99,13 +100,13 @@ class CausalLM(HFLM):
             self._require_room(len(prompts[rows[0]]), options["max_gen_toks"], requests[rows[0]].task_name)
             for start in trange(0, len(rows), self.batch_size, desc="batches", disable=None, leave=False):
                 batch = rows[start : start + self.batch_size]
-                for i, reply in zip(batch, self._reply([prompts[i] for i in batch], options), strict=True):
+                for i, reply in zip(batch, self.reply([prompts[i] for i in batch], options), strict=True):
                     found[i] = reply
         for request, reply in zip(requests, found, strict=True):
             self.replies.setdefault((request.task_name, request.doc_id), []).append(reply)
         return [reply.text for reply in found]
 
-    def _reply(self, prompts: list[list[int]], options: dict) -> list[Reply]:
+    def reply(self, prompts: list[list[int]], options: dict) -> list[Reply]:
         """One batch of prompts (token ids) -> replies. `options` are lm-eval's normalised generation settings."""
         options = dict(options)
         stops, limit = [stop for stop in options.pop("until") if stop], options.pop("max_gen_toks")
@@ -131,8 +132,9 @@ class CausalLM(HFLM):
         if cuts:
             prefixes = (self.tokenizer.decode(tokens[:length], skip_special_tokens=True) for length in range(limit + 1))
             length = next(i for i, prefix in enumerate(prefixes) if any(stop in prefix for stop in stops))
-            return Reply(text[: min(cuts)], length, truncated=False)
-        return Reply(text, len(tokens) if end is None else end + 1, truncated=end is None)
+            return Reply(text[: min(cuts)], length, truncated=False, token_ids=tuple(tokens[:length]))
+        length = len(tokens) if end is None else end + 1
+        return Reply(text, length, truncated=end is None, token_ids=tuple(tokens[:length]))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As lm-eval's, but refuses what would not fit instead of cutting it from the left."""

@@ -141,6 +141,26 @@ def _fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
+def side_table(sides: dict[str, dict]) -> str:
+    """A table of the replies of the sides of a win rate, a row for each."""
+    names = list(next(iter(sides.values())))
+    rows = [[side.upper(), *[_number(figures[name]) for name in names]] for side, figures in sides.items()]
+    return _table(["replies", *names], rows)
+
+
+def frontier_table(points: list[dict], peak: dict | None) -> str:
+    """A table of a frontier's points; a star marks the highest smoothed gold reward."""
+    rows = [
+        [
+            point["step"],
+            *[_number(point[name]) for name in ("kl", "distance", "proxy", "gold", "gold_smoothed")],
+            "*" if peak and peak["index"] == place else "",
+        ]
+        for place, point in enumerate(points)
+    ]
+    return _table(["step", "KL", "sqrt(KL)", "proxy", "gold", "smoothed", ""], rows)
+
+
 def _table(header: list[str], rows: list[list]) -> str:
     """Columns padded to their widest cell, numbers to the right."""
     cells = [header, *[[str(cell) for cell in row] for row in rows]]

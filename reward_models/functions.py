@@ -1,20 +1,43 @@
-"""Reward functions by name: `path/to/file.py:name` or `package.module:name`."""
+"""Rewards by name: `path/to/file.py:name` or `package.module:name`, with options `?key=value&key=value`.
+
+Without options the name is the reward function itself. With a `?`, even an empty one, the name is called with the
+options and gives the reward function.
+"""
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+from urllib.parse import unquote
 
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all, unknown
 
 
 def load_function(spec: str) -> Callable:
-    """The function that a recipe names.
+    """The reward function that a recipe names, made with the options where there are some.
 
     Raises:
-        UserError: the name has no colon, there is no such file, module or function, or it cannot be imported.
+        UserError: as `check_function`, and whatever the options' values lead to: a checkpoint that is not there, say.
     """
-    place, colon, name = spec.rpartition(":")
+    function, options = _resolve(spec)
+    return function if options is None else function(**options)
+
+
+def check_function(spec: str) -> None:
+    """Raise for a name, an option or a value that cannot be; nothing is loaded or made.
+
+    Raises:
+        UserError: the name has no colon, there is no such file, module or function, it cannot be imported, or it has no
+            such option.
+    """
+    _resolve(spec)
+
+
+def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
+    address, query, text = spec.partition("?")
+    place, colon, name = address.rpartition(":")
     if not colon:
         raise UserError(f"{spec!r} names no function", needed="path/to/file.py:name or package.module:name")
     try:
@@ -29,7 +52,48 @@ def load_function(spec: str) -> Callable:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{place} has no function {name!r}", mend="check the name after the colon")
-    return function
+    return function, _read_options(function, name, text) if query else None
+
+
+def _read_options(function: Callable, name: str, text: str) -> dict[str, Any]:
+    """`key=value&key=value` by the function's own signature; `%26` stands for & in a value, `%25` for %."""
+    parameters = inspect.signature(function).parameters
+    kinds = get_type_hints(function if inspect.isroutine(function) else function.__init__)
+    options, errors = {}, []
+    for option in filter(None, text.split("&")):
+        key, _, value = option.partition("=")
+        if key not in parameters:
+            errors.append(unknown(f"option of {name}", key, tuple(parameters)))
+            continue
+        try:
+            options[key] = _convert(unquote(value), kinds.get(key, str))
+        except ValueError:
+            errors.append(UserError(f"{name}: {key} has no such value", got=value, needed=_kind_name(kinds[key])))
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    needed = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in variable]
+    missing = [key for key in needed if key not in options]
+    if missing and not errors:
+        errors.append(UserError(f"{name} needs more options", got=text or "none", needed=", ".join(missing)))
+    raise_all(errors)
+    return options
+
+
+def _convert(value: str, kind: Any) -> Any:
+    """A value as the type that the parameter is annotated with; a list's values stand between commas."""
+    choices = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) in (list, tuple):
+        return [_convert(part, choices[0]) for part in value.split(",")]
+    if get_origin(kind) is Union or isinstance(kind, type(int | None)):
+        return _convert(value, choices[0])
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError(value)
+        return value.lower() == "true"
+    return kind(value) if kind in (int, float) else value
+
+
+def _kind_name(kind: Any) -> str:
+    return "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
 
 
 def _load_file(place: str):

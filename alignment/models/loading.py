@@ -102,6 +102,24 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
         ) from error
 
 
+def require_reward_model(checkpoint: str | Path) -> None:
+    """Raise for a model without a trained score head: transformers and PEFT would give it a random one."""
+    require_checkpoint(checkpoint)
+    if is_adapter(checkpoint):
+        from peft import PeftConfig
+
+        made_for = [PeftConfig.from_pretrained(checkpoint).task_type or "an adapter that names no task"]
+    else:
+        made_for = load_config(checkpoint).architectures or []
+    if not any("SequenceClassification" in name or name == "SEQ_CLS" for name in made_for):
+        raise UserError(
+            f"{checkpoint} is no reward model: its score head would be random.",
+            got=", ".join(made_for) or "a config that names no architecture",
+            needed="a sequence-classification model",
+            mend="give the checkpoint of a reward stage",
+        )
+
+
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 

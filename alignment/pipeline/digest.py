@@ -13,7 +13,7 @@ from alignment.data.sources import is_local, is_tinyworld
 from alignment.pipeline.recipe import strings
 
 # Written beside the weights, and different each time though the model is the same.
-NOT_MODEL = {"README.md", "training_args.bin"}
+NOT_MODEL = {"README.md", "reward_card.json", "training_args.bin"}
 LONGEST_PATH = 1000
 
 
@@ -54,7 +54,8 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
         elif names_data and is_local(text):
             digests[text] = digest_value([[str(file), digest_file(file)] for file in local_files(text)])
         elif "\n" not in text and len(text) < LONGEST_PATH:
-            file = next((Path(name) for name in (text, text.rpartition(":")[0]) if name and Path(name).is_file()), None)
+            names = (text, text.partition("?")[0].rpartition(":")[0])
+            file = next((Path(name) for name in names if name and Path(name).is_file()), None)
             if file:
                 digests[text] = digest_file(file)
     return digests

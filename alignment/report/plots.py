@@ -6,7 +6,9 @@ Every function takes plain numbers and returns an SVG string; every text in it i
 import math
 from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 
+STYLE = Path(__file__).parent / "templates" / "style.css"
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
 PANEL = 106  # height of one panel of several, its label included
@@ -32,6 +34,13 @@ class Estimate:
     high: float | None = None
     tone: int | str = 0
     note: str = ""
+
+
+def standalone(chart: str) -> str:
+    """A chart as a file of its own: with its name space, and the page's style sheet for its colours."""
+    style = escape(STYLE.read_text(encoding="utf-8") + "svg { background: var(--page); }")
+    named = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return named.replace("</title>", f"</title><style>{style}</style>", 1)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

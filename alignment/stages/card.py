@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import reward_models.card as reward_card
+
 if TYPE_CHECKING:
     from alignment.stages.common import StageResult
 
@@ -27,7 +29,7 @@ model = AutoModelForCausalLM.from_pretrained("{checkpoint}")""",
 
 
 def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
-    """Write README.md with the front matter that the hub reads."""
+    """Write README.md with the front matter that the hub reads; of a reward model its reward card as well."""
     adapter = (checkpoint / "adapter_config.json").is_file()
     kind = " ".join(["reward"] * (result.method == "reward") + ["adapter"] * adapter) or "model"
     front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]
@@ -51,4 +53,8 @@ def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
         "",
         *(["| metric | value |", "|---|---|", *numbers] if numbers else []),
     ]
+    judged = result.metrics.get("pairwise")
+    if judged:
+        lines += ["", "## Reward card", "", reward_card.card_markdown(judged)]
+        reward_card.write_card(checkpoint, judged, result.stage)
     (checkpoint / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

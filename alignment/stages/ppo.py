@@ -18,7 +18,7 @@ from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import encode_prompts
 from alignment.trainers.ppo_trainer import PPOTrainer
-from reward_models.functions import load_function
+from reward_models.functions import check_function, load_function
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RewardSources:
     reward_model_path: str | None = field(default=None, metadata={"help": "A reward model's checkpoint."})
     reward_funcs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Functions with TRL's reward signature: path/to/file.py:name or package.module:name."},
+        metadata={"help": "Functions: path/to/file.py:name or package.module:name, with options ?key=value&key=value."},
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "PPOConfig's; here to be counted before any stage runs."}
@@ -55,7 +55,7 @@ class RewardSources:
                 mend="reward_weights: null weighs each by 1",
             )
         for spec in self.reward_funcs:
-            load_function(spec)  # a misspelt name is found before any stage runs
+            check_function(spec)  # a misspelt name is found before any stage runs
 
 
 @dataclass

@@ -20,6 +20,7 @@ from alignment.stages.common import (
 )
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
+from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -36,6 +37,9 @@ class RewardArguments(DataArguments):
     )
     card_min_gap: float = field(
         default=0.1, metadata={"help": "Where gold rewards are known, pairs closer than this are not judged."}
+    )
+    card_subset: str | None = field(
+        default=None, metadata={"help": "A column of the pairs: the card tells the accuracy for each of its values."}
     )
 
     def __post_init__(self):
@@ -73,8 +77,15 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
     model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
     model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=GOLD_COLUMNS, held_out=held_out)
+    keep = [*GOLD_COLUMNS, *([data.card_subset] if data.card_subset else [])]
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=keep, held_out=held_out)
     judged = splits.get("card", splits.get("validation"))
+    if judged is not None and data.card_subset and data.card_subset not in judged.column_names:
+        raise UserError(
+            f"the pairs have no column {data.card_subset}",
+            got=", ".join(judged.column_names),
+            mend="correct card_subset",
+        )
     trainer = RewardTrainer(
         model=model,
         args=args,
@@ -87,9 +98,8 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:
-        metrics["pairwise"] = judge_pairs(
-            trainer.model, tokenizer, judged, data.card_min_gap, args.per_device_eval_batch_size
-        )
+        reward = LearnedReward(trainer.model, tokenizer, "reward", args.per_device_eval_batch_size)
+        metrics["pairwise"] = judge_pairs(reward, judged, data.card_min_gap, data.card_subset)
     return finish(
         trainer,
         stage_dir,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from alignment.errors import UserError
-from alignment.models.loading import adapter_base, is_adapter, load_config, load_trainable
+from alignment.models.loading import adapter_base, is_adapter, load_trainable, require_reward_model
 from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
 
 CRITIC_ADAPTER = "critic"
@@ -100,15 +100,7 @@ def load_scorer(model: str | nn.Module, policy: nn.Module, adapter_name: str) ->
         return ModelScorer(model)
     if shares_base(model, policy):
         return _onto_the_policy(model, policy, adapter_name)
-    if not is_adapter(model):
-        made_for = load_config(model).architectures or []
-        if not any("SequenceClassification" in name for name in made_for):
-            raise UserError(
-                f"{model} is no reward model: its score head would be random.",
-                got=", ".join(made_for) or "a config that names no architecture",
-                needed="a sequence-classification model",
-                mend="give the checkpoint of a reward stage",
-            )
+    require_reward_model(model)
     return ModelScorer(load_trainable(model, "sequence-classification"))
 
 

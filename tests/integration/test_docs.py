@@ -15,14 +15,16 @@ PAGES = [
     "docs/checks.md",
     "docs/your-own-reward.md",
     "docs/your-own-suite.md",
+    "docs/sampling.md",
     "docs/comparing.md",
     "docs/ppo.md",
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
 ]
-# Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read.
-ELSEWHERE = ("make demo", "make test", "align run recipes/local-files")
+# Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
+# frontier too, for it needs more steps than a smoke run logs.
+ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier")
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")
 
 

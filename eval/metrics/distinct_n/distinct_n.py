@@ -1,0 +1,28 @@
+"""Distinct n-grams, as an `evaluate` metric: `evaluate.load(path of this file)`."""
+
+import datasets
+import evaluate
+
+from eval.replies import distinct_n
+
+DESCRIPTION = "Different n-grams of words over all n-grams in a set of texts (Li et al. 2016): how varied they are."
+INPUTS = """
+Args:
+    predictions: texts. The figure falls as they get more or longer: compare sets of like size.
+    n: words of a gram, by default 2.
+Returns:
+    distinct_n; None where no text has n words.
+"""
+
+
+class DistinctN(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": datasets.Value("string")}),
+        )
+
+    def _compute(self, predictions, n=2):
+        return {"distinct_n": distinct_n(predictions, n)}

@@ -1,0 +1,31 @@
+"""Win rate with ties and interval, as an `evaluate` metric: `evaluate.load(path of this file)`."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from eval.winrate import win_rate
+
+DESCRIPTION = (
+    "How often a side wins; a tie is half a win. The 95% interval heeds that outcomes of a prompt go together."
+)
+INPUTS = """
+Args:
+    predictions: outcomes, 1 (won), 0.5 (tie), 0 (lost), NaN (no opinion).
+    clusters: labels, by default none: outcomes with the same label, such as their prompt, may depend on each other.
+Returns:
+    win_rate, se, ci_low, ci_high, win, tie, loss, unjudged, n, clusters, verdict (a, b or tied).
+"""
+
+
+class WinRate(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": datasets.Value("float64")}),
+        )
+
+    def _compute(self, predictions, clusters=None):
+        return win_rate(np.array(predictions, dtype=float), clusters)

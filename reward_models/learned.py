@@ -1,0 +1,167 @@
+"""A sequence-classification model as a reward: it reads text or conversations through its own tokenizer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from alignment.errors import UserError, raise_all
+from alignment.models.loading import (
+    adapter_base,
+    is_adapter,
+    load_tokenizer,
+    load_trainable,
+    require_reward_model,
+)
+from reward_models.protocol import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+class LearnedReward:
+    """A `Reward`: the score of each prompt with its completion; None for one that is longer than the model's context.
+
+    Args:
+        model: of one label; it stays on its device and in its type.
+        adapter: the name of the adapter to score under, where the model is a PeftModel that holds several.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "reward",
+        batch_size: int = 32,
+        adapter: str | None = None,
+    ):
+        if model.config.num_labels != 1:
+            raise UserError(
+                f"{name} does not give one score", got=f"{model.config.num_labels} labels", needed="1 label"
+            )
+        self.model, self.tokenizer, self.batch_size, self.adapter = model, tokenizer, batch_size, adapter
+        self.__name__ = name
+
+    def __call__(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        return [None if math.isnan(score) else score for score in self.scores(prompts, completions).tolist()]
+
+    def scores(self, prompts: Sequence[Text], completions: Sequence[Text]) -> np.ndarray:
+        """(B,), NaN where a row is longer than the model's context."""
+        rows = token_rows(self.tokenizer, prompts, completions)
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        fitting = [index for index, row in enumerate(rows) if len(row) <= context]
+        if len(fitting) < len(rows):
+            logger.warning(
+                "%s: %d of %d completions not scored: longer than its %d positions",
+                *(self.__name__, len(rows) - len(fitting), len(rows), context),
+            )
+        if self.adapter is not None:
+            self.model.set_adapter(self.adapter)
+        scores = np.full(len(rows), np.nan)
+        scores[fitting] = score_rows(self.model, self.tokenizer, [rows[index] for index in fitting], self.batch_size)
+        return scores
+
+
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], completions: Sequence[Text]
+) -> list[list[int]]:
+    """Token ids as TRL's RewardTrainer makes them: conversations by the chat template, text with its end token."""
+    joined = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    if not joined:
+        return []
+    if not isinstance(joined[0], str):
+        return tokenizer.apply_chat_template(joined, return_dict=True)["input_ids"]
+    end = tokenizer.eos_token or ""
+    return tokenizer([text if text.endswith(end) else text + end for text in joined])["input_ids"]
+
+
+@torch.no_grad()
+def score_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], batch_size: int
+) -> np.ndarray:
+    """One score a row of token ids, in batches of like length. -> (B,)"""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    scores = np.empty(len(rows))
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        padded = tokenizer.pad(
+            {"input_ids": [rows[index] for index in batch]}, padding_side="right", return_tensors="pt"
+        )
+        scores[batch] = model(**padded.to(model.device)).logits.squeeze(-1).float().cpu()
+    model.train(was_training)
+    return scores
+
+
+def reward(checkpoint: str, batch_size: int = 32, device: str | None = None, dtype: str = "auto") -> LearnedReward:
+    """The reward of a checkpoint: a folder or hub id of a sequence-classification model or of an adapter.
+
+    Args:
+        device: default: cuda where there is one.
+        dtype: such as bfloat16; auto: the type it was saved in.
+    """
+    return load_members([checkpoint], batch_size, device, dtype)[0]
+
+
+def load_members(
+    checkpoints: Sequence[str], batch_size: int = 32, device: str | None = None, dtype: str = "auto"
+) -> list[LearnedReward]:
+    """The rewards of several checkpoints; a base on which several of them are adapters is held once."""
+    _require_all(checkpoints)
+    bases: dict[str, PreTrainedModel] = {}
+    members = []
+    for number, checkpoint in enumerate(checkpoints):
+        base = _base_of(checkpoint)
+        if base in bases:
+            model, adapter = bases[base], f"member_{number}"
+            model.load_adapter(checkpoint, adapter_name=adapter)
+        else:
+            model = load_trainable(checkpoint, "sequence-classification", dtype=dtype)
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            adapter = model.active_adapter if base is not None else None
+            if base is not None:
+                bases[base] = model
+        tokenizer = load_tokenizer(checkpoint)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # scores are read before the padding
+        model.requires_grad_(False)
+        members.append(LearnedReward(model, tokenizer, checkpoint_name(checkpoint), batch_size, adapter))
+    return members
+
+
+def _require_all(checkpoints: Sequence[str]) -> None:
+    errors = []
+    for checkpoint in checkpoints:
+        try:
+            require_reward_model(checkpoint)
+        except UserError as error:
+            errors.append(error)
+    raise_all(errors)
+
+
+def _base_of(checkpoint: str) -> str | None:
+    if not is_adapter(checkpoint):
+        return None
+    base = adapter_base(checkpoint)
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def checkpoint_name(checkpoint: str) -> str:
+    """The last part of a path or hub id; of a stage's checkpoint the stage's name."""
+    return checkpoint.rstrip("/").removesuffix("/checkpoint").split("/")[-1]

@@ -1,0 +1,187 @@
+"""The frontier on synthetic curves of known peak and coefficients, and its points from logs and checkpoints."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from alignment.cli import frontier as cli
+from alignment.errors import UserError
+from eval.frontier import Point, fit, frontier, peak, smoother
+from eval.frontier_points import log_probabilities, logged_points, measured_points
+from eval.generate import Sampling
+
+STEPS = np.arange(4, 204, 4)
+HILL = 1.0 - ((STEPS - 100) / 100) ** 2
+
+
+def test_the_smoother_keeps_lines_and_averages_noise():
+    matrix = smoother(STEPS.astype(float), 20.0)
+    np.testing.assert_allclose(matrix @ (3 + 0.5 * STEPS), 3 + 0.5 * STEPS)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1)
+    assert (matrix[25] ** 2).sum() < 0.2
+
+
+def test_the_peak_of_a_hill():
+    rng, held = np.random.default_rng(0), 0
+    for run in range(60):
+        found = peak(STEPS, HILL + rng.normal(0, 0.2, len(STEPS)), seed=run, draws=500)
+        held += found["low"] <= 100 <= found["high"]
+        assert found["over_optimised"] and abs(found["step"] - 100) <= 40
+    assert held >= 53  # of 57 expected
+    exact = peak(STEPS, HILL)
+    assert exact["step"] == 100 and 96 <= exact["low"] <= exact["high"] <= 104
+
+
+def test_noise_alone_is_no_over_optimisation():
+    rng = np.random.default_rng(1)
+    flat = [peak(STEPS, rng.normal(0, 1, len(STEPS)), seed=run, draws=500) for run in range(100)]
+    assert sum(found["over_optimised"] for found in flat) <= 6
+    rising = [peak(STEPS, STEPS / 100 + rng.normal(0, 0.3, len(STEPS)), seed=run, draws=500) for run in range(50)]
+    assert sum(found["over_optimised"] for found in rising) <= 2
+    known = peak(STEPS[:5], np.array([0.0, 1.0, 0.9, 0.8, 0.0]), np.full(5, 0.01))
+    vague = peak(STEPS[:5], np.array([0.0, 1.0, 0.9, 0.8, 0.0]), np.full(5, 2.0))
+    assert known["over_optimised"] and not vague["over_optimised"]
+    assert (vague["high"] - vague["low"]) > (known["high"] - known["low"])
+
+
+@pytest.mark.parametrize(
+    ("form", "curve", "top"),
+    [
+        ("best_of_n", lambda d: 0.3 + d * (1.5 - 0.25 * d), 3.0),
+        ("rl", lambda d: 0.3 + d * (1.5 - 0.8 * np.log(d)), np.exp(1.5 / 0.8 - 1)),
+    ],
+)
+def test_fits_find_the_coefficients(form, curve, top):
+    distance = np.linspace(0.05, 6, 80)
+    exact = fit(distance, curve(distance), form)
+    beta = 0.25 if form == "best_of_n" else 0.8
+    assert (exact["alpha"], exact["beta"], exact["start"]) == pytest.approx((1.5, beta, 0.3))
+    assert exact["peak_distance"] == pytest.approx(top) and exact["r2"] == pytest.approx(1)
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        found = fit(distance, curve(distance) + rng.normal(0, 0.1, 80), form)
+        inside += abs(found["beta"] - beta) <= 1.99 * found["beta_se"]
+    assert 182 <= inside <= 198
+
+
+def test_what_cannot_be_fitted():
+    assert fit(np.array([0.0, 0.0, 0.0, 0.0]), np.arange(4.0), "rl") is None
+    assert fit(np.arange(3.0), np.arange(3.0), "rl") is None
+    rising = fit(np.array([0.0, 0.5, 1.0, 2.0]), np.array([0.0, 0.5, 1.0, 2.0]) ** 3, "rl")
+    assert rising["peak_distance"] is None
+
+
+def metrics(steps=STEPS):
+    hill = 1.0 - ((steps - 100) / 100) ** 2
+    return [
+        {"step": int(step), "reward": step / 50, "kl/completion": step / 40, "rewards/gold/mean": gold}
+        | {"rewards/model/mean": step / 50}
+        for step, gold in zip(steps, hill, strict=True)
+    ] + [{"step": 204, "train_loss": 1.0}]
+
+
+def test_points_of_a_log():
+    points, name = logged_points([{"step": 1, "loss": 1.0}, *metrics()[:1], *metrics()])
+    assert name == "gold" and len(points) == len(STEPS)
+    assert (points[0].proxy, points[0].kl, points[24].gold) == (0.08, 0.1, 1.0)
+    assert logged_points(metrics(), "model")[1] == "model"
+    with pytest.raises(UserError, match="did you mean gold"):
+        logged_points(metrics(), "golb")
+    with pytest.raises(UserError, match="several rewards"):
+        logged_points([line | {"rewards/other/mean": 0.0} for line in metrics()])
+    assert logged_points([{"step": 1, "reward": 1.0, "kl/completion": 0.1, "rewards/model/mean": 1.0}])[1] is None
+    with pytest.raises(UserError, match="no logged step has both"):
+        logged_points([{"step": 1, "loss": 1.0}])
+
+
+def test_the_whole_frontier_is_json():
+    points, _ = logged_points(metrics())
+    found = json.loads(json.dumps(frontier(points), allow_nan=False))
+    assert found["peak"]["step"] == 100 and found["peak"]["over_optimised"]
+    assert found["peak"]["distance"] == pytest.approx((100 / 40) ** 0.5)
+    assert found["points"][found["peak"]["index"]]["gold_smoothed"] == found["peak"]["gold"]
+    assert [one["of"] for one in found["fits"]] == ["proxy", "gold"]
+    assert Point(1, -0.01, 0.0).distance == 0
+    without = frontier([Point(step, 0.1 * step, 1.0 * step) for step in range(5)])
+    assert without["peak"] is None and [one["of"] for one in without["fits"]] == ["proxy"]
+    with pytest.raises(UserError, match="too few points"):
+        frontier(points[:3])
+
+
+def test_log_probabilities_of_completions(model):
+    prompts, completions = [[5, 6, 7], [8] * 9, [9]], [[10, 11], [12], [13, 14, 15, 2]]
+    together = log_probabilities(model, prompts, completions, batch_size=3)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+        by_hand = sum(logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(completion))
+        assert together[row].item() == pytest.approx(by_hand, abs=1e-4)
+
+
+def length(completions, **columns):
+    return [float(len(completion[0]["content"])) for completion in completions]
+
+
+def test_points_of_checkpoints(checkpoints):
+    rows = [{"prompt": [{"role": "user", "content": f"hat {i}"}]} for i in range(40)]
+    first, second = (checkpoints / stage / "checkpoint" for stage in ("pretrain", "sft"))
+    sampling = Sampling(max_new_tokens=8)
+    found = measured_points({5: first, 9: second}, first, rows, "chat", sampling, length, None)
+    assert [point.step for point in found] == [0, 5, 9]
+    # The same model as the reference says the same, and is at no distance; another is.
+    assert (found[1].kl, found[1].proxy) == (pytest.approx(0.0, abs=1e-5), found[0].proxy)
+    assert found[2].kl > 0.5 and found[0].proxy_se > 0 and found[0].gold is None
+    with pytest.raises(UserError, match="temperature 1"):
+        measured_points({}, first, rows, "chat", Sampling(temperature=0), length, None)
+
+
+def call(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return cli.main(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def stage(tmp_path, checkpoints):
+    stage = tmp_path / "runs/ppo"
+    (stage / "trainer").mkdir(parents=True)
+    (stage / "metrics.jsonl").write_text("\n".join(map(json.dumps, metrics())))
+    (stage.parent / "sft").symlink_to(checkpoints / "sft")
+    parents = {"model_name_or_path": "sft", "reward_model_path": f"{tmp_path}/r.py:length"}
+    (stage / "stage.json").write_text(json.dumps({"parents": parents}))
+    (tmp_path / "r.py").write_text(
+        "def length(completions, **columns):\n    return [len(c[0]['content']) for c in completions]\n"
+    )
+    return stage
+
+
+def test_the_command_on_a_log(stage, tmp_path, capsys):
+    call(stage, "--json", tmp_path / "f.json")
+    out = capsys.readouterr().out
+    assert "highest at step 100" in out and "over-optimised since" in out and "gold: R(d)" in out
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert (found["stage"], found["source"], found["proxy"], found["gold"]) == ("ppo", "log", "reward", "gold")
+    with pytest.raises(UserError, match="without --prompts"):
+        call(stage, "--reference", "x")
+    with pytest.raises(UserError, match="folder of a ppo stage"):
+        call(tmp_path)
+
+
+def test_the_command_on_checkpoints(stage, checkpoints, tmp_path, capsys):
+    rows = [json.dumps({"prompt": f"hat {i}"}) for i in range(12)]
+    (tmp_path / "p.jsonl").write_text("\n".join(rows))
+    options = ("--prompts", tmp_path / "p.jsonl", "--max_new_tokens", 6)
+    with pytest.raises(UserError, match="too few points"):
+        call(stage, *options)
+    for step in (2, 4):
+        (stage / f"trainer/checkpoint-{step}").symlink_to(checkpoints / "pretrain/checkpoint")
+    (stage / "checkpoint").symlink_to(checkpoints / "sft/checkpoint")
+    call(stage, *options, "--gold", f"{tmp_path}/r.py:length", "--json", tmp_path / "f.json")
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert [point["step"] for point in found["points"]] == [0, 2, 4, 204]
+    assert found["points"][3]["kl"] == pytest.approx(0, abs=1e-5) and found["points"][1]["kl"] > 0.3
+    assert all(point["proxy"] == point["gold"] for point in found["points"])
+    assert "highest at step" in capsys.readouterr().out

@@ -1,0 +1,63 @@
+"""Rewards by name, with and without options."""
+
+import pytest
+
+from alignment.errors import UserError
+from reward_models.functions import check_function, load_function
+
+SOURCE = """
+def plain(completions, **columns):
+    return [1.0] * len(completions)
+
+def make(scale: float, words: list[str] | None = None, strict: bool = False, name: str | None = None, count: int = 3):
+    def reward(completions, **columns):
+        return [scale] * len(completions)
+    reward.options = (scale, words, strict, name, count)
+    return reward
+
+def costly(path: str):
+    raise RuntimeError("made")
+"""
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    (tmp_path / "own.py").write_text(SOURCE)
+    return str(tmp_path / "own.py")
+
+
+def test_a_name_without_options_is_the_function_itself(file):
+    assert load_function(f"{file}:plain")(completions=["a", "b"]) == [1.0, 1.0]
+
+
+def test_options_are_read_by_the_functions_own_types(file):
+    made = load_function(f"{file}:make?scale=0.5&words=a,b%26c&strict=true&name=x=y&count=7")
+    assert made.options == (0.5, ["a", "b&c"], True, "x=y", 7) and made(completions=["a"]) == [0.5]
+    assert load_function(f"{file}:make?scale=2").options == (2.0, None, False, None, 3)
+
+
+def test_an_address_may_stand_in_an_option(file):
+    assert (
+        load_function(f"{file}:make?scale=1&name=http://localhost:8000/v1?x").options[3] == "http://localhost:8000/v1?x"
+    )
+
+
+def test_all_wrong_options_are_named_at_once_and_nothing_is_made(file):
+    with pytest.raises(UserError) as caught:
+        check_function(f"{file}:make?scale=much&word=a&strict=perhaps")
+    for text in ("scale has no such value", "did you mean words?", "needed: true or false"):
+        assert text in str(caught.value).replace("  ", " ")
+    with pytest.raises(UserError, match="needs more options"):
+        check_function(f"{file}:make?")
+    check_function(f"{file}:costly?path=x")
+    with pytest.raises(RuntimeError, match="made"):
+        load_function(f"{file}:costly?path=x")
+
+
+def test_recipes_are_checked_without_loading_members():
+    from alignment.stages.ppo import RewardSources
+
+    spec = "reward_models.ensembles:ensemble?members=nowhere/a,nowhere/b"
+    assert RewardSources(reward_funcs=[spec]).reward_funcs == [spec]
+    with pytest.raises(UserError, match="did you mean members"):
+        RewardSources(reward_funcs=["reward_models.ensembles:ensemble?member=nowhere/a"])
