@@ -96,6 +96,7 @@ def train_policy(args: argparse.Namespace, arm: str, members: list[str], seed: i
         "learning_rate": args.rate,
         "lr_scheduler_type": "constant",
         "max_steps": args.steps,
+        "logging_steps": 1 if args.quick else 4,
         "log_completions": "true",
         "num_completions_to_print": 0,
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reward_models import sandbox
 from reward_models.sandbox import run_code
 
 LONG = 20.0  # seconds that nothing here should need
@@ -111,6 +112,19 @@ def test_what_it_started_ends_with_it(session, then):
     marker = f"left-over-{os.getpid()}-{session}-{bool(then)}"
     outcome = run_code(SPAWN.format(session=session, marker=marker, then=then), "", seconds=2.0)
     assert outcome == ("timeout" if then else "passed")
+    deadline = time.monotonic() + 5
+    while processes(marker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not processes(marker)
+
+
+def test_without_name_spaces_the_group_is_killed(tmp_path, monkeypatch):
+    source = sandbox.CHILD.read_text()
+    assert source.count("    leave_name_spaces()\n") == 1
+    (tmp_path / "child.py").write_text(source.replace("    leave_name_spaces()\n", ""))
+    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
+    marker = f"left-over-{os.getpid()}-group"
+    assert run_code(SPAWN.format(session=False, marker=marker, then=""), "", LONG) == "passed"
     deadline = time.monotonic() + 5
     while processes(marker) and time.monotonic() < deadline:
         time.sleep(0.02)
