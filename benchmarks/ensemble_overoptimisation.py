@@ -9,6 +9,7 @@ gold mean; curves are means over the last five rollouts, and the proxy's peak is
     align run recipes/tiny --until sft
     python benchmarks/ensemble_overoptimisation.py [--run_dir runs/tiny] [--seeds 0 1 2] [--quick]
 
+In the JSON a mean is [value, standard error].
 Intervals are 95%: of a run, from its 640 completions at the place; over seeds, Student's t of their differences.
 """
 
@@ -137,7 +138,8 @@ def measured(curves: Curves) -> dict:
     found = {"rollouts": len(curves.proxy), "gold_start": mean_at(curves.gold, 0)}
     for place, window in windows.items():
         found |= {f"gold_{place}": mean_at(curves.gold, window), f"proxy_{place}": mean_at(curves.proxy, window)}
-        found |= {f"rollout_{place}": window + WINDOW, f"kl_{place}": float(kl[min(window, len(kl) - 1)])}
+        found[f"rollout_{place}"] = window + min(WINDOW, len(curves.proxy))
+        found[f"kl_{place}"] = float(kl[min(window, len(kl) - 1)])
     return found
 
 
