@@ -22,6 +22,7 @@ def judged(reward, *replies: str, **columns) -> list:
         (r"It is \boxed{18}, and not 17.", "18", True),
         (r"It is \boxed{17}, and not 18.", "18", False),
         ("#### 18\nI am 99% sure.", "18", True),
+        (r"\boxed{17}, no: \boxed{18}", "18", True),
         ("#### 17\nNo:\n#### 18", "18", True),
         ("It costs $1,234.50.", "1234.5", True),
         ("1,234 and 1,2", "1234", False),
