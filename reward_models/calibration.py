@@ -1,6 +1,7 @@
 """Does a reward model know how sure it may be? Its margins as probabilities, against how often it is right."""
 
 import numpy as np
+from scipy.special import expit
 
 BINS = 10
 
@@ -33,7 +34,7 @@ def calibration(margins: np.ndarray) -> dict:
     Returns:
         {n, ece, brier, log_loss, bins: [{low, high, n, confidence, accuracy, se}]}.
     """
-    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    confidence = expit(np.abs(margins))
     right = agreement(margins, np.ones(len(margins)))
     index = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     bins, error = [], 0.0
@@ -48,7 +49,7 @@ def calibration(margins: np.ndarray) -> dict:
     return {
         "n": len(margins),
         "ece": error,
-        "brier": float(((1 / (1 + np.exp(-margins)) - 1) ** 2).mean()),
+        "brier": float((expit(-margins) ** 2).mean()),
         "log_loss": float(np.logaddexp(0, -margins).mean()),
         "bins": bins,
     }

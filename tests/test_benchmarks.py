@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-ON_A_RUN = {"ppo_reward"}  # needs a run's stages: tested with them, in integration/test_quick_runs.py
+# These need a run's stages: tested with them, in integration/test_quick_runs.py
+ON_A_RUN = {"ppo_reward", "ensemble_overoptimisation"}
 BENCHMARKS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ON_A_RUN)
 
 

@@ -105,6 +105,14 @@ def test_the_benchmark_of_rewards_runs(quick_run):
     assert set(result["figures"]) == {"ppo 0", "rloo 0 0.0001"} and len(result["targets"]) == 4
 
 
+def test_the_benchmark_of_ensembles_runs(quick_run):
+    command = [sys.executable, "benchmarks/ensemble_overoptimisation.py", "--quick", "--run_dir", quick_run]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result["figures"]) == {"single 0", "ensemble 0", "ensemble - single"}
+
+
 def test_adapters_train_a_tenth_and_their_children_find_base_and_adapter(quick_lora_run):
     from peft import AutoPeftModelForCausalLM
 

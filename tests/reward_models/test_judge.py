@@ -1,0 +1,301 @@
+"""Judges: what they are asked, how their answers are read, and what becomes of failures."""
+
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import ppo_tiny as tiny
+import pytest
+import torch
+
+from alignment.errors import UserError
+from reward_models import judge
+from reward_models.api_judge import ApiJudge
+from reward_models.functions import load_function
+from reward_models.local_judge import LocalJudge, answer_tokens
+
+KEY = "sk-secret-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("answer", "rating"),
+    [
+        ("4", 4.0),
+        ("4.5\n", 4.5),
+        ("Rating: 3", 3.0),
+        ("**Rating:** 3/5", 3.0),
+        ("Rating: 2. On reflection, rating = 5", 5.0),
+        ("It names 3 facts, 2 of them wrong.", None),
+        ("It names 3 facts. Rating: 2", 2.0),
+        ("I rate it highly", None),
+        ("7", None),
+        ("0", None),
+        ("", None),
+    ],
+)
+def test_ratings_are_read(answer, rating):
+    assert judge.read_rating(answer, 1, 5) == rating
+
+
+@pytest.mark.parametrize(
+    ("answer", "preference"),
+    [
+        ("A", 1.0),
+        (" **B**.", 0.0),
+        ("tie", 0.5),
+        ("A is longer, but B is right. Better reply: B", 0.0),
+        ("Answer: B? No. Verdict: A", 1.0),
+        ("A or B", None),
+        ("Both", None),
+        ("", None),
+    ],
+)
+def test_preferences_are_read(answer, preference):
+    assert judge.read_preference(answer) == preference
+
+
+def test_what_is_put_into_a_question_is_put_in_once():
+    [asked] = judge.rating_prompts("{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5)
+    assert asked == "1|{completion} {x}|{prompt}|{other}"
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    [asked] = judge.rating_prompts("{prompt}", [talk], [[{"role": "assistant", "content": "x"}]], 1, 5)
+    assert asked == "User: Hi\n\nAssistant: Yes?"
+
+
+class Prefers:
+    """A judge that knows each reply's worth, and one that always likes the first."""
+
+    def __init__(self, biased: bool):
+        self.biased = biased
+
+    def compare(self, prompts, a, b):
+        return [1.0 if self.biased else 0.5 + ((x > y) - (x < y)) / 2 for x, y in zip(a, b, strict=True)]
+
+
+def test_both_positions_must_agree():
+    assert judge.in_both_positions(Prefers(False), ["", "", ""], "bab", "abb") == [1.0, 0.0, 0.5]
+    assert judge.in_both_positions(Prefers(True), ["", "", ""], "bab", "abb") == [0.5, 0.5, 0.5]
+    assert judge.both_positions(1.0, 0.5) == 0.5 and judge.both_positions(None, 0.0) is None
+
+
+# ---- A local model ----
+
+
+def numbered():
+    """A tokenizer whose vocabulary has digits and answers among its words."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["1", "2", "3", "A", "B"])
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+def local_judge(**options) -> tuple[LocalJudge, torch.nn.Module]:
+    model = tiny.model(seed=7, initializer_range=0.5)
+    tokenizer = numbered()
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    options = {"ratings": (1, 3), "template": "{prompt} {completion} w9", "pair_template": "{prompt} {a} {b}"} | options
+    return LocalJudge(model, tokenizer, **options), model
+
+
+def next_probabilities(model, text: str) -> torch.Tensor:
+    ids = torch.tensor([numbered()(text)["input_ids"]])
+    with torch.no_grad():
+        return model(ids).logits[0, -1].double().softmax(-1)
+
+
+def test_the_rating_is_the_expected_one():
+    local, model = local_judge(batch_size=2)
+    prompts, replies, logged = ["w1", "w2 w3 w4", "w5"], ["w6 w7", "w8", "w10 w11 w12 w13"], {}
+    given = local(prompts=prompts, completions=replies, log_metric=logged.__setitem__)
+    tokens, masses = numbered().convert_tokens_to_ids(["1", "2", "3"]), []
+    for prompt, reply, rating in zip(prompts, replies, given, strict=True):
+        one, two, three = next_probabilities(model, f"{prompt} {reply} w9")[tokens].tolist()
+        masses.append(one + two + three)
+        assert rating == pytest.approx((one + 2 * two + 3 * three) / masses[-1], abs=1e-5)
+    assert logged == {"judge/mass": pytest.approx(sum(masses) / 3, abs=1e-6)}
+    assert len({round(rating, 3) for rating in given}) == 3
+
+
+def test_the_better_reply_is_the_likelier_answer():
+    local, model = local_judge()
+    prompts, a, b = ["w1", "w2", "w3"], ["w4", "w5 w6", "w7"], ["w8 w9", "w10", "w11"]
+    tokens = numbered().convert_tokens_to_ids(["A", "B"])
+    expected = []
+    for row in zip(prompts, a, b, strict=True):
+        says_a, says_b = next_probabilities(model, " ".join(row))[tokens].tolist()
+        expected.append(float(says_a > says_b))
+    assert local.compare(prompts, a, b) == expected
+    assert set(judge.in_both_positions(local, prompts, a, a)) == {0.5}
+
+
+def test_answers_that_are_not_one_token_are_refused():
+    assert answer_tokens(numbered(), "1") == numbered().convert_tokens_to_ids(["1"])
+    local, _ = local_judge(ratings=(1, 10))
+    with pytest.raises(UserError, match="is not one token"):
+        local(prompts=["w1"], completions=["w2"])
+
+
+def test_questions_beyond_the_context_are_refused():
+    local, _ = local_judge()
+    with pytest.raises(UserError, match="longer than the judge's context"):
+        local(prompts=["w1"], completions=["w2 " * 70])
+
+
+def test_a_local_judge_by_its_name(tmp_path):
+    model, tokenizer = local_judge()[1], numbered()
+    model.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    (tmp_path / "question.txt").write_text("{completion} w1")
+    spec = f"{tmp_path}/judge&highest=3&template_file={tmp_path}/question.txt"
+    made = load_function(f"reward_models.local_judge:local?checkpoint={spec}")
+    assert made.__name__ == "judge" and 1 < made(prompts=["w2"], completions=["w3"])[0] < 3
+
+
+# ---- An endpoint ----
+
+
+class Server:
+    """An endpoint that answers what `answer(question, attempt)` says: a text, or (status, body, headers)."""
+
+    def __init__(self):
+        self.requests, self.attempts, self.lock, self.running, self.most = [], {}, threading.Lock(), 0, 0
+        self.answer = lambda question, attempt: "3"
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                server.handle(self)
+
+            do_GET = do_POST
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def handle(self, handler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length", 0))) or "{}")
+        question = body["messages"][0]["content"] if body else ""
+        with self.lock:
+            self.requests.append((handler.command, handler.path, dict(handler.headers), body))
+            self.attempts[question] = attempt = self.attempts.get(question, 0) + 1
+        said = self.answer(question, attempt)
+        status, text, headers = said if isinstance(said, tuple) else (200, self.wrap(said), {})
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(text.encode())
+
+    @staticmethod
+    def wrap(text: str) -> str:
+        return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def api_judge(server, **options) -> ApiJudge:
+    options = {
+        "backoff": 0.001,
+        "timeout": 20.0,
+        "template": "{prompt}|{completion}",
+        "pair_template": "{a}|{b}",
+    } | options
+    return ApiJudge(server.url, "org/some-judge", **options)
+
+
+def test_an_endpoint_is_asked_once_a_completion(server):
+    server.answer = lambda question, attempt: f"Rating: {question[-1]}"
+    made = api_judge(server, api_key_env="JUDGE_KEY", concurrency=3)
+    replies = [f"reply {index % 5 + 1}" for index in range(20)]
+    assert made(prompts=["p"] * 20, completions=replies) == [index % 5 + 1.0 for index in range(20)]
+    assert len(server.requests) == 20 and made.__name__ == "some-judge"
+    method, path, headers, body = server.requests[0]
+    assert (method, path, headers["Authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")
+    assert body["model"] == "org/some-judge" and body["temperature"] == 0
+    assert "Authorization" not in (api_judge(server)(prompts=["p"], completions=["1"]) and server.requests[-1][2])
+
+
+def test_the_endpoint_compares(server):
+    server.answer = lambda question, attempt: "A" if question.split("|")[0] >= question.split("|")[1] else "B"
+    made = api_judge(server)
+    assert made.compare(["", ""], ["z", "a"], ["b", "b"]) == [1.0, 0.0]
+    assert judge.in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"]) == [1.0, 0.0, 0.5]
+
+
+def test_passing_failures_are_tried_again(server):
+    def answer(question, attempt):
+        return [(503, "busy", {}), (429, "slow", {"Retry-After": "0"}), (200, "not json", {}), "5"][attempt - 1]
+
+    server.answer = answer
+    assert api_judge(server, retries=3)(prompts=["p"], completions=["r"]) == [5.0]
+    assert len(server.requests) == 4
+
+
+def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
+    server.answer = lambda question, attempt: {"bad": (500, f"broken {KEY}", {}), "odd": "no idea"}.get(
+        question[2:], "2"
+    )
+    made = api_judge(server, retries=1, api_key_env="JUDGE_KEY")
+    assert made(prompts=["p"] * 3, completions=["bad", "odd", "good"]) == [None, None, 2.0]
+    assert "1 of 3 requests failed: HTTP 500: broken [key]" in caplog.text
+    assert "1 of 3 answers say nothing: 'no idea'" in caplog.text
+    with pytest.raises(UserError, match="no answer from") as caught:
+        made(prompts=["p"], completions=["bad"])
+    assert KEY not in str(caught.value) + caplog.text + repr(vars(made))
+
+
+def test_a_refusal_is_said_at_once_without_the_key(server):
+    server.answer = lambda question, attempt: (401, f"wrong key {KEY}", {})
+    with pytest.raises(UserError, match="refuses the request") as caught:
+        api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
+    assert "wrong key [key]" in str(caught.value) and KEY not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_the_key_goes_to_no_other_host(server):
+    server.answer = lambda question, attempt: (302, "", {"Location": f"{server.url}/elsewhere"})
+    with pytest.raises(UserError, match="refuses the request"):
+        api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
+    assert [path for _, path, _, _ in server.requests] == ["/v1/chat/completions"]
+
+
+def test_a_server_that_does_not_answer_is_given_up(server):
+    release = threading.Event()
+    server.answer = lambda question, attempt: release.wait(20) and "3"
+    try:
+        with pytest.raises(UserError, match="timed out"):
+            api_judge(server, timeout=0.2, retries=0)(prompts=["p"], completions=["r"])
+    finally:
+        release.set()
+
+
+def test_an_endpoint_by_its_name(server):
+    spec = f"reward_models.api_judge:api?base_url={server.url}&model=some-judge&highest=10&api_key_env=JUDGE_KEY"
+    server.answer = lambda question, attempt: "9"
+    assert load_function(spec)(prompts=["p"], completions=["r"]) == [9.0]
+    assert "from 1 (useless or harmful) to 10 (excellent)" in server.requests[0][3]["messages"][0]["content"]
+
+
+def test_settings_that_cannot_be_are_refused(monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(UserError, match="no key in the environment variable JUDGE_KEY"):
+        ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
+    with pytest.raises(UserError, match="base_url is no address"):
+        ApiJudge("file:///etc/passwd", "m")
+
+
+def test_ratings_are_finite_numbers():
+    local, _ = local_judge()
+    assert all(math.isfinite(one) for one in local(prompts=["w1"] * 3, completions=["", "w2", "w3"]))
