@@ -1,9 +1,9 @@
 """How long does an evaluation take: `align eval`, and lm-eval on the same model, tasks and batch?
 
 The same 2,000 items in lm-eval YAML for both, greedy, fp32, batches of 16, one thread. "small": 1,600 multiple-choice
-items of 4 choices after 30 to 90 words of context, and 400 replies of up to 16 words, on a random Llama (4 layers x 128,
-vocabulary 1,000). "large vocabulary": 2,000 items of 2 choices after 8 to 16 words, on a random Llama of 2 layers x 64
-with 151,936 words. Accuracies and exact matches must be equal.
+items of 4 choices after 10 to 40 words of context, and 400 replies of up to 16 words, on a random Llama (2 layers x
+64, vocabulary 1,000). "large vocabulary": 2,000 items of 2 choices after 8 to 16 words, on the same with 151,936 words.
+Accuracies and exact matches must be equal.
 
 "process" is the whole command: `align eval` against `lm_eval`, which reads all its task files first. "after loading"
 has the model loaded: here what `eval.runner.evaluate` does, with the suite read, digests taken and files written; there
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH = 16
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 SIZES = {
-    "small": {"vocab_size": 1000, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "small": {"vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     "large vocabulary": {"vocab_size": 151_936, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
 TARGETS = {"process": 1.5, "after loading, small": 1.0, "after loading, large vocabulary": 1.5}
@@ -85,7 +85,7 @@ def save_tasks(folder: Path, kind: str, items: int, seed: int) -> None:
         return " ".join(f"w{draw.randrange(900)}" for _ in range(draw.randint(low, high)))
 
     replies = items // 5 if kind == "small" else 0
-    context, choices = ((30, 90), 4) if kind == "small" else ((8, 16), 2)
+    context, choices = ((10, 40), 4) if kind == "small" else ((8, 16), 2)
     folder.mkdir()
     tasks = {"choices": (CHOICES, items - replies), "replies": (REPLIES, replies)}
     for name, (yaml, count) in tasks.items():
@@ -113,9 +113,7 @@ def ours_after_loading(folder: Path) -> tuple[float, dict[str, float]]:
 
     loaded = load_checkpoint(folder / "model")
     started = time.process_time()
-    record = evaluate(
-        folder / "model", str(folder / "tasks"), "plain", folder / "run", batch_size=BATCH, loaded=loaded
-    )
+    record = evaluate(folder / "model", str(folder / "tasks"), "plain", folder / "run", batch_size=BATCH, loaded=loaded)
     return time.process_time() - started, {row["task"]: row["value"] for row in record["tasks"]}
 
 

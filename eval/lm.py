@@ -1,8 +1,8 @@
 """The language model that lm-eval asks: batched generation with exact lengths, and log-likelihoods sorted by length.
 
 lm-eval's own `HFLM.generate_until` decodes before it looks for stops, stops a batch only when its slowest row has met a
-stop string, cuts long prompts with a warning, and keeps no reply lengths. Its log-likelihoods are taken of logits at all
-positions, padding included: with a large vocabulary that is most of the work.
+stop string, cuts long prompts with a warning, and keeps no reply lengths. Its log-likelihoods are taken of logits at
+all positions, padding included: with a large vocabulary that is most of the work.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ MAX_GEN_TOKS = 64
 def question_task(file: Path, format: str) -> dict:
     """lm-eval's settings for a file of {question, answer} rows, or of {question, choices, answer} rows.
 
-    The first kind is generated (in plain format up to the end of the line) and matched after normalisation; `answer` may
-    be a list of right answers. The second is scored as multiple choice; `answer` is a choice, or its number from 0.
+    The first kind is generated (in plain format up to the end of the line) and matched after normalisation; `answer`
+    may be a list of right answers. The second is scored as multiple choice; `answer` is a choice, or its number from 0.
 
     Raises:
         UserError: rows without these keys, of both kinds, or whose answer is no choice.

@@ -125,7 +125,9 @@ def evaluate_many(
     names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError("Two suites have the same name.", got=", ".join(twice), mend="rename a file, or run one of them")
+        raise UserError(
+            "Two suites have the same name.", got=", ".join(twice), mend="rename a file, or run one of them"
+        )
     return [
         evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variant, **options)
         for (suite, format), name in zip(runs, names, strict=True)
@@ -177,7 +179,14 @@ def evaluate_with_base(
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
     with base_of(model, base):
         return records + evaluate_many(
-            base, suites, formats, output_dir, stage=base_stage, parent=base_parent, loaded=(model, tokenizer), **options
+            base,
+            suites,
+            formats,
+            output_dir,
+            stage=base_stage,
+            parent=base_parent,
+            loaded=(model, tokenizer),
+            **options,
         )
 
 

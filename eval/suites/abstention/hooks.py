@@ -37,7 +37,12 @@ def _tinyworld_questions(options: dict) -> list[dict]:
 
     (rows,) = (rows for split, rows in load_items(suite_args=options).items() if split == "items")
     return [
-        {"id": row["id"], "question": row["prompt"], "answerable": row["family"] in ANSWERABLE, "cluster": row["cluster"]}
+        {
+            "id": row["id"],
+            "question": row["prompt"],
+            "answerable": row["family"] in ANSWERABLE,
+            "cluster": row["cluster"],
+        }
         for row in rows
         if row["family"] in (*ANSWERABLE, UNANSWERABLE)
     ]
