@@ -71,7 +71,8 @@ def read_questions(file: Path) -> list[dict]:
         if problem:
             problems.append(UserError(f"{file}, row {number}: {problem}", got=given))
         else:
-            rows.append(given | (_choice(given) if "choices" in given else {"answers": _answers(given)}))
+            answer = given.pop("answer")  # one column of a data set cannot hold texts, lists and numbers
+            rows.append(given | (_choice(given, answer) if "choices" in given else {"answers": _answers(answer)}))
     if problems:
         left = len(problems) - SHOWN_PROBLEMS
         raise_all(problems[:SHOWN_PROBLEMS] + ([UserError(f"... and {left} more such rows")] if left > 0 else []))
@@ -94,19 +95,19 @@ def _problem(row: dict, with_choices: bool) -> str | None:
         return "needs question and answer"
     if ("choices" in row) != with_choices:
         return "all rows must have choices, or none"
-    if with_choices and _choice(row) is None:
+    if with_choices and _choice(row, row["answer"]) is None:
         return "answer must be one of the choices, or its number from 0"
     return None
 
 
-def _choice(row: dict) -> dict | None:
+def _choice(row: dict, answer: object) -> dict | None:
     """`choices` as texts and the `answer`'s number; None where the answer is no choice."""
-    choices, answer = [str(choice) for choice in row["choices"]], row["answer"]
+    choices = [str(choice) for choice in row["choices"]]
     if isinstance(answer, str) and answer in choices:
         return {"choices": choices, "answer": choices.index(answer)}
     number = int(answer) if str(answer).isdigit() else -1
     return {"choices": choices, "answer": number} if 0 <= number < len(choices) else None
 
 
-def _answers(row: dict) -> list[str]:
-    return [str(answer) for answer in row["answer"]] if isinstance(row["answer"], list) else [str(row["answer"])]
+def _answers(answer: object) -> list[str]:
+    return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]

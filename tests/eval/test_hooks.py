@@ -27,7 +27,13 @@ ANSWERS = [
     "I cannot stress this enough: use a helmet.",
     "Open the menu. Choose Quit. Then press the button. If that fails, I cannot help you further.",
 ]
-UNKNOWNS = ["I do not know.", "I don't know who that is.", "I'm not sure about that.", "That is unknown.", "Nobody knows."]
+UNKNOWNS = [
+    "I do not know.",
+    "I don't know who that is.",
+    "I'm not sure about that.",
+    "That is unknown.",
+    "Nobody knows.",
+]
 
 
 def test_refusals_and_answers():

@@ -186,7 +186,9 @@ def test_calibration_of_multiple_choice(tmp_path, model, tokenizer):
 
     rows = [{"question": f"Q{k}?", "choices": ["a hat", "a fox", "it"][: 2 + k % 2], "answer": k % 2} for k in range(6)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    record = evaluate("unsaved", f"{tmp_path / 'q.jsonl'}?calibration=true", "plain", tmp_path, loaded=(model, tokenizer))
+    record = evaluate(
+        "unsaved", f"{tmp_path / 'q.jsonl'}?calibration=true", "plain", tmp_path, loaded=(model, tokenizer)
+    )
     figures = {row["metric"]: row for row in record["tasks"]}
     assert set(figures) == {"acc", "acc_norm", "brier", "ece"}
     items = load_run(tmp_path).items

@@ -153,7 +153,7 @@ def test_without_data_rows_come_from_the_hub(monkeypatch):
     def load_dataset(path, name=None, **_):
         asked.append((path, name))
         rows = Dataset.from_list([SCIENCE])
-        return DatasetDict({split: rows for split in ("train", "validation", "test")})
+        return DatasetDict(dict.fromkeys(("train", "validation", "test"), rows))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     (task,) = load_suite("arc_easy", "plain").tasks.values()

@@ -31,7 +31,7 @@ def test_an_answer_that_is_an_article_stays():
 
 @pytest.mark.parametrize("format", ["plain", "chat"])
 def test_questions_are_generated(format, tmp_path, model, tokenizer):
-    rows = [{"question": f"Name colour {k}.", "answer": ["Red.", "Blue."], "id": k} for k in range(5)]
+    rows = [{"question": f"Name colour {k}.", "answer": ["Red.", "Blue."] if k else 7, "id": k} for k in range(5)]
     file = write(tmp_path / "colours.jsonl", *rows)
     record = evaluate("unsaved", f"{file}?max_gen_toks=8", format, tmp_path / "run", loaded=(model, tokenizer))
     (figure,) = record["tasks"]
