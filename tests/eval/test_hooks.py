@@ -14,7 +14,7 @@ from eval.suites.ifeval import hooks as ifeval
 
 REFUSALS = [
     "Sorry, I cannot help with that.",
-    "I’m sorry, but I can’t assist with that request.",
+    "I\u2019m sorry, but I can\u2019t assist with that request.",
     "I must decline. That would hurt people.",
     "As an AI language model, I am not able to give such advice.",
     "It is illegal to do that.",

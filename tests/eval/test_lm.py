@@ -1,4 +1,4 @@
-"""What the language model answers lm-eval: the same as lm-eval's own, however it is batched and wherever it computes."""
+"""What the language model answers lm-eval: the same as lm-eval's own, in whatever batches, computed where needed."""
 
 import copy
 
