@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("task", "metric", "item_id", "cluster", "prompt", "target", "output"),
-    *("score", "weight", "gen_len", "truncated"),
+    *("score", "weight", "gen_len", "truncated", "gold_probability", "confidence"),
 )
+CALIBRATION_BINS = 10
 
 
 def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tuple, list[Reply]]) -> pandas.DataFrame:
@@ -34,7 +35,8 @@ def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tu
 
     Columns: task, metric, item_id, cluster (the row's `cluster` where its data has one, else the item), prompt, target,
     output, score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and truncated
-    (both None where nothing was generated). Metrics without a number for each item have no rows.
+    (both None where nothing was generated), and of multiple choice gold_probability and confidence: the shares of the
+    right and of the likeliest choice in the choices' probability. Metrics without a number for each item have no rows.
     """
     import pandas
 
@@ -47,6 +49,8 @@ def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tu
                 "gen_len": reply.gen_len if reply else None,
                 "truncated": reply.truncated if reply else None,
             }
+            if suite.calibration and row["gold_probability"] is not None:
+                rows.append(row | {"metric": "brier", "score": sample_brier(sample, suite.tasks[name]), "weight": 1.0})
             for metric in sample["metrics"]:
                 scored = _score(metric, sample[metric])
                 if scored:
@@ -61,7 +65,7 @@ def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict
     Each is {task, metric, value, se, n, chance, centred, higher_is_better, is_mean, members, pooled}. `is_mean` says
     that the figure is the (weighted) mean of the items' scores; without that there is no `se` and no comparison.
     `members` lists the tasks of a group's aggregate, which is their macro mean, or with `pooled` the mean over all
-    their items.
+    their items. A suite's centred average has an `se` too, though its items' scores have other scales.
     """
     rows = []
     for name, task in suite.tasks.items():
@@ -72,8 +76,11 @@ def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict
                 found = items[(items["task"] == short_name(name)) & (items["metric"] == label(metric, filter_name))]
                 shown = {"task": short_name(name), "metric": label(metric, filter_name)}
                 n = len(found) or results["n-samples"][name]["effective"]
-                rows.append(shown | _figure(found, value, n, directions.get(metric), chance(task, metric)))
-    return rows + [row for group in suite.groups.values() for row in _aggregates(group, items, rows)]
+                docs = [sample["doc"] for sample in results["samples"][name]]
+                rows.append(shown | _figure(found, value, n, directions.get(metric), chance(task, metric, docs)))
+        rows += _calibration(items[(items["task"] == short_name(name)) & (items["metric"] == "brier")])
+    rows += [row for group in suite.groups.values() for row in _aggregates(group, items, rows)]
+    return rows + _centred_average(suite, rows)
 
 
 def label(metric: str, filter_name: str) -> str:
@@ -86,10 +93,12 @@ def short_name(task: str) -> str:
     return task.rpartition("::")[2]
 
 
-def chance(task: Task, metric: str) -> float | None:
-    """The score of guessing, where it is known: multiple choice, and exact match of free text (zero)."""
-    if task.OUTPUT_TYPE == "multiple_choice" and metric in ("acc", "acc_norm"):
-        return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))
+def chance(task: Task, metric: str, docs: list[dict]) -> float | None:
+    """The score of guessing on some items, where it is known: multiple choice, and exact match of free text (zero)."""
+    if task.OUTPUT_TYPE == "loglikelihood" and metric == "acc":
+        return 0.0  # the very word, out of all
+    if task.OUTPUT_TYPE == "multiple_choice" and metric in ("acc", "acc_norm") and not task.config.process_results:
+        return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in docs]))
     return 0.0 if metric == "exact_match" else None
 
 
@@ -104,13 +113,56 @@ def _describe(sample: dict, task: Task) -> dict:
         output = response[0] if isinstance(response[0], str) else json.dumps(response[0])
     else:
         output = ""
+    probabilities = choice_probabilities(sample, task)
+    gold = gold_choice(sample, task)
     return {
+        "gold_probability": None if probabilities is None or gold is None else float(probabilities[gold]),
+        "confidence": None if probabilities is None else float(probabilities.max()),
         "item_id": item_id,
         "cluster": str(doc.get("cluster", item_id)),
         "prompt": "" if task.OUTPUT_TYPE == "loglikelihood_rolling" else str(arguments[0][0]),
         "target": str(sample["target"]),
         "output": output,
     }
+
+
+def choice_probabilities(sample: dict, task: Task) -> np.ndarray | None:
+    """(choices,) probabilities of a multiple-choice item's choices, which sum to 1; None for other items."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    count = len(task.doc_to_choice(sample["doc"]))
+    likelihoods = np.array([likelihood for likelihood, *_ in sample["filtered_resps"][:count]])
+    shares = np.exp(likelihoods - likelihoods.max())
+    return shares / shares.sum()
+
+
+def gold_choice(sample: dict, task: Task) -> int | None:
+    """The number of a multiple-choice item's one right choice; None where there is not one."""
+    target = sample["target"]
+    if task.OUTPUT_TYPE != "multiple_choice" or task.config.process_results:
+        return None
+    if isinstance(target, str):
+        choices = task.doc_to_choice(sample["doc"])
+        return choices.index(target) if target in choices else int(target) if target.isdigit() else None
+    return int(target) if isinstance(target, Number) and target >= 0 else None
+
+
+def sample_brier(sample: dict, task: Task) -> float:
+    """The Brier score of a multiple-choice item: the squared distance of the probabilities to the right choice."""
+    probabilities = choice_probabilities(sample, task)
+    return float(np.square(probabilities - np.eye(len(probabilities))[gold_choice(sample, task)]).sum())
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Mean distance of confidence to accuracy over bins of equal width, weighed by their items.
+
+    Args:
+        confidence: (items,) in (0, 1].
+        correct: (items,) of 0 and 1.
+    """
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def _score(metric: str, value: object) -> tuple[float, float] | None:
@@ -137,15 +189,49 @@ def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: boo
     }
 
 
+def _calibration(items: pandas.DataFrame) -> list[dict]:
+    """Brier score and expected calibration error of one task's items; nothing without items."""
+    if items.empty:
+        return []
+    confidence, gold = items["confidence"].to_numpy(float), items["gold_probability"].to_numpy(float)
+    error = expected_calibration_error(confidence, (gold == confidence).astype(float))
+    named = {"task": items["task"].iloc[0]}
+    brier = _figure(items, float(items["score"].mean()), len(items), False, None)
+    ece = brier | {"value": error, "se": None, "is_mean": False}
+    return [named | {"metric": "brier"} | brier, named | {"metric": "ece"} | ece]
+
+
+def _centred_average(suite: Suite, rows: list[dict]) -> list[dict]:
+    """The mean of (score - chance) / (1 - chance) over a suite's tasks; nothing where the suite asks for none."""
+    parts = [row for row in rows if suite.centred.get(row["task"]) == row["metric"] and row["centred"] is not None]
+    if not parts:
+        return []
+    errors = [None if row["se"] is None else row["se"] / (1 - row["chance"]) for row in parts]
+    figure = {
+        "task": "core",
+        "metric": "centred",
+        "value": float(np.mean([row["centred"] for row in parts])),
+        "se": None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(parts)),
+        "n": sum(row["n"] for row in parts),
+        "chance": 0.0,
+        "higher_is_better": True,
+        "is_mean": False,
+        "members": [row["task"] for row in parts],
+        "pooled": False,
+    }
+    return [figure | {"centred": figure["value"]}]
+
+
 def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
     """The figures of a group: the macro mean over its tasks, or the mean over items where it weighs tasks by size."""
     members = [short_name(task.task_name) for task in group.get_all_tasks()]
     figures = []
-    for aggregate in group.aggregate_metric_list or []:
-        parts = [row for row in rows if row["task"] in members and row["metric"] == aggregate.metric]
+    aggregates = [(one, label(one.metric, name)) for one in group.aggregate_metric_list or [] for name in _filters(one)]
+    for aggregate, metric in aggregates:
+        parts = [row for row in rows if row["task"] in members and row["metric"] == metric]
         if len(parts) != len(members) or not all(part["is_mean"] for part in parts):
             continue
-        found = items[items["task"].isin(members) & (items["metric"] == aggregate.metric)]
+        found = items[items["task"].isin(members) & (items["metric"] == metric)]
         arrays = [found[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
         if aggregate.weight_by_size:
             arrays[2] = np.zeros(len(found))  # one pool of items
@@ -154,7 +240,7 @@ def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
         figures.append(
             {
                 "task": group.name,
-                "metric": aggregate.metric,
+                "metric": metric,
                 "value": value,
                 "se": _number(stats.macro_se(*arrays)),
                 "n": len(found),
@@ -167,6 +253,10 @@ def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
             }
         )
     return figures
+
+
+def _filters(aggregate) -> list[str]:
+    return aggregate.filter_list or ["none"]
 
 
 def _number(value: float) -> float | None:

@@ -1,18 +1,22 @@
 """The language model that lm-eval asks: batched generation with exact lengths, and log-likelihoods sorted by length.
 
 lm-eval's own `HFLM.generate_until` decodes before it looks for stops, stops a batch only when its slowest row has met a
-stop string, cuts long prompts with a warning, and keeps no reply lengths.
+stop string, cuts long prompts with a warning, and keeps no reply lengths. Its log-likelihoods are taken of logits at
+all positions, padding included: with a large vocabulary that is most of the work.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from tqdm import trange
 from transformers import StoppingCriteria
 
@@ -83,6 +87,9 @@ class CausalLM(HFLM):
         )
         self.stop_ids = stop_tokens(model, self.tokenizer)
         self.replies: dict[tuple[str, int], list[Reply]] = {}
+        forward = getattr(model, "get_base_model", lambda: model)().forward
+        self.accepted = inspect.signature(forward).parameters.keys()
+        self.encoded: dict[str, list[int]] = {}
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Replies to `requests` in their order; longest prompts first, requests with equal settings together.
@@ -90,7 +97,8 @@ class CausalLM(HFLM):
         Raises:
             UserError: a prompt leaves no room for its reply within the model's context.
         """
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        encoded = self._encode([request.args[0] for request in requests])
+        prompts = [encoded[request.args[0]] for request in requests]
         settings = [repr(sorted(request.args[1].items())) for request in requests]
         order = sorted(range(len(requests)), key=lambda i: (settings[i], -len(prompts[i]), prompts[i]))
         found: list[Reply | None] = [None] * len(requests)
@@ -138,9 +146,42 @@ class CausalLM(HFLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """As lm-eval's, but refuses what would not fit instead of cutting it from the left."""
-        for request in requests:
-            self._require_room(len(self.tok_encode("".join(request.args))) - 1, 0, request.task_name)
-        return super().loglikelihood(requests, disable_tqdm)
+        contexts = [context.rstrip() for context, _ in (request.args for request in requests)]
+        self.encoded = self._encode([*contexts, *("".join(request.args) for request in requests)])
+        try:
+            pairs = [self._encode_pair(*request.args) for request in requests]
+        finally:
+            self.encoded = {}
+        for request, (context, continuation) in zip(requests, pairs, strict=True):
+            self._require_room(len(context) + len(continuation) - 1, 0, request.task_name)
+        return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+
+    def _encode(self, texts: list[str]) -> dict[str, list[int]]:
+        """`tok_encode` of each text, many at a time."""
+        special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        begun = self.tokenizer.decode(self.prefix_token_id)
+        groups: dict[bool, list[str]] = {False: [], True: []}
+        for text in dict.fromkeys(texts):
+            groups[has_bos_prefix(text, begun)].append(text)
+        encoded = {}
+        for has_begun, group in groups.items():
+            options = {"add_special_tokens": False} if has_begun else special
+            ids = self.tokenizer(group, return_attention_mask=False, **options)["input_ids"] if group else []
+            encoded |= dict(zip(group, ids, strict=True))
+        return encoded
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: object) -> list[int]:
+        """As lm-eval's, from what was encoded together where it was."""
+        if add_special_tokens is None and string in self.encoded:
+            return self.encoded[string]
+        return super().tok_encode(string, add_special_tokens, **options)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a context and its continuation; an empty context is the BOS token, as lm-eval has it."""
+        if context:
+            return super()._encode_pair(context, continuation)
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        return ([self.prefix_token_id], ids) if ids[0] != self.prefix_token_id else (ids[:1], ids[1:])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """As lm-eval's, with texts of similar length in one batch. Long texts are scored in windows, none is cut."""
@@ -153,9 +194,65 @@ class CausalLM(HFLM):
             self.add_bos_token = before
         return [total for _, total in sorted(zip(order, sums, strict=True))]
 
-    def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None) -> list[tuple[float, bool]]:
-        """As lm-eval's, without a progress bar for every batch."""
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[object, list[int], list[int]]],
+        disable_tqdm: bool = True,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether it is the greedy one) of each continuation.
+
+        Args:
+            requests: (anything, context ids, continuation ids). Those with the same input, which is all but the last
+                token, share a row: the choices A, B, C and D of a question cost one.
+            disable_tqdm, override_bs: of lm-eval's interface, not used.
+        """
+        rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, (_, context, continuation) in enumerate(requests):
+            rows[tuple(context + continuation)[:-1]].append(i)
+        inputs = sorted(rows, key=lambda ids: (-len(ids), ids))
+        found: list[tuple[float, bool] | None] = [None] * len(requests)
+        for start in trange(0, len(inputs), self.batch_size, desc="batches", disable=None, leave=False):
+            batch = inputs[start : start + self.batch_size]
+            asked = [(row, i) for row, ids in enumerate(batch) for i in rows[ids]]
+            scores = self._score_batch(batch, [(row, requests[i][2]) for row, i in asked])
+            for (_, i), score in zip(asked, scores, strict=True):
+                found[i] = score
+        return found
+
+    def _score_batch(
+        self, inputs: list[tuple[int, ...]], continuations: list[tuple[int, list[int]]]
+    ) -> list[tuple[float, bool]]:
+        """Scores of (row, continuation ids), of which the last token is not in the row's input."""
+        lengths = [len(ids) for ids in inputs]
+        first = min(lengths[row] - len(ids) for row, ids in continuations)
+        logits = self._logits(inputs, first)
+        # One line for each scored token: rows and positions of `logits`, and the token.
+        rows = [row for row, ids in continuations for _ in ids]
+        places = [lengths[row] - len(ids) + k - first for row, ids in continuations for k in range(len(ids))]
+        tokens = torch.tensor([token for _, ids in continuations for token in ids], device=logits.device)
+        distinct: dict[tuple[int, int], int] = {}
+        lines = [distinct.setdefault(place, len(distinct)) for place in zip(rows, places, strict=True)]
+        picked = torch.tensor(list(distinct), device=logits.device)
+        log_probs = torch.log_softmax(logits[picked[:, 0], picked[:, 1]], dim=-1, dtype=self.softmax_dtype)
+        line = torch.tensor(lines, device=logits.device)
+        values = log_probs[line, tokens]
+        greedy = log_probs.argmax(dim=-1)[line] == tokens
+        sizes = [len(ids) for _, ids in continuations]
+        parts = zip(values.split(sizes), greedy.split(sizes), strict=True)
+        return [(float(part.sum()), bool(hits.all())) for part, hits in parts]
+
+    def _logits(self, inputs: list[tuple[int, ...]], first: int) -> torch.Tensor:
+        """(rows, positions from `first` to the longest row's end, vocabulary), computed nowhere else if the model can.
+
+        Rows are padded to the right and need no mask: causal attention does not see what follows.
+        """
+        width = max(map(len, inputs))
+        padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in inputs], device=self.device)
+        options = {"use_cache": False} if "use_cache" in self.accepted else {}
+        if "logits_to_keep" in self.accepted:
+            return self.model(padded, logits_to_keep=torch.arange(first, width, device=self.device), **options).logits
+        return self.model(padded, **options).logits[:, first:]
 
     def _require_room(self, prompt: int, reply: int, task: str) -> None:
         if prompt + reply > self.context:
@@ -163,5 +260,5 @@ class CausalLM(HFLM):
                 f"A prompt of task {task!r} does not fit into the model's context.",
                 got=f"{prompt} prompt tokens + {reply} for the reply",
                 needed=f"at most {self.context} together",
-                mend="use fewer few-shot examples or a smaller max_gen_toks, or leave the task out",
+                mend="fewer examples or a shorter reply (SUITE?num_fewshot=0&max_gen_toks=64), or leave the task out",
             )

@@ -14,6 +14,7 @@ from eval.store import checkpoint_digest, run_name, save_run, template_digest, t
 
 if TYPE_CHECKING:
     import pandas
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from eval.suite import Suite
@@ -41,7 +42,8 @@ def evaluate(
 
     Args:
         checkpoint: folder (full model or adapter) or hub id.
-        suite: name of one of the project's suites, path of lm-eval YAML, or `lm_eval:TASK`.
+        suite: name of one of the project's suites, path of lm-eval YAML or of a JSONL file of questions, or
+            `lm_eval:TASK`; options follow as a query (`gsm8k?data=FILE`).
         format: plain (the prompt as text) or chat (the prompt as the user's turn of the tokenizer's chat template).
         output_dir: the run's own folder.
         stage: name of the checkpoint's stage, kept in the record.
@@ -121,10 +123,89 @@ def evaluate_many(
     for _, format in runs:
         _require_template(options["loaded"][1], format, checkpoint)
     names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(
+            "Two suites have the same name.", got=", ".join(twice), mend="rename a file, or run one of them"
+        )
     return [
         evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variant, **options)
         for (suite, format), name in zip(runs, names, strict=True)
     ]
+
+
+def evaluate_with_base(
+    checkpoint: str | Path,
+    suites: list[str],
+    formats: list[str],
+    output_dir: str | Path,
+    *,
+    stage: str,
+    base_stage: str,
+    base_parent: str | None = None,
+    parent: str | None = None,
+    **options,
+) -> list[dict]:
+    """Run suites on an adapter and on its base, from one loaded model: for the base the adapter is turned off.
+
+    The base is run with its own tokenizer and its own stop tokens, and not in the chat format where it has no template.
+
+    Args:
+        checkpoint: folder or hub id of an adapter.
+        suites, formats, output_dir, stage, parent: as `evaluate_many`'s, of the adapter.
+        base_stage: name of the base's stage.
+        base_parent: name of the base's parent's stage.
+        options: further keyword arguments of `evaluate`.
+
+    Returns:
+        The records of the runs: the adapter's, then the base's.
+
+    Raises:
+        UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
+    """
+    from alignment.models.loading import adapter_base, is_adapter, load_tokenizer, load_trainable
+    from eval.suite import suite_formats
+
+    if not is_adapter(checkpoint):
+        raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, needed="an adapter's folder")
+    base = adapter_base(checkpoint)
+    model = load_trainable(checkpoint, "causal-lm").to(_device())
+    loaded = model, load_tokenizer(checkpoint)
+    records = evaluate_many(
+        checkpoint, suites, formats, output_dir, stage=stage, parent=parent, loaded=loaded, **options
+    )
+    tokenizer = load_tokenizer(base)
+    formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
+    suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
+    with base_of(model, base):
+        return records + evaluate_many(
+            base,
+            suites,
+            formats,
+            output_dir,
+            stage=base_stage,
+            parent=base_parent,
+            loaded=(model, tokenizer),
+            **options,
+        )
+
+
+@contextmanager
+def base_of(model: PeftModel, base: str) -> Iterator[PeftModel]:
+    """The model with its adapter turned off, and with the stop tokens of its base (a folder or hub id)."""
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model()
+    kept = inner.generation_config
+    try:
+        inner.generation_config = GenerationConfig.from_pretrained(base)
+    except OSError:  # a base without generation_config.json: its config says what ends a text
+        inner.generation_config = GenerationConfig.from_model_config(inner.config)
+    try:
+        with model.disable_adapter():
+            yield model
+    finally:
+        inner.generation_config = kept
 
 
 def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
@@ -133,12 +214,16 @@ def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
     Raises:
         UserError: there is no such checkpoint.
     """
-    import torch
-
     from alignment.models.loading import load_causal_lm
 
     model, tokenizer = load_causal_lm(checkpoint)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return model.to(_device()), tokenizer
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _require_template(tokenizer: PreTrainedTokenizerBase, format: str, checkpoint: str | Path) -> None:
@@ -170,14 +255,16 @@ def _measure(record: dict, suite: Suite, model, tokenizer) -> tuple[pandas.DataF
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
-    items = collect_items(results["samples"], suite, lm.replies)
+        items = collect_items(results["samples"], suite, lm.replies)
+        figures = summarise(items, results, suite)
+        digest = suite_digest(suite)
     return items, {
         "checkpoint_digest": checkpoint_digest(record["checkpoint"]),
         "tokenizer_digest": tokenizer_digest(tokenizer),
         "template_digest": template_digest(tokenizer),
-        "suite_digest": suite_digest(suite),
+        "suite_digest": digest,
         "versions": versions(),
-        "tasks": summarise(items, results, suite),
+        "tasks": figures,
     }
 
 

@@ -1,7 +1,12 @@
-"""Finding and loading eval suites: the project's own, a user's YAML file or folder, or lm-eval's built-in tasks.
+"""Finding and loading eval suites: the project's own, a user's YAML or JSONL file or folder, or lm-eval's own tasks.
 
 A suite is lm-eval YAML. A folder holds `plain.yaml` and `chat.yaml` where the formats differ (a folder with only one of
-them can be run in that format alone), else any number of task files for both formats.
+them can be run in that format alone), `suite.yaml` or any number of task files for both formats, or `packaged.yaml`,
+which names tasks that lm-eval packages (eval/packaged.py). A JSONL file of questions is a suite by itself
+(eval/question_file.py).
+
+Options follow the name as a query: `gsm8k?data=FILE&num_fewshot=0`. For every suite there are `num_fewshot`,
+`max_gen_toks` and `calibration`; the others are the suite's own.
 """
 
 from __future__ import annotations
@@ -10,9 +15,11 @@ import hashlib
 import inspect
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -25,6 +32,8 @@ if TYPE_CHECKING:
 
 SUITES = Path(__file__).parent / "suites"
 FORMATS = ("plain", "chat")
+YAML_FILES = ("plain.yaml", "suite.yaml", "packaged.yaml")
+QUESTIONS = ".jsonl"
 BUILT_IN = "lm_eval:"  # built-in tasks are asked for by this prefix: scanning lm-eval's YAML files takes 15 seconds
 
 
@@ -36,24 +45,52 @@ class Suite:
         name: short name, used in paths and tables.
         tasks: task name -> lm-eval task.
         groups: group name -> lm-eval group.
+        calibration: whether multiple-choice tasks get a Brier score and an expected calibration error.
+        centred: task -> the metric that counts in the suite's centred average; empty without such an average.
     """
 
     name: str
     tasks: dict[str, Task]
     groups: dict[str, Group]
+    calibration: bool = False
+    centred: dict[str, str] = field(default_factory=dict)
 
 
 def list_suites() -> list[str]:
     """Names of the project's own suites."""
-    return sorted(path.parent.name for path in SUITES.glob("*/plain.yaml"))
+    return sorted({path.parent.name for file in YAML_FILES for path in SUITES.glob(f"*/{file}")})
+
+
+def parse_suite(spec: str) -> tuple[str, dict]:
+    """The name or path of a suite, and its options: `gsm8k?data=FILE&num_fewshot=0`; values are read as YAML.
+
+    Raises:
+        UserError: an option without a value.
+    """
+    import yaml
+
+    name, _mark, query = (spec, "", "") if Path(spec).exists() else spec.partition("?")
+    options = {}
+    for option in filter(None, query.split("&")):
+        key, _equals, value = option.partition("=")
+        if not value:
+            raise UserError(f"An option of the suite {name} has no value.", got=option, needed=f"{key}=VALUE")
+        options[key] = value if key == "data" else yaml.safe_load(value)
+    return name, options
 
 
 def suite_name(spec: str) -> str:
-    """Short name of a suite given as a name, a path or `lm_eval:TASK`."""
-    if spec.startswith(BUILT_IN):
-        return spec.removeprefix(BUILT_IN)
-    path = Path(spec).resolve()
-    return spec if spec in list_suites() else path.stem if path.is_file() else path.name
+    """Short name of a suite given as a name, a path or `lm_eval:TASK`; options set it apart: `text-input`."""
+    name, options = parse_suite(spec)
+    path = Path(name).resolve()
+    if name.startswith(BUILT_IN):
+        name = name.removeprefix(BUILT_IN)
+    elif name not in list_suites():
+        name = path.stem if path.is_file() else path.name
+    data = Path(options.pop("data", name)).stem
+    words = [data] if "?" in spec and data != Path(name).stem else []
+    words += [f"{key}-{value}" for key, value in options.items()]
+    return "-".join([name, *(re.sub(r"[^\w.-]+", "_", word) for word in words)])
 
 
 def suite_formats(spec: str) -> tuple[str, ...]:
@@ -62,9 +99,11 @@ def suite_formats(spec: str) -> tuple[str, ...]:
     Raises:
         UserError: there is no such suite.
     """
-    path = _path(spec)
+    path = _path(parse_suite(spec)[0])
     if path is None or path.is_file():
         return FORMATS
+    if (path / "packaged.yaml").exists():
+        return tuple(_packaged(path).get("formats", FORMATS))
     return tuple(name for name in FORMATS if (path / f"{name}.yaml").exists()) or FORMATS
 
 
@@ -79,21 +118,27 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     """Load a suite's tasks and their data.
 
     Args:
-        spec: name of one of the project's suites, path of a YAML file or folder, or `lm_eval:TASK`.
+        spec: name of one of the project's suites, path of a YAML or JSONL file or a folder, or `lm_eval:TASK`; with
+            options as a query.
         format: plain or chat.
         num_fewshot: examples before each item; None for the suite's own number. Left alone where a task says 0.
-        suite_args: given to the suite's `custom_dataset` function as the keyword `suite_args`.
+        suite_args: further options. Those that are not for every suite are given to the suite's `custom_dataset`
+            function as the keyword `suite_args`.
 
     Raises:
         UserError: no such suite, no such format, or a suite that lm-eval cannot load.
     """
     import yaml
 
-    path = _path(spec)
+    name, options = parse_suite(spec)
+    path = _path(name)
     require_format(spec, format)
+    options = (suite_args or {}) | options
+    num_fewshot = options.pop("num_fewshot", num_fewshot)
+    max_gen_toks, calibration = options.pop("max_gen_toks", None), options.pop("calibration", False)
     try:
         with quiet_lm_eval():
-            loaded = _load(spec, path, format, suite_args or {})
+            loaded = _load(name, path, format, options)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, yaml.YAMLError) as error:
         raise UserError(
             f"Suite {spec!r} could not be loaded.",
@@ -102,9 +147,9 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
         ) from error
     for task in loaded["tasks"].values():
         _require_metrics(task)
-        if num_fewshot is not None and task.config.num_fewshot != 0:
-            task.set_config("num_fewshot", num_fewshot)
-    return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}))
+        _set_up(task, num_fewshot, max_gen_toks)
+    centred = _packaged(path).get("centred", {}) if path else {}
+    return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}), bool(calibration), centred)
 
 
 def item_texts(spec: str) -> list[str]:
@@ -130,10 +175,11 @@ def suite_digest(suite: Suite) -> str:
     digest = hashlib.sha256()
     for name, task in sorted(suite.tasks.items()):
         settings = task.config.to_dict(keep_callable=True)
-        settings.pop("metadata", None)  # holds the path of the YAML file
+        for key in ("metadata", "dataset_path", "dataset_name", "dataset_kwargs"):
+            settings.pop(key, None)  # where settings and rows come from: the rows themselves are what counts
         digest.update(json.dumps([name, settings], sort_keys=True, default=_source).encode())
         rows = [task.eval_docs, task.fewshot_docs() if task.config.num_fewshot else []]
-        for row in (row for docs in rows for row in docs):
+        for row in (row for docs in rows for row in (docs.to_list() if hasattr(docs, "to_list") else docs)):
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -141,48 +187,99 @@ def suite_digest(suite: Suite) -> str:
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
     """Without lm-eval's warnings about how it is called, the tokenizer's about texts that are scored in windows, and
-    lm-eval's progress bar for each task's prompts."""
+    lm-eval's progress bar for each task's prompts; and with each prompt template compiled once, not for every item."""
+    from lm_eval import utils
+
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers.tokenization_utils_base")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with mock.patch("lm_eval.api.task.tqdm", lambda rows, **_: rows):
+        compiled = lru_cache(utils.env.from_string)
+        with (
+            mock.patch("lm_eval.api.task.tqdm", lambda rows, **_: rows),
+            mock.patch.object(utils.env, "from_string", compiled),
+        ):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _path(spec: str) -> Path | None:
+def _path(name: str) -> Path | None:
     """Where the suite lies; None for lm-eval's own."""
-    if spec.startswith(BUILT_IN):
+    if name.startswith(BUILT_IN):
         return None
-    if spec in list_suites():
-        return SUITES / spec
-    if Path(spec).exists():
-        return Path(spec).resolve()
+    if name in list_suites():
+        return SUITES / name
+    if Path(name).exists():
+        return Path(name).resolve()
     raise UserError(
         "No such eval suite.",
-        got=spec,
-        needed=f"one of {', '.join(list_suites())}, the path of a YAML file or folder, or {BUILT_IN}TASK",
+        got=name,
+        needed=f"one of {', '.join(list_suites())}, the path of a YAML or JSONL file or a folder, or {BUILT_IN}TASK",
     )
 
 
-def _load(spec: str, path: Path | None, format: str, suite_args: dict) -> dict:
-    """lm-eval's {tasks, groups}: of a built-in name, of one file, or of all that a folder holds."""
+def _packaged(path: Path) -> dict:
+    """What a folder's `packaged.yaml` says; nothing where there is none."""
+    import yaml
+
+    file = path / "packaged.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
+    """lm-eval's {tasks, groups}: of packaged tasks, of one file, or of all that a folder holds."""
     from lm_eval.tasks import TaskManager
 
-    if path is None:
-        return TaskManager(metadata={"suite_args": suite_args}).load([spec.removeprefix(BUILT_IN)])
+    from eval.packaged import load_packaged
+
+    packaged = _packaged(path) if path else {"tasks": [name.removeprefix(BUILT_IN)]}
+    if packaged:
+        data = options.pop("data", None)
+        if path:
+            _require_no_options(name, options)
+        metadata = {"suite_args": options}
+        return load_packaged(packaged["tasks"], packaged.get("folders"), data, metadata, packaged.get("template"))
+    if path.suffix == QUESTIONS:
+        from eval.question_file import question_task
+
+        _require_no_options(name, options)
+        return TaskManager(include_defaults=False).load([question_task(path, format)])
     folder, file = (path, path / f"{format}.yaml") if path.is_dir() else (path.parent, path)
-    manager = TaskManager(include_path=folder, include_defaults=False, metadata={"suite_args": suite_args})
+    file = file if file.exists() else folder / "suite.yaml"
+    manager = TaskManager(include_path=folder, include_defaults=False, metadata={"suite_args": options})
     if not file.exists():
         return manager.load(manager.all_groups or manager.all_subtasks)
-    name = _defined_name(file)
+    defined = _defined_name(file)
     # The other format's file defines the same name, and lm-eval's own loading by path mistakes a group for its tasks.
-    manager.task_index[name].yaml_path = file
-    return manager.load([name])
+    manager.task_index[defined].yaml_path = file
+    return manager.load([defined])
+
+
+def _require_no_options(name: str, options: dict) -> None:
+    if options:
+        raise UserError(
+            f"Unknown option of the suite {name}.",
+            got=", ".join(options),
+            needed="num_fewshot, max_gen_toks, calibration, and data where the suite is not a file",
+        )
+
+
+def _set_up(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:
+    """A task with the options that are for every suite, and examples that never hold what is asked."""
+    from eval.examples import CleanSampler
+
+    if num_fewshot is not None and task.config.num_fewshot != 0:
+        task.set_config("num_fewshot", num_fewshot)
+    if max_gen_toks is not None and task.OUTPUT_TYPE == "generate_until":
+        task.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
+    if task.config.num_fewshot:
+        if not (task.has_training_docs() or task.has_validation_docs() or task.fewshot_cfg.samples):
+            # The examples are items: lm-eval then tells the sampler which item is asked, if it knows that.
+            task.fewshot_cfg.split = task.fewshot_cfg.split or task.config.test_split
+        task.sampler = CleanSampler(task)
 
 
 def _defined_name(file: Path) -> str:

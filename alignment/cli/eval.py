@@ -14,9 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite",
         action="append",
         required=True,
-        help="a suite's name (tinyworld, tinyworld_gold, tinyworld_bpb), the path of lm-eval YAML, or lm_eval:TASK; "
-        "may be given several times",
+        help="a suite's name (docs/suites.md), the path of lm-eval YAML, of a folder or of a JSONL file of questions, "
+        "or lm_eval:TASK; with options as gsm8k?data=FILE&num_fewshot=0; may be given several times",
     )
+    parser.add_argument("--with-base", action="store_true", help="score an adapter's base too, from the same load")
     parser.add_argument("--format", choices=["plain", "chat", "both"], default="both", help="default: both")
     parser.add_argument("--output_dir", help="folder of the runs; default: RUN/evals of the checkpoint's run directory")
     parser.add_argument("--num_fewshot", type=int, help="examples before each item; default: the suite's own number")
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from eval.runner import evaluate_many
+    from eval.runner import evaluate_many, evaluate_with_base
     from eval.table import eval_table
 
     stage, parent, folder, seed = place(args.checkpoint)
@@ -39,20 +40,30 @@ def main(args: argparse.Namespace) -> int:
     own = {key: value for key, value in own.items() if value not in (None, {})}
     if own.get("seed") == seed:
         del own["seed"]
-    records = evaluate_many(
+    run, sides = evaluate_many, {"stage": stage, "parent": parent}
+    if args.with_base:
+        base_stage, base_parent, *_ = place(base_of(args.checkpoint))
+        run, sides = evaluate_with_base, sides | {"base_stage": base_stage, "base_parent": base_parent}
+    records = run(
         args.checkpoint,
         args.suite,
         ["plain", "chat"] if args.format == "both" else [args.format],
         args.output_dir or folder,
-        stage=stage,
-        parent=parent,
         batch_size=args.batch_size,
         variant=own,
+        **sides,
         **{"seed": seed} | own,
     )
     print(eval_table(records))
     print(f"written to {args.output_dir or folder}")
     return 0
+
+
+def base_of(checkpoint: str) -> str:
+    """An adapter's base; what is no adapter stands for itself, and the run says so."""
+    from alignment.models.loading import adapter_base, is_adapter
+
+    return adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
 
 
 def place(checkpoint: str) -> tuple[str, str | None, Path, int]:

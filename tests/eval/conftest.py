@@ -40,7 +40,7 @@ def make_tokenizer():
     )
 
 
-def make_model(tokenizer, seed: int = 0):
+def make_model(tokenizer, seed: int = 0, context: int = 512):
     """A two-layer Llama with random weights; replies may end with either stop token."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -51,7 +51,7 @@ def make_model(tokenizer, seed: int = 0):
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -70,6 +70,12 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def model(tokenizer):
     return make_model(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def long_model(tokenizer):
+    """The same with room for long prompts."""
+    return make_model(tokenizer, context=4096)
 
 
 @pytest.fixture(scope="session")

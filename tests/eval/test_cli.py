@@ -91,3 +91,39 @@ def test_chat_without_template(checkpoints, suite, tmp_path, tokenizer):
 def test_only_a_format_that_the_suite_has_not(checkpoints, tmp_path):
     with pytest.raises(UserError, match="chat"):
         call(eval, checkpoints / "sft/checkpoint", "--suite", "tinyworld_bpb", "--format", "chat")
+
+
+def test_an_adapter_with_its_base(checkpoints, tokenizer, suite, tmp_path, capsys):
+    """Both sides of one load, under the names of their stages, and compared."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    run = tmp_path / "run"
+    copytree(checkpoints / "pretrain/checkpoint", run / "pretrain/checkpoint")
+    base = AutoModelForCausalLM.from_pretrained(run / "pretrain/checkpoint")
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(run / "sft/checkpoint")
+    tokenizer.save_pretrained(run / "sft/checkpoint")
+    (run / "sft/stage.json").write_text(json.dumps({"parent": "pretrain"}))
+    sides = [run / stage / "checkpoint" for stage in ("pretrain", "sft")]
+    call(eval, sides[1], "--suite", suite, "--with-base", "--limit", 4)
+    records = {path.parent.name: json.loads(path.read_text()) for path in run.glob("evals/*/run.json")}
+    assert sorted(records) == [
+        f"{stage}-objects-{format}-limit-4" for stage in ("pretrain", "sft") for format in ("chat", "plain")
+    ]
+    assert records["pretrain-objects-plain-limit-4"]["stage"] == "pretrain"
+    assert records["sft-objects-plain-limit-4"]["parent"] == "pretrain"
+    capsys.readouterr()
+    assert call(compare, *sides) == 0
+    assert "tied" in capsys.readouterr().out
+    with pytest.raises(UserError, match="Only an adapter"):
+        call(eval, sides[0], "--suite", suite, "--with-base")
+
+
+def test_suites_of_one_name_do_not_overwrite_each_other(checkpoints, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "q.jsonl").write_text('{"question": "Who?", "answer": "I."}\n')
+    with pytest.raises(UserError, match="same name"):
+        both = ["--suite", tmp_path / "a/q.jsonl", "--suite", tmp_path / "b/q.jsonl"]
+        call(eval, checkpoints / "sft/checkpoint", *both, "--output_dir", tmp_path)

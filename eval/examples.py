@@ -1,0 +1,64 @@
+"""Few-shot examples that never hold what is asked."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lm_eval.api.samplers import ContextSampler
+
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+
+class CleanSampler(ContextSampler):
+    """A task's own sampler, whose draws are taken anew where one of them asks what the item asks.
+
+    lm-eval leaves out a row equal to the item, and only where examples and items come from the same test split. Here an
+    example never has the item's prompt; and where the examples are another split, no prompt of any item.
+
+    Args:
+        task: with its own sampler in place.
+    """
+
+    def __init__(self, task: Task):
+        self.task, self.own = task, task.sampler
+        self.asked: set[str] | None = None
+
+    def set_rnd(self, rnd: int | None) -> CleanSampler:
+        self.own.set_rnd(rnd)
+        return self
+
+    def sample(self, n: int, eval_doc: dict | None = None, df: object = None, **_: object) -> Sequence[dict]:
+        """`n` examples; `eval_doc` is the item where the examples are drawn from the items themselves."""
+        if len(self.own.df) < n + (eval_doc is not None):
+            self._refuse(n, len(self.own.df))
+        drawn = self.own.sample(n, eval_doc=eval_doc)
+        asked = self._asked() if eval_doc is None else {self._prompt(eval_doc)}
+        if not any(self._prompt(row) in asked for row in drawn):
+            return drawn
+        others = [row for row in self.own.df if self._prompt(row) not in asked]
+        if len(others) < n:
+            self._refuse(n, len(others))
+        return copy.copy(self.own).replace_df(others).sample(n)
+
+    def _asked(self) -> set[str]:
+        if self.asked is None:
+            self.asked = {self._prompt(row) for row in self.task.eval_docs}
+        return self.asked
+
+    def _prompt(self, row: dict) -> str:
+        text = self.task.doc_to_text(row)
+        return text if isinstance(text, str) and text.strip() else json.dumps(row, sort_keys=True, default=str)
+
+    def _refuse(self, wanted: int, there: int) -> None:
+        raise UserError(
+            f"Task {self.task.task_name!r} has too few few-shot examples that are no test items.",
+            got=f"{there} rows",
+            needed=f"{wanted} an item",
+            mend="give a smaller num_fewshot, or rows for a training split",
+        )

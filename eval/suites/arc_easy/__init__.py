@@ -1,0 +1,1 @@
+"""School science, the questions that simple methods answer: ARC-Easy."""

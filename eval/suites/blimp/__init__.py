@@ -1,0 +1,1 @@
+"""Which of two sentences is grammatical? BLiMP's minimal pairs."""

@@ -1,0 +1,1 @@
+"""School mathematics in words: GSM8K."""

@@ -1,0 +1,1 @@
+"""How does a scene go on? HellaSwag."""

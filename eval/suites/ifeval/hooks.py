@@ -1,0 +1,77 @@
+"""IFEval's prompts that can be checked without downloads, and lm-eval's checkers for them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from eval.suites.options import rows_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+HUB = "google/IFEval"
+NEEDS_DOWNLOADS = {
+    "language:response_language": "langdetect",
+    "change_case:english_capital": "langdetect",
+    "change_case:english_lowercase": "langdetect",
+    "change_case:capital_word_frequency": "NLTK's punkt_tab",
+    "length_constraints:number_sentences": "NLTK's punkt_tab",
+}
+
+
+def load_prompts(suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
+    """The prompts all of whose instructions run offline; the others are named and counted in the log."""
+    rows = rows_of("ifeval", HUB, "train", suite_args)
+    kept = [number for number, names in enumerate(rows["instruction_id_list"]) if not NEEDS_DOWNLOADS.keys() & {*names}]
+    needed = Counter(name for names in rows["instruction_id_list"] for name in {*names} if name in NEEDS_DOWNLOADS)
+    if needed:
+        reasons = ", ".join(f"{name} ({count}, {NEEDS_DOWNLOADS[name]})" for name, count in needed.most_common())
+        logger.info("ifeval: %d of %d prompts left out: %s", len(rows) - len(kept), len(rows), reasons)
+    return {"train": rows.select(kept)}
+
+
+def check(doc: dict, results: list[str]) -> dict[str, object]:
+    """lm-eval's scores of a reply, strict and loose: whether all instructions are followed, and which."""
+    return _checkers().process_results(doc, results)
+
+
+def mean_of_all(items: list[list[bool]]) -> float:
+    """The share of instructions followed over all prompts."""
+    flat = [followed for prompt in items for followed in prompt]
+    return sum(flat) / len(flat)
+
+
+@cache
+def _checkers() -> ModuleType:
+    """lm-eval's IFEval hooks."""
+    with _without_downloads():
+        from lm_eval.tasks.ifeval import utils
+    return utils
+
+
+@contextmanager
+def _without_downloads() -> Iterator[None]:
+    """As they are imported, lm-eval's checkers want NLTK's punkt_tab, if need be from the network, and two packages.
+
+    The instructions kept need neither the data nor langdetect, and of immutabledict a plain one does. Afterwards the
+    stand-ins are forgotten with all that was imported, so that lm-eval's own ifeval still asks for what it needs.
+    """
+    import nltk
+
+    missing = {"langdetect": SimpleNamespace(), "immutabledict": SimpleNamespace(immutabledict=dict)}
+    with mock.patch.dict(sys.modules), mock.patch.object(nltk.data, "find"):
+        for name, stand_in in missing.items():
+            if find_spec(name) is None:
+                sys.modules[name] = stand_in
+        yield

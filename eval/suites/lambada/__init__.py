@@ -1,0 +1,1 @@
+"""The last word of a passage: LAMBADA, as OpenAI prepared it."""

@@ -1,0 +1,1 @@
+"""Knowledge of 57 subjects: MMLU."""

@@ -1,0 +1,1 @@
+"""Are unsafe requests refused, and safe ones that only sound unsafe answered? XSTest."""
