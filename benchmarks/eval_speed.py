@@ -17,8 +17,7 @@ Seed 0, two cores of an Intel Xeon that others used too, one thread, lm-eval 0.4
     seconds                            align   lm-eval   ratio
     process                             13.7      30.8    2.24
     after loading, small                 7.1       9.4    1.33
-
-The row of the large vocabulary is not measured yet.
+    after loading, large vocabulary     21.6      66.8    3.10
 """
 
 import argparse
