@@ -12,7 +12,8 @@ fresh process. Seconds are processor time, so that what else the machine does co
 
     python benchmarks/eval_speed.py [--quick]
 
-Seed 0, two cores of an Intel Xeon that others used too, one thread, lm-eval 0.4.13, 2026-11-22, medians of 3:
+Seed 0, two cores of an Intel Xeon that others used too, one thread, lm-eval 0.4.13, 2026-11-22, medians of 3,
+of commit ab48100, and not again since:
 
     seconds                            align   lm-eval   ratio
     process                             13.7      30.8    2.24

@@ -21,8 +21,11 @@ JUDGE_HELP = (
 )
 
 
-def load_reward(name: str, batch_size: int) -> Reward:
+def load_reward(name: str, batch_size: int, device: str | None = None, dtype: str = "auto") -> Reward:
     """A reward with TRL's signature, of a function's name or a reward model's checkpoint.
+
+    Args:
+        batch_size, device, dtype: of a checkpoint, as `reward_models.learned.reward` takes them.
 
     Raises:
         UserError: there is no such function or reward model, or it is async.
@@ -32,7 +35,7 @@ def load_reward(name: str, batch_size: int) -> Reward:
     from reward_models.learned import reward
 
     if Path(name).exists() or ":" not in name.partition("?")[0]:
-        return reward(name, batch_size)
+        return reward(name, batch_size, device, dtype)
     function = load_function(name)
     if inspect.iscoroutinefunction(function):
         raise UserError(f"{name} is async", needed="a plain function", mend="wrap it with asyncio.run")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignment.cli.judging import REWARD_HELP
+
 if TYPE_CHECKING:
     from reward_models.protocol import Reward
 
@@ -17,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "reward",
         metavar="CKPT",
-        help="a reward model's checkpoint, adapter or hub id, or a reward as recipes name it: "
-        "module:name?key=value or path/to/file.py:name",
+        help=REWARD_HELP,
     )
     parser.add_argument("--pairs", metavar="FILE", help="preference pairs, in any form that the reward stage reads")
     parser.add_argument("--split", default="train", help="of the pairs; default: train, all of a single file")
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from alignment.cli.judging import load_reward
     from alignment.errors import UserError
     from reward_models.best_of_n import best_of_n
     from reward_models.card import card_markdown, write_card
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     if pairs is not None and args.subset and args.subset not in pairs.column_names:
         raise UserError(f"no column {args.subset}", got=", ".join(pairs.column_names), mend="correct --subset")
     samples = None if args.samples is None else read_samples(args.samples, args.gold)
-    reward = find_reward(args)
+    reward = load_reward(args.reward, args.batch_size, args.device, args.dtype)
     card = {"reward": args.reward, "pairs": args.pairs, "split": args.split, "samples": args.samples}
     if pairs is not None:
         card |= judge_pairs(reward, pairs, args.min_gap, args.subset)
@@ -68,16 +70,6 @@ def main(args: argparse.Namespace) -> int:
     print(card_markdown(card))
     print(f"\nwritten to {folder}")
     return 0
-
-
-def find_reward(args: argparse.Namespace) -> Reward:
-    """What the first argument names: a checkpoint, else what a recipe's `reward_funcs` would name so."""
-    from reward_models.functions import load_function
-    from reward_models.learned import reward
-
-    if ":" in args.reward.partition("?")[0] and not Path(args.reward).exists():
-        return load_function(args.reward)
-    return reward(args.reward, args.batch_size, args.device, args.dtype)
 
 
 def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[float]]:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow
 from datasets.builder import Key
 from datasets.fingerprint import Hasher
 
+from alignment.data.grouping import grouped
 from alignment.errors import UserError
 
 # What is held in memory while rows are written: so many rows, or fewer where they are long.
@@ -95,16 +97,8 @@ def code_digest(*files: str) -> str:
 
 def batches(sized_rows: Iterable[tuple[Any, int]]) -> Iterator[list[Any]]:
     """Lists of rows that fit in memory, from (row, its size in bytes or characters)."""
-    batch: list[Any] = []
-    total = 0
-    for row, size in sized_rows:
-        batch.append(row)
-        total += size
-        if len(batch) == BATCH_ROWS or total >= BATCH_BYTES:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
+    for batch in grouped(sized_rows, itemgetter(1), BATCH_BYTES, BATCH_ROWS):
+        yield [row for row, _ in batch]
 
 
 def file_states(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from alignment.data.grouping import grouped
 from alignment.data.shards import cached_folder, lists_of, map_shards, write_shards
 from alignment.errors import UserError
 
@@ -131,16 +132,7 @@ def split(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 def windows(pieces: Iterable[np.ndarray], tokens: int) -> Iterator[list[np.ndarray]]:
     """Lists of pieces of `tokens` tokens together, or a little more; the last may have fewer."""
-    window: list[np.ndarray] = []
-    size = 0
-    for piece in pieces:
-        window.append(piece)
-        size += len(piece)
-        if size >= tokens:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
+    return grouped(pieces, len, tokens)
 
 
 def fold(rows: Sequence[Sequence[np.ndarray]]) -> pa.RecordBatch:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alignment.data.grouping import grouped
 from alignment.data.shards import cache_root, cached_folder, lists_of, map_shards, read_shards, write_shards
 from alignment.errors import UserError
 
@@ -122,16 +123,7 @@ def texts_of(dataset: Dataset) -> Iterator[str]:
 
 def batched(texts: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
     """Lists of texts of `characters` together, or of one text more; the last may have fewer."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    return grouped(texts, len, characters)
 
 
 # Encoding -----------------------------------------------------------------------------------------------------------
