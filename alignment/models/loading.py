@@ -39,7 +39,8 @@ def _adapter_config(checkpoint: str | Path) -> Path | None:
         return file if file.is_file() else None
     from transformers.utils import find_adapter_config_file
 
-    file = find_adapter_config_file(checkpoint)
+    with explained(checkpoint):  # what can be no hub id is refused there
+        file = find_adapter_config_file(checkpoint)
     return None if file is None else Path(file)
 
 

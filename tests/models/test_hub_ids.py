@@ -10,6 +10,9 @@ import ppo_tiny as tiny
 import pytest
 from peft import get_peft_model
 
+from alignment.errors import UserError
+from alignment.models.loading import load_config
+
 REVISION = "0" * 40
 LOAD = """
 import json
@@ -65,3 +68,8 @@ def test_an_adapter_on_the_hub_is_one(tmp_path):
         "weight": pytest.approx(weight.abs().sum().item()),
         "ends": [1, 2],
     }
+
+
+def test_what_can_be_no_hub_id_is_a_mistake_to_mend():
+    with pytest.raises(UserError, match="cannot load no name!"):
+        load_config("no name!")
