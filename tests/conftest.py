@@ -1,5 +1,6 @@
 """What all tests share: no network, one thread a process, a cache of their own, and where real data files are."""
 
+import logging
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,13 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELIS
 # Rows that a test tokenizes or maps are gone with it; a cache that was filled before could hide a fault.
 DATASETS_CACHE = TemporaryDirectory(prefix="datasets-cache-")
 os.environ["HF_DATASETS_CACHE"] = DATASETS_CACHE.name
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> None:
+    """Undo what `align`'s main, run in this process by an earlier test, set: else what is logged hangs on the order."""
+    for package in ("alignment", "reward_models", "eval"):
+        logging.getLogger(package).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
