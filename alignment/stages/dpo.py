@@ -1,7 +1,9 @@
 """The DPO stage: TRL's DPOTrainer on preference pairs, against the SFT model as it was."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from alignment.data.arguments import DataArguments
@@ -37,7 +39,9 @@ def check(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> None
     require_context(model_args.model_name_or_path, args.max_length)
 
 
-def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
+def run(
+    args: DPORecipe, data: DataArguments, model_args: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
     stage_dir, writer, clock = start(args)
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
@@ -56,7 +60,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer],
+        callbacks=[writer, *callbacks],
     )
     expose_head_bias(trainer.model)
     complete_reference(trainer.model)

@@ -1,10 +1,11 @@
 """The PPO stage: our PPOTrainer on prompts, rewarded by a reward model, by functions, or by both."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
 from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
@@ -87,7 +88,12 @@ def check(
 
 
 def run(
-    args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources, others: OtherSources
+    args: PPORecipe,
+    data: DataArguments,
+    model_args: ModelConfig,
+    sources: RewardSources,
+    others: OtherSources,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
@@ -107,7 +113,7 @@ def run(
         value_model=others.value_model_path,
         ptx_dataset=pretraining_texts(others.ptx_dataset_name, args.seed),
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer],
+        callbacks=[writer, *callbacks],
     )
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])

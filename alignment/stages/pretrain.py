@@ -1,9 +1,16 @@
 """The pretrain stage: a causal language model on packed documents, from random weights or from a checkpoint."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    default_data_collator,
+    set_seed,
+)
 
 from alignment.data.arguments import DataArguments
 from alignment.data.packing import pack
@@ -71,7 +78,9 @@ def check(model_args: PretrainArguments, data: DataArguments, args: PretrainReci
         require_documents_apart(model_args.model_name_or_path, mend="start from a model that does")
 
 
-def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> StageResult:
+def run(
+    model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
     stage_dir, writer, clock = start(args)
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
@@ -91,7 +100,7 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
         eval_bytes=documents["validation"].text_bytes if "validation" in documents else None,
         data_collator=default_data_collator,
         processing_class=tokenizer,
-        callbacks=[writer],
+        callbacks=[writer, *callbacks],
     )
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_bits_per_byte"])
     parents = {

@@ -1,7 +1,9 @@
 """The reward stage: TRL's RewardTrainer on preference pairs, and a card of how well the model ranks held-out pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from transformers import TrainerCallback
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from alignment.data.arguments import DataArguments
@@ -71,7 +73,9 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) ->
     require_context(model_args.model_name_or_path, args.max_length)
 
 
-def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:
+def run(
+    args: RewardRecipe, data: RewardArguments, model_args: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
@@ -93,7 +97,7 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
         eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
         processing_class=tokenizer,
         peft_config=new_adapter(model, model_args, tokenizer, "sequence-classification"),
-        callbacks=[writer],
+        callbacks=[writer, *callbacks],
     )
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])

@@ -1,6 +1,7 @@
 """The SFT stage: TRL's SFTTrainer on conversations, with the loss on the replies and their end token."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,9 +68,11 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None
         require_documents_apart(model_args.model_name_or_path, mend="packing: false, and padding_free: false")
 
 
-def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
+def run(
+    args: SFTRecipe, data: DataArguments, model_args: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
     stage_dir, writer, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, writer)
+    trainer = make_trainer(args, data, model_args, stage_dir, writer, *callbacks)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
