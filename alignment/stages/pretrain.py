@@ -13,8 +13,9 @@ from transformers import (
 )
 
 from alignment.data.arguments import DataArguments
-from alignment.data.packing import pack
-from alignment.data.tokens import tokenize
+from alignment.data.packing import PackedRows, pack
+from alignment.data.tokens import TokenizedDocuments, tokenize
+from alignment.data.windows import TokenWindows
 from alignment.errors import UserError, raise_all
 from alignment.models.documents import require_documents_apart
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
@@ -91,7 +92,7 @@ def run(
     splits = load_data(data, DATA_KIND, args.seed, stage_dir)
     with args.main_process_first(desc="tokenize and pack"):  # the other processes take the rows from the cache
         documents = {name: tokenize(split, tokenizer) for name, split in splits.items()}
-        rows = {name: pack(split, length, pad_id) for name, split in documents.items()}
+        rows = {name: make_rows(split, args, length, pad_id, name) for name, split in documents.items()}
     trainer = PretrainTrainer(
         model=model,
         args=args,
@@ -119,6 +120,15 @@ def run(
         tokens=tokens,
         metrics=metrics,
     )
+
+
+def make_rows(
+    documents: TokenizedDocuments, args: PretrainRecipe, length: int, pad_id: int, split: str
+) -> PackedRows | TokenWindows:
+    """Documents packed whole, or windows of the text; validation text is cut into windows once."""
+    if args.window_stride is None:
+        return pack(documents, length, pad_id)
+    return TokenWindows(documents, length, args.window_stride if split == "train" else length)
 
 
 def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:

@@ -53,8 +53,21 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...errors import UserError
 from .configuration_gpt import GPTConfig
 
-NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+
+
+class GPTRMSNorm(nn.RMSNorm):
+    """torch's RMSNorm (Zhang and Sennrich 2019), its weight in the type of the input.
+
+    Under autocast queries and keys come in 16 bit, and torch's kernel is fused only where the weight has that type too.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> the same shape."""
+        return nn.functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": GPTRMSNorm}
 
 
 class GPTRotaryEmbedding(nn.Module):
