@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedConfig, TrainingArguments, default_data_collator, set_seed
 
 from alignment.check.peaks import palm_flops, peak_flops
@@ -105,13 +104,16 @@ def bench_preset(preset: str, overrides: Sequence[str], timer: StepTimer) -> Thr
     return _throughput(f"preset {preset}", "pretrain", args, timer, tokens, counted, clock.peak_memory_gb)
 
 
-def random_rows(config: GPTConfig, args: PretrainRecipe) -> Dataset:
-    """Rows for one optimizer step, of one document each."""
+def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch.Tensor]]:
+    """Rows for one optimizer step: of one document each, or windows where the recipe wants these."""
     length = args.max_length or config.max_position_embeddings
     count = args.train_batch_size * args.gradient_accumulation_steps
     generator = torch.Generator().manual_seed(args.seed)
-    ids = torch.randint(config.vocab_size, (count, length), generator=generator).tolist()
-    return Dataset.from_dict({"input_ids": ids, "position_ids": [list(range(length))] * count, "labels": ids})
+    ids = torch.randint(config.vocab_size, (count, length + 1), generator=generator)
+    if args.window_stride is not None:
+        return [{"input_ids": row[:-1], "labels": row[:-1], "shift_labels": row[1:]} for row in ids]
+    positions = torch.arange(length)
+    return [{"input_ids": row[:-1], "labels": row[:-1], "position_ids": positions} for row in ids]
 
 
 def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
