@@ -1,0 +1,152 @@
+"""How far off are the estimates of memory that `align check` gives, on the machine at hand?
+
+Every stage runs two steps on GPTs of random weights and rows of full length, and its peak is set beside what
+`alignment.check.estimate` says for its recipe. On a GPU the peak is what torch allocated; the estimate is told without
+the share that it gives the framework, which lies outside. PPO's rows also tell what an update takes: a rollout with its
+two optimizer steps, the last of three. On a CPU the peak is the process's, which holds what earlier rows left behind.
+
+    python benchmarks/memory_estimate.py [--presets gpt2 gpt2-medium] [--rows sft ppo] [--batch 8] [--quick]
+"""
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoTokenizer
+
+from alignment.check.estimate import TokenStatistics, estimate
+from alignment.check.speed import this_device
+from alignment.data.tinyworld import WorldConfig, load
+from alignment.models.gpt import GPTConfig, GPTForCausalLM
+from alignment.pipeline.provenance import hardware
+from alignment.pipeline.recipe import build_configs
+from alignment.stages.common import save_checkpoint
+from alignment.tokenization.train import train_tokenizer
+
+BASE = {"eval_share": 0.0, "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}
+BASE |= {"logging_steps": 2, "max_steps": 2}
+LORA = {"use_peft": True, "lora_r": 16, "lora_alpha": 32}
+PPO = {
+    "reward_funcs": ["reward_models.rules:length_penalty?each=0.01"],
+    "num_iterations": 1,
+    "steps_per_generation": 4,
+    "max_steps": 6,
+}
+PPO |= {"gradient_accumulation_steps": 2}
+ROWS = {
+    "pretrain": ("pretrain", {"activation_checkpointing": False}),
+    "pretrain, checkpointed": ("pretrain", {"activation_checkpointing": True}),
+    "sft": ("sft", {}),
+    "sft, LoRA": ("sft", LORA),
+    "reward": ("reward", {}),
+    "dpo": ("dpo", {}),
+    "dpo, LoRA": ("dpo", LORA),
+    "ppo, separate critic": ("ppo", PPO | {"critic_mode": "separate"}),
+    "ppo, value head": ("ppo", PPO | {"critic_mode": "shared_head"}),
+    "ppo, LoRA": ("ppo", PPO | LORA | {"critic_mode": "lora"}),
+}
+VOCABULARY = 50304
+TOLERANCE = 0.25
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def write_data(folder: Path, length: int) -> TokenStatistics:
+    """A tokenizer, and rows of every kind that are longer than `length`; their count and lengths."""
+    texts = load("pretrain", "train", WorldConfig())["text"][:2000]
+    tokenizer = train_tokenizer(texts, 1024, length)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    joined = " ".join(texts).split()
+    size = 2 * length  # words: more tokens than fit
+    long = [" ".join(joined[37 * row :][:size]) for row in range(64)]
+    ask = [[{"role": "user", "content": " ".join(joined[91 * row :][: length // 8])}] for row in range(64)]
+    say = [[{"role": "assistant", "content": text}] for text in long]
+    rows = {
+        "text": [{"text": text} for text in long],
+        "sft": [{"messages": prompt + reply} for prompt, reply in zip(ask, say, strict=True)],
+        "preference": [
+            {"prompt": prompt, "chosen": reply, "rejected": say[-1 - row]}
+            for row, (prompt, reply) in enumerate(zip(ask, say, strict=True))
+        ],
+        "prompts": [{"prompt": prompt} for prompt in ask],
+    }
+    for kind, lines in rows.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prompts = [len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]) for prompt in ask]
+    return TokenStatistics(64, sum(prompts) / 64, max(prompts))
+
+
+def write_base(folder: Path, preset: str, args: argparse.Namespace) -> GPTConfig:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    shape = dict.fromkeys(("attention_dropout", "hidden_dropout", "embedding_dropout"), 0.0)
+    shape |= {"max_position_embeddings": args.length, "vocab_size": VOCABULARY} | (TINY if args.quick else {})
+    config = GPTConfig.from_preset(preset, **tokens, **shape)
+    save_checkpoint(GPTForCausalLM(config), tokenizer, folder / preset)
+    return config
+
+
+def measure(folder: Path, preset: str, config: GPTConfig, row: str, prompts: TokenStatistics, args) -> dict[str, float]:
+    """Predicted and measured gigabytes; seconds of a PPO update."""
+    stage, keys = ROWS[row]
+    module = importlib.import_module(f"alignment.stages.{stage}")
+    whole = TokenStatistics(64, 2 * args.length, 2 * args.length)
+    recipe = BASE | {"output_dir": str(folder / "run"), "model_name_or_path": str(folder / preset)} | keys
+    recipe |= {"dataset_name": str(folder / f"{module.DATA_KIND}.jsonl")}
+    recipe |= {"per_device_train_batch_size": args.batch, "per_device_eval_batch_size": args.batch}
+    if stage == "ppo":
+        recipe["max_completion_length"] = args.length // 4
+    else:
+        recipe["max_length"] = args.length
+    configs = build_configs(module.CONFIGS, recipe, row)
+    statistics = prompts if stage == "ppo" else whole
+    found = estimate(stage, configs, config, statistics, this_device(measure=False))
+    framework = found.memory["framework"] if torch.cuda.is_available() else 0
+    result = module.run(*configs)
+    figures = {"predicted": (found.total_memory - framework) / 1e9, "measured": result.peak_memory_gb}
+    if stage == "ppo":
+        lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+        last = [line for line in lines if "step_time" in line][-1]
+        figures |= {name: last[name] for name in ("time/generate", "time/score", "time/train", "step_time")}
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", nargs="+", default=["gpt2", "gpt2-medium"])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="all that begin with one of these")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
+    args = parser.parse_args()
+    if args.quick:
+        args.presets, args.rows, args.batch, args.length = ["gpt2"], ["sft, LoRA", "ppo, value"], 1, 64
+    rows, table = [row for row in ROWS if row.startswith(tuple(args.rows))], {}
+    print(f"{'GB':40}{'predicted':>10}{'measured':>10}{'ratio':>7}  seconds of a PPO update")
+    with TemporaryDirectory() as path:
+        folder = Path(path)
+        prompts = write_data(folder, args.length)
+        for preset in args.presets:
+            config = write_base(folder, preset, args)
+            for row in rows:
+                with contextlib.redirect_stdout(sys.stderr):  # Trainer prints
+                    found = measure(folder, preset, config, row, prompts, args)
+                found["ratio"] = found["predicted"] / found["measured"]
+                table[f"{preset}: {row}"] = found
+                sizes = f"{found['predicted']:>10.2f}{found['measured']:>10.2f}{found['ratio']:>7.2f}"
+                seconds = {name: round(took, 3) for name, took in found.items() if "time" in name}
+                print(f"{preset + ': ' + row:40}{sizes}  {seconds or ''}", flush=True)
+                gc.collect()
+                torch.cuda.empty_cache()
+    worst = max(abs(found["ratio"] - 1) for found in table.values())
+    targets = {"an estimate is off by at most this share": TOLERANCE}
+    print(json.dumps({"figures": table, "targets": targets, "met": worst <= TOLERANCE, "machine": hardware()}))
+
+
+if __name__ == "__main__":
+    main()
