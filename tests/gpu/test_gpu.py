@@ -1,4 +1,4 @@
-"""What holds on a GPU too: `ALIGNMENT_TEST_GPU=1 pytest tests/gpu`. The other tests are of the CPU, wherever they run."""
+"""What holds on a GPU too: `ALIGNMENT_TEST_GPU=1 pytest tests/gpu`. All other tests are of the CPU."""
 
 import ppo_tiny as tiny
 import pytest
