@@ -3,7 +3,7 @@
 Every stage runs two steps on GPTs of random weights and rows of full length, and its peak is set beside what
 `alignment.check.estimate` says for its recipe. On a GPU the peak is what torch allocated; the estimate is told without
 the share that it gives the framework, which lies outside. PPO's rows also tell what an update takes: a rollout with its
-two optimizer steps, the last of three. On a CPU the peak is the process's, which holds what earlier rows left behind.
+two optimizer steps, the second. On a CPU the peak is the process's, which holds what earlier rows left behind.
 
     python benchmarks/memory_estimate.py [--presets gpt2 gpt2-medium] [--rows sft ppo] [--batch 8] [--quick]
 """
@@ -51,34 +51,40 @@ ROWS = {
     "ppo, value head": ("ppo", PPO | {"critic_mode": "shared_head"}),
     "ppo, LoRA": ("ppo", PPO | LORA | {"critic_mode": "lora"}),
 }
-VOCABULARY = 50304
+VOCABULARY, COUNT = 50304, 64
 TOLERANCE = 0.25
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def write_data(folder: Path, length: int) -> TokenStatistics:
-    """A tokenizer, and rows of every kind that are longer than `length`; their count and lengths."""
-    texts = load("pretrain", "train", WorldConfig())["text"][:2000]
+def write_data(folder: Path, length: int) -> dict[str, TokenStatistics]:
+    """A tokenizer, and by kind rows that almost fill `length`, of text more than fill it; their counts and lengths."""
+    texts = load("pretrain", "train", WorldConfig(documents=2000))["text"]
     tokenizer = train_tokenizer(texts, 1024, length)
     tokenizer.save_pretrained(folder / "tokenizer")
-    joined = " ".join(texts).split()
-    size = 2 * length  # words: more tokens than fit
-    long = [" ".join(joined[37 * row :][:size]) for row in range(64)]
-    ask = [[{"role": "user", "content": " ".join(joined[91 * row :][: length // 8])}] for row in range(64)]
-    say = [[{"role": "assistant", "content": text}] for text in long]
+    ids = tokenizer(" ".join(texts), add_special_tokens=False)["input_ids"]
+    asked, said = length // 8, length - length // 8 - length // 16  # the template's own tokens need room too
+    ask = [[{"role": "user", "content": tokenizer.decode(ids[91 * row :][:asked])}] for row in range(COUNT)]
+    say = [[{"role": "assistant", "content": tokenizer.decode(ids[37 * row :][:said])}] for row in range(COUNT)]
+    pairs = list(zip(ask, say, strict=True))
     rows = {
-        "text": [{"text": text} for text in long],
-        "sft": [{"messages": prompt + reply} for prompt, reply in zip(ask, say, strict=True)],
+        "text": [{"text": tokenizer.decode(ids[37 * row :][: 2 * length])} for row in range(COUNT)],
+        "sft": [{"messages": prompt + reply} for prompt, reply in pairs],
         "preference": [
-            {"prompt": prompt, "chosen": reply, "rejected": say[-1 - row]}
-            for row, (prompt, reply) in enumerate(zip(ask, say, strict=True))
+            {"prompt": prompt, "chosen": reply, "rejected": say[-1 - row]} for row, (prompt, reply) in enumerate(pairs)
         ],
         "prompts": [{"prompt": prompt} for prompt in ask],
     }
     for kind, lines in rows.items():
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    prompts = [len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]) for prompt in ask]
-    return TokenStatistics(64, sum(prompts) / 64, max(prompts))
+    whole = statistics(tokenizer, [prompt + reply for prompt, reply in pairs])
+    prompts = statistics(tokenizer, ask, add_generation_prompt=True)
+    text = TokenStatistics(COUNT, 2 * length, 2 * length)
+    return {"text": text, "sft": whole, "preference": whole, "prompts": prompts}
+
+
+def statistics(tokenizer, conversations: list[list[dict]], **options) -> TokenStatistics:
+    lengths = [len(one) for one in tokenizer.apply_chat_template(conversations, **options)["input_ids"]]
+    return TokenStatistics(COUNT, sum(lengths) / COUNT, max(lengths))
 
 
 def write_base(folder: Path, preset: str, args: argparse.Namespace) -> GPTConfig:
@@ -91,21 +97,19 @@ def write_base(folder: Path, preset: str, args: argparse.Namespace) -> GPTConfig
     return config
 
 
-def measure(folder: Path, preset: str, config: GPTConfig, row: str, prompts: TokenStatistics, args) -> dict[str, float]:
+def measure(folder: Path, preset: str, config: GPTConfig, row: str, lengths: dict, args) -> dict[str, float]:
     """Predicted and measured gigabytes; seconds of a PPO update."""
     stage, keys = ROWS[row]
     module = importlib.import_module(f"alignment.stages.{stage}")
-    whole = TokenStatistics(64, 2 * args.length, 2 * args.length)
     recipe = BASE | {"output_dir": str(folder / "run"), "model_name_or_path": str(folder / preset)} | keys
     recipe |= {"dataset_name": str(folder / f"{module.DATA_KIND}.jsonl")}
     recipe |= {"per_device_train_batch_size": args.batch, "per_device_eval_batch_size": args.batch}
     if stage == "ppo":
-        recipe["max_completion_length"] = args.length // 4
+        recipe["max_completion_length"] = args.length // 8
     else:
         recipe["max_length"] = args.length
     configs = build_configs(module.CONFIGS, recipe, row)
-    statistics = prompts if stage == "ppo" else whole
-    found = estimate(stage, configs, config, statistics, this_device(measure=False))
+    found = estimate(stage, configs, config, lengths[module.DATA_KIND], this_device(measure=False))
     framework = found.memory["framework"] if torch.cuda.is_available() else 0
     result = module.run(*configs)
     figures = {"predicted": (found.total_memory - framework) / 1e9, "measured": result.peak_memory_gb}
@@ -125,17 +129,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
     args = parser.parse_args()
     if args.quick:
-        args.presets, args.rows, args.batch, args.length = ["gpt2"], ["sft, LoRA", "ppo, value"], 1, 64
+        args.presets, args.rows, args.batch, args.length = ["gpt2"], ["sft, LoRA", "reward", "ppo, value"], 1, 128
     rows, table = [row for row in ROWS if row.startswith(tuple(args.rows))], {}
     print(f"{'GB':40}{'predicted':>10}{'measured':>10}{'ratio':>7}  seconds of a PPO update")
     with TemporaryDirectory() as path:
         folder = Path(path)
-        prompts = write_data(folder, args.length)
+        lengths = write_data(folder, args.length)
         for preset in args.presets:
             config = write_base(folder, preset, args)
             for row in rows:
                 with contextlib.redirect_stdout(sys.stderr):  # Trainer prints
-                    found = measure(folder, preset, config, row, prompts, args)
+                    found = measure(folder, preset, config, row, lengths, args)
                 found["ratio"] = found["predicted"] / found["measured"]
                 table[f"{preset}: {row}"] = found
                 sizes = f"{found['predicted']:>10.2f}{found['measured']:>10.2f}{found['ratio']:>7.2f}"

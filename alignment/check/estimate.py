@@ -389,10 +389,14 @@ def _training(run: Run) -> dict[str, int]:
     elif run.stage == "pretrain":
         logits = memory.whole_logit_bytes(policy, precision, positions)
     else:
-        logits = 0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions, run.on_gpu, gradients=True)
+        logits = (
+            0
+            if run.stage == "reward"
+            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=True)
+        )
     return {
         "gradients": memory.gradient_bytes(policy, precision),
-        "16-bit copies": sum(memory.autocast_bytes(one, precision) for one in trunks),
+        "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
         "activations": sum(activations),
         "logits": logits,
     }
@@ -407,7 +411,9 @@ def _evaluation(run: Run) -> dict[str, int]:
         logits = positions * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
     else:
         logits = (
-            0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions, run.on_gpu, gradients=False)
+            0
+            if run.stage == "reward"
+            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=False)
         )
     return {
         "16-bit copies": memory.autocast_bytes(policy, precision),

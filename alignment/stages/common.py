@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
@@ -57,6 +58,8 @@ class MetricsWriter(TrainerCallback):
         self.path, self.started = path, time.monotonic()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
         line = {"step": state.global_step, "epoch": state.epoch, "seconds": round(time.monotonic() - self.started, 2)}
         numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
         with self.path.open("a", encoding="utf-8") as file:
@@ -100,9 +103,13 @@ def peak_rss() -> int:
 
 
 def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
-    """Make the stage's folder; the trainer's own output goes to its subfolder `trainer`."""
+    """Make the stage's folder; the trainer's own output goes to its subfolder `trainer`.
+
+    Of several processes the main one comes first, here and wherever files are made; it alone writes the stage's own.
+    """
     stage_dir = Path(args.output_dir)
-    stage_dir.mkdir(parents=True, exist_ok=True)
+    with args.main_process_first(local=False, desc="make the stage's folder"):
+        stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
     return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
 
@@ -118,10 +125,12 @@ def load_data(
     account: str = "data.json",
 ) -> DatasetDict:
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
-    prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
-    stage_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
-    (stage_dir / account).write_text(text, encoding="utf-8")
+    with PartialState().main_process_first():  # the others take the rows from the cache
+        prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
+    if PartialState().is_main_process:
+        stage_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (stage_dir / account).write_text(text, encoding="utf-8")
     return prepared.splits
 
 
@@ -205,7 +214,9 @@ def finish(
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    save_checkpoint(model, trainer.processing_class, checkpoint)
+    writes = trainer.is_world_process_zero()
+    if writes:
+        save_checkpoint(model, trainer.processing_class, checkpoint)
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
     result = StageResult(
         stage=stage_dir.name,
@@ -220,11 +231,13 @@ def finish(
         tokens=int(tokens),
         metrics=metrics,
     )
-    write_card(checkpoint, result, data)
-    result.write(stage_dir)
+    if writes:
+        write_card(checkpoint, result, data)
+        result.write(stage_dir)
+        logger.info("%s: wrote %s", stage_dir.name, checkpoint)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-    logger.info("%s: wrote %s", stage_dir.name, checkpoint)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 

@@ -90,7 +90,9 @@ def run(
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     model = make_model(model_args, tokenizer, length)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir)
-    with args.main_process_first(desc="tokenize and pack"):  # the other processes take the rows from the cache
+    with args.main_process_first(
+        local=False, desc="tokenize and pack"
+    ):  # the other processes take the rows from the cache
         documents = {name: tokenize(split, tokenizer) for name, split in splits.items()}
         rows = {name: make_rows(split, args, length, pad_id, name) for name, split in documents.items()}
     trainer = PretrainTrainer(

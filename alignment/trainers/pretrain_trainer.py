@@ -141,9 +141,12 @@ class PretrainTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Without a cache the model reads the document boundaries from position_ids; with one it would not.
         inputs = {**inputs, "use_cache": False}
-        if not self.chunks_loss:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, outputs = self._chunked_loss(model, inputs, num_items_in_batch)
+        # accelerate's own autocast turns all that a forward pass returns to 32 bit: the logits, which nobody reads.
+        self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        with self.accelerator.autocast():
+            if not self.chunks_loss:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss, outputs = self._chunked_loss(model, inputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _chunked_loss(self, model, inputs, num_items_in_batch):
@@ -170,6 +173,11 @@ class PretrainTrainer(Trainer):
             loss = loss * self.accelerator.num_processes  # the gradients of the processes are averaged
         return loss, outputs
 
+    def _sums(self, *values: float) -> list[float]:
+        """Sums over all processes."""
+        of_this = torch.tensor(values, dtype=torch.float64, device=self.args.device)
+        return self.accelerator.reduce(of_this, "sum").tolist()
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Token-weighted loss over all rows, and bits per byte.
 
@@ -178,16 +186,28 @@ class PretrainTrainer(Trainer):
         dataloader = self.get_eval_dataloader(eval_dataset)
         model = self.model.eval()
         total, tokens = 0.0, 0
-        for inputs in dataloader:
+        state, rows = self.accelerator.state, len(dataloader.dataset)
+        for index, inputs in enumerate(dataloader):
+            # Processes take batches in turn; those beyond the last row are filled up with rows from the front.
+            first = (index * state.num_processes + state.process_index) * self.args.eval_batch_size
+            for name in inputs.keys() & {"labels", "shift_labels"}:
+                inputs[name] = inputs[name].index_fill(0, _beyond(inputs[name], rows - first), -100)
             targets = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
             counted = int((targets != -100).sum())
             with torch.no_grad():
-                total += self.compute_loss(model, self._prepare_inputs(inputs)).item() * counted
+                loss = self.compute_loss(model, self._prepare_inputs(inputs)).item()
+            total += loss * counted if counted else 0.0
             tokens += counted
         model.train()
+        total, tokens = self._sums(total, tokens)
         metrics = {f"{metric_key_prefix}_loss": total / tokens}
         if self.eval_bytes:
             metrics[f"{metric_key_prefix}_bits_per_byte"] = total / math.log(2) / self.eval_bytes
         self.log(dict(metrics))  # Trainer adds its own keys
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _beyond(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Places of the rows after the first `count`."""
+    return torch.arange(max(0, min(count, len(rows))), len(rows), device=rows.device)

@@ -223,7 +223,8 @@ class GPTMLP(nn.Module):
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
         self.down_proj.adds_to_residual = True
-        self.act_fn = ACT2FN[config.hidden_act]
+        # gelu_new is the same function in eight steps, of which autocast takes some in 32 bit.
+        self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, seq, hidden_size) -> the same shape."""

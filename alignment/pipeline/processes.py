@@ -1,0 +1,70 @@
+"""One stage in several processes of a launcher, such as `accelerate launch`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from alignment.pipeline.graph import Pipeline
+from alignment.pipeline.runner import run_pipeline, seed_everything
+
+if TYPE_CHECKING:
+    from alignment.pipeline.plan import Step
+
+
+def launched() -> int:
+    """How many processes there are, by what launchers set."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def run_stage_together(
+    pipeline: Pipeline,
+    *,
+    fresh: bool = False,
+    dry_run: bool = False,
+    check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
+) -> None:
+    """Bring the run directory of a single stage up to date; every process trains.
+
+    The main process alone plans, checks and records, as `run_pipeline` does; the others wait to hear whether it trains.
+    """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    if not PartialState(cpu=on_cpu).is_main_process:
+        (trains,) = broadcast_object_list([None])
+        if trains:
+            _follow(pipeline)
+        return
+    told = False
+
+    def check_and_tell(pipeline: Pipeline, steps: Sequence[Step]) -> None:
+        nonlocal told
+        if check:
+            check(pipeline, steps)
+        told = True
+        broadcast_object_list([steps[0].runs and not dry_run])
+
+    try:
+        run_pipeline(pipeline, fresh=fresh, dry_run=dry_run, check=check_and_tell)
+    finally:
+        if not told:
+            broadcast_object_list([False])
+
+
+def _follow(pipeline: Pipeline) -> None:
+    """Train in step with the main process, which makes the stage's folder first."""
+    from transformers import TrainingArguments
+
+    (spec,) = pipeline.stages
+    configs = spec.configs(pipeline.run_dir)
+    if not any(isinstance(config, TrainingArguments) for config in configs):
+        return  # a tokenizer is learned by one process
+    for package in ("alignment", "reward_models", "eval"):
+        logging.getLogger(package).setLevel(logging.WARNING)
+    seed_everything(spec)
+    spec.module.run(*configs)
