@@ -3,19 +3,18 @@
 Each row trains the same random GPT on the same packed rows with the same AdamW; only the trainer and its settings
 differ. The baseline is transformers.Trainer with default settings but use_cpu, in fp32 and in bf16 autocast: the faster
 of the two counts. "ours, no levers" is the pretrain stage's trainer as recipes leave it; each row after it adds one
-lever to the row before. Repetitions are interleaved, each row in a fresh process on one thread that leaves out its
-first steps (with them, start-up and compilation). Seconds are processor time, so that what else the machine does counts
-little: medians over all steps of all repetitions, with quartiles. "loss" is the largest relative difference of any
-step's loss from the fp32 baseline's; 2% is allowed, which is what bf16 may cost.
+lever to the row before. Repetitions are interleaved, on one thread, and each leaves out its first steps; "start-up" is
+what they and the building of the trainer take, compilation with them. Seconds are processor time, so that what else the
+machine does counts little: medians over all steps of all repetitions, with quartiles. "loss" is the largest relative
+difference of any step's loss from the fp32 baseline's; 2% is allowed, which is what bf16 may cost.
 
     python benchmarks/train_speed.py [--quick] [--stages pretrain]
 """
 
 import argparse
+import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from transformers import Trainer, TrainerCallback
 
 from alignment.pipeline.provenance import hardware
 
-ROOT = Path(__file__).resolve().parents[1]
 WARM = 2  # steps left out
 TOLERANCE = 0.02
 
@@ -60,7 +59,7 @@ SIZES = {
     ),
     "12M": Size(
         {"vocab_size": 4096, "hidden_size": 384, "num_hidden_layers": 5, "num_attention_heads": 6},
-        rows=8,
+        rows=4,
         length=256,
     ),
     "smoke": Size({"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}, 2, 16),
@@ -86,8 +85,6 @@ def shared_arguments(folder: Path, size: Size, steps: int, seed: int) -> dict[st
 
 def packed_rows(size: Size, steps: int, seed: int) -> list[dict]:
     """Rows of four documents each, which count up in steps of their own."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     rows, part = [], size.length // 4
     positions = torch.arange(part).repeat(4)
@@ -99,8 +96,6 @@ def packed_rows(size: Size, steps: int, seed: int) -> list[dict]:
 
 
 def random_gpt(size: Size, seed: int):
-    import torch
-
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
 
     torch.manual_seed(seed)
@@ -148,7 +143,7 @@ STAGES: dict[str, tuple[dict[str, Row], float]] = {
 }
 
 
-# ---- A worker: one row, one size ----
+# ---- One row, one size ----
 
 
 class StepClock(TrainerCallback):
@@ -170,28 +165,16 @@ class StepClock(TrainerCallback):
 
 
 def work(stage: str, row: str, size: str, steps: int, seed: int) -> dict[str, Any]:
-    import torch
-
-    torch.set_num_threads(1)
     clock, started = StepClock(), time.process_time()
     chosen = STAGES[stage][0][row]
     with tempfile.TemporaryDirectory() as folder:
         trainer = chosen.build(Path(folder), SIZES[size], steps + WARM, seed, **chosen.keys)
         trainer.add_callback(clock)
-        trainer.train()
+        with contextlib.redirect_stdout(sys.stderr):  # the trainer's log
+            trainer.train()
     startup = time.process_time() - started - sum(clock.seconds[WARM:])
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     return {"seconds": clock.seconds[WARM:], "losses": clock.losses, "startup": startup, "parameters": parameters}
-
-
-def run_worker(stage: str, row: str, size: str, args: argparse.Namespace) -> dict[str, Any]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    options = {"worker": row, "stages": stage, "sizes": size, "steps": args.steps, "seed": args.seed}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if ran.returncode:
-        raise SystemExit(f"{stage}, {row} failed:\n{ran.stderr[-3000:]}")
-    return json.loads(ran.stdout.splitlines()[-1])
 
 
 # ---- The table ----
@@ -225,10 +208,12 @@ def print_table(title: str, figures: dict[str, dict[str, Any]]) -> None:
 def measure(stage: str, size: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
     """The figures of all rows; and of the target, what was reached."""
     rows, _ = STAGES[stage]
+    if args.quick:
+        rows = {name: row for name, row in rows.items() if not row.keys.get("compile_layers")}
     runs: dict[str, list[dict]] = {name: [] for name in rows}
     for _ in range(args.repetitions):
         for name in rows:
-            runs[name].append(run_worker(stage, name, size, args))
+            runs[name].append(work(stage, name, size, args.steps, args.seed))
     parameters = next(iter(runs.values()))[0]["parameters"]
     figures = summary(rows, runs, SIZES[size].rows * SIZES[size].length)
     print_table(f"{stage}, {size} ({parameters / 1e6:.1f}M parameters)", figures)
@@ -244,13 +229,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)  # one row in a process of its own
     args = parser.parse_args()
-    if args.worker:
-        print(json.dumps(work(args.stages[0], args.worker, args.sizes[0], args.steps, args.seed)))
-        return
     if args.quick:
         args.repetitions, args.steps, args.sizes = 1, 2, ["smoke"]
+    torch.set_num_threads(1)
     figures, met, targets = {}, {}, {}
     for stage in args.stages:
         for size in args.sizes:

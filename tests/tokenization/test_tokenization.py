@@ -204,9 +204,9 @@ def test_no_chat_end_is_refused():
 
 
 def test_a_character_tokenizer_has_a_token_for_each_character_and_one_for_all_others(tmp_path):
-    character_tokenizer(["ab\n", "b c"], 64).save_pretrained(tmp_path)
     from transformers import AutoTokenizer
 
+    character_tokenizer(["ab\n", "b c"], 64).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == len(SPECIAL_TOKENS) + 1 + len("\n abc")
     assert tokenizer.decode(encode(tokenizer, "a  c\nb\n\n")) == "a  c\nb\n\n"
