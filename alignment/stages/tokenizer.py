@@ -1,4 +1,4 @@
-"""The tokenizer stage: a byte-level BPE of the stage's text, or its characters; with special tokens and chat template."""
+"""The tokenizer stage: a byte-level BPE or the characters of the stage's text, special tokens and chat template."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
