@@ -3,16 +3,22 @@
 Each row trains the same random GPT on the same packed rows with the same AdamW; only the trainer and its settings
 differ. The baseline is transformers.Trainer with default settings but use_cpu, in fp32 and in bf16 autocast: the faster
 of the two counts. "ours, no levers" is the pretrain stage's trainer as recipes leave it; each row after it adds one
-lever to the row before. Repetitions are interleaved, on one thread, and each leaves out its first steps; "start-up" is
-what they and the building of the trainer take, compilation with them. Seconds are processor time, so that what else the
-machine does counts little: medians over all steps of all repetitions, with quartiles. "loss" is the largest relative
-difference of any step's loss from the fp32 baseline's; 2% is allowed, which is what bf16 may cost.
+lever to the row before. SFT, reward and DPO are trained on text, prompts with replies of many
+lengths, padded in the order in which they come; the baseline is TRL's trainer with default settings but use_cpu and no
+checkpointing, ours the stage's recipe class and what it does to the model. Their tokens are counted as if all rows had
+the full length, two rows to a pair.
+
+Repetitions are interleaved, on one thread, and each leaves out its first steps; "start-up" is what they and the
+building of the trainer take, compilation with them. Seconds are processor time, so that what else the machine does
+counts little: medians over all steps of all repetitions, with quartiles. "loss" is the largest relative difference of
+any step's loss from the fp32 baseline's; 2% is allowed, which is what bf16 may cost.
 
     python benchmarks/train_speed.py [--quick] [--stages pretrain]
 """
 
 import argparse
 import contextlib
+import importlib
 import json
 import statistics
 import sys
@@ -23,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
 from alignment.pipeline.provenance import hardware
@@ -95,11 +102,13 @@ def packed_rows(size: Size, steps: int, seed: int) -> list[dict]:
     return rows
 
 
-def random_gpt(size: Size, seed: int):
+def random_gpt(size: Size, seed: int, cls: type | None = None, **fields):
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
 
     torch.manual_seed(seed)
-    return GPTForCausalLM(GPTConfig(**size.model, max_position_embeddings=size.length))
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    config = GPTConfig(**size.model, max_position_embeddings=size.length, **tokens, **fields)
+    return (cls or GPTForCausalLM)(config)
 
 
 # ---- Rows ----
@@ -120,6 +129,66 @@ def our_pretrain(folder: Path, size: Size, steps: int, seed: int, **keys) -> Tra
     return PretrainTrainer(random_gpt(size, seed), arguments, train_dataset=packed_rows(size, steps, seed))
 
 
+def word_tokenizer(size: Size):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import TokenizersBackend
+
+    vocabulary = {"<pad>": 0, "<eos>": 1} | {f"w{index}": index for index in range(2, size.model["vocab_size"])}
+    backend = Tokenizer(models.WordLevel(vocabulary))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return TokenizersBackend(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+def word_rows(size: Size, steps: int, seed: int, columns: list[str]) -> Dataset:
+    """Prompts, and replies of a quarter to three quarters of the length, in words that count up by steps."""
+    generator = torch.Generator().manual_seed(seed)
+    known, rows = size.model["vocab_size"] - 2, []
+    for _ in range(steps * size.rows):
+        row = {}
+        for column in columns:
+            start, step, length = torch.randint(1, 1_000_000, (3,), generator=generator).tolist()
+            low = size.length // 4
+            count = low // 2 if column == "prompt" else low + length % (2 * low)
+            words = " ".join(f"w{2 + (start + step % 7 * place) % known}" for place in range(count))
+            row[column] = words if column == "prompt" else " " + words
+        rows.append(row)
+    return Dataset.from_list(rows)
+
+
+def fine_tune(stage: str, ours: bool) -> Callable[..., Trainer]:
+    """Builds a stage's trainer: TRL's with TRL's config, or with the stage's own recipe class and what it does to the
+    model; both on the same text."""
+
+    def build(folder: Path, size: Size, steps: int, seed: int, **keys) -> Trainer:
+        import trl
+
+        from alignment.models.gpt import GPTForSequenceClassification
+        from alignment.models.speed import speed_up
+
+        name = {"sft": "SFT", "dpo": "DPO", "reward": "Reward"}[stage]
+        config_class = getattr(trl, f"{name}Config")
+        if ours:
+            config_class = getattr(importlib.import_module(f"alignment.stages.{stage}"), f"{name}Recipe")
+        columns = ["prompt", "completion"] if stage == "sft" else ["prompt", "chosen", "rejected"]
+        same = {"activation_checkpointing": False, "max_length": size.length}
+        if ours and stage == "sft":
+            same["assistant_only_loss"] = False  # which is for conversations
+        arguments = config_class(**shared_arguments(folder, size, steps, seed), **same, **{"bf16": False} | keys)
+        kind = {"cls": GPTForSequenceClassification, "num_labels": 1} if stage == "reward" else {}
+        models = [random_gpt(size, seed, **kind) for _ in range(2 if stage == "dpo" else 1)]
+        if ours:
+            for model in models:
+                speed_up(model, arguments)
+        reference = {"ref_model": models[1]} if stage == "dpo" else {}
+        rows = word_rows(size, steps, seed, columns)
+        trainer = getattr(trl, f"{name}Trainer")
+        return trainer(
+            models[0], args=arguments, train_dataset=rows, processing_class=word_tokenizer(size), **reference
+        )
+
+    return build
+
+
 class Row(NamedTuple):
     build: Callable[..., Trainer]
     keys: dict[str, Any]
@@ -127,6 +196,19 @@ class Row(NamedTuple):
 
 
 BF16, CHUNKED, COMPILED = {"bf16": True}, {"loss_chunk_size": 1024}, {"compile_layers": True}
+
+
+def fine_tuning_rows(stage: str) -> dict[str, Row]:
+    plain, ours = fine_tune(stage, ours=False), fine_tune(stage, ours=True)
+    return {
+        "TRL, fp32": Row(plain, {}, baseline=True),
+        "TRL, bf16": Row(plain, BF16, baseline=True),
+        "ours, no levers": Row(ours, {}),
+        "+ bf16, attention in fp32": Row(ours, BF16),
+        "+ compiled layers": Row(ours, BF16 | COMPILED),
+    }
+
+
 # stage -> rows, and how many times as fast as the baseline the best of ours is to be
 STAGES: dict[str, tuple[dict[str, Row], float]] = {
     "pretrain": (
@@ -140,6 +222,9 @@ STAGES: dict[str, tuple[dict[str, Row], float]] = {
         },
         2.0,
     ),
+    "sft": (fine_tuning_rows("sft"), 1.3),
+    "reward": (fine_tuning_rows("reward"), 1.3),
+    "dpo": (fine_tuning_rows("dpo"), 1.3),
 }
 
 
@@ -215,7 +300,8 @@ def measure(stage: str, size: str, args: argparse.Namespace) -> tuple[dict[str, 
         for name in rows:
             runs[name].append(work(stage, name, size, args.steps, args.seed))
     parameters = next(iter(runs.values()))[0]["parameters"]
-    figures = summary(rows, runs, SIZES[size].rows * SIZES[size].length)
+    sequences = SIZES[size].rows * (2 if stage in ("reward", "dpo") else 1)
+    figures = summary(rows, runs, sequences * SIZES[size].length)
     print_table(f"{stage}, {size} ({parameters / 1e6:.1f}M parameters)", figures)
     allowed = [row["of_baseline"] for name, row in figures.items() if not rows[name].baseline]
     return figures, max(allowed)

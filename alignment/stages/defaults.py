@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import shutil
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,6 +32,19 @@ class HardwareDefaults:
         # Pinned pages speed up copies to a GPU; without one torch only warns about them.
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         super().__post_init__()
+
+
+@dataclass
+class SpeedLevers:
+    """Mixed into the recipes of TRL's trainers: how the layers compute, not what (`models.speed`)."""
+
+    attention_in_float32: bool | None = field(
+        default=None, metadata={"help": "With bf16: sdpa attention in 32 bit; default: on a CPU, where it is faster."}
+    )
+    compile_layers: bool = field(
+        default=False,
+        metadata={"help": "Compile the layers, not the model as torch_compile does: alike layers are compiled once."},
+    )
 
 
 def has_compiler(on_gpu: bool) -> bool:

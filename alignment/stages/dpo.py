@@ -8,6 +8,7 @@ from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
+from alignment.models.speed import speed_up
 from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
 from alignment.stages.common import (
     StageResult,
@@ -19,7 +20,7 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.tokenization.chat import require_template
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -27,7 +28,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, DPOConfig):
+class DPORecipe(HardwareDefaults, SpeedLevers, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
@@ -47,11 +48,14 @@ def run(
     tokenizer = load_tokenizer(checkpoint)
     options = loading_options(model_args)
     model = load_trainable(checkpoint, "causal-lm", **options)
+    speed_up(model, args)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir)
     splits = splits.select_columns(["prompt", "chosen", "rejected"])
     # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
     has_adapter = model_args.use_peft or is_adapter(checkpoint)
     reference = None if has_adapter else load_trainable(checkpoint, "causal-lm", **options)
+    if reference is not None:
+        speed_up(reference, args)
     trainer = DPOTrainer(
         model=model,
         ref_model=reference,

@@ -9,6 +9,7 @@ from trl import ModelConfig, RewardConfig, RewardTrainer
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.speed import speed_up
 from alignment.stages.adapters import new_adapter
 from alignment.stages.common import (
     StageResult,
@@ -20,7 +21,7 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.tokenization.chat import require_template
 from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -61,7 +62,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, RewardConfig):
+class RewardRecipe(HardwareDefaults, SpeedLevers, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -79,6 +80,7 @@ def run(
     stage_dir, writer, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
+    speed_up(model, args)
     model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
     keep = [*GOLD_COLUMNS, *([data.card_subset] if data.card_subset else [])]

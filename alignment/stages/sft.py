@@ -14,6 +14,7 @@ from alignment.data.tokens import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.speed import speed_up
 from alignment.stages.adapters import expose_head_bias, new_adapter
 from alignment.stages.common import (
     StageResult,
@@ -25,7 +26,7 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ DATA_KIND = "sft"
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, SFTConfig):
+class SFTRecipe(HardwareDefaults, SpeedLevers, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -95,6 +96,7 @@ def make_trainer(
     """TRL's trainer with model, tokenizer and rows, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
+    speed_up(model, args)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
         model=model,

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import Trainer, TrainingArguments
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from alignment.errors import UserError, raise_all
-from alignment.models.attention import attend_in_float32
+from alignment.models.speed import speed_up
 from alignment.trainers.chunked_loss import linear_cross_entropy, plain_head, softcap_of
 from alignment.trainers.muon import MuonAdamW, hidden_matrices
 
@@ -93,16 +92,7 @@ class PretrainTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.eval_bytes = eval_bytes
         self.chunks_loss = self.args.loss_chunk_size is not None and self._can_chunk()
-        wanted = self.args.attention_in_float32
-        if wanted is None:
-            on_cpu = self.args.device.type == "cpu"
-            wanted = self.args.bf16 and on_cpu and self.model.config._attn_implementation == "sdpa"
-        if wanted:
-            attend_in_float32(self.model)
-        if self.args.compile_layers:
-            for module in self.model.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.compile()
+        speed_up(self.model, self.args)
 
     def _can_chunk(self) -> bool:
         reason = "FSDP holds no whole output layer" if self.is_fsdp_enabled else plain_head(self.model)
