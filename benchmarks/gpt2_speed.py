@@ -4,7 +4,7 @@ The reference is transformers' GPT2LMHeadModel in a bare loop: bf16 autocast, fu
 compiles it. Ours is the pretrain stage's trainer with a recipe's keys, a row for each set of levers. Both without
 dropout, on windows of random tokens from a vocabulary of 50,304, with the same batches. Utilisation counts 6N + 12LHQT
 operations a token (Chowdhery et al. 2022, appendix B) against the card's dense bf16 peak. The reference runs first and
-last, to show what drifts.
+last, to show what drifts. "documents": four documents a row, kept apart by a mask, as recipes pack them.
 
     python benchmarks/gpt2_speed.py [--batch 32] [--accumulation 4] [--steps 10] [--rows reference compiled] [--quick]
 """
@@ -35,6 +35,7 @@ LEVERS = {
     "plain": {},
     "layers compiled": {"compile_layers": True},
     "layers compiled, loss in chunks": {"compile_layers": True, "loss_chunk_size": 8192},
+    "layers compiled, documents": {"compile_layers": True, "window_stride": None},
     "compiled": COMPILED,
     "compiled, cuDNN attention": COMPILED,
     "compiled, loss in chunks": COMPILED | {"loss_chunk_size": 8192},

@@ -105,14 +105,14 @@ def bench_preset(preset: str, overrides: Sequence[str], timer: StepTimer) -> Thr
 
 
 def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch.Tensor]]:
-    """Rows for one optimizer step: of one document each, or windows where the recipe wants these."""
+    """Rows for one optimizer step: of four documents each, or windows where the recipe wants these."""
     length = args.max_length or config.max_position_embeddings
     count = args.train_batch_size * args.gradient_accumulation_steps
     generator = torch.Generator().manual_seed(args.seed)
     ids = torch.randint(config.vocab_size, (count, length + 1), generator=generator)
     if args.window_stride is not None:
         return [{"input_ids": row[:-1], "labels": row[:-1], "shift_labels": row[1:]} for row in ids]
-    positions = torch.arange(length)
+    positions = torch.arange(length) % -(-length // 4)
     return [{"input_ids": row[:-1], "labels": row[:-1], "position_ids": positions} for row in ids]
 
 
