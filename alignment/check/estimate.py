@@ -2,8 +2,8 @@
 
 How far off it is, by what was measured on two cores (2026-11-22): memory within 6% in recipes/tiny (1 M parameters) and
 in full fine-tuning of 60 M, 23% too low for LoRA with dropout and trained tokens; time 0.6 to 1.7 of what recipes/tiny
-took, PPO's the longest, as it is told for completions of full length. Nothing was measured on a GPU. Mixtures of
-experts keep more activations than is counted here (about a third).
+took, PPO's the longest, as it is told for completions of full length. Mixtures of experts keep more activations than is
+counted here (about a third). Memory on a GPU: docs/performance.md; time was not measured there.
 """
 
 from __future__ import annotations
