@@ -173,7 +173,8 @@ def fine_tune(stage: str, ours: bool) -> Callable[..., Trainer]:
         same = {"activation_checkpointing": False, "max_length": size.length}
         if ours and stage == "sft":
             same["assistant_only_loss"] = False  # which is for conversations
-        arguments = config_class(**shared_arguments(folder, size, steps, seed), **same, **{"bf16": False} | keys)
+        keys = {"bf16": False} | same | keys
+        arguments = config_class(**shared_arguments(folder, size, steps, seed), **keys)
         kind = {"cls": GPTForSequenceClassification, "num_labels": 1} if stage == "reward" else {}
         models = [random_gpt(size, seed, **kind) for _ in range(2 if stage == "dpo" else 1)]
         if ours:

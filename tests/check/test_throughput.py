@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+import align
 from alignment.check.peaks import BF16_TFLOPS, palm_flops, peak_flops
 from alignment.check.shape import shape_of
 from alignment.check.throughput import bare_overrides, bench_preset, describe
@@ -98,6 +99,15 @@ def test_a_preset_is_measured(tmp_path):
 def test_a_presets_keys_are_those_of_a_pretrain_recipe():
     with pytest.raises(UserError, match="learning_rat"):
         bench_preset("modern-tiny", ["--learning_rat", "1"], StepTimer(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [("gpt9", "did you mean"), ("recipes/tiny/sfd.yaml", "no recipe file"), ("recipes/tiny", "no recipe file")],
+)
+def test_bench_names_what_it_cannot_measure(what, named, capsys):
+    assert align.main(["bench", what]) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_flops_are_palms():

@@ -171,23 +171,12 @@ def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words,
     assert [(quick_run / stage / "stage.json").read_text() for stage in ("sft", "dpo", "ppo")] == before
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
-def test_bench_measures_a_stage_and_leaves_nothing_behind(quick_run, workplace, stage):
-    before = (quick_run / f"{stage}/stage.json").read_text()
-    done = align("bench", f"recipes/tiny/{stage}.yaml", "--steps", 1, "--rows", 64, "--json", cwd=workplace)
+def test_bench_measures_a_stage_and_leaves_nothing_behind(quick_run, workplace):
+    before = (quick_run / "ppo/stage.json").read_text()
+    done = align("bench", "recipes/tiny/ppo.yaml", "--steps", 1, "--rows", 64, "--json", cwd=workplace)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["tokens_per_second"] == found["tokens_per_step"] / found["step_seconds"]
     assert all(found["split"][part] > 0 for part in ("data", "forward", "backward", "optimizer", "other"))
-    assert (found["utilisation"] is None) == (stage == "ppo")  # which does more than train on its tokens
-    assert (quick_run / f"{stage}/stage.json").read_text() == before
-
-
-def test_bench_names_what_it_cannot_measure(workplace):
-    for what, named in [
-        ("gpt9", "did you mean"),
-        ("recipes/tiny/sfd.yaml", "no recipe file"),
-        ("recipes/tiny", "no recipe"),
-    ]:
-        done = align("bench", what, cwd=workplace)
-        assert done.returncode == 2 and named in done.stderr, done.stderr
+    assert found["utilisation"] is None  # PPO does more than train on its tokens
+    assert (quick_run / "ppo/stage.json").read_text() == before
