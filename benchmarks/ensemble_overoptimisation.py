@@ -69,7 +69,7 @@ def train_members(args: argparse.Namespace, folder: Path) -> list[str]:
     """Reward models that differ by their seed alone; their checkpoints. Those that are there are kept."""
 
     def train(seed: int) -> str:
-        place = folder / f"member{seed}"
+        place = folder / f"member{seed}" / "reward"  # in a run directory of its own: one is one process's
         options = {"model_name_or_path": f"{args.run_dir}/sft/checkpoint", "output_dir": place, "seed": seed}
         if not (place / "stage.json").exists():
             align(args, folder / f"member{seed}.log", "reward", "reward.yaml", **options)
@@ -87,7 +87,7 @@ def proxy_of(args: argparse.Namespace, arm: str, members: list[str], seed: int) 
 
 
 def train_policy(args: argparse.Namespace, arm: str, members: list[str], seed: int, folder: Path) -> Curves:
-    output_dir = folder / f"{arm}-{seed}"
+    output_dir = folder / f"{arm}-{seed}" / "ppo"
     options = {
         "model_name_or_path": f"{args.run_dir}/sft/checkpoint",
         "output_dir": output_dir,
