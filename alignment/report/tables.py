@@ -1,7 +1,8 @@
 """The report's numbers laid out as rows for the template; every figure comes from report.json."""
 
-from alignment.report.plots import Estimate, Scale, forest_axis, forest_row
+from alignment.report.plots import Estimate, forest_axis, forest_row
 from alignment.report.samples import MARKERS
+from alignment.report.scales import Scale
 from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 
 CELL_WIDTH, CELL_MARGIN = 190, 10

@@ -57,6 +57,10 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
 
 
+def percent(share: float | None) -> str:
+    return "\N{EN DASH}" if share is None else f"{share:.1%}"
+
+
 def value_text(metric: str, value: float | None) -> str:
     shown = metric_of(metric)
     return number(None if value is None else value * shown.scale, shown.digits)

@@ -5,16 +5,16 @@ import pytest
 from alignment.report.diagram import pipeline_svg
 from alignment.report.plots import (
     Estimate,
-    Scale,
+    Mark,
+    Panel,
     Series,
     bar_chart,
     dot_chart,
     line_chart,
-    log_ticks,
-    nice_ticks,
     panel_chart,
     scatter,
 )
+from alignment.report.scales import Scale, log_ticks, nice_ticks
 from alignment.report.words import count, duration, number, p_text
 
 WORDS = {"title": "a & <b>", "x_label": "x < 1", "y_label": "y"}
