@@ -41,7 +41,7 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
     Raises:
         UserError: nothing of this was logged, or no such gold reward, or there are several.
     """
-    lines = _with(metrics, PROXY, KL)
+    lines = placed_lines(metrics)
     if not lines:
         raise UserError(
             "no logged step has both the reward and the KL",
@@ -57,9 +57,14 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
     return [Point(group[-1][0], *np.mean([row for _, row in group], axis=0).tolist()) for group in groups], name
 
 
+def placed_lines(metrics: Sequence[dict]) -> list[dict]:
+    """The lines that have a number for both the reward trained on and the KL."""
+    return _with(metrics, PROXY, KL)
+
+
 def watched_rewards(metrics: Sequence[dict]) -> list[str]:
     """The NAMEs of the `rewards/NAME/mean` that are logged beside the reward trained on."""
-    lines = _with(metrics, PROXY, KL)
+    lines = placed_lines(metrics)
     return [name for name in _logged_rewards(lines) if not _is_trained_on(name, lines)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from alignment.report.plots import Mark, Panel, Series, panel_chart
 from alignment.report.words import number, p_text, stage_name
 from eval.frontier import FEWEST_POINTS, FORMS, frontier
-from eval.frontier_points import logged_points, watched_rewards
+from eval.frontier_points import logged_points, placed_lines, watched_rewards
 
 DISTANCE = "square root of KL (nats per answer)"
 CURVE = 60  # points of a fitted curve
@@ -22,9 +22,9 @@ def logged_frontiers(stage: str, metrics: Sequence[dict]) -> list[dict]:
     Args:
         metrics: the lines of metrics.jsonl.
     """
+    if len(placed_lines(metrics)) < FEWEST_POINTS:
+        return []
     found = []
-    if not any("kl/completion" in line and "reward" in line for line in metrics):
-        return found
     for gold in watched_rewards(metrics) or [None]:
         points, name = logged_points(metrics, gold)
         if len(points) >= FEWEST_POINTS:
@@ -42,7 +42,6 @@ def frontier_section(found: dict) -> dict:
         "figures": [_by_distance(found, stage), *([_by_step(found, stage)] if found["peak"] else [])],
         "peak": found["peak"] and _peak(found),
         "fits": [fit_row(one, furthest) for one in found["fits"]],
-        "measured": found["source"] == "checkpoints",
     }
 
 

@@ -189,10 +189,14 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
     return _svg(parts, title)
 
 
-def forest_row(row: Estimate, scale: Scale, nothing: float = 0.0) -> str:
+def forest_row(row: Estimate, scale: Scale, nothing: float | None = 0.0, height: int = 22) -> str:
     """The picture of one estimate, for a table cell: interval, dot, and the line at the value that says nothing."""
-    zero = f'<line class="grid zero" x1="{scale(nothing):.1f}" x2="{scale(nothing):.1f}" y1="0" y2="22"/>'
-    return _svg([zero, _interval(row, scale, 11)], row.label, width=round(scale.end + scale.start), height=22)
+    line = []
+    if nothing is not None and scale.low <= nothing <= scale.high:
+        x = scale(nothing)
+        line = [f'<line class="grid zero" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>']
+    picture = [*line, _interval(row, scale, height / 2)]
+    return _svg(picture, row.label, width=round(scale.end + scale.start), height=height)
 
 
 def forest_axis(scale: Scale) -> str:

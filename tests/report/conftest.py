@@ -218,7 +218,7 @@ def _figure(task: str, metric: str, value: float, se: float, n: int) -> dict:
         "value": value,
         "se": se,
         "n": n,
-        "chance": None,
+        "chance": 0.1 if metric == "exact_match" else None,
         "centred": None,
         "higher_is_better": metric != "bits_per_byte",
         "is_mean": True,
