@@ -10,7 +10,7 @@ from alignment.report.collect import collect
 from alignment.report.frontiers import frontier_section, logged_frontiers
 from alignment.report.render import render
 from alignment.report.reward_figures import card_section
-from eval.frontier import fit, frontier
+from eval.frontier import Point, fit, frontier
 from eval.frontier_points import logged_points
 from reward_models.best_of_n import best_of_n
 
@@ -60,6 +60,26 @@ def test_the_peak_and_the_fit_are_drawn_where_they_are():
         )
     assert found["peak"]["step"] == 20
     assert by_distance.count("<polyline") == 2 and by_step.count("<polyline") == 1
+
+
+def test_the_fitted_curve_goes_through_points_that_it_fits():
+    kl = [step / 5 for step in range(1, 41)]
+    gold = {step: 0.2 + kl[step - 1] ** 0.5 * (1.5 - 0.9 * np.log(kl[step - 1] ** 0.5)) for step in range(1, 41)}
+    [found] = logged_frontiers("ppo", metrics(gold=gold.get))
+    svg = frontier_section(found)["figures"][0]["svg"]
+    line = re.findall(r'<polyline class="line tink" points="([^"]+)"', svg)[1].split()
+    xs, ys = zip(*(map(float, point.split(",")) for point in line), strict=True)
+    for x, y in re.findall(r'class="dot t1" cx="([\d.]+)" cy="([\d.]+)"', svg):
+        assert np.interp(float(x), xs, ys) == pytest.approx(float(y), abs=0.6)
+
+
+def test_intervals_of_measured_points_are_of_95_percent():
+    points = [Point(step, step, 1.0, step / 4, None, 0.25) for step in range(4)]
+    found = {"stage": "ppo", "source": "checkpoints", "proxy": "r", "gold": "gold", **frontier(points)}
+    svg = frontier_section(found)["figures"][0]["svg"]
+    ys = [float(y) for y in re.findall(r'class="dot t1" cx="[\d.]+" cy="([\d.]+)"', svg)]
+    lengths = [float(a) - float(b) for a, b in re.findall(r'class="range t1" [^>]*y1="([\d.]+)" y2="([\d.]+)"', svg)]
+    assert lengths == pytest.approx([2 * 1.96 * (ys[0] - ys[1])] * 4, rel=0.03) and "range t0" not in svg
 
 
 def test_without_a_gold_reward_there_is_no_peak_but_a_way_to_one():
@@ -135,7 +155,8 @@ def test_reliability_compares_what_is_claimed_with_what_is_right():
     (a1, b1), (a2, b2) = (map(float, point) for point in re.findall(r'dot t4" cx="([\d.]+)" cy="([\d.]+)"', svg))
     diagonal = [b1 + (x - a1) / (a2 - a1) * (b2 - b1) for x in (x1, x2)]
     assert y1 - diagonal[0] == pytest.approx(y2 - diagonal[1], abs=0.3) and y1 - diagonal[0] > 10  # 0.1 too sure
-    assert svg.count('class="range t0"') == 1
+    [(low, high)] = re.findall(r'class="range t0" [^>]*y1="([\d.]+)" y2="([\d.]+)"', svg)
+    assert (float(low) - float(high)) / (y1 - diagonal[0]) == pytest.approx(2 * 1.96, rel=0.03)
 
 
 def test_what_best_of_n_brings_is_added_with_its_fits(run_dir):

@@ -96,6 +96,8 @@ def test_a_mark_stands_at_its_place_within_its_band_and_dots_have_their_interval
     assert (float(band.attrib["x"]), float(band.attrib["width"])) == pytest.approx((first, last - first), abs=0.11)
     small, large = chart.findall("line[@class='range t0']")
     lengths = [float(one.attrib["y1"]) - float(one.attrib["y2"]) for one in (small, large)]
+    middles = [(float(one.attrib["y1"]) + float(one.attrib["y2"])) / 2 for one in (small, large)]
+    assert middles == pytest.approx([float(dot.attrib["cy"]) for dot in chart.findall("circle")[1:]], abs=0.11)
     assert lengths[1] == pytest.approx(6 * lengths[0], rel=0.02)
     height = float(chart.attrib["height"])
     assert all(0 < float(one.attrib[y]) < height for one in (small, large) for y in ("y1", "y2"))
