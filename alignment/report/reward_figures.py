@@ -166,11 +166,11 @@ def _curve_row(one: dict) -> dict:
 
 
 def _ranges(bins: list[dict]) -> list[str]:
-    """`0.1\N{EN DASH}0.6` of each range, or `\N{MINUS SIGN}6 to 2`, with as many digits as tell the largest end."""
+    """Each range by its two ends, with as many digits as tell the largest apart."""
     most = max(abs(one[key]) for one in bins for key in ("low", "high"))
     digits = max(0, 1 - math.floor(math.log10(most))) if most else 0
-    word = " to " if any(one["low"] < 0 for one in bins) else "\N{EN DASH}"
-    return [word.join(number(one[key], digits) for key in ("low", "high")) for one in bins]
+    between = "\N{HORIZONTAL ELLIPSIS}" if any(one["low"] < 0 for one in bins) else "\N{EN DASH}"
+    return [between.join(number(one[key], digits) for key in ("low", "high")) for one in bins]
 
 
 def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
