@@ -177,7 +177,7 @@ class Server:
     """An endpoint that answers what `answer(question, attempt)` says: a text, or (status, body, headers)."""
 
     def __init__(self):
-        self.requests, self.attempts, self.lock, self.running, self.most = [], {}, threading.Lock(), 0, 0
+        self.requests, self.attempts, self.lock = [], {}, threading.Lock()
         self.answer = lambda question, attempt: "3"
         server = self
 
@@ -245,6 +245,12 @@ def test_an_endpoint_is_asked_once_a_completion(server):
     assert (method, path, headers["Authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("org/some-judge", 0, 64)
     assert "Authorization" not in (api_judge(server)(prompts=["p"], completions=["1"]) and server.requests[-1][2])
+
+
+def test_several_requests_run_at_a_time(server):
+    together = threading.Barrier(3, timeout=10)
+    server.answer = lambda question, attempt: together.wait() is not None and "3"
+    assert api_judge(server, concurrency=3, retries=0)(prompts=["p"] * 3, completions=["a", "b", "c"]) == [3.0] * 3
 
 
 def test_the_endpoint_compares(server):
