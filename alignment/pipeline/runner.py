@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.manifest import damage
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.digest import digest_checkpoint
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
@@ -108,8 +109,11 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     configs = spec.configs(run_dir)
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # of the parents' files, before anything is moved
-    set_aside(spec.name, run_dir)
+    earlier = record.stages[spec.name] if step.goes_on else {}
+    if not step.goes_on:
+        set_aside(spec.name, run_dir)
     parents = parent_digests(spec, record)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
         "stages",
         spec.name,
@@ -121,23 +125,38 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
         **surroundings(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=earlier.get("started", now),
+        attempts=earlier.get("attempts", 0) + 1,
     )
     started = time.monotonic()
     try:
         seed_everything(spec)
-        spec.module.run(*configs)
+        if not is_written(run_dir / spec.name):
+            spec.module.run(*configs)
         check_written(spec, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
         record.update("stages", spec.name, status="failed", error=repr(error), seconds=seconds)
         raise
-    seconds = round(time.monotonic() - started, 2)
+    # Of a stage that went on, the seconds before count too.
+    seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
     record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
     free_memory()
     return seconds
+
+
+def result_seconds(stage_dir: Path) -> float:
+    return json.loads((stage_dir / STAGE_FILE).read_text(encoding="utf-8"))["seconds"]
+
+
+def is_written(stage_dir: Path) -> bool:
+    """Whether a stage ended and only its record was not made: stage.json comes last. Half of it does not count."""
+    stage_file = stage_dir / STAGE_FILE
+    if stage_file.exists() and damage(stage_dir / "checkpoint"):
+        stage_file.unlink()
+    return stage_file.exists()
 
 
 def seed_everything(spec: StageSpec) -> None:
