@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.manifest import model_digest
 from alignment.errors import UserError, raise_all
-from alignment.pipeline.digest import digest_checkpoint
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
@@ -128,7 +128,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         seed_everything(spec)
         spec.module.run(*configs)
         check_written(spec, run_dir)
-        checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
+        checkpoint = model_digest(run_dir / spec.name / "checkpoint")
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
         record.update("stages", spec.name, status="failed", error=repr(error), seconds=seconds)
