@@ -5,12 +5,13 @@ One rule says what it answers for: all that makes the checkpoint, and nothing th
 damage where the manifest does not name it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from alignment.durable.files import sync_tree, write_json
+from alignment.durable.files import disk_full_explained, new_folder, sync_tree, write_json
 from alignment.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -24,8 +25,17 @@ WEIGHTS = ".safetensors"
 # Differ though the model is the same: where a checkpoint came from, and Trainer's pickled arguments.
 NOT_MODEL = (LINEAGE, "training_args.bin")
 MEND = (
-    "restore the files from a copy, or make the checkpoint anew (remove its stage's folder and run the pipeline again)"
+    "restore the files from a copy, or remove the stage's folder and run it again; where the change was meant, remove "
+    "manifest.json and lineage.json, and the folder counts as a foreign checkpoint"
 )
+
+
+@contextlib.contextmanager
+def new_checkpoint(path: str | Path) -> Iterator[Path]:
+    """A folder to fill; it becomes the checkpoint at once, with its manifest, when all of it is on the disk."""
+    with disk_full_explained(f"the checkpoint {path}", path), new_folder(path) as folder:
+        yield folder
+        write_manifest(folder, sync=False)  # new_folder waits for the disk
 
 
 def write_manifest(folder: str | Path, *, sync: bool = True) -> None:

@@ -66,7 +66,7 @@ def adapter_base(checkpoint: str | Path) -> str:
         f"{checkpoint} is an adapter whose base model is missing",
         got=f"no {recorded}, and no {beside}",
         needed="the base checkpoint that the adapter was trained on",
-        mend="put it back, or correct base_model_name_or_path in adapter_config.json",
+        mend=f"put it back, or to {beside}",
     )
 
 
