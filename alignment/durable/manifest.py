@@ -138,7 +138,7 @@ def digests(folder: str | Path) -> dict[str, str]:
         raise UserError(f"{folder} is damaged", got=f"{MANIFEST} is damaged: {error}", mend=MEND) from error
 
 
-def model_digest(folder: str | Path) -> str:
+def digest_checkpoint(folder: str | Path) -> str:
     """The digest of a checkpoint's weights, configs and tokenizer: the same for the same model."""
     files = [[name, digest] for name, digest in sorted(digests(folder).items()) if name not in NOT_MODEL]
     return hashlib.sha256(json.dumps(files, separators=(",", ":")).encode()).hexdigest()

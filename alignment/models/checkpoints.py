@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, model_digest, require_intact
+from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, digest_checkpoint, require_intact
 from alignment.durable.read import read_json
 from alignment.errors import UserError
 
@@ -57,7 +57,7 @@ def adapter_base(checkpoint: str | Path) -> str:
         if beside.samefile(recorded):
             return recorded
         digest = trained_on(checkpoint)
-        return next((place for place in places if model_digest(place) == digest), recorded)
+        return next((place for place in places if digest_checkpoint(place) == digest), recorded)
     if places:
         return places[0]
     if not is_path(recorded):
@@ -100,7 +100,7 @@ def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
     if is_adapter(folder):
         base, digest = adapter_base(folder), trained_on(folder)
         require_sound(base)
-        if digest is not None and Path(base).is_dir() and model_digest(base) != digest:
+        if digest is not None and Path(base).is_dir() and digest_checkpoint(base) != digest:
             raise UserError(
                 f"{folder} is an adapter whose base model has changed",
                 got=f"{base}, which is not what the adapter was trained on",

@@ -10,6 +10,7 @@ from alignment.data.files import local_files
 from alignment.data.python_sources import installed_versions, is_python_sources, parse_python_sources
 from alignment.data.sources import is_local, is_tinyworld
 from alignment.durable.manifest import sha256
+from alignment.masking import masked
 from alignment.pipeline.recipe import strings
 
 LONGEST_PATH = 1000
@@ -44,6 +45,6 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
     return digests
 
 
-def digest_recipe(recipe: dict[str, Any]) -> str:
-    """The digest of a resolved recipe and of the data files it names."""
-    return digest_value({"recipe": recipe, "data": data_digests(recipe)})
+def digest_recipe(recipe: dict[str, Any], data: dict[str, str]) -> str:
+    """The digest of a resolved recipe, its secrets aside, and of the data files it names (`data_digests`)."""
+    return digest_value({"recipe": masked(recipe), "data": data})

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from alignment.durable.manifest import model_digest
+from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_path
@@ -78,4 +78,4 @@ def check_outside(subject: str, value: str, needed: str, stage_names: list[str])
 def digest_outside(value: str) -> str:
     """The digest of a parent that is no stage: its files, or the id where it comes from the hub."""
     folder = Path(value).expanduser()
-    return model_digest(folder) if folder.is_dir() else f"hub:{value}"
+    return digest_checkpoint(folder) if folder.is_dir() else f"hub:{value}"
