@@ -11,12 +11,12 @@ SECRET_KEY = re.compile(
     r"|credentials?)$|^(.*\.)?token$",
     re.IGNORECASE,
 )
-# user:password@ of a URL; secrets in its query; tokens that are known by their beginnings (Hugging Face, OpenAI, GitHub).
+# user:password@ of a URL, secrets in its query, and tokens known by their beginnings (Hugging Face, OpenAI, GitHub).
 IN_TEXT = [
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE), rf"\1{MASK}@"),
     (
         re.compile(
-            r"([?&](?:[a-z_-]*token|api_?key|key|secret|password|sig|signature|x-amz-[a-z-]+)=)[^&\s\"'<>]+",
+            r"([?&](?:[a-z_-]*token|api_?key|key|secret|password|signature|x-amz-[a-z-]+)=)[^&\s\"'<>]+",
             re.IGNORECASE,
         ),
         rf"\1{MASK}",

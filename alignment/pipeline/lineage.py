@@ -33,7 +33,7 @@ def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
 
 
 def require_standing(names: list[str], record: RunRecord, run_dir: Path) -> None:
-    """Raise for stages that count as finished and whose checkpoints are not what they wrote; weights go by their sizes."""
+    """Raise for finished stages whose checkpoints are not what they wrote, as far as is seen at once."""
     errors: list[UserError] = []
     for name in names:
         with gathered(errors):

@@ -6,7 +6,7 @@ from pathlib import Path
 from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError
-from alignment.models.checkpoints import is_path
+from alignment.models.checkpoints import is_path, require_sound
 
 # Any checkpoint carries its tokenizer.
 SERVES = {
@@ -78,4 +78,5 @@ def check_outside(subject: str, value: str, needed: str, stage_names: list[str])
 def digest_outside(value: str) -> str:
     """The digest of a parent that is no stage: its files, or the id where it comes from the hub."""
     folder = Path(value).expanduser()
+    require_sound(folder, weights=False)
     return digest_checkpoint(folder) if folder.is_dir() else f"hub:{value}"

@@ -1,4 +1,4 @@
-"""What a rerun replaces is moved to RUN_DIR/previous and never deleted: STAGE-1, STAGE-2, ... by age, the oldest first."""
+"""What a rerun replaces is moved to RUN_DIR/previous and never deleted: STAGE-1, STAGE-2, ..., the oldest first."""
 
 import re
 from pathlib import Path

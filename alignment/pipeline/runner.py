@@ -1,7 +1,7 @@
 """Running a pipeline: the stages in order in one process, evaluations between them, a report at the end.
 
-A stage's folder that is about to be replaced is moved aside, with its evaluations (previous.py): nothing is deleted. What
-a stage is built on is looked at first (lineage.py): damaged or mismatched parents are refused.
+What a stage is built on is looked at before it runs (lineage.py): damaged or mismatched parents are refused. A folder
+that is about to be replaced is moved aside, with its evaluations (previous.py): nothing is deleted.
 """
 
 import datetime

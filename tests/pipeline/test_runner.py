@@ -83,6 +83,10 @@ def test_a_parent_outside_the_run_is_watched(project):
     assert project.run() == ["tuned"]
     assert project.run() == []
     Path("foreign/weights.json").write_text('{"other": "weights"}')
+    with pytest.raises(UserError, match=r"weights\.json has"):
+        project.run()
+    for name in ("manifest.json", "lineage.json"):  # meant to be so
+        Path("foreign", name).unlink()
     assert project.run() == ["tuned"]
 
 
