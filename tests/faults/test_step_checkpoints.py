@@ -25,10 +25,11 @@ class Interrupted(Exception):
 
 
 class InterruptAt(TrainerCallback):
-    def __init__(self, step: int):
+    def __init__(self, step: int, event: str = "on_step_end"):
         self.step = step
+        setattr(self, event, self.interrupt)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def interrupt(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise Interrupted
 
@@ -61,17 +62,18 @@ def same_weights(one: PretrainTrainer, other: PretrainTrainer) -> bool:
 KEEP_BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 1}
 
 
-def test_the_best_of_an_earlier_attempt_is_loaded_though_the_folder_was_moved(tmp_path):
+@pytest.mark.parametrize("interruption", [(10, "on_step_end"), (12, "on_save")])
+def test_the_best_of_an_earlier_attempt_is_loaded_though_the_folder_was_moved(tmp_path, interruption):
     whole = learn(tmp_path / "whole", **KEEP_BEST)
     assert whole.state.best_global_step < whole.state.global_step == 12
     with pytest.raises(Interrupted):
-        learn(tmp_path / "first", InterruptAt(10), **KEEP_BEST)
-    steps = [path.name for path in all_steps(tmp_path / "first/trainer")]
-    assert steps == [f"checkpoint-{whole.state.best_global_step}", "checkpoint-9"]
+        learn(tmp_path / "first", InterruptAt(*interruption), **KEEP_BEST)
+    best, newest = (path.name for path in all_steps(tmp_path / "first/trainer"))
+    assert best == f"checkpoint-{whole.state.best_global_step}" and newest in ("checkpoint-9", "checkpoint-12")
     (tmp_path / "first").rename(tmp_path / "moved")
     again = learn(tmp_path / "moved", **KEEP_BEST)
     assert again.state.log_history[-1]["step"] == 12 and same_weights(whole, again)
-    assert again.state.best_model_checkpoint == str(tmp_path / "moved/trainer" / steps[0])
+    assert again.state.best_model_checkpoint == str(tmp_path / "moved/trainer" / best)
 
 
 def test_a_damaged_best_is_not_gone_on_with(tmp_path, caplog):
