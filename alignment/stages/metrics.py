@@ -49,7 +49,7 @@ class MetricsWriter(TrainerCallback):
         """
         whole = {}
         for key in ("num_tokens", "eval_num_tokens"):
-            if key in logs and logs[key] != state.num_input_tokens_seen:
+            if key in logs and not (state.num_input_tokens_seen and logs[key] == state.num_input_tokens_seen):
                 whole[key] = logs[key] + self.earlier_tokens
         if "train_loss" in logs and self.earlier_steps:
             steps = state.global_step
