@@ -7,6 +7,17 @@ wall and CPU time of the thread beside, the removal of old checkpoints included;
 those apart from it.
 
     python benchmarks/checkpoint_cost.py [--steps 4] [--saves 3] [--quick]
+
+Seed 0, two cores of an AMD EPYC, shared and busy (load 17), one thread, 2026-11-26, --saves 4; 97.5M parameters, 1.17 GB
+a checkpoint; seconds a save, and of a step:
+
+                             own  blocking   added  sealing_wall  sealing_cpu  step_apart  step_beside
+    Trainer alone          15.59
+    sealed, no fsync        8.62      0.02    0.2%          8.12         0.79         3.9          5.7
+    sealed, with fsync      8.42      0.01    0.1%          7.99         0.83         4.0          4.8
+
+The target, blocking of under 10% of Trainer's own save without fsync, is met. The thread takes 0.8 CPU seconds a save
+(0.7 a GB). Steps beside it were slower here, 1 to 2 s each, where other processes wanted the cores and the disk too.
 """
 
 import argparse
