@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.manifest import MANIFEST, digest_checkpoint
+from alignment.durable.manifest import MANIFEST, damage, digest_checkpoint
+from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
@@ -115,9 +116,12 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # of the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
-    if kept := set_aside(spec.name, run_dir):
+    earlier = record.stages[spec.name] if step.goes_on else {}
+    kept = None if step.goes_on else set_aside(spec.name, run_dir)
+    if kept:
         say(f"{spec.name}: what stood there was moved to {kept}")
     parents = parent_digests(spec, record)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
         "stages",
         spec.name,
@@ -130,12 +134,14 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
         **surroundings(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=earlier.get("started", now),
+        attempts=earlier.get("attempts", 0) + 1,
     )
     started = time.monotonic()
     try:
         seed_everything(spec)
-        spec.module.run(*configs)
+        if not is_written(run_dir / spec.name):
+            spec.module.run(*configs)
         check_written(spec, run_dir)
         write_lineage(spec, record, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
@@ -143,11 +149,24 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         seconds = round(time.monotonic() - started, 2)
         record.update("stages", spec.name, status="failed", error=mask_text(repr(error)), seconds=seconds)
         raise
-    seconds = round(time.monotonic() - started, 2)
+    # Of a stage that went on, the seconds before count too.
+    seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
     record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
     free_memory()
     return seconds
+
+
+def result_seconds(stage_dir: Path) -> float:
+    return read_json(stage_dir / STAGE_FILE)["seconds"]
+
+
+def is_written(stage_dir: Path) -> bool:
+    """Whether a stage ended and only its record was not made: stage.json comes last. Half of it does not count."""
+    stage_file = stage_dir / STAGE_FILE
+    if stage_file.exists() and damage(stage_dir / "checkpoint"):
+        stage_file.unlink()
+    return stage_file.exists()
 
 
 def seed_everything(spec: StageSpec) -> None:

@@ -175,7 +175,15 @@ def test_a_stage_that_was_killed_runs_again(project):
     project.run()
     record = RunRecord(project.run_dir)
     record.update("stages", "judge", status="running")
+    (project.run_dir / "judge/stage.json").unlink()
     assert project.run() == ["judge", "aligned"]
+
+
+def test_a_stage_that_was_killed_before_its_record_was_written_is_only_recorded(project):
+    project.run(until="judge")
+    RunRecord(project.run_dir).update("stages", "judge", status="running")
+    assert project.run(until="judge") == []
+    assert project.record()["stages"]["judge"]["status"] == "done"
 
 
 def test_the_record_holds_provenance(project):
