@@ -82,6 +82,14 @@ def lineage_of(place: str) -> dict[str, Any]:
     return read_lineage(folder) or {"from": place, "digest": digest_checkpoint(folder)}
 
 
+def lineages(run_dir: Path) -> list[dict[str, Any]]:
+    """The lineages of a run directory's checkpoints that no other stage there was made from."""
+    found = {path.parent.name: read_lineage(path) for path in sorted(run_dir.glob("*/checkpoint"))}
+    known = {name: lineage for name, lineage in found.items() if lineage is not None}
+    parents = {parent.get("stage") for lineage in known.values() for parent in lineage["parents"].values()}
+    return [lineage for name, lineage in known.items() if name not in parents]
+
+
 def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0) -> list[str]:
     """A checkpoint and, indented below it, what it was made from."""
     indent, role = "  " * depth, f"{key}: " if key else ""
