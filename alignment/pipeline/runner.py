@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.lock import locked
 from alignment.durable.manifest import MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
@@ -24,7 +25,7 @@ from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table,
 from alignment.pipeline.previous import set_aside
 from alignment.pipeline.provenance import code_digest, git_state, hardware, versions
 from alignment.pipeline.recipe import gathered
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
 
 STAGE_FILE = "stage.json"
 
