@@ -74,6 +74,7 @@ def run_pipeline(
         return
     started = time.monotonic()
     with locked(run_dir):
+        require_unchanged(record)
         describe_run(pipeline, record)
         done = []
         for step in steps:
@@ -81,6 +82,16 @@ def run_pipeline(
             done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+
+
+def require_unchanged(record: RunRecord) -> None:
+    """Raise where another process brought the run directory on between the plan and the lock."""
+    if RunRecord(record.path.parent).content != record.content:
+        raise UserError(
+            f"{record.path} has changed while the run was planned",
+            got="another align was at work there, and has ended",
+            mend="give the command again: what it finished is not done twice",
+        )
 
 
 def describe_run(pipeline: Pipeline, record: RunRecord) -> None:
