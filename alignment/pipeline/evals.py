@@ -12,7 +12,7 @@ from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
-from eval.store import run_name
+from eval.store import is_whole, run_name
 
 OURS = ("suites", "stages", "formats")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
@@ -111,8 +111,11 @@ def extra_job(
 def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
     """Whether the recorded result is of these weights, this suite and these options."""
     entry = record.evals.get(job.name, {})
-    written = (run_dir / "evals" / job.name / "run.json").exists()
-    return written and entry.get("status") == "done" and entry["made_from"] == made_from(job, record)
+    return (
+        is_whole(run_dir / "evals" / job.name)
+        and entry.get("status") == "done"
+        and entry["made_from"] == made_from(job, record)
+    )
 
 
 def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from datasets import DatasetDict
+from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
@@ -18,6 +20,7 @@ from alignment.durable.files import write_json, write_text
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.errors import UserError
+from alignment.masking import mask_text, masked
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 from alignment.stages.card import write_card
@@ -50,7 +53,7 @@ class StageResult:
     metrics: dict = field(default_factory=dict)
 
     def write(self, stage_dir: Path) -> None:
-        write_json(stage_dir / "stage.json", asdict(self))
+        write_json(stage_dir / "stage.json", masked(asdict(self)))
 
 
 def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageClock]:
@@ -62,6 +65,7 @@ def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageCl
     stage_dir = Path(args.output_dir)
     stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
+    args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
     progress = Progress() if (stage_dir / "stage.json").exists() else go_on(args)
     clock = StageClock(progress.seconds, progress.peak_memory_gb)
     metrics = MetricsWriter(stage_dir / "metrics.jsonl", clock, progress.metrics_lines)
@@ -81,7 +85,8 @@ def load_data(
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
     prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     stage_dir.mkdir(parents=True, exist_ok=True)
-    write_text(stage_dir / account, json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write_text(stage_dir / account, mask_text(text))
     return prepared.splits
 
 
@@ -185,9 +190,16 @@ def finish(
     result.write(stage_dir)
     step_checkpoints(trainer).tidy(trainer.state)
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        push(trainer, checkpoint)
     logger.info("%s: wrote %s", stage_dir.name, checkpoint)
     return result
+
+
+def push(trainer: Trainer, checkpoint: Path) -> None:
+    """Upload a finished checkpoint as it stands; Trainer's own push adds its pickled arguments, with hub_token."""
+    if trainer.is_world_process_zero():
+        api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
+        api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
 
 
 def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
