@@ -5,6 +5,7 @@ Everything that can be known before a stage runs is checked here, and all that i
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,8 +232,8 @@ def load_stage(
     _check_inputs({stage: recipe}, inputs, settings.inputs, beside, f"align {stage} {recipe_path}")
     recipe = fill_inputs(recipe, inputs, str(recipe_path))
 
-    place = _own_place(recipe.pop("output_dir", None), recipe_path)
-    place = Path(output_dir or place or Path("runs") / settings.name / stage)
+    own = recipe.pop("output_dir", None)
+    place = Path(output_dir or _own_place(own, recipe_path) or Path("runs") / settings.name / stage)
     seed = seed if seed is not None else settings.seed or 0
     beside_it = {path.parent.name for path in place.parent.glob("*/stage.json")}
     spec = _stage_spec(
@@ -326,7 +327,7 @@ def _refuse_output_dir(recipe: dict[str, Any], path: Path) -> None:
 
 def _own_place(output_dir: str | None, path: Path) -> str | None:
     """The output_dir of a recipe, which may lie anywhere below the working directory: recipes come from anywhere."""
-    if output_dir is not None and not Path(output_dir).resolve().is_relative_to(Path.cwd()):
+    if output_dir is not None and not Path(os.path.abspath(output_dir)).is_relative_to(Path.cwd()):
         raise UserError(
             f"{path}: output_dir leads out of the working directory",
             got=output_dir,
