@@ -11,6 +11,7 @@ from alignment.errors import UserError, raise_all
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
+from alignment.pipeline.stopping import ended
 from eval.store import run_name
 
 OURS = ("suites", "stages", "formats")
@@ -142,6 +143,6 @@ def run_jobs(
                 **job.options,
             )
         except BaseException as error:
-            record.update("evals", job.name, status="failed", error=repr(error))
+            record.update("evals", job.name, status=ended(error), error=repr(error))
             raise
         record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))

@@ -5,8 +5,8 @@ the last unfinished one as previous/STAGE-unfinished, each with its evaluations.
 rerun can be taken back and the disk holds at most three copies of a stage.
 """
 
+import contextlib
 import datetime
-import gc
 import json
 import resource
 import shutil
@@ -20,10 +20,13 @@ from alignment.errors import UserError, raise_all
 from alignment.pipeline.digest import digest_checkpoint
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
+from alignment.pipeline.memory import free_memory
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
 from alignment.pipeline.provenance import git_state, hardware, versions
 from alignment.pipeline.recipe import gathered
 from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.recovery import run_to_the_end
+from alignment.pipeline.stopping import ended, stopping
 
 STAGE_FILE = "stage.json"
 
@@ -47,6 +50,7 @@ def run_pipeline(
     harness: Harness | None = None,
     write_report: Callable[[Path], Path] | None = None,
     check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
+    max_seconds: float | None = None,
 ) -> None:
     """Bring a run directory up to date with its pipeline.
 
@@ -57,6 +61,10 @@ def run_pipeline(
         harness: how to evaluate; default the package `eval`.
         write_report: writes the report of a run directory and returns its path; default none.
         check: looks at the stages that will run, and raises where they must not; default none.
+        max_seconds: stop once so much time has passed; default no limit.
+
+    Raises:
+        Interrupted: a signal came, or the time is up. What is finished stands, and the same call goes on.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -70,7 +78,7 @@ def run_pipeline(
     if dry_run:
         return
     started = time.monotonic()
-    with locked(run_dir):
+    with locked(run_dir), stopping(run_dir, max_seconds):
         describe_run(pipeline, record)
         done = []
         for step in steps:
@@ -125,13 +133,13 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     )
     started = time.monotonic()
     try:
-        seed_everything(spec)
-        spec.module.run(*configs)
+        run_to_the_end(spec, run_dir, record)
         check_written(spec, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
-        record.update("stages", spec.name, status="failed", error=repr(error), seconds=seconds)
+        with contextlib.suppress(OSError):  # on a full disk: a stage that is left "running" goes on too
+            record.update("stages", spec.name, status=ended(error), error=repr(error), seconds=seconds)
         raise
     seconds = round(time.monotonic() - started, 2)
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
@@ -140,28 +148,11 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     return seconds
 
 
-def seed_everything(spec: StageSpec) -> None:
-    """Start each stage from its own seed, so that it does not matter what ran before it in the process."""
-    if "seed" in spec.recipe:
-        from transformers import set_seed
-
-        set_seed(spec.recipe["seed"])
-
-
 def check_written(spec: StageSpec, run_dir: Path) -> None:
     """A stage that returns without its checkpoint is a defect of the stage."""
     for name in ("checkpoint", STAGE_FILE):
         if not (run_dir / spec.name / name).exists():
             raise RuntimeError(f"the stage {spec.name} ended without writing {run_dir / spec.name / name}")
-
-
-def free_memory() -> None:
-    """Let go of the finished stage's models before the next one loads its own."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -> None:

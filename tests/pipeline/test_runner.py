@@ -133,7 +133,7 @@ def test_a_failed_stage_is_recorded_and_leaves_the_earlier_ones(project):
 def test_an_interrupted_stage_runs_again(project):
     with pytest.raises(KeyboardInterrupt):
         project.run("--judge.fail", "interrupt")
-    assert project.record()["stages"]["judge"]["status"] == "failed"
+    assert project.record()["stages"]["judge"]["status"] == "interrupted"
     assert project.run("--judge.fail", "null") == ["judge", "aligned"]
 
 
