@@ -23,8 +23,8 @@ class Guarded:
     max_skipped_steps: int = field(
         default=5,
         metadata={
-            "help": "Steps skipped in a row, as their gradient is not finite, after which training goes back to its last "
-            "step checkpoint, and ends when that happens again."
+            "help": "Steps skipped in a row, as their gradient is not finite, after which training goes back to its "
+            "last step checkpoint, and ends when that happens again."
         },
     )
 

@@ -1,7 +1,7 @@
 """Which rows an optimizer step is made of."""
 
 import math
-from collections.abc import Iterator
+from copy import copy
 from itertools import islice
 
 from accelerate.data_loader import SeedableRandomSampler
@@ -16,17 +16,21 @@ SHOWN_TEXT = 60
 
 
 def rows_of_step(loader: DataLoader, step: int, args: TrainingArguments) -> list[int] | None:
-    """The training rows of optimizer step number `step` (from 0), in PPO of its rollout; None where they cannot be told.
+    """The training rows of optimizer step number `step` (from 0), in PPO of its rollout.
 
-    They can where one process trains, and its sampler gives the same order when it is asked again.
+    None where they cannot be told: they can where one process trains, and its sampler repeats its order when asked.
     """
     sampler = getattr(loader.batch_sampler, "sampler", None)
     if not isinstance(sampler, REPEATABLE) or args.world_size > 1:
         return None
     accumulation = args.gradient_accumulation_steps
-    first = step % math.ceil(len(loader) / accumulation) * accumulation
-    batches: Iterator[list[int]] = islice(iter(loader.batch_sampler), first, first + accumulation)
-    return list(dict.fromkeys(row for batch in batches for row in batch))
+    epoch, place = divmod(step, math.ceil(len(loader) / accumulation))
+    batches = copy(loader.batch_sampler)
+    batches.sampler = copy(sampler)
+    if hasattr(sampler, "set_epoch"):
+        batches.sampler.set_epoch(epoch)  # the loader, which fetches ahead, may have come to the next
+    taken = islice(iter(batches), place * accumulation, (place + 1) * accumulation)
+    return list(dict.fromkeys(row for batch in taken for row in batch))
 
 
 def describe(rows: list[int] | None, loader: DataLoader, tokenizer: PreTrainedTokenizerBase | None) -> str:
