@@ -10,6 +10,7 @@ from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.memory import free_memory
 from alignment.pipeline.record import RunRecord
 
+FOUND_OUT = ("micro_batch", "diverged")  # keys of a stage's record that hold for its next attempt too
 logger = logging.getLogger(__name__)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.manifest import damage
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.digest import digest_checkpoint
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
@@ -25,7 +26,7 @@ from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table,
 from alignment.pipeline.provenance import git_state, hardware, versions
 from alignment.pipeline.recipe import gathered
 from alignment.pipeline.record import RunRecord, locked
-from alignment.pipeline.recovery import run_to_the_end
+from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stopping import ended, stopping
 
 STAGE_FILE = "stage.json"
@@ -116,8 +117,11 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     configs = spec.configs(run_dir)
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # of the parents' files, before anything is moved
-    set_aside(spec.name, run_dir)
+    earlier = record.stages[spec.name] if step.goes_on else {}
+    if not step.goes_on:
+        set_aside(spec.name, run_dir)
     parents = parent_digests(spec, record)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
         "stages",
         spec.name,
@@ -129,11 +133,14 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
         **surroundings(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=earlier.get("started", now),
+        attempts=earlier.get("attempts", 0) + 1,
+        **{key: earlier[key] for key in FOUND_OUT if key in earlier},
     )
     started = time.monotonic()
     try:
-        run_to_the_end(spec, run_dir, record)
+        if not is_written(run_dir / spec.name):
+            run_to_the_end(spec, run_dir, record)
         check_written(spec, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
     except BaseException as error:
@@ -141,11 +148,24 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         with contextlib.suppress(OSError):  # on a full disk: a stage that is left "running" goes on too
             record.update("stages", spec.name, status=ended(error), error=repr(error), seconds=seconds)
         raise
-    seconds = round(time.monotonic() - started, 2)
+    # Of a stage that went on, the seconds before count too.
+    seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
     record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
     free_memory()
     return seconds
+
+
+def result_seconds(stage_dir: Path) -> float:
+    return json.loads((stage_dir / STAGE_FILE).read_text(encoding="utf-8"))["seconds"]
+
+
+def is_written(stage_dir: Path) -> bool:
+    """Whether a stage ended and only its record was not made: stage.json comes last. Half of it does not count."""
+    stage_file = stage_dir / STAGE_FILE
+    if stage_file.exists() and damage(stage_dir / "checkpoint"):
+        stage_file.unlink()
+    return stage_file.exists()
 
 
 def check_written(spec: StageSpec, run_dir: Path) -> None:

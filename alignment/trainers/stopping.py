@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from alignment.errors import Interrupted
 from alignment.trainers.processes import any_process
@@ -45,6 +45,10 @@ class StopOnSignal(TrainerCallback):
                 logger.warning("%s: stops at the end of this rollout, at step %d", self.reason, last)
                 self.told = True
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if any_process(self.signum is not None, args):
+            self.request_save()
+
     def on_save(self, args, state, control, **kwargs):
         if any_process(self.signum is not None, args):
             self.saved_at = state.global_step
@@ -54,6 +58,12 @@ class StopOnSignal(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.end(state)
+
+    def end_after_training(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Raise for a signal that came with the last step or after it: the closing evaluation may take long."""
+        self.end(state)
+        if any_process(self.signum is not None, args):
+            raise Interrupted(self.signum or signal.SIGTERM, f"{self.reason} at the end of training")
 
     def end(self, state: TrainerState) -> None:
         """Raise where training is saved as it is now, and was asked to stop."""

@@ -21,7 +21,7 @@ class Common:
 
 def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
     output_dir = Path(settings.output_dir)
-    (output_dir / "trainer").mkdir(parents=True)
+    (output_dir / "trainer").mkdir(parents=True, exist_ok=True)
     with (output_dir.parent / "ran.txt").open("a") as file:
         file.write(f"{name}\n")
     if settings.fail == "interrupt":
@@ -29,7 +29,7 @@ def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
     if settings.fail:
         raise RuntimeError(settings.fail)
     checkpoint = output_dir / "checkpoint"
-    checkpoint.mkdir()
+    checkpoint.mkdir(exist_ok=True)
     made_from = asdict(settings) | {"output_dir": None}
     made_from["parents"] = [json.loads((Path(parent) / "weights.json").read_text()) for parent in parents]
     (checkpoint / "weights.json").write_text(json.dumps(made_from))
@@ -37,4 +37,4 @@ def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
         (checkpoint / "tokenizer.json").write_text("{}")
     else:
         (checkpoint / "config.json").write_text(json.dumps({"architectures": [f"Fake{kind}"]}))
-    (output_dir / "stage.json").write_text(json.dumps({"stage": name}))
+    (output_dir / "stage.json").write_text(json.dumps({"stage": name, "seconds": 0.0}))
