@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.files import disk_full_explained
 from alignment.errors import Diverged, OutOfMemory
 from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.memory import free_memory
@@ -30,10 +31,12 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
         configs = replace(spec, recipe=spec.recipe | fitting).configs(run_dir)
         try:
             seed_everything(spec)
-            spec.module.run(*configs)
+            with disk_full_explained(f"the stage {spec.name}", run_dir):
+                spec.module.run(*configs)
             return
         except OutOfMemory as error:
-            smaller = smaller_micro_batch(configs[0])
+            (args,) = [config for config in configs if hasattr(config, "per_device_train_batch_size")]
+            smaller = smaller_micro_batch(args)
             if smaller is None:
                 raise
             record.update("stages", spec.name, micro_batch=smaller)

@@ -35,7 +35,8 @@ class StageResult:
     """What a stage made and what it took, as written to stage.json.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` the steps skipped and loss spikes.
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
+    spikes.
     """
 
     stage: str
