@@ -53,9 +53,9 @@ def stopping(run_dir: Path, max_seconds: float | None = None) -> Iterator[None]:
     timer = threading.Timer(max_seconds or 0, os.kill, (os.getpid(), signal.SIGXCPU))
     timer.daemon = True
     before = signal.signal(signal.SIGXCPU, _interrupt)
-    if max_seconds is not None:
-        timer.start()
     try:
+        if max_seconds is not None:
+            timer.start()
         yield
     except KeyboardInterrupt as stop:
         signum = stop.args[0] if stop.args else signal.SIGINT

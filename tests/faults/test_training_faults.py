@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import tiny_stages as tiny
 import torch
-from safetensors.torch import load_file
 from transformers import Trainer
 
 from alignment.durable.manifest import damage
@@ -26,46 +25,10 @@ STAGES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) fo
 MARK = 3  # the row that a fault lies in
 
 
-@pytest.fixture(scope="module")
-def parents(tmp_path_factory) -> Path:
-    return tiny.make(tmp_path_factory.mktemp("parents"))
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """Let something happen in the backward pass of chosen steps: at_step({2}, function of the trainer)."""
-
-    def inject(steps: set[int], happens) -> None:
-        original = Trainer.training_step
-
-        def training_step(self, *args, **kwargs):
-            loss = original(self, *args, **kwargs)
-            if self.state.global_step in steps:
-                happens(self)
-            return loss
-
-        monkeypatch.setattr(Trainer, "training_step", training_step)
-
-    return inject
-
-
 def poison_gradient(trainer: Trainer) -> None:
     """One NaN, in the last gradient of the optimizer: in PPO the critic's."""
     gradients = [p.grad for group in trainer.optimizer.param_groups for p in group["params"] if p.grad is not None]
     gradients[-1].view(-1)[0] = float("nan")
-
-
-def weights(output_dir: Path) -> dict[str, torch.Tensor]:
-    (file,) = (output_dir / "checkpoint").glob("*.safetensors")
-    return load_file(file)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def record(output_dir: Path) -> dict:
-    return json.loads((output_dir.parent / "pipeline.json").read_text())["stages"][output_dir.name]
 
 
 # ---- Not finite ----
@@ -77,7 +40,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(name, parents, 
     done = tiny.run(name, parents, tmp_path / name)
     assert done["faults"] == {"skipped_steps": 1, "loss_spikes": 0}
     assert [line["step"] for line in tiny.metrics(tmp_path / name) if "skipped_step" in line] == [3]
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / name).values())
+    assert all(tensor.isfinite().all() for tensor in tiny.weights(tmp_path / name).values())
     assert "step 3 skipped: its gradient is not finite" in caplog.text and "of the training set" in caplog.text
 
 
@@ -118,7 +81,7 @@ def test_after_too_many_in_a_row_training_goes_back_to_its_last_checkpoint_once(
     # The checkpoint of step 4 was written with step 4 skipped; what was trained from there is what counts.
     assert done["faults"]["skipped_steps"] == 1 and whole["faults"]["skipped_steps"] == 0
     assert tiny.losses(tmp_path / "again/sft")[:4] == tiny.losses(tmp_path / "whole/sft")[:4]
-    assert record(tmp_path / "again/sft")["status"] == "done"
+    assert tiny.record(tmp_path / "again/sft")["status"] == "done"
 
 
 @pytest.mark.parametrize("name", ["pretrain", "ppo-lora"])
@@ -127,7 +90,7 @@ def test_training_that_stays_without_finite_numbers_ends_with_advice(name, paren
     at_step(set(range(3, 9)), poison_gradient)
     with pytest.raises(Diverged, match=r"not finite in 2 steps in a row(.|\n)*learning_rate=0.001(.|\n)*rows? \d"):
         tiny.run(name, parents, tmp_path / name, **keys)
-    assert record(tmp_path / name)["status"] == "failed"
+    assert tiny.record(tmp_path / name)["status"] == "failed"
     assert not (tmp_path / name / "checkpoint").exists()
     saved = sorted((tmp_path / name / "trainer").glob("checkpoint-*"))
     assert saved and not any(damage(checkpoint) for checkpoint in saved)
@@ -185,7 +148,7 @@ def test_out_of_memory_halves_the_micro_batch_and_learns_the_same(name, parents,
     assert limited == tiny.losses(tmp_path / "small" / name)
     assert limited == pytest.approx(tiny.losses(tmp_path / "whole" / name), rel=1e-3, abs=1e-5)
     assert done["tokens"] == whole["tokens"]
-    records = [record(tmp_path / place / name) for place in ("whole", "limited")]
+    records = [tiny.record(tmp_path / place / name) for place in ("whole", "limited")]
     assert records[0]["recipe_digest"] == records[1]["recipe_digest"]
     assert records[1]["micro_batch"]["per_device_train_batch_size"] == 2
 
@@ -218,7 +181,7 @@ def test_out_of_memory_at_one_row_ends_with_advice(parents, tmp_path, monkeypatc
     limit_rows(monkeypatch, 0, error=MemoryError())
     with pytest.raises(OutOfMemory, match=r"batch_size 1, per_device_eval_batch_size 1(.|\n)*activation_checkpointing"):
         tiny.run("sft", parents, tmp_path / "sft", per_device_eval_batch_size=1)
-    assert record(tmp_path / "sft")["status"] == "failed"
+    assert tiny.record(tmp_path / "sft")["status"] == "failed"
 
 
 def test_other_errors_are_not_taken_for_full_memory(parents, tmp_path, monkeypatch):
@@ -263,7 +226,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_it(nam
     assert damage(tmp_path / "full" / name / "trainer/checkpoint-2") == []
     monkeypatch.setattr(torch, "save", save)
     tiny.run(name, parents, tmp_path / "full" / name, **keys)
-    assert same(weights(tmp_path / "full" / name), weights(tmp_path / "whole" / name))
+    assert tiny.same(tiny.weights(tmp_path / "full" / name), tiny.weights(tmp_path / "whole" / name))
 
 
 @pytest.fixture
@@ -280,7 +243,7 @@ def small_disk(tmp_path):
         return folder
 
     yield mount
-    subprocess.run(["umount", str(folder)], capture_output=True)
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
 
 
 def test_a_disk_that_is_really_full(parents, tmp_path, small_disk):
@@ -293,4 +256,4 @@ def test_a_disk_that_is_really_full(parents, tmp_path, small_disk):
     assert intact
     small_disk("20m", "remount")
     tiny.run("sft", parents, disk / "run/sft", **keys)
-    assert same(weights(disk / "run/sft"), weights(tmp_path / "whole/sft"))
+    assert tiny.same(tiny.weights(disk / "run/sft"), tiny.weights(tmp_path / "whole/sft"))

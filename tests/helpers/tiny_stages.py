@@ -6,6 +6,7 @@ from pathlib import Path
 import gpt_tiny
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from alignment.pipeline.graph import load_stage
@@ -100,3 +101,16 @@ def metrics(output_dir: Path) -> list[dict]:
 
 def losses(output_dir: Path) -> list[float]:
     return [line["loss"] for line in metrics(output_dir) if "loss" in line]
+
+
+def weights(output_dir: Path) -> dict[str, torch.Tensor]:
+    (file,) = (output_dir / "checkpoint").glob("*.safetensors")
+    return load_file(file)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def record(output_dir: Path) -> dict:
+    return json.loads((output_dir.parent / "pipeline.json").read_text())["stages"][output_dir.name]
