@@ -21,7 +21,7 @@ LAYERS = [
     {"alignment.durable"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-FREE = {"alignment", "alignment.errors"}
+FREE = {"alignment", "alignment.errors", "alignment.masking"}
 
 
 def source_files() -> list[Path]:

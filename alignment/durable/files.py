@@ -18,13 +18,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def new_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield PATH.partial to write to; it becomes PATH once it is on the disk, and is removed where that fails.
+    """Yield a file beside PATH to write to; it becomes PATH once it is on the disk, and is removed where that fails.
+
+    Its name holds the process, since two may write the same file (several processes of one run, two reports).
 
     Args:
         sync: wait until the file is on the disk; without, a power cut may leave an empty one.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
         if sync:

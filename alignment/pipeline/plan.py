@@ -1,13 +1,14 @@
 """What a run will do: each stage, whether it runs, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from alignment.durable.steps import last_step, newest_complete, step_of
 from alignment.errors import UserError
-from alignment.pipeline.digest import digest_recipe, digest_value
+from alignment.masking import masked
+from alignment.pipeline.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.parents import digest_outside
@@ -26,6 +27,7 @@ class Step:
     recipe_digest: str
     why: str
     goes_on: bool = False
+    data: dict[str, str] = field(default_factory=dict)  # digests of the local files that the recipe names
 
     @property
     def runs(self) -> bool:
@@ -42,12 +44,11 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:
-        digest = digest_recipe(spec.recipe)
+        data = data_digests(spec.recipe)
+        digest = digest_recipe(spec.recipe, data)
         rerun = [step.spec.name for step in steps if step.runs]
-        if fresh:
-            steps.append(Step(spec, digest, "--fresh"))
-        else:
-            steps.append(plan_stage(spec, digest, record, pipeline.run_dir, rerun))
+        step = Step(spec, digest, "--fresh") if fresh else plan_stage(spec, digest, record, pipeline.run_dir, rerun)
+        steps.append(replace(step, data=data))
     return steps
 
 
@@ -70,7 +71,7 @@ def change_since(
 ) -> str:
     """What differs in recipe or parents from when a stage last ran; empty where nothing does."""
     if entry["recipe_digest"] != recipe_digest:
-        return "recipe changed: " + changed_keys(entry["recipe"], spec.recipe)
+        return "recipe changed: " + changed_keys(entry["recipe"], masked(spec.recipe))
     for parent in spec.parents.values():
         if parent in rerun:
             return f"{parent} runs again"

@@ -1,5 +1,6 @@
 """Step checkpoints in the stages: when they are written, how they are sealed, and going on from one."""
 
+import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from alignment.errors import UserError
 from alignment.stages.clock import StageClock
 from alignment.stages.metrics import MetricsWriter
 
+logger = logging.getLogger(__name__)
 Callback = TypeVar("Callback", bound=TrainerCallback)
 KEPT = 2  # of those that are only there to go on from: a damaged one has one before it
 
@@ -173,6 +175,8 @@ def go_on(args: TrainingArguments) -> Progress:
     with args.main_process_first(desc="find the step checkpoint to go on from"):
         checkpoint = newest_intact(Path(args.output_dir))
     progress = Progress.read(checkpoint)
+    if checkpoint:
+        logger.info("goes on from %s", checkpoint)
     args.resume_from_checkpoint = checkpoint and str(checkpoint)
     args.restore_callback_states_from_checkpoint = True  # of those that stop early
     if progress.trained:

@@ -14,9 +14,12 @@ from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
+from alignment.durable.files import write_json, write_text
+from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.errors import UserError
-from alignment.models.loading import is_adapter, load_config
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import load_config
 from alignment.stages.card import write_card
 from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
 from alignment.stages.clock import StageClock
@@ -53,9 +56,7 @@ class StageResult:
     faults: dict[str, int] = field(default_factory=dict)
 
     def write(self, stage_dir: Path) -> None:
-        partial = stage_dir / "stage.json.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        partial.rename(stage_dir / "stage.json")
+        write_json(stage_dir / "stage.json", asdict(self))
 
 
 def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageClock]:
@@ -89,8 +90,7 @@ def load_data(
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
     prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     stage_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
-    (stage_dir / account).write_text(text, encoding="utf-8")
+    write_text(stage_dir / account, json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n")
     return prepared.splits
 
 
@@ -175,7 +175,8 @@ def finish(
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
     require_finite(model, f"the checkpoint of {stage_dir.name}")
-    save_checkpoint(model, trainer.processing_class, checkpoint)
+    with new_checkpoint(checkpoint) as folder:
+        save_checkpoint(model, trainer.processing_class, folder)
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
     result = StageResult(
         stage=stage_dir.name,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from alignment.data.arguments import DataArguments
-from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (

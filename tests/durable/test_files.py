@@ -106,7 +106,7 @@ def test_all_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
     monkeypatch.setattr(files.Path, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
     write_text(tmp_path / "a", "text")
-    assert events == ["sync a.partial", "rename", f"names {tmp_path.name}"]
+    assert events == [f"sync a.{os.getpid()}.partial", "rename", f"names {tmp_path.name}"]
     events.clear()
     with new_folder(tmp_path / "b") as partial:
         (partial / "c").write_text("text")

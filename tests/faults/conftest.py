@@ -1,10 +1,20 @@
-"""Tiny stages, and faults that come at a step."""
+"""What the tests of faults share: tiny stages and faults that come at a step, and the run directory of the kills."""
 
 from pathlib import Path
 
 import pytest
 import tiny_stages
+from align_server import AlignServer
+from killed_runs import Runs
 from transformers import Trainer
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """One run directory for all tests of kills: the stages that each is compared with are run once."""
+    server = AlignServer(tmp_path_factory.mktemp("kills"))
+    yield Runs(server, server.folder / "runs")
+    server.close()
 
 
 @pytest.fixture(scope="session")
