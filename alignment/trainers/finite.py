@@ -48,11 +48,10 @@ class FiniteGuard(TrainerCallback):
             self.skipping = False
             self.skipped_in_a_row += 1
             rows = rows_of_step(train_dataloader, state.global_step - 1, args)
-            place = describe(rows, train_dataloader, processing_class)
+            place = describe(rows, train_dataloader, processing_class) if rows else None
             self.write(state, {"skipped_step": 1})
-            logger.warning(
-                "step %d skipped: its gradient is not finite (epoch %.3g, %s)", state.global_step, state.epoch, place
-            )
+            where = f"epoch {state.epoch:.3g}, {place or 'rows not known'}"
+            logger.warning("step %d skipped: its gradient is not finite (%s)", state.global_step, where)
             if self.skipped_in_a_row >= args.max_skipped_steps:
                 raise diverged(
                     f"the gradient was not finite in {self.skipped_in_a_row} steps in a row", place, state, args
@@ -97,7 +96,7 @@ def require_finite(model: torch.nn.Module, what: str) -> None:
         )
 
 
-def diverged(problem: str, place: str | None, state: TrainerState, args: TrainingArguments) -> Diverged:
+def diverged(problem: str, rows: str | None, state: TrainerState, args: TrainingArguments) -> Diverged:
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "fp32"
     settings = (
         f"learning_rate={args.learning_rate}, warmup_steps={args.warmup_steps}, max_grad_norm={args.max_grad_norm}"
@@ -105,10 +104,12 @@ def diverged(problem: str, place: str | None, state: TrainerState, args: Trainin
     advice = ["a lower learning_rate", "a longer warm-up"]
     if args.fp16:
         advice.append("bf16 or fp32 in place of fp16")
-    advice.append("a look at those rows, whose data may be at fault" if place else "a look at the data")
+    if hasattr(args, "steps_per_rollout"):
+        advice.append("rewards that are finite")
+    advice.append("a look at those rows, whose data may be at fault" if rows else "a look at the data")
     return Diverged(
         f"training diverged at step {state.global_step}: {problem}",
-        got=f"{settings}, {precision}" + (f"; {place}" if place else ""),
+        got=", ".join([settings, precision, *([rows] if rows else [])]),
         needed="finite numbers",
         mend=", ".join(advice),
     )

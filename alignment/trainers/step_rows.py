@@ -33,10 +33,8 @@ def rows_of_step(loader: DataLoader, step: int, args: TrainingArguments) -> list
     return list(dict.fromkeys(row for batch in taken for row in batch))
 
 
-def describe(rows: list[int] | None, loader: DataLoader, tokenizer: PreTrainedTokenizerBase | None) -> str:
+def describe(rows: list[int], loader: DataLoader, tokenizer: PreTrainedTokenizerBase | None) -> str:
     """Rows in words, with the beginning of the first: "rows 4, 17 of the training set, the first 'Once upon ...'"."""
-    if not rows:
-        return "rows unknown"
     numbers = ", ".join(map(str, rows[:SHOWN_ROWS])) + (
         f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
     )

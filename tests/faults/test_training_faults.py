@@ -20,7 +20,7 @@ from alignment.models.loading import load_tokenizer
 from alignment.pipeline.recovery import smaller_micro_batch
 from alignment.trainers.ppo_config import PPOConfig
 
-QUICK = ["pretrain", "dpo", "ppo"]
+QUICK = ["pretrain", "ppo"]
 STAGES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in tiny.KEYS]
 MARK = 3  # the row that a fault lies in
 
@@ -209,7 +209,7 @@ def test_the_optimizer_batch_and_the_rollout_stay(sizes, expected, tmp_path):
 # ---- Disk ----
 
 
-@pytest.mark.parametrize("name", ["sft", "ppo"])
+@pytest.mark.parametrize("name", ["sft", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_it(name, parents, tmp_path, monkeypatch):
     keys = {"save_strategy": "steps", "save_steps": 2}
     tiny.run(name, parents, tmp_path / "whole" / name, **keys)
