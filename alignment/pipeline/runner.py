@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.manifest import MANIFEST, damage, digest_checkpoint
+from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text, masked
@@ -125,8 +125,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         spec.module.check(*configs)  # of the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
     earlier = record.stages[spec.name] if step.goes_on else {}
-    kept = None if step.goes_on else set_aside(spec.name, run_dir)
-    if kept:
+    if not step.goes_on and (kept := set_aside(spec.name, run_dir)):
         say(f"{spec.name}: what stood there was moved to {kept}")
     parents = parent_digests(spec, record)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -171,9 +170,13 @@ def result_seconds(stage_dir: Path) -> float:
 
 
 def is_written(stage_dir: Path) -> bool:
-    """Whether a stage ended and only its record was not made: stage.json comes last. Half of it does not count."""
+    """Whether a stage ended and only its record was not made: stage.json comes last. With damage it does not count.
+
+    The lineage is written with the record.
+    """
     stage_file = stage_dir / STAGE_FILE
-    if stage_file.exists() and damage(stage_dir / "checkpoint"):
+    found = damage(stage_dir / "checkpoint") if stage_file.exists() else []
+    if any(not problem.startswith(LINEAGE) for problem in found):
         stage_file.unlink()
     return stage_file.exists()
 

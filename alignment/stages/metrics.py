@@ -19,10 +19,10 @@ class MetricsWriter(TrainerCallback):
     """
 
     def __init__(self, path: Path, clock: StageClock, lines: int = 0):
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if path.exists() else []
+        kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
         self.path, self.clock, self.lines = path, clock, len(kept)
         self.earlier_steps, self.earlier_loss, self.earlier_tokens = 0, 0.0, 0
-        write_text(path, "".join(kept))
+        write_text(path, b"".join(kept).decode())
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Remember what a training that goes on had done before."""
@@ -54,7 +54,7 @@ class MetricsWriter(TrainerCallback):
         """
         whole = {}
         for key in ("num_tokens", "eval_num_tokens"):
-            if key in logs and logs[key] != state.num_input_tokens_seen:
+            if key in logs and not (state.num_input_tokens_seen and logs[key] == state.num_input_tokens_seen):
                 whole[key] = logs[key] + self.earlier_tokens
         if "train_loss" in logs and self.earlier_steps:
             steps = state.global_step

@@ -173,19 +173,57 @@ def test_what_a_stages_own_check_refuses_costs_nothing(project, monkeypatch):
     assert not (project.run_dir / "previous").exists()
 
 
-def test_a_stage_that_was_killed_runs_again(project):
-    project.run()
-    record = RunRecord(project.run_dir)
-    record.update("stages", "judge", status="running")
-    (project.run_dir / "judge/stage.json").unlink()
-    assert project.run() == ["judge", "aligned"]
-
-
-def test_a_stage_that_was_killed_before_its_record_was_written_is_only_recorded(project):
+def test_a_stage_that_was_killed_runs_again_in_its_folder(project, capsys):
     project.run(until="judge")
     RunRecord(project.run_dir).update("stages", "judge", status="running")
+    (project.run_dir / "judge/stage.json").unlink()
+    (project.run_dir / "judge/trainer/kept").touch()
+    capsys.readouterr()
+    assert project.run() == ["judge", "aligned"]
+    assert "judge: running (interrupted last time; from its start, as there is no step" in capsys.readouterr().out
+    assert (project.run_dir / "judge/trainer/kept").exists() and not (project.run_dir / "previous").exists()
+    assert project.record()["stages"]["judge"]["attempts"] == 2
+
+
+def test_a_stage_that_was_killed_between_its_last_file_and_its_record_is_only_recorded(project, capsys):
+    project.run(until="judge")
+    digest = project.record()["stages"]["judge"]["digest"]
+    RunRecord(project.run_dir).update("stages", "judge", status="running", digest=None)
+    capsys.readouterr()
     assert project.run(until="judge") == []
-    assert project.record()["stages"]["judge"]["status"] == "done"
+    assert "judge: running (interrupted last time; finished but for its record)" in capsys.readouterr().out
+    assert project.record()["stages"]["judge"]["digest"] == digest
+    RunRecord(project.run_dir).update("stages", "judge", status="running")
+    (project.run_dir / "judge/checkpoint/weights.json").write_text("{}")
+    assert project.run(until="judge") == ["judge"]  # what is damaged does not count as finished
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_an_unfinished_stage_of_another_recipe_or_parent_is_set_aside(project, status):
+    project.run()
+    for name, changed in (("judge", "judge"), ("judge", "base")):
+        RunRecord(project.run_dir).update("stages", name, status=status)
+        before = len(list((project.run_dir / "previous").glob("judge-*")))
+        project.run(f"--{changed}.learning_rate", f"0.{before + 5}", until="judge")
+        assert len(list((project.run_dir / "previous").glob("judge-*"))) == before + 1
+
+
+def test_an_interrupted_evaluation_runs_again_alone(project):
+    evals = {"suites": ["facts"], "stages": ["base"], "formats": ["plain", "chat"]}
+    project.set(evals=evals)
+    evaluate = project.harness.evaluate
+
+    def interrupted(*arguments, **options):
+        if arguments[2] == "chat":
+            raise KeyboardInterrupt
+        evaluate(*arguments, **options)
+
+    project.harness.evaluate = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        project.run()
+    project.harness.evaluate, project.harness.runs = evaluate, []
+    assert project.run() == ALL[2:]
+    assert [(run[0], run[3]) for run in project.harness.runs] == [("base", "chat")]
 
 
 def test_the_record_holds_provenance(project):
