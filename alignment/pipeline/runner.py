@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.lock import locked
 from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
@@ -25,7 +26,7 @@ from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table,
 from alignment.pipeline.previous import set_aside
 from alignment.pipeline.provenance import code_digest, git_state, hardware, versions
 from alignment.pipeline.recipe import gathered
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stopping import ended, stopping
 
@@ -81,6 +82,7 @@ def run_pipeline(
         return
     started = time.monotonic()
     with locked(run_dir), stopping(run_dir, max_seconds):
+        require_unchanged(record)
         describe_run(pipeline, record)
         done = []
         for step in steps:
@@ -88,6 +90,16 @@ def run_pipeline(
             done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+
+
+def require_unchanged(record: RunRecord) -> None:
+    """Raise where another process brought the run directory on between the plan and the lock."""
+    if RunRecord(record.path.parent).content != record.content:
+        raise UserError(
+            f"{record.path} has changed while the run was planned",
+            got="another align was at work there, and has ended",
+            mend="give the command again: what it finished is not done twice",
+        )
 
 
 def describe_run(pipeline: Pipeline, record: RunRecord) -> None:

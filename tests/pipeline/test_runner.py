@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from alignment.durable.lock import locked
 from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
 from alignment.pipeline.runner import duration, run_pipeline
 
 ALL = ["words", "base", "tuned", "judge", "aligned"]
