@@ -1,7 +1,6 @@
 """Faults of training in the stages: gradients that are not finite, loss spikes, full memory, signals."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from alignment.durable.read import read_json_lines
 from alignment.errors import OutOfMemory, UserError
 
 # What torch says where memory is full and it has no error class of its own for it.
@@ -71,5 +71,5 @@ def first_line(error: Exception) -> str:
 
 def count_faults(metrics_file: Path) -> dict[str, int]:
     """How often each fault stands in a stage's metrics.jsonl: of the training that led to the result, all attempts."""
-    lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(metrics_file)
     return {name: sum(key in line for line in lines) for key, name in COUNTED.items()}

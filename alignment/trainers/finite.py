@@ -109,8 +109,6 @@ def diverged(problem: str, rows: str | None, state: TrainerState, args: Training
     advice = ["a lower learning_rate", "a longer warm-up"]
     if args.fp16:
         advice.append("bf16 or fp32 in place of fp16")
-    if hasattr(args, "steps_per_rollout"):
-        advice.append("rewards that are finite")
     advice.append("a look at those rows, whose data may be at fault" if rows else "a look at the data")
     return Diverged(
         f"training diverged at step {state.global_step}: {problem}",

@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import Adafactor
 
 from alignment.errors import Diverged
+from alignment.stages.faults import count_faults
 from alignment.trainers.finite import FiniteGuard, are_finite, require_finite
 from alignment.trainers.ppo_rollout import RolloutSampler
-from alignment.trainers.spikes import HIGH, spike_height
+from alignment.trainers.spikes import HIGH, LossSpikes, spike_height
 from alignment.trainers.step_rows import rows_of_step
 
 ARGS = SimpleNamespace(world_size=1, gradient_accumulation_steps=2)
@@ -109,3 +110,17 @@ def test_a_loss_stands_out_by_spreads_above_the_median():
     assert spike_height([*falling, 50.0, 60.0], 6.0) > HIGH  # earlier spikes do not hide it
     assert spike_height([1.0] * 30, 1.05) < HIGH < spike_height([1.0] * 30, 1.2)  # a plateau has next to no spread
     assert spike_height(falling[:5], 1e6) == 0  # too few to tell
+
+
+def test_spikes_are_written_down_where_they_are(tmp_path):
+    written, state = [], SimpleNamespace(log_history=[], global_step=0)
+    spikes = LossSpikes(lambda state, values: written.append((state.global_step, values["loss_spike"] > HIGH)))
+    for step in range(1, 40):
+        loss = 9.0 if step in (20, 21) else 2.0 + 0.01 * (step % 5)
+        state.global_step = step
+        for logs in ({"loss": loss}, {"eval_loss": 100.0}):
+            state.log_history.append(logs | {"step": step})
+            spikes.on_log(None, state, None, logs=logs)
+    assert written == [(20, True), (21, True)]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "skipped_step": 1}\n{"step": 20, "loss_spike": 50.1}\n')
+    assert count_faults(tmp_path / "metrics.jsonl") == {"skipped_steps": 1, "loss_spikes": 1}

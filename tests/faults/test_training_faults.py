@@ -1,7 +1,6 @@
 """Numbers that are not finite, full memory and full disks in real stages: what training does, and what it leaves."""
 
 import errno
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from alignment.trainers.ppo_config import PPOConfig
 
 QUICK = ["pretrain", "ppo"]
 STAGES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in tiny.KEYS]
+POISONED = ["sft", "pretrain", "reward", "dpo"]  # PPO samples its rows, and says so itself where it cannot
 MARK = 3  # the row that a fault lies in
 
 
@@ -44,10 +44,13 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(name, parents, 
     assert "step 3 skipped: its gradient is not finite" in caplog.text and "of the training set" in caplog.text
 
 
-def test_rows_that_give_no_finite_loss_are_named(parents, tmp_path, monkeypatch, caplog):
-    rows = [json.loads(line) for line in (parents / "sft.jsonl").read_text().splitlines()]
-    rows[MARK]["messages"][0]["content"] += " zzz"
-    tiny.write_rows(tmp_path / "sft.jsonl", rows)
+@pytest.mark.parametrize("name", ["sft", *(pytest.param(one, marks=pytest.mark.slow) for one in POISONED[1:])])
+def test_rows_that_give_no_finite_loss_are_named(name, parents, tmp_path, monkeypatch, caplog):
+    stage, keys = tiny.KEYS[name]
+    data = keys["dataset_name"]
+    lines = (parents / data).read_text().splitlines()
+    lines[MARK] = lines[MARK].replace("cat", "zzz")
+    (tmp_path / data).write_text("\n".join(lines) + "\n")
     marked = load_tokenizer(str(parents / "base"))("z", add_special_tokens=False)["input_ids"][0]
     forward = GPTModel.forward
 
@@ -58,11 +61,11 @@ def test_rows_that_give_no_finite_loss_are_named(parents, tmp_path, monkeypatch,
         return output
 
     monkeypatch.setattr(GPTModel, "forward", poisoned)
-    done = tiny.run("sft", parents, tmp_path / "run/sft", dataset_name=str(tmp_path / "sft.jsonl"))
-    assert done["faults"]["skipped_steps"] == 1
-    (line,) = [line for line in caplog.text.splitlines() if "skipped" in line]
-    named = re.search(r"rows ([\d, ]+) of the training set", line)[1].split(", ")
-    assert len(named) == 4 and str(MARK) in named
+    done = tiny.run(name, parents, tmp_path / "run" / name, dataset_name=str(tmp_path / data), max_steps=-1)
+    named = [match.split(", ") for match in re.findall(r"skipped: .* rows ([\d, ]+) of the training set", caplog.text)]
+    assert len(named) == done["faults"]["skipped_steps"] > 0 and all(len(rows) == 4 for rows in named)
+    if stage != "pretrain":  # whose rows are packed; of the others each is read in three epochs
+        assert len(named) == 3 and all(str(MARK) in rows for rows in named)
 
 
 def test_after_too_many_in_a_row_training_goes_back_to_its_last_checkpoint_once(parents, tmp_path, at_step, caplog):
