@@ -1,5 +1,6 @@
 """The evaluations of a pipeline: which there are after a stage, which of them are up to date, and running them."""
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -7,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.files import disk_full_explained
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
+from alignment.pipeline.stopping import ended
 from eval.store import is_whole, run_name
 
 OURS = ("suites", "stages", "formats")
@@ -134,18 +137,20 @@ def run_jobs(
         record.replace("evals", job.name, status="running", made_from=made_from(job, record))
         started = time.monotonic()
         try:
-            harness.evaluate(
-                checkpoint,
-                job.suite,
-                job.format,
-                str(run_dir / "evals" / job.name),
-                stage=job.stage,
-                parent=job.parent,
-                variant=job.variant,
-                loaded=loaded,
-                **job.options,
-            )
+            with disk_full_explained(f"the evaluation {job.name}", run_dir):
+                harness.evaluate(
+                    checkpoint,
+                    job.suite,
+                    job.format,
+                    str(run_dir / "evals" / job.name),
+                    stage=job.stage,
+                    parent=job.parent,
+                    variant=job.variant,
+                    loaded=loaded,
+                    **job.options,
+                )
         except BaseException as error:
-            record.update("evals", job.name, status="failed", error=mask_text(repr(error)))
+            with contextlib.suppress(OSError):  # on a full disk
+                record.update("evals", job.name, status=ended(error), error=mask_text(repr(error)))
             raise
         record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))

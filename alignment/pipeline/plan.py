@@ -47,8 +47,11 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
         data = data_digests(spec.recipe)
         digest = digest_recipe(spec.recipe, data)
         rerun = [step.spec.name for step in steps if step.runs]
-        step = Step(spec, digest, "--fresh") if fresh else plan_stage(spec, digest, record, pipeline.run_dir, rerun)
-        steps.append(replace(step, data=data))
+        if fresh:
+            steps.append(Step(spec, digest, "--fresh", data=data))
+        else:
+            step = plan_stage(spec, digest, record, pipeline.run_dir, rerun)
+            steps.append(replace(step, data=data))
     return steps
 
 

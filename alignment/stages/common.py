@@ -24,9 +24,13 @@ from alignment.masking import mask_text, masked
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 from alignment.stages.card import write_card
-from alignment.stages.checkpoints import StepCheckpoints, go_on, step_checkpoints
+from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
 from alignment.stages.clock import StageClock
+from alignment.stages.faults import count_faults, full_memory_named
 from alignment.stages.metrics import MetricsWriter
+from alignment.trainers.finite import FiniteGuard, require_finite
+from alignment.trainers.spikes import LossSpikes
+from alignment.trainers.stopping import StopOnSignal
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
@@ -37,7 +41,8 @@ class StageResult:
     """What a stage made and what it took, as written to stage.json.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside.
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
+    spikes.
     """
 
     stage: str
@@ -51,6 +56,7 @@ class StageResult:
     total_parameters: int
     tokens: int
     metrics: dict = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
 
     def write(self, stage_dir: Path) -> None:
         write_json(stage_dir / "stage.json", masked(asdict(self)))
@@ -69,7 +75,10 @@ def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageCl
     progress = Progress() if (stage_dir / "stage.json").exists() else go_on(args)
     clock = StageClock(progress.seconds, progress.peak_memory_gb)
     metrics = MetricsWriter(stage_dir / "metrics.jsonl", clock, progress.metrics_lines)
-    return stage_dir, [metrics, StepCheckpoints(args, progress, metrics, clock)], clock
+    steps = StepCheckpoints(args, progress, metrics, clock)
+    # A signal asks for a checkpoint, which comes after it; what is about to be saved is looked at before it is.
+    callbacks = [StopOnSignal(steps.request), metrics, steps, FiniteGuard(metrics.write), LossSpikes(metrics.write)]
+    return stage_dir, callbacks, clock
 
 
 def load_data(
@@ -170,6 +179,7 @@ def finish(
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
+    require_finite(model, f"the checkpoint of {stage_dir.name}")
     with new_checkpoint(checkpoint) as folder:
         save_checkpoint(model, trainer.processing_class, folder)
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
@@ -185,10 +195,11 @@ def finish(
         total_parameters=counted[1],
         tokens=int(tokens),
         metrics=metrics,
+        faults=count_faults(stage_dir / "metrics.jsonl"),
     )
     write_card(checkpoint, result, data)
     result.write(stage_dir)
-    step_checkpoints(trainer).tidy(trainer.state)
+    own_callback(trainer, StepCheckpoints).tidy(trainer.state)
     if trainer.args.push_to_hub:
         push(trainer, checkpoint)
     logger.info("%s: wrote %s", stage_dir.name, checkpoint)
@@ -212,14 +223,18 @@ def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str]
     Returns:
         The tokens trained on, and the metrics kept.
     """
+    stop = own_callback(trainer, StopOnSignal)
     try:
-        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+        with stop.listening(), full_memory_named(trainer.args):
+            trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     finally:
-        step_checkpoints(trainer).join()
+        own_callback(trainer, StepCheckpoints).join()
+    stop.end_after_training(trainer.args, trainer.state)
     metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
     tokens = metrics.pop("num_tokens", trainer.state.num_input_tokens_seen)
     if evaluated and trainer.eval_dataset is not None:
-        closing = trainer.evaluate()
+        with full_memory_named(trainer.args):
+            closing = trainer.evaluate()
         metrics |= {key: closing[key] for key in evaluated if key in closing}
     return int(tokens), metrics
 

@@ -20,6 +20,7 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 
@@ -28,7 +29,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, Resumable, DPOConfig):
+class DPORecipe(HardwareDefaults, Resumable, Guarded, DPOConfig):
     """TRL's `DPOConfig`."""
 
 

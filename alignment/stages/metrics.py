@@ -1,6 +1,7 @@
 """metrics.jsonl: what a trainer logs, as if the stage had never been interrupted."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +19,10 @@ class MetricsWriter(TrainerCallback):
     """
 
     def __init__(self, path: Path, clock: StageClock, lines: int = 0):
-        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines] if path.exists() else []
+        kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
         self.path, self.clock, self.lines = path, clock, len(kept)
         self.earlier_steps, self.earlier_loss, self.earlier_tokens = 0, 0.0, 0
-        write_text(path, "".join(kept))
+        write_text(path, b"".join(kept).decode())
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Remember what a training that goes on had done before."""
@@ -33,10 +34,14 @@ class MetricsWriter(TrainerCallback):
         whole = self.of_the_whole(logs, state)
         logs.update(whole)
         state.log_history[-1].update(whole)
+        self.write(state, logs)
+
+    def write(self, state: TrainerState, values: dict) -> None:
+        """Append a line with those of the values that are finite numbers: JSON has no others."""
         if not state.is_world_process_zero:
             return
         line = {"step": state.global_step, "epoch": state.epoch, "seconds": self.clock.seconds}
-        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        numbers = {key: one for key, one in values.items() if isinstance(one, int | float) and math.isfinite(one)}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, **numbers}) + "\n")
         self.lines += 1
@@ -49,7 +54,7 @@ class MetricsWriter(TrainerCallback):
         """
         whole = {}
         for key in ("num_tokens", "eval_num_tokens"):
-            if key in logs and logs[key] != state.num_input_tokens_seen:
+            if key in logs and not (state.num_input_tokens_seen and logs[key] == state.num_input_tokens_seen):
                 whole[key] = logs[key] + self.earlier_tokens
         if "train_loss" in logs and self.earlier_steps:
             steps = state.global_step

@@ -15,6 +15,7 @@ from alignment.stages.adapters import new_adapter
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
@@ -73,7 +74,7 @@ class OtherSources:
 
 
 @dataclass
-class PPORecipe(HardwareDefaults, Resumable, PPOConfig):
+class PPORecipe(HardwareDefaults, Resumable, Guarded, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})

@@ -20,6 +20,7 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from reward_models.learned import LearnedReward
@@ -61,7 +62,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, Resumable, RewardConfig):
+class RewardRecipe(HardwareDefaults, Resumable, Guarded, RewardConfig):
     """TRL's `RewardConfig`."""
 
 

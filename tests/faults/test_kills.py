@@ -3,8 +3,9 @@
 import json
 import random
 
+import pandas
 import pytest
-from killed_runs import STAGES, same_result
+from killed_runs import PIPELINE, STAGES, pipeline_words, same_result
 
 KILLS = {
     "pretrain": ("save", 6),
@@ -93,6 +94,36 @@ def test_a_changed_recipe_or_fresh_starts_over_beside_what_was_there(runs):
         aside.rename(runs.folder / f"seen-{len(more)}")
     record = json.loads((runs.folder / "pipeline.json").read_text())["stages"][place.name]
     assert record["status"] == "done" and record["attempts"] == 1
+
+
+# Four of each trained stage: 20 in one run directory.
+PIPELINE_KILLS = [
+    *[("steps", 3), ("save", 6), ("final", 0), ("record", 0)],  # pretrain
+    *[("steps", 4), ("eval", 8), ("record", 0), ("suite", 0)],  # sft
+    *[("gradient", 4), ("steps", 3), ("seal", 8), ("final", 0)],  # reward
+    *[("start", 0), ("steps", 3), ("step", 9), ("record", 0)],  # dpo
+    *[("rollout", 4), ("steps", 2), ("final", 0), ("suite", 0)],  # ppo
+]
+
+
+@pytest.mark.slow
+def test_a_pipeline_killed_twenty_times_ends_as_if_it_had_not_been(runs):
+    words = pipeline_words()
+    code, log = runs.server.align(*words, "--output_dir", runs.folder / "whole")
+    assert code == 0, log
+    for kill in PIPELINE_KILLS:
+        code, log = runs.server.align(*words, "--output_dir", runs.folder / "killed", kill=kill)
+        assert code == -9, (kill, log)
+    code, log = runs.server.align(*words, "--output_dir", runs.folder / "killed")
+    assert code == 0, log
+    for name in PIPELINE[1:]:
+        same_result(runs.folder / "whole" / name, runs.folder / "killed" / name)
+    items = [sorted((runs.folder / run / "evals").glob("*/items.parquet")) for run in ("whole", "killed")]
+    assert len(items[0]) == 4
+    for one, other in zip(*items, strict=True):
+        assert one.parent.name == other.parent.name
+        pandas.testing.assert_frame_equal(pandas.read_parquet(one), pandas.read_parquet(other))
+    assert not (runs.folder / "killed/previous").exists()
 
 
 @pytest.mark.slow

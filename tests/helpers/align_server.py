@@ -88,9 +88,10 @@ def arm(phase: str, step: int) -> None:
     """See to it that this process is killed.
 
     Args:
-        phase: `start` before the first step; `gradient` within a step; `step` after one; `save` with half a file of its
-            step checkpoint written; `seal` before its manifest is; `eval` in an evaluation at or after the step;
-            `rollout` in a rollout at or after it; `final` in writing the final checkpoint; `record` just after that.
+        phase: `start` before the first step; `gradient` within a step; `step` after one; `steps` after so many of this
+            process; `save` with half a file of the step's checkpoint written; `seal` before its manifest is; `eval` in
+            an evaluation at or after the step; `rollout` in a rollout at or after it; `final` in writing the final
+            checkpoint; `record` just after that; `suite` in an evaluation between stages.
     """
     import torch
     import transformers
@@ -99,8 +100,12 @@ def arm(phase: str, step: int) -> None:
     import alignment.stages.checkpoints as checkpoints
     import alignment.stages.common as common
     import alignment.trainers.ppo_trainer as ppo
+    import eval.runner
 
     class Killer(transformers.TrainerCallback):
+        def __init__(self):
+            self.steps = 0
+
         def on_train_begin(self, args, state, control, **kwargs):
             if phase == "start":
                 die()
@@ -110,7 +115,8 @@ def arm(phase: str, step: int) -> None:
                 die()
 
         def on_step_end(self, args, state, control, **kwargs):
-            if phase == "step" and state.global_step == step:
+            self.steps += 1
+            if step == {"step": state.global_step, "steps": self.steps}.get(phase):
                 die()
 
     def before(module, name: str, is_time) -> None:
@@ -130,7 +136,7 @@ def arm(phase: str, step: int) -> None:
             os.truncate(file, os.path.getsize(file) // 2)
             die()
 
-    if phase in ("start", "gradient", "step"):
+    if phase in ("start", "gradient", "step", "steps"):
         transformers.trainer.DEFAULT_CALLBACKS.append(Killer)
     elif phase == "save":
         save, torch.save = torch.save, save_half
@@ -144,6 +150,8 @@ def arm(phase: str, step: int) -> None:
         before(common, "write_card", lambda *_: True)
     elif phase == "record":
         before(runner, "check_written", lambda *_: True)
+    elif phase == "suite":
+        before(eval.runner, "save_run", lambda *_: True)
     else:
         raise ValueError(phase)
 

@@ -36,8 +36,19 @@ STAGES["reward-lora"] = [*STAGES["reward"], "--model_name_or_path", "sft-lora"]
 STAGES["dpo-lora"] = [*STAGES["dpo"], "--model_name_or_path", "sft-lora"]
 STAGES["ppo-lora"] = [*STAGES["ppo"], "--model_name_or_path", "sft-lora", "--reward_model_path", "reward-lora"]
 DATA = {"tokenizer": "pretrain", "reward": "preference", "dpo": "preference", "ppo": "prompts"}
+PIPELINE = ("tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")
 # What passes differently each time, and what transformers says of the time since training went on.
 TIMES = re.compile("seconds|runtime|per_second|time|flos")
+
+
+def pipeline_words() -> list[object]:
+    """`align run recipes/tiny` with the same stages, and two evaluations."""
+    words = ["run", "recipes/tiny", "--evals.suites", "[tinyworld_gold]", "--evals.stages", "[sft, ppo]"]
+    words += ["--evals.limit", 2, "--evals.extra", "[]", "--no-check"]
+    for name in PIPELINE:
+        options = ["--dataset_name", WORLD.format(kind=DATA.get(name, name)), *STAGES[name][1:]]
+        words += [f"--{name}.{one[2:]}" if str(one).startswith("--") else one for one in options]
+    return words
 
 
 @dataclass
@@ -85,6 +96,8 @@ def same_result(whole: Path, again: Path) -> None:
     told = [json.loads((folder / "stage.json").read_text()) for folder in (whole, again)]
     for key in ("tokens", "trainable_parameters", "total_parameters", "parents"):
         assert told[0][key] == told[1][key], key
+    completions = [folder / "trainer/completions.jsonl" for folder in (whole, again)]
+    assert len({path.read_text() if path.exists() else "" for path in completions}) == 1
     assert flat(told[0]["metrics"]) == pytest.approx(flat(told[1]["metrics"]))
     lines = logged(whole), logged(again)
     assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
