@@ -1,6 +1,7 @@
 """Step checkpoints in the stages: when they are written, how they are sealed, and going on from one."""
 
 import logging
+import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -168,12 +169,15 @@ def rng_state(hexadecimal: str) -> torch.Tensor:
 
 
 def go_on(args: TrainingArguments) -> Progress:
-    """Let a trainer go on from the newest intact step checkpoint of its folder, if there is one.
+    """Let a trainer go on from the newest intact step checkpoint of its folder; without one the folder is emptied.
 
     Trainer has no word for a training without a step left, and would take one more: zero epochs are none.
     """
+    folder = Path(args.output_dir)
     with args.main_process_first(desc="find the step checkpoint to go on from"):
-        checkpoint = newest_intact(Path(args.output_dir))
+        checkpoint = newest_intact(folder)
+        if checkpoint is None and folder.exists():
+            shutil.rmtree(folder)  # logs of steps that are all done again
     progress = Progress.read(checkpoint)
     if checkpoint:
         logger.info("goes on from %s", checkpoint)
