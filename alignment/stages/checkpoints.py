@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -20,7 +21,7 @@ from alignment.stages.clock import StageClock
 from alignment.stages.metrics import MetricsWriter
 
 logger = logging.getLogger(__name__)
-
+Callback = TypeVar("Callback", bound=TrainerCallback)
 KEPT = 2  # of those that are only there to go on from: a damaged one has one before it
 
 
@@ -195,6 +196,6 @@ def go_on(args: TrainingArguments) -> Progress:
     return progress
 
 
-def step_checkpoints(trainer: Trainer) -> StepCheckpoints:
-    """The stage's own callback of a trainer."""
-    return next(one for one in trainer.callback_handler.callbacks if isinstance(one, StepCheckpoints))
+def own_callback(trainer: Trainer, kind: type[Callback]) -> Callback:
+    """The one that `start` gave a trainer."""
+    return next(one for one in trainer.callback_handler.callbacks if isinstance(one, kind))

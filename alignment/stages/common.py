@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from datasets import DatasetDict
+from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
@@ -18,12 +20,17 @@ from alignment.durable.files import write_json, write_text
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.errors import UserError
+from alignment.masking import mask_text, masked
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 from alignment.stages.card import write_card
-from alignment.stages.checkpoints import StepCheckpoints, go_on, step_checkpoints
+from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
 from alignment.stages.clock import StageClock
+from alignment.stages.faults import count_faults, full_memory_named
 from alignment.stages.metrics import MetricsWriter
+from alignment.trainers.finite import FiniteGuard, require_finite
+from alignment.trainers.spikes import LossSpikes
+from alignment.trainers.stopping import StopOnSignal
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
@@ -34,7 +41,8 @@ class StageResult:
     """What a stage made and what it took, as written to stage.json.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside.
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
+    spikes.
     """
 
     stage: str
@@ -48,9 +56,10 @@ class StageResult:
     total_parameters: int
     tokens: int
     metrics: dict = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
 
     def write(self, stage_dir: Path) -> None:
-        write_json(stage_dir / "stage.json", asdict(self))
+        write_json(stage_dir / "stage.json", masked(asdict(self)))
 
 
 def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageClock]:
@@ -62,10 +71,14 @@ def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageCl
     stage_dir = Path(args.output_dir)
     stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
+    args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
     progress = Progress() if (stage_dir / "stage.json").exists() else go_on(args)
     clock = StageClock(progress.seconds, progress.peak_memory_gb)
     metrics = MetricsWriter(stage_dir / "metrics.jsonl", clock, progress.metrics_lines)
-    return stage_dir, [metrics, StepCheckpoints(args, progress, metrics, clock)], clock
+    steps = StepCheckpoints(args, progress, metrics, clock)
+    # A signal asks for a checkpoint, which comes after it; what is about to be saved is looked at before it is.
+    callbacks = [StopOnSignal(steps.request), metrics, steps, FiniteGuard(metrics.write), LossSpikes(metrics.write)]
+    return stage_dir, callbacks, clock
 
 
 def load_data(
@@ -81,7 +94,8 @@ def load_data(
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
     prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     stage_dir.mkdir(parents=True, exist_ok=True)
-    write_text(stage_dir / account, json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write_text(stage_dir / account, mask_text(text))
     return prepared.splits
 
 
@@ -165,6 +179,7 @@ def finish(
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
+    require_finite(model, f"the checkpoint of {stage_dir.name}")
     with new_checkpoint(checkpoint) as folder:
         save_checkpoint(model, trainer.processing_class, folder)
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
@@ -180,14 +195,22 @@ def finish(
         total_parameters=counted[1],
         tokens=int(tokens),
         metrics=metrics,
+        faults=count_faults(stage_dir / "metrics.jsonl"),
     )
     write_card(checkpoint, result, data)
     result.write(stage_dir)
-    step_checkpoints(trainer).tidy(trainer.state)
+    own_callback(trainer, StepCheckpoints).tidy(trainer.state)
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        push(trainer, checkpoint)
     logger.info("%s: wrote %s", stage_dir.name, checkpoint)
     return result
+
+
+def push(trainer: Trainer, checkpoint: Path) -> None:
+    """Upload a finished checkpoint as it stands; Trainer's own push adds its pickled arguments, with hub_token."""
+    if trainer.is_world_process_zero():
+        api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
+        api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
 
 
 def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
@@ -200,14 +223,18 @@ def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str]
     Returns:
         The tokens trained on, and the metrics kept.
     """
+    stop = own_callback(trainer, StopOnSignal)
     try:
-        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+        with stop.listening(), full_memory_named(trainer.args):
+            trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     finally:
-        step_checkpoints(trainer).join()
+        own_callback(trainer, StepCheckpoints).join()
+    stop.end_after_training(trainer.args, trainer.state)
     metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
     tokens = metrics.pop("num_tokens", trainer.state.num_input_tokens_seen)
     if evaluated and trainer.eval_dataset is not None:
-        closing = trainer.evaluate()
+        with full_memory_named(trainer.args):
+            closing = trainer.evaluate()
         metrics |= {key: closing[key] for key in evaluated if key in closing}
     return int(tokens), metrics
 

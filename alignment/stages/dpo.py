@@ -20,6 +20,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -27,7 +29,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, Resumable, DPOConfig):
+class DPORecipe(HardwareDefaults, Resumable, Guarded, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
@@ -62,6 +64,7 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
     )
     expose_head_bias(trainer.model)
     complete_reference(trainer.model)
+    require_inherited(trainer.processing_class, checkpoint, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(

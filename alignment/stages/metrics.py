@@ -1,6 +1,7 @@
 """metrics.jsonl: what a trainer logs, as if the stage had never been interrupted."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,10 +34,14 @@ class MetricsWriter(TrainerCallback):
         whole = self.of_the_whole(logs, state)
         logs.update(whole)
         state.log_history[-1].update(whole)
+        self.write(state, logs)
+
+    def write(self, state: TrainerState, values: dict) -> None:
+        """Append a line with those of the values that are finite numbers: JSON has no others."""
         if not state.is_world_process_zero:
             return
         line = {"step": state.global_step, "epoch": state.epoch, "seconds": self.clock.seconds}
-        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        numbers = {key: one for key, one in values.items() if isinstance(one, int | float) and math.isfinite(one)}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, **numbers}) + "\n")
         self.lines += 1

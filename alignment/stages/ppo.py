@@ -15,6 +15,8 @@ from alignment.stages.adapters import new_adapter
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import encode_prompts
@@ -72,7 +74,7 @@ class OtherSources:
 
 
 @dataclass
-class PPORecipe(HardwareDefaults, Resumable, PPOConfig):
+class PPORecipe(HardwareDefaults, Resumable, Guarded, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -110,6 +112,7 @@ def run(
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
         callbacks=callbacks,
     )
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {

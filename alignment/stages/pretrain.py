@@ -15,6 +15,7 @@ from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
@@ -58,7 +59,7 @@ def _unknown_field(name: str) -> UserError:
 
 
 @dataclass
-class PretrainRecipe(HardwareDefaults, Resumable, PretrainConfig):
+class PretrainRecipe(HardwareDefaults, Resumable, Guarded, PretrainConfig):
     """Our `PretrainConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})

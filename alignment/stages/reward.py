@@ -20,6 +20,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -60,7 +62,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, Resumable, RewardConfig):
+class RewardRecipe(HardwareDefaults, Resumable, Guarded, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -96,6 +98,7 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
         peft_config=new_adapter(model, model_args, tokenizer, "sequence-classification"),
         callbacks=callbacks,
     )
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:

@@ -1,14 +1,17 @@
 """What is run again and what is not, what failure leaves behind, and what is recorded."""
 
+import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from alignment.errors import UserError
+from alignment.durable.lock import locked
+from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
 from alignment.pipeline.runner import duration, run_pipeline
 
 ALL = ["words", "base", "tuned", "judge", "aligned"]
@@ -137,7 +140,7 @@ def test_a_failed_stage_is_recorded_and_leaves_the_earlier_ones(project):
 def test_an_interrupted_stage_runs_again(project):
     with pytest.raises(KeyboardInterrupt):
         project.run("--judge.fail", "interrupt")
-    assert project.record()["stages"]["judge"]["status"] == "failed"
+    assert project.record()["stages"]["judge"]["status"] == "interrupted"
     assert project.run("--judge.fail", "null") == ["judge", "aligned"]
 
 
@@ -337,6 +340,38 @@ def test_a_failed_evaluation_is_recorded_and_runs_again(project):
     project.harness.evaluate = works
     assert project.run() == ["judge", "aligned"]
     assert project.record()["evals"]["tuned-facts-plain"]["status"] == "done"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGXCPU])
+def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(project, signum):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"]})
+    evaluate = project.harness.evaluate
+
+    def signalled(checkpoint, suite, format, *args, **kwargs):
+        if format == "chat":
+            signal.raise_signal(signum)
+        evaluate(checkpoint, suite, format, *args, **kwargs)
+
+    project.harness.evaluate = signalled
+    with pytest.raises(Interrupted, match="what is finished in runs/fake stands: the same command goes on") as stop:
+        project.run()
+    assert stop.value.args[0] == signum
+    assert [entry["status"] for entry in project.record()["evals"].values()] == ["done", "interrupted"]
+    project.harness.evaluate = evaluate
+    before = len(project.harness.runs)
+    assert project.run() == ["judge", "aligned"]
+    assert [run[3] for run in project.harness.runs[before:]] == ["chat"]
+
+
+def test_a_full_disk_during_an_evaluation_is_explained(project):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"]})
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    project.harness.evaluate = full
+    with pytest.raises(UserError, match="no space left on the disk for the evaluation tuned-facts-plain"):
+        project.run()
 
 
 def test_mistakes_in_the_evaluations_are_found_before_anything_runs(project):

@@ -15,6 +15,7 @@ class Common:
     dataset_name: str | None = None
     fail: str | None = None
     options: dict[str, int] | None = None
+    hub_token: str | None = None
 
     def __post_init__(self):
         if self.learning_rate < 0:
@@ -30,7 +31,7 @@ def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
         raise KeyboardInterrupt
     if settings.fail:
         raise RuntimeError(settings.fail)
-    made_from = asdict(settings) | {"output_dir": None}
+    made_from = asdict(settings) | {"output_dir": None, "hub_token": None}
     made_from["parents"] = [json.loads((Path(parent) / "weights.json").read_text()) for parent in parents]
     with new_checkpoint(output_dir / "checkpoint") as checkpoint:
         (checkpoint / "weights.json").write_text(json.dumps(made_from))
