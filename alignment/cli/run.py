@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   --evals.key value     a key of the evaluations: --evals.limit 100
   --INPUT value         an input that pipeline.yaml lists
 
-A finished stage whose recipe, data files and parents are unchanged is skipped, and one that was interrupted goes on
-from its newest step checkpoint (--dry-run says where). One that runs again is first moved to RUN_DIR/previous/STAGE-N; nothing is deleted (docs/reliability.md says how to prune)."""
+A finished stage whose recipe, data files and parents are unchanged is skipped, and an interrupted one goes on from its
+newest step checkpoint (--dry-run says where). One that runs again is first moved to RUN_DIR/previous/STAGE-N; nothing
+is deleted (docs/reliability.md says how to prune)."""
 
 
 def main(args: argparse.Namespace) -> int:
