@@ -8,8 +8,8 @@ those apart from it.
 
     python benchmarks/checkpoint_cost.py [--steps 4] [--saves 3] [--quick]
 
-Seed 0, two cores of an AMD EPYC, shared and busy (load 17), one thread, 2026-11-26, --saves 4; 97.5M parameters, 1.17 GB
-a checkpoint; seconds a save, and of a step:
+Seed 0, two cores of an AMD EPYC, shared and busy (load 17), one thread, 2026-11-26, --saves 4; 97.5M parameters,
+1.17 GB a checkpoint; seconds a save, and of a step:
 
                              own  blocking   added  sealing_wall  sealing_cpu  step_apart  step_beside
     Trainer alone          15.59

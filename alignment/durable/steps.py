@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 class Progress:
     """How far a stage had come at a step checkpoint: what a stage keeps, and transformers' Trainer does not.
 
+    Only a step checkpoint that holds all of the training has one.
+
     `sampler_rng` is torch's random state as it was when the epoch began, in hexadecimal: samplers that draw from it
     (group_by_length) give the same order again only from there. `trained` says that no step is left.
     """
@@ -56,13 +58,17 @@ def all_steps(trainer_dir: Path) -> list[Path]:
 
 def newest_complete(trainer_dir: Path) -> Path | None:
     """The step checkpoint to go on from, as far as can be told without reading it."""
-    return next((path for path in reversed(all_steps(trainer_dir)) if (path / MANIFEST).is_file()), None)
+    needed = (MANIFEST, PROGRESS_FILE)
+    steps = reversed(all_steps(trainer_dir))
+    return next((path for path in steps if all((path / name).is_file() for name in needed)), None)
 
 
 def newest_intact(trainer_dir: Path) -> Path | None:
     """The step checkpoint to go on from; newer ones, which are incomplete or damaged, are named and removed."""
     for checkpoint in reversed(all_steps(trainer_dir)):
         problems = damage(checkpoint) or damage_of_best(checkpoint)
+        if not problems and not (checkpoint / PROGRESS_FILE).is_file():
+            problems = ["it holds a part of the training alone, as the recipe says"]
         if not problems:
             return checkpoint
         logger.warning("%s is passed over for the one before, and removed: %s", checkpoint, "; ".join(problems))

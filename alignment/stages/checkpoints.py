@@ -49,6 +49,11 @@ class Resumable:
         if self.save_minutes is not None and self.save_minutes < 0:
             raise UserError("save_minutes is too small", got=self.save_minutes, needed="0 or more, or null")
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a step checkpoint holds all of the training: the optimizer, and no reference that moves (DPO)."""
+        return not (self.save_only_model or getattr(self, "sync_ref_model", False))
+
 
 class StepCheckpoints(TrainerCallback):
     """Decides when step checkpoints are written, seals them with a manifest, and removes old ones.
@@ -109,7 +114,7 @@ class StepCheckpoints(TrainerCallback):
 
     def overdue(self, args: TrainingArguments) -> bool:
         """Whether save_minutes have passed, by the first process' clock."""
-        if args.save_minutes is None or args.save_only_model:
+        if args.save_minutes is None or not args.resumable:
             return False
         late = [time.monotonic() - self.last_save >= 60 * args.save_minutes]
         return broadcast_object_list(late)[0] if args.world_size > 1 else late[0]
@@ -121,16 +126,19 @@ class StepCheckpoints(TrainerCallback):
         if not args.should_save:
             return
         checkpoint = self.folder / f"{PREFIX}{state.global_step}"
+        if args.resumable:
+            self.progress(state, control).write(checkpoint)
+        self.sealing = self.sealer.submit(self.seal, checkpoint)
+
+    def progress(self, state: TrainerState, control: TrainerControl) -> Progress:
         sampler_rng = torch.get_rng_state() if at_end_of_epoch(state) else self.sampler_rng
-        progress = Progress(
+        return Progress(
             metrics_lines=self.metrics.lines,
             seconds=self.clock.seconds,
             peak_memory_gb=self.clock.peak_memory_gb,
             sampler_rng=bytes(sampler_rng.tolist()).hex(),
             trained=control.should_training_stop,
         )
-        progress.write(checkpoint)
-        self.sealing = self.sealer.submit(self.seal, checkpoint)
 
     def seal(self, checkpoint: Path) -> None:
         """Make a step checkpoint complete, and only then let old ones go."""

@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 
 import alignment.stages.checkpoints as checkpoints
 from alignment.durable.manifest import MANIFEST, write_manifest
-from alignment.durable.steps import Progress, all_steps, newest_intact, prune
+from alignment.durable.steps import Progress, all_steps, newest_complete, newest_intact, prune
 from alignment.errors import UserError
 from alignment.stages.clock import StageClock
 from alignment.stages.common import start, train
@@ -84,6 +84,18 @@ def test_a_damaged_best_is_not_gone_on_with(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="alignment"):
         assert newest_intact(tmp_path / "trainer") is None
     assert f"{best.name}, the best so far: model.safetensors is missing" in caplog.text
+
+
+def test_without_the_optimizer_training_starts_over(tmp_path, caplog):
+    options = {"save_strategy": "steps", "save_steps": 4, "save_only_model": True}
+    whole = learn(tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        learn(tmp_path / "again", InterruptAt(10), **options)
+    assert newest_complete(tmp_path / "again/trainer") is None
+    with caplog.at_level("WARNING", logger="alignment"):
+        again = learn(tmp_path / "again", **options)
+    assert "it holds a part of the training alone, as the recipe says" in caplog.text
+    assert next(e["step"] for e in again.state.log_history if "loss" in e) == 2 and same_weights(whole, again)
 
 
 def test_early_stopping_counts_on(tmp_path):
