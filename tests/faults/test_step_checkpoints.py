@@ -1,5 +1,6 @@
 """When step checkpoints are written, which are kept, and what training that goes on from one takes up again."""
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -146,6 +147,28 @@ def test_a_step_checkpoint_that_cannot_be_sealed_stops_the_training_and_leaves_t
     with pytest.raises(OSError, match="No space"):
         learn(tmp_path, save_strategy="steps", save_steps=4, save_total_limit=1)
     assert newest_intact(tmp_path / "trainer").name == "checkpoint-4"
+
+
+class Planted:
+    """Pickled, it makes a file where it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_no_code_of_a_step_checkpoint_runs(tmp_path, name):
+    with pytest.raises(Interrupted):
+        learn(tmp_path / "stage", InterruptAt(5), save_strategy="steps", save_steps=4)
+    checkpoint = newest_intact(tmp_path / "stage/trainer")
+    torch.save({"state": Planted(tmp_path / "ran")}, checkpoint / name)
+    write_manifest(checkpoint)  # as whoever plants it would
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        learn(tmp_path / "stage")
+    assert not (tmp_path / "ran").exists()
 
 
 def saved_at(tmp_path: Path, options: dict, minutes_a_step: float, monkeypatch, requested: int = 0) -> list[int]:
