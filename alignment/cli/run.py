@@ -34,19 +34,14 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_pipeline
     from alignment.pipeline.runner import run_pipeline
-    from alignment.pipeline.stopping import seconds
+    from alignment.pipeline.stopping import seconds, stopping
     from alignment.report import write_report
 
     max_seconds = seconds(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
-    run_pipeline(
-        pipeline,
-        until=args.until,
-        fresh=args.fresh,
-        dry_run=args.dry_run,
-        check=check,
-        write_report=write_report,
-        max_seconds=max_seconds,
-    )
+    with stopping(pipeline.run_dir, max_seconds):
+        run_pipeline(
+            pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, check=check, write_report=write_report
+        )
     return 0

@@ -29,10 +29,11 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_stage
     from alignment.pipeline.runner import run_pipeline
-    from alignment.pipeline.stopping import seconds
+    from alignment.pipeline.stopping import seconds, stopping
 
     max_seconds = seconds(args.max_time)
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
-    run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check, max_seconds=max_seconds)
+    with stopping(pipeline.run_dir, max_seconds):
+        run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
     return 0

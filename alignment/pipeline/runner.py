@@ -28,7 +28,7 @@ from alignment.pipeline.provenance import code_digest, git_state, hardware, vers
 from alignment.pipeline.recipe import gathered
 from alignment.pipeline.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
-from alignment.pipeline.stopping import ended, stopping
+from alignment.pipeline.stopping import ended
 
 STAGE_FILE = "stage.json"
 
@@ -52,7 +52,6 @@ def run_pipeline(
     harness: Harness | None = None,
     write_report: Callable[[Path], Path] | None = None,
     check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
-    max_seconds: float | None = None,
 ) -> None:
     """Bring a run directory up to date with its pipeline.
 
@@ -63,10 +62,6 @@ def run_pipeline(
         harness: how to evaluate; default the package `eval`.
         write_report: writes the report of a run directory and returns its path; default none.
         check: looks at the stages that will run, and raises where they must not; default none.
-        max_seconds: stop once so much time has passed; default no limit.
-
-    Raises:
-        Interrupted: a signal came, or the time is up. What is finished stands, and the same call goes on.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -81,7 +76,7 @@ def run_pipeline(
     if dry_run:
         return
     started = time.monotonic()
-    with locked(run_dir), stopping(run_dir, max_seconds):
+    with locked(run_dir):
         require_unchanged(record)
         describe_run(pipeline, record)
         done = []

@@ -37,13 +37,16 @@ class StopOnSignal(TrainerCallback):
         self.told = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        if any_process(self.signum is not None, args):
-            self.request_save()
-            unit = getattr(args, "steps_per_rollout", 1)
-            if state.global_step % unit and not self.told:
-                last = -(-state.global_step // unit) * unit
-                logger.warning("%s: stops at the end of this rollout, at step %d", self.reason, last)
-                self.told = True
+        if not any_process(self.signum is not None, args):
+            return
+        if not getattr(args, "resumable", True):  # a checkpoint would be of no use
+            self.interrupt(f"ended at step {state.global_step} of {state.max_steps}, from its start next time")
+        self.request_save()
+        unit = getattr(args, "steps_per_rollout", 1)
+        if state.global_step % unit and not self.told:
+            last = -(-state.global_step // unit) * unit
+            logger.warning("%s: ends with this rollout, at step %d", self.reason, last)
+            self.told = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if any_process(self.signum is not None, args):
@@ -59,18 +62,19 @@ class StopOnSignal(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.end(state)
 
+    def end(self, state: TrainerState) -> None:
+        """Raise where training is saved as it is now, and was asked to stop."""
+        if self.saved_at == state.global_step and self.saved_at:
+            self.interrupt(f"saved at step {state.global_step} of {state.max_steps}")
+
     def end_after_training(self, args: TrainingArguments, state: TrainerState) -> None:
         """Raise for a signal that came with the last step or after it: the closing evaluation may take long."""
         self.end(state)
         if any_process(self.signum is not None, args):
-            raise Interrupted(self.signum or signal.SIGTERM, f"{self.reason} at the end of training")
+            self.interrupt("at the end of training")
 
-    def end(self, state: TrainerState) -> None:
-        """Raise where training is saved as it is now, and was asked to stop."""
-        if self.saved_at == state.global_step and self.saved_at:
-            raise Interrupted(
-                self.signum or signal.SIGTERM, f"{self.reason}: saved at step {state.global_step} of {state.max_steps}"
-            )
+    def interrupt(self, where: str) -> None:
+        raise Interrupted(self.signum or signal.SIGTERM, f"{self.reason}: {where}")
 
     @property
     def reason(self) -> str:

@@ -11,8 +11,6 @@ import tiny_stages as tiny
 from align_cli import REPOSITORY, align
 
 from alignment.errors import Interrupted, UserError
-from alignment.pipeline.graph import load_stage
-from alignment.pipeline.runner import run_pipeline
 from alignment.pipeline.stopping import seconds
 
 QUICK = ["sft", "ppo-lora"]
@@ -70,6 +68,12 @@ def test_a_second_signal_ends_at_once(parents, tmp_path, at_step):
     assert not list((tmp_path / "sft/trainer").glob("checkpoint-*"))
 
 
+def test_a_stage_that_cannot_go_on_says_so(parents, tmp_path, at_step):
+    at_step({2}, send(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="ended at step 3 of 6, from its start next time"):
+        tiny.run("sft", parents, tmp_path / "sft", save_only_model=True)
+
+
 def test_handlers_are_put_back(parents, tmp_path, at_step):
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGXCPU)]
     at_step({1}, send(signal.SIGTERM))
@@ -79,9 +83,8 @@ def test_handlers_are_put_back(parents, tmp_path, at_step):
 
 
 def test_a_time_budget_that_ends_before_training_ends_the_data_preparation(parents, tmp_path):
-    recipe = tiny.recipe("pretrain", parents)
     with pytest.raises(Interrupted, match=r"max-time is up.*same command"):
-        run_pipeline(load_stage("pretrain", recipe, (), tmp_path / "run/pretrain"), max_seconds=0.0)
+        tiny.run("pretrain", parents, tmp_path / "run/pretrain", max_seconds=0.0)
     again = tiny.run("pretrain", parents, tmp_path / "run/pretrain")
     assert again["faults"] == {"skipped_steps": 0, "loss_spikes": 0}
 

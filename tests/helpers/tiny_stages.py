@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from alignment.pipeline.graph import load_stage
 from alignment.pipeline.runner import run_pipeline
+from alignment.pipeline.stopping import stopping
 from alignment.tokenization import train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "old", "bird", "by", "mill", "grey", "dog", "ran", "off"]
@@ -88,10 +89,12 @@ def recipe(name: str, folder: Path) -> Path:
     return path
 
 
-def run(name: str, folder: Path, output_dir: Path, **keys) -> dict:
-    """Run a stage to its end, with recipe keys over its own; its stage.json."""
+def run(name: str, folder: Path, output_dir: Path, max_seconds: float | None = None, **keys) -> dict:
+    """Run a stage to its end, with recipe keys over its own, as the command line does; its stage.json."""
     overrides = [f"--{key}={json.dumps(value)}" for key, value in keys.items()]
-    run_pipeline(load_stage(KEYS[name][0], recipe(name, folder), overrides, output_dir))
+    pipeline = load_stage(KEYS[name][0], recipe(name, folder), overrides, output_dir)
+    with stopping(pipeline.run_dir, max_seconds):
+        run_pipeline(pipeline)
     return json.loads((output_dir / "stage.json").read_text(encoding="utf-8"))
 
 

@@ -13,6 +13,7 @@ from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
 from alignment.pipeline.record import RunRecord
 from alignment.pipeline.runner import duration, run_pipeline
+from alignment.pipeline.stopping import stopping
 
 ALL = ["words", "base", "tuned", "judge", "aligned"]
 
@@ -353,7 +354,8 @@ def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(projec
         evaluate(checkpoint, suite, format, *args, **kwargs)
 
     project.harness.evaluate = signalled
-    with pytest.raises(Interrupted, match="what is finished in runs/fake stands: the same command goes on") as stop:
+    goes_on = "what is finished in runs/fake stands: the same command goes on"
+    with pytest.raises(Interrupted, match=goes_on) as stop, stopping(project.run_dir):
         project.run()
     assert stop.value.args[0] == signum
     assert [entry["status"] for entry in project.record()["evals"].values()] == ["done", "interrupted"]

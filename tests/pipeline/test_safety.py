@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import ppo_tiny as tiny
 import pytest
+import tiny_stages
 import torch
 from peft import get_peft_model
 
 import align
+from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError
 from alignment.masking import MASK, mask_text, masked
+from alignment.models.checkpoints import read_lineage
 from alignment.models.interop import export_checkpoint
 from alignment.models.loading import load_causal_lm, load_config, load_tokenizer
 from alignment.pipeline.graph import load_stage
@@ -74,6 +77,22 @@ def test_a_recipes_secrets_are_in_no_file_of_the_run(project, capsys):
     assert project.record()["stages"]["tuned"]["recipe"]["hub_token"] == MASK
     assert project.record()["inputs"] == {"hub_token": MASK}
     assert not [secret for secret in ("quite-secret", "another-one", TOKEN, "pa55word") if secret in told]
+
+
+def test_a_stages_token_is_in_no_file_and_its_checkpoint_tells_where_it_is_from(tmp_path):
+    stages = tiny_stages.make(tmp_path / "stages")
+    secret = "quite-secret-token"
+    tiny_stages.run("sft", stages, tmp_path / "run/sft", hub_token=secret)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    with_it = {path.name for path in files if secret.encode() in path.read_bytes()}
+    assert with_it <= {"training_args.bin"}  # transformers' own, in step checkpoints alone
+    assert not (tmp_path / "run/sft/checkpoint/training_args.bin").exists()
+    assert tiny_stages.record(tmp_path / "run/sft")["recipe"]["hub_token"] == MASK
+    lineage = read_lineage(tmp_path / "run/sft/checkpoint")
+    base = lineage["parents"]["model_name_or_path"]
+    assert base == {"from": str(stages / "base"), "digest": digest_checkpoint(stages / "base")}
+    assert list(lineage["data"]) == [str(stages / "sft.jsonl")]
 
 
 def test_messages_and_logs_are_masked(capsys, monkeypatch):
