@@ -2,86 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
+from alignment.models.checkpoints import (
+    adapter_base,
+    adapter_config,
+    explained,
+    is_adapter,
+    require_checkpoint,
+    require_sound,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-ADAPTER_CONFIG = "adapter_config.json"
 REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a reference adapter too
-
-
-def is_path(name: str) -> bool:
-    """Whether the name of a model means a local path; what does not is a hub id.
-
-    `runs/nowhere` is a path where there is a folder `runs`, though it has the form of a hub id.
-    """
-    beside = Path(name).expanduser().parent
-    below_a_folder = beside != Path(".") and beside.is_dir()
-    return Path(name).exists() or below_a_folder or name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
-def is_adapter(checkpoint: str | Path) -> bool:
-    """Whether a checkpoint (folder or hub id) is an adapter; what cannot be reached is none."""
-    return _adapter_config(checkpoint) is not None
-
-
-def _adapter_config(checkpoint: str | Path) -> Path | None:
-    if isinstance(checkpoint, Path) or is_path(checkpoint):
-        file = Path(checkpoint) / ADAPTER_CONFIG
-        return file if file.is_file() else None
-    from transformers.utils import find_adapter_config_file
-
-    with explained(checkpoint):  # what can be no hub id is refused there
-        file = find_adapter_config_file(checkpoint)
-    return None if file is None else Path(file)
-
-
-def adapter_base(checkpoint: str | Path) -> str:
-    """The base that an adapter sits on: as recorded, else beside it, where the run directory was moved.
-
-    Raises:
-        UserError: the base is at neither place and does not look like a hub id.
-    """
-    recorded = json.loads(_adapter_config(checkpoint).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if Path(recorded).is_dir():
-        return recorded
-    moved = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
-    if moved.is_dir():
-        return str(moved)
-    if not is_path(recorded):
-        return recorded
-    raise UserError(
-        f"{checkpoint} is an adapter whose base model is missing",
-        got=f"no {recorded}, and no {moved}",
-        needed="the base checkpoint that the adapter was trained on",
-        mend="put it back, or correct base_model_name_or_path in adapter_config.json",
-    )
-
-
-def require_checkpoint(checkpoint: str | Path) -> None:
-    """Raise for a local path without a model; what may be a hub id passes."""
-    path = Path(checkpoint)
-    if path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path):
-        raise UserError(
-            f"{checkpoint} holds no model",
-            got=", ".join(sorted(file.name for file in path.iterdir())[:6]) or "an empty folder",
-            needed="config.json with weights, or adapter_config.json",
-            mend="give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint",
-        )
-    if not path.exists() and is_path(str(checkpoint)):
-        raise UserError(
-            f"no checkpoint at {checkpoint}",
-            needed="the folder of a checkpoint, or a hub id",
-            mend="check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
-        )
 
 
 def load_config(checkpoint: str | Path) -> PreTrainedConfig:
@@ -94,7 +32,7 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
     whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
     try:
         with explained(whole):
-            return AutoConfig.from_pretrained(whole)
+            return AutoConfig.from_pretrained(whole, trust_remote_code=False)
     except ValueError as error:  # what transformers raises for a model type that it does not know
         raise UserError(
             f"{whole} is of an architecture that transformers does not know",
@@ -124,24 +62,9 @@ def require_reward_model(checkpoint: str | Path) -> None:
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    require_sound(checkpoint, weights=False)
     with explained(checkpoint):
-        return AutoTokenizer.from_pretrained(checkpoint)
-
-
-@contextmanager
-def explained(checkpoint: str | Path) -> Iterator[None]:
-    """What transformers says of a hub id that it cannot reach, as a mistake that the user can mend."""
-    try:
-        yield
-    except OSError as error:
-        if is_path(str(checkpoint)):
-            raise
-        raise UserError(
-            f"cannot load {checkpoint}",
-            got=str(error).strip().splitlines()[0],
-            needed="a checkpoint folder, or the id of a model on the hub that can be reached from here",
-            mend="check the name; offline, only models in the local cache load",
-        ) from error
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
 
 
 def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -171,17 +94,20 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
     import alignment  # noqa: F401  (registers the architecture)
 
     require_checkpoint(checkpoint)
+    require_sound(checkpoint)
     if kind == "sequence-classification":
         auto, options = AutoModelForSequenceClassification, {"num_labels": 1, **options}
     else:
         auto = AutoModelForCausalLM
+    # Said outright: left out, transformers asks at the terminal whether to run a checkpoint's code, and reads pickles.
+    options = {**options, "trust_remote_code": False, "use_safetensors": True}
     if not is_adapter(checkpoint):
         with explained(checkpoint):
             return auto.from_pretrained(checkpoint, **options)
     base_checkpoint = adapter_base(checkpoint)
     with explained(base_checkpoint):
         base = auto.from_pretrained(base_checkpoint, **options)
-    if kind == "causal-lm" and (_adapter_config(checkpoint).parent / "generation_config.json").is_file():
+    if kind == "causal-lm" and (adapter_config(checkpoint).parent / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(checkpoint)
     model = _with_adapter(base, checkpoint, kind)
     # Where the base was found beside the adapter, what is trained further must name the place where it is.

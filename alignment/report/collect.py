@@ -1,10 +1,9 @@
 """report.json: everything that a run directory holds, in one object."""
 
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.report.comparisons import compared, is_headline
 from alignment.report.frontiers import logged_frontiers
@@ -22,8 +21,9 @@ STAGE_KEYS = (
     "total_parameters",
     "tokens",
     "metrics",
+    "faults",
 )
-RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware")
+RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware", "micro_batch")
 EVAL_KEYS = (
     "suite",
     "format",
@@ -57,7 +57,7 @@ def collect(run_dir: str | Path) -> dict:
             mend="give the --output_dir of the run",
         )
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
-    metrics = {name: list(_read_lines(run_dir / name / "metrics.jsonl")) for name in names}
+    metrics = {name: _read_log(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
     comparisons, refused, regressions = compared(run_dir, records, BASE)
     report = {
@@ -130,21 +130,11 @@ def finite(value):
 
 def _read_json(path: Path) -> dict:
     """The object in a file; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged", got=error, needed="JSON", mend="run what wrote it again") from error
+    return read_json(path) if path.is_file() else {}
 
 
-def _read_lines(path: Path) -> Iterator[dict]:
-    """The whole lines of a metrics file; the last one may be half written while its stage runs."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.endswith("}"):
-            yield json.loads(line)
+def _read_log(path: Path) -> list[dict]:
+    return read_json_lines(path) if path.is_file() else []
 
 
 def _stage_names(run_dir: Path, pipeline: dict) -> list[str]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from trl import DPOConfig, DPOTrainer, ModelConfig
 
 from alignment.data.arguments import DataArguments
-from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -18,6 +20,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -25,7 +29,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, DPOConfig):
+class DPORecipe(HardwareDefaults, Resumable, Guarded, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
@@ -38,7 +42,7 @@ def check(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> None
 
 
 def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, callbacks, clock = start(args)
     checkpoint = model_args.model_name_or_path
     tokenizer = load_tokenizer(checkpoint)
     options = loading_options(model_args)
@@ -56,10 +60,11 @@ def run(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> StageR
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer],
+        callbacks=callbacks,
     )
     expose_head_bias(trainer.model)
     complete_reference(trainer.model)
+    require_inherited(trainer.processing_class, checkpoint, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(

@@ -12,8 +12,11 @@ from alignment.data.load import load_splits
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import encode_prompts
@@ -71,7 +74,7 @@ class OtherSources:
 
 
 @dataclass
-class PPORecipe(HardwareDefaults, PPOConfig):
+class PPORecipe(HardwareDefaults, Resumable, Guarded, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -89,7 +92,7 @@ def check(
 def run(
     args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources, others: OtherSources
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, callbacks, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
     rewards = [load_function(spec) for spec in sources.reward_funcs]
@@ -107,8 +110,9 @@ def run(
         value_model=others.value_model_path,
         ptx_dataset=pretraining_texts(others.ptx_dataset_name, args.seed),
         peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer],
+        callbacks=callbacks,
     )
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {

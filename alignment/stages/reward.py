@@ -8,6 +8,7 @@ from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import new_adapter
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -19,6 +20,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -59,7 +62,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, RewardConfig):
+class RewardRecipe(HardwareDefaults, Resumable, Guarded, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -72,7 +75,7 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) ->
 
 
 def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, callbacks, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -93,8 +96,9 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> S
         eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
         processing_class=tokenizer,
         peft_config=new_adapter(model, model_args, tokenizer, "sequence-classification"),
-        callbacks=[writer],
+        callbacks=callbacks,
     )
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:

@@ -14,6 +14,7 @@ from alignment.errors import UserError
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import expose_head_bias, new_adapter
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -25,6 +26,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ DATA_KIND = "sft"
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, SFTConfig):
+class SFTRecipe(HardwareDefaults, Resumable, Guarded, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -68,8 +71,9 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None
 
 
 def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
-    stage_dir, writer, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, writer)
+    stage_dir, callbacks, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *callbacks)
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}

@@ -6,6 +6,7 @@ of the cost. What it means to start from nothing is tested in tests/cli.
 
 import atexit
 import functools
+import json
 import os
 import socket
 import subprocess
@@ -13,15 +14,22 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from align_server import KILL
+
 REPOSITORY = Path(__file__).parents[2]
 SERVER = Path(__file__).with_name("align_server.py")
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
 
 
-def align(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run the console script where `recipes` is beside it, as a user would."""
+def align(*arguments: object, cwd: Path, kill: tuple[str, int] | None = None) -> subprocess.CompletedProcess:
+    """Run the console script where `recipes` is beside it, as a user would.
+
+    Args:
+        kill: (phase, step) at which it sends itself SIGKILL, as kills.py tells them; the exit code is then KILLED.
+    """
     command = [sys.executable, str(SERVER), str(server()), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+    environment = os.environ | ENVIRONMENT | ({KILL: json.dumps(kill)} if kill else {})
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def write_launcher(folder: Path) -> None:
