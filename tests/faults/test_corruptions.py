@@ -245,7 +245,7 @@ def test_a_damaged_report_is_written_anew(tmp_path, harm):
 def test_a_torn_last_line_of_the_metrics_is_left_out_and_one_before_it_is_named(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.5}) + "\n" for step in (1, 2, 3)]
     metrics = tmp_path / "metrics.jsonl"
-    for kept in range(1, len(lines[2])):
+    for kept in range(1, len(lines[2]) - 1):
         metrics.write_text("".join(lines[:2]) + lines[2][:kept])
         assert read_curves(metrics) == {"loss": [[1, 1.5], [2, 1.5]]}
         assert [line["step"] for line in read_metrics(metrics)] == [1, 2]
