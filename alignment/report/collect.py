@@ -57,7 +57,7 @@ def collect(run_dir: str | Path) -> dict:
             mend="give the --output_dir of the run",
         )
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
-    metrics = {name: _read_log(run_dir / name / "metrics.jsonl") for name in names}
+    metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
     comparisons, refused, regressions = compared(run_dir, records, BASE)
     report = {
@@ -133,7 +133,8 @@ def _read_json(path: Path) -> dict:
     return read_json(path) if path.is_file() else {}
 
 
-def _read_log(path: Path) -> list[dict]:
+def _read_lines(path: Path) -> list[dict]:
+    """The whole lines of a metrics file; the last one may be half written while its stage runs."""
     return read_json_lines(path) if path.is_file() else []
 
 
