@@ -32,16 +32,15 @@ def read_json_lines(path: str | Path, mend: str = AGAIN) -> list[dict[str, Any]]
         FileNotFoundError: there is no such file.
         UserError: a line before the last is damaged.
     """
-    lines = Path(path).read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()  # its writer was killed, or is writing
-    rows = []
+    rows, lines = [], Path(path).read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
+            if not line.endswith(b"\n"):
+                break  # the writer was killed, or is writing
             raise UserError(f"{path} is damaged in line {number}", got=error, needed="JSON", mend=mend) from error
         if not isinstance(row, dict):
             raise UserError(f"{path} is damaged in line {number}", needed="a JSON object", mend=mend)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny_stages
-from align_server import AlignServer
+from killable_align import AlignServer
 from killed_runs import Runs
 from transformers import Trainer
 

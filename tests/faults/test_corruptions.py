@@ -17,7 +17,7 @@ from alignment.errors import UserError
 from alignment.models.loading import load_causal_lm, load_tokenizer, load_trainable
 from alignment.pipeline.record import RunRecord
 from alignment.report import write_report
-from alignment.report.collect import read_curves
+from alignment.report.collect import collect
 from alignment.stages.common import save_checkpoint
 from eval.frontier_points import read_metrics
 from eval.store import is_whole, load_run, save_run
@@ -244,12 +244,14 @@ def test_a_damaged_report_is_written_anew(tmp_path, harm):
 
 def test_a_torn_last_line_of_the_metrics_is_left_out_and_one_before_it_is_named(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.5}) + "\n" for step in (1, 2, 3)]
-    metrics = tmp_path / "metrics.jsonl"
-    for kept in range(1, len(lines[2])):
+    (tmp_path / "sft").mkdir()
+    RunRecord(tmp_path).replace("stages", "sft", status="running")
+    metrics = tmp_path / "sft/metrics.jsonl"
+    for kept in range(1, len(lines[2]) - 1):
         metrics.write_text("".join(lines[:2]) + lines[2][:kept])
-        assert read_curves(metrics) == {"loss": [[1, 1.5], [2, 1.5]]}
         assert [line["step"] for line in read_metrics(metrics)] == [1, 2]
+    assert collect(tmp_path)["curves"]["sft"] == {"loss": [[1, 1.5], [2, 1.5]]}
     metrics.write_text(lines[0] + lines[1][:9] + lines[2])
-    for read in (read_curves, read_metrics):
+    for read in (read_metrics, lambda _: collect(tmp_path)):
         with pytest.raises(UserError, match="damaged in line 2"):
             read(metrics)

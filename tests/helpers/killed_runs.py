@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from align_server import AlignServer
+from killable_align import AlignServer
 
 WORLD = "tinyworld:{kind}?documents=300&demonstrations=100&pairs=100&prompts=100&items=20"
 BATCHES = ["--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 8, "--logging_steps", 2]
