@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,7 +163,13 @@ def evaluate_with_base(
     Raises:
         UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
     """
-    from alignment.models.loading import adapter_base, is_adapter, load_tokenizer, load_trainable
+    from alignment.models.loading import (
+        adapter_base,
+        has_earlier_adapters,
+        is_adapter,
+        load_tokenizer,
+        load_trainable,
+    )
     from eval.suite import suite_formats
 
     if not is_adapter(checkpoint):
@@ -177,7 +183,9 @@ def evaluate_with_base(
     tokenizer = load_tokenizer(base)
     formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
-    with base_of(model, base):
+    # The base of a chain is loaded with rows of embeddings that the earlier adapters trained.
+    chained = has_earlier_adapters(checkpoint)
+    with nullcontext(load_checkpoint(base)[0]) if chained else base_of(model, base) as model:
         return records + evaluate_many(
             base,
             suites,

@@ -14,9 +14,11 @@ import torch
 from alignment.errors import UserError, raise_all
 from alignment.models.loading import (
     adapter_base,
+    has_earlier_adapters,
     is_adapter,
     load_tokenizer,
     load_trainable,
+    require_chain,
     require_reward_model,
 )
 from reward_models.protocol import Text
@@ -128,6 +130,7 @@ def load_members(
     for number, checkpoint in enumerate(checkpoints):
         base = _base_of(checkpoint)
         if base in bases:
+            require_chain(checkpoint)
             model, adapter = bases[base], f"member_{number}"
             model.load_adapter(checkpoint, adapter_name=adapter)
         else:
@@ -156,7 +159,7 @@ def _require_all(checkpoints: Sequence[str]) -> None:
 
 
 def _base_of(checkpoint: str) -> str | None:
-    if not is_adapter(checkpoint):
+    if not is_adapter(checkpoint) or has_earlier_adapters(checkpoint):
         return None
     base = adapter_base(checkpoint)
     return str(Path(base).resolve()) if Path(base).is_dir() else base

@@ -1,9 +1,10 @@
-"""`align info`: what a preset or a checkpoint of ours is and costs."""
+"""`align info`: what a preset or a checkpoint of ours is and costs, and on what an adapter sits."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from alignment.errors import UserError
 
@@ -23,13 +24,22 @@ def main(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from alignment.models.gpt.sizes import sizes
+    from alignment.models.loading import is_adapter
 
-    name, config = _config(args)
+    chain = _chain(args.checkpoint) if args.checkpoint else None
+    if chain and not args.json:
+        kind = "adapters on a base" if is_adapter(args.checkpoint) else "plain weights, merged of"
+        print("\n".join([f"{args.checkpoint}: {kind}", *chain_lines(chain)]))
+    name, config = _config(args, chain is not None)
+    if config is None:
+        if args.json:
+            print(json.dumps({"name": name, "adapter_chain": chain}))
+        return 0
     if args.context is not None and args.context < 1:
         raise UserError("--context is too small", got=args.context, needed="at least 1")
     found = sizes(config, args.context)
     if args.json:
-        print(json.dumps({"name": name, **asdict(found)}))
+        print(json.dumps({"name": name, **asdict(found)} | ({"adapter_chain": chain} if chain else {})))
         return 0
     parameters = f"{found.parameters:,}"
     if found.active_parameters != found.parameters:
@@ -53,8 +63,36 @@ def short(number: float) -> str:
     return f"{number:.3g} "
 
 
-def _config(args: argparse.Namespace) -> tuple:
-    """The name and config asked for."""
+def _chain(checkpoint: str) -> dict | None:
+    """What a checkpoint records of the adapters in it, or of those that were merged into it."""
+    from dataclasses import asdict
+
+    from alignment.models.chain import MERGED_FILE, read_chain, read_json
+    from alignment.models.loading import adapter_folder, is_adapter
+
+    if is_adapter(checkpoint):
+        chain = read_chain(adapter_folder(checkpoint))
+        return chain and asdict(chain)
+    return read_json(Path(checkpoint) / MERGED_FILE)
+
+
+def chain_lines(chain: dict) -> list[str]:
+    """A chain from the base outwards, a line each."""
+    lines = [*chain_lines(chain["merged_from"]), "  merged into"] if chain["merged_from"] else []
+    how = chain["quantization"]
+    quantised = f", in training in {how.get('bnb_4bit_quant_type') or '8 bit'}" if how else ""
+    lines.append(f"  {'base':10}{chain['base']}{_digest(chain['base_digest'])}{quantised}")
+    return lines + [
+        f"  {'adapter':10}{', then '.join(one['stages'])}{_digest(one['digest'])}" for one in chain["links"]
+    ]
+
+
+def _digest(digest: str | None) -> str:
+    return f" ({digest[:12]})" if digest else ""
+
+
+def _config(args: argparse.Namespace, known_by_chain: bool) -> tuple:
+    """The name and config asked for; no config of another architecture where there is a chain to tell of."""
     from alignment.models.gpt import GPTConfig
     from alignment.models.loading import load_config
 
@@ -67,6 +105,8 @@ def _config(args: argparse.Namespace) -> tuple:
     if args.preset:
         return args.preset, GPTConfig.from_preset(args.preset)
     config = load_config(args.checkpoint)
+    if not isinstance(config, GPTConfig) and known_by_chain:
+        return args.checkpoint, None
     if not isinstance(config, GPTConfig):
         raise UserError(
             f"{args.checkpoint} is not of the architecture defined here",

@@ -1,27 +1,126 @@
-"""LoRA in the stages: which adapter is trained, on which base."""
+"""LoRA in the stages: which adapter is trained, on what it sits, and what it is measured against."""
 
 import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import ModelConfig, get_peft_config
 
-from alignment.models.loading import REFERENCE_ADAPTER, copy_adapter
+from alignment.errors import UserError
+from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, run_under
+from alignment.models.loading import REFERENCE_ADAPTER, is_adapter, load_stack, load_trainable
+from alignment.models.merging import merge_once
 
 logger = logging.getLogger(__name__)
 
 
-def new_adapter(
-    model: PreTrainedModel | PeftModel, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, kind: str
-) -> LoraConfig | None:
-    """The config of the adapter to add: none without use_peft, and none where the parent's adapter goes on.
+@dataclass
+class ModelArguments(ModelConfig):
+    """TRL's `ModelConfig`, and how a stage goes on from a parent that is an adapter."""
+
+    adapter_mode: Literal["continue", "stack", "merge"] = field(
+        default="continue",
+        metadata={
+            "help": "Where the parent is an adapter: train it further (continue), train a new one over it (stack), or "
+            "merge it into its base, which is written beside the checkpoint, and train a new one on that (merge)."
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage trains.
+
+    Attributes:
+        peft_config: of the adapter that the trainer is to add; None where the model has it, or is trained in full.
+        reference: the parent as it is, where that is not what the trainer would take for it by itself.
+    """
+
+    model: PreTrainedModel | PeftModel
+    peft_config: LoraConfig | None = None
+    reference: PreTrainedModel | None = None
+
+    @property
+    def callbacks(self) -> list[TrainerCallback]:
+        adapters = self.model.active_adapters if isinstance(self.model, PeftModel) else []
+        return [KeepStack(adapters)] if len(adapters) > 1 else []
+
+
+class KeepStack(TrainerCallback):
+    """Puts all adapters of a stack to work again: a Trainer that resumes sets the first one alone."""
+
+    def __init__(self, adapters: list[str]):
+        self.adapters = adapters
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        run_under(model, self.adapters)
+
+
+def check_adapter_mode(model_args: ModelArguments) -> None:
+    """Raise for a new adapter that the recipe does not describe, or that cannot stand over another."""
+    mode, parent = model_args.adapter_mode, model_args.model_name_or_path
+    if mode == "continue" or not is_adapter(parent):
+        return
+    if not model_args.use_peft:
+        raise UserError(
+            f"adapter_mode: {mode} trains a new adapter, and the recipe has none",
+            got="use_peft: false",
+            needed="use_peft: true, with lora_r and what else the adapter is to have",
+            mend="set it, or adapter_mode: continue; to train all weights, start from what `align merge` writes",
+        )
+    if mode == "stack" and model_args.use_dora:
+        raise UserError(
+            "a DoRA adapter cannot stand over another",
+            got="adapter_mode: stack, use_dora: true",
+            needed="plain LoRA: DoRA rescales the weights of the base, not those that the parent makes of them",
+            mend="adapter_mode: merge, or use_dora: false",
+        )
+
+
+def starting_point(
+    model_args: ModelArguments,
+    options: dict,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    stage_dir: Path,
+) -> Start:
+    """The model of a stage, by `adapter_mode` where its parent is an adapter.
+
+    Args:
+        options: for `from_pretrained`.
+        kind: causal-lm or sequence-classification.
+        stage_dir: where the merged base is written.
+    """
+    parent = model_args.model_name_or_path
+    if not is_adapter(parent):
+        return Start(load_trainable(parent, kind, **options), new_adapter(model_args, tokenizer, kind))
+    if model_args.adapter_mode == "merge":
+        base = merge_once(parent, stage_dir / "base", options)
+        logger.info("the parent is an adapter: merged into its base, which is %s; a new adapter sits on that", base)
+        return Start(load_trainable(str(base), kind, **options), new_adapter(model_args, tokenizer, kind))
+    if model_args.adapter_mode == "stack":
+        logger.info("the parent is an adapter: it stays as it is, under a new one")
+        model = load_stack(parent, kind, **options)
+        config = new_adapter(model_args, tokenizer, kind)
+        config.trainable_token_indices = None  # the adapters below have trained them, and PEFT saves one such adapter
+        reference = frozen_copy(model)
+        put_on_top(model, config)
+        return Start(model, reference=reference)
+    logger.info("the parent is an adapter: it is trained further, on its own base")
+    model = load_trainable(parent, kind, **options)
+    # TRL's and our own copy of an adapter for reference would be without those below it.
+    return Start(model, reference=frozen_copy(model) if len(model.active_adapters) > 1 else None)
+
+
+def new_adapter(model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, kind: str) -> LoraConfig | None:
+    """The config of the adapter to add; none without use_peft.
 
     Args:
         kind: causal-lm or sequence-classification.
     """
-    if isinstance(model, PeftModel):
-        logger.info("the parent is an adapter: it is trained further, on its own base")
-        return None
     if not model_args.use_peft:
         return None
     config = get_peft_config(model_args)

@@ -7,18 +7,20 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from trl import ModelConfig
+from trl import ModelConfig, get_quantization_config
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
 from alignment.errors import UserError
 from alignment.models.loading import is_adapter, load_config
 from alignment.stages.card import write_card
+from alignment.stages.chains import record_chain
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,8 @@ class StageResult:
     """What a stage made and what it took, as written to stage.json.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside.
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside. `adapter_chain` is what an adapter's
+    checkpoint records of its base and of the adapters in between.
     """
 
     stage: str
@@ -43,6 +46,7 @@ class StageResult:
     total_parameters: int
     tokens: int
     metrics: dict = field(default_factory=dict)
+    adapter_chain: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
         partial = stage_dir / "stage.json.partial"
@@ -130,7 +134,7 @@ def eval_texts(data: DataArguments) -> dict[str, list[str]]:
     return {suite: item_texts(suite) for suite in data.decontaminate}
 
 
-def loading_options(model_args: ModelConfig) -> dict[str, str]:
+def loading_options(model_args: ModelConfig) -> dict[str, Any]:
     """How `load_trainable` loads what a recipe trains: in 32 bit unless it says otherwise.
 
     Left to itself, transformers takes the type that a checkpoint was saved in: Adam would train weights, gradients and
@@ -139,6 +143,9 @@ def loading_options(model_args: ModelConfig) -> dict[str, str]:
     options = {"dtype": model_args.dtype, "revision": model_args.model_revision}
     if model_args.attn_implementation is not None:
         options["attn_implementation"] = model_args.attn_implementation
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        options["quantization_config"] = quantization
     return options
 
 
@@ -175,7 +182,7 @@ def stage_of(checkpoint: str | None) -> str | None:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
     """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
-    # A reference adapter beside the trained one stays out.
+    # A reference adapter beside the trained one stays out, and so do those that it stands over.
     selected = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
     model.save_pretrained(checkpoint, **selected)
     tokenizer.save_pretrained(checkpoint)
@@ -207,6 +214,8 @@ def finish(
     model = trainer.accelerator.unwrap_model(trainer.model)
     save_checkpoint(model, trainer.processing_class, checkpoint)
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
+    parent = next(iter(parents.values()), None)
+    chain = record_chain(model, checkpoint, parent, stage_of(parent)) if isinstance(model, PeftModel) else None
     result = StageResult(
         stage=stage_dir.name,
         method=method,
@@ -219,6 +228,7 @@ def finish(
         total_parameters=counted[1],
         tokens=int(tokens),
         metrics=metrics,
+        adapter_chain=chain and asdict(chain),
     )
     write_card(checkpoint, result, data)
     result.write(stage_dir)

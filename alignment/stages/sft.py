@@ -6,14 +6,14 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from trl import ModelConfig, SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.data.tokens import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.documents import require_documents_apart
-from alignment.models.loading import load_tokenizer, load_trainable
-from alignment.stages.adapters import expose_head_bias, new_adapter
+from alignment.models.loading import load_tokenizer
+from alignment.stages.adapters import ModelArguments, check_adapter_mode, expose_head_bias, starting_point
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -53,10 +53,11 @@ class SFTRecipe(HardwareDefaults, SFTConfig):
             )
 
 
-CONFIGS = (SFTRecipe, DataArguments, ModelConfig)
+CONFIGS = (SFTRecipe, DataArguments, ModelArguments)
 
 
-def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None:
+def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> None:
+    check_adapter_mode(model_args)
     require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
     if args.packing and args.packing_strategy == "wrapped":
@@ -67,7 +68,7 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None
         require_documents_apart(model_args.model_name_or_path, mend="packing: false, and padding_free: false")
 
 
-def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageResult:
+def run(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> StageResult:
     stage_dir, writer, clock = start(args)
     trainer = make_trainer(args, data, model_args, stage_dir, writer)
     counted = count_parameters(trainer.model)
@@ -87,20 +88,20 @@ def run(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> StageR
 
 
 def make_trainer(
-    args: SFTRecipe, data: DataArguments, model_args: ModelConfig, stage_dir: Path, *callbacks: TrainerCallback
+    args: SFTRecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
 ) -> SFTTrainer:
     """TRL's trainer with model, tokenizer and rows, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
-        model=model,
+        model=start_from.model,
         args=args,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
-        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=list(callbacks),
+        peft_config=start_from.peft_config,
+        callbacks=[*callbacks, *start_from.callbacks],
     )
     expose_head_bias(trainer.model)
     if args.replay_dataset_name:

@@ -1,0 +1,137 @@
+"""Adapters on a model: put on it in the order of their chain, run together, copied."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError
+from alignment.models.chain import OWN, earlier_name, read_chain
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # how PEFT names the rows of embeddings that an adapter trained
+
+
+def with_adapter(base: PreTrainedModel, folder: Path, kind: str) -> PeftModel:
+    """The base with an adapter, which is trainable, and with those that stand before it, which are not.
+
+    A causal LM's adapter on a classifier gets a score head to train.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    config, chain = PeftConfig.from_pretrained(folder), read_chain(folder)
+    weights = load_peft_weights(str(folder))
+    new_head = kind == "sequence-classification" and config.task_type != "SEQ_CLS"
+    if new_head:
+        config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
+    config.inference_mode, config.base_model_name_or_path = False, base.name_or_path
+    if chain and chain.earlier:
+        model = frozen_stack(base, [folder / link.folder for link in chain.earlier], kind)
+        put_on_top(model, config)
+    else:
+        model = get_peft_model(base, config)
+    # A new head's weights, and over them all that the checkpoint has.
+    own = get_peft_model_state_dict(model, adapter_name=OWN) if new_head else {}
+    _require_fit(folder, set_peft_model_state_dict(model, own | weights, adapter_name=OWN), OWN)
+    return model
+
+
+def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> PeftModel:
+    """The base under the adapters of several folders at once, none of which is trainable.
+
+    Rows of embeddings that they trained replace the base's own, which comes to the same: PEFT keeps such rows for one
+    adapter of a model, and saves no other beside it.
+    """
+    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    names = [earlier_name(position) for position in range(1, len(folders) + 1)]
+    model = None
+    for name, folder in zip(names, folders, strict=True):
+        config, weights = PeftConfig.from_pretrained(folder), load_peft_weights(str(folder))
+        config.base_model_name_or_path = base.name_or_path
+        weights = _without_token_rows(base, config, weights)
+        if kind == "sequence-classification":
+            config.task_type = None  # PEFT's wrapper of a causal LM's adapter would look for a causal LM
+        if model is None:
+            model = get_peft_model(base, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        _require_fit(folder, set_peft_model_state_dict(model, weights, adapter_name=name), name)
+    model.requires_grad_(False)
+    run_under(model, names[::-1])
+    return model
+
+
+def _without_token_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's weights without the rows of embeddings that it trained, which are written into the base."""
+    indices, config.trainable_token_indices = getattr(config, "trainable_token_indices", None), None
+    left = {}
+    for key, value in weights.items():
+        if not key.endswith(TOKEN_ROWS):
+            left[key] = value
+            continue
+        path = key.removeprefix("base_model.model.").removesuffix(TOKEN_ROWS)
+        rows = indices[path.rpartition(".")[2]] if isinstance(indices, dict) else indices
+        if path in dict(base.named_modules()):  # a classifier has no output layer
+            table = base.get_submodule(path).weight.data
+            table[rows] = value.to(table)
+    return left
+
+
+def put_on_top(model: PeftModel, config: PeftConfig) -> None:
+    """Add an adapter over those that a model runs under, and let it alone be trained."""
+    below = model.active_adapters
+    model.add_adapter(OWN, config)
+    model.requires_grad_(False)
+    run_under(model, [OWN, *below])
+    model.set_requires_grad(OWN)
+
+
+def _require_fit(folder: Path, found: Any, name: str) -> None:
+    """Raise where what PEFT found on loading an adapter is not what the adapter's layers need."""
+    missing = [key for key in found.missing_keys if f".{name}." in key and "lora_" in key]
+    if found.unexpected_keys or missing:
+        raise UserError(
+            f"{folder} does not fit its base",
+            got=f"missing {missing[:3]}, unexpected {found.unexpected_keys[:3]}",
+            needed="an adapter for the layers that the base has",
+            mend="correct base_model_name_or_path in adapter_config.json",
+        )
+
+
+def run_under(model: PeftModel, names: Sequence[str]) -> None:
+    """Run a model under several adapters at once, and leave what is trainable in it as it is.
+
+    The newest stands first: it is the one that is saved, and the first is the one that transformers' Trainer resumes.
+    `set_adapter` makes what it sets trainable and all else not: left so, the others' gradients would be nothing,
+    without a word (peft#2436).
+    """
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    model.set_adapter(names[0])
+    model.base_model.set_adapter(list(names))
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trainable)
+
+
+def frozen_copy(model: PeftModel) -> PreTrainedModel:
+    """The model under its adapters as it is now, to stay so.
+
+    It shares the weights that are not trained, and has its own of the others. PEFT's wrapper is left out: TRL patches
+    the forward pass of a reference, and would patch the wrapper's.
+    """
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(model, shared).requires_grad_(False).get_base_model()
+
+
+def copy_adapter(model: PeftModel, source: str, target: str) -> None:
+    """Give one adapter of a model all the weights of another, trained tokens and heads included."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(model, adapter_name=source)
+    set_peft_model_state_dict(model, weights, adapter_name=target)
