@@ -84,10 +84,14 @@ def set_up_logging() -> None:
     import logging
     import warnings
 
+    from alignment.masking import MaskingFilter
+
     # TRL asks transformers for this by its old name: no recipe can mend it.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(MaskingFilter())
     for package in ("alignment", "reward_models", "eval"):
         logging.getLogger(package).setLevel(logging.INFO)
 

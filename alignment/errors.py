@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+from alignment.masking import mask_text
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints it without a traceback.
@@ -21,7 +23,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         parts = [("got", self.got), ("needed", self.needed), ("mend", self.mend)]
         lines = [f"  {label + ':':8}{value}" for label, value in parts if value is not None]
-        return "\n".join([self.problem, *lines])
+        return mask_text("\n".join([self.problem, *lines]))
 
 
 class UserErrors(UserError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alignment.durable.read import read_json_lines
 from alignment.errors import UserError, unknown
 from eval import stats
 from eval.frontier import Point
@@ -75,7 +76,7 @@ def read_metrics(path: Path) -> list[dict]:
     """
     if not path.is_file():
         raise UserError(f"no {path}", needed="the folder of a ppo stage, such as runs/tiny/ppo")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_json_lines(path)
 
 
 def step_checkpoints(stage: Path) -> dict[int, Path]:

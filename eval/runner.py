@@ -85,8 +85,7 @@ def evaluate(
         }
         items, figures = _measure(record, loaded_suite, model, tokenizer)
     record |= figures | {"seconds": round(time.perf_counter() - started, 2)}
-    save_run(output_dir, record, items)
-    return record
+    return save_run(output_dir, record, items)
 
 
 def evaluate_many(
@@ -163,13 +162,8 @@ def evaluate_with_base(
     Raises:
         UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
     """
-    from alignment.models.loading import (
-        adapter_base,
-        has_earlier_adapters,
-        is_adapter,
-        load_tokenizer,
-        load_trainable,
-    )
+    from alignment.models.checkpoints import adapter_base, has_earlier_adapters, is_adapter
+    from alignment.models.loading import load_tokenizer, load_trainable
     from eval.suite import suite_formats
 
     if not is_adapter(checkpoint):

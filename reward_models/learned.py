@@ -12,15 +12,8 @@ import numpy as np
 import torch
 
 from alignment.errors import UserError, raise_all
-from alignment.models.loading import (
-    adapter_base,
-    has_earlier_adapters,
-    is_adapter,
-    load_tokenizer,
-    load_trainable,
-    require_chain,
-    require_reward_model,
-)
+from alignment.models.checkpoints import adapter_base, has_earlier_adapters, is_adapter, require_sound
+from alignment.models.loading import load_tokenizer, load_trainable, require_reward_model
 from reward_models.protocol import Text
 
 if TYPE_CHECKING:
@@ -130,7 +123,7 @@ def load_members(
     for number, checkpoint in enumerate(checkpoints):
         base = _base_of(checkpoint)
         if base in bases:
-            require_chain(checkpoint)
+            require_sound(checkpoint)
             model, adapter = bases[base], f"member_{number}"
             model.load_adapter(checkpoint, adapter_name=adapter)
         else:

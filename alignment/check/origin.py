@@ -15,7 +15,8 @@ from alignment.check.findings import Finding, from_user_error, note
 from alignment.check.material import Origin, PlannedModel, first_texts
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
-from alignment.models.loading import is_adapter, is_path, load_config, load_tokenizer
+from alignment.models.checkpoints import is_adapter, is_path
+from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
 from alignment.pipeline.recipe import read_recipe
 from alignment.stages.pretrain import new_config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from alignment.errors import UserError
 
@@ -23,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from alignment.models.checkpoints import is_adapter
     from alignment.models.gpt.sizes import sizes
-    from alignment.models.loading import is_adapter
 
     chain = _chain(args.checkpoint) if args.checkpoint else None
     if chain and not args.json:
@@ -67,13 +66,13 @@ def _chain(checkpoint: str) -> dict | None:
     """What a checkpoint records of the adapters in it, or of those that were merged into it."""
     from dataclasses import asdict
 
-    from alignment.models.chain import MERGED_FILE, read_chain, read_json
-    from alignment.models.loading import adapter_folder, is_adapter
+    from alignment.models.chain import read_chain, read_merged_from
+    from alignment.models.checkpoints import adapter_folder, is_adapter
 
     if is_adapter(checkpoint):
         chain = read_chain(adapter_folder(checkpoint))
         return chain and asdict(chain)
-    return read_json(Path(checkpoint) / MERGED_FILE)
+    return read_merged_from(checkpoint)
 
 
 def chain_lines(chain: dict) -> list[str]:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   --INPUT value         an input that pipeline.yaml lists
 
 A finished stage whose recipe, data files and parents are unchanged is skipped. One that runs again is first moved
-to RUN_DIR/previous, where the last finished and the last unfinished one are kept."""
+to RUN_DIR/previous/STAGE-N; nothing is deleted (docs/reliability.md says how to prune)."""
 
 
 def main(args: argparse.Namespace) -> int:

@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.files import write_json
+from alignment.durable.manifest import MEND, sha256
+from alignment.durable.read import read_json
 from alignment.errors import UserError
 
 CHAIN_FILE = "adapter_chain.json"
@@ -64,27 +67,26 @@ class Chain:
         return self.links[:-1]
 
     def write(self, checkpoint: Path) -> None:
-        (checkpoint / CHAIN_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(checkpoint / CHAIN_FILE, asdict(self))
 
 
 def read_chain(folder: Path) -> Chain | None:
     """The chain that an adapter's folder records; None where it records none."""
-    content = read_json(folder / CHAIN_FILE)
-    return content and Chain(**content | {"links": [Link(**link) for link in content["links"]]})
+    if not (folder / CHAIN_FILE).is_file():
+        return None
+    content = read_json(folder / CHAIN_FILE, MEND)
+    return Chain(**content | {"links": [Link(**link) for link in content["links"]]})
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def read_merged_from(folder: str | Path) -> dict[str, Any] | None:
+    """The chain that was merged into plain weights; None where there was none."""
+    file = Path(folder) / MERGED_FILE
+    return read_json(file, MEND) if file.is_file() else None
 
 
 def earlier_name(position: int) -> str:
     """What the adapter at a position from the base, counted from 1, is called in a chain."""
     return f"earlier_{position}"
-
-
-def file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def weights_digest(folder: str | Path) -> str | None:
@@ -118,7 +120,7 @@ def require_whole(folder: Path, chain: Chain | None, base: str) -> None:
         return
     for link in chain.earlier:
         weights = folder / link.folder / ADAPTER_WEIGHTS
-        if not weights.is_file() or file_digest(weights) != link.digest:
+        if not weights.is_file() or sha256(weights) != link.digest:
             raise UserError(
                 f"{folder} is a later adapter of a chain, and an earlier one is not there",
                 got=f"{'another file as' if weights.is_file() else 'no'} {weights}",

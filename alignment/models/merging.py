@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignment.durable.files import write_json
+from alignment.durable.manifest import new_checkpoint, sha256
+from alignment.durable.read import read_json
 from alignment.errors import UserError
 from alignment.models.chain import (
     ADAPTER_WEIGHTS,
     MERGED_FILE,
     Chain,
     Link,
-    file_digest,
     read_chain,
-    read_json,
+    read_merged_from,
     weights_digest,
 )
-from alignment.models.loading import (
-    adapter_base,
-    adapter_folder,
-    is_adapter,
-    load_config,
-    load_tokenizer,
-    load_trainable,
-)
+from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_folder, is_adapter
+from alignment.models.loading import load_config, load_tokenizer, load_trainable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,15 +91,16 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
             needed=f"at most {TOLERANCE[dtype]:g} of the largest",
             mend="keep the adapter; --dtype float32 rounds less" if dtype != "float32" else "keep the adapter",
         )
-    merged.to(merged.config.dtype).save_pretrained(output_dir)
-    load_tokenizer(checkpoint).save_pretrained(output_dir)
-    (output_dir / MERGED_FILE).write_text(json.dumps(_origin(checkpoint), indent=2) + "\n", encoding="utf-8")
+    with new_checkpoint(output_dir) as folder:
+        merged.to(merged.config.dtype).save_pretrained(folder)
+        load_tokenizer(checkpoint).save_pretrained(folder)
+        write_json(folder / MERGED_FILE, _origin(checkpoint))
     return Merge(output_dir, dtype, difference, largest)
 
 
 def merge_once(checkpoint: str | Path, output_dir: Path, options: dict) -> Path:
     """The merged base of a stage, made unless an interrupted run of the stage has left it whole."""
-    if read_json(output_dir / MERGED_FILE) != _origin(checkpoint):
+    if read_merged_from(output_dir) != _origin(checkpoint):
         shutil.rmtree(output_dir, ignore_errors=True)
         dtype = options.get("dtype")
         merge(checkpoint, output_dir, None if dtype == "auto" else dtype)
@@ -114,12 +110,12 @@ def merge_once(checkpoint: str | Path, output_dir: Path, options: dict) -> Path:
 def _origin(checkpoint: str | Path) -> dict:
     """What a merge was made of: the chain, or where none is recorded the adapter and its base."""
     folder, base = adapter_folder(checkpoint), adapter_base(checkpoint)
-    own = Link(".", [str(checkpoint)], file_digest(folder / ADAPTER_WEIGHTS))
+    own = Link(".", [str(checkpoint)], sha256(folder / ADAPTER_WEIGHTS))
     return asdict(read_chain(folder) or Chain(base, weights_digest(base), [own]))
 
 
 def _task(checkpoint: str | Path) -> str | None:
-    return (read_json(adapter_folder(checkpoint) / "adapter_config.json") or {}).get("task_type")
+    return read_json(adapter_folder(checkpoint) / ADAPTER_CONFIG)["task_type"]
 
 
 def _logits(model: PreTrainedModel) -> Tensor:

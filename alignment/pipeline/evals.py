@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, raise_all
+from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
@@ -142,6 +143,6 @@ def run_jobs(
                 **job.options,
             )
         except BaseException as error:
-            record.update("evals", job.name, status="failed", error=repr(error))
+            record.update("evals", job.name, status="failed", error=mask_text(repr(error)))
             raise
         record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))

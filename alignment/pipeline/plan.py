@@ -1,12 +1,13 @@
 """What a run will do: each stage, whether it runs, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError
-from alignment.pipeline.digest import digest_recipe, digest_value
+from alignment.masking import masked
+from alignment.pipeline.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.parents import digest_outside
@@ -21,6 +22,7 @@ class Step:
     spec: StageSpec
     recipe_digest: str
     why: str
+    data: dict[str, str] = field(default_factory=dict)  # digests of the local files that the recipe names
 
     @property
     def runs(self) -> bool:
@@ -37,10 +39,11 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:
-        digest = digest_recipe(spec.recipe)
+        data = data_digests(spec.recipe)
+        digest = digest_recipe(spec.recipe, data)
         rerun = [step.spec.name for step in steps if step.runs]
         why = "--fresh" if fresh else reason_to_run(spec, digest, record, pipeline.run_dir, rerun)
-        steps.append(Step(spec, digest, why))
+        steps.append(Step(spec, digest, why, data=data))
     return steps
 
 
@@ -54,7 +57,7 @@ def reason_to_run(spec: StageSpec, recipe_digest: str, record: RunRecord, run_di
     if not (run_dir / spec.name / "checkpoint").is_dir():
         return "its checkpoint is gone"
     if entry["recipe_digest"] != recipe_digest:
-        return "recipe changed: " + changed_keys(entry["recipe"], spec.recipe)
+        return "recipe changed: " + changed_keys(entry["recipe"], masked(spec.recipe))
     for parent in spec.parents.values():
         if parent in rerun:
             return f"{parent} runs again"

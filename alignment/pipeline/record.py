@@ -3,11 +3,12 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.files import write_text
+from alignment.durable.read import read_json
 from alignment.errors import UserError
 
 FILE = "pipeline.json"
@@ -20,23 +21,7 @@ class RunRecord:
         self.path = run_dir / FILE
         self.content: dict[str, Any] = {"stages": {}, "evals": {}}
         if self.path.exists():
-            self.content |= self._read()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{self.path} is damaged",
-                got=error,
-                needed="JSON",
-                mend="move the run directory away, or restore the file",
-            ) from error
-        if not isinstance(content, dict):
-            raise UserError(
-                f"{self.path} is no record of a run", needed="a JSON object", mend="choose another --output_dir"
-            )
-        return content
+            self.content |= read_json(self.path, "move the run directory away, or restore the file")
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -60,11 +45,8 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        """Write to a file beside it and rename, so that a reader or a crash never meets half a file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".json.new")
-        new.write_text(json.dumps(self.content, indent=2, default=str) + "\n", encoding="utf-8")
-        os.replace(new, self.path)
+        write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
 
 
 @contextlib.contextmanager

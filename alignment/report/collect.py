@@ -1,10 +1,9 @@
 """report.json: everything that a run directory holds, in one object."""
 
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.report.comparisons import compared, is_headline
 from alignment.report.samples import side_by_side
@@ -97,7 +96,7 @@ def scores(record: dict) -> list[dict]:
 def read_curves(path: Path) -> dict[str, list]:
     """Logged key -> [[step, value], ...], thinned to at most CURVE_POINTS evenly spaced points."""
     curves: dict[str, list] = {}
-    for row in _read_lines(path):
+    for row in read_json_lines(path) if path.is_file() else []:
         for key, value in row.items():
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if number and key not in ("step", "epoch", "seconds") and row.get("step") is not None:
@@ -123,21 +122,7 @@ def finite(value):
 
 def _read_json(path: Path) -> dict:
     """The object in a file; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged", got=error, needed="JSON", mend="run what wrote it again") from error
-
-
-def _read_lines(path: Path) -> Iterator[dict]:
-    """The whole lines of a metrics file; the last one may be half written while its stage runs."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.endswith("}"):
-            yield json.loads(line)
+    return read_json(path) if path.is_file() else {}
 
 
 def _stage_names(run_dir: Path, pipeline: dict) -> list[str]:

@@ -11,7 +11,8 @@ from trl import ModelConfig, get_peft_config
 
 from alignment.errors import UserError
 from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, run_under
-from alignment.models.loading import REFERENCE_ADAPTER, is_adapter, load_stack, load_trainable
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import REFERENCE_ADAPTER, load_stack, load_trainable
 from alignment.models.merging import merge_once
 
 logger = logging.getLogger(__name__)

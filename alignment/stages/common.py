@@ -17,8 +17,11 @@ from trl import ModelConfig, get_quantization_config
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
+from alignment.durable.files import write_json, write_text
+from alignment.durable.manifest import new_checkpoint
 from alignment.errors import UserError
-from alignment.models.loading import is_adapter, load_config
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import load_config
 from alignment.stages.card import write_card
 from alignment.stages.chains import record_chain
 from eval.suite import item_texts
@@ -49,9 +52,7 @@ class StageResult:
     adapter_chain: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
-        partial = stage_dir / "stage.json.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        partial.rename(stage_dir / "stage.json")
+        write_json(stage_dir / "stage.json", asdict(self))
 
 
 class MetricsWriter(TrainerCallback):
@@ -124,8 +125,7 @@ def load_data(
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
     prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     stage_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
-    (stage_dir / account).write_text(text, encoding="utf-8")
+    write_text(stage_dir / account, json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n")
     return prepared.splits
 
 
@@ -212,10 +212,12 @@ def finish(
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    save_checkpoint(model, trainer.processing_class, checkpoint)
+    parent, chain = next(iter(parents.values()), None), None
+    with new_checkpoint(checkpoint) as folder:
+        save_checkpoint(model, trainer.processing_class, folder)
+        if isinstance(model, PeftModel):
+            chain = asdict(record_chain(model, folder, stage_dir.name, parent, stage_of(parent)))
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
-    parent = next(iter(parents.values()), None)
-    chain = record_chain(model, checkpoint, parent, stage_of(parent)) if isinstance(model, PeftModel) else None
     result = StageResult(
         stage=stage_dir.name,
         method=method,
@@ -228,7 +230,7 @@ def finish(
         total_parameters=counted[1],
         tokens=int(tokens),
         metrics=metrics,
-        adapter_chain=chain and asdict(chain),
+        adapter_chain=chain,
     )
     write_card(checkpoint, result, data)
     result.write(stage_dir)

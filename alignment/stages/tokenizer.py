@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.data.arguments import DataArguments
+from alignment.durable.manifest import new_checkpoint
 from alignment.stages.common import StageClock, StageResult, load_data
 from alignment.tokenization.train import train_tokenizer
 
@@ -29,8 +30,8 @@ def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
     clock, stage_dir = StageClock(), Path(args.output_dir)
     texts = load_data(data, DATA_KIND, 0, stage_dir)
     tokenizer = train_tokenizer(iter(texts["train"]["text"]), args.vocab_size, args.model_max_length)
-    checkpoint = stage_dir / "checkpoint"
-    tokenizer.save_pretrained(checkpoint)
+    with new_checkpoint(stage_dir / "checkpoint") as folder:
+        tokenizer.save_pretrained(folder)
     held_out = list(texts.get("validation", texts["train"])["text"])
     tokens = sum(map(len, tokenizer(held_out, verbose=False)["input_ids"]))
     if args.push_to_hub:

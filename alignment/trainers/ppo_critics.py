@@ -15,14 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from alignment.errors import UserError
-from alignment.models.loading import (
-    adapter_base,
-    has_earlier_adapters,
-    is_adapter,
-    load_trainable,
-    require_chain,
-    require_reward_model,
-)
+from alignment.models.checkpoints import adapter_base, has_earlier_adapters, is_adapter, require_sound
+from alignment.models.loading import load_trainable, require_reward_model
 from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
 
 CRITIC_ADAPTER = "critic"
@@ -128,7 +122,7 @@ def shares_base(checkpoint: str, policy: nn.Module) -> bool:
 
 
 def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterScorer:
-    require_chain(checkpoint)
+    require_sound(checkpoint)
     config, weights = PeftConfig.from_pretrained(checkpoint), load_peft_weights(checkpoint)
     if SCORE_KEY not in weights:
         raise UserError(f"{checkpoint} is no reward model.", got="an adapter without a score head")

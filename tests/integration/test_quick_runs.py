@@ -161,7 +161,8 @@ def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words,
     (workplace / "odd.jsonl").write_text('{"foo": 1, "bar": 2}\n')
     (workplace / "empty.jsonl").write_text("")
     copytree(quick_run / "sft/checkpoint", workplace / "bare", dirs_exist_ok=True)
-    (workplace / "bare/chat_template.jinja").unlink()
+    for name in ("chat_template.jinja", "manifest.json", "lineage.json"):
+        (workplace / "bare" / name).unlink(missing_ok=True)
     before = [(quick_run / stage / "stage.json").read_text() for stage in ("sft", "dpo", "ppo")]
     failed = align(*arguments, cwd=workplace)
     assert failed.returncode != 0

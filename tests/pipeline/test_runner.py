@@ -83,6 +83,10 @@ def test_a_parent_outside_the_run_is_watched(project):
     assert project.run() == ["tuned"]
     assert project.run() == []
     Path("foreign/weights.json").write_text('{"other": "weights"}')
+    with pytest.raises(UserError, match=r"weights\.json has"):
+        project.run()
+    for name in ("manifest.json", "lineage.json"):  # meant to be so
+        Path("foreign", name).unlink()
     assert project.run() == ["tuned"]
 
 
@@ -103,8 +107,8 @@ def test_fresh_runs_all_again_and_keeps_what_was_there(project, capsys):
     project.run()
     before = Path("runs/fake/base/checkpoint/weights.json").read_text()
     assert project.run(fresh=True) == ALL
-    assert Path("runs/fake/previous/base/checkpoint/weights.json").read_text() == before
-    assert "base: what stood there was moved to runs/fake/previous/base" in capsys.readouterr().out
+    assert Path("runs/fake/previous/base-1/checkpoint/weights.json").read_text() == before
+    assert "base: what stood there was moved to runs/fake/previous/base-1" in capsys.readouterr().out
 
 
 def test_dry_run_changes_nothing_on_disk(project, tmp_path):
@@ -137,15 +141,17 @@ def test_an_interrupted_stage_runs_again(project):
     assert project.run("--judge.fail", "null") == ["judge", "aligned"]
 
 
-def test_a_failed_rerun_does_not_push_out_the_finished_one(project):
+def test_reruns_are_numbered_and_none_is_deleted(project):
     project.run()
     finished = Path("runs/fake/tuned/checkpoint/weights.json").read_text()
     for reason in ("first", "second"):
         with pytest.raises(RuntimeError):
             project.run("--tuned.fail", reason)
     project.run("--tuned.learning_rate", "0.5")
-    assert Path("runs/fake/previous/tuned/checkpoint/weights.json").read_text() == finished
-    assert sorted(path.name for path in Path("runs/fake/previous").glob("tuned*")) == ["tuned", "tuned-unfinished"]
+    kept = sorted(Path("runs/fake/previous").glob("tuned*"))
+    assert [path.name for path in kept] == ["tuned-1", "tuned-2", "tuned-3"]
+    assert (kept[0] / "checkpoint/weights.json").read_text() == finished
+    assert [(path / "checkpoint").exists() for path in kept] == [True, False, False]
 
 
 def test_what_a_stages_own_check_refuses_costs_nothing(project, monkeypatch):
@@ -250,7 +256,7 @@ def test_evaluations_follow_their_stages_and_are_skipped_when_unchanged(project,
     assert "evaluations up to date, skipped" in capsys.readouterr().out
     project.run("--tuned.learning_rate", "0.5")
     assert order == [("tuned", 6), ("tuned", 6)]
-    assert Path("runs/fake/previous/tuned/evals/tuned-facts-plain/run.json").exists()
+    assert Path("runs/fake/previous/tuned-1/evals/tuned-facts-plain/run.json").exists()
     assert (another / "run.json").exists()
 
 

@@ -58,7 +58,7 @@ def run_dir(tmp_path_factory):
         if "trainable_tokens_delta" in name:
             parameter.data.normal_(std=0.3)
     save_checkpoint(adapted, tiny.tokenizer(), run / "sft/checkpoint")
-    record_chain(adapted, run / "sft/checkpoint", str(base), "pretrain")
+    record_chain(adapted, run / "sft/checkpoint", "sft", str(base), "pretrain")
     return run
 
 
@@ -215,6 +215,9 @@ def test_a_copied_checkpoint_is_whole_and_one_without_its_chain_is_refused(train
     assert torch.equal(logits(tmp_path / "copy"), logits(checkpoint))
     assert checkpoint_digest(tmp_path / "copy") == checkpoint_digest(checkpoint)
     shutil.rmtree(tmp_path / "copy/earlier_1")
+    with pytest.raises(UserError, match="is damaged"):
+        load_causal_lm(tmp_path / "copy")
+    (tmp_path / "copy/manifest.json").unlink()  # as a copy of single files has none
     with pytest.raises(UserError, match="later adapter of a chain"):
         load_causal_lm(tmp_path / "copy")
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from alignment.durable.manifest import new_checkpoint
+
 
 @dataclass
 class Common:
@@ -28,13 +30,12 @@ def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
         raise KeyboardInterrupt
     if settings.fail:
         raise RuntimeError(settings.fail)
-    checkpoint = output_dir / "checkpoint"
-    checkpoint.mkdir()
     made_from = asdict(settings) | {"output_dir": None}
     made_from["parents"] = [json.loads((Path(parent) / "weights.json").read_text()) for parent in parents]
-    (checkpoint / "weights.json").write_text(json.dumps(made_from))
-    if kind == "tokenizer":
-        (checkpoint / "tokenizer.json").write_text("{}")
-    else:
-        (checkpoint / "config.json").write_text(json.dumps({"architectures": [f"Fake{kind}"]}))
+    with new_checkpoint(output_dir / "checkpoint") as checkpoint:
+        (checkpoint / "weights.json").write_text(json.dumps(made_from))
+        if kind == "tokenizer":
+            (checkpoint / "tokenizer.json").write_text("{}")
+        else:
+            (checkpoint / "config.json").write_text(json.dumps({"architectures": [f"Fake{kind}"]}))
     (output_dir / "stage.json").write_text(json.dumps({"stage": name}))
