@@ -30,6 +30,7 @@ def with_adapter(base: PreTrainedModel, folder: Path, kind: str) -> PeftModel:
     new_head = kind == "sequence-classification" and config.task_type != "SEQ_CLS"
     if new_head:
         config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
+        weights = _without_output_rows(base, config, weights)
     config.inference_mode, config.base_model_name_or_path = False, base.name_or_path
     if chain and chain.earlier:
         model = frozen_stack(base, [folder / link.folder for link in chain.earlier], kind)
@@ -68,6 +69,22 @@ def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> P
     return model
 
 
+def _without_output_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A causal LM's adapter without the rows of an output layer, which a classifier does not have."""
+    layers = dict(base.named_modules())
+    names = {name.rpartition(".")[2] for name in layers}
+    if isinstance(getattr(config, "trainable_token_indices", None), dict):
+        rows = config.trainable_token_indices
+        config.trainable_token_indices = {name: tokens for name, tokens in rows.items() if name in names}
+    return {
+        key: value for key, value in weights.items() if not key.endswith(TOKEN_ROWS) or _layer_of_rows(key) in layers
+    }
+
+
+def _layer_of_rows(key: str) -> str:
+    return key.removeprefix("base_model.model.").removesuffix(TOKEN_ROWS)
+
+
 def _without_token_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """An adapter's weights without the rows of embeddings that it trained, which are written into the base."""
     indices, config.trainable_token_indices = getattr(config, "trainable_token_indices", None), None
@@ -76,7 +93,7 @@ def _without_token_rows(base: PreTrainedModel, config: PeftConfig, weights: dict
         if not key.endswith(TOKEN_ROWS):
             left[key] = value
             continue
-        path = key.removeprefix("base_model.model.").removesuffix(TOKEN_ROWS)
+        path = _layer_of_rows(key)
         rows = indices[path.rpartition(".")[2]] if isinstance(indices, dict) else indices
         if path in dict(base.named_modules()):  # a classifier has no output layer
             table = base.get_submodule(path).weight.data
@@ -91,6 +108,32 @@ def put_on_top(model: PeftModel, config: PeftConfig) -> None:
     model.requires_grad_(False)
     run_under(model, [OWN, *below])
     model.set_requires_grad(OWN)
+
+
+def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Tensor]) -> None:
+    """Give an adapter that is to join a model's own, in place, the trained rows that those have and it lacks.
+
+    PEFT loads adapters side by side only where all of them have rows in the same layers. The rows are the base's, so
+    that the adapter says what it did.
+    """
+    from peft import get_peft_model_state_dict
+
+    theirs = model.peft_config[model.active_adapter].trainable_token_indices
+    rows = config.trainable_token_indices or {}
+    for key in get_peft_model_state_dict(model, save_embedding_layers=False):
+        if key.endswith(TOKEN_ROWS) and key not in weights:
+            layer = model.get_base_model().get_submodule(_layer_of_rows(key))
+            name = _layer_of_rows(key).rpartition(".")[2]
+            if not isinstance(rows, dict):
+                rows = {_input_layer(weights): rows}
+            rows[name] = theirs[name] if isinstance(theirs, dict) else theirs
+            weights[key] = layer.original_module.weight[rows[name]].detach().clone()
+    config.trainable_token_indices = rows or None
+
+
+def _input_layer(weights: dict[str, Tensor]) -> str:
+    """The layer whose rows an adapter holds, where it holds those of the input alone."""
+    return next(_layer_of_rows(key).rpartition(".")[2] for key in weights if key.endswith(TOKEN_ROWS))
 
 
 def _require_fit(folder: Path, found: Any, name: str) -> None:
@@ -131,7 +174,7 @@ def frozen_copy(model: PeftModel) -> PreTrainedModel:
 
 def copy_adapter(model: PeftModel, source: str, target: str) -> None:
     """Give one adapter of a model all the weights of another, trained tokens and heads included."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    weights = get_peft_model_state_dict(model, adapter_name=source)
-    set_peft_model_state_dict(model, weights, adapter_name=target)
+    parameters = {tuple(name.split(".")): parameter for name, parameter in model.named_parameters()}
+    for name, parameter in parameters.items():
+        if source in name:
+            parameters[tuple(target if part == source else part for part in name)].data.copy_(parameter.data)

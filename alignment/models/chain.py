@@ -53,6 +53,7 @@ class Chain:
         base_digest: `weights_digest` of it.
         links: the adapters in their order, the checkpoint's own last.
         quantization: how the base was quantised in training; None where it was not.
+        grown_to: rows that the base's embeddings were grown to for new tokens; None where it has all of them.
         merged_from: the chain that was merged into the base; None where the base is nothing of the kind.
     """
 
@@ -60,6 +61,7 @@ class Chain:
     base_digest: str | None
     links: list[Link]
     quantization: dict[str, Any] | None = None
+    grown_to: int | None = None
     merged_from: dict[str, Any] | None = field(default=None)
 
     @property

@@ -88,6 +88,12 @@ def has_earlier_adapters(checkpoint: str | Path) -> bool:
     return chain is not None and bool(chain.earlier)
 
 
+def changes_its_base(checkpoint: str | Path) -> bool:
+    """Whether an adapter is loaded on something else than its bare base: earlier adapters, or rows for new tokens."""
+    chain = read_chain(adapter_folder(checkpoint)) if is_adapter(checkpoint) else None
+    return chain is not None and bool(chain.earlier or chain.grown_to)
+
+
 def trained_on(adapter: str | Path) -> str | None:
     """The digest of the base that an adapter was trained on; None where its lineage was not kept."""
     return (read_lineage(adapter) or {}).get("base_digest")

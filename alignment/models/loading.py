@@ -17,6 +17,7 @@ from alignment.models.checkpoints import (
     require_sound,
 )
 from alignment.models.quantization import quantization_of, quantization_options
+from alignment.models.vocabulary import make_room
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -146,6 +147,8 @@ def _base_model(
     quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
     with explained(base_checkpoint):
         base = auto.from_pretrained(base_checkpoint, **quantised | options)
+    if chain and chain.grown_to:
+        make_room(base, chain.grown_to)
     if auto is AutoModelForCausalLM and (folder / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(folder)
     return base.dequantize() if quantised and dequantize else base, base_checkpoint, folder

@@ -1,6 +1,7 @@
 """LoRA in the stages: which adapter is trained, on what it sits, and what it is measured against."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, run
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import REFERENCE_ADAPTER, load_stack, load_trainable
 from alignment.models.merging import merge_once
+from alignment.models.vocabulary import make_room, trained_rows
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ def starting_point(
     tokenizer: PreTrainedTokenizerBase,
     kind: str,
     stage_dir: Path,
+    rows: int = 0,
 ) -> Start:
     """The model of a stage, by `adapter_mode` where its parent is an adapter.
 
@@ -94,18 +97,24 @@ def starting_point(
         options: for `from_pretrained`.
         kind: causal-lm or sequence-classification.
         stage_dir: where the merged base is written.
+        rows: of embeddings that the model is to have at least.
     """
     parent = model_args.model_name_or_path
     if not is_adapter(parent):
-        return Start(load_trainable(parent, kind, **options), new_adapter(model_args, tokenizer, kind))
+        model = load_trainable(parent, kind, **options)
+        grown = make_room(model, rows)
+        if grown:
+            logger.info("the model's embeddings grow from %d to %d rows, for the new tokens", grown.start, grown.stop)
+        return Start(model, new_adapter(model, model_args, tokenizer, kind, grown))
     if model_args.adapter_mode == "merge":
         base = merge_once(parent, stage_dir / "base", options)
         logger.info("the parent is an adapter: merged into its base, which is %s; a new adapter sits on that", base)
-        return Start(load_trainable(str(base), kind, **options), new_adapter(model_args, tokenizer, kind))
+        model = load_trainable(str(base), kind, **options)
+        return Start(model, new_adapter(model, model_args, tokenizer, kind))
     if model_args.adapter_mode == "stack":
         logger.info("the parent is an adapter: it stays as it is, under a new one")
         model = load_stack(parent, kind, **options)
-        config = new_adapter(model_args, tokenizer, kind)
+        config = new_adapter(model, model_args, tokenizer, kind)
         config.trainable_token_indices = None  # the adapters below have trained them, and PEFT saves one such adapter
         reference = frozen_copy(model)
         put_on_top(model, config)
@@ -116,11 +125,18 @@ def starting_point(
     return Start(model, reference=frozen_copy(model) if len(model.active_adapters) > 1 else None)
 
 
-def new_adapter(model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, kind: str) -> LoraConfig | None:
+def new_adapter(
+    model: PreTrainedModel,
+    model_args: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    grown: Sequence[int] = (),
+) -> LoraConfig | None:
     """The config of the adapter to add; none without use_peft.
 
     Args:
         kind: causal-lm or sequence-classification.
+        grown: rows of embeddings that only the adapter will hold.
     """
     if not model_args.use_peft:
         return None
@@ -128,8 +144,8 @@ def new_adapter(model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase, kin
     config.target_modules = config.target_modules or "all-linear"
     if kind == "sequence-classification":
         config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
-    elif config.trainable_token_indices is None:
-        config.trainable_token_indices = template_token_ids(tokenizer)
+    elif tokens := sorted({*template_token_ids(tokenizer), *grown}):
+        config.trainable_token_indices = trained_rows(model, tokens)
     return config
 
 
@@ -154,15 +170,15 @@ def complete_reference(model: PreTrainedModel | PeftModel) -> None:
         copy_adapter(model, model.active_adapter, REFERENCE_ADAPTER)
 
 
-def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the chat template writes.
 
     A base model has never seen them: their embeddings are noise, which low-rank updates of the other layers cannot
     mend (peft#334), so their rows are trained with the adapter.
     """
     if not tokenizer.chat_template:
-        return None
+        return []
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return sorted(special.intersection(ids)) or None
+    return sorted(special.intersection(ids))

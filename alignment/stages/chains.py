@@ -17,7 +17,9 @@ from alignment.models.chain import (
     weights_digest,
 )
 from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_folder, is_adapter
+from alignment.models.loading import load_config
 from alignment.models.quantization import quantization_of
+from alignment.models.vocabulary import rows_of
 
 
 def record_chain(model: PeftModel, checkpoint: Path, stage: str, parent: str | None, parent_stage: str | None) -> Chain:
@@ -37,11 +39,13 @@ def record_chain(model: PeftModel, checkpoint: Path, stage: str, parent: str | N
         (checkpoint / link.folder).mkdir(exist_ok=True)
         for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
             shutil.copyfile(adapter_folder(parent) / source.folder / name, checkpoint / link.folder / name)
+    rows, of_base = rows_of(model.get_base_model()), load_config(base).get_text_config().vocab_size
     chain = Chain(
         base=base,
         base_digest=weights_digest(base),
         links=[*links, Link(".", trained_by, sha256(checkpoint / ADAPTER_WEIGHTS))],
         quantization=quantization_of(model.get_base_model()),
+        grown_to=rows if rows > of_base else None,
         merged_from=read_merged_from(base),
     )
     chain.write(checkpoint)

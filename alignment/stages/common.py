@@ -183,7 +183,9 @@ def stage_of(checkpoint: str | None) -> str | None:
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
     """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
     # A reference adapter beside the trained one stays out, and so do those that it stands over.
-    selected = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    selected = {}
+    if isinstance(model, PeftModel):  # of embeddings the trained rows alone, where the base was given some more as well
+        selected = {"selected_adapters": [model.active_adapter], "save_embedding_layers": False}
     model.save_pretrained(checkpoint, **selected)
     tokenizer.save_pretrained(checkpoint)
     # PEFT leaves the generation config out, and with it where a reply ends.

@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from alignment.data.arguments import DataArguments
 from alignment.data.tokens import tokenize_documents
 from alignment.errors import UserError
+from alignment.models.checkpoints import is_adapter
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer
 from alignment.stages.adapters import ModelArguments, check_adapter_mode, expose_head_bias, starting_point
@@ -25,6 +26,7 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.tokenization.base import make_chat_ready
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,8 @@ CONFIGS = (SFTRecipe, DataArguments, ModelArguments)
 
 def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> None:
     check_adapter_mode(model_args)
-    require_template(model_args.model_name_or_path, args.chat_template_path)
+    if is_adapter(model_args.model_name_or_path):  # a full model's tokenizer is given what it lacks
+        require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
@@ -92,7 +95,8 @@ def make_trainer(
 ) -> SFTTrainer:
     """TRL's trainer with model, tokenizer and rows, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
+    rows = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir, rows)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
         model=start_from.model,
@@ -108,7 +112,21 @@ def make_trainer(
         trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
     # Generation has to stop where a reply ends, not only where a document does.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
+    trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
     return trainer
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> int:
+    """Give a base model's tokenizer what conversations need, and the rows that the model needs then.
+
+    It takes the place of TRL's own way with `chat_template_path`, which grows the embeddings without a word and trains
+    new rows of the input layer alone.
+    """
+    changes = make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
+    args.chat_template_path = None
+    for change in changes.said:
+        logger.info("the tokenizer of %s: %s", checkpoint, change)
+    return len(tokenizer) if changes.new_tokens else 0
 
 
 def with_replay(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from alignment.errors import UserError
+from alignment.models.adapters import give_token_rows
 from alignment.models.checkpoints import adapter_base, has_earlier_adapters, is_adapter, require_sound
 from alignment.models.loading import load_trainable, require_reward_model
 from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
@@ -130,6 +131,7 @@ def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterSc
     with torch.no_grad():
         head.weight.copy_(weights.pop(SCORE_KEY))
     config.task_type, config.modules_to_save, config.inference_mode = None, None, True
+    give_token_rows(policy, config, weights)
     add_frozen(policy, name, config)
     found = set_peft_model_state_dict(policy, weights, adapter_name=name)
     missing = [key for key in found.missing_keys if f".{name}." in key]
