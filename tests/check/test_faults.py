@@ -130,6 +130,12 @@ FAULTS = {
         ["error: reward: the tokenizer has no pad token"],
     ),
     "no eos token": ("sft", set_case(tokens={"eos_token": None}), 1, ["error: sft: the tokenizer has no eos_token"]),
+    "no template, base model": (
+        "sft",
+        set_case(template=None, tokens={"pad_token": None, "eos_token": "<|endoftext|>"}),
+        0,
+        ["given chatml, with tokens that its vocabulary has", "pads with <|pad|>"],
+    ),
     "no template": ("dpo", set_case(template=None), 1, ["error: dpo: the tokenizer has no chat template"]),
     "no generation markers": (
         "sft",
