@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
-from alignment.models.chain import OWN, earlier_name, read_chain
+from alignment.models.chain import ADAPTER_WEIGHTS, OWN, earlier_name, read_chain
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -110,6 +110,16 @@ def put_on_top(model: PeftModel, config: PeftConfig) -> None:
     model.set_requires_grad(OWN)
 
 
+def add_token_rows(model: PeftModel, folder: Path) -> None:
+    """Add the trained rows of embeddings to a saved adapter: PEFT leaves them out where it converts PiSSA to LoRA."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
+
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+    rows = {key: value.contiguous() for key, value in state.items() if key.endswith(TOKEN_ROWS)}
+    save_file(load_file(folder / ADAPTER_WEIGHTS) | rows, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
 def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Tensor]) -> None:
     """Give an adapter that is to join a model's own, in place, the trained rows that those have and it lacks.
 
@@ -134,6 +144,22 @@ def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Ten
 def _input_layer(weights: dict[str, Tensor]) -> str:
     """The layer whose rows an adapter holds, where it holds those of the input alone."""
     return next(_layer_of_rows(key).rpartition(".")[2] for key in weights if key.endswith(TOKEN_ROWS))
+
+
+def require_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise where names of layers that are to have an adapter match none of a model's."""
+    from torch import nn
+
+    names = [name for name, _ in model.named_modules()]
+    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unmatched and list(targets) != ["all-linear"]:
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise UserError(
+            "lora_target_modules names layers that the model does not have",
+            got=", ".join(unmatched),
+            needed=f"names of its layers: {', '.join(sorted(linear)) or 'none of them is linear'}",
+            mend="correct them, or leave lora_target_modules out: every linear layer but the output layer",
+        )
 
 
 def _require_fit(folder: Path, found: Any, name: str) -> None:

@@ -1,21 +1,26 @@
 """LoRA in the stages: which adapter is trained, on what it sits, and what it is measured against."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from peft.optimizers import create_loraplus_optimizer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from trl import ModelConfig, get_peft_config
 
-from alignment.errors import UserError
-from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, run_under
+from alignment.errors import UserError, raise_all
+from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, require_targets, run_under
 from alignment.models.checkpoints import is_adapter
-from alignment.models.loading import REFERENCE_ADAPTER, load_stack, load_trainable
+from alignment.models.loading import REFERENCE_ADAPTER, load_config, load_stack, load_trainable
 from alignment.models.merging import merge_once
+from alignment.models.quantization import require_quantization
 from alignment.models.vocabulary import make_room, trained_rows
+from alignment.stages.common import INITIAL_ADAPTER
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +35,16 @@ class ModelArguments(ModelConfig):
             "help": "Where the parent is an adapter: train it further (continue), train a new one over it (stack), or "
             "merge it into its base, which is written beside the checkpoint, and train a new one on that (merge)."
         },
+    )
+    init_lora_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "PEFT's key: how a new adapter begins: gaussian, orthogonal, pissa, or pissa_niter_4 (a faster, "
+            "approximate one). PiSSA's adapter is saved as plain LoRA of twice the rank, on the base as it was."
+        },
+    )
+    loraplus_lr_ratio: float | None = field(
+        default=None, metadata={"help": "LoRA+: how many times faster LoRA's B matrices learn than its A matrices."}
     )
 
 
@@ -62,25 +77,71 @@ class KeepStack(TrainerCallback):
         run_under(model, self.adapters)
 
 
-def check_adapter_mode(model_args: ModelArguments) -> None:
-    """Raise for a new adapter that the recipe does not describe, or that cannot stand over another."""
+def check_adapter(model_args: ModelArguments, method: str) -> None:
+    """Raise for an adapter that the stage cannot train: all that is wrong with its keys together."""
+    raise_all([*_wrong_mode(model_args), *_wrong_keys(model_args, method)])
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        require_quantization("load_in_4bit" if model_args.load_in_4bit else "load_in_8bit")
+    parent = model_args.model_name_or_path
+    if model_args.use_peft and model_args.lora_target_modules and Path(parent).is_dir():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(load_config(parent))
+        require_targets(model, model_args.lora_target_modules)
+
+
+def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
     mode, parent = model_args.adapter_mode, model_args.model_name_or_path
     if mode == "continue" or not is_adapter(parent):
         return
     if not model_args.use_peft:
-        raise UserError(
+        yield UserError(
             f"adapter_mode: {mode} trains a new adapter, and the recipe has none",
             got="use_peft: false",
             needed="use_peft: true, with lora_r and what else the adapter is to have",
             mend="set it, or adapter_mode: continue; to train all weights, start from what `align merge` writes",
         )
-    if mode == "stack" and model_args.use_dora:
-        raise UserError(
-            "a DoRA adapter cannot stand over another",
-            got="adapter_mode: stack, use_dora: true",
-            needed="plain LoRA: DoRA rescales the weights of the base, not those that the parent makes of them",
-            mend="adapter_mode: merge, or use_dora: false",
+    if mode == "stack" and (model_args.use_dora or _changes_base(model_args)):
+        yield UserError(
+            "a DoRA or PiSSA adapter cannot stand over another",
+            got=f"use_dora: {model_args.use_dora}, init_lora_weights: {model_args.init_lora_weights}",
+            needed="plain LoRA: both would start from the base's weights, not from what the parent makes of them",
+            mend="adapter_mode: merge, or use_dora: false and no init_lora_weights",
         )
+
+
+def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
+    begin, new = model_args.init_lora_weights, model_args.use_peft
+    if (model_args.load_in_4bit or model_args.load_in_8bit) and not (new or is_adapter(model_args.model_name_or_path)):
+        yield UserError(
+            "a quantised model cannot be trained in full",
+            got="use_peft: false",
+            needed="an adapter",
+            mend="use_peft: true",
+        )
+    if begin is not None and not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_[1-9]\d*)?", begin):
+        yield UserError(
+            "init_lora_weights has no such way to begin",
+            got=begin,
+            needed="gaussian, orthogonal, pissa or pissa_niter_N",
+            mend="leave it out for LoRA's own, whose B begins as 0",
+        )
+    if _changes_base(model_args) and new and method in ("dpo", "ppo"):
+        yield UserError(
+            "PiSSA changes the base, which is the reference here",
+            got=f"init_lora_weights: {begin}",
+            needed="a base that stays as it is",
+            mend=f"begin with PiSSA in the sft stage, and let {method} go on with its adapter",
+        )
+    if model_args.loraplus_lr_ratio is not None and method == "ppo":
+        yield UserError(
+            "loraplus_lr_ratio does nothing for ppo, whose optimizer has the critic's rate beside the policy's",
+            got=model_args.loraplus_lr_ratio,
+            mend="leave it out",
+        )
+
+
+def _changes_base(model_args: ModelArguments) -> bool:
+    return (model_args.init_lora_weights or "").startswith("pissa")
 
 
 def starting_point(
@@ -142,11 +203,31 @@ def new_adapter(
         return None
     config = get_peft_config(model_args)
     config.target_modules = config.target_modules or "all-linear"
+    if model_args.init_lora_weights is not None:
+        config.init_lora_weights = model_args.init_lora_weights
     if kind == "sequence-classification":
         config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
     elif tokens := sorted({*template_token_ids(tokenizer), *grown}):
         config.trainable_token_indices = trained_rows(model, tokens)
     return config
+
+
+def adapt_trainer(trainer: Trainer, model_args: ModelArguments) -> None:
+    """What PEFT's own keys ask of a trainer whose adapter is in place: LoRA+'s rates, PiSSA's start to compare with."""
+    if not isinstance(trainer.model, PeftModel):
+        return
+    if model_args.loraplus_lr_ratio is not None:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(trainer.args)
+        # PEFT's own rate for embeddings, 1e-6, would leave the rows of the turn markers as they are.
+        options |= {"loraplus_lr_ratio": model_args.loraplus_lr_ratio, "loraplus_lr_embedding": options["lr"]}
+        options |= {"weight_decay": trainer.args.weight_decay}
+        trainer.optimizer = create_loraplus_optimizer(trainer.model, kind, **options)
+    # What PiSSA's adapter has learned is its difference from how it began.
+    config = trainer.model.peft_config[trainer.model.active_adapter]
+    if str(config.init_lora_weights).startswith("pissa"):
+        begin, config.init_lora_weights = config.init_lora_weights, True  # as PEFT's guide to PiSSA has it
+        trainer.model.save_pretrained(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
+        config.init_lora_weights = begin
 
 
 def expose_head_bias(model: PreTrainedModel | PeftModel) -> None:

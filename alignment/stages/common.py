@@ -20,6 +20,7 @@ from alignment.data.load import prepare
 from alignment.durable.files import write_json, write_text
 from alignment.durable.manifest import new_checkpoint
 from alignment.errors import UserError
+from alignment.models.adapters import add_token_rows
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 from alignment.stages.card import write_card
@@ -27,6 +28,7 @@ from alignment.stages.chains import record_chain
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
+INITIAL_ADAPTER = "initial_adapter"
 
 
 @dataclass
@@ -180,13 +182,24 @@ def stage_of(checkpoint: str | None) -> str | None:
     return path.parent.name if path.name == "checkpoint" and (path.parent / "stage.json").exists() else checkpoint
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
-    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, initial: str | None = None
+) -> None:
+    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone.
+
+    Args:
+        initial: of an adapter that changed its base as it began (PiSSA), the folder of it as it was then: it is saved
+            as an adapter of the base as it was before.
+    """
     # A reference adapter beside the trained one stays out, and so do those that it stands over.
     selected = {}
     if isinstance(model, PeftModel):  # of embeddings the trained rows alone, where the base was given some more as well
         selected = {"selected_adapters": [model.active_adapter], "save_embedding_layers": False}
+        if initial is not None and Path(initial).is_dir():
+            selected["path_initial_model_for_weight_conversion"] = initial
     model.save_pretrained(checkpoint, **selected)
+    if "path_initial_model_for_weight_conversion" in selected:
+        add_token_rows(model, checkpoint)
     tokenizer.save_pretrained(checkpoint)
     # PEFT leaves the generation config out, and with it where a reply ends.
     if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:
@@ -216,7 +229,8 @@ def finish(
     model = trainer.accelerator.unwrap_model(trainer.model)
     parent, chain = next(iter(parents.values()), None), None
     with new_checkpoint(checkpoint) as folder:
-        save_checkpoint(model, trainer.processing_class, folder)
+        initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
+        save_checkpoint(model, trainer.processing_class, folder, initial)
         if isinstance(model, PeftModel):
             chain = asdict(record_chain(model, folder, stage_dir.name, parent, stage_of(parent)))
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}

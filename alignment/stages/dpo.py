@@ -11,7 +11,8 @@ from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.stages.adapters import (
     ModelArguments,
-    check_adapter_mode,
+    adapt_trainer,
+    check_adapter,
     complete_reference,
     expose_head_bias,
     starting_point,
@@ -42,7 +43,7 @@ CONFIGS = (DPORecipe, DataArguments, ModelArguments)
 
 
 def check(args: DPORecipe, data: DataArguments, model_args: ModelArguments) -> None:
-    check_adapter_mode(model_args)
+    check_adapter(model_args, "dpo")
     require_template(model_args.model_name_or_path)
     require_context(model_args.model_name_or_path, args.max_length)
 
@@ -92,4 +93,5 @@ def make_trainer(
     for model in filter(None, (trainer.model, trainer.ref_model)):
         expose_head_bias(model)
     complete_reference(trainer.model)
+    adapt_trainer(trainer, model_args)
     return trainer

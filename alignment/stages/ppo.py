@@ -10,7 +10,7 @@ from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
-from alignment.stages.adapters import ModelArguments, check_adapter_mode, starting_point
+from alignment.stages.adapters import ModelArguments, check_adapter, starting_point
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.tokenization.chat import require_template
@@ -82,7 +82,7 @@ CONFIGS = (PPORecipe, DataArguments, ModelArguments, RewardSources, OtherSources
 def check(
     args: PPORecipe, data: DataArguments, model_args: ModelArguments, sources: RewardSources, others: OtherSources
 ) -> None:
-    check_adapter_mode(model_args)
+    check_adapter(model_args, "ppo")
     require_template(model_args.model_name_or_path)
 
 

@@ -7,7 +7,7 @@ from trl import RewardConfig, RewardTrainer
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
-from alignment.stages.adapters import ModelArguments, check_adapter_mode, starting_point
+from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, starting_point
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -67,7 +67,7 @@ CONFIGS = (RewardRecipe, RewardArguments, ModelArguments)
 
 
 def check(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -> None:
-    check_adapter_mode(model_args)
+    check_adapter(model_args, "reward")
     require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
 
@@ -97,6 +97,7 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -
         peft_config=start_from.peft_config,
         callbacks=[writer, *start_from.callbacks],
     )
+    adapt_trainer(trainer, model_args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:

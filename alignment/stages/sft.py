@@ -14,7 +14,7 @@ from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer
-from alignment.stages.adapters import ModelArguments, check_adapter_mode, expose_head_bias, starting_point
+from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, expose_head_bias, starting_point
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -59,7 +59,7 @@ CONFIGS = (SFTRecipe, DataArguments, ModelArguments)
 
 
 def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> None:
-    check_adapter_mode(model_args)
+    check_adapter(model_args, "sft")
     if is_adapter(model_args.model_name_or_path):  # a full model's tokenizer is given what it lacks
         require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
@@ -108,6 +108,7 @@ def make_trainer(
         callbacks=[*callbacks, *start_from.callbacks],
     )
     expose_head_bias(trainer.model)
+    adapt_trainer(trainer, model_args)
     if args.replay_dataset_name:
         trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
     # Generation has to stop where a reply ends, not only where a document does.

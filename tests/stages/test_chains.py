@@ -275,9 +275,53 @@ def test_align_merge_and_info_tell_of_the_chain(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"), [({}, "trains a new adapter"), ({"use_peft": True, "use_dora": True}, "a DoRA adapter")]
+    ("keys", "said"), [({}, "trains a new adapter"), ({"use_peft": True, "use_dora": True}, "a DoRA or PiSSA adapter")]
 )
 def test_a_new_adapter_has_to_be_described(run_dir, keys, said):
     parent = str(run_dir / "sft/checkpoint")
     with pytest.raises(UserError, match=said):
         dpo.check(dpo_args("out"), None, ModelArguments(parent, adapter_mode="stack", **keys))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"use_dora": True}, {"use_rslora": True}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "pissa_niter_4"}],
+)
+def test_pefts_own_kinds_of_lora_are_saved_as_they_were_trained(run_dir, data, keys, tmp_path):
+    args = sft.SFTRecipe(str(tmp_path / "sft"), max_length=32, assistant_only_loss=False, **OPTIONS | {"max_steps": 2})
+    trained = ModelArguments(
+        str(run_dir / "pretrain/checkpoint"), use_peft=True, lora_r=4, loraplus_lr_ratio=4.0, **keys
+    )
+    stage_dir = tmp_path / "sft"
+    args.output_dir = str(stage_dir / "trainer")
+    trainer = sft.make_trainer(args, data["messages"], trained, stage_dir)
+    rates = {group["lr"] for group in trainer.optimizer.param_groups}
+    assert rates == {1e-2, 4e-2}
+    trainer.train()
+    with torch.no_grad():
+        expected = trainer.model.eval()(IDS).logits
+    initial = str(stage_dir / "trainer/initial_adapter")
+    save_checkpoint(trainer.model, trainer.processing_class, stage_dir / "checkpoint", initial)
+    torch.testing.assert_close(logits(stage_dir / "checkpoint"), expected, rtol=0, atol=1e-5)
+    merge(stage_dir / "checkpoint", tmp_path / "merged")
+
+
+def wrong(**keys):
+    return ModelArguments(**{"use_peft": True} | keys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a quantised base needs CUDA")
+def test_quantisation_without_cuda_is_refused(run_dir):
+    args = wrong(model_name_or_path=str(run_dir / "pretrain/checkpoint"), load_in_4bit=True)
+    with pytest.raises(UserError, match="no CUDA device"):
+        dpo.check(dpo_args("out"), None, args)
+
+
+def test_adapters_that_cannot_be_are_refused(run_dir):
+    base = str(run_dir / "pretrain/checkpoint")
+    with pytest.raises(UserError, match=r"k_proj.*q_proj"):
+        dpo.check(dpo_args("out"), None, wrong(model_name_or_path=base, lora_target_modules=["query", "q_proj"]))
+    with pytest.raises(UserError, match="PiSSA changes the base"):
+        dpo.check(dpo_args("out"), None, wrong(model_name_or_path=base, init_lora_weights="pissa"))
+    with pytest.raises(UserError, match="no such way to begin"):
+        dpo.check(dpo_args("out"), None, wrong(model_name_or_path=base, init_lora_weights="zeros"))
