@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,13 +147,22 @@ def _input_layer(weights: dict[str, Tensor]) -> str:
     return next(_layer_of_rows(key).rpartition(".")[2] for key in weights if key.endswith(TOKEN_ROWS))
 
 
-def require_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Raise where names of layers that are to have an adapter match none of a model's."""
+def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> None:
+    """Raise where layers that are to have an adapter are none of a model's.
+
+    Args:
+        targets: the ends of their names, or a regular expression for the whole name, as PEFT reads them.
+    """
     from torch import nn
 
+    if targets == "all-linear":
+        return
     names = [name for name, _ in model.named_modules()]
-    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-    if unmatched and list(targets) != ["all-linear"]:
+    if isinstance(targets, str):
+        unmatched = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    else:
+        unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unmatched:
         linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         raise UserError(
             "lora_target_modules names layers that the model does not have",

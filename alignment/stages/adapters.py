@@ -47,6 +47,12 @@ class ModelArguments(ModelConfig):
         default=None, metadata={"help": "LoRA+: how many times faster LoRA's B matrices learn than its A matrices."}
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        # TRL makes a text of a list of one name, which PEFT would take for an expression that whole names are to match.
+        if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
+            self.lora_target_modules = [self.lora_target_modules]
+
 
 @dataclass(frozen=True)
 class Start:
@@ -81,7 +87,7 @@ def check_adapter(model_args: ModelArguments, method: str) -> None:
     """Raise for an adapter that the stage cannot train: all that is wrong with its keys together."""
     raise_all([*_wrong_mode(model_args), *_wrong_keys(model_args, method)])
     if model_args.load_in_4bit or model_args.load_in_8bit:
-        require_quantization("load_in_4bit" if model_args.load_in_4bit else "load_in_8bit")
+        require_quantization(f"load_in_{'4' if model_args.load_in_4bit else '8'}bit: true")
     parent = model_args.model_name_or_path
     if model_args.use_peft and model_args.lora_target_modules and Path(parent).is_dir():
         with torch.device("meta"):
