@@ -6,7 +6,10 @@ No package is imported until a verb is chosen, so `align --help` answers at once
 import argparse
 import difflib
 import importlib
+import os
+import signal
 import sys
+from collections.abc import Callable
 
 STAGE = "alignment.cli.stage"
 
@@ -33,8 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("alignment.cli.export_checkpoint", "write a checkpoint that loads where this project is not installed"),
 }
 
+# Exit codes, with 0 for done and 1 for a defect of this program, which shows its traceback: docs/reliability.md.
 USER_ERROR = 2
-INTERRUPTED = 130
+TIME_IS_UP = 75  # sysexits.h: try again
+SIGNALLED = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def usage() -> str:
@@ -111,6 +116,26 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return USER_ERROR
 
 
+def interrupt_by(signum: int) -> Callable:
+    """Let a signal end this process as Ctrl-C does, cleaning up on the way; the handler that it had before."""
+    owner = os.getpid()
+
+    def interrupt(signum, frame):
+        if os.getpid() != owner:  # a worker forked from it, which has nothing to clean up
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        raise KeyboardInterrupt(signum)
+
+    return signal.signal(signum, interrupt)
+
+
+def interrupted(verb: str, stop: KeyboardInterrupt) -> int:
+    """Say where the work stopped, and return the exit code."""
+    print(f"align {verb}: {getattr(stop, 'message', 'interrupted')}", file=sys.stderr)
+    signum = stop.args[0] if stop.args else signal.SIGINT
+    return TIME_IS_UP if signum == signal.SIGXCPU else SIGNALLED + signum
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     debug = arguments[:1] == ["--debug"]
@@ -123,11 +148,13 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean `align {near[0]}`?" if near else "`align --help` lists the verbs"
         print(f"align: no verb {verb!r}: {hint}", file=sys.stderr)
         return USER_ERROR
+    before = interrupt_by(signal.SIGTERM)
     try:
         return run_verb(verb, [*rest, "--debug"] if debug else rest)
-    except KeyboardInterrupt:
-        print(f"align {verb}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return interrupted(verb, stop)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,27 @@ class UserErrors(UserError):
         super().__init__("\n\n".join(str(error) for error in errors))
 
 
+class OutOfMemory(UserError):
+    """Training did not fit the memory; it may with a smaller micro-batch."""
+
+
+class Diverged(UserError):
+    """Training gives no finite numbers any more; it may again from an earlier checkpoint."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The work was asked to stop before its end.
+
+    Args:
+        signum: the signal that asked; SIGXCPU stands for a time budget that is spent.
+        message: where it stopped, and how to go on.
+    """
+
+    def __init__(self, signum: int, message: str):
+        self.message = message
+        super().__init__(signum, message)
+
+
 def raise_all(errors: list[UserError]) -> None:
     """Raise nothing, the one error, or all of them together."""
     if len(errors) == 1:

@@ -13,10 +13,10 @@ SECRET_KEY = re.compile(
 )
 # user:password@ of a URL, secrets in its query, and tokens known by their beginnings (Hugging Face, OpenAI, GitHub).
 IN_TEXT = [
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE), rf"\1{MASK}@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://?)[^/\s@\"'<>]+@", re.IGNORECASE), rf"\1{MASK}@"),
     (
         re.compile(
-            r"([?&](?:[a-z_-]*token|api_?key|key|secret|password|signature|x-amz-[a-z-]+)=)[^&\s\"'<>]+",
+            r"([?&](?:[a-z_-]*token|api_?key|secret|password|signature|x-amz-[a-z-]+)=)[^&\s\"'<>]+",
             re.IGNORECASE,
         ),
         rf"\1{MASK}",

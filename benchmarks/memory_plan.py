@@ -92,7 +92,7 @@ def measure(stage: str, keys: dict, length: int, folder: Path) -> dict:
     from alignment.models.loading import load_config
     from alignment.pipeline.graph import stage_module
     from alignment.pipeline.recipe import build_configs
-    from alignment.stages.common import peak_rss, reset_peak_rss
+    from alignment.stages.clock import peak_rss, reset_peak_rss
 
     module = stage_module(stage, "alignment.stages")
     write_rows(stage, folder / f"{stage}.jsonl", length)

@@ -15,6 +15,7 @@ from alignment.durable.files import disk_full_explained, new_file, write_json
 from alignment.durable.manifest import damage_of_file, digests, entry_of
 from alignment.durable.read import read_json
 from alignment.errors import UserError
+from alignment.masking import masked
 from alignment.models.checkpoints import adapter_base
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> dict:
         with new_file(path / "items.parquet") as partial:
             items.to_parquet(partial, index=False)
         record = record | {"items": entry_of(path / "items.parquet")}
-        write_json(path / "run.json", record)
+        write_json(path / "run.json", masked(record))
     return record
 
 
@@ -78,6 +79,15 @@ def load_run(path: str | Path) -> Run:
         if found:
             raise UserError(f"the eval run {path} is damaged", got=found[0], mend=AGAIN)
     return Run(path, record, pandas.read_parquet(path / "items.parquet"))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a folder holds a run that can be read."""
+    try:
+        record = read_record(path)
+    except (FileNotFoundError, UserError):
+        return False
+    return "items" not in record or not damage_of_file(path / "items.parquet", "items.parquet", record["items"])
 
 
 def read_record(path: Path) -> dict:

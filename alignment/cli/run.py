@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the seed of every stage that sets none of its own")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--fresh", action="store_true", help="run finished stages again")
+    parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
@@ -32,11 +33,19 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_pipeline
     from alignment.pipeline.runner import run_pipeline
+    from alignment.pipeline.stopping import seconds
     from alignment.report import write_report
 
+    max_seconds = seconds(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     run_pipeline(
-        pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, check=check, write_report=write_report
+        pipeline,
+        until=args.until,
+        fresh=args.fresh,
+        dry_run=args.dry_run,
+        check=check,
+        write_report=write_report,
+        max_seconds=max_seconds,
     )
     return 0

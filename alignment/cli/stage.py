@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
     parser.add_argument("--seed", type=int, help="the training seed, where the recipe sets none")
     parser.add_argument("--fresh", action="store_true", help="run again, even if finished and unchanged")
+    parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
@@ -28,8 +29,10 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_stage
     from alignment.pipeline.runner import run_pipeline
+    from alignment.pipeline.stopping import seconds
 
+    max_seconds = seconds(args.max_time)
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
-    run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
+    run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check, max_seconds=max_seconds)
     return 0

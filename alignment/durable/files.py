@@ -131,6 +131,8 @@ def disk_full_explained(what: str, where: str | Path, needed: int | None = None)
 
 def is_disk_full(error: Exception, place: Path) -> bool:
     """Whether an error says that a disk or quota is full, in the words of Python, Rust (safetensors) or torch.save."""
+    if isinstance(error, UserError):
+        return False  # explained already
     if isinstance(error, OSError):
         return error.errno in FULL
     if any(f"(os error {number})" in str(error) for number in FULL):

@@ -37,6 +37,8 @@ def read_json_lines(path: str | Path, mend: str = AGAIN) -> list[dict[str, Any]]
         lines.pop()  # its writer was killed, or is writing
     rows = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, digest_checkpoint, require_intact
 from alignment.durable.read import read_json
+from alignment.durable.steps import PROGRESS_FILE
 from alignment.errors import UserError
 from alignment.models.chain import read_chain, require_whole
 
@@ -108,7 +109,7 @@ def read_lineage(checkpoint: str | Path) -> dict | None:
 def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
     """Raise for a local checkpoint that must not be loaded: damaged, with pickled weights, or on another base.
 
-    What no manifest was written for passes, unless a lineage.json shows that there was one; so do hub ids.
+    What no manifest was written for passes, unless another file shows that it is ours; so do hub ids.
 
     Args:
         weights: look at the weights too, and at an adapter's base; without, at config and tokenizer alone.
@@ -116,7 +117,7 @@ def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
     folder = Path(checkpoint)
     if not folder.is_dir():
         return
-    if (folder / MANIFEST).is_file() or (folder / LINEAGE).is_file():
+    if any((folder / name).is_file() for name in (MANIFEST, LINEAGE, PROGRESS_FILE)):
         require_intact(folder, weights=weights)
     if not weights:
         return
@@ -167,9 +168,13 @@ def require_checkpoint(checkpoint: str | Path) -> None:
 
 @contextmanager
 def explained(checkpoint: str | Path) -> Iterator[None]:
-    """What transformers says of a hub id that it cannot reach, as a mistake that the user can mend."""
+    """What transformers says of what it cannot reach, read or run, as a mistake that the user can mend."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        raise UserError(f"the weights of {checkpoint} are damaged", got=error, mend="get them anew") from error
     except OSError as error:
         if is_path(str(checkpoint)):
             raise

@@ -82,23 +82,40 @@ def lineage_of(place: str) -> dict[str, Any]:
     return read_lineage(folder) or {"from": place, "digest": digest_checkpoint(folder)}
 
 
-def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0) -> list[str]:
-    """A checkpoint and, indented below it, what it was made from."""
-    indent, role = "  " * depth, f"{key}: " if key else ""
+def lineages(run_dir: Path) -> list[dict[str, Any]]:
+    """The lineages of a run directory's checkpoints that no other stage there was made from."""
+    found = {path.parent.name: read_lineage(path) for path in sorted(run_dir.glob("*/checkpoint"))}
+    known = {name: lineage for name, lineage in found.items() if lineage is not None}
+    parents = {parent.get("stage") for lineage in known.values() for parent in lineage["parents"].values()}
+    return [lineage for name, lineage in known.items() if name not in parents]
+
+
+def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0, told: set[str] | None = None) -> list[str]:
+    """A checkpoint and, indented below it, what it was made from.
+
+    Args:
+        key: the recipe key that named it.
+        told: digests of the checkpoints whose lines are there already.
+    """
+    told = set() if told is None else told
+    start = "  " * depth + (f"{key}: " if key else "")
+    digest = lineage.get("digest")
     if "from" in lineage:
-        digest = f", model {lineage['digest'][:12]}" if lineage.get("digest") else ""
-        return [f"{indent}{role}{lineage['from']}, from outside{digest}"]
-    seed = "" if lineage.get("seed") is None else f", seed {lineage['seed']}"
-    start = "" if model_parents(lineage) or lineage["method"] == "tokenizer" else ", from random weights"
-    kind = f", adapter on {base_name(lineage['base'])}" if lineage.get("adapter") else ""
-    lines = [
-        f"{indent}{role}{lineage['stage']} ({lineage['method']}{kind}{start}{seed})",
-        f"{indent}  model {short(lineage['digest'])}, recipe {short(lineage.get('recipe_digest'))}, "
-        f"code {short(lineage.get('code'))}, started {lineage.get('started') or 'at an unknown time'}",
-    ]
-    lines += [f"{indent}  data {name} {short(digest)}" for name, digest in (lineage.get("data") or {}).items()]
+        return [f"{start}{lineage['from']}, from outside" + (f", model {short(digest)}" if digest else "")]
+    words = [lineage["method"]]
+    words += [f"adapter on {base_name(lineage['base'])}"] if lineage.get("adapter") else []
+    words += ["from random weights"] if not model_parents(lineage) and lineage["method"] != "tokenizer" else []
+    words += [f"seed {lineage['seed']}"] if lineage.get("seed") is not None else []
+    head = f"{start}{lineage['stage']} ({', '.join(words)}), model {short(digest)}"
+    if digest in told:
+        return [f"{head}, as above"]
+    told.add(digest)
+    indent = "  " * (depth + 1)
+    made = f"recipe {short(lineage.get('recipe_digest'))}, code {short(lineage.get('code'))}"
+    lines = [head, f"{indent}{made}, started {lineage.get('started') or 'at an unknown time'}"]
+    lines += [f"{indent}data {name} {short(one)}" for name, one in (lineage.get("data") or {}).items()]
     for name, parent in lineage["parents"].items():
-        lines += lineage_lines(parent, name, depth + 1)
+        lines += lineage_lines(parent, name, depth + 1, told)
     return lines
 
 

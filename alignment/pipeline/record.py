@@ -1,15 +1,11 @@
 """pipeline.json: what has been run in a run directory, from what, and how it ended."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from alignment.durable.files import write_text
 from alignment.durable.read import read_json
-from alignment.errors import UserError
 
 FILE = "pipeline.json"
 
@@ -47,17 +43,3 @@ class RunRecord:
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second `align` from writing into the same run directory; the lock ends with the process."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another align is at work in {run_dir}", mend="wait for it, or choose another --output_dir"
-            ) from error
-        yield

@@ -4,8 +4,8 @@ What a stage is built on is looked at before it runs (lineage.py): damaged or mi
 that is about to be replaced is moved aside, with its evaluations (previous.py): nothing is deleted.
 """
 
+import contextlib
 import datetime
-import gc
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -13,17 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.manifest import MANIFEST, digest_checkpoint
+from alignment.durable.lock import locked
+from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
+from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
 from alignment.pipeline.lineage import require_parents, require_standing, write_lineage
+from alignment.pipeline.memory import free_memory
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
 from alignment.pipeline.previous import set_aside
 from alignment.pipeline.provenance import code_digest, git_state, hardware, versions
 from alignment.pipeline.recipe import gathered
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
+from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
+from alignment.pipeline.stopping import ended, stopping
 
 STAGE_FILE = "stage.json"
 
@@ -47,6 +52,7 @@ def run_pipeline(
     harness: Harness | None = None,
     write_report: Callable[[Path], Path] | None = None,
     check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
+    max_seconds: float | None = None,
 ) -> None:
     """Bring a run directory up to date with its pipeline.
 
@@ -57,6 +63,10 @@ def run_pipeline(
         harness: how to evaluate; default the package `eval`.
         write_report: writes the report of a run directory and returns its path; default none.
         check: looks at the stages that will run, and raises where they must not; default none.
+        max_seconds: stop once so much time has passed; default no limit.
+
+    Raises:
+        Interrupted: a signal came, or the time is up. What is finished stands, and the same call goes on.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -71,7 +81,8 @@ def run_pipeline(
     if dry_run:
         return
     started = time.monotonic()
-    with locked(run_dir):
+    with locked(run_dir), stopping(run_dir, max_seconds):
+        require_unchanged(record)
         describe_run(pipeline, record)
         done = []
         for step in steps:
@@ -79,6 +90,16 @@ def run_pipeline(
             done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+
+
+def require_unchanged(record: RunRecord) -> None:
+    """Raise where another process brought the run directory on between the plan and the lock."""
+    if RunRecord(record.path.parent).content != record.content:
+        raise UserError(
+            f"{record.path} has changed while the run was planned",
+            got="another align was at work there, and has ended",
+            mend="give the command again: what it finished is not done twice",
+        )
 
 
 def describe_run(pipeline: Pipeline, record: RunRecord) -> None:
@@ -115,9 +136,11 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # of the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
-    if kept := set_aside(spec.name, run_dir):
+    earlier = record.stages[spec.name] if step.goes_on else {}
+    if not step.goes_on and (kept := set_aside(spec.name, run_dir)):
         say(f"{spec.name}: what stood there was moved to {kept}")
     parents = parent_digests(spec, record)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
         "stages",
         spec.name,
@@ -130,32 +153,44 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
         **surroundings(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=earlier.get("started", now),
+        attempts=earlier.get("attempts", 0) + 1,
+        **{key: earlier[key] for key in FOUND_OUT if key in earlier},
     )
     started = time.monotonic()
     try:
-        seed_everything(spec)
-        spec.module.run(*configs)
+        if not is_written(run_dir / spec.name):
+            run_to_the_end(spec, run_dir, record)
         check_written(spec, run_dir)
         write_lineage(spec, record, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
-        record.update("stages", spec.name, status="failed", error=mask_text(repr(error)), seconds=seconds)
+        with contextlib.suppress(OSError):  # on a full disk: a stage that is left "running" goes on too
+            record.update("stages", spec.name, status=ended(error), error=mask_text(repr(error)), seconds=seconds)
         raise
-    seconds = round(time.monotonic() - started, 2)
+    # Of a stage that went on, the seconds before count too.
+    seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
     record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
     free_memory()
     return seconds
 
 
-def seed_everything(spec: StageSpec) -> None:
-    """Start each stage from its own seed, so that it does not matter what ran before it in the process."""
-    if "seed" in spec.recipe:
-        from transformers import set_seed
+def result_seconds(stage_dir: Path) -> float:
+    return read_json(stage_dir / STAGE_FILE)["seconds"]
 
-        set_seed(spec.recipe["seed"])
+
+def is_written(stage_dir: Path) -> bool:
+    """Whether a stage ended and only its record was not made: stage.json comes last. With damage it does not count.
+
+    The lineage is written with the record.
+    """
+    stage_file = stage_dir / STAGE_FILE
+    found = damage(stage_dir / "checkpoint") if stage_file.exists() else []
+    if any(not problem.startswith(LINEAGE) for problem in found):
+        stage_file.unlink()
+    return stage_file.exists()
 
 
 def check_written(spec: StageSpec, run_dir: Path) -> None:
@@ -163,15 +198,6 @@ def check_written(spec: StageSpec, run_dir: Path) -> None:
     for name in (f"checkpoint/{MANIFEST}", STAGE_FILE):
         if not (run_dir / spec.name / name).exists():
             raise RuntimeError(f"the stage {spec.name} ended without writing {run_dir / spec.name / name}")
-
-
-def free_memory() -> None:
-    """Let go of the finished stage's models before the next one loads its own."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -> None:

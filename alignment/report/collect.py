@@ -18,8 +18,9 @@ STAGE_KEYS = (
     "total_parameters",
     "tokens",
     "metrics",
+    "faults",
 )
-RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware")
+RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware", "micro_batch")
 EVAL_KEYS = (
     "suite",
     "format",

@@ -57,6 +57,7 @@ def page(report: dict) -> dict:
         "training": figures.training_figures(report.get("curves") or {}),
         "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),
         "provenance": provenance.stage_rows(report),
+        "fault_lines": provenance.fault_lines(report),
         "eval_runs": provenance.suite_rows(report),
         "versions": provenance.version_lines(report),
     }

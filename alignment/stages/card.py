@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import reward_models.card as reward_card
 from alignment.durable.files import write_text
+from alignment.masking import mask_text
 
 if TYPE_CHECKING:
     from alignment.stages.common import StageResult
@@ -58,4 +59,4 @@ def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     if judged:
         lines += ["", "## Reward card", "", reward_card.card_markdown(judged)]
         reward_card.write_card(checkpoint, judged, result.stage)
-    write_text(checkpoint / "README.md", "\n".join(lines) + "\n")
+    write_text(checkpoint / "README.md", mask_text("\n".join(lines) + "\n"))

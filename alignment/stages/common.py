@@ -2,8 +2,6 @@
 
 import json
 import logging
-import resource
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,20 +9,31 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
+from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from trl import ModelConfig, get_quantization_config
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
 from alignment.durable.files import write_json, write_text
 from alignment.durable.manifest import new_checkpoint
+from alignment.durable.steps import Progress
 from alignment.errors import UserError
+from alignment.masking import mask_text, masked
 from alignment.models.adapters import add_token_rows
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 from alignment.stages.card import write_card
 from alignment.stages.chains import record_chain
+from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
+from alignment.stages.clock import StageClock
+from alignment.stages.faults import count_faults, full_memory_named
+from alignment.stages.metrics import MetricsWriter
+from alignment.trainers.finite import FiniteGuard, require_finite
+from alignment.trainers.spikes import LossSpikes
+from alignment.trainers.stopping import StopOnSignal
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
@@ -36,8 +45,8 @@ class StageResult:
     """What a stage made and what it took, as written to stage.json.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside. `adapter_chain` is what an adapter's
-    checkpoint records of its base and of the adapters in between.
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
+    spikes. `adapter_chain` is what an adapter's checkpoint records of its base and of the adapters in between.
     """
 
     stage: str
@@ -51,67 +60,30 @@ class StageResult:
     total_parameters: int
     tokens: int
     metrics: dict = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
     adapter_chain: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
-        write_json(stage_dir / "stage.json", asdict(self))
+        write_json(stage_dir / "stage.json", masked(asdict(self)))
 
 
-class MetricsWriter(TrainerCallback):
-    """Appends every log to metrics.jsonl, a JSON object a line."""
+def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageClock]:
+    """Make the stage's folder, where it is not there to go on in: its path, the trainer's callbacks, and its clock.
 
-    def __init__(self, path: Path):
-        self.path, self.started = path, time.monotonic()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        line = {"step": state.global_step, "epoch": state.epoch, "seconds": round(time.monotonic() - self.started, 2)}
-        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **numbers}) + "\n")
-
-
-class StageClock:
-    """Seconds and peak memory of a stage, from its creation."""
-
-    def __init__(self):
-        self.started = time.monotonic()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            reset_peak_rss()
-
-    @property
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.started, 2)
-
-    @property
-    def peak_memory_gb(self) -> float:
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss()
-        return round(peak / 1e9, 3)
-
-
-def reset_peak_rss() -> None:
-    """Let the kernel forget the highest resident size so far, so that each stage shows its own (Linux: proc(5))."""
-    switch = Path("/proc/self/clear_refs")
-    if switch.exists():
-        switch.write_text("5")
-
-
-def peak_rss() -> int:
-    """The highest resident size of this process in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
-    """Make the stage's folder; the trainer's own output goes to its subfolder `trainer`."""
+    The trainer's own output goes to its subfolder `trainer`. A folder in which the stage was interrupted holds step
+    checkpoints there, and training goes on from the newest one that is intact.
+    """
     stage_dir = Path(args.output_dir)
     stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
-    return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
+    args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
+    progress = Progress() if (stage_dir / "stage.json").exists() else go_on(args)
+    clock = StageClock(progress.seconds, progress.peak_memory_gb)
+    metrics = MetricsWriter(stage_dir / "metrics.jsonl", clock, progress.metrics_lines)
+    steps = StepCheckpoints(args, progress, metrics, clock)
+    # A signal asks for a checkpoint, which comes after it; what is about to be saved is looked at before it is.
+    callbacks = [StopOnSignal(steps.request), metrics, steps, FiniteGuard(metrics.write), LossSpikes(metrics.write)]
+    return stage_dir, callbacks, clock
 
 
 def load_data(
@@ -127,7 +99,8 @@ def load_data(
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
     prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     stage_dir.mkdir(parents=True, exist_ok=True)
-    write_text(stage_dir / account, json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write_text(stage_dir / account, mask_text(text))
     return prepared.splits
 
 
@@ -227,6 +200,7 @@ def finish(
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
+    require_finite(model, f"the checkpoint of {stage_dir.name}")
     parent, chain = next(iter(parents.values()), None), None
     with new_checkpoint(checkpoint) as folder:
         initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
@@ -246,18 +220,27 @@ def finish(
         total_parameters=counted[1],
         tokens=int(tokens),
         metrics=metrics,
+        faults=count_faults(stage_dir / "metrics.jsonl"),
         adapter_chain=chain,
     )
     write_card(checkpoint, result, data)
     result.write(stage_dir)
+    own_callback(trainer, StepCheckpoints).tidy(trainer.state)
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        push(trainer, checkpoint)
     logger.info("%s: wrote %s", stage_dir.name, checkpoint)
     return result
 
 
+def push(trainer: Trainer, checkpoint: Path) -> None:
+    """Upload a finished checkpoint as it stands; Trainer's own push adds its pickled arguments, with hub_token."""
+    if trainer.is_world_process_zero():
+        api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
+        api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
+
+
 def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
-    """Train, and evaluate at the end where there is something to evaluate on.
+    """Train, from where `start` found to go on, and evaluate at the end where there is something to evaluate on.
 
     Args:
         logged: keys of the training log to keep the last value of.
@@ -266,11 +249,18 @@ def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str]
     Returns:
         The tokens trained on, and the metrics kept.
     """
-    trainer.train()
+    stop = own_callback(trainer, StopOnSignal)
+    try:
+        with stop.listening(), full_memory_named(trainer.args):
+            trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    finally:
+        own_callback(trainer, StepCheckpoints).join()
+    stop.end_after_training(trainer.args, trainer.state)
     metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
     tokens = metrics.pop("num_tokens", trainer.state.num_input_tokens_seen)
     if evaluated and trainer.eval_dataset is not None:
-        closing = trainer.evaluate()
+        with full_memory_named(trainer.args):
+            closing = trainer.evaluate()
         metrics |= {key: closing[key] for key in evaluated if key in closing}
     return int(tokens), metrics
 

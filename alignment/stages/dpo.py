@@ -17,6 +17,7 @@ from alignment.stages.adapters import (
     expose_head_bias,
     starting_point,
 )
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -28,6 +29,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -35,7 +38,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, DPOConfig):
+class DPORecipe(HardwareDefaults, Resumable, Guarded, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
@@ -49,8 +52,9 @@ def check(args: DPORecipe, data: DataArguments, model_args: ModelArguments) -> N
 
 
 def run(args: DPORecipe, data: DataArguments, model_args: ModelArguments) -> StageResult:
-    stage_dir, writer, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, writer)
+    stage_dir, callbacks, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *callbacks)
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(

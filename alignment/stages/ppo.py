@@ -11,8 +11,11 @@ from alignment.data.load import load_splits
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.stages.adapters import ModelArguments, check_adapter, starting_point
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import encode_prompts
@@ -70,7 +73,7 @@ class OtherSources:
 
 
 @dataclass
-class PPORecipe(HardwareDefaults, PPOConfig):
+class PPORecipe(HardwareDefaults, Resumable, Guarded, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -89,7 +92,7 @@ def check(
 def run(
     args: PPORecipe, data: DataArguments, model_args: ModelArguments, sources: RewardSources, others: OtherSources
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, callbacks, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
     rewards = [load_function(spec) for spec in sources.reward_funcs]
@@ -108,8 +111,9 @@ def run(
         ptx_dataset=pretraining_texts(others.ptx_dataset_name, args.seed),
         ref_model=start_from.reference,
         peft_config=start_from.peft_config,
-        callbacks=[writer, *start_from.callbacks],
+        callbacks=[*callbacks, *start_from.callbacks],
     )
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {

@@ -8,6 +8,7 @@ from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, starting_point
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -19,6 +20,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -59,7 +62,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, RewardConfig):
+class RewardRecipe(HardwareDefaults, Resumable, Guarded, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -73,7 +76,7 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments)
 
 
 def run(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, callbacks, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     options = loading_options(model_args)
     start_from = starting_point(model_args, options, tokenizer, "sequence-classification", stage_dir)
@@ -95,9 +98,10 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -
         eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
         processing_class=tokenizer,
         peft_config=start_from.peft_config,
-        callbacks=[writer, *start_from.callbacks],
+        callbacks=[*callbacks, *start_from.callbacks],
     )
     adapt_trainer(trainer, model_args)
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:

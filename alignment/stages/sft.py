@@ -15,6 +15,7 @@ from alignment.models.checkpoints import is_adapter
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer
 from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, expose_head_bias, starting_point
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -26,7 +27,9 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults
-from alignment.tokenization.base import make_chat_ready
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
+from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ DATA_KIND = "sft"
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, SFTConfig):
+class SFTRecipe(HardwareDefaults, Resumable, Guarded, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -72,8 +75,8 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
 
 
 def run(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> StageResult:
-    stage_dir, writer, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, writer)
+    stage_dir, callbacks, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *callbacks)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
@@ -95,7 +98,8 @@ def make_trainer(
 ) -> SFTTrainer:
     """TRL's trainer with model, tokenizer and rows, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    rows = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
+    changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
+    rows = len(tokenizer) if changes.new_tokens else 0
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir, rows)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
@@ -107,6 +111,8 @@ def make_trainer(
         peft_config=start_from.peft_config,
         callbacks=[*callbacks, *start_from.callbacks],
     )
+    if not changes.said:
+        require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     expose_head_bias(trainer.model)
     adapt_trainer(trainer, model_args)
     if args.replay_dataset_name:
@@ -117,8 +123,8 @@ def make_trainer(
     return trainer
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> int:
-    """Give a base model's tokenizer what conversations need, and the rows that the model needs then.
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> Changes:
+    """Give a base model's tokenizer what conversations need.
 
     It takes the place of TRL's own way with `chat_template_path`, which grows the embeddings without a word and trains
     new rows of the input layer alone.
@@ -127,7 +133,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, check
     args.chat_template_path = None
     for change in changes.said:
         logger.info("the tokenizer of %s: %s", checkpoint, change)
-    return len(tokenizer) if changes.new_tokens else 0
+    return changes
 
 
 def with_replay(

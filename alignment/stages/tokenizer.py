@@ -5,7 +5,8 @@ from pathlib import Path
 
 from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import new_checkpoint
-from alignment.stages.common import StageClock, StageResult, load_data
+from alignment.stages.clock import StageClock
+from alignment.stages.common import StageResult, load_data
 from alignment.tokenization.train import train_tokenizer
 
 PARENTS: dict[str, str] = {}

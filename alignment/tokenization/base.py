@@ -52,6 +52,7 @@ def make_chat_ready(
         return changes
     if template:
         take_template(tokenizer, template, changes)
+        changes.said.insert(0, f"its chat template is that of {template}, as the recipe asks")
     else:
         vocabulary = tokenizer.get_vocab()
         name = next((name for name, markers in MARKERS.items() if set(markers) <= vocabulary.keys()), DEFAULT)

@@ -22,6 +22,7 @@ PAGES = [
     "docs/model.md",
     "docs/interop.md",
     "docs/lora.md",
+    "docs/reliability.md",
 ]
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs.

@@ -232,6 +232,22 @@ def test_failed_stage_without_files_renders(make_run, tmp_path):
     assert "failed" in Page(render(report)).cells
 
 
+def test_faults_that_training_overcame_are_named(make_run, tmp_path):
+    run_dir = make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ())
+    assert "Faults overcome" not in render(collect(run_dir))
+    for path, change in (
+        (run_dir / "pretrain/stage.json", lambda all: all.update(faults={"skipped_steps": 3, "loss_spikes": 0})),
+        (
+            run_dir / "pipeline.json",
+            lambda all: all["stages"]["pretrain"].update(micro_batch={"per_device_train_batch_size": 2}),
+        ),
+    ):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    assert "pretrain: 3 skipped steps, out of memory, then micro-batches of 2 (" in render(collect(run_dir))
+
+
 def test_values_that_are_not_numbers_render(make_run, tmp_path):
     run_dir = make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ("pretrain",), items=1)
     path = run_dir / "evals" / "pretrain-tinyworld-chat" / "run.json"
