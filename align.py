@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
     "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
+    "merge": ("alignment.cli.merge", "merge an adapter, and those below it, into plain weights"),
     "import": ("alignment.cli.import_checkpoint", "make a GPT-2, Llama, Qwen3 or Mixtral checkpoint one of our own"),
     "export": ("alignment.cli.export_checkpoint", "write a checkpoint that loads where this project is not installed"),
 }

@@ -111,6 +111,8 @@ def checkpoint_digest(checkpoint: str | Path) -> str | None:
     if adapter.exists():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
         del settings["base_model_name_or_path"]  # a path: the base's own digest stands for it
+        for earlier in sorted(folder.glob("earlier_*")):
+            digest.update((checkpoint_digest(earlier) or "").encode())
         base = adapter_base(folder)
         digest.update((checkpoint_digest(base) or base).encode() + json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from alignment.errors import UserError, raise_all
-from alignment.models.checkpoints import adapter_base, is_adapter, require_sound
+from alignment.models.checkpoints import adapter_base, changes_its_base, is_adapter, require_sound
 from alignment.models.loading import load_tokenizer, load_trainable, require_reward_model
 from reward_models.protocol import Text
 
@@ -152,7 +152,7 @@ def _require_all(checkpoints: Sequence[str]) -> None:
 
 
 def _base_of(checkpoint: str) -> str | None:
-    if not is_adapter(checkpoint):
+    if not is_adapter(checkpoint) or changes_its_base(checkpoint):
         return None
     base = adapter_base(checkpoint)
     return str(Path(base).resolve()) if Path(base).is_dir() else base

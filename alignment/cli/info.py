@@ -36,16 +36,20 @@ def main(args: argparse.Namespace) -> int:
         return _verify(args)
     if args.checkpoint and (Path(args.checkpoint) / FILE).is_file():
         return _print_run(Path(args.checkpoint))
-    lineage = _lineage(args)
-    config = _config(args, lineage is not None)
+    lineage, chain = _lineage(args), _chain(args.checkpoint) if args.checkpoint else None
+    config = _config(args, (lineage or chain) is not None)
     if args.context is not None and args.context < 1:
         raise UserError("--context is too small", got=args.context, needed="at least 1")
     name, found = args.preset or args.checkpoint, None if config is None else sizes(config, args.context)
     if args.json:
-        print(json.dumps({"name": name, **(asdict(found) if found else {}), "lineage": lineage}))
+        print(
+            json.dumps({"name": name, **(asdict(found) if found else {}), "lineage": lineage, "adapter_chain": chain})
+        )
         return 0
     if found:
         _print_sizes(name, found)
+    if chain:
+        print("\n".join(["adapters, from the base outwards", *chain_lines(chain)]))
     if lineage:
         _print_lineage(lineage)
     return 0
@@ -121,8 +125,36 @@ def short(number: float) -> str:
     return f"{number:.3g} "
 
 
-def _config(args: argparse.Namespace, has_lineage: bool) -> GPTConfig | None:
-    """The config asked for; None of a checkpoint that only its lineage can be told of."""
+def _chain(checkpoint: str) -> dict | None:
+    """What a checkpoint records of the adapters in it, or of those that were merged into it."""
+    from dataclasses import asdict
+
+    from alignment.models.chain import read_chain, read_merged_from
+    from alignment.models.checkpoints import adapter_folder, is_adapter
+
+    if is_adapter(checkpoint):
+        chain = read_chain(adapter_folder(checkpoint))
+        return chain and asdict(chain)
+    return read_merged_from(checkpoint)
+
+
+def chain_lines(chain: dict) -> list[str]:
+    """A chain from the base outwards, a line each."""
+    lines = [*chain_lines(chain["merged_from"]), "  merged into"] if chain["merged_from"] else []
+    how = chain["quantization"]
+    quantised = f", in training in {how.get('bnb_4bit_quant_type') or '8 bit'}" if how else ""
+    lines.append(f"  {'base':10}{chain['base']}{_digest(chain['base_digest'])}{quantised}")
+    return lines + [
+        f"  {'adapter':10}{', then '.join(one['stages'])}{_digest(one['digest'])}" for one in chain["links"]
+    ]
+
+
+def _digest(digest: str | None) -> str:
+    return f" ({digest[:12]})" if digest else ""
+
+
+def _config(args: argparse.Namespace, told_otherwise: bool) -> GPTConfig | None:
+    """The config asked for; None of a checkpoint that only its lineage or chain can be told of."""
     from alignment.models.checkpoints import is_adapter
     from alignment.models.gpt import GPTConfig
     from alignment.models.loading import load_config
@@ -136,12 +168,12 @@ def _config(args: argparse.Namespace, has_lineage: bool) -> GPTConfig | None:
     if args.preset:
         return GPTConfig.from_preset(args.preset)
     is_model = (Path(args.checkpoint) / "config.json").is_file() or is_adapter(args.checkpoint)
-    if has_lineage and not is_model:
+    if told_otherwise and not is_model:
         return None  # a tokenizer
     config = load_config(args.checkpoint)
     if isinstance(config, GPTConfig):
         return config
-    if has_lineage:
+    if told_otherwise:
         return None
     raise UserError(
         f"{args.checkpoint} is not of the architecture defined here",

@@ -10,6 +10,7 @@ from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, digest_checkpoin
 from alignment.durable.read import read_json
 from alignment.durable.steps import PROGRESS_FILE
 from alignment.errors import UserError
+from alignment.models.chain import read_chain, require_whole
 
 ADAPTER_CONFIG = "adapter_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -71,6 +72,29 @@ def adapter_base(checkpoint: str | Path) -> str:
     )
 
 
+def adapter_folder(checkpoint: str | Path) -> Path:
+    """The folder of an adapter; of one on the hub where its files are cached, those of its whole chain."""
+    if isinstance(checkpoint, Path) or is_path(checkpoint):
+        return Path(checkpoint)
+    from huggingface_hub import snapshot_download
+
+    with explained(checkpoint):
+        files = ["adapter_*", "*/adapter_*", "generation_config.json"]
+        return Path(snapshot_download(checkpoint, allow_patterns=files))
+
+
+def has_earlier_adapters(checkpoint: str | Path) -> bool:
+    """Whether other adapters stand between an adapter and its base."""
+    chain = read_chain(adapter_folder(checkpoint)) if is_adapter(checkpoint) else None
+    return chain is not None and bool(chain.earlier)
+
+
+def changes_its_base(checkpoint: str | Path) -> bool:
+    """Whether an adapter is loaded on something else than its bare base: earlier adapters, or rows for new tokens."""
+    chain = read_chain(adapter_folder(checkpoint)) if is_adapter(checkpoint) else None
+    return chain is not None and bool(chain.earlier or chain.grown_to)
+
+
 def trained_on(adapter: str | Path) -> str | None:
     """The digest of the base that an adapter was trained on; None where its lineage was not kept."""
     return (read_lineage(adapter) or {}).get("base_digest")
@@ -108,6 +132,7 @@ def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
                 needed=f"the base whose model digest is {digest[:12]}",
                 mend="put that base back, or train the adapter again",
             )
+        require_whole(folder, read_chain(folder), base)
 
 
 def require_safetensors(folder: Path) -> None:

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
+from alignment.models.adapters import frozen_stack, with_adapter
+from alignment.models.chain import read_chain
 from alignment.models.checkpoints import (
     adapter_base,
-    adapter_config,
+    adapter_folder,
     explained,
     is_adapter,
     require_checkpoint,
     require_sound,
 )
+from alignment.models.quantization import quantization_of, quantization_options
+from alignment.models.vocabulary import make_room
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -68,19 +72,21 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM and its tokenizer, ready for inference; an adapter is merged into its base.
+    """A causal LM and its tokenizer, ready for inference; adapters are merged into their base, unless it is quantised.
 
     Args:
         checkpoint: folder of a full model or an adapter, or hub id.
         options: passed to `from_pretrained`.
     """
     model = load_trainable(checkpoint, "causal-lm", **options)
-    if is_adapter(checkpoint):
+    if is_adapter(checkpoint) and quantization_of(model.get_base_model()) is None:
         model = model.merge_and_unload()
     return model.eval(), load_tokenizer(checkpoint)
 
 
-def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedModel | PeftModel:
+def load_trainable(
+    checkpoint: str | Path, kind: str, *, dequantize: bool = False, **options
+) -> PreTrainedModel | PeftModel:
     """A model to train on: a full one, or a PeftModel whose adapter is trainable.
 
     A sequence classifier may start from a causal LM's checkpoint: its `score` head is then new, and an adapter of the
@@ -88,57 +94,61 @@ def load_trainable(checkpoint: str | Path, kind: str, **options) -> PreTrainedMo
 
     Args:
         kind: causal-lm or sequence-classification.
+        dequantize: load the quantised base of an adapter with the weights that it computes with.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
-
-    import alignment  # noqa: F401  (registers the architecture)
-
     require_checkpoint(checkpoint)
-    require_sound(checkpoint)
-    if kind == "sequence-classification":
-        auto, options = AutoModelForSequenceClassification, {"num_labels": 1, **options}
-    else:
-        auto = AutoModelForCausalLM
-    # Said outright: left out, transformers asks at the terminal whether to run a checkpoint's code, and reads pickles.
-    options = {**options, "trust_remote_code": False, "use_safetensors": True}
+    auto, options = _auto_class(kind, options)
     if not is_adapter(checkpoint):
+        require_sound(checkpoint)
         with explained(checkpoint):
             return auto.from_pretrained(checkpoint, **options)
-    base_checkpoint = adapter_base(checkpoint)
-    with explained(base_checkpoint):
-        base = auto.from_pretrained(base_checkpoint, **options)
-    if kind == "causal-lm" and (adapter_config(checkpoint).parent / "generation_config.json").is_file():
-        base.generation_config = GenerationConfig.from_pretrained(checkpoint)
-    model = _with_adapter(base, checkpoint, kind)
+    base, base_checkpoint, folder = _base_model(checkpoint, auto, options, dequantize)
+    model = with_adapter(base, folder, kind)
     # Where the base was found beside the adapter, what is trained further must name the place where it is.
     model.peft_config[model.active_adapter].base_model_name_or_path = base_checkpoint
     return model
 
 
-def copy_adapter(model: PeftModel, source: str, target: str) -> None:
-    """Give one adapter of a model all the weights of another, trained tokens and heads included."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    weights = get_peft_model_state_dict(model, adapter_name=source)
-    set_peft_model_state_dict(model, weights, adapter_name=target)
-
-
-def _with_adapter(base: PreTrainedModel, checkpoint: str | Path, kind: str) -> PeftModel:
-    """The base with the adapter, trainable; a causal LM's adapter on a classifier gets a score head to train."""
-    from peft import (
-        PeftConfig,
-        PeftModel,
-        get_peft_model,
-        get_peft_model_state_dict,
-        load_peft_weights,
-        set_peft_model_state_dict,
-    )
-
-    config = PeftConfig.from_pretrained(checkpoint)
-    if kind == "causal-lm" or config.task_type == "SEQ_CLS":
-        return PeftModel.from_pretrained(base, checkpoint, is_trainable=True)
-    config.task_type, config.modules_to_save, config.inference_mode = "SEQ_CLS", ["score"], False
-    model = get_peft_model(base, config)
-    # The new head's weights, and over them all that the causal LM's adapter has.
-    set_peft_model_state_dict(model, get_peft_model_state_dict(model) | load_peft_weights(str(checkpoint)))
+def load_stack(checkpoint: str | Path, kind: str, **options) -> PeftModel:
+    """A model under all adapters of a chain, none of which is trainable: for a new one to stand over them."""
+    base, base_checkpoint, folder = _base_model(checkpoint, *_auto_class(kind, options))
+    chain = read_chain(folder)
+    folders = [folder / link.folder for link in chain.links] if chain else [folder]
+    model = frozen_stack(base, folders, kind)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base_checkpoint
     return model
+
+
+def _auto_class(kind: str, options: dict) -> tuple[type, dict]:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    import alignment  # noqa: F401  (registers the architecture)
+
+    # Said outright: left out, transformers asks at the terminal whether to run a checkpoint's code, and reads pickles.
+    options = {**options, "trust_remote_code": False, "use_safetensors": True}
+    if kind == "sequence-classification":
+        return AutoModelForSequenceClassification, {"num_labels": 1, **options}
+    return AutoModelForCausalLM, options
+
+
+def _base_model(
+    checkpoint: str | Path, auto: type, options: dict, dequantize: bool = False
+) -> tuple[PreTrainedModel, str, Path]:
+    """The base of an adapter, which is the one it was trained on; where it is; and the adapter's own folder.
+
+    A base is made to stop where the adapter learned to.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    require_sound(checkpoint)
+    base_checkpoint, folder = adapter_base(checkpoint), adapter_folder(checkpoint)
+    chain = read_chain(folder)
+    quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
+    with explained(base_checkpoint):
+        base = auto.from_pretrained(base_checkpoint, **quantised | options)
+    if chain and chain.grown_to:
+        make_room(base, chain.grown_to)
+    if auto is AutoModelForCausalLM and (folder / "generation_config.json").is_file():
+        base.generation_config = GenerationConfig.from_pretrained(folder)
+    return base.dequantize() if quantised and dequantize else base, base_checkpoint, folder

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import DatasetDict
@@ -12,7 +13,7 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
-from trl import ModelConfig
+from trl import ModelConfig, get_quantization_config
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
@@ -21,9 +22,11 @@ from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.errors import UserError
 from alignment.masking import mask_text, masked
+from alignment.models.adapters import add_token_rows
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 from alignment.stages.card import write_card
+from alignment.stages.chains import record_chain
 from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
 from alignment.stages.clock import StageClock
 from alignment.stages.faults import count_faults, full_memory_named
@@ -34,6 +37,7 @@ from alignment.trainers.stopping import StopOnSignal
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
+INITIAL_ADAPTER = "initial_adapter"
 
 
 @dataclass
@@ -42,7 +46,7 @@ class StageResult:
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
     names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
-    spikes.
+    spikes. `adapter_chain` is what an adapter's checkpoint records of its base and of the adapters in between.
     """
 
     stage: str
@@ -57,6 +61,7 @@ class StageResult:
     tokens: int
     metrics: dict = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
+    adapter_chain: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
         write_json(stage_dir / "stage.json", masked(asdict(self)))
@@ -104,7 +109,7 @@ def eval_texts(data: DataArguments) -> dict[str, list[str]]:
     return {suite: item_texts(suite) for suite in data.decontaminate}
 
 
-def loading_options(model_args: ModelConfig) -> dict[str, str]:
+def loading_options(model_args: ModelConfig) -> dict[str, Any]:
     """How `load_trainable` loads what a recipe trains: in 32 bit unless it says otherwise.
 
     Left to itself, transformers takes the type that a checkpoint was saved in: Adam would train weights, gradients and
@@ -113,6 +118,9 @@ def loading_options(model_args: ModelConfig) -> dict[str, str]:
     options = {"dtype": model_args.dtype, "revision": model_args.model_revision}
     if model_args.attn_implementation is not None:
         options["attn_implementation"] = model_args.attn_implementation
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        options["quantization_config"] = quantization
     return options
 
 
@@ -147,11 +155,24 @@ def stage_of(checkpoint: str | None) -> str | None:
     return path.parent.name if path.name == "checkpoint" and (path.parent / "stage.json").exists() else checkpoint
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
-    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
-    # A reference adapter beside the trained one stays out.
-    selected = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, initial: str | None = None
+) -> None:
+    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone.
+
+    Args:
+        initial: of an adapter that changed its base as it began (PiSSA), the folder of it as it was then: it is saved
+            as an adapter of the base as it was before.
+    """
+    # A reference adapter beside the trained one stays out, and so do those that it stands over.
+    selected = {}
+    if isinstance(model, PeftModel):  # of embeddings the trained rows alone, where the base was given some more as well
+        selected = {"selected_adapters": [model.active_adapter], "save_embedding_layers": False}
+        if initial is not None and Path(initial).is_dir():
+            selected["path_initial_model_for_weight_conversion"] = initial
     model.save_pretrained(checkpoint, **selected)
+    if "path_initial_model_for_weight_conversion" in selected:
+        add_token_rows(model, checkpoint)
     tokenizer.save_pretrained(checkpoint)
     # PEFT leaves the generation config out, and with it where a reply ends.
     if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:
@@ -180,8 +201,12 @@ def finish(
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
     require_finite(model, f"the checkpoint of {stage_dir.name}")
+    parent, chain = next(iter(parents.values()), None), None
     with new_checkpoint(checkpoint) as folder:
-        save_checkpoint(model, trainer.processing_class, folder)
+        initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
+        save_checkpoint(model, trainer.processing_class, folder, initial)
+        if isinstance(model, PeftModel):
+            chain = asdict(record_chain(model, folder, stage_dir.name, parent, stage_of(parent)))
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
     result = StageResult(
         stage=stage_dir.name,
@@ -196,6 +221,7 @@ def finish(
         tokens=int(tokens),
         metrics=metrics,
         faults=count_faults(stage_dir / "metrics.jsonl"),
+        adapter_chain=chain,
     )
     write_card(checkpoint, result, data)
     result.write(stage_dir)

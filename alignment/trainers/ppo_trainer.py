@@ -209,7 +209,7 @@ class PPOTrainer(Trainer):
         """Forward and backward of policy and critic together, or one by one where adapters share a base."""
         if not isinstance(self.critic, AdapterScorer):
             return super().training_step(model, {"part": "all", **batch}, num_tokens)
-        with adapter(self.critic.policy, self.critic.name):
+        with adapter(self.critic.policy, *self.critic.names):
             loss = super().training_step(model, {"part": "critic", **batch}, num_tokens)
         if self._policy_learns:
             loss = loss + super().training_step(model, {"part": "policy", **batch}, num_tokens)

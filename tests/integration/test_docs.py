@@ -21,11 +21,12 @@ PAGES = [
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
+    "docs/lora.md",
     "docs/reliability.md",
 ]
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs.
-ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier")
+ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier", "align check recipes/lora")
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")
 
 
