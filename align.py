@@ -6,7 +6,10 @@ No package is imported until a verb is chosen, so `align --help` answers at once
 import argparse
 import difflib
 import importlib
+import os
+import signal
 import sys
+from collections.abc import Callable
 
 STAGE = "alignment.cli.stage"
 
@@ -29,12 +32,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("alignment.cli.report", "build the report of a run directory anew"),
     "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
     "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
+    "merge": ("alignment.cli.merge", "merge an adapter, and those below it, into plain weights"),
     "import": ("alignment.cli.import_checkpoint", "make a GPT-2, Llama, Qwen3 or Mixtral checkpoint one of our own"),
     "export": ("alignment.cli.export_checkpoint", "write a checkpoint that loads where this project is not installed"),
 }
 
+# Exit codes, with 0 for done and 1 for a defect of this program, which shows its traceback: docs/reliability.md.
 USER_ERROR = 2
-INTERRUPTED = 130
+TIME_IS_UP = 75  # sysexits.h: try again
+SIGNALLED = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def usage() -> str:
@@ -84,10 +90,14 @@ def set_up_logging() -> None:
     import logging
     import warnings
 
+    from alignment.masking import MaskingFilter
+
     # TRL asks transformers for this by its old name: no recipe can mend it.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(MaskingFilter())
     for package in ("alignment", "reward_models", "eval"):
         logging.getLogger(package).setLevel(logging.INFO)
 
@@ -107,6 +117,26 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return USER_ERROR
 
 
+def interrupt_by(signum: int) -> Callable:
+    """Let a signal end this process as Ctrl-C does, cleaning up on the way; the handler that it had before."""
+    owner = os.getpid()
+
+    def interrupt(signum, frame):
+        if os.getpid() != owner:  # a worker forked from it, which has nothing to clean up
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        raise KeyboardInterrupt(signum)
+
+    return signal.signal(signum, interrupt)
+
+
+def interrupted(verb: str, stop: KeyboardInterrupt) -> int:
+    """Say where the work stopped, and return the exit code."""
+    print(f"align {verb}: {getattr(stop, 'message', 'interrupted')}", file=sys.stderr)
+    signum = stop.args[0] if stop.args else signal.SIGINT
+    return TIME_IS_UP if signum == signal.SIGXCPU else SIGNALLED + signum
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     debug = arguments[:1] == ["--debug"]
@@ -119,11 +149,13 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean `align {near[0]}`?" if near else "`align --help` lists the verbs"
         print(f"align: no verb {verb!r}: {hint}", file=sys.stderr)
         return USER_ERROR
+    before = interrupt_by(signal.SIGTERM)
     try:
         return run_verb(verb, [*rest, "--debug"] if debug else rest)
-    except KeyboardInterrupt:
-        print(f"align {verb}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return interrupted(verb, stop)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

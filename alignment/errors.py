@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+from alignment.masking import mask_text
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints it without a traceback.
@@ -21,7 +23,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         parts = [("got", self.got), ("needed", self.needed), ("mend", self.mend)]
         lines = [f"  {label + ':':8}{value}" for label, value in parts if value is not None]
-        return "\n".join([self.problem, *lines])
+        return mask_text("\n".join([self.problem, *lines]))
 
 
 class UserErrors(UserError):
@@ -30,6 +32,27 @@ class UserErrors(UserError):
     def __init__(self, errors: list[UserError]):
         self.errors = errors
         super().__init__("\n\n".join(str(error) for error in errors))
+
+
+class OutOfMemory(UserError):
+    """Training did not fit the memory; it may with a smaller micro-batch."""
+
+
+class Diverged(UserError):
+    """Training gives no finite numbers any more; it may again from an earlier checkpoint."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The work was asked to stop before its end.
+
+    Args:
+        signum: the signal that asked; SIGXCPU stands for a time budget that is spent.
+        message: where it stopped, and how to go on.
+    """
+
+    def __init__(self, signum: int, message: str):
+        self.message = message
+        super().__init__(signum, message)
 
 
 def raise_all(errors: list[UserError]) -> None:

@@ -24,7 +24,7 @@ from alignment.check.peaks import palm_flops, peak_flops
 from alignment.check.shape import shape_of
 from alignment.check.throughput import bench_preset
 from alignment.pipeline.provenance import hardware
-from alignment.stages.common import StageClock
+from alignment.stages.clock import StageClock
 from alignment.trainers.step_timer import StepTimer
 
 TARGET = 0.5

@@ -37,7 +37,8 @@ from trl import SFTConfig, SFTTrainer
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_trainable
 from alignment.pipeline.provenance import hardware
-from alignment.stages.common import last_logged, peak_rss, reset_peak_rss
+from alignment.stages.clock import peak_rss, reset_peak_rss
+from alignment.stages.common import last_logged
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 

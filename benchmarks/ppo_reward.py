@@ -67,7 +67,8 @@ def train_trl(args: argparse.Namespace) -> None:
 
     from alignment.data.arguments import DataArguments
     from alignment.data.load import load_splits
-    from alignment.stages.common import MetricsWriter
+    from alignment.stages.clock import StageClock
+    from alignment.stages.metrics import MetricsWriter
 
     checkpoint = f"{args.run_dir}/sft/checkpoint"
     output_dir = Path(args.output_dir)
@@ -96,7 +97,7 @@ def train_trl(args: argparse.Namespace) -> None:
         reward_funcs=f"{args.run_dir}/reward/checkpoint",
         args=getattr(trl, f"{args.method.upper()}Config")(**options),
         train_dataset=prompts,
-        callbacks=[MetricsWriter(output_dir / "metrics.jsonl")],
+        callbacks=[MetricsWriter(output_dir / "metrics.jsonl", StageClock())],
     )
     trainer.train()
     trainer.save_model(str(output_dir / "checkpoint"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import UserError
-from eval.store import Run, load_run, variant_words
+from eval.store import Run, load_run, read_record, variant_words
 
 ELSEWHERE = Path("runs/evals")  # where `align eval` puts the runs of a checkpoint that is in no run directory
 
@@ -111,4 +110,4 @@ def _candidates(given: str | Path) -> dict[Path, dict]:
 
 
 def _records(folders: list[Path]) -> dict[Path, dict]:
-    return {folder: json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in folders}
+    return {folder: read_record(folder) for folder in folders}

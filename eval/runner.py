@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,8 +85,7 @@ def evaluate(
         }
         items, figures = _measure(record, loaded_suite, model, tokenizer)
     record |= figures | {"seconds": round(time.perf_counter() - started, 2)}
-    save_run(output_dir, record, items)
-    return record
+    return save_run(output_dir, record, items)
 
 
 def evaluate_many(
@@ -163,7 +162,8 @@ def evaluate_with_base(
     Raises:
         UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
     """
-    from alignment.models.loading import adapter_base, is_adapter, load_tokenizer, load_trainable
+    from alignment.models.checkpoints import adapter_base, changes_its_base, is_adapter
+    from alignment.models.loading import load_tokenizer, load_trainable
     from eval.suite import suite_formats
 
     if not is_adapter(checkpoint):
@@ -177,7 +177,9 @@ def evaluate_with_base(
     tokenizer = load_tokenizer(base)
     formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
-    with base_of(model, base):
+    # Turning adapters off does not take away rows for new tokens, nor those that earlier adapters trained.
+    chained = changes_its_base(checkpoint)
+    with nullcontext(load_checkpoint(base)[0]) if chained else base_of(model, base) as model:
         return records + evaluate_many(
             base,
             suites,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
 from dataclasses import dataclass
@@ -12,14 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignment.durable.files import disk_full_explained, new_file, write_json
+from alignment.durable.manifest import damage_of_file, digests, entry_of
+from alignment.durable.read import read_json
 from alignment.errors import UserError
-from alignment.models.loading import adapter_base
+from alignment.masking import masked
+from alignment.models.checkpoints import adapter_base
 
 if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedTokenizerBase
 
-WEIGHTS = ("*.safetensors", "*.bin")
+AGAIN = "remove its folder and evaluate again"
+WEIGHTS = (".safetensors", ".bin")
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "lm_eval")
 
 
@@ -45,30 +49,50 @@ def variant_words(variant: dict) -> list[str]:
     return words
 
 
-def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> None:
-    """Write a run; run.json comes last and at once, so that a folder with a run.json is whole."""
+def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> dict:
+    """Write a run; run.json comes last and at once, so that a folder with a run.json is whole. Returns what it says."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     (path / "run.json").unlink(missing_ok=True)
-    items.to_parquet(path / "items.parquet.tmp", index=False)
-    os.replace(path / "items.parquet.tmp", path / "items.parquet")
-    (path / "run.json.tmp").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(path / "run.json.tmp", path / "run.json")
+    with disk_full_explained(f"the evaluation in {path}", path):
+        with new_file(path / "items.parquet") as partial:
+            items.to_parquet(partial, index=False)
+        record = record | {"items": entry_of(path / "items.parquet")}
+        write_json(path / "run.json", masked(record))
+    return record
 
 
 def load_run(path: str | Path) -> Run:
     """Read a run.
 
     Raises:
-        UserError: the folder holds no complete run.
+        UserError: the folder holds no complete run, or one whose files are damaged.
     """
     import pandas
 
     path = Path(path)
     if not (path / "run.json").exists():
         raise UserError("Not an eval run.", got=path, needed="a folder with run.json and items.parquet")
-    record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    record = read_record(path)
+    if "items" in record:  # runs of before have none
+        found = damage_of_file(path / "items.parquet", "items.parquet", record["items"])
+        if found:
+            raise UserError(f"the eval run {path} is damaged", got=found[0], mend=AGAIN)
     return Run(path, record, pandas.read_parquet(path / "items.parquet"))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a folder holds a run that can be read."""
+    try:
+        record = read_record(path)
+    except (FileNotFoundError, UserError):
+        return False
+    return "items" not in record or not damage_of_file(path / "items.parquet", "items.parquet", record["items"])
+
+
+def read_record(path: Path) -> dict:
+    """The run.json of a run's folder."""
+    return read_json(path / "run.json", AGAIN)
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str | None:
@@ -80,13 +104,15 @@ def checkpoint_digest(checkpoint: str | Path) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)}):
-        with file.open("rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    for name, sha256 in sorted(digests(folder).items()):
+        if name.endswith(WEIGHTS) and "/" not in name:
+            digest.update(name.encode() + bytes.fromhex(sha256))
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
         del settings["base_model_name_or_path"]  # a path: the base's own digest stands for it
+        for earlier in sorted(folder.glob("earlier_*")):
+            digest.update((checkpoint_digest(earlier) or "").encode())
         base = adapter_base(folder)
         digest.update((checkpoint_digest(base) or base).encode() + json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()

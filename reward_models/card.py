@@ -1,7 +1,8 @@
 """A reward card as files: reward_card.json, and reward_card.md for people."""
 
-import json
 from pathlib import Path
+
+from alignment.durable.files import write_json, write_text
 
 CARD_FILE = "reward_card.json"
 
@@ -9,9 +10,8 @@ CARD_FILE = "reward_card.json"
 def write_card(folder: Path, card: dict, title: str) -> None:
     """Write both files into a folder, in place of what was there under their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    text = f"# Reward card of {title}\n\n{card_markdown(card)}\n"
-    (folder / CARD_FILE).with_suffix(".md").write_text(text, encoding="utf-8")
+    write_json(folder / CARD_FILE, card)
+    write_text((folder / CARD_FILE).with_suffix(".md"), f"# Reward card of {title}\n\n{card_markdown(card)}\n")
 
 
 def card_markdown(card: dict) -> str:

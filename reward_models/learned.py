@@ -12,13 +12,8 @@ import numpy as np
 import torch
 
 from alignment.errors import UserError, raise_all
-from alignment.models.loading import (
-    adapter_base,
-    is_adapter,
-    load_tokenizer,
-    load_trainable,
-    require_reward_model,
-)
+from alignment.models.checkpoints import adapter_base, changes_its_base, is_adapter, require_sound
+from alignment.models.loading import load_tokenizer, load_trainable, require_reward_model
 from reward_models.protocol import Text
 
 if TYPE_CHECKING:
@@ -128,6 +123,7 @@ def load_members(
     for number, checkpoint in enumerate(checkpoints):
         base = _base_of(checkpoint)
         if base in bases:
+            require_sound(checkpoint)
             model, adapter = bases[base], f"member_{number}"
             model.load_adapter(checkpoint, adapter_name=adapter)
         else:
@@ -156,7 +152,7 @@ def _require_all(checkpoints: Sequence[str]) -> None:
 
 
 def _base_of(checkpoint: str) -> str | None:
-    if not is_adapter(checkpoint):
+    if not is_adapter(checkpoint) or changes_its_base(checkpoint):
         return None
     base = adapter_base(checkpoint)
     return str(Path(base).resolve()) if Path(base).is_dir() else base

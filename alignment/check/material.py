@@ -77,6 +77,7 @@ class Origin:
 
     Attributes:
         tokenizer: with the template, eos and pad token that the recipes on the way set; None where it is not here.
+        new_tokens: that the sft stage will give a base model's tokenizer.
         stand_in: whether it is a throw-away one, trained on a sample of the stage's own text.
         model: that is trained; None where it is not here.
         reward_model: of PPO, where the recipe names one.
@@ -84,6 +85,7 @@ class Origin:
 
     tokenizer: PreTrainedTokenizerBase | None = None
     stand_in: bool = False
+    new_tokens: tuple[str, ...] = ()
     model: PlannedModel | None = None
     reward_model: PlannedModel | None = None
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from alignment.check.findings import Finding, from_user_error, note
 from alignment.check.material import Origin, PlannedModel, first_texts
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
-from alignment.models.loading import is_adapter, is_path, load_config, load_tokenizer
+from alignment.models.checkpoints import is_adapter, is_path
+from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
 from alignment.pipeline.recipe import read_recipe
 from alignment.stages.pretrain import new_config
+from alignment.tokenization.base import Changes, make_chat_ready, take_template
 from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
 
 if TYPE_CHECKING:
@@ -34,10 +37,14 @@ STAND_IN_ROWS = 300
 
 @dataclass(frozen=True)
 class Chain:
-    """The recipes from where a tokenizer comes from down to a stage's own, and the path or hub id above them."""
+    """The recipes from where a tokenizer comes from down to a stage's own, and the path or hub id above them.
+
+    `methods` are the stages that the recipes are for.
+    """
 
     recipes: list[dict[str, Any]]
     outside: str | None
+    methods: list[str]
 
 
 def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
@@ -56,16 +63,18 @@ def chain(spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[st
         keys: the recipe keys that name the parent, the first that is set counts.
         standing: stages whose checkpoint is there and stays.
     """
-    below, recipe, seen = [], spec.recipe, {spec.name}
+    below, methods, recipe, seen = [], [], spec.recipe, {spec.name}
+    method = spec.module.__name__.rpartition(".")[2]
     while True:
         below.insert(0, recipe)
+        methods.insert(0, method)
         parent = next((recipe[key] for key in keys if isinstance(recipe.get(key), str)), None)
         if parent in standing:
-            return Chain(below, str(standing[parent]))
+            return Chain(below, str(standing[parent]), methods)
         if parent is None or parent not in recipes or parent in seen:
-            return Chain(below, parent)
+            return Chain(below, parent, methods)
         seen.add(parent)
-        recipe = recipes[parent]
+        recipe, method = recipes[parent], parent
 
 
 def find_origin(
@@ -91,7 +100,8 @@ def find_origin(
         else:
             origin = Origin(_from(tokens.outside, load_tokenizer, offline, findings))
         if origin.tokenizer is not None:
-            findings += inherit(origin.tokenizer, tokens.recipes, offline)
+            new, found = inherit(origin.tokenizer, tokens, offline)
+            origin, findings = replace(origin, new_tokens=tuple(new)), findings + found
         vocabulary = _whole(tokens.recipes[0], "vocab_size", 1024) if origin.stand_in else None
         for key, name in (("model_name_or_path", "model"), ("reward_model_path", "reward_model")):
             if name == "model" or spec.recipe.get(key):
@@ -163,16 +173,19 @@ def stand_in_tokenizer(made: dict[str, Any], texts: Iterable[str]) -> PreTrained
     return train_tokenizer(texts, size, _whole(made, "model_max_length", 256), sample=True)
 
 
-def inherit(tokenizer: PreTrainedTokenizerBase, recipes: list[dict[str, Any]], offline: bool) -> list[Finding]:
-    """Apply, in place, what the recipes on the way set: template, eos and pad token."""
+def inherit(tokenizer: PreTrainedTokenizerBase, tokens: Chain, offline: bool) -> tuple[list[str], list[Finding]]:
+    """Apply, in place, what the recipes on the way set: template, eos and pad token; the tokens that are new."""
     findings: list[Finding] = []
-    for recipe in recipes:
-        if isinstance(path := recipe.get("chat_template_path"), str):
-            if Path(path).is_file() and path.endswith((".jinja", ".j2")):
-                tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
-            else:
-                other = _from(path, load_tokenizer, offline, findings)
-                tokenizer.chat_template = other.chat_template if other is not None else None
+    new: list[str] = []
+    for method, recipe in zip(tokens.methods, tokens.recipes, strict=True):
+        path = recipe.get("chat_template_path")
+        if method == "sft":
+            load = partial(make_chat_ready, tokenizer, pad_token=recipe.get("pad_token"))
+            changes = (_from(path, load, offline, findings) if isinstance(path, str) else load(None)) or Changes()
+            new += changes.new_tokens
+            findings += [note(f"the tokenizer is a base model's: {change}") for change in changes.said]
+        elif isinstance(path, str):
+            _from(path, partial(take_template, tokenizer), offline, findings)
         for key in ("eos_token", "pad_token"):
             token = recipe.get(key)
             if isinstance(token, str) and token not in tokenizer.get_vocab():
@@ -184,7 +197,7 @@ def inherit(tokenizer: PreTrainedTokenizerBase, recipes: list[dict[str, Any]], o
                 )
             if isinstance(token, str):
                 setattr(tokenizer, key, token)
-    return findings
+    return new, findings
 
 
 def _whole(recipe: dict[str, Any], key: str, default: int) -> int:

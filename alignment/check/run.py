@@ -38,6 +38,7 @@ ROWS: tuple[Check, ...] = (
     settings.check_steps,
     settings.check_context,
     settings.check_packing,
+    settings.check_quantization,
 )
 TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_sampled)
 CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
@@ -102,16 +103,19 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
         return [], []
     rows = TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), max(sizes))
     reward = origin.reward_model
-    found = estimate(
-        material.method,
-        material.configs,
-        origin.model.config,
-        rows,
-        device,
-        adapter=origin.model.adapter,
-        reward_config=reward.config if reward else None,
-        reward_adapter=reward.adapter if reward else None,
-    )
+    try:
+        found = estimate(
+            material.method,
+            material.configs,
+            origin.model.config,
+            rows,
+            device,
+            adapter=origin.model.adapter,
+            reward_config=reward.config if reward else None,
+            reward_adapter=reward.adapter if reward else None,
+        )
+    except UserError as mistake:  # an adapter that fits no layer
+        return [], from_user_error(mistake)
     lines = describe(found).splitlines()
     if found.verdict == "does not fit":
         got = f"about {found.total_memory / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from alignment.check.findings import Finding, error, warning
+from alignment.check.findings import Finding, error, from_user_error, warning
 from alignment.check.material import Material
 from alignment.data.sources import own_test_split
+from alignment.errors import UserError
+from alignment.models.quantization import require_quantization
 
 
 def check_context(material: Material) -> Iterator[Finding]:
@@ -104,6 +106,16 @@ def check_packing(material: Material) -> Iterator[Finding]:
             needed="a model that reads document boundaries from position_ids",
             mend="packing: false" if material.get("packing") else "another model: pretraining packs its documents",
         )
+
+
+def check_quantization(material: Material) -> Iterator[Finding]:
+    """Where a base is to be quantised, this machine can do it."""
+    try:
+        for key in ("load_in_4bit", "load_in_8bit"):
+            if material.get(key):
+                require_quantization(f"{key}: true")
+    except UserError as mistake:
+        yield from from_user_error(mistake)
 
 
 def _mixes_documents(config) -> str | None:

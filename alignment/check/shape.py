@@ -6,6 +6,8 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from alignment.models.adapters import require_targets
+
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
@@ -104,6 +106,7 @@ def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
     import torch
     from peft import get_peft_model
 
+    require_targets(model, adapter.target_modules or [])
     adapter = copy.deepcopy(adapter)
     adapter.inference_mode = False
     if kind == "sequence-classification":

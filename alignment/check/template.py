@@ -10,14 +10,13 @@ from jinja2.exceptions import TemplateError
 from alignment.check.encoding import Messages, encode_conversation, render, render_text
 from alignment.check.findings import Finding, error, note, warning
 from alignment.check.material import Material
+from alignment.tokenization.base import PAD_TOKENS
 from alignment.tokenization.chat import end_of_turn_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONVERSATION = [{"role": "user", "content": "What lives here?"}, {"role": "assistant", "content": "A zebra."}]
-# Names under which a vocabulary may hold a token made for padding.
-PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|endofpad|>", "<|vision_pad|>")
 # So many conversations are rendered once more for each of their replies.
 PREFIX_ROWS = 50
 
@@ -34,9 +33,11 @@ def check_special_tokens(material: Material) -> Iterator[Finding]:
         )
     yield from _check_pad(material)
     vocabulary = getattr(material.origin.config, "vocab_size", None)
-    largest = max(tokenizer.get_vocab().values())
+    new = material.origin.new_tokens  # the stage makes rows for them
+    known = {token: number for token, number in tokenizer.get_vocab().items() if token not in new}
+    largest = max(known.values())
     if vocabulary is not None and largest >= vocabulary:
-        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= vocabulary)
+        beyond = sorted((number, token) for token, number in known.items() if number >= vocabulary)
         yield error(
             "the tokenizer has tokens beyond the model's vocabulary",
             got=f"{len(beyond)} of them, from {beyond[0][1]!r} (id {beyond[0][0]}); vocab_size {vocabulary}",

@@ -15,8 +15,9 @@ from alignment.check.shape import shape_of
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.recipe import apply_overrides, build_configs
-from alignment.pipeline.runner import seed_everything
-from alignment.stages.common import StageClock, count_parameters
+from alignment.pipeline.recovery import seed_everything
+from alignment.stages.clock import StageClock
+from alignment.stages.common import count_parameters
 from alignment.stages.pretrain import PretrainRecipe
 from alignment.trainers.pretrain_trainer import PretrainTrainer
 from alignment.trainers.step_timer import StepTimer

@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
 def base_of(checkpoint: str) -> str:
     """An adapter's base; what is no adapter stands for itself, and the run says so."""
-    from alignment.models.loading import adapter_base, is_adapter
+    from alignment.models.checkpoints import adapter_base, is_adapter
 
     return adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
 
@@ -79,4 +79,6 @@ def place(checkpoint: str) -> tuple[str, str | None, Path, int]:
 
 def read_key(file: Path, key: str) -> Any:
     """A key of a JSON file; None where there is no such file or key."""
-    return json.loads(file.read_text(encoding="utf-8")).get(key) if file.exists() else None
+    from alignment.durable.read import read_json
+
+    return read_json(file).get(key) if file.exists() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +86,10 @@ def measured(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
 
 def parent(stage: Path, key: str) -> str | None:
     """What a key of the stage's recipe named: another stage's checkpoint in the run directory, or as it was given."""
+    from alignment.durable.read import read_json
+
     file = stage / "stage.json"
-    name = json.loads(file.read_text(encoding="utf-8"))["parents"].get(key) if file.is_file() else None
+    name = read_json(file)["parents"].get(key) if file.is_file() else None
     beside = None if name is None else stage.resolve().parent / name / "checkpoint"
     return str(beside) if beside is not None and beside.is_dir() else name
 

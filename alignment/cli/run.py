@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to write (default: runs/NAME)")
     parser.add_argument("--seed", type=int, help="the seed of every stage that sets none of its own")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    parser.add_argument("--fresh", action="store_true", help="run finished stages again")
+    parser.add_argument("--fresh", action="store_true", help="start over: run finished and interrupted stages anew")
+    parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
@@ -23,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   --evals.key value     a key of the evaluations: --evals.limit 100
   --INPUT value         an input that pipeline.yaml lists
 
-A finished stage whose recipe, data files and parents are unchanged is skipped. One that runs again is first moved
-to RUN_DIR/previous, where the last finished and the last unfinished one are kept."""
+A finished stage whose recipe, data files and parents are unchanged is skipped, and an interrupted one goes on from its
+newest step checkpoint (--dry-run says where). One that runs again is first moved to RUN_DIR/previous/STAGE-N; nothing
+is deleted (docs/reliability.md says how to prune)."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -32,9 +34,10 @@ def main(args: argparse.Namespace) -> int:
 
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_pipeline
-    from alignment.pipeline.processes import launched
     from alignment.pipeline.runner import run_pipeline
+    from alignment.pipeline.stopping import seconds, stopping
     from alignment.report import write_report
+    from alignment.trainers.processes import launched
 
     if (processes := launched()) > 1:
         raise UserError(
@@ -42,9 +45,11 @@ def main(args: argparse.Namespace) -> int:
             got=f"{processes} processes of a launcher",
             mend="launch the stages one by one: accelerate launch -m align STAGE RECIPE",
         )
+    max_seconds = seconds(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
-    run_pipeline(
-        pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, check=check, write_report=write_report
-    )
+    with stopping(pipeline.run_dir, max_seconds):
+        run_pipeline(
+            pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, check=check, write_report=write_report
+        )
     return 0

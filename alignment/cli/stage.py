@@ -10,7 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/tiny/sft.yaml")
     parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
     parser.add_argument("--seed", type=int, help="the training seed, where the recipe sets none")
-    parser.add_argument("--fresh", action="store_true", help="run again, even if finished and unchanged")
+    parser.add_argument("--fresh", action="store_true", help="start over, even if finished or interrupted")
+    parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
@@ -28,11 +29,15 @@ def main(args: argparse.Namespace) -> int:
 
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_stage
-    from alignment.pipeline.processes import launched, run_stage_together
+    from alignment.pipeline.processes import run_stage_together
     from alignment.pipeline.runner import run_pipeline
+    from alignment.pipeline.stopping import seconds, stopping
+    from alignment.trainers.processes import launched
 
+    max_seconds = seconds(args.max_time)
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     run = run_stage_together if launched() > 1 else run_pipeline
-    run(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
+    with stopping(pipeline.run_dir, max_seconds):
+        run(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
     return 0

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ from alignment.data import tinyworld
 from alignment.data.files import local_files
 from alignment.data.python_sources import installed_versions, is_python_sources, parse_python_sources
 from alignment.data.sources import is_local, is_tinyworld
+from alignment.durable.manifest import sha256
+from alignment.masking import masked
 from alignment.pipeline.recipe import strings
 
-# Written beside the weights, and different each time though the model is the same.
-NOT_MODEL = {"README.md", "reward_card.json", "training_args.bin"}
 LONGEST_PATH = 1000
 
 
@@ -21,21 +20,6 @@ def digest_value(value: Any) -> str:
     """The digest of a JSON-like value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_folder(folder: Path, leave_out: Iterable[str] = ()) -> str:
-    """The digest of a folder's files: their names and what they hold."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in leave_out)
-    return digest_value([[str(path.relative_to(folder)), digest_file(path)] for path in files])
-
-
-def digest_checkpoint(folder: Path) -> str:
-    return digest_folder(folder, NOT_MODEL)
 
 
 def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
@@ -47,20 +31,20 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
             # Its rows follow from its code and tables: what is generated now may differ from what was.
             files = sorted(Path(tinyworld.__file__).parent.iterdir())
             made_by = [file for file in files if file.suffix in (".py", ".yaml")]
-            digests[text] = digest_value([[file.name, digest_file(file)] for file in made_by])
+            digests[text] = digest_value([[file.name, sha256(file)] for file in made_by])
         elif names_data and is_python_sources(text):
             wanted = parse_python_sources(text, "text")
             digests[text] = digest_value([wanted.docstrings, installed_versions(wanted.packages)])
         elif names_data and is_local(text):
-            digests[text] = digest_value([[str(file), digest_file(file)] for file in local_files(text)])
+            digests[text] = digest_value([[str(file), sha256(file)] for file in local_files(text)])
         elif "\n" not in text and len(text) < LONGEST_PATH:
             names = (text, text.partition("?")[0].rpartition(":")[0])
             file = next((Path(name) for name in names if name and Path(name).is_file()), None)
             if file:
-                digests[text] = digest_file(file)
+                digests[text] = sha256(file)
     return digests
 
 
-def digest_recipe(recipe: dict[str, Any]) -> str:
-    """The digest of a resolved recipe and of the data files it names."""
-    return digest_value({"recipe": recipe, "data": data_digests(recipe)})
+def digest_recipe(recipe: dict[str, Any], data: dict[str, str]) -> str:
+    """The digest of a resolved recipe, its secrets aside, and of the data files it names (`data_digests`)."""
+    return digest_value({"recipe": masked(recipe), "data": data})

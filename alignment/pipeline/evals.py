@@ -1,5 +1,6 @@
 """The evaluations of a pipeline: which there are after a stage, which of them are up to date, and running them."""
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -7,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.files import disk_full_explained
 from alignment.errors import UserError, raise_all
+from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipe import gathered, nearest
 from alignment.pipeline.record import RunRecord
-from eval.store import run_name
+from alignment.pipeline.stopping import ended
+from eval.store import is_whole, run_name
 
 OURS = ("suites", "stages", "formats")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
@@ -110,8 +114,11 @@ def extra_job(
 def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
     """Whether the recorded result is of these weights, this suite and these options."""
     entry = record.evals.get(job.name, {})
-    written = (run_dir / "evals" / job.name / "run.json").exists()
-    return written and entry.get("status") == "done" and entry["made_from"] == made_from(job, record)
+    return (
+        is_whole(run_dir / "evals" / job.name)
+        and entry.get("status") == "done"
+        and entry["made_from"] == made_from(job, record)
+    )
 
 
 def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
@@ -130,18 +137,20 @@ def run_jobs(
         record.replace("evals", job.name, status="running", made_from=made_from(job, record))
         started = time.monotonic()
         try:
-            harness.evaluate(
-                checkpoint,
-                job.suite,
-                job.format,
-                str(run_dir / "evals" / job.name),
-                stage=job.stage,
-                parent=job.parent,
-                variant=job.variant,
-                loaded=loaded,
-                **job.options,
-            )
+            with disk_full_explained(f"the evaluation {job.name}", run_dir):
+                harness.evaluate(
+                    checkpoint,
+                    job.suite,
+                    job.format,
+                    str(run_dir / "evals" / job.name),
+                    stage=job.stage,
+                    parent=job.parent,
+                    variant=job.variant,
+                    loaded=loaded,
+                    **job.options,
+                )
         except BaseException as error:
-            record.update("evals", job.name, status="failed", error=repr(error))
+            with contextlib.suppress(OSError):  # on a full disk
+                record.update("evals", job.name, status=ended(error), error=mask_text(repr(error)))
             raise
         record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))

@@ -5,6 +5,7 @@ Everything that can be known before a stage runs is checked here, and all that i
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,8 +232,8 @@ def load_stage(
     _check_inputs({stage: recipe}, inputs, settings.inputs, beside, f"align {stage} {recipe_path}")
     recipe = fill_inputs(recipe, inputs, str(recipe_path))
 
-    place = Path(output_dir or recipe.pop("output_dir", None) or Path("runs") / settings.name / stage)
-    recipe.pop("output_dir", None)
+    own = recipe.pop("output_dir", None)
+    place = Path(output_dir or _own_place(own, recipe_path) or Path("runs") / settings.name / stage)
     seed = seed if seed is not None else settings.seed or 0
     beside_it = {path.parent.name for path in place.parent.glob("*/stage.json")}
     spec = _stage_spec(
@@ -324,6 +325,28 @@ def _refuse_output_dir(recipe: dict[str, Any], path: Path) -> None:
         )
 
 
+def _own_place(output_dir: str | None, path: Path) -> str | None:
+    """The output_dir of a recipe, which may lie anywhere below the working directory: recipes come from anywhere."""
+    if output_dir is not None and not Path(os.path.abspath(output_dir)).is_relative_to(Path.cwd()):
+        raise UserError(
+            f"{path}: output_dir leads out of the working directory",
+            got=output_dir,
+            needed=f"a folder below {Path.cwd()}",
+            mend="leave it out of the recipe, and give --output_dir on the command line",
+        )
+    return output_dir
+
+
+def _refuse_code(recipe: dict[str, Any], path: Path) -> None:
+    if recipe.get("trust_remote_code"):
+        raise UserError(
+            f"{path}: trust_remote_code would run the code of a checkpoint",
+            got=recipe["trust_remote_code"],
+            needed="false: models are of architectures that transformers or this project has",
+            mend="take it out",
+        )
+
+
 def _stage_spec(
     name: str,
     stage: str,
@@ -335,6 +358,7 @@ def _stage_spec(
     quick: bool,
 ) -> StageSpec:
     """The spec of a stage, its parents parted into stages of the run directory and what comes from outside."""
+    _refuse_code(recipe, path)
     module = stage_module(stage, package)
     keys = {entry.name for config in module.CONFIGS for entry in dataclasses.fields(config)}
     if "seed" in keys:

@@ -1,12 +1,12 @@
 """What a stage starts from: stage names, paths and hub ids, and whether they are of the kind it needs."""
 
 import difflib
-import json
 from pathlib import Path
 
+from alignment.durable.manifest import digest_checkpoint
+from alignment.durable.read import read_json
 from alignment.errors import UserError
-from alignment.models.loading import is_path
-from alignment.pipeline.digest import digest_checkpoint
+from alignment.models.checkpoints import is_path, require_sound
 
 # Any checkpoint carries its tokenizer.
 SERVES = {
@@ -27,21 +27,14 @@ def kind_of_checkpoint(folder: Path) -> str | None:
     """The kind of a local checkpoint, by its config alone; None where that cannot be told."""
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():
-        return ADAPTERS.get(_read(adapter).get("task_type"))
+        return ADAPTERS.get(read_json(adapter).get("task_type"))
     if config.exists():
-        for name in _read(config).get("architectures") or []:
+        for name in read_json(config).get("architectures") or []:
             for ending, kind in ARCHITECTURES.items():
                 if name.endswith(ending):
                     return kind
         return None
     return "tokenizer" if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged", got=error, needed="JSON") from error
 
 
 def check_kind(subject: str, value: str, kind: str | None, needed: str) -> None:
@@ -85,4 +78,5 @@ def check_outside(subject: str, value: str, needed: str, stage_names: list[str])
 def digest_outside(value: str) -> str:
     """The digest of a parent that is no stage: its files, or the id where it comes from the hub."""
     folder = Path(value).expanduser()
+    require_sound(folder, weights=False)
     return digest_checkpoint(folder) if folder.is_dir() else f"hub:{value}"

@@ -1,12 +1,14 @@
 """What a run will do: each stage, whether it runs, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.steps import last_step, newest_complete, step_of
 from alignment.errors import UserError
-from alignment.pipeline.digest import digest_recipe, digest_value
+from alignment.masking import masked
+from alignment.pipeline.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.parents import digest_outside
@@ -16,11 +18,16 @@ from alignment.pipeline.record import RunRecord
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a plan: `why` says why it runs, and is empty where it is up to date."""
+    """One stage of a plan: `why` says why it runs, and is empty where it is up to date.
+
+    A stage that was interrupted, of an unchanged recipe and unchanged parents, goes on in its folder.
+    """
 
     spec: StageSpec
     recipe_digest: str
     why: str
+    goes_on: bool = False
+    data: dict[str, str] = field(default_factory=dict)  # digests of the local files that the recipe names
 
     @property
     def runs(self) -> bool:
@@ -37,30 +44,56 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:
-        digest = digest_recipe(spec.recipe)
+        data = data_digests(spec.recipe)
+        digest = digest_recipe(spec.recipe, data)
         rerun = [step.spec.name for step in steps if step.runs]
-        why = "--fresh" if fresh else reason_to_run(spec, digest, record, pipeline.run_dir, rerun)
-        steps.append(Step(spec, digest, why))
+        if fresh:
+            steps.append(Step(spec, digest, "--fresh", data=data))
+        else:
+            step = plan_stage(spec, digest, record, pipeline.run_dir, rerun)
+            steps.append(replace(step, data=data))
     return steps
 
 
-def reason_to_run(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: Path, rerun: Sequence[str]) -> str:
-    """Why a stage has to run, empty where its result stands."""
+def plan_stage(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: Path, rerun: Sequence[str]) -> Step:
+    """Whether a stage has to run, and whether it goes on where it was interrupted."""
     entry = record.stages.get(spec.name)
     if entry is None:
-        return "not run yet"
+        return Step(spec, recipe_digest, "not run yet")
+    changed = change_since(spec, entry, recipe_digest, record, rerun)
     if entry["status"] != "done":
-        return {"running": "interrupted last time"}.get(entry["status"], f"{entry['status']} last time")
+        ended = {"running": "interrupted"}.get(entry["status"], entry["status"]) + " last time"
+        return Step(spec, recipe_digest, f"{ended}; {changed or place_to_go_on(run_dir / spec.name)}", not changed)
     if not (run_dir / spec.name / "checkpoint").is_dir():
-        return "its checkpoint is gone"
+        return Step(spec, recipe_digest, "its checkpoint is gone")
+    return Step(spec, recipe_digest, changed)
+
+
+def change_since(
+    spec: StageSpec, entry: dict[str, Any], recipe_digest: str, record: RunRecord, rerun: Sequence[str]
+) -> str:
+    """What differs in recipe or parents from when a stage last ran; empty where nothing does."""
     if entry["recipe_digest"] != recipe_digest:
-        return "recipe changed: " + changed_keys(entry["recipe"], spec.recipe)
+        return "recipe changed: " + changed_keys(entry["recipe"], masked(spec.recipe))
     for parent in spec.parents.values():
         if parent in rerun:
             return f"{parent} runs again"
     now = parent_digests(spec, record)
     changed = [key for key, digest in now.items() if entry["parent_digests"].get(key) != digest]
     return f"{(spec.parents | spec.outside)[changed[0]]} changed" if changed else ""
+
+
+def place_to_go_on(stage_dir: Path) -> str:
+    """Where an interrupted stage goes on, as far as can be told without reading its step checkpoints."""
+    checkpoint = newest_complete(stage_dir / "trainer")
+    if (stage_dir / "stage.json").exists():
+        return "finished but for its record"
+    if checkpoint is None:
+        return "from its start, as there is no step checkpoint yet"
+    try:
+        return f"resumes at step {step_of(checkpoint)} of {last_step(checkpoint)}"
+    except (OSError, ValueError, LookupError):
+        return f"{checkpoint.name} is damaged: resumes from one before it"
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from alignment.errors import UserError
 from alignment.pipeline.graph import Pipeline
-from alignment.pipeline.runner import run_pipeline, seed_everything
+from alignment.pipeline.recovery import seed_everything
+from alignment.pipeline.runner import run_pipeline
 
 if TYPE_CHECKING:
     from alignment.pipeline.plan import Step
-
-
-def launched() -> int:
-    """How many processes there are, by what launchers set."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def run_stage_together(
@@ -29,11 +25,18 @@ def run_stage_together(
     """Bring the run directory of a single stage up to date; every process trains.
 
     The main process alone plans, checks and records, as `run_pipeline` does; the others wait to hear whether it trains.
+
+    Raises:
+        UserError: the stage does not train.
     """
     import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, parse_flag_from_env
+    from transformers import TrainingArguments
 
+    (spec,) = pipeline.stages
+    if not any(issubclass(config, TrainingArguments) for config in spec.module.CONFIGS):
+        raise UserError(f"the stage {spec.name} is done by one process", mend="leave the launcher out")
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     if not PartialState(cpu=on_cpu).is_main_process:
         (trains,) = broadcast_object_list([None])
@@ -58,13 +61,9 @@ def run_stage_together(
 
 def _follow(pipeline: Pipeline) -> None:
     """Train in step with the main process, which makes the stage's folder first."""
-    from transformers import TrainingArguments
-
-    (spec,) = pipeline.stages
-    configs = spec.configs(pipeline.run_dir)
-    if not any(isinstance(config, TrainingArguments) for config in configs):
-        return  # a tokenizer is learned by one process
     for package in ("alignment", "reward_models", "eval"):
         logging.getLogger(package).setLevel(logging.WARNING)
+    (spec,) = pipeline.stages
+    configs = spec.configs(pipeline.run_dir)
     seed_everything(spec)
     spec.module.run(*configs)

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import alignment
+import eval
+import reward_models
+from alignment.durable.manifest import sha256
+from alignment.pipeline.digest import digest_value
 
+CODE = (".py", ".yaml", ".jinja")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "alignment-pipeline")
 
 
@@ -37,6 +42,16 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def code_digest() -> str:
+    """The digest of this project's own code and tables, which says what ran also where there is no git."""
+    files = []
+    for package in (alignment, eval, reward_models):
+        folder = Path(package.__file__).parent
+        found = sorted(path for path in folder.rglob("*") if path.suffix in CODE)
+        files += [[package.__name__, path.relative_to(folder).as_posix(), sha256(path)] for path in found]
+    return digest_value(files)
 
 
 def hardware() -> dict[str, Any]:

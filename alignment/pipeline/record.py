@@ -1,14 +1,11 @@
 """pipeline.json: what has been run in a run directory, from what, and how it ended."""
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import UserError
+from alignment.durable.files import write_text
+from alignment.durable.read import read_json
 
 FILE = "pipeline.json"
 
@@ -20,23 +17,7 @@ class RunRecord:
         self.path = run_dir / FILE
         self.content: dict[str, Any] = {"stages": {}, "evals": {}}
         if self.path.exists():
-            self.content |= self._read()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{self.path} is damaged",
-                got=error,
-                needed="JSON",
-                mend="move the run directory away, or restore the file",
-            ) from error
-        if not isinstance(content, dict):
-            raise UserError(
-                f"{self.path} is no record of a run", needed="a JSON object", mend="choose another --output_dir"
-            )
-        return content
+            self.content |= read_json(self.path, "move the run directory away, or restore the file")
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -60,22 +41,5 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        """Write to a file beside it and rename, so that a reader or a crash never meets half a file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".json.new")
-        new.write_text(json.dumps(self.content, indent=2, default=str) + "\n", encoding="utf-8")
-        os.replace(new, self.path)
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second `align` from writing into the same run directory; the lock ends with the process."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another align is at work in {run_dir}", mend="wait for it, or choose another --output_dir"
-            ) from error
-        yield
+        write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")

@@ -1,29 +1,34 @@
 """Running a pipeline: the stages in order in one process, evaluations between them, a report at the end.
 
-A stage's folder that is about to be replaced is moved to RUN_DIR/previous: the last finished one as previous/STAGE,
-the last unfinished one as previous/STAGE-unfinished, each with its evaluations. One of each is kept, so a mistaken
-rerun can be taken back and the disk holds at most three copies of a stage.
+What a stage is built on is looked at before it runs (lineage.py): damaged or mismatched parents are refused. A folder
+that is about to be replaced is moved aside, with its evaluations (previous.py): nothing is deleted.
 """
 
+import contextlib
 import datetime
-import gc
-import json
 import resource
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.lock import locked
+from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
+from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
-from alignment.pipeline.digest import digest_checkpoint
+from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
+from alignment.pipeline.lineage import require_parents, require_standing, write_lineage
+from alignment.pipeline.memory import free_memory
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
-from alignment.pipeline.provenance import git_state, hardware, versions
+from alignment.pipeline.previous import set_aside
+from alignment.pipeline.provenance import code_digest, git_state, hardware, versions
 from alignment.pipeline.recipe import gathered
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
+from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
+from alignment.pipeline.stopping import ended
 
 STAGE_FILE = "stage.json"
 
@@ -64,6 +69,7 @@ def run_pipeline(
     steps = make_plan(pipeline, record, until, fresh)
     jobs = make_jobs(pipeline, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
     check_replaceable(steps, record, run_dir)
+    require_standing([step.spec.name for step in steps if not step.runs], record, run_dir)
     say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps, jobs)}")
     if check:
         check(pipeline, steps)
@@ -71,6 +77,7 @@ def run_pipeline(
         return
     started = time.monotonic()
     with locked(run_dir):
+        require_unchanged(record)
         describe_run(pipeline, record)
         done = []
         for step in steps:
@@ -80,14 +87,29 @@ def run_pipeline(
     say(summary(pipeline, done, time.monotonic() - started, report))
 
 
+def require_unchanged(record: RunRecord) -> None:
+    """Raise where another process brought the run directory on between the plan and the lock."""
+    if RunRecord(record.path.parent).content != record.content:
+        raise UserError(
+            f"{record.path} has changed while the run was planned",
+            got="another align was at work there, and has ended",
+            mend="give the command again: what it finished is not done twice",
+        )
+
+
 def describe_run(pipeline: Pipeline, record: RunRecord) -> None:
     """What this run is, and where it runs: the latest run's account, beside each stage's own."""
-    run = {"name": pipeline.name, "seed": pipeline.seed, "recipe": str(pipeline.recipe_dir), "inputs": pipeline.inputs}
+    run = {
+        "name": pipeline.name,
+        "seed": pipeline.seed,
+        "recipe": str(pipeline.recipe_dir),
+        "inputs": masked(pipeline.inputs),
+    }
     record.describe_run(**run, **surroundings())
 
 
 def surroundings() -> dict[str, Any]:
-    return {"versions": versions(), "git": git_state(), "hardware": hardware()}
+    return {"versions": versions(), "git": git_state(), "code": code_digest(), "hardware": hardware()}
 
 
 def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
@@ -108,60 +130,69 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     configs = spec.configs(run_dir)
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # of the parents' files, before anything is moved
-    set_aside(spec.name, run_dir)
+    require_parents(spec, record, run_dir)
+    earlier = record.stages[spec.name] if step.goes_on else {}
+    if not step.goes_on and (kept := set_aside(spec.name, run_dir)):
+        say(f"{spec.name}: what stood there was moved to {kept}")
     parents = parent_digests(spec, record)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
         "stages",
         spec.name,
         status="running",
         recipe_file=spec.recipe_path,
-        recipe=spec.recipe,
+        recipe=masked(spec.recipe),
+        data=step.data,
         recipe_digest=step.recipe_digest,
         parents=spec.parents | spec.outside,
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
         **surroundings(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=earlier.get("started", now),
+        attempts=earlier.get("attempts", 0) + 1,
+        **{key: earlier[key] for key in FOUND_OUT if key in earlier},
     )
     started = time.monotonic()
     try:
-        seed_everything(spec)
-        spec.module.run(*configs)
+        if not is_written(run_dir / spec.name):
+            run_to_the_end(spec, run_dir, record)
         check_written(spec, run_dir)
+        write_lineage(spec, record, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
-        record.update("stages", spec.name, status="failed", error=repr(error), seconds=seconds)
+        with contextlib.suppress(OSError):  # on a full disk: a stage that is left "running" goes on too
+            record.update("stages", spec.name, status=ended(error), error=mask_text(repr(error)), seconds=seconds)
         raise
-    seconds = round(time.monotonic() - started, 2)
+    # Of a stage that went on, the seconds before count too.
+    seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
     record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
     free_memory()
     return seconds
 
 
-def seed_everything(spec: StageSpec) -> None:
-    """Start each stage from its own seed, so that it does not matter what ran before it in the process."""
-    if "seed" in spec.recipe:
-        from transformers import set_seed
+def result_seconds(stage_dir: Path) -> float:
+    return read_json(stage_dir / STAGE_FILE)["seconds"]
 
-        set_seed(spec.recipe["seed"])
+
+def is_written(stage_dir: Path) -> bool:
+    """Whether a stage ended and only its record was not made: stage.json comes last. With damage it does not count.
+
+    The lineage is written with the record.
+    """
+    stage_file = stage_dir / STAGE_FILE
+    found = damage(stage_dir / "checkpoint") if stage_file.exists() else []
+    if any(not problem.startswith(LINEAGE) for problem in found):
+        stage_file.unlink()
+    return stage_file.exists()
 
 
 def check_written(spec: StageSpec, run_dir: Path) -> None:
     """A stage that returns without its checkpoint is a defect of the stage."""
-    for name in ("checkpoint", STAGE_FILE):
+    for name in (f"checkpoint/{MANIFEST}", STAGE_FILE):
         if not (run_dir / spec.name / name).exists():
             raise RuntimeError(f"the stage {spec.name} ended without writing {run_dir / spec.name / name}")
-
-
-def free_memory() -> None:
-    """Let go of the finished stage's models before the next one loads its own."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -> None:
@@ -180,23 +211,6 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
                     mend="choose another --output_dir",
                 )
     raise_all(errors)
-
-
-def set_aside(name: str, run_dir: Path) -> None:
-    """Move a stage's folder and its evaluations to RUN_DIR/previous, in place of what was kept there before."""
-    folder = run_dir / name
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    kept = run_dir / "previous" / (name if (folder / STAGE_FILE).exists() else f"{name}-unfinished")
-    if kept.exists():
-        shutil.rmtree(kept)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(kept)
-    for path in (run_dir / "evals").glob(f"{name}-*/run.json"):
-        if json.loads(path.read_text(encoding="utf-8")).get("stage") == name:  # not ppo-brief's, where name is ppo
-            (kept / "evals").mkdir(exist_ok=True)
-            path.parent.rename(kept / "evals" / path.parent.name)
-    say(f"{name}: what stood there was moved to {kept}")
 
 
 def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness) -> list[Done]:

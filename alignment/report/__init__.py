@@ -11,15 +11,13 @@ def write_report(run_dir: str | Path) -> Path:
     """
     import json
 
+    from alignment.durable.files import write_text
+    from alignment.masking import masked
     from alignment.report.collect import collect
     from alignment.report.render import render
 
-    report = collect(run_dir)
-    _replace(Path(run_dir) / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return _replace(Path(run_dir) / "report.html", render(report))
-
-
-def _replace(path: Path, text: str) -> Path:
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    return new.replace(path)
+    report = masked(collect(run_dir))
+    write_text(Path(run_dir) / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    page = Path(run_dir) / "report.html"
+    write_text(page, render(report))
+    return page

@@ -1,13 +1,15 @@
 """report.json: everything that a run directory holds, in one object."""
 
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.report.comparisons import compared, is_headline
+from alignment.report.frontiers import logged_frontiers
 from alignment.report.samples import side_by_side
+from eval.frontier import best_of_n_fits
+from reward_models.card import CARD_FILE
 
 STAGE_KEYS = (
     "checkpoint",
@@ -19,8 +21,9 @@ STAGE_KEYS = (
     "total_parameters",
     "tokens",
     "metrics",
+    "faults",
 )
-RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware")
+RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware", "micro_batch")
 EVAL_KEYS = (
     "suite",
     "format",
@@ -54,6 +57,8 @@ def collect(run_dir: str | Path) -> dict:
             mend="give the --output_dir of the run",
         )
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
+    metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
+    cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
     comparisons, refused, regressions = compared(run_dir, records, BASE)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
@@ -66,8 +71,10 @@ def collect(run_dir: str | Path) -> dict:
         "not_compared": refused,
         "regressions": regressions,
         "samples": side_by_side(run_dir, records, names),
-        "curves": {name: curves for name in names if (curves := read_curves(run_dir / name / "metrics.jsonl"))},
+        "curves": {name: curves for name in names if (curves := curves_of(metrics[name]))},
+        "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": (stages.get("reward", {}).get("metrics") or {}).get("pairwise"),
+        "reward_cards": cards,
     }
     return finite(report)
 
@@ -94,10 +101,10 @@ def scores(record: dict) -> list[dict]:
     ]
 
 
-def read_curves(path: Path) -> dict[str, list]:
+def curves_of(metrics: list[dict]) -> dict[str, list]:
     """Logged key -> [[step, value], ...], thinned to at most CURVE_POINTS evenly spaced points."""
     curves: dict[str, list] = {}
-    for row in _read_lines(path):
+    for row in metrics:
         for key, value in row.items():
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if number and key not in ("step", "epoch", "seconds") and row.get("step") is not None:
@@ -123,21 +130,12 @@ def finite(value):
 
 def _read_json(path: Path) -> dict:
     """The object in a file; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged", got=error, needed="JSON", mend="run what wrote it again") from error
+    return read_json(path) if path.is_file() else {}
 
 
-def _read_lines(path: Path) -> Iterator[dict]:
+def _read_lines(path: Path) -> list[dict]:
     """The whole lines of a metrics file; the last one may be half written while its stage runs."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.endswith("}"):
-            yield json.loads(line)
+    return read_json_lines(path) if path.is_file() else []
 
 
 def _stage_names(run_dir: Path, pipeline: dict) -> list[str]:
@@ -160,6 +158,21 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
         "seconds": ended.get("seconds") or entry.get("seconds"),
         "status": entry.get("status") or ("done" if ended else None),
     }
+
+
+def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:
+    """The frontier that `align frontier --json STAGE/frontier.json` left, else those of the stage's log."""
+    measured = _read_json(stage / "frontier.json")
+    return [measured] if measured else logged_frontiers(stage.name, metrics)
+
+
+def _reward_card(stage: Path, entry: dict) -> dict | None:
+    """The card of a reward stage, and of what `align reward-card` found since: another card, or best of n alone."""
+    own, later = (entry["metrics"] or {}).get("pairwise"), _read_json(stage / "reward_card" / CARD_FILE)
+    card = later if later.get("n") or not own else own | later
+    if not card.get("best_of_n"):
+        return card or None
+    return card | {"best_of_n_fits": best_of_n_fits(card["best_of_n"])}
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:

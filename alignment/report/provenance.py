@@ -38,6 +38,18 @@ def stage_rows(report: dict) -> list[dict]:
     ]
 
 
+def fault_lines(report: dict) -> list[str]:
+    """What went wrong in a stage's training and was overcome, a line a stage that had any."""
+    lines = []
+    for name, stage in report["stages"].items():
+        said = [f"{count} {kind.replace('_', ' ')}" for kind, count in (stage.get("faults") or {}).items() if count]
+        if stage.get("micro_batch"):
+            said.append(f"out of memory, then micro-batches of {stage['micro_batch']['per_device_train_batch_size']}")
+        if said:
+            lines.append(f"{name}: {', '.join(said)}")
+    return lines
+
+
 def suite_rows(report: dict) -> list[dict]:
     """A row an eval run, with the digest of the suite and of the chat template."""
     return [

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import reward_models.card as reward_card
+from alignment.durable.files import write_text
+from alignment.masking import mask_text
 
 if TYPE_CHECKING:
     from alignment.stages.common import StageResult
@@ -57,4 +59,4 @@ def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     if judged:
         lines += ["", "## Reward card", "", reward_card.card_markdown(judged)]
         reward_card.write_card(checkpoint, judged, result.stage)
-    (checkpoint / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(checkpoint / "README.md", mask_text("\n".join(lines) + "\n"))

@@ -2,27 +2,43 @@
 
 import json
 import logging
-import resource
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import DatasetDict
+from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
-from trl import ModelConfig
+from transformers.trainer_utils import HubStrategy
+from trl import ModelConfig, get_quantization_config
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import prepare
+from alignment.durable.files import write_json, write_text
+from alignment.durable.manifest import new_checkpoint
+from alignment.durable.steps import Progress
 from alignment.errors import UserError
-from alignment.models.loading import is_adapter, load_config
+from alignment.masking import mask_text, masked
+from alignment.models.adapters import add_token_rows
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import load_config
 from alignment.stages.card import write_card
+from alignment.stages.chains import record_chain
+from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
+from alignment.stages.clock import StageClock
+from alignment.stages.faults import count_faults, full_memory_named
+from alignment.stages.metrics import MetricsWriter
+from alignment.trainers.finite import FiniteGuard, require_finite
+from alignment.trainers.spikes import LossSpikes
+from alignment.trainers.stopping import StopOnSignal
 from eval.suite import item_texts
 
 logger = logging.getLogger(__name__)
+INITIAL_ADAPTER = "initial_adapter"
 
 
 @dataclass
@@ -30,7 +46,8 @@ class StageResult:
     """What a stage made and what it took, as written to stage.json.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside.
+    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
+    spikes. `adapter_chain` is what an adapter's checkpoint records of its base and of the adapters in between.
     """
 
     stage: str
@@ -44,74 +61,32 @@ class StageResult:
     total_parameters: int
     tokens: int
     metrics: dict = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    adapter_chain: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
-        partial = stage_dir / "stage.json.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        partial.rename(stage_dir / "stage.json")
+        write_json(stage_dir / "stage.json", masked(asdict(self)))
 
 
-class MetricsWriter(TrainerCallback):
-    """Appends every log to metrics.jsonl, a JSON object a line."""
+def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageClock]:
+    """Make the stage's folder, where it is not there to go on in: its path, the trainer's callbacks, and its clock.
 
-    def __init__(self, path: Path):
-        self.path, self.started = path, time.monotonic()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        line = {"step": state.global_step, "epoch": state.epoch, "seconds": round(time.monotonic() - self.started, 2)}
-        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **numbers}) + "\n")
-
-
-class StageClock:
-    """Seconds and peak memory of a stage, from its creation."""
-
-    def __init__(self):
-        self.started = time.monotonic()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            reset_peak_rss()
-
-    @property
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.started, 2)
-
-    @property
-    def peak_memory_gb(self) -> float:
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss()
-        return round(peak / 1e9, 3)
-
-
-def reset_peak_rss() -> None:
-    """Let the kernel forget the highest resident size so far, so that each stage shows its own (Linux: proc(5))."""
-    switch = Path("/proc/self/clear_refs")
-    if switch.exists():
-        switch.write_text("5")
-
-
-def peak_rss() -> int:
-    """The highest resident size of this process in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def start(args: TrainingArguments) -> tuple[Path, MetricsWriter, StageClock]:
-    """Make the stage's folder; the trainer's own output goes to its subfolder `trainer`.
-
-    Of several processes the main one comes first, here and wherever files are made; it alone writes the stage's own.
+    The trainer's own output goes to its subfolder `trainer`. A folder in which the stage was interrupted holds step
+    checkpoints there, and training goes on from the newest one that is intact. Of several processes the main one comes
+    first, here and wherever files are made; it alone writes the stage's own.
     """
     stage_dir = Path(args.output_dir)
     with args.main_process_first(local=False, desc="make the stage's folder"):
         stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
-    return stage_dir, MetricsWriter(stage_dir / "metrics.jsonl"), StageClock()
+    args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
+    progress = Progress() if (stage_dir / "stage.json").exists() else go_on(args)
+    clock = StageClock(progress.seconds, progress.peak_memory_gb)
+    metrics = MetricsWriter(stage_dir / "metrics.jsonl", clock, progress.metrics_lines)
+    steps = StepCheckpoints(args, progress, metrics, clock)
+    # A signal asks for a checkpoint, which comes after it; what is about to be saved is looked at before it is.
+    callbacks = [StopOnSignal(steps.request), metrics, steps, FiniteGuard(metrics.write), LossSpikes(metrics.write)]
+    return stage_dir, callbacks, clock
 
 
 def load_data(
@@ -130,7 +105,7 @@ def load_data(
     if PartialState().is_main_process:
         stage_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
-        (stage_dir / account).write_text(text, encoding="utf-8")
+        write_text(stage_dir / account, mask_text(text))
     return prepared.splits
 
 
@@ -139,7 +114,7 @@ def eval_texts(data: DataArguments) -> dict[str, list[str]]:
     return {suite: item_texts(suite) for suite in data.decontaminate}
 
 
-def loading_options(model_args: ModelConfig) -> dict[str, str]:
+def loading_options(model_args: ModelConfig) -> dict[str, Any]:
     """How `load_trainable` loads what a recipe trains: in 32 bit unless it says otherwise.
 
     Left to itself, transformers takes the type that a checkpoint was saved in: Adam would train weights, gradients and
@@ -148,6 +123,9 @@ def loading_options(model_args: ModelConfig) -> dict[str, str]:
     options = {"dtype": model_args.dtype, "revision": model_args.model_revision}
     if model_args.attn_implementation is not None:
         options["attn_implementation"] = model_args.attn_implementation
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        options["quantization_config"] = quantization
     return options
 
 
@@ -182,11 +160,24 @@ def stage_of(checkpoint: str | None) -> str | None:
     return path.parent.name if path.name == "checkpoint" and (path.parent / "stage.json").exists() else checkpoint
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path) -> None:
-    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone."""
-    # A reference adapter beside the trained one stays out.
-    selected = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, initial: str | None = None
+) -> None:
+    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone.
+
+    Args:
+        initial: of an adapter that changed its base as it began (PiSSA), the folder of it as it was then: it is saved
+            as an adapter of the base as it was before.
+    """
+    # A reference adapter beside the trained one stays out, and so do those that it stands over.
+    selected = {}
+    if isinstance(model, PeftModel):  # of embeddings the trained rows alone, where the base was given some more as well
+        selected = {"selected_adapters": [model.active_adapter], "save_embedding_layers": False}
+        if initial is not None and Path(initial).is_dir():
+            selected["path_initial_model_for_weight_conversion"] = initial
     model.save_pretrained(checkpoint, **selected)
+    if "path_initial_model_for_weight_conversion" in selected:
+        add_token_rows(model, checkpoint)
     tokenizer.save_pretrained(checkpoint)
     # PEFT leaves the generation config out, and with it where a reply ends.
     if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:
@@ -214,9 +205,14 @@ def finish(
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    writes = trainer.is_world_process_zero()
+    require_finite(model, f"the checkpoint of {stage_dir.name}")
+    parent, chain, writes = next(iter(parents.values()), None), None, trainer.is_world_process_zero()
     if writes:
-        save_checkpoint(model, trainer.processing_class, checkpoint)
+        with new_checkpoint(checkpoint) as folder:
+            initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
+            save_checkpoint(model, trainer.processing_class, folder, initial)
+            if isinstance(model, PeftModel):
+                chain = asdict(record_chain(model, folder, stage_dir.name, parent, stage_of(parent)))
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
     result = StageResult(
         stage=stage_dir.name,
@@ -230,19 +226,29 @@ def finish(
         total_parameters=counted[1],
         tokens=int(tokens),
         metrics=metrics,
+        faults=count_faults(stage_dir / "metrics.jsonl"),
+        adapter_chain=chain,
     )
     if writes:
         write_card(checkpoint, result, data)
         result.write(stage_dir)
+        own_callback(trainer, StepCheckpoints).tidy(trainer.state)
+        if trainer.args.push_to_hub:
+            push(trainer, checkpoint)
         logger.info("%s: wrote %s", stage_dir.name, checkpoint)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     return result
 
 
+def push(trainer: Trainer, checkpoint: Path) -> None:
+    """Upload a finished checkpoint as it stands; Trainer's own push adds its pickled arguments, with hub_token."""
+    if trainer.is_world_process_zero():
+        api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
+        api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
+
+
 def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
-    """Train, and evaluate at the end where there is something to evaluate on.
+    """Train, from where `start` found to go on, and evaluate at the end where there is something to evaluate on.
 
     Args:
         logged: keys of the training log to keep the last value of.
@@ -251,11 +257,18 @@ def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str]
     Returns:
         The tokens trained on, and the metrics kept.
     """
-    trainer.train()
+    stop = own_callback(trainer, StopOnSignal)
+    try:
+        with stop.listening(), full_memory_named(trainer.args):
+            trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    finally:
+        own_callback(trainer, StepCheckpoints).join()
+    stop.end_after_training(trainer.args, trainer.state)
     metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
     tokens = metrics.pop("num_tokens", trainer.state.num_input_tokens_seen)
     if evaluated and trainer.eval_dataset is not None:
-        closing = trainer.evaluate()
+        with full_memory_named(trainer.args):
+            closing = trainer.evaluate()
         metrics |= {key: closing[key] for key in evaluated if key in closing}
     return int(tokens), metrics
 

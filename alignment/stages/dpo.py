@@ -2,14 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from peft import PeftModel
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer, ModelConfig
+from trl import DPOConfig, DPOTrainer
 
 from alignment.data.arguments import DataArguments
-from alignment.models.loading import is_adapter, load_tokenizer, load_trainable
+from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import complete_reference, expose_head_bias, new_adapter
+from alignment.stages.adapters import (
+    ModelArguments,
+    adapt_trainer,
+    check_adapter,
+    complete_reference,
+    expose_head_bias,
+    starting_point,
+)
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -21,6 +31,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 
 PARENTS = {"model_name_or_path": "causal-lm"}
@@ -28,46 +40,25 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, SpeedLevers, DPOConfig):
+class DPORecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
-CONFIGS = (DPORecipe, DataArguments, ModelConfig)
+CONFIGS = (DPORecipe, DataArguments, ModelArguments)
 
 
-def check(args: DPORecipe, data: DataArguments, model_args: ModelConfig) -> None:
+def check(args: DPORecipe, data: DataArguments, model_args: ModelArguments) -> None:
+    check_adapter(model_args, "dpo")
     require_template(model_args.model_name_or_path)
     require_context(model_args.model_name_or_path, args.max_length)
 
 
 def run(
-    args: DPORecipe, data: DataArguments, model_args: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+    args: DPORecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
-    checkpoint = model_args.model_name_or_path
-    tokenizer = load_tokenizer(checkpoint)
-    options = loading_options(model_args)
-    model = load_trainable(checkpoint, "causal-lm", **options)
-    speed_up(model, args)
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir)
-    splits = splits.select_columns(["prompt", "chosen", "rejected"])
-    # With an adapter the reference is inside the model: its base, or a frozen copy of the adapter it started from.
-    has_adapter = model_args.use_peft or is_adapter(checkpoint)
-    reference = None if has_adapter else load_trainable(checkpoint, "causal-lm", **options)
-    if reference is not None:
-        speed_up(reference, args)
-    trainer = DPOTrainer(
-        model=model,
-        ref_model=reference,
-        args=args,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer, *callbacks],
-    )
-    expose_head_bias(trainer.model)
-    complete_reference(trainer.model)
+    stage_dir, own, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(
@@ -75,9 +66,42 @@ def run(
         stage_dir,
         clock,
         method="dpo",
-        parents={"model_name_or_path": checkpoint},
+        parents={"model_name_or_path": model_args.model_name_or_path},
         data=data.title,
         counted=counted,
         tokens=tokens,
         metrics=metrics,
     )
+
+
+def make_trainer(
+    args: DPORecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
+) -> DPOTrainer:
+    """TRL's trainer with policy, reference, tokenizer and pairs, ready to train."""
+    checkpoint, options = model_args.model_name_or_path, loading_options(model_args)
+    tokenizer = load_tokenizer(checkpoint)
+    start_from = starting_point(model_args, options, tokenizer, "causal-lm", stage_dir)
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir)
+    splits = splits.select_columns(["prompt", "chosen", "rejected"])
+    # With an adapter the reference is inside the model (its base, or a frozen copy of the adapter it started from),
+    # unless it is the parent's stack.
+    reference = start_from.reference
+    if reference is None and not isinstance(start_from.model, PeftModel) and start_from.peft_config is None:
+        reference = load_trainable(checkpoint, "causal-lm", **options)
+    for model in filter(None, (start_from.model, reference)):
+        speed_up(model, args)
+    trainer = DPOTrainer(
+        model=start_from.model,
+        ref_model=reference,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        peft_config=start_from.peft_config,
+        callbacks=[*callbacks, *start_from.callbacks],
+    )
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        expose_head_bias(model)
+    complete_reference(trainer.model)
+    adapt_trainer(trainer, model_args)
+    return trainer

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
-from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
 from alignment.errors import UserError
-from alignment.models.loading import load_tokenizer, load_trainable
-from alignment.stages.adapters import new_adapter
+from alignment.models.loading import load_tokenizer
+from alignment.stages.adapters import ModelArguments, check_adapter, starting_point
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rollout import encode_prompts
@@ -72,39 +74,40 @@ class OtherSources:
 
 
 @dataclass
-class PPORecipe(HardwareDefaults, PPOConfig):
+class PPORecipe(HardwareDefaults, Resumable, Guarded, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
 
 
-CONFIGS = (PPORecipe, DataArguments, ModelConfig, RewardSources, OtherSources)
+CONFIGS = (PPORecipe, DataArguments, ModelArguments, RewardSources, OtherSources)
 
 
 def check(
-    args: PPORecipe, data: DataArguments, model_args: ModelConfig, sources: RewardSources, others: OtherSources
+    args: PPORecipe, data: DataArguments, model_args: ModelArguments, sources: RewardSources, others: OtherSources
 ) -> None:
+    check_adapter(model_args, "ppo")
     require_template(model_args.model_name_or_path)
 
 
 def run(
     args: PPORecipe,
     data: DataArguments,
-    model_args: ModelConfig,
+    model_args: ModelArguments,
     sources: RewardSources,
     others: OtherSources,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, own, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
         rewards.insert(0, sources.reward_model_path)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=None)
-    splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length)
+    splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length)
     trainer = PPOTrainer(
-        model=model,
+        model=start_from.model,
         reward_funcs=rewards,
         args=args,
         train_dataset=splits["train"],
@@ -112,9 +115,11 @@ def run(
         processing_class=tokenizer,
         value_model=others.value_model_path,
         ptx_dataset=pretraining_texts(others.ptx_dataset_name, args.seed),
-        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=[writer, *callbacks],
+        ref_model=start_from.reference,
+        peft_config=start_from.peft_config,
+        callbacks=[*own, *start_from.callbacks, *callbacks],
     )
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {

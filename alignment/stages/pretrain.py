@@ -20,8 +20,10 @@ from alignment.errors import UserError, raise_all
 from alignment.models.documents import require_documents_apart
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
 from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
@@ -65,7 +67,7 @@ def _unknown_field(name: str) -> UserError:
 
 
 @dataclass
-class PretrainRecipe(HardwareDefaults, PretrainConfig):
+class PretrainRecipe(HardwareDefaults, Resumable, Guarded, PretrainConfig):
     """Our `PretrainConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -82,7 +84,7 @@ def check(model_args: PretrainArguments, data: DataArguments, args: PretrainReci
 def run(
     model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, own, clock = start(args)
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
     length = args.max_length or tokenizer.model_max_length
@@ -103,7 +105,7 @@ def run(
         eval_bytes=documents["validation"].text_bytes if "validation" in documents else None,
         data_collator=default_data_collator,
         processing_class=tokenizer,
-        callbacks=[writer, *callbacks],
+        callbacks=[*own, *callbacks],
     )
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_bits_per_byte"])
     parents = {

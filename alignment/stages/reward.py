@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers import TrainerCallback
-from trl import ModelConfig, RewardConfig, RewardTrainer
+from trl import RewardConfig, RewardTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
-from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import new_adapter
+from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, starting_point
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -22,6 +23,8 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
 from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
@@ -62,26 +65,28 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, SpeedLevers, RewardConfig):
+class RewardRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
-CONFIGS = (RewardRecipe, RewardArguments, ModelConfig)
+CONFIGS = (RewardRecipe, RewardArguments, ModelArguments)
 
 
-def check(args: RewardRecipe, data: RewardArguments, model_args: ModelConfig) -> None:
+def check(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -> None:
+    check_adapter(model_args, "reward")
     require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
 
 
 def run(
-    args: RewardRecipe, data: RewardArguments, model_args: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+    args: RewardRecipe, data: RewardArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
+    stage_dir, own, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "sequence-classification", **loading_options(model_args))
-    speed_up(model, args)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    options = loading_options(model_args)
+    start_from = starting_point(model_args, options, tokenizer, "sequence-classification", stage_dir)
+    speed_up(start_from.model, args)
+    start_from.model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
     keep = [*GOLD_COLUMNS, *([data.card_subset] if data.card_subset else [])]
     splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=keep, held_out=held_out)
@@ -93,14 +98,16 @@ def run(
             mend="correct card_subset",
         )
     trainer = RewardTrainer(
-        model=model,
+        model=start_from.model,
         args=args,
         train_dataset=splits["train"].select_columns(PAIR),
         eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
         processing_class=tokenizer,
-        peft_config=new_adapter(model, model_args, tokenizer, "sequence-classification"),
-        callbacks=[writer, *callbacks],
+        peft_config=start_from.peft_config,
+        callbacks=[*own, *start_from.callbacks, *callbacks],
     )
+    adapt_trainer(trainer, model_args)
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from trl import ModelConfig, SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.data.tokens import tokenize_documents
 from alignment.errors import UserError
+from alignment.models.checkpoints import is_adapter
 from alignment.models.documents import require_documents_apart
-from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import expose_head_bias, new_adapter
+from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, expose_head_bias, starting_point
+from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
     count_parameters,
@@ -27,6 +29,9 @@ from alignment.stages.common import (
     train,
 )
 from alignment.stages.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
+from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
@@ -36,7 +41,7 @@ DATA_KIND = "sft"
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, SpeedLevers, SFTConfig):
+class SFTRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -55,11 +60,13 @@ class SFTRecipe(HardwareDefaults, SpeedLevers, SFTConfig):
             )
 
 
-CONFIGS = (SFTRecipe, DataArguments, ModelConfig)
+CONFIGS = (SFTRecipe, DataArguments, ModelArguments)
 
 
-def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None:
-    require_template(model_args.model_name_or_path, args.chat_template_path)
+def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> None:
+    check_adapter(model_args, "sft")
+    if is_adapter(model_args.model_name_or_path):  # a full model's tokenizer is given what it lacks
+        require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
@@ -70,10 +77,10 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelConfig) -> None
 
 
 def run(
-    args: SFTRecipe, data: DataArguments, model_args: ModelConfig, callbacks: Sequence[TrainerCallback] = ()
+    args: SFTRecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, writer, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, writer, *callbacks)
+    stage_dir, own, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
@@ -91,28 +98,47 @@ def run(
 
 
 def make_trainer(
-    args: SFTRecipe, data: DataArguments, model_args: ModelConfig, stage_dir: Path, *callbacks: TrainerCallback
+    args: SFTRecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
 ) -> SFTTrainer:
     """TRL's trainer with model, tokenizer and rows, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    model = load_trainable(model_args.model_name_or_path, "causal-lm", **loading_options(model_args))
-    speed_up(model, args)
+    changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
+    rows = len(tokenizer) if changes.new_tokens else 0
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir, rows)
+    speed_up(start_from.model, args)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
-        model=model,
+        model=start_from.model,
         args=args,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
-        peft_config=new_adapter(model, model_args, tokenizer, "causal-lm"),
-        callbacks=list(callbacks),
+        peft_config=start_from.peft_config,
+        callbacks=[*callbacks, *start_from.callbacks],
     )
+    if not changes.said:
+        require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     expose_head_bias(trainer.model)
+    adapt_trainer(trainer, model_args)
     if args.replay_dataset_name:
         trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
     # Generation has to stop where a reply ends, not only where a document does.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
+    trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
     return trainer
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> Changes:
+    """Give a base model's tokenizer what conversations need.
+
+    It takes the place of TRL's own way with `chat_template_path`, which grows the embeddings without a word and trains
+    new rows of the input layer alone.
+    """
+    changes = make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
+    args.chat_template_path = None
+    for change in changes.said:
+        logger.info("the tokenizer of %s: %s", checkpoint, change)
+    return changes
 
 
 def with_replay(

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.data.arguments import DataArguments
-from alignment.stages.common import StageClock, StageResult, load_data
+from alignment.durable.manifest import new_checkpoint
+from alignment.stages.clock import StageClock
+from alignment.stages.common import StageResult, load_data
 from alignment.tokenization.train import character_tokenizer, train_tokenizer
 
 PARENTS: dict[str, str] = {}
@@ -36,8 +38,8 @@ def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
         tokenizer = character_tokenizer(train, args.model_max_length)
     else:
         tokenizer = train_tokenizer(train, args.vocab_size, args.model_max_length)
-    checkpoint = stage_dir / "checkpoint"
-    tokenizer.save_pretrained(checkpoint)
+    with new_checkpoint(stage_dir / "checkpoint") as folder:
+        tokenizer.save_pretrained(folder)
     held_out = list(texts.get("validation", texts["train"])["text"])
     tokens = sum(map(len, tokenizer(held_out, verbose=False)["input_ids"]))
     if args.push_to_hub:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from alignment.errors import UserError, raise_all
 
@@ -253,6 +254,15 @@ class PPOConfig(TrainingArguments):
             yield UserError(
                 "importance_sampling_clip needs the sampler's probabilities, which generate does not tell.",
                 needed="sampler: continuous_batching",
+            )
+        # The best checkpoint is written where the evaluation was; the others can wait for the end of a rollout.
+        keeps_best = self.load_best_model_at_end or self.save_strategy == SaveStrategy.BEST
+        steps = max(self.steps_per_rollout, 1)
+        if keeps_best and self.eval_strategy == IntervalStrategy.STEPS and self.eval_steps % steps:
+            yield UserError(
+                "The best checkpoint could lie inside a rollout, from where training cannot go on.",
+                got=f"eval_steps={self.eval_steps}, with {steps} steps a rollout",
+                needed=f"eval_steps a multiple of {steps}",
             )
         if self.kl_target is not None and self.beta == 0:
             yield UserError("kl_target has no beta to adapt.", got="beta=0", needed="a beta to start from")

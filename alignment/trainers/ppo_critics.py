@@ -6,6 +6,7 @@ the final token whatever the padding token is; the others are a critic's values 
 """
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from alignment.errors import UserError
-from alignment.models.loading import adapter_base, is_adapter, load_trainable, require_reward_model
+from alignment.models.adapters import give_token_rows
+from alignment.models.checkpoints import adapter_base, has_earlier_adapters, is_adapter, require_sound
+from alignment.models.loading import load_trainable, require_reward_model
 from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
 
 CRITIC_ADAPTER = "critic"
@@ -51,11 +54,16 @@ class AdapterScorer:
 
     shares_trunk = False
 
-    def __init__(self, policy: PeftModel, name: str, head: nn.Linear):
-        self.policy, self.name, self.model = policy, name, head
+    def __init__(self, policy: PeftModel, name: str, head: nn.Linear, below: Sequence[str] = ()):
+        self.policy, self.names, self.model = policy, [name, *below], head
+
+    @property
+    def name(self) -> str:
+        """Of its own adapter; those below it are the policy's."""
+        return self.names[0]
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
-        with adapter(self.policy, self.name):
+        with adapter(self.policy, *self.names):
             return self.model(completion_states(self.policy, batch)).squeeze(-1).float()
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -105,14 +113,17 @@ def load_scorer(model: str | nn.Module, policy: nn.Module, adapter_name: str) ->
 
 
 def shares_base(checkpoint: str, policy: nn.Module) -> bool:
-    """Whether a checkpoint is an adapter on the very base that the policy's adapter sits on."""
-    if not isinstance(policy, PeftModel) or not is_adapter(checkpoint):
+    """Whether a checkpoint is an adapter on the very base that the policy's adapter sits on, with none in between."""
+    if not isinstance(policy, PeftModel) or len(policy.active_adapters) > 1:
+        return False
+    if not is_adapter(checkpoint) or has_earlier_adapters(checkpoint):
         return False
     bases = [adapter_base(checkpoint), inner(policy).config.name_or_path]
     return bases[0] == bases[1] or Path(bases[0]).resolve() == Path(bases[1]).resolve()
 
 
 def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterScorer:
+    require_sound(checkpoint)
     config, weights = PeftConfig.from_pretrained(checkpoint), load_peft_weights(checkpoint)
     if SCORE_KEY not in weights:
         raise UserError(f"{checkpoint} is no reward model.", got="an adapter without a score head")
@@ -120,6 +131,7 @@ def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterSc
     with torch.no_grad():
         head.weight.copy_(weights.pop(SCORE_KEY))
     config.task_type, config.modules_to_save, config.inference_mode = None, None, True
+    give_token_rows(policy, config, weights)
     add_frozen(policy, name, config)
     found = set_peft_model_state_dict(policy, weights, adapter_name=name)
     missing = [key for key in found.missing_keys if f".{name}." in key]
@@ -161,12 +173,12 @@ def make_critic(
 def _adapter_critic(policy: nn.Module, rewards: list[Scorer]) -> AdapterScorer:
     if not isinstance(policy, PeftModel):
         raise UserError("critic_mode: lora needs a policy with an adapter.", mend="a peft_config (use_peft: true)")
-    head, source = new_head(policy), policy.active_adapter
+    head, source, below = new_head(policy), policy.active_adapter, policy.active_adapters[1:]
     if len(rewards) == 1 and isinstance(rewards[0], AdapterScorer):
-        source = rewards[0].name
+        source, below = rewards[0].name, []
         head.load_state_dict(rewards[0].model.state_dict())
     add_copy(policy, source, CRITIC_ADAPTER)
-    critic = AdapterScorer(policy, CRITIC_ADAPTER, head)
+    critic = AdapterScorer(policy, CRITIC_ADAPTER, head, below)
     for parameter in critic.trained().values():
         parameter.requires_grad_(True)
     return critic

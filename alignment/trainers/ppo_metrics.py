@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from alignment.durable.files import write_text
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_rewards import Samples
 
@@ -121,3 +122,12 @@ def write_completions(path: str, samples: Samples, step: int) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def keep_completions_before(path: str, step: int) -> None:
+    """Drop the completions of rollouts that are made again, and what a killed run had half written."""
+    if not (PartialState().is_main_process and os.path.exists(path)):
+        return
+    with open(path, encoding="utf-8") as file:
+        whole = [line for line in file if line.endswith("\n")]
+    write_text(path, "".join(line for line in whole if json.loads(line)["step"] < step))

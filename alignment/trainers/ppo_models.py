@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from alignment.errors import UserError
-from alignment.models.loading import REFERENCE_ADAPTER, copy_adapter, load_trainable
+from alignment.models.adapters import copy_adapter, run_under
+from alignment.models.loading import REFERENCE_ADAPTER, load_trainable
 from alignment.trainers.ppo_rollout import Rollout
 
 
@@ -39,24 +40,14 @@ def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Mo
 
 
 @contextmanager
-def adapter(model: PeftModel, name: str):
-    """Run a model under another of its adapters; afterwards it, and what is trainable in it, are as before.
-
-    `set_adapter` makes the one it sets trainable and all others not: left so, the others' gradients would be nothing,
-    without a word (peft#2436).
-    """
-    active, trainable = model.active_adapter, {id(p) for p in model.parameters() if p.requires_grad}
-
-    def switch(to: str) -> None:
-        model.set_adapter(to)
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in trainable)
-
-    switch(name)
+def adapter(model: PeftModel, *names: str):
+    """Run a model under others of its adapters; afterwards it, and what is trainable in it, are as before."""
+    active = model.active_adapters
+    run_under(model, names)
     try:
         yield model
     finally:
-        switch(active)
+        run_under(model, active)
 
 
 class Reference:
@@ -90,12 +81,16 @@ class Reference:
 
 
 def add_frozen(model: PeftModel, name: str, config: PeftConfig) -> None:
-    """Add an adapter beside the active one, in place of what an earlier trainer left under its name."""
-    active = model.active_adapter
+    """Add an adapter beside the active ones, in place of what an earlier trainer left under its name."""
+    active = model.active_adapters
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name in model.peft_config:
         model.delete_adapter(name)
     model.add_adapter(name, copy.deepcopy(config))
-    model.set_adapter(active)
+    model.requires_grad_(False)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+    run_under(model, active)
 
 
 def add_copy(model: PeftModel, source: str, name: str) -> None:

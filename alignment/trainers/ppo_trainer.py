@@ -34,6 +34,7 @@ from alignment.trainers.ppo_metrics import (
     WeightedMean,
     add_sample_metrics,
     completions_table,
+    keep_completions_before,
     write_completions,
 )
 from alignment.trainers.ppo_models import (
@@ -148,6 +149,7 @@ class PPOTrainer(Trainer):
         self._micro_step = 0  # of the rollout
         self._shown = None  # completions to log
         self._process = () if args.process_index == 0 else (args.process_index,)  # so that processes draw apart
+        self._completions_path = os.path.join(args.output_dir, "completions.jsonl")
         self.beta = args.beta
         self.baseline = None if args.reward_normalization else args.reward_baseline
 
@@ -207,7 +209,7 @@ class PPOTrainer(Trainer):
         """Forward and backward of policy and critic together, or one by one where adapters share a base."""
         if not isinstance(self.critic, AdapterScorer):
             return super().training_step(model, {"part": "all", **batch}, num_tokens)
-        with adapter(self.critic.policy, self.critic.name):
+        with adapter(self.critic.policy, *self.critic.names):
             loss = super().training_step(model, {"part": "critic", **batch}, num_tokens)
         if self._policy_learns:
             loss = loss + super().training_step(model, {"part": "policy", **batch}, num_tokens)
@@ -273,7 +275,8 @@ class PPOTrainer(Trainer):
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
-            check_resumable(resume_from_checkpoint, state.global_step, self.args)
+            step = state.global_step
+            check_resumable(resume_from_checkpoint, step, self.args)
             saved = load_file(os.path.join(resume_from_checkpoint, CRITIC_FILE))
             with torch.no_grad():
                 for name, parameter in self.critic.trained().items():
@@ -281,6 +284,7 @@ class PPOTrainer(Trainer):
             with open(os.path.join(resume_from_checkpoint, STATE_FILE), encoding="utf-8") as file:
                 state = json.load(file)
             self.beta, self.baseline = state["beta"], state["baseline"]
+            keep_completions_before(self._completions_path, step)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def save_model(self, output_dir=None, _internal_call=False) -> None:
@@ -380,7 +384,7 @@ class PPOTrainer(Trainer):
         rollout, samples, outputs = self._make_rollout(rows, key, metrics)
         self.state.num_input_tokens_seen += int(self._total(rollout.lengths.sum()))
         if args.log_completions:
-            write_completions(os.path.join(args.output_dir, "completions.jsonl"), samples, self.state.global_step)
+            write_completions(self._completions_path, samples, self.state.global_step)
             self._shown = completions_table(samples, args.num_completions_to_print)
         if samples.scores.isnan().all():
             logger.warning("step %d: no reward judged any completion, so that they teach nothing", key[2])

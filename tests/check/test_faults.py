@@ -130,6 +130,24 @@ FAULTS = {
         ["error: reward: the tokenizer has no pad token"],
     ),
     "no eos token": ("sft", set_case(tokens={"eos_token": None}), 1, ["error: sft: the tokenizer has no eos_token"]),
+    "adapter on no layer": (
+        "sft",
+        set_case(recipe={"use_peft": True, "lora_target_modules": ["query_key_value"]}),
+        1,
+        ["lora_target_modules names layers that the model does not have", "got:    query_key_value", "q_proj"],
+    ),
+    "4 bit without CUDA": (
+        "sft",
+        set_case(recipe={"use_peft": True, "load_in_4bit": True}),
+        1,
+        ["load_in_4bit: true needs a quantised base", "no CUDA device", "dtype: bfloat16"],
+    ),
+    "no template, base model": (
+        "sft",
+        set_case(template=None, tokens={"pad_token": None, "eos_token": "<|endoftext|>"}),
+        0,
+        ["given chatml, with tokens that its vocabulary has", "pads with <|pad|>"],
+    ),
     "no template": ("dpo", set_case(template=None), 1, ["error: dpo: the tokenizer has no chat template"]),
     "no generation markers": (
         "sft",

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from align_cli import REPOSITORY
+from align_cli import REPOSITORY, write_launcher
 
 PAGES = [
     "README.md",
@@ -22,10 +22,12 @@ PAGES = [
     "docs/model.md",
     "docs/interop.md",
     "docs/performance.md",
+    "docs/lora.md",
+    "docs/reliability.md",
 ]
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs.
-ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier")
+ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier", "align check recipes/lora")
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")
 
 
@@ -51,9 +53,7 @@ def as_smoke_run(block: str) -> str:
 def run_block(block: str, folder) -> subprocess.CompletedProcess:
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    launcher = bin_folder / "align"
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{REPOSITORY}/align.py" "$@"\n')
-    launcher.chmod(0o755)
+    write_launcher(bin_folder)
     path = f"{bin_folder}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     command = ["bash", "-euo", "pipefail", "-c", block]

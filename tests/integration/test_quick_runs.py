@@ -56,6 +56,17 @@ def test_every_stage_logs_and_has_a_card(quick_run):
         assert "library_name" in (quick_run / stage / "checkpoint/README.md").read_text()
 
 
+@pytest.mark.parametrize("run", ["quick_run", "quick_lora_run"])
+def test_every_checkpoint_is_intact_and_holds_no_pickle(run, request, workplace):
+    folder = request.getfixturevalue(run)
+    verified = align("info", folder, "--verify", cwd=workplace)
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stdout.count(": intact, ") == len(list(folder.glob("*/checkpoint"))) >= 4
+    files = [path for path in folder.glob("*/checkpoint/*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".md"}
+    assert not [path for path in folder.rglob("*") if path.name.endswith((".partial", ".replaced"))]
+
+
 def test_the_reward_card_counts_its_pairs(quick_run):
     card = json.loads((quick_run / "reward/stage.json").read_text())["metrics"]["pairwise"]
     assert sum(part["n"] for part in card["by_gap"]) == card["n"] > 100
@@ -161,7 +172,8 @@ def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words,
     (workplace / "odd.jsonl").write_text('{"foo": 1, "bar": 2}\n')
     (workplace / "empty.jsonl").write_text("")
     copytree(quick_run / "sft/checkpoint", workplace / "bare", dirs_exist_ok=True)
-    (workplace / "bare/chat_template.jinja").unlink()
+    for name in ("chat_template.jinja", "manifest.json", "lineage.json"):
+        (workplace / "bare" / name).unlink(missing_ok=True)
     before = [(quick_run / stage / "stage.json").read_text() for stage in ("sft", "dpo", "ppo")]
     failed = align(*arguments, cwd=workplace)
     assert failed.returncode != 0

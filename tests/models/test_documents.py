@@ -5,12 +5,12 @@ import pytest
 import torch
 from gpt_tiny import MODERN
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, MambaConfig, OPTConfig
-from trl import ModelConfig
 
 from alignment.errors import UserError
 from alignment.models.documents import keeps_documents_apart
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.stages import pretrain, sft
+from alignment.stages.adapters import ModelArguments
 
 SMALL = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 MIXING = {
@@ -44,11 +44,11 @@ def test_the_stages_refuse_them_before_anything_runs(tmp_path):
     recipe = {"output_dir": str(tmp_path / "out"), "bf16": False, "use_cpu": True, "max_length": 64}
     for options in ({"packing": True}, {"padding_free": True}):
         args = sft.SFTRecipe(**recipe, **options)
-        sft.check(args, None, ModelConfig(model_name_or_path=str(tmp_path / "llama")))
+        sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path / "llama")))
         with pytest.raises(UserError, match="read each other") as raised:
-            sft.check(args, None, ModelConfig(model_name_or_path=str(tmp_path / "opt")))
+            sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path / "opt")))
         assert "packing: false" in str(raised.value)
-    sft.check(sft.SFTRecipe(**recipe), None, ModelConfig(model_name_or_path=str(tmp_path / "opt")))
+    sft.check(sft.SFTRecipe(**recipe), None, ModelArguments(model_name_or_path=str(tmp_path / "opt")))
     args = pretrain.PretrainRecipe(str(tmp_path / "out"))
     pretrain.check(pretrain.PretrainArguments(model_name_or_path=str(tmp_path / "llama")), None, args)
     with pytest.raises(UserError, match="read each other"):
@@ -60,5 +60,5 @@ def test_packing_without_borders_is_said(tmp_path, caplog):
     tiny.tokenizer().save_pretrained(tmp_path)
     recipe = {"output_dir": str(tmp_path / "out"), "bf16": False, "use_cpu": True, "max_length": 64}
     args = sft.SFTRecipe(**recipe, packing=True, packing_strategy="wrapped")
-    sft.check(args, None, ModelConfig(model_name_or_path=str(tmp_path)))
+    sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path)))
     assert "lets them read each other" in caplog.text

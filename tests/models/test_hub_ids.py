@@ -16,7 +16,8 @@ from alignment.models.loading import load_config
 REVISION = "0" * 40
 LOAD = """
 import json
-from alignment.models.loading import adapter_base, is_adapter, load_config, load_tokenizer, load_trainable
+from alignment.models.checkpoints import adapter_base, is_adapter
+from alignment.models.loading import load_config, load_tokenizer, load_trainable
 model = load_trainable("org/adapter", "causal-lm")
 weight = next(p for name, p in model.named_parameters() if "lora_B" in name)
 print(json.dumps({

@@ -11,8 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/pipeline.yaml"))
 PARENTS = {
     "gpt2-124m": {"pretrain": ["tokenizer"], "sft": ["pretrain"], "reward": ["sft"], "dpo": ["sft"]},
+    "lora-1gpu": {"sft": [], "reward": ["sft"], "dpo": ["sft"], "ppo": ["sft"]},
+    "qlora-1gpu": {"sft": [], "reward": ["sft"], "dpo": ["sft"], "ppo": ["sft"]},
     "tldr-pythia-1b": {"sft": [], "reward": ["sft"], "dpo": ["sft"], "ppo": ["sft", "reward"]},
 }
+ONE_CARD = ["--model", "m/m", "--math", "d.jsonl", "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
 OWN_FILES = ["--text", "a.txt", "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
 
 
@@ -23,6 +26,7 @@ def at_root(monkeypatch, tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     (tmp_path / "c.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (tmp_path / "d.jsonl").write_text('{"question": "c", "answer": "d"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -30,7 +34,7 @@ def at_root(monkeypatch, tmp_path):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_recipe_loads_offline(folder, at_root, tmp_path):
     """Keys and values are valid for every stage, parents are there; what is on the hub cannot be known offline."""
-    overrides = OWN_FILES if folder == "local-files" else []
+    overrides = {"local-files": OWN_FILES, "lora-1gpu": ONE_CARD, "qlora-1gpu": ONE_CARD}.get(folder, [])
     pipeline = load_pipeline(f"recipes/{folder}", overrides)
     assert pipeline.name == folder
     for stage in pipeline.stages:
@@ -38,7 +42,7 @@ def test_every_recipe_loads_offline(folder, at_root, tmp_path):
         assert sorted(stage.parents.values()) == sorted(PARENTS.get(folder, {}).get(stage.name, stage.parents.values()))
 
 
-@pytest.mark.parametrize("folder", ["gpt2-124m", "tldr-pythia-1b"])
+@pytest.mark.parametrize("folder", ["gpt2-124m", "lora-1gpu", "qlora-1gpu", "tldr-pythia-1b"])
 def test_headers_say_what_it_takes(folder):
     for path in sorted((ROOT / "recipes" / folder).glob("*.yaml")):
         header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]

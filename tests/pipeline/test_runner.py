@@ -1,15 +1,19 @@
 """What is run again and what is not, what failure leaves behind, and what is recorded."""
 
+import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from alignment.errors import UserError
+from alignment.durable.lock import locked
+from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
-from alignment.pipeline.record import RunRecord, locked
+from alignment.pipeline.record import RunRecord
 from alignment.pipeline.runner import duration, run_pipeline
+from alignment.pipeline.stopping import stopping
 
 ALL = ["words", "base", "tuned", "judge", "aligned"]
 
@@ -83,6 +87,10 @@ def test_a_parent_outside_the_run_is_watched(project):
     assert project.run() == ["tuned"]
     assert project.run() == []
     Path("foreign/weights.json").write_text('{"other": "weights"}')
+    with pytest.raises(UserError, match=r"weights\.json has"):
+        project.run()
+    for name in ("manifest.json", "lineage.json"):  # meant to be so
+        Path("foreign", name).unlink()
     assert project.run() == ["tuned"]
 
 
@@ -103,8 +111,8 @@ def test_fresh_runs_all_again_and_keeps_what_was_there(project, capsys):
     project.run()
     before = Path("runs/fake/base/checkpoint/weights.json").read_text()
     assert project.run(fresh=True) == ALL
-    assert Path("runs/fake/previous/base/checkpoint/weights.json").read_text() == before
-    assert "base: what stood there was moved to runs/fake/previous/base" in capsys.readouterr().out
+    assert Path("runs/fake/previous/base-1/checkpoint/weights.json").read_text() == before
+    assert "base: what stood there was moved to runs/fake/previous/base-1" in capsys.readouterr().out
 
 
 def test_dry_run_changes_nothing_on_disk(project, tmp_path):
@@ -133,19 +141,21 @@ def test_a_failed_stage_is_recorded_and_leaves_the_earlier_ones(project):
 def test_an_interrupted_stage_runs_again(project):
     with pytest.raises(KeyboardInterrupt):
         project.run("--judge.fail", "interrupt")
-    assert project.record()["stages"]["judge"]["status"] == "failed"
+    assert project.record()["stages"]["judge"]["status"] == "interrupted"
     assert project.run("--judge.fail", "null") == ["judge", "aligned"]
 
 
-def test_a_failed_rerun_does_not_push_out_the_finished_one(project):
+def test_reruns_are_numbered_and_none_is_deleted(project):
     project.run()
     finished = Path("runs/fake/tuned/checkpoint/weights.json").read_text()
     for reason in ("first", "second"):
         with pytest.raises(RuntimeError):
             project.run("--tuned.fail", reason)
     project.run("--tuned.learning_rate", "0.5")
-    assert Path("runs/fake/previous/tuned/checkpoint/weights.json").read_text() == finished
-    assert sorted(path.name for path in Path("runs/fake/previous").glob("tuned*")) == ["tuned", "tuned-unfinished"]
+    kept = sorted(Path("runs/fake/previous").glob("tuned*"))
+    assert [path.name for path in kept] == ["tuned-1", "tuned-2", "tuned-3"]
+    assert (kept[0] / "checkpoint/weights.json").read_text() == finished
+    assert [(path / "checkpoint").exists() for path in kept] == [True, False, False]
 
 
 def test_what_a_stages_own_check_refuses_costs_nothing(project, monkeypatch):
@@ -165,11 +175,57 @@ def test_what_a_stages_own_check_refuses_costs_nothing(project, monkeypatch):
     assert not (project.run_dir / "previous").exists()
 
 
-def test_a_stage_that_was_killed_runs_again(project):
-    project.run()
-    record = RunRecord(project.run_dir)
-    record.update("stages", "judge", status="running")
+def test_a_stage_that_was_killed_runs_again_in_its_folder(project, capsys):
+    project.run(until="judge")
+    RunRecord(project.run_dir).update("stages", "judge", status="running")
+    (project.run_dir / "judge/stage.json").unlink()
+    (project.run_dir / "judge/trainer/kept").touch()
+    capsys.readouterr()
     assert project.run() == ["judge", "aligned"]
+    assert "judge: running (interrupted last time; from its start, as there is no step" in capsys.readouterr().out
+    assert (project.run_dir / "judge/trainer/kept").exists() and not (project.run_dir / "previous").exists()
+    assert project.record()["stages"]["judge"]["attempts"] == 2
+
+
+def test_a_stage_that_was_killed_between_its_last_file_and_its_record_is_only_recorded(project, capsys):
+    project.run(until="judge")
+    digest = project.record()["stages"]["judge"]["digest"]
+    RunRecord(project.run_dir).update("stages", "judge", status="running", digest=None)
+    capsys.readouterr()
+    assert project.run(until="judge") == []
+    assert "judge: running (interrupted last time; finished but for its record)" in capsys.readouterr().out
+    assert project.record()["stages"]["judge"]["digest"] == digest
+    RunRecord(project.run_dir).update("stages", "judge", status="running")
+    (project.run_dir / "judge/checkpoint/weights.json").write_text("{}")
+    assert project.run(until="judge") == ["judge"]  # what is damaged does not count as finished
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_an_unfinished_stage_of_another_recipe_or_parent_is_set_aside(project, status):
+    project.run()
+    for name, changed in (("judge", "judge"), ("judge", "base")):
+        RunRecord(project.run_dir).update("stages", name, status=status)
+        before = len(list((project.run_dir / "previous").glob("judge-*")))
+        project.run(f"--{changed}.learning_rate", f"0.{before + 5}", until="judge")
+        assert len(list((project.run_dir / "previous").glob("judge-*"))) == before + 1
+
+
+def test_an_interrupted_evaluation_runs_again_alone(project):
+    evals = {"suites": ["facts"], "stages": ["base"], "formats": ["plain", "chat"]}
+    project.set(evals=evals)
+    evaluate = project.harness.evaluate
+
+    def interrupted(*arguments, **options):
+        if arguments[2] == "chat":
+            raise KeyboardInterrupt
+        evaluate(*arguments, **options)
+
+    project.harness.evaluate = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        project.run()
+    project.harness.evaluate, project.harness.runs = evaluate, []
+    assert project.run() == ALL[2:]
+    assert [(run[0], run[3]) for run in project.harness.runs] == [("base", "chat")]
 
 
 def test_the_record_holds_provenance(project):
@@ -250,7 +306,7 @@ def test_evaluations_follow_their_stages_and_are_skipped_when_unchanged(project,
     assert "evaluations up to date, skipped" in capsys.readouterr().out
     project.run("--tuned.learning_rate", "0.5")
     assert order == [("tuned", 6), ("tuned", 6)]
-    assert Path("runs/fake/previous/tuned/evals/tuned-facts-plain/run.json").exists()
+    assert Path("runs/fake/previous/tuned-1/evals/tuned-facts-plain/run.json").exists()
     assert (another / "run.json").exists()
 
 
@@ -285,6 +341,39 @@ def test_a_failed_evaluation_is_recorded_and_runs_again(project):
     project.harness.evaluate = works
     assert project.run() == ["judge", "aligned"]
     assert project.record()["evals"]["tuned-facts-plain"]["status"] == "done"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGXCPU])
+def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(project, signum):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"]})
+    evaluate = project.harness.evaluate
+
+    def signalled(checkpoint, suite, format, *args, **kwargs):
+        if format == "chat":
+            signal.raise_signal(signum)
+        evaluate(checkpoint, suite, format, *args, **kwargs)
+
+    project.harness.evaluate = signalled
+    goes_on = "what is finished in runs/fake stands: the same command goes on"
+    with pytest.raises(Interrupted, match=goes_on) as stop, stopping(project.run_dir):
+        project.run()
+    assert stop.value.args[0] == signum
+    assert [entry["status"] for entry in project.record()["evals"].values()] == ["done", "interrupted"]
+    project.harness.evaluate = evaluate
+    before = len(project.harness.runs)
+    assert project.run() == ["judge", "aligned"]
+    assert [run[3] for run in project.harness.runs[before:]] == ["chat"]
+
+
+def test_a_full_disk_during_an_evaluation_is_explained(project):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"]})
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    project.harness.evaluate = full
+    with pytest.raises(UserError, match="no space left on the disk for the evaluation tuned-facts-plain"):
+        project.run()
 
 
 def test_mistakes_in_the_evaluations_are_found_before_anything_runs(project):

@@ -7,10 +7,10 @@ import ppo_tiny as tiny
 import pytest
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
-from trl import ModelConfig
 
 from alignment.errors import UserError
 from alignment.stages import dpo, reward, sft
+from alignment.stages.adapters import ModelArguments
 from alignment.stages.ppo import without_long_prompts
 
 
@@ -45,7 +45,7 @@ def test_rows_longer_than_the_models_context_are_refused_before_anything_runs(st
     adapter = tmp_path / "adapter/adapter_config.json"
     adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"base_model_name_or_path": f"{tmp_path}/model"}))
     for name in ("model", "adapter"):
-        model_args = ModelConfig(model_name_or_path=str(tmp_path / name))
+        model_args = ModelArguments(model_name_or_path=str(tmp_path / name))
         recipe = {"output_dir": str(tmp_path / "out"), "bf16": False, "use_cpu": True}
         stage.check(stage.CONFIGS[0](**recipe, max_length=64), None, model_args)
         for length in (65, None):

@@ -6,10 +6,10 @@ import gpt_tiny
 import pytest
 import torch
 from packed_equality import gradients, largest_difference
-from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
+from alignment.stages.adapters import ModelArguments
 from alignment.stages.sft import SFTRecipe, make_trainer
 from alignment.tokenization import train_tokenizer
 
@@ -50,7 +50,7 @@ def recipe(request, tmp_path):
             report_to="none",
         )
         data = DataArguments(str(tmp_path / "train.jsonl"), eval_share=0)
-        trainer = make_trainer(args, data, ModelConfig(model_name_or_path=str(tmp_path / "model")), tmp_path)
+        trainer = make_trainer(args, data, ModelArguments(model_name_or_path=str(tmp_path / "model")), tmp_path)
         trainer.model.set_attn_implementation(request.param)
         trainer.model.double()
         (batch,) = trainer.get_train_dataloader()

@@ -5,11 +5,11 @@ import json
 import gpt_tiny
 import pytest
 import torch
-from trl import ModelConfig
 
 from alignment.data.arguments import DataArguments
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.stages import dpo, reward, sft
+from alignment.stages.adapters import ModelArguments
 from alignment.tokenization import train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "saw", "a", "bird", "by", "the", "old", "mill"]
@@ -47,7 +47,9 @@ def test_bf16_follows_float32(stage, folder, tmp_path):
 
     def losses(bf16: bool) -> list[float]:
         args = recipe(output_dir=str(tmp_path / str(bf16)), bf16=bf16, **KEYS)
-        module.run(args, data(str(rows), eval_share=0), ModelConfig(model_name_or_path=str(folder / "model")), [watch])
+        module.run(
+            args, data(str(rows), eval_share=0), ModelArguments(model_name_or_path=str(folder / "model")), [watch]
+        )
         lines = (tmp_path / str(bf16) / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
 

@@ -15,17 +15,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignment.durable.manifest import new_checkpoint
 from alignment.errors import UserError
-from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
-from alignment.models.loading import (
+from alignment.models.checkpoints import (
     ADAPTER_CONFIG,
     adapter_base,
     explained,
     is_adapter,
-    load_tokenizer,
-    load_trainable,
     require_checkpoint,
+    require_sound,
 )
+from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
+from alignment.models.loading import load_tokenizer, load_trainable
 
 from .families import (
     FAMILIES,
@@ -153,10 +154,7 @@ def _export_self_contained(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output_dir: Path
 ) -> Conversion:
     model.config.auto_map = auto_map()
-    conversion = _written(model, tokenizer, output_dir, {})
-    for name, source in code_files().items():
-        (output_dir / name).write_text(source, encoding="utf-8")
-    return conversion
+    return _written(model, tokenizer, output_dir, {}, code_files())
 
 
 def _free_folder(output_dir: str | Path) -> Path:
@@ -174,6 +172,7 @@ def _free_folder(output_dir: str | Path) -> Path:
 def _config(checkpoint: str | Path) -> PreTrainedConfig:
     """The config of a checkpoint, of an adapter its base's, if its model type is known here."""
     require_checkpoint(checkpoint)
+    require_sound(checkpoint)
     whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
     with explained(whole):
         model_type = PreTrainedConfig.get_config_dict(whole)[0].get("model_type")
@@ -183,7 +182,7 @@ def _config(checkpoint: str | Path) -> PreTrainedConfig:
                 got=f"model_type {model_type!r}",
                 needed="one of " + ", ".join((*FAMILIES, GPTConfig.model_type)),
             )
-        return AutoConfig.from_pretrained(whole)
+        return AutoConfig.from_pretrained(whole, trust_remote_code=False)
 
 
 def _tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | None:
@@ -216,7 +215,8 @@ def _merged(adapter: str | Path, kind: str) -> PreTrainedModel:
 
 def _loaded(checkpoint: str | Path, model_class: type) -> PreTrainedModel:
     """A full model in the dtype it was saved in, every weight of which was in the checkpoint, and no other."""
-    model, report = model_class.from_pretrained(checkpoint, dtype="auto", output_loading_info=True)
+    options = {"trust_remote_code": False, "use_safetensors": True}
+    model, report = model_class.from_pretrained(checkpoint, dtype="auto", output_loading_info=True, **options)
     odd = {kind: sorted(report[f"{kind}_keys"]) for kind in ("missing", "unexpected") if report[f"{kind}_keys"]}
     if odd:
         raise UserError(
@@ -266,11 +266,18 @@ def _built(config: PreTrainedConfig, tensors: dict[str, torch.Tensor], source: P
 
 
 def _written(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output_dir: Path, lost: dict[str, Any]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    output_dir: Path,
+    lost: dict[str, Any],
+    code: dict[str, str] | None = None,
 ) -> Conversion:
-    model.save_pretrained(output_dir)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(output_dir)
+    with new_checkpoint(output_dir) as folder:
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        for name, source in (code or {}).items():
+            (folder / name).write_text(source, encoding="utf-8")
     name = type(model).__name__
     auto_class = next((auto for auto, cls in HEADS.items() if cls.__name__ == name), "AutoModelForCausalLM")
     return Conversion(output_dir, name, auto_class, model.num_parameters(), tokenizer is not None, lost)

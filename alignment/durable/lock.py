@@ -1,0 +1,47 @@
+"""A lock that keeps two processes off one folder."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from alignment.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock. The kernel frees it when its process ends, however that happens: it is never stale.
+
+    Raises:
+        UserError: another process holds it; which, and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another align is at work in {folder}",
+                got=holder(file.name),
+                mend="wait for it, or choose another --output_dir",
+            ) from error
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+        file.flush()
+        yield
+
+
+def holder(path: str) -> str:
+    """Who holds a lock, by what it wrote into the file."""
+    try:
+        owner = json.loads(Path(path).read_text(encoding="utf-8"))
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+    except (ValueError, KeyError):  # it has only just taken the lock
+        return "a process that has just begun"

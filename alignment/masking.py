@@ -1,0 +1,51 @@
+"""Secrets are taken out of what is written or printed: records, cards, reports, messages and logs."""
+
+import logging
+import re
+from typing import Any
+
+MASK = "***"
+# Keys whose values are secrets: hub_token and api_key are, eos_token, max_tokens and api_key_env are not.
+SECRET_KEY = re.compile(
+    r"(^|[._-])((hub|auth|access|api|bearer|refresh|hf|wandb)_?token|api_?key|access_?key|secret(_?key)?|password|passwd"
+    r"|credentials?)$|^(.*\.)?token$",
+    re.IGNORECASE,
+)
+# user:password@ of a URL, secrets in its query, and tokens known by their beginnings (Hugging Face, OpenAI, GitHub).
+IN_TEXT = [
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://?)[^/\s@\"'<>]+@", re.IGNORECASE), rf"\1{MASK}@"),
+    (
+        re.compile(
+            r"([?&](?:[a-z_-]*token|api_?key|secret|password|signature|x-amz-[a-z-]+)=)[^&\s\"'<>]+",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"\b(hf_|sk-|gh[pousr]_|github_pat_)[A-Za-z0-9_-]{16,}"), rf"\1{MASK}"),
+]
+
+
+def mask_text(text: str) -> str:
+    """A text without the secrets that can be told by their form."""
+    for pattern, replacement in IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """A recipe or other JSON-like value without secrets; `key` is the name that it stands under."""
+    if isinstance(value, dict):
+        return {name: masked(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item, key) for item in value]
+    if value is not None and not isinstance(value, bool) and SECRET_KEY.search(key):
+        return MASK
+    return mask_text(value) if isinstance(value, str) else value
+
+
+class MaskingFilter(logging.Filter):
+    """Takes secrets out of what a log handler is about to write."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = mask_text(record.getMessage()), None
+        return True

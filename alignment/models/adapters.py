@@ -1,0 +1,216 @@
+"""Adapters on a model: put on it in the order of their chain, run together, copied."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError
+from alignment.models.chain import ADAPTER_WEIGHTS, OWN, earlier_name, read_chain
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # how PEFT names the rows of embeddings that an adapter trained
+
+
+def with_adapter(base: PreTrainedModel, folder: Path, kind: str) -> PeftModel:
+    """The base with an adapter, which is trainable, and with those that stand before it, which are not.
+
+    A causal LM's adapter on a classifier gets a score head to train.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    config, chain = PeftConfig.from_pretrained(folder), read_chain(folder)
+    weights = load_peft_weights(str(folder))
+    new_head = kind == "sequence-classification" and config.task_type != "SEQ_CLS"
+    if new_head:
+        config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
+        weights = _without_output_rows(base, config, weights)
+    config.inference_mode, config.base_model_name_or_path = False, base.name_or_path
+    if chain and chain.earlier:
+        model = frozen_stack(base, [folder / link.folder for link in chain.earlier], kind)
+        put_on_top(model, config)
+    else:
+        model = get_peft_model(base, config)
+    # A new head's weights, and over them all that the checkpoint has.
+    own = get_peft_model_state_dict(model, adapter_name=OWN) if new_head else {}
+    _require_fit(folder, set_peft_model_state_dict(model, own | weights, adapter_name=OWN), OWN)
+    return model
+
+
+def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> PeftModel:
+    """The base under the adapters of several folders at once, none of which is trainable.
+
+    Rows of embeddings that they trained replace the base's own, which comes to the same: PEFT keeps such rows for one
+    adapter of a model, and saves no other beside it.
+    """
+    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    names = [earlier_name(position) for position in range(1, len(folders) + 1)]
+    model = None
+    for name, folder in zip(names, folders, strict=True):
+        config, weights = PeftConfig.from_pretrained(folder), load_peft_weights(str(folder))
+        config.base_model_name_or_path = base.name_or_path
+        weights = _without_token_rows(base, config, weights)
+        if kind == "sequence-classification":
+            config.task_type = None  # PEFT's wrapper of a causal LM's adapter would look for a causal LM
+        if model is None:
+            model = get_peft_model(base, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        _require_fit(folder, set_peft_model_state_dict(model, weights, adapter_name=name), name)
+    model.requires_grad_(False)
+    run_under(model, names[::-1])
+    return model
+
+
+def _without_output_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A causal LM's adapter without the rows of an output layer, which a classifier does not have."""
+    layers = dict(base.named_modules())
+    names = {name.rpartition(".")[2] for name in layers}
+    if isinstance(getattr(config, "trainable_token_indices", None), dict):
+        rows = config.trainable_token_indices
+        config.trainable_token_indices = {name: tokens for name, tokens in rows.items() if name in names}
+    return {
+        key: value for key, value in weights.items() if not key.endswith(TOKEN_ROWS) or _layer_of_rows(key) in layers
+    }
+
+
+def _layer_of_rows(key: str) -> str:
+    return key.removeprefix("base_model.model.").removesuffix(TOKEN_ROWS)
+
+
+def _without_token_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's weights without the rows of embeddings that it trained, which are written into the base."""
+    indices, config.trainable_token_indices = getattr(config, "trainable_token_indices", None), None
+    left = {}
+    for key, value in weights.items():
+        if not key.endswith(TOKEN_ROWS):
+            left[key] = value
+            continue
+        path = _layer_of_rows(key)
+        rows = indices[path.rpartition(".")[2]] if isinstance(indices, dict) else indices
+        if path in dict(base.named_modules()):  # a classifier has no output layer
+            table = base.get_submodule(path).weight.data
+            table[rows] = value.to(table)
+    return left
+
+
+def put_on_top(model: PeftModel, config: PeftConfig) -> None:
+    """Add an adapter over those that a model runs under, and let it alone be trained."""
+    below = model.active_adapters
+    model.add_adapter(OWN, config)
+    model.requires_grad_(False)
+    run_under(model, [OWN, *below])
+    model.set_requires_grad(OWN)
+
+
+def add_token_rows(model: PeftModel, folder: Path) -> None:
+    """Add the trained rows of embeddings to a saved adapter: PEFT leaves them out where it converts PiSSA to LoRA."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
+
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+    rows = {key: value.contiguous() for key, value in state.items() if key.endswith(TOKEN_ROWS)}
+    save_file(load_file(folder / ADAPTER_WEIGHTS) | rows, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Tensor]) -> None:
+    """Give an adapter that is to join a model's own, in place, the trained rows that those have and it lacks.
+
+    PEFT loads adapters side by side only where all of them have rows in the same layers. The rows are the base's, so
+    that the adapter says what it did.
+    """
+    from peft import get_peft_model_state_dict
+
+    theirs = model.peft_config[model.active_adapter].trainable_token_indices
+    rows = config.trainable_token_indices or {}
+    for key in get_peft_model_state_dict(model, save_embedding_layers=False):
+        if key.endswith(TOKEN_ROWS) and key not in weights:
+            layer = model.get_base_model().get_submodule(_layer_of_rows(key))
+            name = _layer_of_rows(key).rpartition(".")[2]
+            if not isinstance(rows, dict):
+                rows = {_input_layer(weights): rows}
+            rows[name] = theirs[name] if isinstance(theirs, dict) else theirs
+            weights[key] = layer.original_module.weight[rows[name]].detach().clone()
+    config.trainable_token_indices = rows or None
+
+
+def _input_layer(weights: dict[str, Tensor]) -> str:
+    """The layer whose rows an adapter holds, where it holds those of the input alone."""
+    return next(_layer_of_rows(key).rpartition(".")[2] for key in weights if key.endswith(TOKEN_ROWS))
+
+
+def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> None:
+    """Raise where layers that are to have an adapter are none of a model's.
+
+    Args:
+        targets: the ends of their names, or a regular expression for the whole name, as PEFT reads them.
+    """
+    from torch import nn
+
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        unmatched = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    else:
+        unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unmatched:
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise UserError(
+            "lora_target_modules names layers that the model does not have",
+            got=", ".join(unmatched),
+            needed=f"names of its layers: {', '.join(sorted(linear)) or 'none of them is linear'}",
+            mend="correct them, or leave lora_target_modules out: every linear layer but the output layer",
+        )
+
+
+def _require_fit(folder: Path, found: Any, name: str) -> None:
+    """Raise where what PEFT found on loading an adapter is not what the adapter's layers need."""
+    missing = [key for key in found.missing_keys if f".{name}." in key and "lora_" in key]
+    if found.unexpected_keys or missing:
+        raise UserError(
+            f"{folder} does not fit its base",
+            got=f"missing {missing[:3]}, unexpected {found.unexpected_keys[:3]}",
+            needed="an adapter for the layers that the base has",
+            mend="correct base_model_name_or_path in adapter_config.json",
+        )
+
+
+def run_under(model: PeftModel, names: Sequence[str]) -> None:
+    """Run a model under several adapters at once, and leave what is trainable in it as it is.
+
+    The newest stands first: it is the one that is saved, and the first is the one that transformers' Trainer resumes.
+    `set_adapter` makes what it sets trainable and all else not: left so, the others' gradients would be nothing,
+    without a word (peft#2436).
+    """
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    model.set_adapter(names[0])
+    model.base_model.set_adapter(list(names))
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trainable)
+
+
+def frozen_copy(model: PeftModel) -> PreTrainedModel:
+    """The model under its adapters as it is now, to stay so.
+
+    It shares the weights that are not trained, and has its own of the others. PEFT's wrapper is left out: TRL patches
+    the forward pass of a reference, and would patch the wrapper's.
+    """
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(model, shared).requires_grad_(False).get_base_model()
+
+
+def copy_adapter(model: PeftModel, source: str, target: str) -> None:
+    """Give one adapter of a model all the weights of another, trained tokens and heads included."""
+    parameters = {tuple(name.split(".")): parameter for name, parameter in model.named_parameters()}
+    for name, parameter in parameters.items():
+        if source in name:
+            parameters[tuple(target if part == source else part for part in name)].data.copy_(parameter.data)

@@ -1,0 +1,42 @@
+"""Bases in 4 or 8 bit (QLoRA, arXiv 2305.14314): where they can be had, and how they are loaded again."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def require_quantization(what: str) -> None:
+    """Raise where nothing here can load a quantised base."""
+    import torch
+
+    missing = [] if torch.cuda.is_available() else ["no CUDA device"]
+    missing += [] if importlib.util.find_spec("bitsandbytes") else ["no bitsandbytes"]
+    if missing:
+        raise UserError(
+            f"{what} needs a quantised base, which cannot be loaded here",
+            got=" and ".join(missing),
+            needed="a CUDA device, and bitsandbytes (pip install bitsandbytes)",
+            mend="load_in_4bit: false, load_in_8bit: false and dtype: bfloat16 train plain LoRA, on a CPU too",
+        )
+
+
+def quantization_of(model: PreTrainedModel) -> dict[str, Any] | None:
+    """How a loaded model is quantised, as JSON; None where it is not."""
+    settings = getattr(model.config, "quantization_config", None)
+    return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
+
+
+def quantization_options(recorded: dict[str, Any] | None, checkpoint: str) -> dict[str, Any]:
+    """Options of `from_pretrained` that quantise a base as it was when its adapter was trained."""
+    if recorded is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    require_quantization(f"the adapter {checkpoint}")
+    return {"quantization_config": BitsAndBytesConfig.from_dict(recorded)}

@@ -1,0 +1,171 @@
+"""How far off is the memory that `align check` foretells, on a CPU?
+
+Each row runs a stage for two optimizer steps in a process of its own, on random weights of a Llama of 258M parameters
+and rows of exactly the length, and compares the highest resident size, less what was resident before the model was
+loaded, with what alignment/check/estimate.py says (less its share for the framework).
+
+    python benchmarks/memory_plan.py [--quick]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alignment.pipeline.provenance import hardware
+
+LIMIT = 0.15
+SEED = 0
+# (stage, keys of the recipe, tokens a sequence)
+LORA = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
+DROPOUT = LORA | {"lora_dropout": 0.05}
+CHECKPOINTED = {"activation_checkpointing": True}
+ROWS = [
+    ("sft", {"per_device_train_batch_size": 1}, 128),
+    ("sft", {"per_device_train_batch_size": 2}, 256),
+    ("sft", CHECKPOINTED | {"per_device_train_batch_size": 2}, 256),
+    ("sft", LORA | {"per_device_train_batch_size": 2}, 128),
+    ("sft", LORA | {"per_device_train_batch_size": 2}, 256),
+    ("sft", LORA | {"per_device_train_batch_size": 1}, 512),
+    ("sft", LORA | CHECKPOINTED | {"per_device_train_batch_size": 2}, 256),
+    ("sft", DROPOUT | {"per_device_train_batch_size": 2}, 256),
+    ("dpo", LORA | {"per_device_train_batch_size": 1}, 128),
+    ("dpo", LORA | CHECKPOINTED | {"per_device_train_batch_size": 1}, 256),
+    ("dpo", {"per_device_train_batch_size": 1}, 128),
+    ("reward", LORA | {"per_device_train_batch_size": 1}, 256),
+    ("reward", {"per_device_train_batch_size": 1}, 128),
+    ("ppo", LORA | {"per_device_train_batch_size": 2}, 128),
+]
+SIZES = {"hidden_size": 1024, "num_hidden_layers": 18, "num_attention_heads": 16, "intermediate_size": 2816}
+VOCABULARY = 32000
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }} <end> {% endgeneration %}"
+    "{% else %}{{ message['content'] }} <end> {% endif %}{% endfor %}"
+)
+
+
+def write_model(folder: Path, quick: bool) -> None:
+    """Random weights, with a tokenizer whose every word is a token."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    size = 256 if quick else VOCABULARY
+    words = ["<pad>", "<eos>", "<end>", *(f"w{number}" for number in range(size - 3))]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<eos>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", extra_special_tokens=["<end>"]
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(SEED)
+    shape = TINY if quick else SIZES
+    config = LlamaConfig(
+        vocab_size=size, max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, **shape
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def write_rows(stage: str, file: Path, length: int) -> None:
+    """Conversations, pairs or prompts that are each of the length, their end tokens included."""
+    question, reply = [" ".join(["w1"] * (length // 2 - 1)), " ".join(["w2"] * (length - length // 2 - 1))]
+    asked = [{"role": "user", "content": question}]
+    kinds = {
+        "sft": {"messages": [*asked, {"role": "assistant", "content": reply}]},
+        "ppo": {"prompt": asked},
+    }
+    pair = {"chosen": reply, "rejected": reply.replace("w2", "w3")}
+    pair = {"prompt": asked} | {side: [{"role": "assistant", "content": text}] for side, text in pair.items()}
+    file.write_text("".join(json.dumps(kinds.get(stage, pair)) + "\n" for _ in range(16)), encoding="utf-8")
+
+
+def measure(stage: str, keys: dict, length: int, folder: Path) -> dict:
+    """Run a stage here; bytes at the peak over those before, and what was foretold."""
+    from alignment.check.estimate import TokenStatistics, estimate
+    from alignment.check.speed import this_device
+    from alignment.models.loading import load_config
+    from alignment.pipeline.graph import stage_module
+    from alignment.pipeline.recipe import build_configs
+    from alignment.stages.clock import peak_rss, reset_peak_rss
+
+    module = stage_module(stage, "alignment.stages")
+    write_rows(stage, folder / f"{stage}.jsonl", length)
+    recipe = {
+        "model_name_or_path": str(folder / "model"),
+        "dataset_name": str(folder / f"{stage}.jsonl"),
+        "output_dir": str(folder / "out"),
+        "eval_share": 0,
+        "per_device_eval_batch_size": 1,
+        "max_steps": 2,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": SEED,
+    } | keys
+    if stage == "ppo":
+        recipe |= {"max_completion_length": length - length // 2, "steps_per_generation": 1, "num_iterations": 2}
+        recipe |= {"reward_funcs": ["reward_models.rules:length_penalty?each=0.1"]}
+    else:
+        recipe["max_length"] = length
+    configs = build_configs(module.CONFIGS, recipe, "here")
+    tokens = length // 2 if stage == "ppo" else length
+    statistics = TokenStatistics(16, tokens, tokens)
+    said = estimate(stage, configs, load_config(folder / "model"), statistics, this_device(measure=False))
+    reset_peak_rss()
+    before = peak_rss()
+    module.run(*configs)
+    foretold = said.total_memory - said.memory["framework"]
+    return {"measured": peak_rss() - before, "foretold": foretold, "parts": said.memory, "parameters": said.parameters}
+
+
+def in_a_process_of_its_own(row: int, folder: Path) -> dict:
+    command = [sys.executable, __file__, "--row", str(row), "--folder", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def describe(stage: str, keys: dict, length: int) -> str:
+    adapter = "full" if "use_peft" not in keys else "LoRA" if not keys["lora_dropout"] else "LoRA, dropout"
+    checkpointing = ", checkpointing" if "activation_checkpointing" in keys else ""
+    return f"{stage:7}{adapter}{checkpointing}, {keys['per_device_train_batch_size']} x {length}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two rows of a tiny model, to see that it runs")
+    parser.add_argument("--only", type=int, nargs="*", help="the numbers of the rows to run, from 0")
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.row is not None:
+        print(json.dumps(measure(*ROWS[args.row], args.folder)))
+        return
+    chosen = args.only or ([3, 8] if args.quick else range(len(ROWS)))
+    figures = {}
+    with TemporaryDirectory() as folder:
+        write_model(Path(folder) / "model", args.quick)
+        print(f"{'GB':42}{'foretold':>9}{'measured':>9}{'off':>7}")
+        for number in chosen:
+            name = describe(*ROWS[number])
+            found = in_a_process_of_its_own(number, Path(folder))
+            off = found["foretold"] / found["measured"] - 1
+            figures[name] = {"foretold": found["foretold"], "measured": found["measured"], "off": round(off, 3)}
+            figures[name]["parts"] = found["parts"]
+            print(f"{name:42}{found['foretold'] / 1e9:9.2f}{found['measured'] / 1e9:9.2f}{off:+7.0%}", flush=True)
+    met = args.quick or all(abs(row["off"]) <= LIMIT for row in figures.values())
+    targets = {} if args.quick else {"off": LIMIT}
+    print(json.dumps({"figures": figures, "targets": targets, "met": met, "machine": hardware()}))
+
+
+if __name__ == "__main__":
+    main()
