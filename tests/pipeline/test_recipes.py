@@ -13,12 +13,16 @@ PARENTS = {
     "gpt2-124m": {"pretrain": ["tokenizer"], "sft": ["pretrain"], "reward": ["sft"], "dpo": ["sft"]},
     "tldr-pythia-1b": {"sft": [], "reward": ["sft"], "dpo": ["sft"], "ppo": ["sft", "reward"]},
 }
-OWN_FILES = ["--text", "a.txt", "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
+TEXT = ["--text", "a.txt"]
+OWN_FILES = {
+    "local-files": [*TEXT, "--instructions", "b.jsonl", "--preferences", "c.jsonl"],
+    "shakespeare-char": TEXT,
+}
 
 
 @pytest.fixture
 def at_root(monkeypatch, tmp_path):
-    """As a user: recipes at hand, and the files that local-files asks for."""
+    """As a user: recipes at hand, and the files that some ask for."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "b"}\n')
@@ -30,8 +34,7 @@ def at_root(monkeypatch, tmp_path):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_recipe_loads_offline(folder, at_root, tmp_path):
     """Keys and values are valid for every stage, parents are there; what is on the hub cannot be known offline."""
-    overrides = OWN_FILES if folder == "local-files" else []
-    pipeline = load_pipeline(f"recipes/{folder}", overrides)
+    pipeline = load_pipeline(f"recipes/{folder}", OWN_FILES.get(folder, []))
     assert pipeline.name == folder
     for stage in pipeline.stages:
         assert stage.configs(tmp_path)
