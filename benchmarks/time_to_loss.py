@@ -10,8 +10,8 @@ transformers' GPT2LMHeadModel in fp32. Ours are the recipes of recipes/shakespea
 
 The first 90% of the characters are trained on; losses are of all the rest, in windows of each model's own context that
 do not overlap, and again in windows of 64. T is what the reference's 2,000 iterations take, evaluation left out. Our
-time is all that the stage takes after imports: reading, tokenizing, start-up, training, saving. "start-up" is what a run
-of one step takes; it is in the total. With --choose the last tenth of the training part stands in for the rest:
+time is all that the stage takes after imports: reading, tokenizing, start-up, training, saving. "start-up", which is in
+it, is what a run of one step takes. With --choose the last tenth of the training part stands in for the rest:
 hyperparameters were chosen by that, and the last 10% read for the reported runs only.
 
 Runs are interleaved, each in a fresh process. Seconds are by the wall clock, or of the processor where the machine has

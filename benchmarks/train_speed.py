@@ -30,8 +30,8 @@ inductor's cache, so that a first start-up takes longer than here):
     + loss in chunks                       1669      1655-1691         0.94         1.6   0.02%
     + compiled layers                      1748      1709-1759         0.98         6.7   0.03%
 
-The target of twice the baseline is missed by far: 1.14 times at 0.9M parameters, 1.02 at 12M (1.48 and 1.72 times fp32).
-At 12M the baseline in bf16 already does some 130 GFLOP/s of the 134 to 175 that bare bf16 matrix products of these widths
+The target of twice the baseline is missed by far: 1.14 times at 0.9M parameters, 1.02 at 12M (1.48 and 1.72 of fp32).
+At 12M the baseline in bf16 already does some 130 GFLOP/s of the 134 to 175 that bare bf16 products of such widths
 reached on this core, so that little is left to gain at equal work. The slow bf16 backward pass of attention, seen on
 CPUs with AMX, weighs little here. The loss in chunks saves memory, not time.
 """
