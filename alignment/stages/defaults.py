@@ -23,6 +23,8 @@ class HardwareDefaults:
         on_gpu = torch.cuda.is_available()
         if self.bf16 is None:
             self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # else transformers refuses bf16 that was asked for
         if self.activation_checkpointing is None:
             self.activation_checkpointing = on_gpu
         for key in COMPILED:

@@ -53,17 +53,18 @@ def _chunk(
     dtype, raw = raw.dtype, raw.float()
     capped = None if softcap is None else torch.tanh(raw / softcap)
     logits = raw if capped is None else softcap * capped
-    counted = labels != IGNORED
-    targets = labels.clamp(min=0)[:, None]
-    normaliser = logits.logsumexp(dim=-1, keepdim=True)
-    losses = normaliser - logits.gather(1, targets) + z_loss * normaliser.square()
+    counted, targets = labels != IGNORED, labels.clamp(min=0)[:, None]
+    log_probabilities = logits.log_softmax(dim=-1)
+    chosen = log_probabilities.gather(1, targets)
+    normaliser = logits.gather(1, targets) - chosen
+    losses = z_loss * normaliser.square() - chosen
     total = losses[:, 0].masked_fill(~counted, 0.0).sum()
     if not wanted:
         return total, None
-    grad = (logits - normaliser).exp_()
+    grad = log_probabilities.exp_()
     if z_loss:
         grad *= 1 + 2 * z_loss * normaliser
-    grad.scatter_add_(1, targets, torch.full_like(normaliser, -1.0))
+    grad.scatter_add_(1, targets, torch.full_like(chosen, -1.0))
     if capped is not None:
         grad *= 1 - capped.square()
     return total, grad.masked_fill_(~counted[:, None], 0.0).to(dtype)

@@ -190,3 +190,10 @@ def test_settings_that_do_nothing_are_refused_together(tmp_path):
     with pytest.raises(UserError) as error:
         PretrainConfig(str(tmp_path), use_cpu=True, decay_share=0.2, z_loss=1e-4, muon=True, optim="adafactor")
     assert all(text in str(error.value) for text in ("decay_share", "z_loss", "Muon goes with AdamW"))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of machines with a CPU alone")
+def test_bf16_can_be_asked_for_on_a_cpu(tmp_path):
+    args = PretrainRecipe(output_dir=str(tmp_path), bf16=True)
+    assert args.bf16 and args.device.type == "cpu"
+    assert not PretrainRecipe(output_dir=str(tmp_path)).bf16
