@@ -141,6 +141,7 @@ class Run:
     checkpointing: bool
     dense_attention: bool
     on_gpu: bool
+    loss_chunk: int | None = None  # tokens whose logits pretraining holds at a time; None: a batch's
 
 
 def estimate(
@@ -181,6 +182,7 @@ def estimate(
         checkpointing=bool(keys.activation_checkpointing),
         dense_attention=_is_dense(stage, keys, models.policy, device),
         on_gpu=device.on_gpu,
+        loss_chunk=keys.loss_chunk_size,
     )
     steps, trained_rows = _steps(stage, keys, rows, batch)
     sequences = batch.micro * batch.accumulation * batch.sides
@@ -387,7 +389,7 @@ def _training(run: Run) -> dict[str, int]:
     if run.stage == "ppo":
         logits = memory.policy_logit_bytes(policy, precision, positions)
     elif run.stage == "pretrain":
-        logits = memory.whole_logit_bytes(policy, precision, positions)
+        logits = memory.whole_logit_bytes(policy, precision, min(positions, run.loss_chunk or positions))
     else:
         logits = (
             0
@@ -408,7 +410,8 @@ def _evaluation(run: Run) -> dict[str, int]:
     sequences = batch.evaluated * batch.sides
     positions = sequences * (batch.completion or batch.length)
     if run.stage in ("pretrain", "ppo"):
-        logits = positions * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
+        held = min(positions, run.loss_chunk or positions)
+        logits = held * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
     else:
         logits = (
             0

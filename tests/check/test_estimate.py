@@ -159,6 +159,8 @@ def test_logits_by_hand():
     assert memory.whole_logit_bytes(shape, bf16, positions) == positions * 1536 * 10
     told = of("pretrain", rows, per_device_train_batch_size=4, per_device_eval_batch_size=1, bf16=False)
     assert told.memory["logits"] == positions * 1536 * 12
+    chunked = of("pretrain", rows, per_device_train_batch_size=4, per_device_eval_batch_size=1, loss_chunk_size=64)
+    assert chunked.memory["logits"] < told.memory["logits"]
     # TRL's SFT computes them in tiles: no more than one at a time, however long the batch.
     large = of("sft", rows, per_device_train_batch_size=1000, max_length=256).memory
     assert large["logits"] == 4096 * 1536 * 4 * memory.CPU_TILES
