@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to write (default: runs/NAME)")
     parser.add_argument("--seed", type=int, help="the seed of every stage that sets none of its own")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    parser.add_argument("--fresh", action="store_true", help="run finished stages again")
+    parser.add_argument("--fresh", action="store_true", help="start over: run finished and interrupted stages anew")
     parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   --evals.key value     a key of the evaluations: --evals.limit 100
   --INPUT value         an input that pipeline.yaml lists
 
-A finished stage whose recipe, data files and parents are unchanged is skipped. One that runs again is first moved
-to RUN_DIR/previous/STAGE-N; nothing is deleted (docs/reliability.md says how to prune)."""
+A finished stage whose recipe, data files and parents are unchanged is skipped, and an interrupted one goes on from its
+newest step checkpoint (--dry-run says where). One that runs again is first moved to RUN_DIR/previous/STAGE-N; nothing
+is deleted (docs/reliability.md says how to prune)."""
 
 
 def main(args: argparse.Namespace) -> int:

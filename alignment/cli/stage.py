@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/tiny/sft.yaml")
     parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
     parser.add_argument("--seed", type=int, help="the training seed, where the recipe sets none")
-    parser.add_argument("--fresh", action="store_true", help="run again, even if finished and unchanged")
+    parser.add_argument("--fresh", action="store_true", help="start over, even if finished or interrupted")
     parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")

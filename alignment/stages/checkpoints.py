@@ -70,7 +70,7 @@ class StepCheckpoints(TrainerCallback):
         self.folder = Path(args.output_dir)
         self.between = getattr(args, "steps_per_rollout", 1)
         self.only_to_resume = args.save_strategy == SaveStrategy.NO
-        self.limit = KEPT if self.only_to_resume else args.save_total_limit
+        self.limit = KEPT if self.only_to_resume else args.save_total_limit or None  # 0 is no limit, as in Trainer
         args.save_total_limit = None  # Trainer is to remove nothing
         self.metrics, self.clock = metrics, clock
         self.sampler_rng = rng_state(progress.sampler_rng)

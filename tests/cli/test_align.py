@@ -1,5 +1,7 @@
 """The console script as a user meets it: fast help, exit codes, and no traceback for a user's mistake."""
 
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -105,6 +107,40 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setitem(align.VERBS, "chat", ("no_such_module", ""))
     with pytest.raises(ModuleNotFoundError):
         align.main(["chat"])
+
+
+def test_SIGTERM_ends_a_verb_as_ctrl_c_does(monkeypatch, capsys):
+    from alignment.cli import chat
+
+    before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+    def asked_to_end(args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr(chat, "main", asked_to_end)
+    assert align.main(["chat", "somewhere"]) == 143
+    assert capsys.readouterr().err == "align chat: interrupted\n" and cleaned
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_workers_forked_from_a_verb_die_of_SIGTERM_without_a_word(monkeypatch, capfd):
+    from alignment.cli import chat
+
+    def forks(args):
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    monkeypatch.setattr(chat, "main", forks)
+    assert align.main(["chat", "somewhere"]) == -signal.SIGTERM
+    assert capfd.readouterr().err == ""
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):

@@ -7,6 +7,8 @@ import pandas
 import pytest
 from killed_runs import PIPELINE, STAGES, pipeline_words, same_result
 
+from alignment.durable.steps import all_steps
+
 KILLS = {
     "pretrain": ("save", 6),
     "sft": ("step", 11),  # in the second epoch, whose order has to be that of the first attempt
@@ -59,9 +61,9 @@ def test_half_a_step_checkpoint_is_passed_over_and_removed(runs):
 
 def test_a_damaged_step_checkpoint_is_passed_over_and_metrics_are_cut_back(runs):
     whole, place = runs.uninterrupted("pretrain"), runs.folder / "pretrain-damaged"
-    assert runs.run("pretrain", place.name, ("step", 9))[0] == -9
-    newest, before = place / "trainer/checkpoint-8", place / "trainer/checkpoint-6"
-    assert newest.is_dir() and before.is_dir()
+    assert runs.run("pretrain", place.name, ("final", 0))[0] == -9
+    before, newest = all_steps(place / "trainer")
+    assert (before.name, newest.name) == ("checkpoint-8", "checkpoint-9")
     weights = bytearray((newest / "optimizer.pt").read_bytes())
     weights[len(weights) // 2] ^= 1
     (newest / "optimizer.pt").write_bytes(weights)
@@ -69,7 +71,7 @@ def test_a_damaged_step_checkpoint_is_passed_over_and_metrics_are_cut_back(runs)
         file.write('{"step": 9, "lo')  # a torn last line
     code, log = runs.run("pretrain", place.name)
     assert code == 0, log
-    assert "checkpoint-8 is passed over for the one before, and removed: optimizer.pt does not hold what was" in log
+    assert "checkpoint-9 is passed over for the one before, and removed: optimizer.pt does not hold what was" in log
     same_result(whole, place)
 
 

@@ -217,7 +217,7 @@ def test_those_of_ppo_lie_between_rollouts(tmp_path, monkeypatch):
 def test_only_what_the_recipe_asked_for_is_left_of_a_finished_stage(tmp_path):
     def left(name: str, **options) -> list[str]:
         trainer = learn(tmp_path / name, **options)
-        checkpoints.step_checkpoints(trainer).tidy(trainer.state)
+        checkpoints.own_callback(trainer, checkpoints.StepCheckpoints).tidy(trainer.state)
         return [path.name for path in all_steps(tmp_path / name / "trainer")]
 
     assert left("time", save_strategy="no", save_minutes=0) == []
