@@ -145,7 +145,7 @@ def test_weights_gradients_and_moments_by_hand():
     narrow = of("sft", rows, dtype="bfloat16").memory
     assert (narrow["weights"], narrow["optimizer"]) == (2 * size, 4 * size)
     adapted = of("sft", rows, use_peft=True, lora_r=4, lora_target_modules=["q_proj", "v_proj"])
-    learned = 4 * 4 * (128 + 128 + 128 + 64)  # layers x rank x (in and out of q, in and out of v)
+    learned = 4 * 4 * (128 + 128 + 128 + 64) + 128  # layers x rank x (in and out of q, and of v), and a token's row
     assert adapted.trainable == learned
     assert adapted.memory["weights"] == 4 * (size + learned)
     assert adapted.memory["optimizer"] == 8 * learned
