@@ -4,7 +4,23 @@ Each row runs a stage (LoRA for one optimizer step, in full for two) in a proces
 Llama of 264M parameters and rows of exactly the length, and compares the highest resident size, less what was resident
 before the model was loaded, with what alignment/check/estimate.py says (less its share for the framework).
 
-    python benchmarks/memory_plan.py [--quick]
+    python benchmarks/memory_plan.py [--only ROW ...] [--quick]
+
+Seed 0, two cores of an AMD EPYC, shared and busy, one thread, 2026-11-26; GB:
+
+                                               foretold measured    off
+    sft, LoRA, 2 x 128                             2.47     2.52    -2%
+    sft, LoRA, dropout, 2 x 128                    2.67     2.82    -5%
+    dpo, LoRA, 1 x 128                             2.47     2.54    -3%
+    sft, LoRA, checkpointing, 2 x 128              1.83     2.04   -10%
+    reward, LoRA, 1 x 128                          1.84     1.92    -4%
+    ppo, LoRA, 2 x 64                              2.01     1.84    +9%
+    sft, full, 1 x 64                              4.38     4.57    -4%
+    sft, full, 1 x 128                             4.54     4.68    -3%
+    sft, LoRA, 1 x 256                             2.47     2.54    -3%
+
+The target, within 15%, is met in these nine; the other five rows were not measured: there was no time left on the
+machine. What is foretold was adjusted to the first six (from 20 to 30% too low), so that they are no test of it.
 """
 
 import argparse

@@ -367,3 +367,12 @@ def test_this_device_is_measured():
 def test_no_weights_are_made_of_a_large_model():
     """175 billion parameters are counted where no machine could hold them."""
     assert shape_of(GPTConfig.from_preset("gpt3-175b")).parameters == pytest.approx(175e9, rel=0.01)
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not():
+    rows, device = TokenStatistics(1000, 200, 256), Device("a small machine", 3 * 10**9)
+    largest = of("sft", rows, device=device).largest_batch
+    assert 1 < largest < 1024
+    assert of("sft", rows, device=device, per_device_train_batch_size=largest).verdict == "fits"
+    assert of("sft", rows, device=device, per_device_train_batch_size=largest + 1).verdict != "fits"
+    assert f"up to {largest}" in describe(of("sft", rows, device=device))
