@@ -26,8 +26,8 @@ run, and no standard errors within a run. The rate is constant, so that they are
 
 Both proxies still rose when the runs ended, at their peak or next to it, and the gold reward fell from the tenth
 rollout on: over-optimisation is plain in all six. Ensemble less single at the peak of the proxy: +0.047, +0.123 and
--0.226, over seeds -0.019 [-0.475, +0.437]; at the end +0.047, +0.123 and -0.182, over seeds -0.004 [-0.399, +0.390]. The
-gold reward had fallen by 0.1 after 22, 22 and 28 rollouts with the ensemble, and after 20, 19 and 20 with a single
+-0.226, over seeds -0.019 [-0.475, +0.437]; at the end +0.047, +0.123 and -0.182, over seeds -0.004 [-0.399, +0.390].
+The gold reward had fallen by 0.1 after 22, 22 and 28 rollouts with the ensemble, and after 20, 19 and 20 with a single
 model. So: a delay of a few rollouts in each of three seeds, and no sign that it ends anywhere else.
 """
 
