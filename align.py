@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "dpo": (STAGE, "align on preference pairs with DPO"),
     "ppo": (STAGE, "align with PPO against a reward model"),
     "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
+    "bench": ("alignment.cli.bench", "tokens a second, model FLOP utilisation and where a step's time goes"),
     "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
     "compare": ("alignment.cli.compare", "compare evaluated checkpoints with the first, item by item"),
     "sample": ("alignment.cli.sample", "completions, best-of-n replies or preference pairs of a checkpoint"),

@@ -8,6 +8,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+# What tests compare with they compute on the CPU; tests/gpu alone wants to see a GPU.
+if "ALIGNMENT_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Rows that a test tokenizes or maps are gone with it; a cache that was filled before could hide a fault.
 DATASETS_CACHE = TemporaryDirectory(prefix="datasets-cache-")
 os.environ["HF_DATASETS_CACHE"] = DATASETS_CACHE.name

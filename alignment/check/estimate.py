@@ -2,8 +2,9 @@
 
 How far off it is, by what was measured on two cores: memory within 6% in recipes/tiny (1 M parameters) and in full
 fine-tuning of 60 M (2026-11-22), within 10% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
-1.7 of what recipes/tiny took, PPO's the longest, as it is told for completions of full length. Nothing was measured on
-a GPU, nor with a quantised base. Mixtures of experts keep more activations than is counted here (about a third).
+1.7 of what recipes/tiny took, PPO's the longest, as it is told for completions of full length. Memory on a GPU:
+docs/performance.md; time was not measured there, nor a quantised base. Mixtures of experts keep more activations than
+is counted here (about a third).
 """
 
 from __future__ import annotations
@@ -397,11 +398,15 @@ def _training(run: Run) -> dict[str, int]:
     elif run.stage == "pretrain":
         logits = memory.whole_logit_bytes(policy, precision, positions)
     else:
-        logits = 0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions, run.on_gpu, gradients=True)
+        logits = (
+            0
+            if run.stage == "reward"
+            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=True)
+        )
     return {
         "gradients": memory.gradient_bytes(policy, precision),
         "trained rows of embeddings": memory.trained_rows_bytes(policy),
-        "16-bit copies": sum(memory.autocast_bytes(one, precision) for one in trunks),
+        "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
         "activations": sum(activations),
         "logits": logits,
     }
@@ -416,7 +421,9 @@ def _evaluation(run: Run) -> dict[str, int]:
         logits = positions * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
     else:
         logits = (
-            0 if run.stage == "reward" else memory.tiled_logit_bytes(policy, positions, run.on_gpu, gradients=False)
+            0
+            if run.stage == "reward"
+            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=False)
         )
     return {
         "16-bit copies": memory.autocast_bytes(policy, precision),

@@ -10,10 +10,10 @@ FLOAT = 4
 # What a process holds with torch, transformers and datasets loaded and no model: resident on a CPU; on a GPU the CUDA
 # context and the libraries' workspaces.
 CPU_FRAMEWORK, GPU_FRAMEWORK = int(0.7e9), int(0.8e9)
-# TRL's output layer works on tiles of this many tokens and vocabulary entries. Its Triton kernel fills one in place and
-# casts it; its torch operations, on a CPU, hold seven at the peak, without gradients four (measured).
+# TRL's output layer works on tiles of this many tokens and vocabulary entries. Its Triton kernel fills one in place;
+# on a CPU its torch operations hold seven in 32 bit at the peak, without gradients four (measured).
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-GPU_TILES, CPU_TILES, CPU_TILES_FORWARD = 2, 7, 4
+CPU_TILES, CPU_TILES_FORWARD = 7, 4
 # Bytes of optimizer state a parameter, where it does not follow the parameter's own type.
 STATE_BYTES = {"adafactor": 0.1, "sgd": 0, "adamw_torch_8bit": 2, "adamw_torch_4bit": 1}
 
@@ -59,9 +59,11 @@ def optimizer_bytes(shape: Shape, precision: Precision, optim: str) -> int:
     return moments * shape.trainable * _trained_bytes(shape, precision)
 
 
-def autocast_bytes(shape: Shape, precision: Precision) -> int:
-    """The 16-bit copies of the matrices, which live as long as the pass."""
-    return shape.matrix_parameters * precision.compute if precision.autocast else 0
+def autocast_bytes(shape: Shape, precision: Precision, checkpointing: bool = False) -> int:
+    """The 16-bit copies of the matrices, which live as long as the pass; those of a layer that is computed again, as
+    long as the layer."""
+    copies = shape.matrix_parameters * precision.compute if precision.autocast else 0
+    return copies // shape.layers if checkpointing else copies
 
 
 def layer_bytes_per_token(shape: Shape, precision: Precision, length: int, dense_attention: bool) -> int:
@@ -113,24 +115,24 @@ def activation_bytes(
     layer = layer_bytes_per_token(shape, precision, length, dense_attention)
     layer += 0 if on_gpu else adapter_leftovers(shape, precision)
     last_norm = shape.norm_elements * FLOAT * shape.hidden_size
-    kept = shape.layers * FLOAT * shape.hidden_size + layer if checkpointing else shape.layers * layer
+    stream = FLOAT if precision.autocast else precision.compute  # autocast leaves the residual stream in 32 bit
+    kept = shape.layers * stream * shape.hidden_size + layer if checkpointing else shape.layers * layer
     return sequences * length * (kept + last_norm)
 
 
 def whole_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:
-    """Logits of transformers' own loss: as computed, in 32 bit, as log-probabilities, and their gradient.
+    """Logits of transformers' own loss: as computed, as log-probabilities, and their gradient.
 
-    Without autocast the first two are one.
+    Under autocast the first are of 16 bit (10 bytes in all, as measured on a GPU).
     """
-    copies = 3 * FLOAT + (2 * precision.compute if precision.autocast else 0)
-    return positions * shape.vocab_size * copies
+    return positions * shape.vocab_size * (2 * FLOAT + precision.compute)
 
 
-def tiled_logit_bytes(shape: Shape, positions: int, on_gpu: bool, gradients: bool) -> int:
+def tiled_logit_bytes(shape: Shape, precision: Precision, positions: int, on_gpu: bool, gradients: bool) -> int:
     """Logits of TRL's SFT and DPO, which never exist as a whole."""
-    tile = min(positions, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY) * FLOAT
+    tile = min(positions, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY)
     on_cpu = CPU_TILES if gradients else CPU_TILES_FORWARD
-    return tile * (GPU_TILES if on_gpu else on_cpu)
+    return tile * (precision.compute if on_gpu else FLOAT * on_cpu)
 
 
 def policy_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:

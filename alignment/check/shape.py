@@ -132,6 +132,8 @@ def _mlp_elements(config: PreTrainedConfig) -> int:
     if mlp_type == "gated" or (mlp_type is None and _has_rms_norm(config)):
         return GATED_ELEMENTS
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
+    if mlp_type is not None:  # our GPT's, which has gelu_new in one piece
+        return PLAIN_ELEMENTS
     return GELU_NEW_ELEMENTS if activation in ("gelu_new", "gelu_fast") else PLAIN_ELEMENTS
 
 

@@ -62,23 +62,31 @@ def main(args: argparse.Namespace) -> int:
 
 def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":
     """The stages that RECIPE means."""
-    from alignment.errors import UserError
-    from alignment.pipeline.graph import PIPELINE_FILE, load_pipeline, load_stage, read_settings
-    from alignment.stages import STAGES
+    from alignment.pipeline.graph import load_pipeline, load_stage
 
     recipe = Path(args.recipe)
     if not recipe.is_file():
         return load_pipeline(recipe, args.overrides, args.output_dir, mistakes=mistakes)
+    stage = stage_of(recipe, args.stage)
+    place = str(Path(args.output_dir) / stage) if args.output_dir else None
+    return load_stage(stage, recipe, args.overrides, place, mistakes=mistakes)
+
+
+def stage_of(recipe: Path, given: str | None) -> str:
+    """The stage that a recipe file is of: as given, by the pipeline.yaml beside it, or by its name."""
+    from alignment.errors import UserError
+    from alignment.pipeline.graph import PIPELINE_FILE, read_settings
+    from alignment.stages import STAGES
+
     beside = recipe.parent / PIPELINE_FILE
     listed = read_settings(recipe.parent).stages if beside.is_file() else {}
     named = next((name for name, file in listed.items() if (recipe.parent / file).resolve() == recipe.resolve()), None)
-    stage = args.stage or named or recipe.stem
+    stage = given or named or recipe.stem
     if stage not in STAGES:
         raise UserError(
             f"{recipe} does not say which stage it is of",
-            got=f"a file named {stage}" if args.stage is None else f"--stage {stage}",
+            got=f"a file named {stage}" if given is None else f"--stage {stage}",
             needed=f"one of {', '.join(STAGES)}",
             mend="--stage NAME",
         )
-    place = str(Path(args.output_dir) / stage) if args.output_dir else None
-    return load_stage(stage, recipe, args.overrides, place, mistakes=mistakes)
+    return stage

@@ -3,6 +3,7 @@
 import argparse
 
 from alignment.cli.check import add_share_arguments
+from alignment.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,14 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import seconds, stopping
     from alignment.report import write_report
+    from alignment.trainers.processes import launched
 
+    if (processes := launched()) > 1:
+        raise UserError(
+            "align run is one process",
+            got=f"{processes} processes of a launcher",
+            mend="launch the stages one by one: accelerate launch -m align STAGE RECIPE",
+        )
     max_seconds = seconds(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """recipe keys, after RECIPE:
   --key value     in place of what the recipe says: --learning_rate 1e-3; dotted keys nest: --a.b 1
 
-Parents that are stage names are found in the folder that holds DIR."""
+Parents that are stage names are found in the folder that holds DIR. With several processes:
+  accelerate launch --num_processes 2 -m align STAGE RECIPE"""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -28,12 +29,15 @@ def main(args: argparse.Namespace) -> int:
 
     from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_stage
+    from alignment.pipeline.processes import run_stage_together
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import seconds, stopping
+    from alignment.trainers.processes import launched
 
     max_seconds = seconds(args.max_time)
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
+    run = run_stage_together if launched() > 1 else run_pipeline
     with stopping(pipeline.run_dir, max_seconds):
-        run_pipeline(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
+        run(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
     return 0

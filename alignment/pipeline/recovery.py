@@ -10,6 +10,7 @@ from alignment.errors import Diverged, OutOfMemory
 from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.memory import free_memory
 from alignment.pipeline.record import RunRecord
+from alignment.trainers.processes import launched
 
 FOUND_OUT = ("micro_batch", "diverged")  # keys of a stage's record that hold for its next attempt too
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
                 spec.module.run(*configs)
             return
         except OutOfMemory as error:
+            if launched() > 1:
+                raise  # the others train on, and wait
             (args,) = [config for config in configs if hasattr(config, "per_device_train_batch_size")]
             smaller = smaller_micro_batch(args)
             if smaller is None:
@@ -44,6 +47,8 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
                 "%s: %s; goes on with %s, the same optimizer batch", spec.name, error.problem, in_words(smaller)
             )
         except Diverged as error:
+            if launched() > 1:
+                raise
             if again:
                 problem = f"{error.problem}, as before it went back to its last good checkpoint"
                 raise Diverged(problem, got=error.got, needed=error.needed, mend=error.mend) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import DatasetDict
 from huggingface_hub import HfApi
 from peft import PeftModel
@@ -71,10 +72,12 @@ def start(args: TrainingArguments) -> tuple[Path, list[TrainerCallback], StageCl
     """Make the stage's folder, where it is not there to go on in: its path, the trainer's callbacks, and its clock.
 
     The trainer's own output goes to its subfolder `trainer`. A folder in which the stage was interrupted holds step
-    checkpoints there, and training goes on from the newest one that is intact.
+    checkpoints there, and training goes on from the newest one that is intact. Of several processes the main one comes
+    first, here and wherever files are made; it alone writes the stage's own.
     """
     stage_dir = Path(args.output_dir)
-    stage_dir.mkdir(parents=True, exist_ok=True)
+    with args.main_process_first(local=False, desc="make the stage's folder"):
+        stage_dir.mkdir(parents=True, exist_ok=True)
     args.output_dir = str(stage_dir / "trainer")
     args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
     progress = Progress() if (stage_dir / "stage.json").exists() else go_on(args)
@@ -97,10 +100,12 @@ def load_data(
     account: str = "data.json",
 ) -> DatasetDict:
     """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
-    prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
-    stage_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
-    write_text(stage_dir / account, mask_text(text))
+    with PartialState().main_process_first():  # the others take the rows from the cache
+        prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
+    if PartialState().is_main_process:
+        stage_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        write_text(stage_dir / account, mask_text(text))
     return prepared.splits
 
 
@@ -201,12 +206,13 @@ def finish(
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
     require_finite(model, f"the checkpoint of {stage_dir.name}")
-    parent, chain = next(iter(parents.values()), None), None
-    with new_checkpoint(checkpoint) as folder:
-        initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
-        save_checkpoint(model, trainer.processing_class, folder, initial)
-        if isinstance(model, PeftModel):
-            chain = asdict(record_chain(model, folder, stage_dir.name, parent, stage_of(parent)))
+    parent, chain, writes = next(iter(parents.values()), None), None, trainer.is_world_process_zero()
+    if writes:
+        with new_checkpoint(checkpoint) as folder:
+            initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
+            save_checkpoint(model, trainer.processing_class, folder, initial)
+            if isinstance(model, PeftModel):
+                chain = asdict(record_chain(model, folder, stage_dir.name, parent, stage_of(parent)))
     named = {key: stage_of(path) for key, path in parents.items() if path is not None}
     result = StageResult(
         stage=stage_dir.name,
@@ -223,12 +229,14 @@ def finish(
         faults=count_faults(stage_dir / "metrics.jsonl"),
         adapter_chain=chain,
     )
-    write_card(checkpoint, result, data)
-    result.write(stage_dir)
-    own_callback(trainer, StepCheckpoints).tidy(trainer.state)
-    if trainer.args.push_to_hub:
-        push(trainer, checkpoint)
-    logger.info("%s: wrote %s", stage_dir.name, checkpoint)
+    if writes:
+        write_card(checkpoint, result, data)
+        result.write(stage_dir)
+        own_callback(trainer, StepCheckpoints).tidy(trainer.state)
+        if trainer.args.push_to_hub:
+            push(trainer, checkpoint)
+        logger.info("%s: wrote %s", stage_dir.name, checkpoint)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 

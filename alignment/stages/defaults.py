@@ -1,6 +1,16 @@
 """Defaults that depend on the machine: what the recipe leaves open."""
 
+import importlib.util
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+
 import torch
+
+logger = logging.getLogger(__name__)
+
+COMPILED = ("torch_compile", "compile_layers")
 
 
 class HardwareDefaults:
@@ -13,8 +23,34 @@ class HardwareDefaults:
         on_gpu = torch.cuda.is_available()
         if self.bf16 is None:
             self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # else transformers refuses bf16 that was asked for
         if self.activation_checkpointing is None:
             self.activation_checkpointing = on_gpu
+        for key in COMPILED:
+            if getattr(self, key, False) and not has_compiler(on_gpu):
+                logger.warning("%s has no effect: there is no %s", key, "Triton" if on_gpu else "C++ compiler")
+                setattr(self, key, False)
         # Pinned pages speed up copies to a GPU; without one torch only warns about them.
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         super().__post_init__()
+
+
+@dataclass
+class SpeedLevers:
+    """Mixed into the recipes of TRL's trainers: how the layers compute, not what (`models.speed`)."""
+
+    attention_in_float32: bool | None = field(
+        default=None, metadata={"help": "With bf16: sdpa attention in 32 bit; default: on a CPU, where it is faster."}
+    )
+    compile_layers: bool = field(
+        default=False,
+        metadata={"help": "Compile the layers, not the model as torch_compile does: alike layers are compiled once."},
+    )
+
+
+def has_compiler(on_gpu: bool) -> bool:
+    """Whether torch.compile finds what it compiles with: Triton on a GPU, g++ or what CXX names on a CPU."""
+    if on_gpu:
+        return importlib.util.find_spec("triton") is not None
+    return shutil.which(os.environ.get("CXX", "g++")) is not None

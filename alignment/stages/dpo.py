@@ -1,5 +1,6 @@
 """The DPO stage: TRL's DPOTrainer on preference pairs, against the SFT model as it was."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.speed import speed_up
 from alignment.stages.adapters import (
     ModelArguments,
     adapt_trainer,
@@ -28,7 +30,7 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
@@ -38,7 +40,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, Resumable, Guarded, DPOConfig):
+class DPORecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
@@ -51,9 +53,11 @@ def check(args: DPORecipe, data: DataArguments, model_args: ModelArguments) -> N
     require_context(model_args.model_name_or_path, args.max_length)
 
 
-def run(args: DPORecipe, data: DataArguments, model_args: ModelArguments) -> StageResult:
-    stage_dir, callbacks, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, *callbacks)
+def run(
+    args: DPORecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
+    stage_dir, own, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
@@ -84,6 +88,8 @@ def make_trainer(
     reference = start_from.reference
     if reference is None and not isinstance(start_from.model, PeftModel) and start_from.peft_config is None:
         reference = load_trainable(checkpoint, "causal-lm", **options)
+    for model in filter(None, (start_from.model, reference)):
+        speed_up(model, args)
     trainer = DPOTrainer(
         model=start_from.model,
         ref_model=reference,

@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState
 
 from alignment.durable.files import write_text
@@ -22,7 +23,8 @@ class MetricsWriter(TrainerCallback):
         kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
         self.path, self.clock, self.lines = path, clock, len(kept)
         self.earlier_steps, self.earlier_loss, self.earlier_tokens = 0, 0.0, 0
-        write_text(path, b"".join(kept).decode())
+        if PartialState().is_main_process:
+            write_text(path, b"".join(kept).decode())
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Remember what a training that goes on had done before."""

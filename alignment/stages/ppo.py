@@ -1,10 +1,11 @@
 """The PPO stage: our PPOTrainer on prompts, rewarded by a reward model, by functions, or by both."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
 
 from alignment.data.arguments import DataArguments
 from alignment.data.load import load_splits
@@ -90,9 +91,14 @@ def check(
 
 
 def run(
-    args: PPORecipe, data: DataArguments, model_args: ModelArguments, sources: RewardSources, others: OtherSources
+    args: PPORecipe,
+    data: DataArguments,
+    model_args: ModelArguments,
+    sources: RewardSources,
+    others: OtherSources,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> StageResult:
-    stage_dir, callbacks, clock = start(args)
+    stage_dir, own, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
     rewards = [load_function(spec) for spec in sources.reward_funcs]
@@ -111,7 +117,7 @@ def run(
         ptx_dataset=pretraining_texts(others.ptx_dataset_name, args.seed),
         ref_model=start_from.reference,
         peft_config=start_from.peft_config,
-        callbacks=[*callbacks, *start_from.callbacks],
+        callbacks=[*own, *start_from.callbacks, *callbacks],
     )
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's

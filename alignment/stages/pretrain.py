@@ -1,13 +1,21 @@
 """The pretrain stage: a causal language model on packed documents, from random weights or from a checkpoint."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    default_data_collator,
+    set_seed,
+)
 
 from alignment.data.arguments import DataArguments
-from alignment.data.packing import pack
-from alignment.data.tokens import tokenize
+from alignment.data.packing import PackedRows, pack
+from alignment.data.tokens import TokenizedDocuments, tokenize
+from alignment.data.windows import TokenWindows
 from alignment.errors import UserError, raise_all
 from alignment.models.documents import require_documents_apart
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
@@ -73,8 +81,10 @@ def check(model_args: PretrainArguments, data: DataArguments, args: PretrainReci
         require_documents_apart(model_args.model_name_or_path, mend="start from a model that does")
 
 
-def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> StageResult:
-    stage_dir, callbacks, clock = start(args)
+def run(
+    model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
+    stage_dir, own, clock = start(args)
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
     length = args.max_length or tokenizer.model_max_length
@@ -82,9 +92,11 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     model = make_model(model_args, tokenizer, length)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir)
-    with args.main_process_first(desc="tokenize and pack"):  # the other processes take the rows from the cache
+    with args.main_process_first(
+        local=False, desc="tokenize and pack"
+    ):  # the other processes take the rows from the cache
         documents = {name: tokenize(split, tokenizer) for name, split in splits.items()}
-        rows = {name: pack(split, length, pad_id) for name, split in documents.items()}
+        rows = {name: make_rows(split, args, length, pad_id, name) for name, split in documents.items()}
     trainer = PretrainTrainer(
         model=model,
         args=args,
@@ -93,7 +105,7 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
         eval_bytes=documents["validation"].text_bytes if "validation" in documents else None,
         data_collator=default_data_collator,
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=[*own, *callbacks],
     )
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_bits_per_byte"])
     parents = {
@@ -112,6 +124,15 @@ def run(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe
         tokens=tokens,
         metrics=metrics,
     )
+
+
+def make_rows(
+    documents: TokenizedDocuments, args: PretrainRecipe, length: int, pad_id: int, split: str
+) -> PackedRows | TokenWindows:
+    """Documents packed whole, or windows of the text; validation text is cut into windows once."""
+    if args.window_stride is None:
+        return pack(documents, length, pad_id)
+    return TokenWindows(documents, length, args.window_stride if split == "train" else length)
 
 
 def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:

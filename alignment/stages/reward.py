@@ -1,12 +1,15 @@
 """The reward stage: TRL's RewardTrainer on preference pairs, and a card of how well the model ranks held-out pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
+from alignment.models.speed import speed_up
 from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, starting_point
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
@@ -19,7 +22,7 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
@@ -62,7 +65,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, Resumable, Guarded, RewardConfig):
+class RewardRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -75,11 +78,14 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments)
     require_context(model_args.model_name_or_path, args.max_length)
 
 
-def run(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -> StageResult:
-    stage_dir, callbacks, clock = start(args)
+def run(
+    args: RewardRecipe, data: RewardArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
+    stage_dir, own, clock = start(args)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     options = loading_options(model_args)
     start_from = starting_point(model_args, options, tokenizer, "sequence-classification", stage_dir)
+    speed_up(start_from.model, args)
     start_from.model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
     keep = [*GOLD_COLUMNS, *([data.card_subset] if data.card_subset else [])]
@@ -98,7 +104,7 @@ def run(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments) -
         eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
         processing_class=tokenizer,
         peft_config=start_from.peft_config,
-        callbacks=[*callbacks, *start_from.callbacks],
+        callbacks=[*own, *start_from.callbacks, *callbacks],
     )
     adapt_trainer(trainer, model_args)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)

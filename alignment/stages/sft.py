@@ -1,6 +1,7 @@
 """The SFT stage: TRL's SFTTrainer on conversations, with the loss on the replies and their end token."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer
+from alignment.models.speed import speed_up
 from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, expose_head_bias, starting_point
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
@@ -26,7 +28,7 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.base import Changes, make_chat_ready
@@ -39,7 +41,7 @@ DATA_KIND = "sft"
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, Resumable, Guarded, SFTConfig):
+class SFTRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -74,9 +76,11 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
         require_documents_apart(model_args.model_name_or_path, mend="packing: false, and padding_free: false")
 
 
-def run(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> StageResult:
-    stage_dir, callbacks, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, *callbacks)
+def run(
+    args: SFTRecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> StageResult:
+    stage_dir, own, clock = start(args)
+    trainer = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
@@ -101,6 +105,7 @@ def make_trainer(
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
     rows = len(tokenizer) if changes.new_tokens else 0
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir, rows)
+    speed_up(start_from.model, args)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
     trainer = SFTTrainer(
         model=start_from.model,

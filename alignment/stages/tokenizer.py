@@ -1,4 +1,4 @@
-"""The tokenizer stage: a byte-level BPE learned from the stage's text, with special tokens and chat template."""
+"""The tokenizer stage: a byte-level BPE or the characters of the stage's text, special tokens and chat template."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import new_checkpoint
 from alignment.stages.clock import StageClock
 from alignment.stages.common import StageResult, load_data
-from alignment.tokenization.train import train_tokenizer
+from alignment.tokenization.train import character_tokenizer, train_tokenizer
 
 PARENTS: dict[str, str] = {}
 DATA_KIND = "text"
@@ -19,6 +19,9 @@ class TokenizerArguments:
 
     output_dir: str = field(metadata={"help": "The stage's folder; the tokenizer goes to its subfolder `checkpoint`."})
     vocab_size: int = field(default=1024, metadata={"help": "Tokens, the special ones included."})
+    characters: bool = field(
+        default=False, metadata={"help": "A token a character of the text, in place of learned ones and vocab_size."}
+    )
     model_max_length: int = field(default=256, metadata={"help": "The context length that later stages inherit."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the tokenizer to the hub."})
     hub_model_id: str | None = field(default=None, metadata={"help": "The repository to push to."})
@@ -30,7 +33,11 @@ CONFIGS = (TokenizerArguments, DataArguments)
 def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
     clock, stage_dir = StageClock(), Path(args.output_dir)
     texts = load_data(data, DATA_KIND, 0, stage_dir)
-    tokenizer = train_tokenizer(iter(texts["train"]["text"]), args.vocab_size, args.model_max_length)
+    train = iter(texts["train"]["text"])
+    if args.characters:
+        tokenizer = character_tokenizer(train, args.model_max_length)
+    else:
+        tokenizer = train_tokenizer(train, args.vocab_size, args.model_max_length)
     with new_checkpoint(stage_dir / "checkpoint") as folder:
         tokenizer.save_pretrained(folder)
     held_out = list(texts.get("validation", texts["train"])["text"])

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer that loads with the plain AutoTokenizer."""
+"""Tokenizers that load with the plain AutoTokenizer: a byte-level BPE that is learned, or one token a character."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import TokenizersBackend
 
 logger = logging.getLogger(__name__)
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
+UNKNOWN = "<|unknown|>"  # of a character tokenizer alone
 # They take the first ids, in this order.
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, "<|system|>", "<|user|>", "<|assistant|>", END_OF_TURN)
 # Every byte has a token, so that any text can be encoded and nothing is ever unknown.
@@ -31,8 +33,7 @@ def train_tokenizer(
     pad token is neither, so that masking the padding never masks an end that the model has to learn. A `sample` of the
     texts may be too small for the vocabulary.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import TokenizersBackend
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
@@ -60,6 +61,27 @@ def train_tokenizer(
         )
     if learned < vocab_size and not sample:
         logger.warning("The texts hold only %d tokens' worth of repetition; %d were asked for.", learned, vocab_size)
+    return _with_special_tokens(tokenizer, model_max_length)
+
+
+def character_tokenizer(texts: Iterable[str], model_max_length: int) -> TokenizersBackend:
+    """A token for each character of `texts`, beside the special tokens; any other character is `<|unknown|>`."""
+    from tokenizers import Tokenizer, decoders, models
+
+    tokens = [*SPECIAL_TOKENS, UNKNOWN, *sorted(set().union(*texts))]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    # BPE without merges splits text into characters faster than any pre-tokenizer.
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([*SPECIAL_TOKENS, UNKNOWN])
+    return _with_special_tokens(tokenizer, model_max_length, unk_token=UNKNOWN)
+
+
+def _with_special_tokens(tokenizer: Tokenizer, model_max_length: int, **others: str) -> TokenizersBackend:
+    """The tokenizer with its special tokens named, the one before plain text, and the chat template."""
+    from tokenizers import processors
+    from transformers import TokenizersBackend
+
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A",
         pair=f"{END_OF_TEXT} $A {END_OF_TEXT} $B",
@@ -75,4 +97,5 @@ def train_tokenizer(
         model_max_length=model_max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        **others,
     )

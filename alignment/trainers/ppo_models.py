@@ -144,7 +144,7 @@ def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: f
         use_cache=False,
         logits_to_keep=length + 1,
     ).logits[:, :-1]
-    return logits if temperature == 1.0 else logits / temperature
+    return logits if temperature == 1.0 else logits.float() / temperature
 
 
 def completion_logits_and_states(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> tuple:

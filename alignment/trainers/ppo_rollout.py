@@ -141,7 +141,10 @@ def sample_continuously(
     eos_token_ids: list[int],
     pad_token_id: int,
 ) -> Rollout:
-    """As `sample`, by transformers' continuous batching; adds the sampler's own log-probabilities to the rollout."""
+    """As `sample`, by transformers' continuous batching; adds the sampler's own log-probabilities to the rollout.
+
+    In the type of the weights: the engine's cache is of that type, and takes in no other that autocast may compute in.
+    """
     page = 32
     pages = sum(-(-(len(prompt) + max_completion_length) // page) + 1 for prompt in prompts)
     # Left to itself, the engine takes nine tenths of the memory that is free, which training needs.
@@ -154,7 +157,8 @@ def sample_continuously(
     )
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     attention = model.config._attn_implementation
-    outputs = model.generate_batch(prompts, config, engine, progress_bar=False, warmup=False)
+    with torch.autocast(model.device.type, enabled=False):
+        outputs = model.generate_batch(prompts, config, engine, progress_bar=False, warmup=False)
     model.set_attn_implementation(attention)
     if len(outputs) < len(prompts) or any(output.error for output in outputs.values()):
         raise RuntimeError(f"continuous batching gave up: {next((o.error for o in outputs.values() if o.error), None)}")

@@ -320,7 +320,8 @@ class PPOTrainer(Trainer):
         return rollout, samples, outputs
 
     def _sample(self, rows: list[dict], key: tuple) -> Rollout:
-        args, model = self.args, inner(self.model)
+        # Without the autocast that accelerate put around its forward pass: this trainer turns it on where it is wanted.
+        args, model = self.args, self.accelerator.unwrap_model(inner(self.model), keep_fp32_wrapper=False)
         pad_token_id = self.processing_class.pad_token_id
         with keyed_rng(model.device, *key):
             return SAMPLERS[args.sampler](

@@ -1,7 +1,14 @@
 """What the processes of one training agree on."""
 
+import os
+
 import torch
 from transformers import TrainingArguments
+
+
+def launched() -> int:
+    """How many processes there are, by what launchers set."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def any_process(value: bool, args: TrainingArguments) -> bool:

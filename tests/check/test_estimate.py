@@ -156,7 +156,7 @@ def test_logits_by_hand():
     positions = 4 * 256
     shape, fp32, bf16 = shape_of(GPTConfig(**TINY)), Precision(4, 4), Precision(4, 2)
     assert memory.whole_logit_bytes(shape, fp32, positions) == positions * 1536 * 12
-    assert memory.whole_logit_bytes(shape, bf16, positions) == positions * 1536 * 16
+    assert memory.whole_logit_bytes(shape, bf16, positions) == positions * 1536 * 10
     told = of("pretrain", rows, per_device_train_batch_size=4, per_device_eval_batch_size=1, bf16=False)
     assert told.memory["logits"] == positions * 1536 * 12
     # TRL's SFT computes them in tiles: no more than one at a time, however long the batch.

@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 
@@ -111,3 +111,13 @@ def learn(model, ids, steps=15) -> list[float]:
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+class AttentionWatch(TrainerCallback):
+    """Remembers which attention each training begins with."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        self.seen.append(model.config._attn_implementation)

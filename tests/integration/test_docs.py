@@ -21,6 +21,7 @@ PAGES = [
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
+    "docs/performance.md",
     "docs/lora.md",
     "docs/reliability.md",
 ]

@@ -181,3 +181,14 @@ def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words,
     assert len(failed.stderr.splitlines()) < 25, failed.stderr
     assert not [word for word in words if word.lower() not in failed.stderr.lower()], failed.stderr
     assert [(quick_run / stage / "stage.json").read_text() for stage in ("sft", "dpo", "ppo")] == before
+
+
+def test_bench_measures_a_stage_and_leaves_nothing_behind(quick_run, workplace):
+    before = (quick_run / "ppo/stage.json").read_text()
+    done = align("bench", "recipes/tiny/ppo.yaml", "--steps", 1, "--rows", 64, "--json", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["tokens_per_second"] == found["tokens_per_step"] / found["step_seconds"]
+    assert all(found["split"][part] > 0 for part in ("data", "forward", "backward", "optimizer", "other"))
+    assert found["utilisation"] is None  # PPO does more than train on its tokens
+    assert (quick_run / "ppo/stage.json").read_text() == before

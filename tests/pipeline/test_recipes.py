@@ -16,12 +16,14 @@ PARENTS = {
     "tldr-pythia-1b": {"sft": [], "reward": ["sft"], "dpo": ["sft"], "ppo": ["sft", "reward"]},
 }
 ONE_CARD = ["--model", "m/m", "--math", "d.jsonl", "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
-OWN_FILES = ["--text", "a.txt", "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
+TEXT = ["--text", "a.txt"]
+OWN_FILES = [*TEXT, "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
+INPUTS = {"local-files": OWN_FILES, "shakespeare-char": TEXT, "lora-1gpu": ONE_CARD, "qlora-1gpu": ONE_CARD}
 
 
 @pytest.fixture
 def at_root(monkeypatch, tmp_path):
-    """As a user: recipes at hand, and the files that local-files asks for."""
+    """As a user: recipes at hand, and the files that some ask for."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "b"}\n')
@@ -34,8 +36,7 @@ def at_root(monkeypatch, tmp_path):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_recipe_loads_offline(folder, at_root, tmp_path):
     """Keys and values are valid for every stage, parents are there; what is on the hub cannot be known offline."""
-    overrides = {"local-files": OWN_FILES, "lora-1gpu": ONE_CARD, "qlora-1gpu": ONE_CARD}.get(folder, [])
-    pipeline = load_pipeline(f"recipes/{folder}", overrides)
+    pipeline = load_pipeline(f"recipes/{folder}", INPUTS.get(folder, []))
     assert pipeline.name == folder
     for stage in pipeline.stages:
         assert stage.configs(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from alignment.errors import UserError
-from alignment.tokenization import SPECIAL_TOKENS, chat_eos_ids, train_tokenizer
+from alignment.tokenization import SPECIAL_TOKENS, character_tokenizer, chat_eos_ids, train_tokenizer
 
 TEXTS = ["The cat sat on the mat. The dog sat with the cat.", "Yes, the answer is 42. No, the answer is 24."] * 20
 CONVERSATION = [
@@ -201,3 +201,15 @@ def test_chat_ends_of_foreign_tokenizers():
 def test_no_chat_end_is_refused():
     with pytest.raises(UserError, match="where to stop"):
         chat_eos_ids(foreign([], chat_template=None, eos_token=None))
+
+
+def test_a_character_tokenizer_has_a_token_for_each_character_and_one_for_all_others(tmp_path):
+    from transformers import AutoTokenizer
+
+    character_tokenizer(["ab\n", "b c"], 64).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == len(SPECIAL_TOKENS) + 1 + len("\n abc")
+    assert tokenizer.decode(encode(tokenizer, "a  c\nb\n\n")) == "a  c\nb\n\n"
+    assert encode(tokenizer, "aéz") == [*encode(tokenizer, "a"), *[tokenizer.unk_token_id] * 2]
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id == tokenizer.eos_token_id
+    assert tokenizer.apply_chat_template(CONVERSATION[3:4], tokenize=False).startswith("<|endoftext|>")

@@ -430,6 +430,14 @@ def test_truncated_importance_sampling_weighs_the_loss(tmp_path):
         torch.testing.assert_close(halved[name], 0.5 * gradient, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("sampler", ["generate", "continuous_batching"])
+def test_in_bf16_the_policy_starts_at_its_reference(sampler, tmp_path):
+    arguments = {"bf16": True, "sampler": sampler, "temperature": 0.7, "max_steps": 1, "num_iterations": 1}
+    run = tiny.trainer(tmp_path, arguments=arguments)
+    run.train()
+    assert tiny.logged(run, "kl/completion") == [0.0] and tiny.logged(run, "ratio/max") == [1.0]
+
+
 def test_the_entropy_bonus_raises_the_entropy(tmp_path):
     def last_entropy(coefficient):
         policy = tiny.model()

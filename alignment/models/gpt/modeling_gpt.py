@@ -53,8 +53,21 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ...errors import UserError
 from .configuration_gpt import GPTConfig
 
-NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+
+
+class GPTRMSNorm(nn.RMSNorm):
+    """torch's RMSNorm (Zhang and Sennrich 2019), its weight in the type of the input.
+
+    Under autocast queries and keys come in 16 bit, and torch's kernel is fused only where the weight has that type too.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> the same shape."""
+        return nn.functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": GPTRMSNorm}
 
 
 class GPTRotaryEmbedding(nn.Module):
@@ -210,7 +223,8 @@ class GPTMLP(nn.Module):
         self.up_proj = nn.Linear(width, inner, bias=bias)
         self.down_proj = nn.Linear(inner, width, bias=bias)
         self.down_proj.adds_to_residual = True
-        self.act_fn = ACT2FN[config.hidden_act]
+        # gelu_new is the same function in eight steps, of which autocast takes some in 32 bit.
+        self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, seq, hidden_size) -> the same shape."""
