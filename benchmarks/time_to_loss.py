@@ -32,7 +32,7 @@ of machine time, and stand against T of seed 0. Token ids came from the cache he
     reference, seed 0: loss 1.88 not reached
 
 So 1.88 is reached in an eighth of T, with 0.03 to spare. 1.52 at T is missed: 1.558 at 1.08 T. (The validation split is
-0.05 harder than the last tenth of the training part, where 1,050 steps of long.yaml had 1.506.) 1.4697 within 5 T is not
+0.05 harder than the last tenth of the training part, where 1,050 steps of long.yaml had 1.506.) 1.4697 in 5 T is not
 measured.
 """
 
