@@ -19,6 +19,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -66,14 +67,16 @@ def align(args: argparse.Namespace, log: Path, verb: str, recipe: str, **options
 
 def train_members(args: argparse.Namespace, folder: Path) -> list[str]:
     """Reward models that differ by their seed alone; their checkpoints. Those that are there are kept."""
-    checkpoints = []
-    for seed in range(args.members):
-        place = folder / f"member{seed}"
+
+    def train(seed: int) -> str:
+        place = folder / f"member{seed}" / "reward"  # in a run directory of its own: one is one process's
         options = {"model_name_or_path": f"{args.run_dir}/sft/checkpoint", "output_dir": place, "seed": seed}
         if not (place / "stage.json").exists():
             align(args, folder / f"member{seed}.log", "reward", "reward.yaml", **options)
-        checkpoints.append(f"{place}/checkpoint")
-    return checkpoints
+        return f"{place}/checkpoint"
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        return list(pool.map(train, range(args.members)))
 
 
 def proxy_of(args: argparse.Namespace, arm: str, members: list[str], seed: int) -> str:
@@ -84,7 +87,7 @@ def proxy_of(args: argparse.Namespace, arm: str, members: list[str], seed: int) 
 
 
 def train_policy(args: argparse.Namespace, arm: str, members: list[str], seed: int, folder: Path) -> Curves:
-    output_dir = folder / f"{arm}-{seed}"
+    output_dir = folder / f"{arm}-{seed}" / "ppo"
     options = {
         "model_name_or_path": f"{args.run_dir}/sft/checkpoint",
         "output_dir": output_dir,
@@ -179,10 +182,10 @@ def show(runs: dict[tuple[str, int], dict], gains: dict[str, dict]) -> None:
 
 def run(args: argparse.Namespace, folder: Path) -> None:
     members = train_members(args, folder)
-    runs = {}
-    for seed in args.seeds:  # arm after arm, so that a noisy hour is shared
-        for arm in ARMS:
-            runs[arm, seed] = measured(train_policy(args, arm, members, seed, folder))
+    places = [(arm, seed) for seed in args.seeds for arm in ARMS]  # arm after arm, so that a noisy hour is shared
+    with ThreadPoolExecutor(args.jobs) as pool:
+        curves = pool.map(lambda place: train_policy(args, place[0], members, place[1], folder), places)
+        runs = {place: measured(one) for place, one in zip(places, curves, strict=True)}
     gains = {place: differences(runs, args.seeds, place) for place in PLACES}
     show(runs, gains)
     figures = {f"{arm} {seed}": row for (arm, seed), row in runs.items()} | {"ensemble - single": gains}
@@ -198,7 +201,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200, help="four of them train on a rollout")
     parser.add_argument("--beta", type=float, default=1e-3, help="above 0, so that the KL is logged")
     parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that train at a time")
     parser.add_argument("--output_dir", type=Path, help="keeps the runs there, and goes on where some are finished")
     parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
     args = parser.parse_args()

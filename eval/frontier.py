@@ -143,6 +143,17 @@ def fit(distance: np.ndarray, reward: np.ndarray, form: str) -> dict | None:
     }
 
 
+def best_of_n_fits(curve: Sequence[dict]) -> list[dict]:
+    """The fits of a best-of-n curve: [`fit` and {of: proxy or gold}], empty where its points do not settle them.
+
+    Args:
+        curve: {n, kl, proxy, gold}, as reward_models.best_of_n gives it.
+    """
+    distance = np.sqrt([one["kl"] for one in curve])
+    fits = [(name, fit(distance, np.array([one[name] for one in curve]), "best_of_n")) for name in ("proxy", "gold")]
+    return [{"of": name} | found for name, found in fits if found]
+
+
 def _peak_distance(form: str, alpha: float, beta: float) -> float | None:
     if beta <= 0:
         return None

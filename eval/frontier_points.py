@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 LOGGED_REWARD = re.compile(r"rewards/(.+)/mean")
 PROXY, KL = "reward", "kl/completion"
+MOST_POINTS = 400  # of a log: smoothing takes time and memory by their square
 
 
 def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[list[Point], str | None]:
     """A point for each logged step that has the reward and the KL, and the name of the gold reward.
 
-    Of a step that was logged twice, before and after a resumption, the later line counts.
+    Of a step that was logged twice, before and after a resumption, the later line counts. Of a log with more than
+    MOST_POINTS steps, a point is the mean over some that follow each other, named after the last of them.
 
     Args:
         metrics: the lines of metrics.jsonl.
@@ -38,7 +41,7 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
     Raises:
         UserError: nothing of this was logged, or no such gold reward, or there are several.
     """
-    lines = [line for line in metrics if PROXY in line and KL in line]
+    lines = placed_lines(metrics)
     if not lines:
         raise UserError(
             "no logged step has both the reward and the KL",
@@ -46,22 +49,51 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
             mend="take step checkpoints instead: --prompts SOURCE",
         )
     name = _gold_name(lines, gold)
-    key = f"rewards/{name}/mean"
-    points = {
-        line["step"]: Point(line["step"], line[KL], line[PROXY], None if name is None else line[key])
-        for line in lines
-        if name is None or key in line
-    }
-    return list(points.values()), name
+    keys = [KL, PROXY, *([] if name is None else [f"rewards/{name}/mean"])]
+    steps = {line["step"]: [line[key] for key in keys] for line in _with(lines, *keys)}
+    size = math.ceil(len(steps) / MOST_POINTS) or 1
+    rows = sorted(steps.items())
+    groups = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [Point(group[-1][0], *np.mean([row for _, row in group], axis=0).tolist()) for group in groups], name
+
+
+def placed_lines(metrics: Sequence[dict]) -> list[dict]:
+    """The lines that have a number for both the reward trained on and the KL."""
+    return _with(metrics, PROXY, KL)
+
+
+def watched_rewards(metrics: Sequence[dict]) -> list[str]:
+    """The NAMEs of the `rewards/NAME/mean` that are logged beside the reward trained on."""
+    lines = placed_lines(metrics)
+    return [name for name in _logged_rewards(lines) if not _is_trained_on(name, lines)]
+
+
+def _with(lines: Sequence[dict], *keys: str) -> list[dict]:
+    """The lines that have a number for each key."""
+    return [line for line in lines if all(_is_finite(line.get(key)) for key in keys)]
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _logged_rewards(lines: Sequence[dict]) -> list[str]:
+    return [match[1] for key in (lines[-1] if lines else ()) if (match := LOGGED_REWARD.fullmatch(key))]
+
+
+def _is_trained_on(name: str, lines: Sequence[dict]) -> bool:
+    """Whether a reward alone is trained on, by its being the same as their weighted sum but for rounding."""
+    pairs = [(line[f"rewards/{name}/mean"], line[PROXY]) for line in _with(lines, f"rewards/{name}/mean")]
+    return all(math.isclose(one, both, rel_tol=1e-4, abs_tol=1e-5) for one, both in pairs)
 
 
 def _gold_name(lines: Sequence[dict], gold: str | None) -> str | None:
-    found = [match[1] for key in lines[-1] if (match := LOGGED_REWARD.fullmatch(key))]
     if gold is not None:
+        found = _logged_rewards(lines)
         if gold not in found:
             raise unknown("logged reward", gold, found)
         return gold
-    watched = [name for name in found if any(line.get(f"rewards/{name}/mean") != line[PROXY] for line in lines)]
+    watched = watched_rewards(lines)
     if len(watched) > 1:
         raise UserError("several rewards are logged beside the one trained on", got=", ".join(watched), needed="--gold")
     return watched[0] if watched else None

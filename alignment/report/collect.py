@@ -7,7 +7,10 @@ from pathlib import Path
 
 from alignment.errors import UserError
 from alignment.report.comparisons import compared, is_headline
+from alignment.report.frontiers import logged_frontiers
 from alignment.report.samples import side_by_side
+from eval.frontier import best_of_n_fits
+from reward_models.card import CARD_FILE
 
 STAGE_KEYS = (
     "checkpoint",
@@ -54,6 +57,8 @@ def collect(run_dir: str | Path) -> dict:
             mend="give the --output_dir of the run",
         )
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
+    metrics = {name: list(_read_lines(run_dir / name / "metrics.jsonl")) for name in names}
+    cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
     comparisons, refused, regressions = compared(run_dir, records, BASE)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
@@ -66,8 +71,10 @@ def collect(run_dir: str | Path) -> dict:
         "not_compared": refused,
         "regressions": regressions,
         "samples": side_by_side(run_dir, records, names),
-        "curves": {name: curves for name in names if (curves := read_curves(run_dir / name / "metrics.jsonl"))},
+        "curves": {name: curves for name in names if (curves := curves_of(metrics[name]))},
+        "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": (stages.get("reward", {}).get("metrics") or {}).get("pairwise"),
+        "reward_cards": cards,
     }
     return finite(report)
 
@@ -94,10 +101,10 @@ def scores(record: dict) -> list[dict]:
     ]
 
 
-def read_curves(path: Path) -> dict[str, list]:
+def curves_of(metrics: list[dict]) -> dict[str, list]:
     """Logged key -> [[step, value], ...], thinned to at most CURVE_POINTS evenly spaced points."""
     curves: dict[str, list] = {}
-    for row in _read_lines(path):
+    for row in metrics:
         for key, value in row.items():
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if number and key not in ("step", "epoch", "seconds") and row.get("step") is not None:
@@ -160,6 +167,21 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
         "seconds": ended.get("seconds") or entry.get("seconds"),
         "status": entry.get("status") or ("done" if ended else None),
     }
+
+
+def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:
+    """The frontier that `align frontier --json STAGE/frontier.json` left, else those of the stage's log."""
+    measured = _read_json(stage / "frontier.json")
+    return [measured] if measured else logged_frontiers(stage.name, metrics)
+
+
+def _reward_card(stage: Path, entry: dict) -> dict | None:
+    """The card of a reward stage, and of what `align reward-card` found since: another card, or best of n alone."""
+    own, later = (entry["metrics"] or {}).get("pairwise"), _read_json(stage / "reward_card" / CARD_FILE)
+    card = later if later.get("n") or not own else own | later
+    if not card.get("best_of_n"):
+        return card or None
+    return card | {"best_of_n_fits": best_of_n_fits(card["best_of_n"])}
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from alignment.report.plots import Estimate, Series, bar_chart, dot_chart, line_chart, panel_chart, scatter
+from alignment.report.plots import Estimate, Panel, Series, dot_chart, line_chart, panel_chart, scatter
 from alignment.report.words import ACCURACIES, metric_of, number, stage_name
 
 TONES = {"pretrain": 4, "sft": 0, "reward": 3, "dpo": 1, "ppo": 2}
@@ -130,39 +130,22 @@ def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
 
 
 def _watched_figures(stage: str, logged: dict) -> list[dict]:
-    """The reward that is trained on above each reward that is logged beside it, by step and by distance."""
+    """The reward trained on above each that is logged beside it; where the KL is known, frontiers.py draws both."""
     rewards = {found[1]: curve for key, curve in logged.items() if (found := REWARD.fullmatch(key))}
     trained_on = logged.get("reward", [])
     beside = {name: curve for name, curve in rewards.items() if not _same(curve, trained_on)}
-    if len(rewards) < 2 or not trained_on or not beside:
+    if len(rewards) < 2 or not trained_on or not beside or "kl/completion" in logged:
         return []
-    curves = {"reward (trained on)": trained_on, **beside}
     caption = (
         "At the top the reward that training sees, below it what is logged beside. Both should rise; where only the "
         "upper one does, the policy learns to please the reward model and nothing else."
     )
-    drawn = [_panels(curves, f"{stage}: reward against {', '.join(beside)}", caption, "step")]
-    kl = dict(logged.get("kl/completion", []))
-    curves = {
-        name: [(math.sqrt(max(kl[step], 0.0)), value) for step, value in curve if step in kl]
-        for name, curve in curves.items()
-    }
-    if all(curves.values()):
-        caption = (
-            "The same, a dot for each logged step, against the distance from the start: the square root of the KL (Gao "
-            "et al. 2022). Look for a peak below: to its right the reward is over-optimised, and a larger beta or "
-            "fewer steps would keep the run to its left."
-        )
-        drawn.append(
-            _panels(curves, f"{stage}: rewards by distance", caption, "square root of KL (nats per answer)", dots=True)
-        )
-    return drawn
-
-
-def _panels(curves: dict, title: str, caption: str, x_label: str, dots: bool = False) -> dict:
-    series = [Series(name, [(x, y) for x, y in curve], index) for index, (name, curve) in enumerate(curves.items())]
-    svg = panel_chart(series, title=f"{title}. {caption}", x_label=x_label, dots=dots)
-    return {"title": title, "caption": caption, "svg": svg}
+    title = f"{stage}: reward against {', '.join(beside)}"
+    panels = [
+        Panel(name, (Series(name, curve, index),))
+        for index, (name, curve) in enumerate({"reward (trained on)": trained_on, **beside}.items())
+    ]
+    return [{"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label="step")}]
 
 
 def _same(curve: list, other: list) -> bool:
@@ -225,60 +208,3 @@ def _delta(row: dict, base: str | None) -> Estimate:
     scale = metric_of(row["metric"]).scale
     low, high = (None if row.get(key) is None else row[key] * scale for key in ("ci_low", "ci_high"))
     return Estimate(stage_name(row["b"], base), row["delta"] * scale, low, high, tone(row["b"]))
-
-
-def reward_model_figures(card: dict) -> list[dict]:
-    """The reward model's accuracy beside the length-only baseline, and by size of the true gap."""
-    bins = [one for one in card.get("by_gap") or [] if one.get("accuracy") is not None]
-    return [*_accuracy_bars(card), *(_gap_bars(bins) if bins else [])]
-
-
-def _accuracy_bars(card: dict) -> list[dict]:
-    lines = (("accuracy", "reward model"), ("length_baseline", f"the {card.get('length_rule', 'shorter')} answer"))
-    bars = [
-        _share(label, card[key], card.get("n"), index)
-        for index, (key, label) in enumerate(lines)
-        if card.get(key) is not None
-    ]
-    if not bars:
-        return []
-    caption = (
-        f"The share of {card.get('n')} held-out pairs ranked rightly by the reward model, and by preferring "
-        f"the {card.get('length_rule', 'shorter')} answer whatever it says; 0.5 is chance."
-    )
-    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label="share of pairs", top=1.1)
-    return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
-
-
-def _gap_bars(bins: list[dict]) -> list[dict]:
-    """Accuracy, and the number of pairs, by gap in gold reward."""
-    accuracy = [_share(_bin_name(one), one["accuracy"], one.get("n"), 0) for one in bins]
-    pairs = [Estimate(_bin_name(one), one["n"], tone=4, note=str(one["n"])) for one in bins]
-    x_label = "gap in gold reward"
-    captions = (
-        "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones.",
-        "How many of the pairs lie in each group.",
-    )
-    return [
-        {
-            "title": "Accuracy by gap in gold reward",
-            "caption": captions[0],
-            "svg": bar_chart(accuracy, title=captions[0], x_label=x_label, y_label="share of pairs", top=1.1),
-        },
-        {
-            "title": "Pairs by gap in gold reward",
-            "caption": captions[1],
-            "svg": bar_chart(pairs, title=captions[1], x_label=x_label, y_label="pairs"),
-        },
-    ]
-
-
-def _bin_name(one: dict) -> str:
-    return f"{number(one['low'], 1)}\N{EN DASH}{number(one['high'], 1)}"
-
-
-def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
-    """A proportion with its normal 95% interval, kept within [0, 1]."""
-    half = NORMAL_95 * (share * (1 - share) / n) ** 0.5 if n else None
-    low, high = (None, None) if half is None else (max(0.0, share - half), min(1.0, share + half))
-    return Estimate(label, share, low, high, color, number(share, 2))

@@ -8,20 +8,56 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
+from alignment.report.scales import Scale, nice_ticks, short, spread
+
 STYLE = Path(__file__).parent / "templates" / "style.css"
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
 PANEL = 106  # height of one panel of several, its label included
-LOG_FROM = 4  # highest over lowest value above which a log scale shows more than a linear one
+FEW = 40  # dots that may hide each other a little; more are drawn faint
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line or one set of points; `tone` is the number of a colour in the style sheet."""
+    """One line or one set of points; `tone` is the number of a colour in the style sheet, or `ink`.
+
+    Attributes:
+        half_widths: of the interval about each point, None where it is not known; empty: no intervals.
+    """
 
     label: str
     points: list[tuple[float, float]]
-    tone: int = 0
+    tone: int | str = 0
+    half_widths: tuple[float | None, ...] = ()
+
+    @property
+    def ends(self) -> list[float]:
+        """The y of all points and of the ends of their intervals."""
+        known = [(y, half) for (_, y), half in zip(self.points, self.half_widths, strict=False) if half is not None]
+        return [y for _, y in self.points] + [end for y, half in known for end in (y - half, y + half)]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place on the x axis, drawn as an upright line within the band of its interval."""
+
+    at: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several charts over a common x axis: dots, lines over them, and a place that is marked."""
+
+    label: str
+    lines: tuple[Series, ...] = ()
+    dots: tuple[Series, ...] = ()
+    mark: Mark | None = None
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        return self.lines + self.dots
 
 
 @dataclass(frozen=True)
@@ -43,74 +79,12 @@ def standalone(chart: str) -> str:
     return named.replace("</title>", f"</title><style>{style}</style>", 1)
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers that lie within [low, high]."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers within [low, high], fewer of each power of ten the more there are."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    span = math.log10(high / low)
-    factors = (1, 2, 3, 5) if span < 1.2 else (1, 2, 5) if span < 2.5 else (1,)
-    ticks = [factor * 10.0**power for power in powers for factor in factors]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-
-
-def short(value: float) -> str:
-    """A tick label: 12k, 1.5, 0.002, 2e-05."""
-    size = abs(value)
-    if size >= 1e6:
-        return f"{value / 1e6:g}M"
-    if size >= 1e4:
-        return f"{value / 1e3:g}k"
-    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}", 1) if size < 1e-4 or value < 0 else f"{value:.6g}"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Maps data in [low, high] to pixels in [start, end]."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-    count: int = 5  # of ticks, about
-
-    def __call__(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
-
-    @property
-    def ticks(self) -> list[float]:
-        return log_ticks(self.low, self.high) if self.log else nice_ticks(self.low, self.high, self.count)
-
-
-def spread(values: list[float], start: float, end: float, log: bool = False, pad: float = 0.05) -> Scale:
-    """A scale that holds all `values` with a little air; `log` holds where they are positive and span much."""
-    low, high = min(values), max(values)
-    if log and high > LOG_FROM * low > 0:
-        return Scale(low / 1.08, high * 1.08, start, end, log=True)
-    air = (high - low) * pad or abs(high) * pad or 1.0
-    return Scale(low - air, high + air, start, end)
-
-
 def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, log: bool = False) -> str:
     """Lines over a common axis, with a legend when there is more than one."""
     series = [one for one in series if one.points]
     top = TOP + (18 if len(series) > 1 else 0)
     xs = [x for one in series for x, _ in one.points]
-    ys = [y for one in series for _, y in one.points]
+    ys = [end for one in series for end in one.ends]
     x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0 if max(xs) > min(xs) else 0.5)
     y_scale = spread(ys, HEIGHT - BOTTOM, top, log=log)
     parts = [_axes(x_scale, y_scale, x_label, y_label, top)]
@@ -123,20 +97,22 @@ def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, 
     return _svg(parts, title)
 
 
-def panel_chart(series: list[Series], *, title: str, x_label: str, dots: bool = False) -> str:
-    """A panel for each series, one above the other over a common x axis: what is of different size keeps its shape.
-
-    Args:
-        dots: points that are not joined, for an x that goes to and fro.
-    """
-    xs = [x for one in series for x, _ in one.points]
-    x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0.05 if dots or max(xs) == min(xs) else 0)
+def panel_chart(panels: list[Panel], *, title: str, x_label: str) -> str:
+    """Panels one above the other over a common x axis: what is of different size keeps its shape."""
+    xs = [x for panel in panels for one in panel.series for x, _ in one.points]
+    dotted = any(panel.dots for panel in panels)
+    x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0.05 if dotted or max(xs) == min(xs) else 0)
     parts = []
-    for index, one in enumerate(series):
+    for index, panel in enumerate(panels):
         top, bottom = PANEL * index + 22, PANEL * (index + 1)
-        y_scale = replace(spread([y for _, y in one.points], bottom, top, pad=0.1), count=4)
-        parts.append(f'<text class="name" x="{LEFT}" y="{top - 7}">{escape(one.label)}</text>')
-        parts += [_grid(y_scale, top), (_dots if dots else _line)(one, x_scale, y_scale)]
+        ends = [end for one in panel.series for end in one.ends]
+        y_scale = replace(spread(ends, bottom, top, pad=0.1), count=4)
+        if panel.mark:
+            parts.append(_mark(panel.mark, x_scale, top, bottom))
+        parts.append(f'<text class="name" x="{LEFT}" y="{top - 7}">{escape(panel.label)}</text>')
+        parts.append(_grid(y_scale, top))
+        parts += [_dots(one, x_scale, y_scale) for one in panel.dots]
+        parts += [_line(one, x_scale, y_scale) for one in panel.lines]
     parts += [_x_ticks(x_scale, bottom), _axis_labels(x_label, "", TOP, bottom)]
     return _svg(parts, title, height=bottom + BOTTOM)
 
@@ -213,10 +189,14 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
     return _svg(parts, title)
 
 
-def forest_row(row: Estimate, scale: Scale) -> str:
-    """The picture of one paired difference, for a table cell: interval, dot and the line of no difference."""
-    zero = f'<line class="grid zero" x1="{scale(0):.1f}" x2="{scale(0):.1f}" y1="0" y2="22"/>'
-    return _svg([zero, _interval(row, scale, 11)], row.label, width=round(scale.end + scale.start), height=22)
+def forest_row(row: Estimate, scale: Scale, nothing: float | None = 0.0, height: int = 22) -> str:
+    """The picture of one estimate, for a table cell: interval, dot, and the line at the value that says nothing."""
+    line = []
+    if nothing is not None and scale.low <= nothing <= scale.high:
+        x = scale(nothing)
+        line = [f'<line class="grid zero" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>']
+    picture = [*line, _interval(row, scale, height / 2)]
+    return _svg(picture, row.label, width=round(scale.end + scale.start), height=height)
 
 
 def forest_axis(scale: Scale) -> str:
@@ -232,9 +212,24 @@ def _line(series: Series, x_scale: Scale, y_scale: Scale) -> str:
 
 
 def _dots(series: Series, x_scale: Scale, y_scale: Scale) -> str:
-    return "".join(
-        f'<circle class="dot t{series.tone}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'
+    parts = [
+        _whisker(x_scale(x), y_scale(y - half), y_scale(y + half), f"t{series.tone}")
+        for (x, y), half in zip(series.points, series.half_widths, strict=False)
+        if half is not None
+    ]
+    faint = " faint" if len(series.points) > FEW else ""
+    parts += [
+        f'<circle class="dot t{series.tone}{faint}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'
         for x, y in series.points
+    ]
+    return "".join(parts)
+
+
+def _mark(mark: Mark, x_scale: Scale, top: float, bottom: float) -> str:
+    at, low, high = (x_scale(x) for x in (mark.at, mark.low, mark.high))
+    return (
+        f'<rect class="band" x="{low:.1f}" y="{top}" width="{max(high - low, 1):.1f}" height="{bottom - top}"/>'
+        f'<line class="peak" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>'
     )
 
 

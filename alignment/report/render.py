@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alignment.report import figures, provenance, tables, words
 from alignment.report.diagram import pipeline_svg
+from alignment.report.frontiers import frontier_section
+from alignment.report.reward_figures import card_section
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_OUTPUT = 500
@@ -53,7 +55,8 @@ def page(report: dict) -> dict:
         "regressions": tables.regressions(report),
         "tax": figures.tax_figure(report),
         "gold": figures.gold_figures(report),
-        "reward_figures": figures.reward_model_figures(report.get("reward_model") or {}),
+        "frontiers": [frontier_section(found) for found in report.get("frontiers") or []],
+        "cards": [card_section(stage, card) for stage, card in (report.get("reward_cards") or {}).items()],
         "training": figures.training_figures(report.get("curves") or {}),
         "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),
         "provenance": provenance.stage_rows(report),

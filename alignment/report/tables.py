@@ -1,10 +1,13 @@
 """The report's numbers laid out as rows for the template; every figure comes from report.json."""
 
-from alignment.report.plots import Estimate, Scale, forest_axis, forest_row
+from alignment.report.plots import Estimate, forest_axis, forest_row
 from alignment.report.samples import MARKERS
+from alignment.report.scales import Scale, spread
 from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
+SCORE_WIDTH, SCORE_HEIGHT = 120, 14
+NORMAL_95 = 1.96
 
 
 def order(row: dict) -> tuple:
@@ -41,32 +44,57 @@ def verdicts(report: dict) -> list[dict]:
 
 
 def suite_table(report: dict) -> dict:
-    """Stages down, whole suites across; variants such as few-shot runs get a row of their own."""
-    return _table([row for row in report["evals"] if row.get("headline")], report)
+    """Stages down, whole suites across, each score with its picture on the column's axis.
 
-
-def _table(rows: list[dict], report: dict) -> dict:
-    keys = {order(row): row for row in sorted(rows, key=order)}
-    stages = list(report["stages"])
-    rows = sorted(rows, key=lambda row: (_place(row["stage"], stages), len(row.get("variant") or {})))
+    Variants such as few-shot runs get a row of their own.
+    """
+    stages, base = list(report["stages"]), report.get("base")
+    rows = [row for row in report["evals"] if row.get("headline")]
+    columns: dict[tuple, list[dict]] = {}
+    for row in sorted(rows, key=order):
+        columns.setdefault(order(row), []).append(row)
+    scales = {key: _score_scale(column) for key, column in columns.items()}
     lines: dict[str, dict] = {}
-    for row in rows:
-        lines.setdefault(row_name(row, report.get("base")), {})[order(row)] = _cell(row)
-    columns = [
+    for row in sorted(rows, key=lambda row: (_place(row["stage"], stages), len(row.get("variant") or {}))):
+        cell = _cell(row, _score_picture(row, scales[order(row)]))
+        lines.setdefault(row_name(row, base), {})[order(row)] = cell
+    heads = [
         {"name": metric_of(row["metric"]).name, "format": row["format"], "suite": row.get("suite")}
-        for row in keys.values()
+        for row, *_ in columns.values()
     ]
-    body = [{"name": name, "cells": [cells.get(key) for key in keys]} for name, cells in lines.items()]
-    return {"columns": columns, "rows": body}
+    body = [{"name": name, "cells": [cells.get(key) for key in columns]} for name, cells in lines.items()]
+    return {"columns": heads, "rows": body}
 
 
-def _cell(row: dict) -> dict:
+def _score_scale(column: list[dict]) -> Scale | None:
+    """An axis that holds the intervals of a column's scores, and chance where it is known."""
+    ends = [end for row in column if row.get("value") is not None for end in (*_interval(row), row.get("chance"))]
+    ends = [end for end in ends if end is not None]
+    return spread(ends, 4, SCORE_WIDTH - 4) if ends else None
+
+
+def _score_picture(row: dict, scale: Scale | None) -> str | None:
+    if row.get("value") is None:
+        return None
+    estimate = Estimate(
+        f"{value_text(row['metric'], row['value'])} with its 95% interval", row["value"], *_interval(row)
+    )
+    return forest_row(estimate, scale, row.get("chance"), SCORE_HEIGHT)
+
+
+def _interval(row: dict) -> tuple[float, float]:
+    value, se = row["value"], row.get("se")
+    return (value, value) if se is None else (value - NORMAL_95 * se, value + NORMAL_95 * se)
+
+
+def _cell(row: dict, picture: str | None = None) -> dict:
     scale, digits = metric_of(row["metric"]).scale, metric_of(row["metric"]).digits
     se = row.get("se")
     return {
         "value": value_text(row["metric"], row.get("value")),
         "n": row.get("n"),
         "se": None if se is None else number(se * scale, digits),
+        "picture": picture,
     }
 
 

@@ -51,10 +51,14 @@ def variant_texts(variant: dict) -> list[str]:
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A number with a true minus sign; a dash for what is missing."""
+    """A number with a true minus sign, but for a zero; a dash for what is missing."""
     if value is None or not math.isfinite(value):
         return "\N{EN DASH}"
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
+    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
+
+
+def percent(share: float | None) -> str:
+    return "\N{EN DASH}" if share is None else f"{share:.1%}"
 
 
 def value_text(metric: str, value: float | None) -> str:

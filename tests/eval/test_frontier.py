@@ -10,7 +10,7 @@ import torch
 from alignment.cli import frontier as cli
 from alignment.errors import UserError
 from eval.frontier import Point, fit, frontier, peak, smoother
-from eval.frontier_points import log_probabilities, logged_points, measured_points
+from eval.frontier_points import log_probabilities, logged_points, measured_points, watched_rewards
 from eval.generate import Sampling
 
 STEPS = np.arange(4, 204, 4)
@@ -95,6 +95,27 @@ def test_points_of_a_log():
     assert logged_points([{"step": 1, "reward": 1.0, "kl/completion": 0.1, "rewards/model/mean": 1.0}])[1] is None
     with pytest.raises(UserError, match="no logged step has both"):
         logged_points([{"step": 1, "loss": 1.0}])
+
+
+def test_steps_without_a_number_are_left_out_of_a_log():
+    nan = {"reward": float("nan"), "rewards/gold/mean": None, "kl/completion": float("inf")}
+    lines = [line | {key: nan[key]} for line, key in zip(metrics()[:3], nan, strict=True)]
+    points, _ = logged_points([*lines, *metrics()[3:]])
+    assert [point.step for point in points] == STEPS[3:].tolist()
+    assert frontier(points)["peak"]["step"] == 100
+
+
+def test_long_logs_are_averaged_not_thinned():
+    long = metrics(np.arange(1, 1001))
+    points, _ = logged_points(long)
+    assert len(points) == 334 and [points[0].step, points[-1].step] == [3, 1000]
+    assert points[0].proxy == pytest.approx((1 + 2 + 3) / 3 / 50) and points[-1].kl == 1000 / 40
+    assert points[1].gold == pytest.approx(np.mean([1.0 - ((step - 100) / 100) ** 2 for step in (4, 5, 6)]))
+
+
+def test_the_reward_trained_on_is_told_from_those_beside_it_but_for_rounding():
+    lines = [line | {"rewards/other/mean": 0.0, "rewards/model/mean": line["reward"] + 1e-6} for line in metrics()[:-1]]
+    assert watched_rewards(lines) == ["gold", "other"] and watched_rewards([]) == []
 
 
 def test_the_whole_frontier_is_json():

@@ -140,8 +140,17 @@ def test_xstest_counts_refusals_both_ways(tmp_path, model, tokenizer):
         ("safe", False, 1),
     ]
     assert all(row["value"] == 0.0 for row in record["tasks"])
-    with pytest.raises(UserError, match="needs data"):
+    with pytest.raises(UserError, match="needs data") as caught:
         load_suite("xstest", "plain")
+    assert "xstest_prompts.csv of github.com/paul-rottger/xstest" in str(caught.value)
+    assert "--suite 'xstest?data=FILE'" in str(caught.value)
+
+
+@pytest.mark.parametrize(("suite", "missing"), [("xstest", "id, type, label"), ("ifeval", "key, instruction_id_list")])
+def test_rows_of_other_columns_are_refused(suite, missing, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "kwargs": []}\n')
+    with pytest.raises(UserError, match=f"cannot read these rows: no {missing}"):
+        load_suite(f"{suite}?data={tmp_path / 'rows.jsonl'}", "chat")
 
 
 def test_text_cut_at_blank_lines_is_scored_whole(tmp_path, model, tokenizer):

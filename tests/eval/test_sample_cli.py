@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from align_cli import align
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from alignment.cli import sample, winrate
@@ -80,21 +79,18 @@ def test_completions_and_best_of_n_are_rows_that_sft_reads(checkpoints, folder, 
         sampled(checkpoints, folder, "best.jsonl", "--best-of", 3, *reward)
 
 
-def test_dpo_trains_on_pairs(checkpoints, folder, reward_model, capsys):
+def test_pairs_are_rows_that_reward_and_dpo_read(checkpoints, folder, reward_model, capsys):
     rows = sampled(checkpoints, folder, "pairs.jsonl", "--pairs", "--n", 6, "--reward", reward_model)
     assert rows and "prompts without a row" not in capsys.readouterr().out
     for row in rows:
         assert row["score_margin"] == row["score_chosen"] - row["score_rejected"] > 0
         assert [message["role"] for side in ("chosen", "rejected") for message in row[side]] == ["assistant"] * 2
-    recipe = folder / "dpo.yaml"
-    recipe.write_text(
-        f"model_name_or_path: {checkpoints}/sft/checkpoint\ndataset_name: pairs.jsonl\nmax_length: 64\n"
-        "eval_share: 0\neval_strategy: 'no'\noutput_dir: runs/dpo\nper_device_train_batch_size: 2\n"
-    )
-    done = align("dpo", "dpo.yaml", "--quick", cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    account = json.loads((folder / "runs/dpo/data.json").read_text())["accounts"][0]
-    assert account["read"] == len(rows) and not any(removal["lost"] for removal in account["removed"])
+    part = read_part(Source(str(folder / "pairs.jsonl")), "train", "train", "preference", keep=())
+    assert len(part.rows) == part.account.read == len(rows), str(part.account)
+    for read, row in zip(part.rows, rows, strict=True):
+        assert [read[side] for side in ("prompt", "chosen", "rejected")] == [
+            row[side] for side in ("prompt", "chosen", "rejected")
+        ]
 
 
 def test_all_ties_are_told(checkpoints, folder):

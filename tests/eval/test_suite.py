@@ -128,8 +128,8 @@ def test_suite_in_at_most_twenty_lines(suite):
 
 
 def test_item_texts_are_the_prompts_of_every_format():
-    texts = item_texts("tinyworld")
-    asked = load_items()["items"]["prompt"]
+    texts = item_texts("tinyworld?" + "&".join(f"{key}={value}" for key, value in SMALL_WORLD.items()))
+    asked = load_items(suite_args=SMALL_WORLD)["items"]["prompt"]
     assert set(texts) == {*asked, *(f"Question: {prompt}\nAnswer:" for prompt in asked)}
     assert len(texts) == len(set(texts))
 

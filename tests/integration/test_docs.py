@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from align_cli import REPOSITORY
+from align_cli import REPOSITORY, write_launcher
 
 PAGES = [
     "README.md",
@@ -50,9 +50,7 @@ def as_smoke_run(block: str) -> str:
 def run_block(block: str, folder) -> subprocess.CompletedProcess:
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    launcher = bin_folder / "align"
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{REPOSITORY}/align.py" "$@"\n')
-    launcher.chmod(0o755)
+    write_launcher(bin_folder)
     path = f"{bin_folder}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     command = ["bash", "-euo", "pipefail", "-c", block]

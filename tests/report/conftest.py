@@ -1,6 +1,6 @@
 """A run directory as the pipeline leaves it, made of seeded noise, with every file of the real one."""
 
-import itertools
+import functools
 import json
 import math
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 
 from eval import stats
 from eval.store import save_run
+from reward_models.pairwise import PairScores, pair_card
 
 FAMILIES = ("person_fact", "arithmetic", "translate", "story", "refusal")
 ABILITY = {"pretrain": 0.15, "sft": 0.66, "dpo": 0.72, "ppo": 0.74}
@@ -70,11 +71,6 @@ def _entry(name: str, index: int) -> dict:
 
 
 def _stage(run_dir: Path, name: str, index: int) -> dict:
-    edges = (0.1, 0.3, 0.5, 0.8, 1.2, 2.01)
-    bins = [{"low": a, "high": b, "n": 80, "accuracy": 0.6 + b / 6} for a, b in itertools.pairwise(edges)]
-    bins[-1] |= {"n": 0, "accuracy": None}
-    pairwise = {"accuracy": 0.871, "se": 0.019, "length_baseline": 0.553, "length_rule": "shorter", "n": 320}
-    pairwise |= {"left_out": 12, "min_gap": 0.1, "by_gap": bins}
     parents = {key: str(run_dir / parent / "checkpoint") for key, parent in PARENTS[name].items()}
     return {
         "stage": name,
@@ -87,8 +83,20 @@ def _stage(run_dir: Path, name: str, index: int) -> dict:
         "trainable_parameters": None if name == "tokenizer" else 110_000 if name == "dpo" else 4_812_345,
         "total_parameters": None if name == "tokenizer" else 4_812_345,
         "tokens": 1_000_000 * index,
-        "metrics": {"pairwise": pairwise} if name == "reward" else {"loss": 1.25},
+        "metrics": {"pairwise": reward_card()} if name == "reward" else {"loss": 1.25},
     }
+
+
+@functools.cache
+def reward_card() -> dict:
+    """The card of a reward model that is somewhat sure of itself, on 320 pairs."""
+    rng, n = np.random.default_rng(2), 320
+    gaps = rng.uniform(0, 1.9, n) * rng.choice([-1, 1], n, p=[0.1, 0.9])
+    right = rng.random(n) < 0.6 + 0.18 * np.abs(gaps)
+    margins = np.where(right, 1, -1) * np.sign(gaps) * rng.gamma(1.5, 1.2, n)
+    words = rng.integers(3, 20, (2, n))
+    subsets = rng.choice(FAMILIES, n)
+    return pair_card(PairScores(margins, np.zeros(n), *words, gaps, subsets), min_gap=0.1)
 
 
 def _metrics(name: str) -> list[dict]:
@@ -210,7 +218,7 @@ def _figure(task: str, metric: str, value: float, se: float, n: int) -> dict:
         "value": value,
         "se": se,
         "n": n,
-        "chance": None,
+        "chance": 0.1 if metric == "exact_match" else None,
         "centred": None,
         "higher_is_better": metric != "bits_per_byte",
         "is_mean": True,

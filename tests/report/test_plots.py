@@ -5,16 +5,16 @@ import pytest
 from alignment.report.diagram import pipeline_svg
 from alignment.report.plots import (
     Estimate,
-    Scale,
+    Mark,
+    Panel,
     Series,
     bar_chart,
     dot_chart,
     line_chart,
-    log_ticks,
-    nice_ticks,
     panel_chart,
     scatter,
 )
+from alignment.report.scales import Scale, log_ticks, nice_ticks, spread
 from alignment.report.words import count, duration, number, p_text
 
 WORDS = {"title": "a & <b>", "x_label": "x < 1", "y_label": "y"}
@@ -50,8 +50,10 @@ def test_scale_maps_ends_and_middle():
             [(Estimate("a", 1.0, 0.5, 1.5), Estimate("a", -0.1)), (Estimate("b", 0.0), Estimate("b", 0.0))], **WORDS
         ),
         pipeline_svg({"a<b": {"method": "x & y", "seconds": None}}),
-        panel_chart([Series("a <i>", [(0, 1.0), (1, 2.0)]), Series("b", [(0, -0.1)], 1)], **PANELS),
-        panel_chart([Series("one point", [(3, 0.0)])], **PANELS, dots=True),
+        panel_chart(
+            [Panel("a <i>", (Series("a", [(0, 1.0), (1, 2.0)]),)), Panel("b", (Series("", [(0, -0.1)]),))], **PANELS
+        ),
+        panel_chart([Panel("one point", dots=(Series("", [(3, 0.0)], 1, (None,)),), mark=Mark(3, 3, 3))], **PANELS),
     ],
     ids=["log lines", "one point", "bars", "dots", "scatter", "diagram", "panels", "one panel"],
 )
@@ -71,7 +73,8 @@ def test_line_runs_from_lower_left_to_upper_right():
 
 def test_panels_have_a_common_x_axis_and_scales_of_their_own():
     small, large = ([(0, 0.0), (5, size), (10, 0.0)] for size in (0.01, 100.0))
-    chart = ElementTree.fromstring(panel_chart([Series("a", small), Series("b", large, 1)], **PANELS))
+    panels = [Panel("a", (Series("a", small),)), Panel("b", (Series("b", large, 1),))]
+    chart = ElementTree.fromstring(panel_chart(panels, **PANELS))
     upper, lower = (
         [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
         for line in chart.findall("polyline")
@@ -80,7 +83,29 @@ def test_panels_have_a_common_x_axis_and_scales_of_their_own():
     assert max(y for _, y in upper) < min(y for _, y in lower)
     heights = [ys[0] - ys[1] for ys in ([y for _, y in line] for line in (upper, lower))]
     assert heights[0] == pytest.approx(heights[1]) and heights[0] > 40
-    assert not ElementTree.fromstring(panel_chart([Series("a", small)], **PANELS, dots=True)).findall("polyline")
+    dots = panel_chart([Panel("a", dots=(Series("a", small),))], **PANELS)
+    assert not ElementTree.fromstring(dots).findall("polyline")
+
+
+def test_a_mark_stands_at_its_place_within_its_band_and_dots_have_their_intervals():
+    dots = Series("a", [(0, 0.0), (4, 1.0), (10, 2.0)], half_widths=(None, 0.5, 3.0))
+    chart = ElementTree.fromstring(panel_chart([Panel("a", dots=(dots,), mark=Mark(4, 0, 10))], **PANELS))
+    first, middle, last = (float(dot.attrib["cx"]) for dot in chart.findall("circle"))
+    (line,), (band,) = chart.findall("line[@class='peak']"), chart.findall("rect[@class='band']")
+    assert float(line.attrib["x1"]) == middle
+    assert (float(band.attrib["x"]), float(band.attrib["width"])) == pytest.approx((first, last - first), abs=0.11)
+    small, large = chart.findall("line[@class='range t0']")
+    lengths = [float(one.attrib["y1"]) - float(one.attrib["y2"]) for one in (small, large)]
+    middles = [(float(one.attrib["y1"]) + float(one.attrib["y2"])) / 2 for one in (small, large)]
+    assert middles == pytest.approx([float(dot.attrib["cy"]) for dot in chart.findall("circle")[1:]], abs=0.11)
+    assert lengths[1] == pytest.approx(6 * lengths[0], rel=0.02)
+    height = float(chart.attrib["height"])
+    assert all(0 < float(one.attrib[y]) < height for one in (small, large) for y in ("y1", "y2"))
+
+
+def test_an_axis_without_air_ends_where_its_values_end():
+    assert [spread([0.5, 1.0], 0, 1, pad=0)(x) for x in (0.5, 1.0)] == [0, 1]
+    assert spread([3.0], 0, 1, pad=0)(3.0) == 0.5
 
 
 def test_diagram_draws_an_arrow_from_each_parent():
@@ -104,6 +129,7 @@ def test_words():
         "2.7B",
         "\N{EN DASH}",
     ]
+    assert [number(-0.01, 1), number(-0.01, 1, sign=True)] == ["0.0", "+0.0"]
     assert [number(-1.25, 1), number(float("nan")), number(0.5, 2, sign=True)] == [
         "\N{MINUS SIGN}1.2",
         "\N{EN DASH}",

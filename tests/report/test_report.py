@@ -18,7 +18,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 class Page(HTMLParser):
-    """Checks that elements close in order; keeps what a browser would load, and the text of table cells."""
+    """Checks that elements close in order; keeps what a browser would load, and the text of cells but for pictures."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -46,7 +46,7 @@ class Page(HTMLParser):
             self.cell = None
 
     def handle_data(self, data):
-        if self.cell is not None:
+        if self.cell is not None and "svg" not in self.open:
             self.cell += data
 
 
@@ -58,6 +58,10 @@ def report(tmp_path_factory, make_run):
 @pytest.fixture(scope="module")
 def html(report):
     return render(report)
+
+
+def section(html: str, title: str) -> str:
+    return html.split(f"<h2>{title}</h2>")[1].split("</section>")[0]
 
 
 def test_report_has_the_public_shape(report):
@@ -135,7 +139,7 @@ def test_thinning_keeps_short_curves_and_both_ends():
     assert thinned(list(range(1000)), 11) == [0, 100, 200, 300, 400, 500, 599, 699, 799, 899, 999]
 
 
-def test_ppo_has_its_curves_and_the_watched_reward_beside_the_reward(report, html):
+def test_ppo_has_its_curves(report, html):
     titles = [figure["title"] for figure in training_figures(report["curves"])]
     assert [title.removeprefix("PPO: ") for title in titles if title.startswith("PPO")] == [
         "reward",
@@ -144,28 +148,43 @@ def test_ppo_has_its_curves_and_the_watched_reward_beside_the_reward(report, htm
         "answer length",
         "explained variance",
         "clip ratio",
-        "reward against gold_reward",
-        "rewards by distance",
     ]
     assert not [title for title in titles if title not in html]
 
 
-def test_distance_is_the_square_root_of_the_kl_and_never_below_zero():
+def test_a_watched_reward_stands_beside_the_reward_where_no_frontier_shows_both():
     reward, gold = [[1, 0.5], [2, 0.6], [3, 0.7]], [[1, 0.1], [2, 0.3], [3, 0.2]]
     logged = {"reward": reward, "rewards/model/mean": reward, "rewards/gold/mean": gold}
-    logged["kl/completion"] = [[1, -0.04], [2, 1.0], [3, 4.0]]
-    by_step, by_distance = training_figures({"ppo": logged})[-2:]
-    assert [re.findall(">(gold|model)<", figure["svg"]) for figure in (by_step, by_distance)] == [["gold"]] * 2
-    x1, x2, x3 = map(float, re.findall(r'class="dot t1" cx="([\d.]+)"', by_distance["svg"]))
-    assert x3 - x2 == pytest.approx(x2 - x1, abs=0.11)
-    without_kl = {key: curve for key, curve in logged.items() if key != "kl/completion"}
-    assert [figure["title"] for figure in training_figures({"ppo": without_kl})] == ["PPO: reward", by_step["title"]]
+    _, beside = training_figures({"grpo": logged})
+    assert beside["title"] == "GRPO: reward against gold" and re.findall(">(gold|model)<", beside["svg"]) == ["gold"]
+    with_kl = training_figures({"ppo": logged | {"kl/completion": [[1, 0.0]]}})
+    assert [figure["title"] for figure in with_kl] == ["PPO: reward", "PPO: KL to the reference"]
 
 
 @pytest.mark.parametrize("rewards", [{}, {"rewards/model/mean": [[1, 0.5]]}, {"rewards/half/mean": [[1, 1.0]]}])
 def test_one_reward_has_nothing_to_stand_beside(rewards):
-    figures = training_figures({"ppo": {"reward": [[1, 0.5]], "kl/completion": [[1, 1.0]], **rewards}})
-    assert [figure["title"] for figure in figures] == ["PPO: reward", "PPO: KL to the reference"]
+    figures = training_figures({"grpo": {"reward": [[1, 0.5]], **rewards}})
+    assert [figure["title"] for figure in figures] == ["GRPO: reward"]
+
+
+def test_scores_have_bars_of_their_intervals_on_the_axis_of_their_column(report, html):
+    scores = section(html, "Scores").split("</table>")[0]
+    pictures = re.findall(r'<svg class="chart".*?</svg>', scores)
+    rows = [row for row in report["evals"] if row["headline"]]
+    assert len(pictures) == len(rows) == 16
+    found = {}
+    for row in rows:
+        shown = f"{100 * row['value']:.1f} ± {100 * row['se']:.1f}"
+        if (row["metric"], row["format"]) == ("exact_match", "chat"):
+            picture = scores.split(shown)[1]
+            low, high = map(float, re.search(r'class="range t0" x1="([\d.]+)" x2="([\d.]+)"', picture).groups())
+            chance = float(re.search(r'class="grid zero" x1="([\d.]+)"', picture)[1])
+            found[row["stage"]] = (high - low) / row["se"], ((low + high) / 2 - chance) / (row["value"] - row["chance"])
+    widths, distances = zip(*found.values(), strict=True)
+    assert widths == pytest.approx([widths[0]] * 4, rel=0.02) and distances == pytest.approx(
+        [distances[1]] * 4, rel=0.1
+    )
+    assert widths[0] == pytest.approx(2 * 1.96 * distances[1], rel=0.03)
 
 
 def test_table_numbers_are_those_of_the_json(report, html):
@@ -176,8 +195,8 @@ def test_table_numbers_are_those_of_the_json(report, html):
         assert f"{value} ± {se}n = {row['n']}" in cells, row
     for row in report["comparisons"]:
         if row["metric"] == "exact_match":
-            low, high = (f"{100 * row[key]:.1f}".replace("-", "\N{MINUS SIGN}") for key in ("ci_low", "ci_high"))
-            delta = f"{100 * row['delta']:+.1f}".replace("-", "\N{MINUS SIGN}")
+            low, high = (f"{100 * row[key]:z.1f}".replace("-", "\N{MINUS SIGN}") for key in ("ci_low", "ci_high"))
+            delta = f"{100 * row['delta']:+z.1f}".replace("-", "\N{MINUS SIGN}")
             assert f"{delta} points [{low}, {high}]" in cells, row
 
 

@@ -124,6 +124,34 @@ def test_a_card_of_nothing_is_still_a_card():
     assert json.loads(json.dumps(card, allow_nan=False)) == card and card_markdown(card) == ""
 
 
+def test_the_card_in_words_holds_every_section():
+    def one(name: str, n: int, accuracy: float) -> dict:
+        return {"name": name, "low": 0.5, "high": 1.5, "n": n, "accuracy": accuracy, "confidence": 0.9, "se": 0.1}
+
+    found = {"n": 9, "accuracy": 0.75, "se": 0.1444, "left_out": 3, "min_gap": 0.2, "unscored": 4}
+    found |= {"length_rule": "longer", "length_baseline": 0.625, "by_margin": [one("", 11, 0.11), one("", 12, 0.12)]}
+    found |= {"by_length": [one("", 21, 0.21)], "by_gap": [one("", 31, 0.31)]}
+    found |= {"by_subset": [one("a", 41, 0.41), one("b", 42, 0.42)]}
+    found["calibration"] = {"ece": 0.011, "brier": 0.022, "log_loss": 0.033}
+    found["calibration"]["bins"] = [one("", 51, 0.51), one("", 0, None), one("", 52, 0.52)]
+    found["scores"] = {"n": 18, "mean": 1.25, "std": 0.5, "length_correlation": -0.3}
+    found["drift"] = {"since": "old.json", "mean_shift": 0.75, "std_ratio": 1.5}
+    found["best_of_n"] = [{"n": n, "kl": n / 10, "proxy": n, "gold": n / 2, "gold_se": 0.1} for n in (1, 2)]
+    said = card_markdown(found)
+    for words in (
+        "Right on **75.0%** of 9 pairs (standard error 0.144), 3 closer in gold than 0.2 left out, 4 unscored left out",
+        "Preferring the longer reply would be right on 62.5%.",
+        "error 0.011, Brier score 0.022, log loss 0.033",
+        "18 replies: mean 1.250, deviation 0.500, correlation with the length in words -0.30",
+        "Since old.json the mean moved by +0.75 deviations, the deviation is 1.50 times what it was.",
+        "| 1 | 0.10 | 1.000 | 0.500 +- 0.196 |",
+    ):
+        assert words in said
+    pairs = [f"{n} | {n / 100:.1%}" for n in (11, 12, 21, 31, 41, 42)]
+    assert [row for row in pairs if f"| {row} |" not in said] == []
+    assert "| 51 | 0.900 | 0.510 |" in said and "| 52 | 0.900 | 0.520 |" in said and "| 0 |" not in said
+
+
 def test_the_shorter_reply_is_preferred_on_hh_harmless(shared_data):
     """Of the whole test split 55.7% is known; here are its first 1,500 rows."""
     path = shared_data / "hh/harmless-1500.jsonl"

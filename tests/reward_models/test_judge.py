@@ -129,6 +129,20 @@ def test_the_better_reply_is_the_likelier_answer():
     assert set(judge.in_both_positions(local, prompts, a, a)) == {0.5}
 
 
+def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
+    _, model = local_judge()
+    tokenizer = numbered()
+    tokenizer.chat_template = (
+        "{% for m in messages %}w11 {{ m['content'] }} w12{% endfor %}{% if add_generation_prompt %} w13{% endif %}"
+    )
+    judge_by_chat = LocalJudge(model.train(), tokenizer, ratings=(1, 3), pair_template="{prompt} {a} {b}")
+    assert not judge_by_chat.model.training
+    probabilities = next_probabilities(model, "w11 w1 w4 w8 w12 w13")
+    asked = judge_by_chat.answer_probabilities(["w1 w4 w8"], judge.PAIR_ANSWERS)
+    tokens = numbered().convert_tokens_to_ids(["A", "B"])
+    assert asked[0].tolist() == pytest.approx(probabilities[tokens].tolist(), rel=1e-4)
+
+
 def test_answers_that_are_not_one_token_are_refused():
     assert answer_tokens(numbered(), "1") == numbered().convert_tokens_to_ids(["1"])
     local, _ = local_judge(ratings=(1, 10))
@@ -137,9 +151,13 @@ def test_answers_that_are_not_one_token_are_refused():
 
 
 def test_questions_beyond_the_context_are_refused():
-    local, _ = local_judge()
+    local, model = local_judge()
+    length = len(numbered()("w1 w2 w9")["input_ids"])
+    model.config.max_position_embeddings = length
+    assert local(prompts=["w1"], completions=["w2"])[0] is not None
+    model.config.max_position_embeddings = length - 1
     with pytest.raises(UserError, match="longer than the judge's context"):
-        local(prompts=["w1"], completions=["w2 " * 70])
+        local(prompts=["w1"], completions=["w2"])
 
 
 def test_a_local_judge_by_its_name(tmp_path):
@@ -159,7 +177,7 @@ class Server:
     """An endpoint that answers what `answer(question, attempt)` says: a text, or (status, body, headers)."""
 
     def __init__(self):
-        self.requests, self.attempts, self.lock, self.running, self.most = [], {}, threading.Lock(), 0, 0
+        self.requests, self.attempts, self.lock = [], {}, threading.Lock()
         self.answer = lambda question, attempt: "3"
         server = self
 
@@ -174,7 +192,9 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, args=(0.01,), daemon=True
+        ).start()  # looks for its end so often
 
     def handle(self, handler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length", 0))) or "{}")
@@ -223,8 +243,14 @@ def test_an_endpoint_is_asked_once_a_completion(server):
     assert len(server.requests) == 20 and made.__name__ == "some-judge"
     method, path, headers, body = server.requests[0]
     assert (method, path, headers["Authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")
-    assert body["model"] == "org/some-judge" and body["temperature"] == 0
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("org/some-judge", 0, 64)
     assert "Authorization" not in (api_judge(server)(prompts=["p"], completions=["1"]) and server.requests[-1][2])
+
+
+def test_several_requests_run_at_a_time(server):
+    together = threading.Barrier(3, timeout=10)
+    server.answer = lambda question, attempt: together.wait() is not None and "3"
+    assert api_judge(server, concurrency=3, retries=0)(prompts=["p"] * 3, completions=["a", "b", "c"]) == [3.0] * 3
 
 
 def test_the_endpoint_compares(server):
@@ -241,6 +267,24 @@ def test_passing_failures_are_tried_again(server):
     server.answer = answer
     assert api_judge(server, retries=3)(prompts=["p"], completions=["r"]) == [5.0]
     assert len(server.requests) == 4
+
+
+def test_waits_double_and_are_as_long_as_the_server_asks(server, monkeypatch):
+    waits = []
+    monkeypatch.setattr("reward_models.api_judge.time.sleep", waits.append)
+    said = [
+        (503, "busy", {}),
+        (429, "slow", {"Retry-After": "7"}),
+        (503, "busy", {}),
+        (429, "", {"Retry-After": "900"}),
+    ]
+    server.answer = lambda question, attempt: said[attempt - 1]
+    with pytest.raises(UserError, match="no answer from"):
+        api_judge(server, retries=3, backoff=1.0)(prompts=["p"], completions=["r"])
+    assert waits == [1.0, 7.0, 14.0] and len(server.requests) == 4
+    server.attempts.clear()
+    server.answer = lambda question, attempt: [(429, "", {"Retry-After": "900"}), "3"][attempt - 1]
+    assert api_judge(server)(prompts=["p"], completions=["r"]) == [3.0] and waits[-1] == 60.0
 
 
 def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):

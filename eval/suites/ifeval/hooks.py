@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HUB = "google/IFEval"
+COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
 NEEDS_DOWNLOADS = {
     "language:response_language": "langdetect",
     "change_case:english_capital": "langdetect",
@@ -32,7 +33,7 @@ NEEDS_DOWNLOADS = {
 
 def load_prompts(suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
     """The prompts all of whose instructions run offline; the others are named and counted in the log."""
-    rows = rows_of("ifeval", HUB, "train", suite_args)
+    rows = rows_of("ifeval", HUB, "train", suite_args, COLUMNS)
     kept = [number for number, names in enumerate(rows["instruction_id_list"]) if not NEEDS_DOWNLOADS.keys() & {*names}]
     needed = Counter(name for names in rows["instruction_id_list"] for name in {*names} if name in NEEDS_DOWNLOADS)
     if needed:

@@ -10,12 +10,15 @@ from eval.suites.options import rows_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+COLUMNS = ("id", "prompt", "type", "label")
+FILE = "xstest_prompts.csv of github.com/paul-rottger/xstest"
+
 
 def load_prompts(label: str, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
     """The prompts of one label (safe, unsafe), clustered by type: prompts of a type share their wording."""
     from datasets import Dataset
 
-    rows = rows_of("xstest", None, "test", suite_args).to_list()
+    rows = rows_of("xstest", None, "test", suite_args, COLUMNS, FILE).to_list()
     kept = [row | {"id": str(row["id"]), "cluster": row["type"]} for row in rows if row["label"] == label]
     return {"test": Dataset.from_list(kept)}
 
