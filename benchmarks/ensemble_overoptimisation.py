@@ -11,6 +11,24 @@ gold mean; curves are means over the last five rollouts, and the proxy's peak is
 
 In the JSON a mean is [value, standard error].
 Intervals are 95%: of a run, from its 640 completions at the place; over seeds, Student's t of their differences.
+
+As found, 2026-11-26, commit a035144, 16 cores of an Intel Xeon, two threads a run, six runs at a time, SFT and members
+trained with one thread: of 400 steps asked for, the machine's time ended after 67 to 80 rollouts; the first 67 of each
+run, and no standard errors within a run. The rate is constant, so that they are the rollouts of `--steps 268`.
+
+    gold reward                 at the start  rollouts 21-30  41-50  63-67   proxy, start and end
+    single 0                            0.61            0.30   0.16   0.14           1.51   2.58
+    ensemble 0                          0.61            0.32   0.26   0.19           0.98   1.90
+    single 1                            0.60            0.33   0.23   0.05           0.75   2.41
+    ensemble 1                          0.61            0.45   0.24   0.17           0.82   1.98
+    single 2                            0.58            0.43   0.25   0.16           1.14   2.06
+    ensemble 2                          0.59            0.47   0.18  -0.02           0.83   2.10
+
+Both proxies still rose when the runs ended, at their peak or next to it, and the gold reward fell from the tenth
+rollout on: over-optimisation is plain in all six. Ensemble less single at the peak of the proxy: +0.047, +0.123 and
+-0.226, over seeds -0.019 [-0.475, +0.437]; at the end +0.047, +0.123 and -0.182, over seeds -0.004 [-0.399, +0.390].
+The gold reward had fallen by 0.1 after 22, 22 and 28 rollouts with the ensemble, and after 20, 19 and 20 with a single
+model. So: a delay of a few rollouts in each of three seeds, and no sign that it ends anywhere else.
 """
 
 import argparse

@@ -19,9 +19,9 @@ other work (--clock processor, best with --threads 1).
 
     python benchmarks/time_to_loss.py --text FILE [--seeds 0 1 2] [--clock processor --threads 1] [--quick]
 
-tinyshakespeare, one thread of a shared AMD EPYC with AVX-512 BF16 and no AMX, processor seconds, torch 2.13, 2026-11-26.
-Seed 0 of the first recipe ran beside its reference; its seeds 1 and 2, and long.yaml, ran alone at the same time of day,
-for want of machine time, and stand against T of seed 0. The token ids of the first recipe came from the cache (0.7 s).
+tinyshakespeare, one thread of a shared AMD EPYC with AVX-512 BF16 and no AMX, processor time, torch 2.13, 2026-11-26.
+Seed 0 of pretrain.yaml ran beside its reference; its seeds 1 and 2, and long.yaml, ran alone in the same hour, for want
+of machine time, and stand against T of seed 0. Token ids came from the cache here (0.7 s at most), now they do not.
 
     seed               seconds    of Tstart-up     loss    at 64
        0 reference       149.8   1.000       -   1.8914   1.8914
@@ -31,8 +31,9 @@ for want of machine time, and stand against T of seed 0. The token ids of the fi
        0 long            162.4   1.084     0.9   1.5579   1.5820
     reference, seed 0: loss 1.88 not reached
 
-So 1.88 is reached in an eighth of T, with 0.04 to spare. 1.52 at T is missed: 1.558 at 1.08 T (1.506 on the last tenth of
-the training part, after 1,050 steps, misled: the validation split is 0.05 harder). 1.4697 within 5 T is not measured.
+So 1.88 is reached in an eighth of T, with 0.03 to spare. 1.52 at T is missed: 1.558 at 1.08 T. (The validation split is
+0.05 harder than the last tenth of the training part, where 1,050 steps of long.yaml had 1.506.) 1.4697 in 5 T is not
+measured.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 """What a stage will take: tokens, steps, time and memory; told before any training, without making weights.
 
-How far off it is, by what was measured on two cores (2026-11-22): memory within 6% in recipes/tiny (1 M parameters) and
-in full fine-tuning of 60 M, 23% too low for LoRA with dropout and trained tokens; time 0.6 to 1.7 of what recipes/tiny
-took, PPO's the longest, as it is told for completions of full length. Mixtures of experts keep more activations than is
-counted here (about a third). Memory on a GPU: docs/performance.md; time was not measured there.
+How far off it is, by what was measured on two cores: memory within 6% in recipes/tiny (1 M parameters) and in full
+fine-tuning of 60 M (2026-11-22), within 10% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
+1.7 of what recipes/tiny took, PPO's the longest, as it is told for completions of full length. Memory on a GPU:
+docs/performance.md; time was not measured there, nor a quantised base. Mixtures of experts keep more activations than
+is counted here (about a third).
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ __all__ = ["Device", "Estimate", "TokenStatistics", "describe", "estimate", "thi
 FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
 # Below this share of the device's memory the estimate's own error does no harm.
 SAFE_SHARE = 0.8
+LARGEST_BATCH = 1024  # none larger is looked for
 SIDES = {"reward": 2, "dpo": 2}  # sequences of a row
+# A number of 4 bit with its share of the constants of a block of 64, which double quantisation keeps in 8 bit.
+NF4_BYTES, INT8_BYTES = 0.516, 1.0
 TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -60,6 +64,7 @@ class Estimate:
         parameters: of the model that is trained, all of them.
         trainable: those that learn; with PPO without the critic's.
         mends: what to change where memory is short.
+        largest_batch: the largest micro-batch that fits, all else being as it is; 0 where none does.
     """
 
     stage: str
@@ -73,6 +78,7 @@ class Estimate:
     parameters: int
     trainable: int
     mends: list[str] = field(default_factory=list)
+    largest_batch: int = 0
 
     @property
     def total_memory(self) -> int:
@@ -200,6 +206,7 @@ def estimate(
         parameters=models.policy.parameters,
         trainable=models.policy.trainable,
         mends=_mends(run, device) if short else [],
+        largest_batch=_largest_batch(run, device),
     )
 
 
@@ -223,7 +230,7 @@ class Keys:
 
 
 def _new_adapter(stage: str, keys: Keys) -> PeftConfig | None:
-    """The adapter that a stage adds, but for the template's tokens: their rows are few."""
+    """The adapter that a stage adds, with a row of the embeddings for those of the template's tokens, which are few."""
     from peft import LoraConfig
 
     if not keys.use_peft:
@@ -234,6 +241,7 @@ def _new_adapter(stage: str, keys: Keys) -> PeftConfig | None:
         target_modules=keys.lora_target_modules or "all-linear",
         modules_to_save=["score"] if stage == "reward" else keys.lora_modules_to_save,
         use_dora=keys.use_dora,
+        trainable_token_indices=None if stage == "reward" else [0],
         task_type="SEQ_CLS" if stage == "reward" else "CAUSAL_LM",
     )
 
@@ -272,7 +280,8 @@ def _precision(keys: Keys, config: PreTrainedConfig) -> Precision:
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
     weights = TYPE_BYTES[dtype]
-    return Precision(weights, 2 if keys.bf16 or keys.fp16 else weights)
+    quantised = NF4_BYTES if keys.load_in_4bit else INT8_BYTES if keys.load_in_8bit else None
+    return Precision(weights, 2 if keys.bf16 or keys.fp16 else weights, quantised)
 
 
 def _is_dense(stage: str, keys: Keys, shape: Shape, device: Device) -> bool:
@@ -382,7 +391,7 @@ def _training(run: Run) -> dict[str, int]:
     """A forward and backward pass on a micro-batch."""
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.micro * batch.sides
-    options = {"checkpointing": run.checkpointing, "dense_attention": run.dense_attention}
+    options = {"checkpointing": run.checkpointing, "dense_attention": run.dense_attention, "on_gpu": run.on_gpu}
     trunks = [policy, run.models.critic] if run.models.critic is not None else [policy]
     activations = [memory.activation_bytes(one, precision, sequences, batch.length, **options) for one in trunks]
     positions = sequences * (batch.completion or batch.length)
@@ -398,6 +407,7 @@ def _training(run: Run) -> dict[str, int]:
         )
     return {
         "gradients": memory.gradient_bytes(policy, precision),
+        "trained rows of embeddings": memory.trained_rows_bytes(policy),
         "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
         "activations": sum(activations),
         "logits": logits,
@@ -453,6 +463,20 @@ def _mends(run: Run, device: Device) -> list[str]:
     if run.models.policy.trainable == run.models.policy.parameters and run.stage != "pretrain":
         mends.append("use_peft: true (LoRA: no gradients and moments of the whole model)")
     return mends
+
+
+def _largest_batch(run: Run, device: Device) -> int:
+    """By halves: memory grows with the micro-batch."""
+
+    def fits(micro: int) -> bool:
+        tried = replace(run, batch=replace(run.batch, micro=micro))
+        return verdict(sum(memory_parts(tried).values()), device) == FITS
+
+    low, high = 0, LARGEST_BATCH + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _smaller_batches(run: Run) -> list[tuple[str, Run]]:
@@ -522,13 +546,18 @@ def describe(estimate: Estimate) -> str:
         ("model", learning),
         ("steps", f"{found.steps:,} of {found.batch_sequences:,} sequences, about {_short(found.batch_tokens)} tokens"),
         ("tokens", f"about {_short(found.tokens)}"),
-        ("memory", f"about {total} of {device} GB: {found.verdict}"),
+        ("memory", f"about {total} of {device} GB: {found.verdict}{_batch_words(found.largest_batch)}"),
         ("", ", ".join(shown)),
         *(("mend", mend) for mend in found.mends),
     ]
     if found.seconds is not None:
         lines.insert(3, ("time", f"about {_duration(found.seconds)} on {found.device.name}"))
     return "\n".join(f"  {label:8}{text}" for label, text in lines)
+
+
+def _batch_words(largest: int) -> str:
+    more = " or more" if largest == LARGEST_BATCH else ""
+    return f", with a micro-batch of up to {largest}{more}" if largest else ""
 
 
 def _short(number: float) -> str:

@@ -25,10 +25,12 @@ class Precision:
     Attributes:
         weights: of the model as loaded.
         compute: of what layers make: 2 under autocast to 16 bit, else as the weights.
+        quantised: of the layers' matrices, where the base is quantised: its constants come on top of the bits.
     """
 
     weights: int
     compute: int
+    quantised: float | None = None
 
     @property
     def autocast(self) -> bool:
@@ -38,7 +40,9 @@ class Precision:
 def model_bytes(shape: Shape, precision: Precision) -> int:
     """Weights; an adapter's are in 32 bit whatever the base's are."""
     adapter = shape.trainable if 0 < shape.trainable < shape.parameters else 0
-    return (shape.parameters - adapter) * precision.weights + adapter * FLOAT
+    inner = shape.matrix_parameters - shape.vocab_size * shape.hidden_size if precision.quantised else 0
+    whole = shape.parameters - adapter - inner
+    return whole * precision.weights + adapter * FLOAT + round(inner * (precision.quantised or 0))
 
 
 def gradient_bytes(shape: Shape, precision: Precision) -> int:
@@ -82,11 +86,34 @@ def layer_bytes_per_token(shape: Shape, precision: Precision, length: int, dense
     return 2 * norm * width + precision.compute * (attention + mlp + entering) + entering + scores
 
 
+def adapter_leftovers(shape: Shape, precision: Precision) -> int:
+    """What a CPU's allocator does not give again of the adapters' sums in a layer, bytes a token.
+
+    Each adapted layer makes its own output, the adapter's, and their sum. None but the sum is kept, but the others lie
+    between what is: half again as much as all outputs stays resident (measured; a GPU's allocator has no such gaps).
+    """
+    outputs = 2 * shape.attention_width + 2 * shape.kv_width + 2 * shape.mlp_width + shape.hidden_size
+    return outputs * 3 * precision.compute // 2 if shape.has_adapter else 0
+
+
+def trained_rows_bytes(shape: Shape) -> int:
+    """Where rows of the embeddings are trained: the table with them in it for the output layer, and two gradients."""
+    return 3 * shape.vocab_size * shape.hidden_size * FLOAT if shape.trains_rows else 0
+
+
 def activation_bytes(
-    shape: Shape, precision: Precision, sequences: int, length: int, *, checkpointing: bool, dense_attention: bool
+    shape: Shape,
+    precision: Precision,
+    sequences: int,
+    length: int,
+    *,
+    checkpointing: bool,
+    dense_attention: bool,
+    on_gpu: bool = True,
 ) -> int:
     """What a forward pass keeps for the backward pass; with checkpointing each layer's input, and one layer whole."""
     layer = layer_bytes_per_token(shape, precision, length, dense_attention)
+    layer += 0 if on_gpu else adapter_leftovers(shape, precision)
     last_norm = shape.norm_elements * FLOAT * shape.hidden_size
     stream = FLOAT if precision.autocast else precision.compute  # autocast leaves the residual stream in 32 bit
     kept = shape.layers * stream * shape.hidden_size + layer if checkpointing else shape.layers * layer

@@ -136,7 +136,9 @@ def find_model(
     lora = next((recipe for recipe in earlier if recipe.get("use_peft")), None)
     if adapter is None and lora is not None:
         targets = lora.get("lora_target_modules") or "all-linear"
-        adapter = LoraConfig(r=lora.get("lora_r", 16), target_modules=targets, task_type="CAUSAL_LM")
+        adapter = LoraConfig(
+            r=lora.get("lora_r", 16), target_modules=targets, task_type="CAUSAL_LM", trainable_token_indices=[0]
+        )
     return PlannedModel(config, adapter)
 
 

@@ -34,6 +34,8 @@ class Shape:
         mlp_elements: likewise of the MLP's width: what enters and leaves the activation, and the gate.
         dropout: of attention's weights.
         adapter_dropout: of what enters an adapter, which keeps a copy of it.
+        has_adapter: whether adapters are trained on frozen weights.
+        trains_rows: whether an adapter replaces rows of the embeddings.
     """
 
     parameters: int
@@ -50,6 +52,8 @@ class Shape:
     mlp_elements: int
     dropout: float
     adapter_dropout: float = 0.0
+    has_adapter: bool = False
+    trains_rows: bool = False
 
 
 def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: str = "causal-lm") -> Shape:
@@ -83,6 +87,8 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
         mlp_elements=_mlp_elements(text),
         dropout=getattr(text, "attention_dropout", None) or getattr(text, "attn_pdrop", None) or 0.0,
         adapter_dropout=getattr(adapter, "lora_dropout", 0.0),
+        has_adapter=adapter is not None,
+        trains_rows=kind == "causal-lm" and bool(getattr(adapter, "trainable_token_indices", None)),
     )
 
 
@@ -110,7 +116,7 @@ def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
     adapter = copy.deepcopy(adapter)
     adapter.inference_mode = False
     if kind == "sequence-classification":
-        adapter.task_type, adapter.modules_to_save = "SEQ_CLS", ["score"]
+        adapter.task_type, adapter.modules_to_save, adapter.trainable_token_indices = "SEQ_CLS", ["score"], None
     with torch.device("meta"):
         return get_peft_model(model, adapter)
 

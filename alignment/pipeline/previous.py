@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from alignment.durable.read import read_json
+from eval.store import is_whole
 
 PREVIOUS = "previous"
 
@@ -17,7 +18,7 @@ def set_aside(name: str, run_dir: Path) -> Path | None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(kept)
     for path in (run_dir / "evals").glob(f"{name}-*/run.json"):
-        if read_json(path).get("stage") == name:  # not ppo-brief's, where name is ppo
+        if is_whole(path.parent) and read_json(path).get("stage") == name:  # not ppo-brief's, where name is ppo
             (kept / "evals").mkdir(exist_ok=True)
             path.parent.rename(kept / "evals" / path.parent.name)
     return kept

@@ -145,7 +145,7 @@ def test_weights_gradients_and_moments_by_hand():
     narrow = of("sft", rows, dtype="bfloat16").memory
     assert (narrow["weights"], narrow["optimizer"]) == (2 * size, 4 * size)
     adapted = of("sft", rows, use_peft=True, lora_r=4, lora_target_modules=["q_proj", "v_proj"])
-    learned = 4 * 4 * (128 + 128 + 128 + 64)  # layers x rank x (in and out of q, in and out of v)
+    learned = 4 * 4 * (128 + 128 + 128 + 64) + 128  # layers x rank x (in and out of q, and of v), and a token's row
     assert adapted.trainable == learned
     assert adapted.memory["weights"] == 4 * (size + learned)
     assert adapted.memory["optimizer"] == 8 * learned
@@ -369,3 +369,12 @@ def test_this_device_is_measured():
 def test_no_weights_are_made_of_a_large_model():
     """175 billion parameters are counted where no machine could hold them."""
     assert shape_of(GPTConfig.from_preset("gpt3-175b")).parameters == pytest.approx(175e9, rel=0.01)
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not():
+    rows, device = TokenStatistics(1000, 200, 256), Device("a small machine", 3 * 10**9)
+    largest = of("sft", rows, device=device).largest_batch
+    assert 1 < largest < 1024
+    assert of("sft", rows, device=device, per_device_train_batch_size=largest).verdict == "fits"
+    assert of("sft", rows, device=device, per_device_train_batch_size=largest + 1).verdict != "fits"
+    assert f"up to {largest}" in describe(of("sft", rows, device=device))

@@ -174,3 +174,14 @@ def test_a_pruned_number_is_not_given_to_an_older_copy(project):
     shutil.rmtree(project.run_dir / "previous/aligned-1")
     project.run("--aligned.learning_rate", "0.3")
     assert sorted(path.name for path in (project.run_dir / "previous").iterdir()) == ["aligned-2", "aligned-3"]
+
+
+def test_a_damaged_evaluation_runs_again_and_holds_up_no_stage(project):
+    project.set(evals={"suites": ["facts"], "stages": ["tuned"], "formats": ["plain"]})
+    project.run()
+    run = project.run_dir / "evals/tuned-facts-plain/run.json"
+    for options in ([], ["--tuned.learning_rate", "0.5"]):
+        run.write_text(run.read_text()[:-9])
+        project.run(*options)
+        assert json.loads(run.read_text())["stage"] == "tuned"
+    assert len(project.harness.runs) == 3
