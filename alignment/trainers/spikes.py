@@ -7,7 +7,7 @@ from statistics import median
 from transformers import TrainerCallback
 
 WINDOW = 50  # logged losses that a new one is compared with
-ENOUGH = 10  # of them, to know what is usual
+ENOUGH = 20  # of them, to know what is usual
 HIGH = 6.0  # spreads above the median
 LEAST_SPREAD = 0.02  # of the median: on a plateau the losses differ by next to nothing
 logger = logging.getLogger(__name__)

@@ -116,11 +116,11 @@ def test_spikes_are_written_down_where_they_are(tmp_path):
     written, state = [], SimpleNamespace(log_history=[], global_step=0)
     spikes = LossSpikes(lambda state, values: written.append((state.global_step, values["loss_spike"] > HIGH)))
     for step in range(1, 40):
-        loss = 9.0 if step in (20, 21) else 2.0 + 0.01 * (step % 5)
+        loss = 9.0 if step in (25, 26) else 2.0 + 0.01 * (step % 5)
         state.global_step = step
         for logs in ({"loss": loss}, {"eval_loss": 100.0}):
             state.log_history.append(logs | {"step": step})
             spikes.on_log(None, state, None, logs=logs)
-    assert written == [(20, True), (21, True)]
+    assert written == [(25, True), (26, True)]
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "skipped_step": 1}\n{"step": 20, "loss_spike": 50.1}\n')
     assert count_faults(tmp_path / "metrics.jsonl") == {"skipped_steps": 1, "loss_spikes": 1}
