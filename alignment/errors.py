@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from alignment.masking import mask_text
+from .masking import mask_text  # relative, as exported checkpoints take both files along
 
 
 class UserError(Exception):

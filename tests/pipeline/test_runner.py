@@ -343,8 +343,16 @@ def test_a_failed_evaluation_is_recorded_and_runs_again(project):
     assert project.record()["evals"]["tuned-facts-plain"]["status"] == "done"
 
 
+@pytest.fixture
+def listens_to_ctrl_c():
+    """As in a terminal; a shell starts what runs in its background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGXCPU])
-def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(project, signum):
+def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(project, signum, listens_to_ctrl_c):
     project.set(evals={"suites": ["facts"], "stages": ["tuned"]})
     evaluate = project.harness.evaluate
 
