@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import evaluate
@@ -17,9 +18,16 @@ NAMES = sorted(path.parent.name for path in METRICS.glob("*/[!_]*.py"))
 
 @pytest.fixture(scope="module", autouse=True)
 def modules(tmp_path_factory):
-    """`evaluate` copies what it loads to a folder that is imported from: one of the tests' own."""
+    """`evaluate` copies what it loads to a folder that is imported from: one of the tests' own.
+
+    Others of this process may have imported from the user's, and left it on the path.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path_factory.mktemp("modules"))
+        folder = tmp_path_factory.mktemp("modules")
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", folder)
+        patch.syspath_prepend(folder)
+        for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+            patch.delitem(sys.modules, name)
         yield
 
 
