@@ -242,9 +242,8 @@ def finish(
 
 def push(trainer: Trainer, checkpoint: Path) -> None:
     """Upload a finished checkpoint as it stands; Trainer's own push adds its pickled arguments, with hub_token."""
-    if trainer.is_world_process_zero():
-        api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
-        api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
+    api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
+    api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
 
 
 def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str] = ()) -> tuple[int, dict[str, float]]:
