@@ -62,6 +62,7 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
     import torch
 
     if not is_adapter(checkpoint):
+        load_config(checkpoint)  # raises where there is no model at all
         raise UserError(
             f"{checkpoint} has no adapters to merge",
             got="a full model",

@@ -325,3 +325,11 @@ def test_adapters_that_cannot_be_are_refused(run_dir):
         dpo.check(dpo_args("out"), None, wrong(model_name_or_path=base, init_lora_weights="pissa"))
     with pytest.raises(UserError, match="no such way to begin"):
         dpo.check(dpo_args("out"), None, wrong(model_name_or_path=base, init_lora_weights="zeros"))
+
+
+def test_merging_what_is_no_adapter_says_what_is_there(run_dir, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        merge(tmp_path / "misspelt", tmp_path / "merged")
+    with pytest.raises(UserError, match="has no adapters to merge"):
+        merge(run_dir / "pretrain/checkpoint", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
