@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from alignment.check import lengths, rows, settings, template
+from alignment.check.costs import describe
 from alignment.check.encoding import encode_rows
-from alignment.check.estimate import Device, TokenStatistics, describe, estimate
+from alignment.check.estimate import estimate
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
-from alignment.check.speed import this_device
+from alignment.check.speed import Device, this_device
 from alignment.check.standing import standing_checkpoints
+from alignment.check.work import TokenStatistics
 from alignment.data.arguments import DataArguments
 from alignment.data.formats import KINDS
 from alignment.data.load import check_source

@@ -12,11 +12,11 @@ from check_cases import foreign_tokenizer, write_model
 
 import align as console
 from alignment.check.display import GREEN, mark
-from alignment.check.estimate import Device
 from alignment.check.findings import has_errors
 from alignment.check.material import Options
 from alignment.check.rows import check_labels
 from alignment.check.run import check_stages, merged
+from alignment.check.speed import Device
 from alignment.pipeline.graph import load_pipeline
 
 STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]

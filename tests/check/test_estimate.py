@@ -18,9 +18,12 @@ from transformers import (
 )
 
 from alignment.check import memory, speed
-from alignment.check.estimate import Device, TokenStatistics, describe, estimate, this_device
+from alignment.check.costs import describe
+from alignment.check.estimate import estimate
 from alignment.check.memory import Precision
 from alignment.check.shape import shape_of
+from alignment.check.speed import Device, this_device
+from alignment.check.work import TokenStatistics
 from alignment.models.gpt import GPTConfig
 from alignment.pipeline.graph import stage_module
 from alignment.pipeline.recipe import build_configs
