@@ -9,19 +9,24 @@ is counted here (about a third).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alignment.check import speed
-from alignment.check.fit import FITS, largest_batch, mends, verdict
-from alignment.check.held import is_dense, models_of, new_adapter, precision_of
+from alignment.check.fit import FITS, Change, largest_batch, largest_model, least, mends, verdict
+from alignment.check.held import NF4_BYTES, is_dense, models_of, new_adapter, precision_of
+from alignment.check.memory import Precision
 from alignment.check.phases import Run, memory_parts
 from alignment.check.speed import Device
 from alignment.check.work import Keys, TokenStatistics, batch_of, steps_of
+from alignment.models.quantization import missing_for_quantization
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedConfig
+
+BFLOAT16 = Precision(2, 2)
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class Estimate:
         device: with its memory.
         parameters: of the model that is trained, all of them.
         trainable: those that learn; with PPO without the critic's.
-        mends: what to change where memory is short.
+        least: bytes at the peak with a micro-batch of 1 and activation checkpointing.
         largest_batch: the largest micro-batch that fits, all else being as it is; 0 where none does.
+        largest_model: about so many parameters would fit with a micro-batch of 1 and activation checkpointing.
+        mends: what to change where memory is short.
     """
 
     stage: str
@@ -52,8 +59,10 @@ class Estimate:
     device: Device
     parameters: int
     trainable: int
-    mends: list[str] = field(default_factory=list)
-    largest_batch: int = 0
+    least: int
+    largest_batch: int
+    largest_model: int
+    mends: list[str]
 
     @property
     def total_memory(self) -> int:
@@ -90,7 +99,7 @@ def estimate(
     keys = Keys(configs)
     if reward_config is None:
         reward_config, reward_adapter = model_config, adapter
-    own = adapter or new_adapter(stage, keys)
+    own = adapter or (new_adapter(stage, keys) if keys.use_peft else None)
     reference = adapter is not None or own is None  # of a new adapter the base itself is the reference
     reward = (reward_config, reward_adapter) if keys.reward_model_path else None
     models = models_of(stage, keys, (model_config, own), reward, reference)
@@ -110,6 +119,7 @@ def estimate(
     sequences = batch.micro * batch.accumulation * batch.sides
     parts = memory_parts(run)
     short = verdict(sum(parts.values()), device) != FITS
+    cheaper = _cheaper(run, keys, model_config, reward, device)
     return Estimate(
         stage=stage,
         tokens=round(trained_rows * batch.sides * batch.mean),
@@ -121,9 +131,29 @@ def estimate(
         device=device,
         parameters=models.policy.parameters,
         trainable=models.policy.trainable,
-        mends=mends(run, device) if short else [],
+        least=least(run),
         largest_batch=largest_batch(run, device),
+        largest_model=largest_model(run, device),
+        mends=mends(run, device, cheaper) if short else [],
     )
+
+
+def _cheaper(run: Run, keys: Keys, config: PreTrainedConfig, reward: tuple | None, device: Device) -> Iterator[Change]:
+    """Ways to train the same model in less memory: LoRA, on a base in 16 bit, in 4 bit where that can be had."""
+    if run.stage == "pretrain":
+        return
+    changed = []
+    if not run.models.policy.has_adapter:
+        changed.append("use_peft: true")
+        run = replace(run, models=models_of(run.stage, keys, (config, new_adapter(run.stage, keys)), reward, False))
+        yield ", ".join(changed), run
+    if run.precision.quantised is None and run.precision.weights > BFLOAT16.weights:
+        changed.append("dtype: bfloat16")
+        run = replace(run, precision=BFLOAT16)
+        yield ", ".join(changed), run
+    if run.precision.quantised is None and device.on_gpu and not missing_for_quantization():
+        run = replace(run, precision=replace(run.precision, quantised=NF4_BYTES))
+        yield ", ".join([*changed, "load_in_4bit: true"]), run
 
 
 def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float | None:

@@ -36,12 +36,10 @@ class Models:
     critic_mode: str | None = None
 
 
-def new_adapter(stage: str, keys: Keys) -> PeftConfig | None:
+def new_adapter(stage: str, keys: Keys) -> PeftConfig:
     """The adapter that a stage adds, with a row of the embeddings for those of the template's tokens, which are few."""
     from peft import LoraConfig
 
-    if not keys.use_peft:
-        return None
     return LoraConfig(
         r=keys.lora_r,
         lora_dropout=keys.lora_dropout,

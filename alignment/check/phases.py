@@ -69,7 +69,7 @@ def _training(run: Run) -> dict[str, int]:
         )
     return {
         "gradients": memory.gradient_bytes(policy, precision),
-        "trained rows of embeddings": memory.trained_rows_bytes(policy),
+        "trained rows of embeddings": memory.trained_rows_bytes(policy, precision),
         "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
         "activations": sum(activations),
         "logits": logits,

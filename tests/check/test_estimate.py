@@ -333,11 +333,6 @@ def test_what_does_not_fit_is_told_with_mends():
     assert "does not fit" in describe(told) and told.mends[0] in describe(told)
 
 
-def test_where_nothing_small_helps_the_mend_is_another():
-    tiny = Device("a very small machine", 10**8)
-    assert of("sft", TokenStatistics(10, 20, 30), device=tiny).mends[0] == "a shorter max_length"
-
-
 def test_between_fitting_and_not_there_is_tight():
     rows = TokenStatistics(100, 20, 30)
     total = of("sft", rows).total_memory
