@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.check import speed
 from alignment.check.fit import FITS, Change, largest_batch, largest_model, least, mends, verdict
 from alignment.check.held import NF4_BYTES, is_dense, models_of, new_adapter, precision_of
-from alignment.check.memory import Precision
+from alignment.check.memory import MUON, Precision
 from alignment.check.phases import Run, memory_parts
 from alignment.check.speed import Device
 from alignment.check.work import Keys, TokenStatistics, batch_of, steps_of
@@ -109,7 +109,7 @@ def estimate(
         models=models,
         batch=batch,
         precision=precision_of(keys, model_config),
-        optim=str(getattr(keys.optim, "value", keys.optim)),
+        optim=MUON if keys.muon else str(getattr(keys.optim, "value", keys.optim)),
         checkpointing=bool(keys.activation_checkpointing),
         dense_attention=is_dense(stage, keys, models.policy, device),
         on_gpu=device.on_gpu,
