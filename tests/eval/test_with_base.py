@@ -10,6 +10,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from saved_adapters import save_adapter
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.cli import compare
 from alignment.errors import UserError
@@ -54,24 +55,33 @@ def items(folder: Path):
     return load_run(folder).items
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def base(request, checkpoints, tokenizer, tmp_path_factory) -> Path:
+    if not request.param:
+        return checkpoints / "pretrain/checkpoint"
+    folder = tmp_path_factory.mktemp("tied") / "pretrain/checkpoint"
+    config = AutoConfig.from_pretrained(checkpoints / "pretrain/checkpoint", tie_word_embeddings=True)
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "from_one"),
     [
-        ("an adapter", None, True),
+        ("an adapter", {}, True),
+        ("with trained rows", {"trainable_token_indices": [2, 40]}, True),
         ("over another", {"earlier": {}}, True),
         ("over one with rows", {"earlier": {"trainable_token_indices": [40]}}, False),
         ("over one with biases", {"earlier": {"bias": "all"}}, False),
         ("with new rows", {"grown_to": 400}, False),
     ],
 )
-def test_the_base_is_scored_as_by_itself(
-    kind, options, from_one, checkpoints, adapter, tokenizer, suite, loads, tmp_path, caplog
-):
+def test_the_base_is_scored_as_by_itself(kind, options, from_one, base, tokenizer, suite, loads, tmp_path, caplog):
     """Whether from the adapter's model, the adapter turned off, or loaded again where that is another model."""
-    base = checkpoints / "pretrain/checkpoint"
-    if options:
-        adapter = tmp_path / "run/sft/checkpoint"
-        save_adapter(base, tokenizer, adapter, **options)
+    adapter = tmp_path / "run/sft/checkpoint"
+    save_adapter(base, tokenizer, adapter, **options)
     both, alone = tmp_path / "both", tmp_path / "alone"
     with caplog.at_level("INFO"):
         records = evaluate_with_base(
@@ -90,12 +100,12 @@ def test_the_base_is_scored_as_by_itself(
         expected = evaluate(base, suite, record["format"], alone / record["format"], limit=4)
         assert record["checkpoint_digest"] == expected["checkpoint_digest"] != records[0]["checkpoint_digest"]
         pandas.testing.assert_frame_equal(items(both / record["run_id"]), items(alone / record["format"]))
-    assert items(both / names[0])["output"].tolist() != items(both / names[2])["output"].tolist()
+    evaluate(adapter, suite, "plain", alone / "adapter", limit=4)  # merged into its base
+    outputs = items(both / names[0])["output"].tolist()
+    assert outputs == items(alone / "adapter")["output"].tolist() != items(both / names[2])["output"].tolist()
 
 
 def test_adapter_disabled_is_the_base_bit_for_bit(checkpoints, adapter, tokenizer):
-    from transformers import AutoModelForCausalLM
-
     base = AutoModelForCausalLM.from_pretrained(checkpoints / "pretrain/checkpoint").eval()
     model = loading.load_trainable(adapter, "causal-lm").eval()
     with torch.no_grad():

@@ -11,12 +11,14 @@ from alignment.models.chain import Chain, Link, weights_digest
 from alignment.models.vocabulary import make_room
 
 
-def save_adapter(base: Path, tokenizer, folder: Path, earlier: dict | None = None, grown_to: int | None = None):
-    """Save an adapter of a base, over one with the given settings of PEFT's, and with embeddings grown."""
+def save_adapter(
+    base: Path, tokenizer, folder: Path, earlier: dict | None = None, grown_to: int | None = None, **settings
+):
+    """Save an adapter of a base with the given settings of PEFT's, over one with others, and with embeddings grown."""
     names = [] if earlier is None else ["earlier_1"]
     for name in names:
         _save(base, folder / name, LoraConfig(target_modules=["q_proj"], **earlier))
-    model = _save(base, folder, LoraConfig(target_modules=["q_proj", "v_proj", "up_proj"], r=4), grown_to)
+    model = _save(base, folder, LoraConfig(target_modules=["q_proj", "v_proj", "up_proj"], r=4, **settings), grown_to)
     model.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
