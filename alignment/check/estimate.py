@@ -1,7 +1,7 @@
 """What a stage will take: tokens, steps, time and memory; told before any training, without making weights.
 
 How far off it is, by what was measured on two cores: memory within 6% in recipes/tiny (1 M parameters) and in full
-fine-tuning of 60 M (2026-11-22), within 10% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
+fine-tuning of 60 M (2026-11-22), within 12% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
 1.7 of what recipes/tiny took, PPO's the longest, as it is told for completions of full length. Memory on a GPU:
 docs/performance.md; time was not measured there, nor a quantised base. Mixtures of experts keep more activations than
 is counted here (about a third).
