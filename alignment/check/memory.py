@@ -103,8 +103,10 @@ def adapter_leftovers(shape: Shape, precision: Precision) -> int:
 
 
 def trained_rows_bytes(shape: Shape, precision: Precision) -> int:
-    """Where rows of the embeddings are trained: the table with them in it for the output layer, and two gradients."""
-    return 3 * shape.vocab_size * shape.hidden_size * precision.weights if shape.trains_rows else 0
+    """Where rows of the embeddings are trained: the table with them in it for the output layer, and two gradients, one
+    of which TRL sums up in 32 bit."""
+    size = 2 * precision.weights + FLOAT
+    return shape.vocab_size * shape.hidden_size * size if shape.trains_rows else 0
 
 
 def activation_bytes(
@@ -145,8 +147,12 @@ def chunked_logit_bytes(shape: Shape, precision: Precision, positions: int, chun
 def tiled_logit_bytes(shape: Shape, precision: Precision, positions: int, on_gpu: bool, gradients: bool) -> int:
     """Logits of TRL's SFT and DPO, which never exist as a whole."""
     tile = min(positions, TILE_TOKENS) * min(shape.vocab_size, TILE_VOCABULARY)
-    on_cpu = CPU_TILES if gradients else CPU_TILES_FORWARD
-    return tile * (precision.compute if on_gpu else FLOAT * on_cpu)
+    if on_gpu:
+        return tile * precision.compute
+    # Of 16 bit, tile and weights are copied to 32 bit for the gradient's sum.
+    copies = tile + min(shape.vocab_size, TILE_VOCABULARY) * shape.hidden_size
+    copied = FLOAT * copies if gradients and precision.compute < FLOAT else 0
+    return tile * FLOAT * (CPU_TILES if gradients else CPU_TILES_FORWARD) + copied
 
 
 def policy_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:

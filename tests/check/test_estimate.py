@@ -185,6 +185,11 @@ def test_logits_by_hand():
     # TRL's SFT computes them in tiles: no more than one at a time, however long the batch.
     large = of("sft", rows, per_device_train_batch_size=1000, max_length=256).memory
     assert large["logits"] == 4096 * 1536 * 4 * memory.CPU_TILES
+    # In 16 bit the gradient is summed over copies of the tile and of the weights in 32 bit.
+    narrow = of("sft", rows, per_device_train_batch_size=1000, max_length=256, dtype="bfloat16").memory
+    assert narrow["logits"] - large["logits"] == 4 * (4096 * 1536 + 1536 * 128)
+    trained = of("sft", rows, use_peft=True, dtype="bfloat16").memory["trained rows of embeddings"]
+    assert trained == 1536 * 128 * (2 + 2 + 4)  # a copy of the table, its gradient, and that in 32 bit
 
 
 def test_the_models_of_ppo_by_critic_mode():
