@@ -37,6 +37,7 @@ class Estimate:
         memory: bytes at the peak, by part.
         device: with its memory.
         parameters: of the model that is trained, all of them.
+        hidden_parameters: of its matrices outside the embeddings and the output layer.
         trainable: those that learn; with PPO without the critic's.
         mends: what to change where memory is short.
         largest_batch: the largest micro-batch that fits, all else being as it is; 0 where none does.
@@ -51,6 +52,7 @@ class Estimate:
     memory: dict[str, int]
     device: Device
     parameters: int
+    hidden_parameters: int
     trainable: int
     mends: list[str] = field(default_factory=list)
     largest_batch: int = 0
@@ -120,6 +122,7 @@ def estimate(
         memory=parts,
         device=device,
         parameters=models.policy.parameters,
+        hidden_parameters=models.policy.matrix_parameters - models.policy.vocab_size * models.policy.hidden_size,
         trainable=models.policy.trainable,
         mends=mends(run, device) if short else [],
         largest_batch=largest_batch(run, device),
