@@ -42,6 +42,7 @@ class Estimate:
         memory: bytes at the peak, by part.
         device: with its memory.
         parameters: of the model that is trained, all of them.
+        hidden_parameters: of its matrices outside the embeddings and the output layer.
         trainable: those that learn; with PPO without the critic's.
         least: bytes at the peak with a micro-batch of 1 and activation checkpointing.
         largest_batch: the largest micro-batch that fits, all else being as it is; 0 where none does.
@@ -58,6 +59,7 @@ class Estimate:
     memory: dict[str, int]
     device: Device
     parameters: int
+    hidden_parameters: int
     trainable: int
     least: int
     largest_batch: int
@@ -130,6 +132,7 @@ def estimate(
         memory=parts,
         device=device,
         parameters=models.policy.parameters,
+        hidden_parameters=models.policy.matrix_parameters - models.policy.vocab_size * models.policy.hidden_size,
         trainable=models.policy.trainable,
         least=least(run),
         largest_batch=largest_batch(run, device),

@@ -17,6 +17,7 @@ from alignment.check.material import Material, Options, Rows, from_the_hub, read
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.check.speed import Device, this_device
 from alignment.check.standing import standing_checkpoints
+from alignment.check.step_law import beside
 from alignment.check.work import TokenStatistics
 from alignment.data.arguments import DataArguments
 from alignment.data.formats import KINDS
@@ -119,9 +120,13 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
         )
     except UserError as mistake:  # an adapter that fits no layer
         return [], from_user_error(mistake)
+    lines = describe(found).splitlines()
+    if material.method == "pretrain" and material.get("model_name_or_path") is None:
+        law = beside(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
+        lines.insert(3, f"  rates   {law}")
     sharded = bool(material.get("fsdp") or material.get("deepspeed")) or model_is_sharded()
     unfit = memory_finding(found, sharded)
-    return describe(found).splitlines(), [unfit] if unfit else []
+    return lines, [unfit] if unfit else []
 
 
 def look(

@@ -23,6 +23,11 @@ class HardwareDefaults:
         on_gpu = torch.cuda.is_available()
         if self.bf16 is None:
             self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16
+        if self.bf16 and not torch.accelerator.is_available() and lacks_bf16():
+            logger.warning(
+                "bf16 has no effect: this CPU has no instructions for it, and would take several times as long"
+            )
+            self.bf16 = False
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # else transformers refuses bf16 that was asked for
         if self.activation_checkpointing is None:
@@ -34,6 +39,15 @@ class HardwareDefaults:
         # Pinned pages speed up copies to a GPU; without one torch only warns about them.
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         super().__post_init__()
+
+
+def lacks_bf16() -> bool:
+    """Whether this is an x86 CPU without bf16 products (AVX-512 BF16 or AMX), where they are made of 32-bit ones.
+
+    Of other CPUs, and with a torch that does not tell (before 2.10), nothing is known.
+    """
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return told.get("architecture") == "x86_64" and not (told.get("avx512_bf16") or told.get("amx_bf16"))
 
 
 @dataclass

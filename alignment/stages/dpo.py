@@ -34,6 +34,7 @@ from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
+from alignment.trainers.pair_lengths import group_pairs_by_length
 
 PARENTS = {"model_name_or_path": "causal-lm"}
 DATA_KIND = "preference"
@@ -104,4 +105,5 @@ def make_trainer(
         expose_head_bias(model)
     complete_reference(trainer.model)
     adapt_trainer(trainer, model_args)
+    group_pairs_by_length(trainer)
     return trainer

@@ -26,6 +26,7 @@ from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.tokenization.chat import require_template
+from alignment.trainers.pair_lengths import group_pairs_by_length
 from reward_models.learned import LearnedReward
 from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
@@ -107,6 +108,7 @@ def run(
         callbacks=[*own, *start_from.callbacks, *callbacks],
     )
     adapt_trainer(trainer, model_args)
+    group_pairs_by_length(trainer)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])

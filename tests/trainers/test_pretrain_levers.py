@@ -192,8 +192,20 @@ def test_settings_that_do_nothing_are_refused_together(tmp_path):
     assert all(text in str(error.value) for text in ("decay_share", "z_loss", "Muon goes with AdamW"))
 
 
+CPUS = {  # what torch.cpu.get_capabilities tells -> whether bf16 is used where it is asked for
+    "AVX-512 BF16": ({"architecture": "x86_64", "avx512_bf16": True}, True),
+    "AMX": ({"architecture": "x86_64", "amx_bf16": True}, True),
+    "AVX2": ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+    "ARM": ({"architecture": "aarch64"}, True),
+}
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="of machines with a CPU alone")
-def test_bf16_can_be_asked_for_on_a_cpu(tmp_path):
+@pytest.mark.parametrize("cpu", CPUS)
+def test_bf16_can_be_asked_for_on_a_cpu_that_has_it(cpu, tmp_path, monkeypatch, caplog):
+    capabilities, used = CPUS[cpu]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     args = PretrainRecipe(output_dir=str(tmp_path), bf16=True)
-    assert args.bf16 and args.device.type == "cpu"
+    assert args.bf16 is used and args.device.type == "cpu"
+    assert ("bf16 has no effect" in caplog.text) is not used
     assert not PretrainRecipe(output_dir=str(tmp_path)).bf16
