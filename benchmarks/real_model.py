@@ -110,7 +110,7 @@ def make_held_out(args: argparse.Namespace) -> None:
 def make_small(args: argparse.Namespace) -> None:
     """A model of random weights, and a few rows of each kind."""
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
-    from alignment.models.saving import save_checkpoint
+    from alignment.stages.common import save_checkpoint
     from alignment.tokenization.train import train_tokenizer
 
     folder = args.output_dir / "small"
@@ -135,9 +135,14 @@ def make_small(args: argparse.Namespace) -> None:
     save_checkpoint(GPTForCausalLM(config), tokenizer, args.model)
 
 
-def align(args: argparse.Namespace, name: str, *words: object) -> None:
-    """`align` in a process of its own, which is what gives back its memory."""
-    call(args, name, [ROOT / "align.py", *words])
+def align(args: argparse.Namespace, name: str, words: list) -> None:
+    """A verb of the command line: in a process of its own, which gives back its memory; here in a smoke run."""
+    import align as command
+
+    if not args.quick:
+        call(args, name, [ROOT / "align.py", *words])
+    elif command.main(list(map(str, words))):
+        raise SystemExit(f"{name} failed")
 
 
 def call(args: argparse.Namespace, name: str, words: list) -> None:
@@ -158,16 +163,21 @@ def train(args: argparse.Namespace, stage: str, recipe: str, **options: object) 
     options = {name: inputs[name] for name in needed[recipe]} | SIZES[recipe] | options
     options |= {"output_dir": folder, "seed": args.seed, "logging_steps": 1} | ({"max_steps": 2} if args.quick else {})
     if not (folder / "stage.json").exists():
-        words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-        align(args, stage, recipe, RECIPES / f"{recipe}.yaml", "--no-check", *words)
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        align(args, stage, [recipe, RECIPES / f"{recipe}.yaml", "--no-check", *words])
     return read(folder / "stage.json")
 
 
 def measure(args: argparse.Namespace, what: str) -> None:
-    """Ask the model of a stage (or the base) what all are asked, in a process of its own; what is there stays."""
-    if not (args.output_dir / f"evals/{what}.json").exists():
-        words = [f"--{name}={value}" for name, value in vars(args).items() if not isinstance(value, bool | None)]
-        call(args, f"eval-{what}", [__file__, *words, f"--measure={what}"])
+    """Ask the model of a stage (or the base) what all are asked; what is there stays. The process as with `align`."""
+    args.measure = what
+    if (args.output_dir / f"evals/{what}.json").exists():
+        return
+    if args.quick:
+        measured_here(args)
+    else:
+        words = [f"--{name}={value}" for name, value in vars(args).items() if name != "quick"]
+        call(args, f"eval-{what}", [__file__, *words])
 
 
 def measured_here(args: argparse.Namespace) -> None:
@@ -310,7 +320,8 @@ def show(stages: list[str], trained: dict[str, dict], rows: list[dict], card: di
     heads = [" ".join(metric) for metric in metrics]
     print(f"{'':12}" + "".join(f"{head:>34}" for head in heads) + f"{'minutes':>10}{'GB':>7}")
     for stage, found in values.items():
-        cost = f"{trained[stage]['seconds'] / 60:>10.1f}{trained[stage]['peak_memory_gb']:>7.1f}" * (stage in trained)
+        took = trained.get(stage)
+        cost = f"{took['seconds'] / 60:>10.1f}{took['peak_memory_gb']:>7.1f}" if took else ""
         print(f"{stage:12}" + "".join(f"{found[head]:>34.4f}" for head in heads) + cost)
     print(f"\n{'compared':18}{'':34}{'b - a':>9}  {'95% interval':22}{'p':>8}  {'verdict':8}{'detectable':>10}{'n':>6}")
     reward = card["over_length"] | {"a": "length", "b": "reward", "task": "pairs", "metric": "accuracy"}
