@@ -162,6 +162,7 @@ def evaluate_with_base(
     Raises:
         UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
     """
+    from alignment.models.adapters import token_rows_in_place
     from alignment.models.checkpoints import adapter_base, changes_its_base, is_adapter
     from alignment.models.loading import load_tokenizer, load_trainable
     from eval.suite import suite_formats
@@ -171,9 +172,10 @@ def evaluate_with_base(
     base = adapter_base(checkpoint)
     model = load_trainable(checkpoint, "causal-lm").to(_device())
     loaded = model, load_tokenizer(checkpoint)
-    records = evaluate_many(
-        checkpoint, suites, formats, output_dir, stage=stage, parent=parent, loaded=loaded, **options
-    )
+    with token_rows_in_place(model):
+        records = evaluate_many(
+            checkpoint, suites, formats, output_dir, stage=stage, parent=parent, loaded=loaded, **options
+        )
     tokenizer = load_tokenizer(base)
     formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
