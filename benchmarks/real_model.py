@@ -31,6 +31,7 @@ RECIPES = ROOT / "recipes/lora-1gpu"
 HELD_OUT_ROWS = 500  # GSM8K's last, which the recipes leave alone
 HELD_OUT_PAIRS = slice(1200, 1500)
 SCORED = 0.02
+PLAIN = ("base", "sft")  # asked without the template as well: a base model has never seen it
 ANSWER = "reward_models.rules:answer_match?column=answer"
 FORMAT = "reward_models.rules:matches?pattern=%23%23%23%23%20-%3F[0-9]"
 SIZES = {
@@ -44,28 +45,31 @@ SIZES = {
         "max_eval_samples": 16,
     },
     "reward": {
-        "max_steps": 20,
+        "max_steps": 36,
         "max_length": 384,
         "max_characters": 1200,
+        "learning_rate": 2e-4,
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 1,
         "max_eval_samples": 16,
     },
     "dpo": {
-        "max_steps": 12,
+        "max_steps": 16,
         "max_length": 256,
         "max_characters": 800,
+        "learning_rate": 1e-4,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
         "max_eval_samples": 16,
     },
     "ppo": {
-        "max_steps": 16,
-        "max_completion_length": 96,
+        "max_steps": 6,
+        "max_completion_length": 112,
+        "learning_rate": 1e-4,
         "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "steps_per_generation": 4,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 3,
+        "steps_per_generation": 6,
         "num_iterations": 1,
         "eval_share": 0.0,
         "log_completions": "true",
@@ -210,8 +214,10 @@ def asked(args: argparse.Namespace, evals: Path) -> dict:
     options = {"stage": stage, "seed": args.seed, "loaded": (model, tokenizer)}
     # Sentences are scored with logits at every place, replies are made with those of the last alone.
     asked_of = [("blimp", f"blimp?data={held_out / 'blimp'}", "plain", 16), ("gsm8k", math, "chat", args.batch_size)]
+    if stage in PLAIN:
+        asked_of.append(("gsm8k", math, "plain", args.batch_size))
     for name, suite, format, batch_size in asked_of:
-        if not any(is_whole(folder) for folder in evals.glob(f"{stage}-{name}-*")):
+        if not any(is_whole(folder) for folder in evals.glob(f"{stage}-{name}-*{format}")):
             evaluate_many(checkpoint, [suite], [format], evals, batch_size=batch_size, **options)
     return reply_losses(model, tokenizer, jsonl(held_out / "gsm8k.jsonl"))
 
@@ -279,11 +285,11 @@ def comparisons(args: argparse.Namespace, stages: list[str]) -> Iterator[dict]:
 
     evals = args.output_dir / "evals"
     pairs = [(a, b) for a in ("base", "sft") for b in stages if stages.index(a) < stages.index(b)]
-    for name in ("gsm8k", "blimp"):
-        runs = {stage: load_run(next(evals.glob(f"{stage}-{name}-*"))) for stage in stages}
-        for row in compare_pairs([(runs[a], runs[b]) for a, b in pairs]):
+    for name, format, asked in (("gsm8k", "chat", stages), ("gsm8k", "plain", PLAIN), ("blimp", "plain", stages)):
+        runs = {stage: load_run(next(evals.glob(f"{stage}-{name}-*{format}"))) for stage in asked}
+        for row in compare_pairs([(runs[a], runs[b]) for a, b in pairs if a in runs and b in runs]):
             if row["aggregate"] or name == "gsm8k":
-                yield row
+                yield row | {"task": f"{name} {format}" if name == "gsm8k" else name}
     losses = {stage: read(evals / f"{stage}.json") for stage in stages}
     rows = []
     for a, b in pairs:
@@ -318,17 +324,17 @@ def show(stages: list[str], trained: dict[str, dict], rows: list[dict], card: di
         for side in ("a", "b"):
             values[row[side]][f"{row['task']} {row['metric']}"] = row[f"value_{side}"]
     heads = [" ".join(metric) for metric in metrics]
-    print(f"{'':12}" + "".join(f"{head:>34}" for head in heads) + f"{'minutes':>10}{'GB':>7}")
+    print(f"{'':12}" + "".join(f"{head:>40}" for head in heads) + f"{'minutes':>10}{'GB':>7}")
     for stage, found in values.items():
         took = trained.get(stage)
         cost = f"{took['seconds'] / 60:>10.1f}{took['peak_memory_gb']:>7.1f}" if took else ""
-        print(f"{stage:12}" + "".join(f"{found[head]:>34.4f}" for head in heads) + cost)
-    print(f"\n{'compared':18}{'':34}{'b - a':>9}  {'95% interval':22}{'p':>8}  {'verdict':8}{'detectable':>10}{'n':>6}")
+        print(f"{stage:12}" + "".join(f"{found.get(head, np.nan):>40.4f}" for head in heads) + cost)
+    print(f"\n{'compared':20}{'':40}{'b - a':>9}  {'95% interval':22}{'p':>8}  {'verdict':8}{'detectable':>10}{'n':>6}")
     reward = card["over_length"] | {"a": "length", "b": "reward", "task": "pairs", "metric": "accuracy"}
     for row in [*rows, *with_verdicts([reward], [reward["p"]])]:
-        what = f"{row['a']} -> {row['b']}".ljust(18) + f"{row['task']} {row['metric']}".ljust(34)
+        what = f"{row['a']} -> {row['b']}".ljust(20) + f"{row['task']} {row['metric']}".ljust(40)
         low, high, mde = (float("nan") if row[key] is None else row[key] for key in ("ci_low", "ci_high", "mde"))
-        print(f"{what}{row['delta']:>+9.4f}  [{low:+.4f}, {high:+.4f}]".ljust(85), end="")
+        print(f"{what}{row['delta']:>+9.4f}  [{low:+.4f}, {high:+.4f}]".ljust(93), end="")
         print(f"{row['p_holm']:>8.2g}  {row['verdict']:8}{mde:>10.4f}{row['n']:>6}")
     right, rule = f"{card['accuracy']:.3f}", f"{card['length_rule']} {card['length_baseline']:.3f}"
     print(f"\nreward model: right on {right} of {card['n']} held-out pairs; by length alone: {rule}")
