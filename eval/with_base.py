@@ -38,6 +38,7 @@ def evaluate_with_base(
     Raises:
         UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
     """
+    from alignment.models.adapters import token_rows_in_place
     from alignment.models.checkpoints import adapter_base, is_adapter, lasting_changes
     from alignment.models.loading import load_tokenizer, load_trainable
     from eval.suite import suite_formats
@@ -47,7 +48,8 @@ def evaluate_with_base(
     base, changes = adapter_base(checkpoint), lasting_changes(checkpoint)
     model = load_trainable(checkpoint, "causal-lm").to(this_device())
     sides = {"stage": place.stage, "parent": place.parent, "loaded": (model, load_tokenizer(checkpoint))}
-    records = evaluate_many(checkpoint, suites, formats, place.folder, **sides, **options)
+    with token_rows_in_place(model):
+        records = evaluate_many(checkpoint, suites, formats, place.folder, **sides, **options)
     tokenizer = load_tokenizer(base)
     formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from alignment.models.chain import ADAPTER_WEIGHTS, OWN, earlier_name, read_chai
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # how PEFT names the rows of embeddings that an adapter trained
@@ -119,6 +120,26 @@ def add_token_rows(model: PeftModel, folder: Path) -> None:
     state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
     rows = {key: value.contiguous() for key, value in state.items() if key.endswith(TOKEN_ROWS)}
     save_file(load_file(folder / ADAPTER_WEIGHTS) | rows, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+@contextmanager
+def token_rows_in_place(model: nn.Module) -> Iterator[None]:
+    """For generation: the rows of embeddings that the active adapter trained stand in the tables of the base.
+
+    PEFT copies the whole table at each pass, of the input and of the output layer, to put them in: with a vocabulary
+    of 262,144 that is more than half of what a token costs. Afterwards the base's rows are back, bit for bit.
+    """
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    layers = [module for module in model.modules() if isinstance(module, TrainableTokensLayer)]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer in layers:
+            if layer.merged:
+                layer.unmerge()
 
 
 def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Tensor]) -> None:

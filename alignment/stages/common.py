@@ -267,9 +267,17 @@ def train(trainer: Trainer, logged: Sequence[str] = (), evaluated: Sequence[str]
     tokens = metrics.pop("num_tokens", trainer.state.num_input_tokens_seen)
     if evaluated and trainer.eval_dataset is not None:
         with full_memory_named(trainer.args):
-            closing = trainer.evaluate()
+            closing = last_evaluation(trainer) or trainer.evaluate()
         metrics |= {key: closing[key] for key in evaluated if key in closing}
     return int(tokens), metrics
+
+
+def last_evaluation(trainer: Trainer) -> dict[str, float] | None:
+    """What the trainer has logged of evaluating the weights that it ends with (`eval_strategy: epoch`, say)."""
+    entry = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    if entry is None or entry["step"] < trainer.state.global_step or trainer.args.load_best_model_at_end:
+        return None
+    return entry
 
 
 def last_logged(trainer: Trainer, *keys: str) -> dict[str, float]:

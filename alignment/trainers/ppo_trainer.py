@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
+from alignment.models.adapters import token_rows_in_place
 from alignment.models.loading import load_tokenizer
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_checks import (
@@ -323,7 +324,7 @@ class PPOTrainer(Trainer):
         # Without the autocast that accelerate put around its forward pass: this trainer turns it on where it is wanted.
         args, model = self.args, self.accelerator.unwrap_model(inner(self.model), keep_fp32_wrapper=False)
         pad_token_id = self.processing_class.pad_token_id
-        with keyed_rng(model.device, *key):
+        with keyed_rng(model.device, *key), token_rows_in_place(model):
             return SAMPLERS[args.sampler](
                 model,
                 encode_prompts(rows, self.processing_class),

@@ -7,10 +7,13 @@ import ppo_tiny as tiny
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import TokenizersBackend
 
 from alignment.errors import UserError
+from alignment.models.adapters import token_rows_in_place
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_critics import ModelScorer
 from alignment.trainers.ppo_models import completion_logits
@@ -282,3 +285,23 @@ def test_prompts_are_text_or_conversations_through_the_template():
     assert encode_prompts([{"prompt": "w1 w2"}], tokenizer) == [[5, 6]]
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "w1 w2"}]}]).to_list()
     assert encode_prompts(rows, tokenizer) == [[5, 6, tiny.TURN, 4]]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_trained_rows_stand_in_the_tables_while_completions_are_made(tied):
+    rows = [tiny.TURN, 5, 6, 7]
+    tokens = rows if tied else {"embed_tokens": rows, "lm_head": rows}
+    policy = get_peft_model(tiny.model(tie_word_embeddings=tied), tiny.lora(trainable_token_indices=tokens)).eval()
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.5)
+    before = {name: one.clone() for name, one in policy.state_dict().items()}
+    inner = policy.get_base_model()
+    expected = rollout(inner).input_ids
+    with token_rows_in_place(inner):
+        layers = [module for module in inner.modules() if isinstance(module, TrainableTokensLayer)]
+        for layer in layers:
+            assert torch.equal(layer.base_layer.weight[rows], layer.trainable_tokens_delta["default"])
+        assert len(layers) == 2 and torch.equal(rollout(inner).input_ids, expected)
+    assert all(torch.equal(one, before[name]) for name, one in policy.state_dict().items())
+    assert torch.equal(rollout(inner).input_ids, expected)
