@@ -18,7 +18,7 @@ from alignment.errors import UserError
 from alignment.models.chain import read_chain
 from alignment.models.loading import load_causal_lm, load_trainable
 from alignment.models.merging import merge
-from alignment.stages import dpo, ppo, reward, sft
+from alignment.stages import dpo, grpo, ppo, reward, sft
 from alignment.stages.adapters import ModelArguments
 from alignment.stages.chains import record_chain
 from alignment.stages.common import save_checkpoint
@@ -147,6 +147,45 @@ def test_the_kl_of_ppo_begins_at_0(run_dir, data, mode):
     assert kls[0] == pytest.approx(0, abs=1e-6)
     assert abs(kls[1]) > 1e-3
     assert not torch.equal(logits(folder / "checkpoint"), logits(run_dir / "sft/checkpoint"))
+
+
+def grpo_args(folder, **keys):
+    usual = {"num_generations": 4, "max_completion_length": 6, "beta": 0.1, "max_steps": 2, "learning_rate": 1e-1}
+    return grpo.GRPORecipe(str(folder), **OPTIONS | usual | keys)
+
+
+def run_grpo(folder, data, arguments, **keys):
+    """The stage's metrics."""
+    sources = ppo.RewardSources(reward_funcs=["reward_models.rules:length_penalty?each=0.1"])
+    grpo.run(grpo_args(folder, **keys), data["prompts"], arguments, sources)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("parent", "mode"), [*[("sft", mode) for mode in MODES], ("dpo-stack", "continue"), ("pretrain", "full")]
+)
+def test_the_kl_of_grpo_begins_at_0(run_dir, data, trained, parent, mode):
+    folder, parent = run_dir / f"grpo-{parent}-{mode}", run_dir / parent / "checkpoint"
+    arguments = ModelArguments(str(parent)) if mode == "full" else model_args(parent, mode)
+    kls = [line["kl"] for line in run_grpo(folder, data, arguments) if "kl" in line]
+    assert kls[0] == pytest.approx(0, abs=1e-6)
+    assert kls[1] > 1e-3
+    assert not torch.equal(logits(folder / "checkpoint"), logits(parent))
+
+
+@pytest.mark.parametrize(
+    ("parent", "mode"), [("sft", "continue"), ("sft", "stack"), ("dpo-stack", "continue"), ("pretrain", "continue")]
+)
+def test_the_reference_of_grpo_is_the_sft_model_and_stays_it(run_dir, data, trained, parent, mode, tmp_path):
+    parent = run_dir / parent / "checkpoint"
+    sources = ppo.RewardSources(reward_funcs=["reward_models.rules:length_penalty?each=0.1"])
+    trainer = grpo.make_trainer(
+        grpo_args(tmp_path / "trainer", max_steps=1), data["prompts"], model_args(parent, mode), sources, tmp_path
+    )
+    trainer.train()
+    with torch.no_grad(), nullcontext() if trainer.ref_model else use_adapter(trainer.model, "ref"):
+        assert torch.equal((trainer.ref_model or trainer.model).eval()(IDS).logits, logits(parent))
+    assert not torch.equal(trainer.model.eval()(IDS).logits, logits(parent))
 
 
 @pytest.mark.parametrize("mode", MODES)
