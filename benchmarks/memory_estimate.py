@@ -24,8 +24,9 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoTokenizer
 
-from alignment.check.estimate import TokenStatistics, estimate
+from alignment.check.estimate import estimate
 from alignment.check.speed import this_device
+from alignment.check.work import TokenStatistics
 from alignment.data.tinyworld import WorldConfig, load
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.provenance import hardware

@@ -34,8 +34,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment.check.estimate import TokenStatistics, estimate
+from alignment.check.estimate import estimate
 from alignment.check.speed import this_device
+from alignment.check.work import TokenStatistics
 from alignment.models.loading import load_config
 from alignment.pipeline.graph import stage_module
 from alignment.pipeline.provenance import hardware

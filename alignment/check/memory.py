@@ -96,9 +96,9 @@ def adapter_leftovers(shape: Shape, precision: Precision) -> int:
     return outputs * 3 * precision.compute // 2 if shape.has_adapter else 0
 
 
-def trained_rows_bytes(shape: Shape) -> int:
+def trained_rows_bytes(shape: Shape, precision: Precision) -> int:
     """Where rows of the embeddings are trained: the table with them in it for the output layer, and two gradients."""
-    return 3 * shape.vocab_size * shape.hidden_size * FLOAT if shape.trains_rows else 0
+    return 3 * shape.vocab_size * shape.hidden_size * precision.weights if shape.trains_rows else 0
 
 
 def activation_bytes(

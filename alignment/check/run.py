@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from alignment.check import lengths, rows, settings, template
+from alignment.check.costs import describe, memory_finding
 from alignment.check.encoding import encode_rows
-from alignment.check.estimate import Device, TokenStatistics, describe, estimate
-from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note, warning
+from alignment.check.estimate import estimate
+from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
-from alignment.check.speed import this_device
+from alignment.check.speed import Device, this_device
 from alignment.check.standing import standing_checkpoints
+from alignment.check.work import TokenStatistics
 from alignment.data.arguments import DataArguments
 from alignment.data.formats import KINDS
 from alignment.data.load import check_source
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.plan import Step
+from alignment.trainers.processes import model_is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +119,9 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
         )
     except UserError as mistake:  # an adapter that fits no layer
         return [], from_user_error(mistake)
-    lines = describe(found).splitlines()
-    if found.verdict == "does not fit":
-        got = f"about {found.total_memory / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB"
-        return lines, [
-            warning("the stage will not fit the memory of this machine", got=got, mend="; ".join(found.mends))
-        ]
-    return lines, []
+    sharded = bool(material.get("fsdp") or material.get("deepspeed")) or model_is_sharded()
+    unfit = memory_finding(found, sharded)
+    return describe(found).splitlines(), [unfit] if unfit else []
 
 
 def look(

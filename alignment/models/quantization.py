@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def require_quantization(what: str) -> None:
-    """Raise where nothing here can load a quantised base."""
+def missing_for_quantization() -> list[str]:
+    """What there is not here, that a quantised base needs."""
     import torch
 
     missing = [] if torch.cuda.is_available() else ["no CUDA device"]
-    missing += [] if importlib.util.find_spec("bitsandbytes") else ["no bitsandbytes"]
-    if missing:
+    return missing + ([] if importlib.util.find_spec("bitsandbytes") else ["no bitsandbytes"])
+
+
+def require_quantization(what: str) -> None:
+    """Raise where nothing here can load a quantised base."""
+    if missing := missing_for_quantization():
         raise UserError(
             f"{what} needs a quantised base, which cannot be loaded here",
             got=" and ".join(missing),

@@ -12,11 +12,11 @@ from check_cases import foreign_tokenizer, write_model
 
 import align as console
 from alignment.check.display import GREEN, mark
-from alignment.check.estimate import Device
 from alignment.check.findings import has_errors
 from alignment.check.material import Options
 from alignment.check.rows import check_labels
 from alignment.check.run import check_stages, merged
+from alignment.check.speed import Device
 from alignment.pipeline.graph import load_pipeline
 
 STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]
@@ -140,7 +140,7 @@ def test_what_stages_take_is_told_also_of_models_to_come(tiny):
     assert "model   984 k parameters\n" in costs["pretrain"]
     for stage in ("sft", "reward", "dpo", "ppo"):
         assert "of them trained (7." in costs[stage], stage
-    unfit = {found.stage for check in checks for found in check.findings if "will not fit the memory" in found.what}
+    unfit = {found.stage for check in checks for found in check.findings if "does not fit the memory" in found.what}
     assert unfit == {"pretrain", "sft", "reward", "dpo", "ppo"}
 
 

@@ -18,9 +18,12 @@ from transformers import (
 )
 
 from alignment.check import memory, speed
-from alignment.check.estimate import Device, TokenStatistics, describe, estimate, this_device
+from alignment.check.costs import describe
+from alignment.check.estimate import estimate
 from alignment.check.memory import Precision
 from alignment.check.shape import shape_of
+from alignment.check.speed import Device, this_device
+from alignment.check.work import TokenStatistics
 from alignment.models.gpt import GPTConfig
 from alignment.pipeline.graph import stage_module
 from alignment.pipeline.recipe import build_configs
@@ -328,11 +331,6 @@ def test_what_does_not_fit_is_told_with_mends():
     assert any("activation_checkpointing: true" in mend for mend in told.mends)
     assert any("use_peft" in mend for mend in told.mends)
     assert "does not fit" in describe(told) and told.mends[0] in describe(told)
-
-
-def test_where_nothing_small_helps_the_mend_is_another():
-    tiny = Device("a very small machine", 10**8)
-    assert of("sft", TokenStatistics(10, 20, 30), device=tiny).mends[0] == "a shorter max_length"
 
 
 def test_between_fitting_and_not_there_is_tight():

@@ -1,0 +1,108 @@
+"""The peak of a stage's memory: what is always there, and the phase that takes the most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignment.check import memory
+from alignment.check.held import Models
+from alignment.check.memory import Precision
+from alignment.check.shape import Shape
+from alignment.check.work import Batch
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that memory depends on."""
+
+    stage: str
+    models: Models
+    batch: Batch
+    precision: Precision
+    optim: str
+    checkpointing: bool
+    dense_attention: bool
+    on_gpu: bool
+    loss_chunk: int | None = None  # tokens whose logits pretraining holds at a time; None: a batch's
+
+
+def memory_parts(run: Run) -> dict[str, int]:
+    """Bytes at the peak by part: what is always there, and the phase that takes the most."""
+    models, precision = run.models, run.precision
+    parts = {
+        "framework": memory.GPU_FRAMEWORK if run.on_gpu else memory.CPU_FRAMEWORK,
+        "weights": memory.model_bytes(models.policy, precision),
+        "optimizer": memory.optimizer_bytes(models.policy, precision, run.optim),
+    }
+    parts |= {name: parameters * precision.weights for name, parameters in models.frozen.items()}
+    if models.critic_mode == "separate":
+        parts["critic"] = _trained_bytes(models.critic, run) + memory.model_bytes(models.critic, precision)
+    elif models.critic_mode == "lora":
+        parts["critic"] = _trained_bytes(models.policy, run) + memory.FLOAT * models.policy.trainable
+    phases = [_training(run), _evaluation(run)]
+    if run.stage == "ppo":
+        phases.append(_sampling(run))
+    return parts | max(phases, key=lambda phase: sum(phase.values()))
+
+
+def _trained_bytes(shape: Shape, run: Run) -> int:
+    return memory.gradient_bytes(shape, run.precision) + memory.optimizer_bytes(shape, run.precision, run.optim)
+
+
+def _training(run: Run) -> dict[str, int]:
+    """A forward and backward pass on a micro-batch."""
+    batch, precision, policy = run.batch, run.precision, run.models.policy
+    sequences = batch.micro * batch.sides
+    options = {"checkpointing": run.checkpointing, "dense_attention": run.dense_attention, "on_gpu": run.on_gpu}
+    trunks = [policy, run.models.critic] if run.models.critic is not None else [policy]
+    activations = [memory.activation_bytes(one, precision, sequences, batch.length, **options) for one in trunks]
+    positions = sequences * (batch.completion or batch.length)
+    if run.stage == "ppo":
+        logits = memory.policy_logit_bytes(policy, precision, positions)
+    elif run.stage == "pretrain":
+        logits = memory.whole_logit_bytes(policy, precision, min(positions, run.loss_chunk or positions))
+    else:
+        logits = (
+            0
+            if run.stage == "reward"
+            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=True)
+        )
+    return {
+        "gradients": memory.gradient_bytes(policy, precision),
+        "trained rows of embeddings": memory.trained_rows_bytes(policy, precision),
+        "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
+        "activations": sum(activations),
+        "logits": logits,
+    }
+
+
+def _evaluation(run: Run) -> dict[str, int]:
+    """A pass without gradients; PPO scores its completions so."""
+    batch, precision, policy = run.batch, run.precision, run.models.policy
+    sequences = batch.evaluated * batch.sides
+    positions = sequences * (batch.completion or batch.length)
+    if run.stage in ("pretrain", "ppo"):
+        held = min(positions, run.loss_chunk or positions)
+        logits = held * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
+    else:
+        logits = (
+            0
+            if run.stage == "reward"
+            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=False)
+        )
+    return {
+        "16-bit copies": memory.autocast_bytes(policy, precision),
+        "pass without gradients": memory.forward_bytes(policy, precision, sequences, batch.length),
+        "logits without gradients": logits,
+    }
+
+
+def _sampling(run: Run) -> dict[str, int]:
+    """A whole rollout at a time: the prompts' pass, and the cache of the longest sequences."""
+    batch, precision, policy = run.batch, run.precision, run.models.policy
+    prompt = batch.length - batch.completion
+    return {
+        "16-bit copies": memory.autocast_bytes(policy, precision),
+        "KV cache": memory.cache_bytes(policy, precision, batch.rollout, batch.length),
+        "prompts' pass": memory.forward_bytes(policy, precision, batch.rollout, prompt),
+    }
