@@ -18,7 +18,6 @@ Seed 0, two cores of an AMD EPYC, shared and busy, one thread, 2026-11-26; GB:
     sft, full, 1 x 64                              4.38     4.57    -4%
     sft, full, 1 x 128                             4.54     4.68    -3%
     sft, LoRA, 1 x 256                             2.47     2.54    -3%
-
     grpo, LoRA, 2 x 64                             1.95     1.76   +11%  (2026-11-27)
 
 The target, within 15%, is met in these ten; the other five rows were not measured: there was no time left on the
