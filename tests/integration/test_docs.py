@@ -18,6 +18,7 @@ PAGES = [
     "docs/sampling.md",
     "docs/comparing.md",
     "docs/ppo.md",
+    "docs/grpo.md",
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",

@@ -299,6 +299,22 @@ def test_a_resumed_stack_ends_as_an_uninterrupted_one(run_dir, data, tmp_path):
     assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("mode", ["continue", "stack"])
+def test_resumed_grpo_ends_as_uninterrupted(run_dir, data, mode, tmp_path):
+    parent, ends = run_dir / "sft/checkpoint", []
+    sources = ppo.RewardSources(reward_funcs=["reward_models.rules:length_penalty?each=0.1"])
+    for resume in (None, str(tmp_path / "whole/checkpoint-2")):
+        place = tmp_path / ("again" if resume else "whole")
+        args = grpo_args(place, max_steps=4, save_strategy="steps", save_steps=2)
+        trainer = grpo.make_trainer(args, data["prompts"], model_args(parent, mode), sources, place)
+        trainer.train(resume_from_checkpoint=resume)
+        kls = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
+        with torch.no_grad():
+            ends.append((trainer.model.eval()(IDS).logits, kls))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]  # measured against the same reference
+
+
 def test_align_merge_and_info_tell_of_the_chain(trained, tmp_path, capsys):
     checkpoint = str(trained["stack"] / "checkpoint")
     assert align.main(["info", checkpoint]) == 0
