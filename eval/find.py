@@ -16,14 +16,14 @@ def measurement(record: dict) -> tuple[str, str, str]:
     return record["suite"], record["format"], " ".join(variant_words(record.get("variant") or {}))
 
 
-def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, ...], Path]:
+def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, ...], Path]:
     """The eval runs that a path stands for.
 
     Args:
         path: an eval run's folder; a checkpoint (`RUN/STAGE/checkpoint`) or stage folder (`RUN/STAGE`) of a run
             directory, for all runs of that stage in `RUN/evals`; another checkpoint, by the path or hub id that `align
             eval` was given, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all in it.
-        suite: only runs of this suite.
+        suites: only runs of suites of these names.
 
     Returns:
         (suite, format, the variant in words) -> folder; where the runs are of several stages, the stage comes last in
@@ -32,14 +32,15 @@ def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, ...
     Raises:
         UserError: there are none.
     """
-    records = {folder: record for folder, record in _candidates(path).items() if suite in (None, record["suite"])}
+    found = records_of(path)
+    records = {folder: record for folder, record in found.items() if not suites or record["suite"] in suites}
     if not records:
         raise UserError(
-            "No eval runs found" + (f" of suite {suite!r}." if suite else "."),
+            "No eval runs found" + (f" of suite {' or '.join(map(repr, suites))}." if suites else "."),
             got=path,
             needed="an eval run's folder (with run.json), a folder of such, RUN/STAGE/checkpoint with runs in "
             f"RUN/evals/STAGE-*, or a checkpoint with runs in {ELSEWHERE}",
-            mend="run `align eval` on the checkpoint first",
+            mend="run `align eval` on the checkpoint first, or give a checkpoint with --suite",
         )
     several = len({record["stage"] for record in records.values()}) > 1
     return {
@@ -48,7 +49,7 @@ def find_runs(path: str | Path, suite: str | None = None) -> dict[tuple[str, ...
 
 
 def match(
-    first: str | Path, others: Sequence[str | Path], suite: str | None = None
+    first: str | Path, others: Sequence[str | Path], suites: Sequence[str] = ()
 ) -> tuple[list[tuple[Run, Run]], list[str]]:
     """Pairs of runs of one measurement, the first side's and each other side's.
 
@@ -61,9 +62,9 @@ def match(
     """
     loaded: dict[Path, Run] = {}
     pairs, skipped = [], []
-    before = find_runs(first, suite)
+    before = find_runs(first, suites)
     for other in others:
-        after = find_runs(other, suite)
+        after = find_runs(other, suites)
         common = [key for key in before if key in after]
         if not common:
             shown = [", ".join(map(_words, runs)) for runs in (before, after)]
@@ -87,7 +88,7 @@ def _words(key: tuple[str, ...]) -> str:
     return " ".join(part for part in key if part)
 
 
-def _candidates(given: str | Path) -> dict[Path, dict]:
+def records_of(given: str | Path) -> dict[Path, dict]:
     """Folder -> run.json of all runs that a path stands for."""
     path = Path(given).resolve()
     if (path / "run.json").exists():

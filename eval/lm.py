@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -69,6 +70,20 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
 
 
+@contextmanager
+def _ties_kept(model: PreTrainedModel) -> Iterator[None]:
+    """lm-eval ties the weights of a model again, and fails where PEFT has wrapped embeddings to train rows of them."""
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    if not tied:
+        yield
+        return
+    model.config.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        model.config.tie_word_embeddings = tied
+
+
 class CausalLM(HFLM):
     """A loaded causal LM (or PEFT model) and its tokenizer, as lm-eval's model class.
 
@@ -82,9 +97,9 @@ class CausalLM(HFLM):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
         self.context = context_length(model, tokenizer)
-        super().__init__(
-            pretrained=model, tokenizer=tokenizer, backend="causal", max_length=self.context, batch_size=batch_size
-        )
+        options = {"backend": "causal", "max_length": self.context, "batch_size": batch_size}
+        with _ties_kept(model):
+            super().__init__(pretrained=model, tokenizer=tokenizer, **options)
         self.stop_ids = stop_tokens(model, self.tokenizer)
         self.replies: dict[tuple[str, int], list[Reply]] = {}
         forward = getattr(model, "get_base_model", lambda: model)().forward

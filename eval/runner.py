@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from eval.store import checkpoint_digest, run_name, save_run, template_digest, t
 
 if TYPE_CHECKING:
     import pandas
-    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from eval.suite import Suite
@@ -133,83 +132,6 @@ def evaluate_many(
     ]
 
 
-def evaluate_with_base(
-    checkpoint: str | Path,
-    suites: list[str],
-    formats: list[str],
-    output_dir: str | Path,
-    *,
-    stage: str,
-    base_stage: str,
-    base_parent: str | None = None,
-    parent: str | None = None,
-    **options,
-) -> list[dict]:
-    """Run suites on an adapter and on its base, from one loaded model: for the base the adapter is turned off.
-
-    The base is run with its own tokenizer and its own stop tokens, and not in the chat format where it has no template.
-
-    Args:
-        checkpoint: folder or hub id of an adapter.
-        suites, formats, output_dir, stage, parent: as `evaluate_many`'s, of the adapter.
-        base_stage: name of the base's stage.
-        base_parent: name of the base's parent's stage.
-        options: further keyword arguments of `evaluate`.
-
-    Returns:
-        The records of the runs: the adapter's, then the base's.
-
-    Raises:
-        UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
-    """
-    from alignment.models.checkpoints import adapter_base, changes_its_base, is_adapter
-    from alignment.models.loading import load_tokenizer, load_trainable
-    from eval.suite import suite_formats
-
-    if not is_adapter(checkpoint):
-        raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, needed="an adapter's folder")
-    base = adapter_base(checkpoint)
-    model = load_trainable(checkpoint, "causal-lm").to(_device())
-    loaded = model, load_tokenizer(checkpoint)
-    records = evaluate_many(
-        checkpoint, suites, formats, output_dir, stage=stage, parent=parent, loaded=loaded, **options
-    )
-    tokenizer = load_tokenizer(base)
-    formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
-    suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
-    # Turning adapters off does not take away rows for new tokens, nor those that earlier adapters trained.
-    chained = changes_its_base(checkpoint)
-    with nullcontext(load_checkpoint(base)[0]) if chained else base_of(model, base) as model:
-        return records + evaluate_many(
-            base,
-            suites,
-            formats,
-            output_dir,
-            stage=base_stage,
-            parent=base_parent,
-            loaded=(model, tokenizer),
-            **options,
-        )
-
-
-@contextmanager
-def base_of(model: PeftModel, base: str) -> Iterator[PeftModel]:
-    """The model with its adapter turned off, and with the stop tokens of its base (a folder or hub id)."""
-    from transformers import GenerationConfig
-
-    inner = model.get_base_model()
-    kept = inner.generation_config
-    try:
-        inner.generation_config = GenerationConfig.from_pretrained(base)
-    except OSError:  # a base without generation_config.json: its config says what ends a text
-        inner.generation_config = GenerationConfig.from_model_config(inner.config)
-    try:
-        with model.disable_adapter():
-            yield model
-    finally:
-        inner.generation_config = kept
-
-
 def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
     """Load a checkpoint (full model or adapter) and its tokenizer, on the GPU where there is one.
 
@@ -219,10 +141,10 @@ def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
     from alignment.models.loading import load_causal_lm
 
     model, tokenizer = load_causal_lm(checkpoint)
-    return model.to(_device()), tokenizer
+    return model.to(this_device()), tokenizer
 
 
-def _device() -> str:
+def this_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,7 +10,7 @@ from alignment.check.fit import LARGEST_BATCH, SAFE_SHARE, TOO_LARGE
 if TYPE_CHECKING:
     from alignment.check.estimate import Estimate
 
-# Beyond this share of the device's memory no error of the estimate explains it (the largest seen was 17%).
+# Beyond this share of the memory no error of the estimate explains it (benchmarks/memory_plan.py: 12% at most).
 CLEARLY_TOO_LARGE = 1.25
 SMALLEST = "a micro-batch of 1 and activation checkpointing"
 

@@ -1,7 +1,7 @@
 """What a stage will take: tokens, steps, time and memory; told before any training, without making weights.
 
 How far off it is, by what was measured on two cores: memory within 6% in recipes/tiny (1 M parameters) and in full
-fine-tuning of 60 M (2026-11-22), within 10% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
+fine-tuning of 60 M (2026-11-22), within 12% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
 1.7 of what recipes/tiny took, PPO's the longest, as it is told for completions of full length. Memory on a GPU:
 docs/performance.md; time was not measured there, nor a quantised base. Mixtures of experts keep more activations than
 is counted here (about a third).
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.check import speed
 from alignment.check.fit import FITS, Change, largest_batch, largest_model, least, mends, verdict
 from alignment.check.held import NF4_BYTES, is_dense, models_of, new_adapter, precision_of
-from alignment.check.memory import Precision
+from alignment.check.memory import MUON, Precision
 from alignment.check.phases import Run, memory_parts
 from alignment.check.speed import Device
 from alignment.check.work import SAMPLING, Keys, TokenStatistics, batch_of, steps_of
@@ -109,7 +109,7 @@ def estimate(
         models=models,
         batch=batch,
         precision=precision_of(keys, model_config),
-        optim=str(getattr(keys.optim, "value", keys.optim)),
+        optim=MUON if keys.muon else str(getattr(keys.optim, "value", keys.optim)),
         checkpointing=bool(keys.activation_checkpointing),
         dense_attention=is_dense(stage, keys, models.policy, device),
         on_gpu=device.on_gpu,

@@ -14,6 +14,7 @@ CPU_FRAMEWORK, GPU_FRAMEWORK = int(0.7e9), int(0.8e9)
 # on a CPU its torch operations hold seven in 32 bit at the peak, without gradients four (measured).
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 CPU_TILES, CPU_TILES_FORWARD = 7, 4
+MUON = "muon"
 # Bytes of optimizer state a parameter, where it does not follow the parameter's own type.
 STATE_BYTES = {"adafactor": 0.1, "sgd": 0, "adamw_torch_8bit": 2, "adamw_torch_4bit": 1}
 
@@ -50,11 +51,16 @@ def gradient_bytes(shape: Shape, precision: Precision) -> int:
 
 
 def optimizer_bytes(shape: Shape, precision: Precision, optim: str) -> int:
-    """Adam's two moments have the type of the weights; other optimizers by their name."""
+    """Adam's two moments have the type of the weights; other optimizers by their name.
+
+    Muon has one momentum of the hidden matrices, and AdamW's moments of all else.
+    """
     if optim in STATE_BYTES:
         return round(shape.trainable * STATE_BYTES[optim])
     if "8bit" in optim:
         return 2 * shape.trainable
+    if optim == MUON:
+        return (2 * shape.trainable - shape.hidden_matrices) * _trained_bytes(shape, precision)
     moments = 1 if "lion" in optim or "rmsprop" in optim or "adagrad" in optim else 2
     return moments * shape.trainable * _trained_bytes(shape, precision)
 
@@ -126,6 +132,14 @@ def whole_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int
     Under autocast the first are of 16 bit (10 bytes in all, as measured on a GPU).
     """
     return positions * shape.vocab_size * (2 * FLOAT + precision.compute)
+
+
+def chunked_logit_bytes(shape: Shape, precision: Precision, positions: int, chunk: int, gradients: bool) -> int:
+    """Logits of `loss_chunk_size`: a chunk's, as computed and as log-probabilities, which turn into the gradient in
+    place; and the whole gradient of the output layer in 32 bit, beside the one that is passed on."""
+    logits = min(positions, chunk) * shape.vocab_size * (2 * FLOAT + (precision.compute if precision.autocast else 0))
+    tables = shape.vocab_size * shape.hidden_size * (FLOAT + precision.weights) if gradients else 0
+    return logits + tables
 
 
 def tiled_logit_bytes(shape: Shape, precision: Precision, positions: int, on_gpu: bool, gradients: bool) -> int:

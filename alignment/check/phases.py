@@ -59,8 +59,10 @@ def _training(run: Run) -> dict[str, int]:
     positions = sequences * (batch.completion or batch.length)
     if run.stage == "ppo":
         logits = memory.policy_logit_bytes(policy, precision, positions)
+    elif run.loss_chunk:
+        logits = memory.chunked_logit_bytes(policy, precision, positions, run.loss_chunk, gradients=True)
     elif run.stage == "pretrain":
-        logits = memory.whole_logit_bytes(policy, precision, min(positions, run.loss_chunk or positions))
+        logits = memory.whole_logit_bytes(policy, precision, positions)
     else:
         logits = (
             0
@@ -81,9 +83,10 @@ def _evaluation(run: Run) -> dict[str, int]:
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.evaluated * batch.sides
     positions = sequences * (batch.completion or batch.length)
-    if run.stage in ("pretrain", "ppo"):
-        held = min(positions, run.loss_chunk or positions)
-        logits = held * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
+    if run.loss_chunk:
+        logits = memory.chunked_logit_bytes(policy, precision, positions, run.loss_chunk, gradients=False)
+    elif run.stage in ("pretrain", "ppo"):
+        logits = positions * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
     else:
         logits = (
             0

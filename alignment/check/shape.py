@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alignment.models.adapters import require_targets
+from alignment.trainers.muon import hidden_matrices
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -26,6 +27,7 @@ class Shape:
         trainable: those that learn.
         matrix_parameters: what a token is multiplied by on its way: no embedding tables but the output layer; of
             experts those that it is sent to.
+        hidden_matrices: parameters that Muon trains.
         attention_width: heads times the width of a head.
         kv_width: key and value heads times the width of a head.
         mlp_width: inside the MLP; of experts all that a token is sent to.
@@ -41,6 +43,7 @@ class Shape:
     parameters: int
     trainable: int
     matrix_parameters: int
+    hidden_matrices: int
     hidden_size: int
     layers: int
     heads: int
@@ -67,6 +70,8 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     output = model.get_output_embeddings() if kind == "causal-lm" else None
     tied = output is not None and output.weight is model.get_input_embeddings().weight
     base = sum(parameter.numel() for parameter in model.parameters())
+    muons = hidden_matrices(model)
+    hidden = sum(one.numel() for name, one in model.named_parameters() if name in muons)
     model = with_adapter(model, adapter, kind) if adapter is not None else model
     sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
     text = config.get_text_config()
@@ -76,6 +81,7 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
         parameters=sum(size for size, _ in sizes),
         trainable=sum(size for size, learns in sizes if learns),
         matrix_parameters=base - (0 if tied else tables) - _idle_experts(text),
+        hidden_matrices=hidden,
         hidden_size=text.hidden_size,
         layers=text.num_hidden_layers,
         heads=heads,

@@ -11,10 +11,23 @@ REGRESSED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    places = "a checkpoint RUN/STAGE/checkpoint whose runs are in RUN/evals, an eval run's folder, or a folder of such"
+    places = "a checkpoint, with --suite whether or not it was evaluated, an eval run's folder, or a folder of such"
     parser.add_argument("a", help=f"before: {places}")
     parser.add_argument("b", nargs="+", help="after: likewise; differences are b - a, of each b with the one a")
-    parser.add_argument("--suite", help="only this suite; default: all that both have")
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        help="only this suite, as `align eval` takes it; may be given several times; checkpoints that it was not run "
+        "on are evaluated first; default: all suites that both have",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["plain", "chat", "both"],
+        help="of what is evaluated first; default: as the other side was, else both",
+    )
+    parser.add_argument("--limit", type=int, help="of what is evaluated first, the first items of each task")
+    parser.add_argument("--batch_size", type=int, default=64, help="of what is evaluated first")
     parser.add_argument(
         "--show", type=int, default=0, metavar="N", help="items that changed: N regressed and N fixed of each metric"
     )
@@ -41,10 +54,17 @@ def main(args: argparse.Namespace) -> int:
     from eval.find import match
     from eval.flips import first_of_each, flips
     from eval.gates import check_gates, parse_gate
+    from eval.prepare import evaluate_missing
+    from eval.suite import suite_name
     from eval.table import compare_table, flips_text, gate_lines
 
     gates = [parse_gate(text) for text in args.fail_on_regression]
-    pairs, skipped = match(args.a, args.b, args.suite)
+    if args.suite:
+        formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
+        evaluate_missing(args.a, args.b, args.suite, formats, limit=args.limit, batch_size=args.batch_size)
+    elif args.format or args.limit:
+        raise UserError("--format and --limit say how to evaluate what a suite lacks", needed="--suite NAME with them")
+    pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite])
     rows = compare_pairs(pairs, any_template=args.any_template)
     if not rows:
         raise UserError("Nothing to compare.", got="; ".join(skipped), needed="a figure that is a mean over items")

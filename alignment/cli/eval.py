@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,30 +32,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from eval.runner import evaluate_many, evaluate_with_base
+    from eval.place import place_of
+    from eval.runner import evaluate_many
     from eval.table import eval_table
+    from eval.with_base import evaluate_with_base
 
-    stage, parent, folder, seed = place(args.checkpoint)
+    place = place_of(args.checkpoint)
+    if args.output_dir:
+        place = replace(place, folder=Path(args.output_dir))
     own = {key: getattr(args, key) for key in ("num_fewshot", "limit", "seed", "suite_args")}
     own = {key: value for key, value in own.items() if value not in (None, {})}
-    if own.get("seed") == seed:
+    if own.get("seed") == place.seed:
         del own["seed"]
-    run, sides = evaluate_many, {"stage": stage, "parent": parent}
+    formats = ["plain", "chat"] if args.format == "both" else [args.format]
+    options = {"seed": place.seed} | own | {"batch_size": args.batch_size, "variant": own}
     if args.with_base:
-        base_stage, base_parent, *_ = place(base_of(args.checkpoint))
-        run, sides = evaluate_with_base, sides | {"base_stage": base_stage, "base_parent": base_parent}
-    records = run(
-        args.checkpoint,
-        args.suite,
-        ["plain", "chat"] if args.format == "both" else [args.format],
-        args.output_dir or folder,
-        batch_size=args.batch_size,
-        variant=own,
-        **sides,
-        **{"seed": seed} | own,
-    )
+        base_place = replace(place_of(base_of(args.checkpoint)), folder=place.folder)
+        records = evaluate_with_base(args.checkpoint, args.suite, formats, place, base_place, **options)
+    else:
+        sides = {"stage": place.stage, "parent": place.parent}
+        records = evaluate_many(args.checkpoint, args.suite, formats, place.folder, **sides, **options)
     print(eval_table(records))
-    print(f"written to {args.output_dir or folder}")
+    print(f"written to {place.folder}")
     return 0
 
 
@@ -64,21 +62,3 @@ def base_of(checkpoint: str) -> str:
     from alignment.models.checkpoints import adapter_base, is_adapter
 
     return adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
-
-
-def place(checkpoint: str) -> tuple[str, str | None, Path, int]:
-    """(stage, parent's stage, folder for the runs, seed) of a checkpoint: its run directory's, else after its name."""
-    path = Path(checkpoint).resolve()
-    if path.name != "checkpoint":
-        return path.name, None, Path("runs/evals"), 0
-    run_dir = path.parents[1]
-    parent = read_key(path.parent / "stage.json", "parent")
-    seed = read_key(run_dir / "pipeline.json", "seed") or 0
-    return path.parent.name, parent, run_dir / "evals", seed
-
-
-def read_key(file: Path, key: str) -> Any:
-    """A key of a JSON file; None where there is no such file or key."""
-    from alignment.durable.read import read_json
-
-    return read_json(file).get(key) if file.exists() else None

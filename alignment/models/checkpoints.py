@@ -95,6 +95,21 @@ def changes_its_base(checkpoint: str | Path) -> bool:
     return chain is not None and bool(chain.earlier or chain.grown_to)
 
 
+def lasting_changes(checkpoint: str | Path) -> str | None:
+    """Why the model of an adapter is not its base where the adapter is turned off; None where it is."""
+    folder = adapter_folder(checkpoint)
+    chain = read_chain(folder)
+    if chain is not None and chain.grown_to:
+        return "its embeddings were grown for new tokens"
+    if chain is not None and chain.quantization:
+        return "the adapter's is quantised"
+    links = [folder / link.folder for link in chain.links] if chain is not None else [folder]
+    settings = [read_json(link / ADAPTER_CONFIG, MEND) for link in links]
+    if any(one.get("trainable_token_indices") for one in settings[:-1]):
+        return "earlier adapters trained rows of its embeddings"
+    return "the adapter trained its biases" if any(one.get("bias", "none") != "none" for one in settings) else None
+
+
 def trained_on(adapter: str | Path) -> str | None:
     """The digest of the base that an adapter was trained on; None where its lineage was not kept."""
     return (read_lineage(adapter) or {}).get("base_digest")

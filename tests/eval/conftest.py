@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from saved_adapters import save_adapter
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -86,6 +87,14 @@ def checkpoints(tmp_path_factory, tokenizer) -> Path:
         make_model(tokenizer, seed).save_pretrained(run / stage / "checkpoint")
         tokenizer.save_pretrained(run / stage / "checkpoint")
     return run
+
+
+@pytest.fixture(scope="session")
+def adapter(checkpoints, tokenizer, tmp_path_factory) -> Path:
+    """An adapter on the pretrain checkpoint that changes much; its stop tokens are the chat's."""
+    folder = tmp_path_factory.mktemp("lora") / "run" / "sft" / "checkpoint"
+    save_adapter(checkpoints / "pretrain/checkpoint", tokenizer, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

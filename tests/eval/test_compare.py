@@ -117,9 +117,9 @@ def test_runs_of_checkpoints(tmp_path):
     verdicts = [row["verdict"] for row in compare_pairs(match(a, [b])[0])]
     assert verdicts == ["better", "better"]
     same = match(a.parent, [tmp_path / "demo/evals/sft-toy-plain"])[0]
-    assert [run.path for run in same[0]] == [run.path for run in match(a, [b], "toy")[0][0]]
+    assert [run.path for run in same[0]] == [run.path for run in match(a, [b], ["toy"])[0][0]]
     with pytest.raises(UserError, match="'other'"):
-        find_runs(a, "other")
+        find_runs(a, ["other"])
     with pytest.raises(UserError, match="No eval runs"):
         find_runs(tmp_path / "demo/sft-l")
 

@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 
 from eval.collect import expected_calibration_error
 from eval.lm import CausalLM
-from eval.runner import base_of, evaluate, evaluate_with_base, load_checkpoint
+from eval.runner import evaluate, load_checkpoint
 from eval.store import load_run
 
 KINDS = ["base", "sft", "adapter", "gpt", "foreign"]
@@ -44,26 +44,6 @@ def gpt(tokenizer):
         **sizes, **tokens, vocab_size=len(tokenizer), max_position_embeddings=512, initializer_range=0.35
     )
     return GPTForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def adapter(checkpoints, tokenizer, tmp_path_factory):
-    """A folder with an adapter on the pretrain checkpoint that changes much; its stop tokens are the chat's."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("lora") / "run" / "sft" / "checkpoint"
-    base = AutoModelForCausalLM.from_pretrained(checkpoints / "pretrain/checkpoint")
-    base.generation_config.eos_token_id = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj", "up_proj"], r=4))
-    torch.manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=1.0)
-    model.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("kind", ["gpt", "llama"])
@@ -132,45 +112,6 @@ def test_no_text_leaks_beyond_the_stop(kind, checkpoints, adapter, gpt, model, t
         runs.append(load_run(folder).items)
     pandas.testing.assert_frame_equal(*runs)
     assert runs[0]["gen_len"].nunique() > 1 and not runs[0]["truncated"].all()
-
-
-def test_adapter_and_base_from_one_load(checkpoints, adapter, suite, tmp_path, monkeypatch):
-    """The base's scores from the adapter's model, the adapter turned off, are those of the base loaded by itself."""
-    from alignment.models import loading
-
-    loads, load = [], loading.load_trainable
-    monkeypatch.setattr(loading, "load_trainable", lambda *args, **kw: loads.append(args) or load(*args, **kw))
-    base = checkpoints / "pretrain/checkpoint"
-    options = {"suites": [suite], "formats": ["plain", "chat"], "output_dir": tmp_path / "both", "limit": 8}
-    records = evaluate_with_base(adapter, stage="sft", base_stage="pretrain", **options)
-    assert len(loads) == 1
-    assert [record["run_id"] for record in records] == [
-        f"{stage}-objects-{format}" for stage in ("sft", "pretrain") for format in ("plain", "chat")
-    ]
-    for record in records[2:]:
-        alone = evaluate(base, suite, record["format"], tmp_path / "alone" / record["format"], limit=8)
-        assert record["checkpoint_digest"] == alone["checkpoint_digest"] != records[0]["checkpoint_digest"]
-        both = load_run(tmp_path / "both" / record["run_id"]).items
-        pandas.testing.assert_frame_equal(both, load_run(tmp_path / "alone" / record["format"]).items)
-    outputs = [load_run(tmp_path / "both" / record["run_id"]).items["output"].tolist() for record in records]
-    assert outputs[0] != outputs[2]
-
-
-def test_adapter_disabled_is_the_base_bit_for_bit(checkpoints, adapter, tokenizer):
-    from transformers import AutoModelForCausalLM
-
-    from alignment.models.loading import load_trainable
-
-    base = AutoModelForCausalLM.from_pretrained(checkpoints / "pretrain/checkpoint").eval()
-    model = load_trainable(adapter, "causal-lm").eval()
-    with torch.no_grad():
-        expected = CausalLM(base, tokenizer, 4).loglikelihood(REQUESTS)
-        changed = CausalLM(model, tokenizer, 4).loglikelihood(REQUESTS)
-        with base_of(model, str(checkpoints / "pretrain/checkpoint")):
-            lm = CausalLM(model, tokenizer, 4)
-            assert lm.loglikelihood(REQUESTS) == expected
-            assert lm.stop_ids == CausalLM(base, tokenizer, 4).stop_ids
-        assert CausalLM(model, tokenizer, 4).loglikelihood(REQUESTS) == changed != expected
 
 
 def test_calibration_by_hand():
