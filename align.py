@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "reward": (STAGE, "train a reward model on preference pairs"),
     "dpo": (STAGE, "align on preference pairs with DPO"),
     "ppo": (STAGE, "align with PPO against a reward model"),
+    "grpo": (STAGE, "align with GRPO: rewards of several completions a prompt, compared"),
     "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
     "bench": ("alignment.cli.bench", "tokens a second, model FLOP utilisation and where a step's time goes"),
     "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),

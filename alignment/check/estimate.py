@@ -19,7 +19,7 @@ from alignment.check.held import NF4_BYTES, is_dense, models_of, new_adapter, pr
 from alignment.check.memory import MUON, Precision
 from alignment.check.phases import Run, memory_parts
 from alignment.check.speed import Device
-from alignment.check.work import Keys, TokenStatistics, batch_of, steps_of
+from alignment.check.work import SAMPLING, Keys, TokenStatistics, batch_of, steps_of
 from alignment.models.quantization import missing_for_quantization
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Estimate:
     """What a stage will take.
 
     Attributes:
-        tokens: trained on in all, padding aside; of PPO prompts and completions, if all are of the full length.
+        tokens: trained on in all, padding aside; of PPO and GRPO prompts and completions, all of the full length.
         steps: optimizer steps.
         batch_sequences: sequences an optimizer step: packed rows, conversations, both sides of pairs, completions.
         batch_tokens: tokens an optimizer step, padding aside.
@@ -91,11 +91,11 @@ def estimate(
     """What a stage will take on a device.
 
     Args:
-        stage: pretrain, sft, reward, dpo or ppo.
+        stage: pretrain, sft, reward, dpo, ppo or grpo.
         configs: the stage's dataclasses, as `StageSpec.configs` builds them.
         model_config: of the model that is trained; of an adapter its base's.
         adapter: the parent's own adapter, where it is one (a new adapter is read from the configs).
-        reward_config: of PPO's reward model, of an adapter its base's; default: as the policy's, adapter included.
+        reward_config: of the reward model, of an adapter its base's; default: as the policy's, adapter included.
         reward_adapter: the reward model's own adapter, where it is one.
     """
     keys = Keys(configs)
@@ -167,10 +167,11 @@ def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float
     forward = speed.forward_flops(models.policy, batch.padded)
     if run.stage == "dpo":
         flops, passes = flops + tokens * forward, passes + trained_rows / batch.micro * models.policy.layers
-    if run.stage == "ppo":
+    if run.stage in SAMPLING:
         flops, passes = flops * keys.num_iterations, passes * keys.num_iterations
         rollouts = trained_rows / batch.rollout
-        judged = 2 + len(models.frozen) - (models.critic_mode == "shared_head")  # policy, critic, and the frozen
+        # Policy, PPO's critic, and the frozen.
+        judged = 1 + (models.critic_mode in ("separate", "lora")) + len(models.frozen)
         flops += tokens * forward * (judged + speed.SAMPLING_SLOWDOWN * batch.completion / batch.padded)
         chunks = batch.rollout / batch.evaluated
         passes += rollouts * models.policy.layers * (batch.completion + judged * chunks)

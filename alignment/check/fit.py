@@ -106,6 +106,7 @@ def _smaller_batches(run: Run) -> list[Change]:
 
 def _with_batch(run: Run, micro: int, evaluated: int) -> Change:
     batch = run.batch
+    evaluated = max(evaluated // batch.group * batch.group, min(batch.group, batch.evaluated))  # whole groups
     accumulation = batch.accumulation * batch.micro // micro
     keys = {}
     if micro != batch.micro:
@@ -118,17 +119,20 @@ def _with_batch(run: Run, micro: int, evaluated: int) -> Change:
 
 
 def _smallest(run: Run) -> Run:
-    return replace(run, batch=replace(run.batch, micro=1, evaluated=1), checkpointing=True)
+    evaluated = min(run.batch.group, run.batch.evaluated)
+    return replace(run, batch=replace(run.batch, micro=1, evaluated=evaluated), checkpointing=True)
 
 
 def _less(run: Run) -> Iterator[Change]:
-    """What learns from less at a time: a smaller rollout of PPO, else shorter rows."""
+    """What learns from less at a time: a smaller rollout, else shorter rows."""
     smallest = _smallest(run)
     batch = smallest.batch
-    keys = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "activation_checkpointing": "true"}
-    part, key, end = ("rollout", "steps_per_generation", 1) if batch.rollout else ("length", "max_length", SHORTEST)
+    keys = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": batch.evaluated}
+    keys["activation_checkpointing"] = "true"
+    rollout = ("rollout", "steps_per_generation", batch.group)
+    part, key, end = rollout if batch.rollout else ("length", "max_length", SHORTEST)
     size = getattr(batch, part) // 2
-    while size >= end:
+    while size >= end and size % batch.group == 0:
         yield _words({key: size} | keys), replace(smallest, batch=replace(batch, **{part: size}))
         size //= 2
 

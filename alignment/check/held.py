@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from alignment.check.memory import Precision
 from alignment.check.shape import Shape, shape_of
 from alignment.check.speed import Device
-from alignment.check.work import Keys
+from alignment.check.work import SAMPLING, Keys
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -61,17 +61,20 @@ def models_of(
     """Which models a stage holds; for PPO as docs/ppo.md says. A base under several adapters is held once."""
     kind = "sequence-classification" if stage == "reward" else "causal-lm"
     trained, adapter = shape_of(*policy, kind), policy[1]
-    if stage not in ("dpo", "ppo"):
+    if stage != "dpo" and stage not in SAMPLING:
         return Models(trained)
     # Of a policy that is an adapter the reference is another adapter.
     copy_size = trained.trainable if adapter is not None else trained.parameters
     frozen = {"reference model": copy_size} if has_reference and (stage == "dpo" or keys.beta > 0) else {}
     if stage == "dpo":
         return Models(trained, frozen)
-    shared = reward is not None and reward[1] is not None and adapter is not None
+    # In PPO a reward model that is an adapter sits on the policy's base; TRL's trainer has it whole.
+    shared = stage == "ppo" and reward is not None and reward[1] is not None and adapter is not None
     if reward is not None:
         judge = shape_of(*reward, "sequence-classification")
         frozen["reward model"] = judge.trainable if shared else judge.parameters
+    if stage == "grpo":
+        return Models(trained, frozen)
     mode = keys.critic_mode or ("lora" if adapter is not None else "separate")
     critic = None
     if mode == "separate":
@@ -90,6 +93,6 @@ def precision_of(keys: Keys, config: PreTrainedConfig) -> Precision:
 
 
 def is_dense(stage: str, keys: Keys, shape: Shape, device: Device) -> bool:
-    """Whether attention keeps its scores: eager attention does, and on a CPU any with dropout (PPO has none)."""
-    has_dropout = shape.dropout > 0 and stage != "ppo"
+    """Whether attention keeps its scores: eager attention does, and on a CPU any with dropout (PPO, GRPO: none)."""
+    has_dropout = shape.dropout > 0 and stage not in SAMPLING
     return keys.attn_implementation == "eager" or (has_dropout and not device.on_gpu)

@@ -8,7 +8,7 @@ from alignment.check import memory
 from alignment.check.held import Models
 from alignment.check.memory import Precision
 from alignment.check.shape import Shape
-from alignment.check.work import Batch
+from alignment.check.work import SAMPLING, Batch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def memory_parts(run: Run) -> dict[str, int]:
     elif models.critic_mode == "lora":
         parts["critic"] = _trained_bytes(models.policy, run) + memory.FLOAT * models.policy.trainable
     phases = [_training(run), _evaluation(run)]
-    if run.stage == "ppo":
+    if run.stage in SAMPLING:
         phases.append(_sampling(run))
     return parts | max(phases, key=lambda phase: sum(phase.values()))
 
@@ -79,7 +79,7 @@ def _training(run: Run) -> dict[str, int]:
 
 
 def _evaluation(run: Run) -> dict[str, int]:
-    """A pass without gradients; PPO scores its completions so."""
+    """A pass without gradients; PPO and GRPO score their completions so."""
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.evaluated * batch.sides
     positions = sequences * (batch.completion or batch.length)

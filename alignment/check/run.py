@@ -40,6 +40,7 @@ ROWS: tuple[Check, ...] = (
     rows.check_scores,
     settings.check_validation,
     settings.check_steps,
+    settings.check_rollout,
     settings.check_context,
     settings.check_packing,
     settings.check_quantization,

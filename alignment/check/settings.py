@@ -41,9 +41,11 @@ def check_validation(material: Material) -> Iterator[Finding]:
 
 
 def optimizer_batch(material: Material) -> int:
-    """Rows of an optimizer step on this machine's number of processes."""
+    """Rows of an optimizer step on this machine's number of processes; GRPO's prompts have several completions."""
     size, processes = material.get("per_device_train_batch_size", 1), material.get("world_size", 1)
-    return size * material.get("gradient_accumulation_steps", 1) * processes
+    return math.ceil(
+        size * material.get("gradient_accumulation_steps", 1) * processes / material.get("num_generations", 1)
+    )
 
 
 def steps(material: Material) -> int:
@@ -84,6 +86,21 @@ def check_steps(material: Material) -> Iterator[Finding]:
             got=f"{total} steps (epochs x rows / batch), warmup_steps {warmup:g}",
             needed="fewer warmup steps than steps",
             mend="fewer warmup_steps, or more epochs",
+        )
+
+
+def check_rollout(material: Material) -> Iterator[Finding]:
+    """There are prompts for one rollout of GRPO: TRL leaves those out that do not fill one."""
+    group = material.get("num_generations")
+    if group is None or material.options.quick:
+        return
+    prompts, needed = material.rows.count("train"), material.get("generation_batch_size") // group
+    if prompts < needed:
+        yield error(
+            "there are too few prompts for one rollout",
+            got=f"{prompts} training prompts",
+            needed=f"{needed}: generation_batch_size / num_generations",
+            mend="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
         )
 
 

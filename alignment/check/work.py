@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 SIDES = {"reward": 2, "dpo": 2}  # sequences of a row
+SAMPLING = ("ppo", "grpo")  # stages that train on what they sample
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class Batch:
         mean: tokens of a sequence on average, padding aside.
         padded: tokens of a sequence on average, with what its batch pads it to.
         evaluated: rows of a pass without gradients.
-        completion: of `length`, what PPO samples at most.
+        completion: of `length`, what PPO and GRPO sample at most.
         rollout: completions sampled at a time.
+        group: of these of a prompt.
     """
 
     micro: int
@@ -52,6 +54,7 @@ class Batch:
     evaluated: int
     completion: int = 0
     rollout: int = 0
+    group: int = 1
 
 
 class Keys:
@@ -84,7 +87,7 @@ def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatis
         padded=padded,
         evaluated=keys.per_device_eval_batch_size,
     )
-    if stage != "ppo":
+    if stage not in SAMPLING:
         return batch
     completion = keys.max_completion_length
     prompt = min(rows.max_tokens, context - completion)  # the stage leaves longer prompts out
@@ -96,6 +99,7 @@ def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatis
         padded=(mean + prompt) / 2 + completion,
         completion=completion,
         rollout=keys.per_device_train_batch_size * keys.steps_per_generation,
+        group=keys.num_generations or 1,
     )
 
 
@@ -111,22 +115,23 @@ def packed_rows(rows: TokenStatistics, length: int) -> int:
 def steps_of(stage: str, keys: Keys, rows: TokenStatistics, batch: Batch) -> tuple[int, float]:
     """Optimizer steps as transformers' Trainer counts them, and the rows that are trained on, repeats included.
 
-    Of PPO the rows are the completions sampled. SFT's replay is taken to be as long as the conversations.
+    Of PPO and GRPO the rows are the completions sampled. SFT's replay is taken to be as long as the conversations.
     """
     count = rows.rows
     if stage == "sft" and keys.replay_dataset_name:
         count += round(keys.replay_ratio * count)
     if is_packed(stage, keys):
         count = packed_rows(rows, batch.length)
-    if stage == "ppo":
+    if stage in SAMPLING:
         per_rollout = keys.steps_per_generation * keys.num_iterations  # micro-batches
-        micro_batches = math.ceil(count / batch.rollout) * per_rollout
+        rollouts = count * batch.group / batch.rollout  # TRL leaves prompts out that do not fill one
+        micro_batches = (math.ceil(rollouts) if stage == "ppo" else math.floor(rollouts)) * per_rollout
     elif keys.dataloader_drop_last:
         micro_batches = count // batch.micro
     else:
         micro_batches = math.ceil(count / batch.micro)
     per_epoch = max(1, math.ceil(micro_batches / batch.accumulation))
     steps = keys.max_steps if keys.max_steps > 0 else math.ceil(keys.num_train_epochs * per_epoch)
-    if stage == "ppo":
+    if stage in SAMPLING:
         return steps, math.ceil(steps * batch.accumulation / per_rollout) * batch.rollout
     return steps, min(steps * batch.micro * batch.accumulation, count * steps / per_epoch)

@@ -70,21 +70,26 @@ def smaller_micro_batch(args: Any) -> dict[str, int] | None:
     """Recipe keys for half the micro-batch in twice as many passes, and half the evaluation's; None where both are 1.
 
     A size that 2 does not divide is divided by its smallest factor, so that the optimizer batch stays the same. In PPO
-    the rollout does too: it holds the same number of completions, in more micro-batches.
+    and GRPO the rollout does too: it holds the same number of completions, in more micro-batches. GRPO's evaluation
+    takes whole groups of completions.
     """
     size, evaluated = args.per_device_train_batch_size, args.per_device_eval_batch_size
-    if size == 1 and evaluated == 1:
+    group = getattr(args, "num_generations_eval", None) or getattr(args, "num_generations", 1)
+    half = max(evaluated // 2 // group * group, min(group, evaluated))
+    if size == 1 and half == evaluated:
         return None
     factor = next((divisor for divisor in range(2, size + 1) if size % divisor == 0), 1)
     keys = {
         "per_device_train_batch_size": size // factor,
         "gradient_accumulation_steps": args.gradient_accumulation_steps * factor,
-        "per_device_eval_batch_size": max(1, evaluated // 2),
+        "per_device_eval_batch_size": half,
     }
     if hasattr(args, "steps_per_generation"):
         keys["steps_per_generation"] = args.steps_per_generation * factor
+    if getattr(args, "generation_batch_size", None) is not None:
+        keys["generation_batch_size"] = None  # TRL takes one of the two
     return keys
 
 
 def in_words(keys: dict[str, int]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in keys.items())
+    return ", ".join(f"{key} {value}" for key, value in keys.items() if value is not None)

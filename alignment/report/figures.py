@@ -31,7 +31,7 @@ CHARTS = (
         "loss",
         "The loss at each logged step; lower is better.",
         log=True,
-        unless="loss/policy",
+        unless="reward",
     ),
     Chart(
         "accuracy on pairs",
@@ -67,7 +67,7 @@ CHARTS = (
         "reward",
         (("reward", "training"), ("eval_reward", "held out")),
         "reward",
-        "Mean reward of answers sampled from the policy: the weighted sum that PPO raises.",
+        "Mean reward of answers sampled from the policy: the weighted sum that training raises.",
     ),
     Chart(
         "KL to the reference",
@@ -75,6 +75,14 @@ CHARTS = (
         "nats per answer",
         "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
         "more reward is drift.",
+    ),
+    Chart(
+        "KL to the reference",
+        (("kl", "training"), ("eval_kl", "held out")),
+        "nats per token",
+        "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
+        "more reward is drift.",
+        unless="kl/completion",
     ),
     Chart(
         "entropy",

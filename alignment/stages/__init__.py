@@ -7,6 +7,7 @@ STAGES: dict[str, str] = {
     "reward": "train a reward model on preference pairs",
     "dpo": "align on preference pairs with DPO",
     "ppo": "align with PPO against a reward model",
+    "grpo": "align with GRPO: rewards of several completions a prompt, compared",
 }
 
 # What the checkpoint of a stage is, so that a parent of the wrong kind is found before anything runs.
@@ -17,4 +18,5 @@ KINDS: dict[str, str] = {
     "reward": "sequence-classification",
     "dpo": "causal-lm",
     "ppo": "causal-lm",
+    "grpo": "causal-lm",
 }

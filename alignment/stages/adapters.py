@@ -131,7 +131,7 @@ def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
             needed="gaussian, orthogonal, pissa or pissa_niter_N",
             mend="leave it out for LoRA's own, whose B begins as 0",
         )
-    if _changes_base(model_args) and new and method in ("dpo", "ppo"):
+    if _changes_base(model_args) and new and method in ("dpo", "ppo", "grpo"):
         yield UserError(
             "PiSSA changes the base, which is the reference here",
             got=f"init_lora_weights: {begin}",

@@ -16,6 +16,7 @@ from transformers import (
     LlamaConfig,
     default_data_collator,
 )
+from trl import GRPOConfig, GRPOTrainer
 
 from alignment.check import memory, speed
 from alignment.check.costs import describe
@@ -215,6 +216,21 @@ def test_the_models_of_ppo_by_critic_mode():
     assert "reference model" not in of("ppo", rows, use_peft=True, **keys).memory
 
 
+def test_the_models_of_grpo():
+    """No critic; TRL's trainer holds a reward model whole, also where it is an adapter on the policy's base."""
+    rows, config = TokenStatistics(100, 20, 30), GPTConfig(**TINY)
+    keys = {"reward_model_path": "there", "beta": 0.1, "max_completion_length": 16, "num_generations": 4}
+    size, judge = shape_of(config).parameters, shape_of(config, kind="sequence-classification").parameters
+    full = of("grpo", rows, **keys).memory
+    assert (full["reference model"], full["reward model"]) == (4 * size, 4 * judge) and "critic" not in full
+    assert "reference model" not in of("grpo", rows, **{**keys, "beta": 0.0}).memory
+    lora = of("grpo", rows, adapter=LORA, **keys)
+    assert lora.memory["reference model"] == 4 * lora.trainable
+    assert lora.memory["reward model"] >= 4 * judge
+    large = {**keys, "per_device_train_batch_size": 4, "steps_per_generation": 4096, "max_completion_length": 200}
+    assert "KV cache" in of("grpo", rows, **large).memory  # a whole rollout is sampled at once
+
+
 def test_dpo_counts_its_reference():
     rows = TokenStatistics(100, 20, 30)
     assert of("dpo", rows).memory["reference model"] == 4 * 984192
@@ -334,6 +350,32 @@ def test_ppo_steps_are_those_of_its_trainer(steps_per_generation, iterations, ac
     told = of("ppo", TokenStatistics(10, 3, 4), reward_funcs=["reward_models.tinyworld:gold_reward"], **keys)
     assert told.steps == trainer.state.global_step
     assert told.batch_sequences == 2 * accumulation
+
+
+@pytest.mark.parametrize("steps_per_generation, iterations, accumulation", [(2, 1, 1), (4, 2, 2), (1, 1, 4)])
+def test_grpo_steps_are_those_of_its_trainer(steps_per_generation, iterations, accumulation, tmp_path):
+    """Of 10 prompts, some of which fill no rollout."""
+    keys = {
+        "per_device_train_batch_size": 4,
+        "num_generations": 2,
+        "steps_per_generation": steps_per_generation,
+        "num_iterations": iterations,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": 2,
+        "max_completion_length": 4,
+    }
+    args = GRPOConfig(tmp_path, report_to=[], save_strategy="no", use_cpu=True, bf16=False, disable_tqdm=True, **keys)
+    trainer = GRPOTrainer(
+        ppo_tiny.model(),
+        reward_funcs=lambda completions, **_: [float(len(one)) for one in completions],
+        args=args,
+        train_dataset=ppo_tiny.prompts(10).select_columns(["prompt"]),
+        processing_class=ppo_tiny.tokenizer(),
+    )
+    trainer.train()
+    told = of("grpo", TokenStatistics(10, 3, 4), reward_funcs=["reward_models.tinyworld:gold_reward"], **keys)
+    assert told.steps == trainer.state.global_step
+    assert told.batch_sequences == 4 * accumulation
 
 
 # Words --------------------------------------------------------------------------------------------------------------

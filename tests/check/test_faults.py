@@ -6,7 +6,7 @@ import json
 import pytest
 from check_cases import CHATML, WORDS, Case, conversations, preferences, turn
 
-STAGES = ["sft", "reward", "dpo", "ppo", "pretrain"]
+STAGES = ["sft", "reward", "dpo", "ppo", "grpo", "pretrain"]
 NO_MARKERS = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 NO_END = CHATML.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}")
 END_UNMASKED = CHATML.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>")
@@ -409,6 +409,18 @@ FAULTS = {
         ["broken.py cannot be imported", "invalid syntax"],
     ),
     "no such reward function": ("ppo", reward_file("def other():\n    pass\n"), 1, ["has no function 'brief'"]),
+    "too few prompts for a rollout": (
+        "grpo",
+        set_case(recipe={"steps_per_generation": 64}),
+        1,
+        ["too few prompts for one rollout", "64: generation_batch_size / num_generations"],
+    ),
+    "groups that do not fill a rollout": (
+        "grpo",
+        set_case(recipe={"num_generations": 3}),
+        1,
+        ["must be divisible by num_generations"],
+    ),
     "no step": (
         "sft",
         set_case(recipe={"per_device_train_batch_size": 64, "dataloader_drop_last": True}),

@@ -90,13 +90,21 @@ DATA = {
     "prompts": lambda: [{"prompt": row["prompt"]} for row in preferences()],
     "text": lambda: [{"text": f"The {WORDS[number % 10]} number {number} is here."} for number in range(40)],
 }
-KIND_OF = {"sft": "sft", "reward": "preference", "dpo": "preference", "ppo": "prompts", "pretrain": "text"}
+KIND_OF = {
+    "sft": "sft",
+    "reward": "preference",
+    "dpo": "preference",
+    "ppo": "prompts",
+    "grpo": "prompts",
+    "pretrain": "text",
+}
 EVERY = {"per_device_train_batch_size": 2, "num_train_epochs": 1, "save_strategy": "no", "report_to": "none"}
 OWN = {
     "sft": {"max_length": 128},
     "reward": {"max_length": 128},
     "dpo": {"max_length": 128},
     "ppo": {"max_completion_length": 16, "reward_funcs": ["rewards.py:brief"]},
+    "grpo": {"max_completion_length": 16, "reward_funcs": ["rewards.py:brief"], "num_generations": 2},
     "pretrain": {"max_length": 128},
 }
 
@@ -126,7 +134,7 @@ class Case:
         )
         model = write_model(self.folder / "model", foreign_tokenizer(self.template, **self.tokens), **self.config)
         recipe = EVERY | OWN[self.stage] | {"dataset_name": str(path), "model_name_or_path": str(model)} | self.recipe
-        if self.stage == "ppo" and "reward_funcs" not in self.recipe:
+        if self.stage in ("ppo", "grpo") and "reward_funcs" not in self.recipe:
             recipe["reward_funcs"] = [f"{self.folder}/rewards.py:brief"]
         file = self.folder / f"{self.stage}.yaml"
         file.write_text(yaml.safe_dump({key: value for key, value in recipe.items() if value is not ...}))

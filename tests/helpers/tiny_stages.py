@@ -37,6 +37,7 @@ KEYS = {
     "dpo": ("dpo", {"dataset_name": "pairs.jsonl", "max_length": 64}),
     "ppo": ("ppo", {"dataset_name": "prompts.jsonl"}),
     "ppo-lora": ("ppo", {"dataset_name": "prompts.jsonl", **LORA}),
+    "grpo": ("grpo", {"dataset_name": "prompts.jsonl", "max_completion_length": 8, "num_generations": 4, "beta": 0.1}),
 }
 PPO_KEYS = {"max_completion_length": 8, "steps_per_generation": 2, "num_iterations": 1, "per_device_eval_batch_size": 4}
 
@@ -83,7 +84,9 @@ def recipe(name: str, folder: Path) -> Path:
     keys = {**TRAINED, **own, "dataset_name": str(folder / own["dataset_name"])}
     keys["model_name_or_path"] = str(folder / "base")
     if stage == "ppo":
-        keys |= PPO_KEYS | {"reward_model_path": str(folder / "judge")}
+        keys |= PPO_KEYS
+    if stage in ("ppo", "grpo"):
+        keys["reward_model_path"] = str(folder / "judge")
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(keys), encoding="utf-8")
     return path

@@ -18,6 +18,7 @@ PAGES = [
     "docs/sampling.md",
     "docs/comparing.md",
     "docs/ppo.md",
+    "docs/grpo.md",
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
@@ -28,7 +29,7 @@ PAGES = [
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs.
 ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier", "align check recipes/lora")
-LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo")
+LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "grpo")
 
 
 def blocks(page: str) -> list[str]:

@@ -24,5 +24,8 @@ def test_the_recipe_takes_a_base_model_to_an_instruct_one(tmp_path, workplace, m
     chain = json.loads((workplace / "runs/lora-1gpu/ppo/stage.json").read_text())["adapter_chain"]
     assert [link["stages"] for link in chain["links"]] == [["sft", "ppo"]]
     assert chain["grown_to"]
+    done = align("grpo", "recipes/lora-1gpu/grpo.yaml", *inputs[2:4], "--quick", cwd=workplace)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((workplace / "runs/lora-1gpu/grpo/stage.json").read_text())["parent"] == "sft"
     missing = align("run", "recipes/qlora-1gpu", *inputs, "--quick", cwd=workplace)
     assert missing.returncode == 2 and "bitsandbytes" in missing.stderr

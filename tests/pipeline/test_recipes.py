@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.pipeline.graph import load_pipeline
+from alignment.pipeline.graph import load_pipeline, load_stage
 from alignment.pipeline.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +41,18 @@ def test_every_recipe_loads_offline(folder, at_root, tmp_path):
     for stage in pipeline.stages:
         assert stage.configs(tmp_path)
         assert sorted(stage.parents.values()) == sorted(PARENTS.get(folder, {}).get(stage.name, stage.parents.values()))
+
+
+@pytest.mark.parametrize("folder", ["tiny", "lora-1gpu", "qlora-1gpu"])
+def test_grpo_recipes_load_too(folder, at_root, tmp_path):
+    """They are no stages of the pipelines; other parents than theirs, which are not there."""
+    recipe = read_recipe(f"recipes/{folder}/grpo.yaml", {"math": "d.jsonl"})
+    assert recipe["model_name_or_path"] == "sft" and recipe.get("reward_model_path", "reward") == "reward"
+    options = ["--model_name_or_path", "m/m"]
+    options += ["--reward_model_path", "m/r"] if folder == "tiny" else ["--math", "d.jsonl"]
+    (spec,) = load_stage("grpo", f"recipes/{folder}/grpo.yaml", options).stages
+    args = spec.configs(tmp_path)[0]
+    assert args.beta > 0 and args.steps_per_rollout == 1
 
 
 @pytest.mark.parametrize("folder", ["gpt2-124m", "lora-1gpu", "qlora-1gpu", "tldr-pythia-1b"])

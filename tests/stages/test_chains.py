@@ -18,7 +18,7 @@ from alignment.errors import UserError
 from alignment.models.chain import read_chain
 from alignment.models.loading import load_causal_lm, load_trainable
 from alignment.models.merging import merge
-from alignment.stages import dpo, ppo, reward, sft
+from alignment.stages import dpo, grpo, ppo, reward, sft
 from alignment.stages.adapters import ModelArguments
 from alignment.stages.chains import record_chain
 from alignment.stages.common import save_checkpoint
@@ -149,6 +149,36 @@ def test_the_kl_of_ppo_begins_at_0(run_dir, data, mode):
     assert not torch.equal(logits(folder / "checkpoint"), logits(run_dir / "sft/checkpoint"))
 
 
+def grpo_args(folder, **keys):
+    usual = {"num_generations": 4, "max_completion_length": 6, "beta": 0.1, "max_steps": 2, "learning_rate": 1e-1}
+    return grpo.GRPORecipe(str(folder), **OPTIONS | usual | keys)
+
+
+def make_grpo(folder, data, arguments, **keys):
+    sources = ppo.RewardSources(reward_funcs=["reward_models.rules:length_penalty?each=0.1"])
+    return grpo.make_trainer(grpo_args(folder, **keys), data["prompts"], arguments, sources, folder)
+
+
+def kls_of(trainer) -> list[float]:
+    return [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
+
+
+@pytest.mark.parametrize(
+    ("parent", "mode"), [*[("sft", mode) for mode in MODES], ("dpo-stack", "continue"), ("pretrain", "continue")]
+)
+def test_the_reference_of_grpo_is_the_sft_model_and_stays_it(run_dir, data, trained, parent, mode, tmp_path):
+    parent = run_dir / parent / "checkpoint"
+    trainer = make_grpo(tmp_path, data, model_args(parent, mode))
+    trainer.train()
+    kls = kls_of(trainer)
+    assert kls[0] == pytest.approx(0, abs=1e-6)
+    assert kls[1] > 1e-3
+    if mode != "merge":  # to the bit
+        with torch.no_grad(), nullcontext() if trainer.ref_model else use_adapter(trainer.model, "ref"):
+            assert torch.equal((trainer.ref_model or trainer.model).eval()(IDS).logits, logits(parent))
+    assert not torch.equal(trainer.model.eval()(IDS).logits, logits(parent))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_chain_is_recorded(run_dir, trained, mode):
     chain = read_chain(trained[mode] / "checkpoint")
@@ -258,6 +288,19 @@ def test_a_resumed_stack_ends_as_an_uninterrupted_one(run_dir, data, tmp_path):
         with torch.no_grad():
             ends.append(trainer.model.eval()(IDS).logits)
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("mode", ["continue", "stack"])
+def test_resumed_grpo_ends_as_uninterrupted(run_dir, data, mode, tmp_path):
+    arguments, ends = model_args(run_dir / "sft/checkpoint", mode), []
+    for resume in (None, str(tmp_path / "whole/checkpoint-1")):
+        place = tmp_path / ("again" if resume else "whole")
+        trainer = make_grpo(place, data, arguments, save_strategy="steps", save_steps=1)
+        trainer.train(resume_from_checkpoint=resume)
+        with torch.no_grad():
+            ends.append((trainer.model.eval()(IDS).logits, kls_of(trainer)))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]  # measured against the same reference
 
 
 def test_align_merge_and_info_tell_of_the_chain(trained, tmp_path, capsys):

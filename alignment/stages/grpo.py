@@ -1,0 +1,241 @@
+"""The GRPO stage: TRL's GRPOTrainer on prompts, several completions of each, rewarded as in the PPO stage."""
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from alignment.data.arguments import DataArguments
+from alignment.errors import UserError, raise_all
+from alignment.models.checkpoints import is_adapter
+from alignment.models.loading import load_tokenizer
+from alignment.stages.adapters import (
+    ModelArguments,
+    Start,
+    adapt_trainer,
+    check_adapter,
+    complete_reference,
+    expose_head_bias,
+    starting_point,
+)
+from alignment.stages.checkpoints import Resumable
+from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
+from alignment.stages.defaults import HardwareDefaults
+from alignment.stages.faults import Guarded
+from alignment.stages.inherited import require_inherited
+from alignment.stages.rollouts import RewardSources, without_long_prompts
+from alignment.tokenization.chat import require_template
+from reward_models.functions import load_function
+from reward_models.learned import load_members
+
+PARENTS = {"model_name_or_path": "causal-lm", "reward_model_path": "sequence-classification"}
+DATA_KIND = "prompts"
+CHOICES = {  # TRL finds out about them after the first rollout
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "scale_rewards": ("group", "batch", "none"),
+}
+
+
+@dataclass
+class GRPORecipe(HardwareDefaults, Resumable, Guarded, GRPOConfig):
+    """TRL's `GRPOConfig`, without dropout: with it the policy would differ from its reference before any step."""
+
+    disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off in policy and reference."})
+
+    def __post_init__(self):
+        raise_all([*self._too_small()])
+        super().__post_init__()
+        raise_all([*self._not_a_choice(), *self._at_odds()])
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps of a rollout."""
+        return max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
+
+    def _too_small(self) -> Iterator[UserError]:
+        lows = {"num_generations": 2, "num_iterations": 1, "max_completion_length": 1, "temperature": 1e-6, "beta": 0}
+        for name, low in lows.items():
+            if getattr(self, name) is None or getattr(self, name) < low:
+                yield UserError(f"{name} is too small", got=getattr(self, name), needed=f"at least {low}")
+
+    def _not_a_choice(self) -> Iterator[UserError]:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                needed = "one of " + ", ".join(choices)
+                yield UserError(f"{name} is not a choice", got=repr(getattr(self, name)), needed=needed)
+
+    def _at_odds(self) -> Iterator[UserError]:
+        rollout, accumulation = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
+        if self.steps_per_generation % accumulation and accumulation % rollout:
+            yield UserError(
+                "rollouts and optimizer steps do not end together, so that training could not go on from a checkpoint",
+                got=f"steps_per_generation={self.steps_per_generation}, gradient_accumulation_steps={accumulation}",
+                needed="steps_per_generation a multiple of gradient_accumulation_steps",
+            )
+        keeps_best = self.load_best_model_at_end or self.save_strategy == SaveStrategy.BEST
+        if keeps_best and self.eval_strategy == IntervalStrategy.STEPS and self.eval_steps % self.steps_per_rollout:
+            yield UserError(
+                "the best checkpoint could lie inside a rollout, from where training cannot go on",
+                got=f"eval_steps={self.eval_steps}, with {self.steps_per_rollout} steps a rollout",
+                needed=f"eval_steps a multiple of {self.steps_per_rollout}",
+            )
+        if self.sync_ref_model and self.beta == 0:
+            yield UserError("sync_ref_model has no reference to move", got="beta=0", mend="a beta, or leave it out")
+        if self.use_vllm and importlib.util.find_spec("vllm") is None:
+            yield UserError("use_vllm: true, and vLLM is not installed", mend="pip install vllm, or use_vllm: false")
+        if self.use_transformers_continuous_batching and (self.bf16 or self.fp16):
+            yield UserError(
+                "continuous batching would leave the weights that are trained in 16 bit",
+                got=f"use_transformers_continuous_batching: true, bf16: {self.bf16}, fp16: {self.fp16}",
+                mend="bf16: false, or use_transformers_continuous_batching: false",
+            )
+
+
+CONFIGS = (GRPORecipe, DataArguments, ModelArguments, RewardSources)
+
+
+def check(args: GRPORecipe, data: DataArguments, model_args: ModelArguments, sources: RewardSources) -> None:
+    check_adapter(model_args, "grpo")
+    require_template(model_args.model_name_or_path)
+    if args.sync_ref_model and (model_args.use_peft or is_adapter(model_args.model_name_or_path)):
+        raise UserError(
+            "sync_ref_model needs a policy that is trained in full",
+            got="an adapter, whose reference is the model that it started from",
+            mend="sync_ref_model: false",
+        )
+
+
+def run(
+    args: GRPORecipe,
+    data: DataArguments,
+    model_args: ModelArguments,
+    sources: RewardSources,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> StageResult:
+    stage_dir, own, clock = start(args)
+    trainer = make_trainer(args, data, model_args, sources, stage_dir, *own, *callbacks)
+    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
+    counted = count_parameters(trainer.model)
+    tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
+    return finish(
+        trainer,
+        stage_dir,
+        clock,
+        method="grpo",
+        parents={
+            "model_name_or_path": model_args.model_name_or_path,
+            "reward_model_path": sources.reward_model_path,
+        },
+        data=data.title,
+        counted=counted,
+        tokens=tokens,
+        metrics=metrics,
+    )
+
+
+def make_trainer(
+    args: GRPORecipe,
+    data: DataArguments,
+    model_args: ModelArguments,
+    sources: RewardSources,
+    stage_dir: Path,
+    *callbacks: TrainerCallback,
+) -> GRPOTrainer:
+    """TRL's trainer with policy, reference, tokenizer, rewards and prompts, ready to train."""
+    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
+    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=None)
+    splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length)
+    require_a_rollout(splits, args)
+    if model_args.model_revision != "main":
+        args.model_init_kwargs = {"revision": model_args.model_revision}  # TRL loads the reference of a full model
+    beta = args.beta
+    if start_from.reference is not None:
+        args.beta = 0.0  # else TRL makes a reference of the newest adapter alone
+    trainer = GRPOTrainer(
+        model=start_from.model,
+        reward_funcs=load_rewards(sources, args),
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        peft_config=start_from.peft_config,
+        callbacks=[*callbacks, *start_from.callbacks, OrderOfEpochs()],
+    )
+    args.beta = trainer.beta = beta
+    give_reference(trainer, start_from)
+    expose_head_bias(trainer.model)
+    complete_reference(trainer.model)
+    adapt_trainer(trainer, model_args)
+    return trainer
+
+
+def give_reference(trainer: GRPOTrainer, start_from: Start) -> None:
+    """Measure the KL to the parent as it is, where that is not what TRL finds in the model by itself."""
+    if start_from.reference is None or trainer.beta == 0:
+        return
+    reference = start_from.reference.eval()
+    expose_head_bias(reference)
+    add_fused_lm_head(reference, trainer.args.temperature, trainer.args.cast_lm_head_to_fp32)
+    trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+def load_rewards(sources: RewardSources, args: GRPORecipe) -> list[Callable]:
+    """The reward model, then the functions, under distinct names: TRL takes those of one name together in its logs."""
+    rewards = [load_function(spec) for spec in sources.reward_funcs]
+    if sources.reward_model_path:
+        # TRL would load no adapter, and pass rows beyond the model's context.
+        rewards[:0] = load_members([sources.reward_model_path], args.per_device_eval_batch_size, str(args.device))
+    names = [getattr(one, "__name__", type(one).__name__) for one in rewards]
+    return [
+        renamed(one, f"{name}_{index}") if names.count(name) > 1 else one
+        for index, (name, one) in enumerate(zip(names, rewards, strict=True))
+    ]
+
+
+def renamed(function: Callable, name: str) -> Callable:
+    """A reward function, sync or async, by another name."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+
+        async def call(**columns):
+            return await function(**columns)
+
+    else:
+
+        def call(**columns):
+            return function(**columns)
+
+    call.__name__ = name
+    return call
+
+
+def require_a_rollout(splits: DatasetDict, args: GRPORecipe) -> None:
+    """Raise where there are fewer prompts than a rollout takes: TRL drops those that do not fill one."""
+    needed = args.generation_batch_size // args.num_generations
+    if len(splits["train"]) < needed:
+        raise UserError(
+            "there are too few prompts for one rollout",
+            got=f"{len(splits['train'])} training prompts",
+            needed=f"{needed}: {args.generation_batch_size} completions, {args.num_generations} a prompt",
+            mend="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
+        )
+
+
+class OrderOfEpochs(TrainerCallback):
+    """Lets a training that goes on take the prompts in the order in which they would have come.
+
+    The order of each epoch is drawn from a generator of TRL's sampler, which begins anew with the trainer.
+    """
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        for _ in range(int(state.epoch)):
+            next(iter(train_dataloader.get_sampler()))
