@@ -31,7 +31,7 @@ RECIPES = ROOT / "recipes/lora-1gpu"
 HELD_OUT_ROWS = 500  # GSM8K's last, which the recipes leave alone
 HELD_OUT_PAIRS = slice(1200, 1500)
 SCORED = 0.02
-PLAIN = ("base", "sft")  # asked without the template as well: a base model has never seen it
+PLAIN = ("base",)  # asked without the template as well, which a base model has not learned
 ANSWER = "reward_models.rules:answer_match?column=answer"
 FORMAT = "reward_models.rules:matches?pattern=%23%23%23%23%20-%3F[0-9]"
 SIZES = {
@@ -45,7 +45,7 @@ SIZES = {
         "max_eval_samples": 16,
     },
     "reward": {
-        "max_steps": 36,
+        "max_steps": 18,
         "max_length": 384,
         "max_characters": 1200,
         "learning_rate": 2e-4,
@@ -54,7 +54,7 @@ SIZES = {
         "max_eval_samples": 16,
     },
     "dpo": {
-        "max_steps": 16,
+        "max_steps": 8,
         "max_length": 256,
         "max_characters": 800,
         "learning_rate": 1e-4,
@@ -68,8 +68,8 @@ SIZES = {
         "learning_rate": 1e-4,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-        "steps_per_generation": 6,
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": 3,
         "num_iterations": 1,
         "eval_share": 0.0,
         "log_completions": "true",
@@ -85,8 +85,8 @@ INPUTS = {
 }
 SHAPED = {"reward_funcs": json.dumps([ANSWER, FORMAT]), "reward_weights": "[1.0, 0.2]"}
 QUICK = {"rows": 4, "pairs": 2, "held_out_pairs": 4, "new_tokens": 4}
-# Logits of a large vocabulary come and go at each step: kept by the process, they cost no page faults.
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+# Logits of a large vocabulary come and go at each step: in large pages they cost less of the system's time.
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def jsonl(path: Path) -> list[dict]:
@@ -151,7 +151,7 @@ def align(args: argparse.Namespace, name: str, words: list) -> None:
 
 def call(args: argparse.Namespace, name: str, words: list) -> None:
     log = args.output_dir / f"{name}.log"
-    environment = MALLOC | os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+    environment = LARGE_PAGES | os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, *map(str, words)]
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
