@@ -205,7 +205,8 @@ def asked(args: argparse.Namespace, evals: Path) -> dict:
     held_out, stage = args.output_dir / "held-out", args.measure
     checkpoint = str(args.model if stage == "base" else args.output_dir / stage / "checkpoint")
     model, tokenizer = load_causal_lm(checkpoint)
-    model = model.to(getattr(torch, args.dtype))  # an adapter is merged before that, in the base's own type
+    for parameter in model.parameters():  # merged already, in the base's own type; buffers, as RoPE's, stay in 32 bit
+        parameter.data = parameter.data.to(getattr(torch, args.dtype))
     if not tokenizer.chat_template:  # the base is asked in the template that SFT gives it, and may end its turn
         tokenizer = load_tokenizer(checkpoint)
         make_chat_ready(tokenizer)
@@ -350,7 +351,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=50, help="of each paradigm of BLiMP")
     parser.add_argument("--held_out_pairs", type=int, default=300, help="for the reward model")
     parser.add_argument("--new_tokens", type=int, default=128, help="of a reply at most")
-    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=200)
     parser.add_argument("--dtype", default="bfloat16", help="that the models are asked in")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
