@@ -11,8 +11,8 @@ on held-out pairs of hh-rlhf, beside the rule that looks at the length alone. Al
 What is finished in --output_dir is not done again. Where under 2% of PPO's rollouts score, a second PPO is rewarded for
 the format as well, and is a row of its own.
 
-As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO, PPO
-and the reward model, and of 24 completions of a first PPO none scored. n is 200 rows of GSM8K, and 1,100 pairs of BLiMP:
+As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO,
+PPO and the reward model, and of 24 completions of a first PPO none scored. 200 rows of GSM8K, 1,100 pairs of BLiMP:
 
     base -> sft                   base     sft  b - a   95% interval        p  verdict  detectable
     gsm8k chat exact_match       0.000   0.020  +0.020  [+0.000, +0.040]  0.13  tied         0.028
