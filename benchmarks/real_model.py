@@ -10,6 +10,13 @@ on held-out pairs of hh-rlhf, beside the rule that looks at the length alone. Al
 
 What is finished in --output_dir is not done again. Where under 2% of PPO's rollouts score, a second PPO is rewarded for
 the format as well, and is a row of its own.
+
+As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO,
+PPO and the reward model, and of 24 completions of a first PPO none scored. 200 rows of GSM8K, 1,100 pairs of BLiMP:
+
+    base -> sft                   base     sft  b - a   95% interval        p  verdict  detectable
+    gsm8k chat exact_match       0.000   0.020  +0.020  [+0.000, +0.040]  0.13  tied         0.028
+    blimp acc                    0.781   0.796  +0.015  [+0.002, +0.029]  0.03  better       0.020
 """
 
 import argparse
@@ -31,7 +38,7 @@ RECIPES = ROOT / "recipes/lora-1gpu"
 HELD_OUT_ROWS = 500  # GSM8K's last, which the recipes leave alone
 HELD_OUT_PAIRS = slice(1200, 1500)
 SCORED = 0.02
-PLAIN = ("base", "sft")  # asked without the template as well: a base model has never seen it
+PLAIN = ("base",)  # asked without the template as well, which a base model has not learned
 ANSWER = "reward_models.rules:answer_match?column=answer"
 FORMAT = "reward_models.rules:matches?pattern=%23%23%23%23%20-%3F[0-9]"
 SIZES = {
@@ -45,7 +52,7 @@ SIZES = {
         "max_eval_samples": 16,
     },
     "reward": {
-        "max_steps": 36,
+        "max_steps": 18,
         "max_length": 384,
         "max_characters": 1200,
         "learning_rate": 2e-4,
@@ -54,7 +61,7 @@ SIZES = {
         "max_eval_samples": 16,
     },
     "dpo": {
-        "max_steps": 16,
+        "max_steps": 8,
         "max_length": 256,
         "max_characters": 800,
         "learning_rate": 1e-4,
@@ -68,8 +75,8 @@ SIZES = {
         "learning_rate": 1e-4,
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
-        "gradient_accumulation_steps": 3,
-        "steps_per_generation": 6,
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": 3,
         "num_iterations": 1,
         "eval_share": 0.0,
         "log_completions": "true",
@@ -85,8 +92,8 @@ INPUTS = {
 }
 SHAPED = {"reward_funcs": json.dumps([ANSWER, FORMAT]), "reward_weights": "[1.0, 0.2]"}
 QUICK = {"rows": 4, "pairs": 2, "held_out_pairs": 4, "new_tokens": 4}
-# Logits of a large vocabulary come and go at each step: kept by the process, they cost no page faults.
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+# Logits of a large vocabulary come and go at each step: in large pages they cost less of the system's time.
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def jsonl(path: Path) -> list[dict]:
@@ -151,7 +158,7 @@ def align(args: argparse.Namespace, name: str, words: list) -> None:
 
 def call(args: argparse.Namespace, name: str, words: list) -> None:
     log = args.output_dir / f"{name}.log"
-    environment = MALLOC | os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+    environment = LARGE_PAGES | os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, *map(str, words)]
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -205,7 +212,8 @@ def asked(args: argparse.Namespace, evals: Path) -> dict:
     held_out, stage = args.output_dir / "held-out", args.measure
     checkpoint = str(args.model if stage == "base" else args.output_dir / stage / "checkpoint")
     model, tokenizer = load_causal_lm(checkpoint)
-    model = model.to(getattr(torch, args.dtype))  # an adapter is merged before that, in the base's own type
+    for parameter in model.parameters():  # merged already, in the base's own type; buffers, as RoPE's, stay in 32 bit
+        parameter.data = parameter.data.to(getattr(torch, args.dtype))
     if not tokenizer.chat_template:  # the base is asked in the template that SFT gives it, and may end its turn
         tokenizer = load_tokenizer(checkpoint)
         make_chat_ready(tokenizer)
@@ -350,7 +358,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=50, help="of each paradigm of BLiMP")
     parser.add_argument("--held_out_pairs", type=int, default=300, help="for the reward model")
     parser.add_argument("--new_tokens", type=int, default=128, help="of a reply at most")
-    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=200)
     parser.add_argument("--dtype", default="bfloat16", help="that the models are asked in")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

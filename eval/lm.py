@@ -22,6 +22,7 @@ from tqdm import trange
 from transformers import StoppingCriteria
 
 from alignment.errors import UserError
+from alignment.models.output_layer import contiguous_states
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -137,14 +138,15 @@ class CausalLM(HFLM):
             options.pop("temperature", None)
         inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(self.device)
         width = inputs["input_ids"].shape[1]
-        output = self.model.generate(
-            **inputs,
-            max_new_tokens=limit,
-            eos_token_id=self.stop_ids,
-            pad_token_id=self.tokenizer.pad_token_id,
-            stopping_criteria=[StopAtText(self.tokenizer, stops, width)] if stops else None,
-            **options,
-        )
+        with contiguous_states(self.model):
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=limit,
+                eos_token_id=self.stop_ids,
+                pad_token_id=self.tokenizer.pad_token_id,
+                stopping_criteria=[StopAtText(self.tokenizer, stops, width)] if stops else None,
+                **options,
+            )
         return [self._read(row, stops, limit) for row in output[:, width:].tolist()]
 
     def _read(self, tokens: list[int], stops: list[str], limit: int) -> Reply:

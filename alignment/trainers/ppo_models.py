@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from alignment.errors import UserError
 from alignment.models.adapters import copy_adapter, run_under
 from alignment.models.loading import REFERENCE_ADAPTER, load_trainable
+from alignment.models.output_layer import contiguous_states
 from alignment.trainers.ppo_rollout import Rollout
 
 
@@ -137,13 +138,14 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> Tensor:
     """Logits that predict the completion tokens, at the sampling temperature. -> [B, T, V]."""
     length = batch["completion_mask"].shape[1]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=position_ids(batch["attention_mask"]),
-        use_cache=False,
-        logits_to_keep=length + 1,
-    ).logits[:, :-1]
+    with contiguous_states(inner(model)):
+        logits = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=position_ids(batch["attention_mask"]),
+            use_cache=False,
+            logits_to_keep=length + 1,
+        ).logits[:, :-1]
     return logits if temperature == 1.0 else logits.float() / temperature
 
 

@@ -12,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation import ContinuousBatchingConfig
 from trl import is_conversational
 
+from alignment.models.output_layer import contiguous_states
+
 
 class RolloutSampler(Sampler):
     """Row numbers for a DataLoader that serves each rollout's prompts once for every micro-batch trained on them.
@@ -127,7 +129,7 @@ def sample(
     ids = [[pad_token_id] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
     prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
-    with _only_generation_config(model, config):
+    with _only_generation_config(model, config), contiguous_states(model):
         sequences = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
     return _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
 
