@@ -17,6 +17,7 @@ PPO and the reward model, and of 24 completions of a first PPO none scored. 200 
     base -> sft                   base     sft  b - a   95% interval        p  verdict  detectable
     gsm8k chat exact_match       0.000   0.020  +0.020  [+0.000, +0.040]  0.13  tied         0.028
     blimp acc                    0.781   0.796  +0.015  [+0.002, +0.029]  0.03  better       0.020
+    loss nats a reply token      1.961   0.897  -1.064  [-1.122, -1.005]  0.00  better       0.084
 """
 
 import argparse

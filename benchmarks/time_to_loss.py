@@ -19,21 +19,23 @@ other work (--clock processor, best with --threads 1).
 
     python benchmarks/time_to_loss.py --text FILE [--seeds 0 1 2] [--clock processor --threads 1] [--quick]
 
-tinyshakespeare, one thread of a shared AMD EPYC with AVX-512 BF16 and no AMX, processor time, torch 2.13, 2026-11-26.
-Seed 0 of pretrain.yaml ran beside its reference; its seeds 1 and 2, and long.yaml, ran alone in the same hour, for want
-of machine time, and stand against T of seed 0. Token ids came from the cache here (0.7 s at most), now they do not.
+tinyshakespeare, one thread of a shared AMD EPYC with AVX-512 BF16 and no AMX, processor time, torch 2.13. The machine was
+too busy for whole runs of this script: pretrain.yaml is of 2026-11-26, its seeds 1 and 2 without references of their
+own; long.yaml of 2026-11-27, beside its own reference (T = 151.0 s); longest.yaml of the same day, alone.
 
     seed               seconds    of Tstart-up     loss    at 64
        0 reference       149.8   1.000       -   1.8914   1.8914
        0 pretrain         16.0   0.107     0.7   1.8399   1.8399
        1 pretrain         15.9   0.106     0.7   1.8470   1.8470
        2 pretrain         15.5   0.104     0.7   1.8388   1.8388
-       0 long            162.4   1.084     0.9   1.5579   1.5820
+       0 reference       151.0   1.000       -   1.8914   1.8914
+       0 long            169.1   1.120     0.7   1.5314   1.5549
+       0 longest         699.4   4.632       1.3   1.4621   1.5058
     reference, seed 0: loss 1.88 not reached
 
-So 1.88 is reached in an eighth of T, with 0.03 to spare. 1.52 at T is missed: 1.558 at 1.08 T. (The validation split is
-0.05 harder than the last tenth of the training part, where 1,050 steps of long.yaml had 1.506.) 1.4697 in 5 T is not
-measured.
+So 1.88 is reached in an eighth of T, with 0.03 to spare, and on seed 0 1.4697 in 4.63 T. 1.52 at T is missed: 1.531 at
+1.12 T, where four layers without weight decay had 1.558 at 1.08 T the day before. (The validation split is 0.04 harder
+than the last tenth of the training part.)
 """
 
 import argparse

@@ -127,7 +127,7 @@ def token_rows_in_place(model: nn.Module) -> Iterator[None]:
     """For generation: the rows of embeddings that the active adapter trained stand in the tables of the base.
 
     PEFT copies the whole table at each pass, of the input and of the output layer, to put them in: with a vocabulary
-    of 262,144 that is more than half of what a token costs. Afterwards the base's rows are back, bit for bit.
+    of 262,144 that is a large part of what a token costs. Afterwards the base's rows are back, bit for bit.
     """
     from peft.tuners.trainable_tokens import TrainableTokensLayer
 

@@ -20,7 +20,7 @@ KEYS = {"optim": "sgd", "learning_rate": 0.05, "logging_steps": 1, "lr_scheduler
 KEYS |= {"train_sampling_strategy": "random", "warmup_steps": 0}
 # Prompts of one process are sampled apart from those of another: PPO's are compared in trainers/test_ppo_processes.py.
 STAGES = {
-    "pretrain": {},
+    "pretrain": {"muon": "false", "bf16": "false"},  # Muon goes with AdamW
     "sft": {"load_best_model_at_end": "false", "save_strategy": '"no"'},
     "reward": {},
     "dpo": {"loss_type": "[sigmoid]", "loss_weights": "null"},  # TRL takes its loss `sft` as a mean of processes' means
