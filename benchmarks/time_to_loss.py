@@ -19,9 +19,9 @@ other work (--clock processor, best with --threads 1).
 
     python benchmarks/time_to_loss.py --text FILE [--seeds 0 1 2] [--clock processor --threads 1] [--quick]
 
-tinyshakespeare, one thread of a shared AMD EPYC with AVX-512 BF16 and no AMX, processor time, torch 2.13. The machine was
-too busy for whole runs of this script: pretrain.yaml is of 2026-11-26, its seeds 1 and 2 without references of their
-own; long.yaml of 2026-11-27, beside its own reference (T = 151.0 s); longest.yaml of the same day, alone.
+tinyshakespeare, one thread of a shared AMD EPYC with AVX-512 BF16 and no AMX, processor time, torch 2.13. There was no
+time for whole runs of this script: pretrain.yaml is of 2026-11-26, its seeds 1 and 2 without references of their own;
+long.yaml of 2026-11-27, beside its own reference (T = 151.0 s); longest.yaml of the same day, without one.
 
     seed               seconds    of Tstart-up     loss    at 64
        0 reference       149.8   1.000       -   1.8914   1.8914
