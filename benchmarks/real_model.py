@@ -11,13 +11,15 @@ on held-out pairs of hh-rlhf, beside the rule that looks at the length alone. Al
 What is finished in --output_dir is not done again. Where under 2% of PPO's rollouts score, a second PPO is rewarded for
 the format as well, and is a row of its own.
 
-As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO,
-PPO and the reward model, and of 24 completions of a first PPO none scored. 200 rows of GSM8K, 1,100 pairs of BLiMP:
+As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO
+and PPO, and of 24 completions of a first PPO none scored. 200 rows of GSM8K, 1,100 pairs of BLiMP:
 
     base -> sft                   base     sft  b - a   95% interval        p  verdict  detectable
     gsm8k chat exact_match       0.000   0.020  +0.020  [+0.000, +0.040]  0.13  tied         0.028
     blimp acc                    0.781   0.796  +0.015  [+0.002, +0.029]  0.03  better       0.020
     loss nats a reply token      1.961   0.897  -1.064  [-1.122, -1.005]  0.00  better       0.084
+
+    The reward model: 57.2% of 298 held-out pairs; the shorter reply 54.9%: +0.023 [-0.051, +0.098], tied.
 """
 
 import argparse

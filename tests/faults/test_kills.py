@@ -39,6 +39,8 @@ def points(name: str) -> list[tuple[str, int]]:
 def kill_and_go_on(runs, name: str, kill: tuple[str, int]) -> str:
     """Kill a stage and run it again; what the second run printed."""
     whole, place = runs.uninterrupted(name), f"{name}-{kill[0]}-{kill[1]}"
+    while (runs.folder / place).exists():  # of another test with the same kill
+        place += "-again"
     code, log = runs.run(name, place, kill)
     assert code == KILLED, log
     code, log = runs.run(name, place)
