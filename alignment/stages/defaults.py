@@ -24,9 +24,7 @@ class HardwareDefaults:
         if self.bf16 is None:
             self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16
         if self.bf16 and not torch.accelerator.is_available() and lacks_bf16():
-            logger.warning(
-                "bf16 has no effect: this CPU has no instructions for it, and would take several times as long"
-            )
+            logger.warning("bf16 has no effect: this CPU has no instructions for it")
             self.bf16 = False
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # else transformers refuses bf16 that was asked for
