@@ -1,15 +1,16 @@
 """From a real base model to an instruct one: recipes/lora-1gpu on GSM8K, self-instruct and hh-rlhf, and what it made.
 
-Each stage runs by its recipe, as a user would run it, with sizes for a CPU (`SIZES`). Then base, SFT, DPO and PPO model
-are asked the same things, in the SFT model's chat template: the loss a reply token on held-out rows of GSM8K, exact
-match on them (greedy, no examples), and BLiMP, which tells what alignment costs in grammar. The reward model is judged
-on held-out pairs of hh-rlhf, beside the rule that looks at the length alone. All verdicts are paired by item.
+Each stage runs by its recipe, as a user would run it, with sizes for a CPU (`SIZES`), or with --card the recipes' own
+(`CARD`). Then base, SFT, DPO and PPO model are asked the same things, in the SFT model's chat template: the loss a reply
+token on held-out rows of GSM8K, exact match on them (greedy, no examples), and BLiMP, which tells what alignment costs
+in grammar. The reward model is judged on held-out pairs of hh-rlhf, beside the rule that looks at the length alone. All
+verdicts are paired by item.
 
     python benchmarks/real_model.py --model MODEL --math train.jsonl --instructions seed_tasks.jsonl \\
-        --preferences hh.jsonl --blimp FOLDER --output_dir runs/real [--quick]
+        --preferences hh.jsonl --blimp FOLDER --output_dir runs/real [--card] [--jobs 4] [--quick]
 
 What is finished in --output_dir is not done again. Where under 2% of PPO's rollouts score, a second PPO is rewarded for
-the format as well, and is a row of its own.
+the format as well, and is a row of its own. With --jobs, what needs only the SFT model goes side by side.
 
 As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO
 and PPO, and of 24 completions of a first PPO none scored. 200 rows of GSM8K, 1,100 pairs of BLiMP:
@@ -29,6 +30,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -86,6 +88,22 @@ SIZES = {
         "num_completions_to_print": 0,
     },
 }
+# On a card the recipes' own lengths and rates, in larger micro-batches; only PPO is cut short, with larger rollouts.
+CARD = {
+    "sft": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1},
+    "reward": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
+    "dpo": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+    "ppo": {
+        "max_steps": 80,
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 64,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 8,
+        "log_completions": "true",
+        "num_completions_to_print": 0,
+        "eval_share": 0.0,
+    },
+}
 INPUTS = {
     "model": "a base model, a folder or hub id",
     "math": "GSM8K's train.jsonl",
@@ -100,7 +118,7 @@ LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -142,9 +160,10 @@ def make_small(args: argparse.Namespace) -> None:
     for path, rows in ((args.math, sums), (args.instructions, tasks), (args.preferences, pairs)):
         write_jsonl(path, rows)
     write_jsonl(args.blimp / "dogs.jsonl", dogs)
-    tokenizer = train_tokenizer([json.dumps(row) for row in [*sums, *tasks, *pairs, *dogs]], 300, 512)
+    tokenizer = train_tokenizer([json.dumps(row) for row in [*sums, *tasks, *pairs, *dogs]], 300, 1024)
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes["max_position_embeddings"] = 1024
     config = GPTConfig.from_preset("modern-tiny", vocab_size=len(tokenizer), **sizes, **tokens)
     save_checkpoint(GPTForCausalLM(config), tokenizer, args.model)
 
@@ -170,27 +189,35 @@ def call(args: argparse.Namespace, name: str, words: list) -> None:
 
 
 def train(args: argparse.Namespace, stage: str, recipe: str, **options: object) -> dict:
-    """A stage by its recipe, unless it is finished; what its stage.json says."""
-    folder = args.output_dir / stage
+    """A stage by its recipe, unless it is finished; what its stage.json says.
+
+    In a run directory of its own, for a run directory is there for one `align` at a time.
+    """
+    folder = place(args, stage)
     inputs = {"math": args.math, "instructions": args.instructions, "preferences": args.preferences}
     needed = {"sft": ["math", "instructions"], "reward": ["preferences"], "dpo": ["preferences"], "ppo": ["math"]}
-    options = {name: inputs[name] for name in needed[recipe]} | SIZES[recipe] | options
+    options = {name: inputs[name] for name in needed[recipe]} | (CARD if args.card else SIZES)[recipe] | options
     options |= {"output_dir": folder, "seed": args.seed, "logging_steps": 1} | ({"max_steps": 2} if args.quick else {})
+    options.setdefault("model_name_or_path", place(args, "sft") / "checkpoint")
     if not (folder / "stage.json").exists():
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         align(args, stage, [recipe, RECIPES / f"{recipe}.yaml", "--no-check", *words])
     return read(folder / "stage.json")
 
 
+def place(args: argparse.Namespace, stage: str) -> Path:
+    return args.output_dir / stage / stage
+
+
 def measure(args: argparse.Namespace, what: str) -> None:
     """Ask the model of a stage (or the base) what all are asked; what is there stays. The process as with `align`."""
-    args.measure = what
+    args = argparse.Namespace(**vars(args) | {"measure": what})
     if (args.output_dir / f"evals/{what}.json").exists():
         return
     if args.quick:
         measured_here(args)
     else:
-        words = [f"--{name}={value}" for name, value in vars(args).items() if name != "quick"]
+        words = [f"--{name}={value}" for name, value in vars(args).items() if name not in ("quick", "card", "jobs")]
         call(args, f"eval-{what}", [__file__, *words])
 
 
@@ -213,8 +240,9 @@ def asked(args: argparse.Namespace, evals: Path) -> dict:
     from eval.store import is_whole
 
     held_out, stage = args.output_dir / "held-out", args.measure
-    checkpoint = str(args.model if stage == "base" else args.output_dir / stage / "checkpoint")
+    checkpoint = str(args.model if stage == "base" else place(args, stage) / "checkpoint")
     model, tokenizer = load_causal_lm(checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     for parameter in model.parameters():  # merged already, in the base's own type; buffers, as RoPE's, stay in 32 bit
         parameter.data = parameter.data.to(getattr(torch, args.dtype))
     if not tokenizer.chat_template:  # the base is asked in the template that SFT gives it, and may end its turn
@@ -259,7 +287,7 @@ def judged(args: argparse.Namespace) -> dict:
     from reward_models.pairs import read_pairs
     from reward_models.pairwise import pair_card, score_pairs
 
-    judge = reward(f"{args.output_dir}/reward/checkpoint", batch_size=8, dtype=args.dtype)
+    judge = reward(f"{place(args, 'reward')}/checkpoint", batch_size=8, dtype=args.dtype)
     scores = score_pairs(judge, read_pairs(f"{args.output_dir}/held-out/pairs.jsonl", "train", None))
     card, kept = pair_card(scores), scores.scored
     extra = (scores.words_chosen - scores.words_rejected)[kept] * (1 if card["length_rule"] == "longer" else -1)
@@ -365,6 +393,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="that the models are asked in")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--card", action="store_true", help="the recipes' own lengths, for a GPU")
+    parser.add_argument("--jobs", type=int, default=1, help="stages and evaluations side by side")
     parser.add_argument("--quick", action="store_true", help="a smoke run on made-up data: the figures mean nothing")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # of a worker
     args = parser.parse_args()
@@ -377,6 +407,41 @@ def main() -> None:
             run(args)
 
 
+class Here(Executor):
+    """Does each job at once and in this thread, where alone stages can listen to signals."""
+
+    def submit(self, do, *args, **options) -> Future:
+        done = Future()
+        done.set_result(do(*args, **options))
+        return done
+
+
+def made(args: argparse.Namespace) -> dict[str, dict]:
+    """All stages, trained and asked; what their stage.json say, in the table's order."""
+    with ThreadPoolExecutor(args.jobs) if args.jobs > 1 and not args.quick else Here() as jobs:
+        begun = [jobs.submit(measure, args, "base")]
+        sft = jobs.submit(train, args, "sft", "sft", model_name_or_path=args.model).result()
+        begun += [jobs.submit(measure, args, "sft"), jobs.submit(train_and_measure, args, "reward")]
+        dpo, ppo = jobs.submit(train_and_measure, args, "dpo"), jobs.submit(run_ppo, args)
+        for job in begun:
+            job.result()
+        return {"sft": sft, "dpo": dpo.result(), **ppo.result()}
+
+
+def train_and_measure(args: argparse.Namespace, stage: str, **options: object) -> dict:
+    found = train(args, stage, stage.partition("_")[0], **options)
+    measure(args, stage)
+    return found
+
+
+def run_ppo(args: argparse.Namespace) -> dict[str, dict]:
+    """PPO for the answer, and where it hardly ever scores, one for the format as well."""
+    found = {"ppo": train_and_measure(args, "ppo")}
+    if scored_share(place(args, "ppo")) < SCORED:
+        found["ppo_format"] = train_and_measure(args, "ppo_format", **SHAPED)
+    return found
+
+
 def run(args: argparse.Namespace) -> None:
     if args.quick:
         make_small(args)
@@ -384,20 +449,11 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(f"needed: {', '.join(f'--{name}' for name in missing)} (or --quick)")
     if not (args.output_dir / "held-out/pairs.jsonl").exists():
         make_held_out(args)
-    trained = {"sft": train(args, "sft", "sft", model_name_or_path=args.model)}
-    measure(args, "base")
-    measure(args, "sft")
-    train(args, "reward", "reward")
-    measure(args, "reward")
-    for stage, options in (("dpo", {}), ("ppo", {}), ("ppo_format", SHAPED)):
-        if stage == "ppo_format" and scored_share(args.output_dir / "ppo") >= SCORED:
-            break
-        trained[stage] = train(args, stage, stage.partition("_")[0], **options)
-        measure(args, stage)
+    trained = made(args)
     rows = list(comparisons(args, ["base", *trained]))
     card = read(args.output_dir / "evals/reward.json")
     values = show(["base", *trained], trained, rows, card)
-    scored = {stage: scored_share(args.output_dir / stage) for stage in trained if stage.startswith("ppo")}
+    scored = {stage: scored_share(place(args, stage)) for stage in trained if stage.startswith("ppo")}
     print("share of rollouts that score: " + ", ".join(f"{stage} {share:.3f}" for stage, share in scored.items()))
     figures = {"models": values, "comparisons": rows, "reward": card, "scored": scored}
     print(json.dumps({"figures": figures, "targets": {}, "met": True, "machine": hardware()}))

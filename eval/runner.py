@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
-from eval.store import checkpoint_digest, run_name, save_run, template_digest, tokenizer_digest, versions
+from eval.store import (
+    checkpoint_digest,
+    require_not_others,
+    run_name,
+    save_run,
+    template_digest,
+    tokenizer_digest,
+    versions,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -110,6 +118,9 @@ def evaluate_many(
 
     Returns:
         The records of the runs, suite by suite.
+
+    Raises:
+        UserError: as `evaluate`; two suites have the same name; a run's folder holds one of another checkpoint.
     """
     from eval.suite import require_format, suite_formats, suite_name
 
@@ -117,15 +128,16 @@ def evaluate_many(
         if not set(formats) & set(suite_formats(suite)):
             require_format(suite, formats[0])
     runs = [(suite, format) for suite in suites for format in formats if format in suite_formats(suite)]
-    options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
-    for _, format in runs:
-        _require_template(options["loaded"][1], format, checkpoint)
     names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(
             "Two suites have the same name.", got=", ".join(twice), mend="rename a file, or run one of them"
         )
+    require_not_others([Path(output_dir) / name for name in names], checkpoint, stage)
+    options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
+    for _, format in runs:
+        _require_template(options["loaded"][1], format, checkpoint)
     return [
         evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variant, **options)
         for (suite, format), name in zip(runs, names, strict=True)

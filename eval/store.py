@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from alignment.durable.files import disk_full_explained, new_file, write_json
 from alignment.durable.manifest import damage_of_file, digests, entry_of
 from alignment.durable.read import read_json
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all
 from alignment.masking import masked
 from alignment.models.checkpoints import adapter_base
 
@@ -79,6 +79,29 @@ def load_run(path: str | Path) -> Run:
         if found:
             raise UserError(f"the eval run {path} is damaged", got=found[0], mend=AGAIN)
     return Run(path, record, pandas.read_parquet(path / "items.parquet"))
+
+
+def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) -> None:
+    """Raise where a run would be written over one of another checkpoint whose name is the same.
+
+    In its own run directory (which may have been moved) a stage's checkpoint is the only one of its name.
+    """
+    refused = []
+    for folder in folders:
+        own = Path(checkpoint).resolve() == (folder.parents[1] / stage / "checkpoint").resolve()
+        if own or not (folder / "run.json").is_file():
+            continue
+        other = read_record(folder)["checkpoint"]
+        if Path(other).resolve() != Path(checkpoint).resolve():
+            refused.append(
+                UserError(
+                    f"{folder} holds an eval run of another checkpoint of that name",
+                    got=other,
+                    needed=f"a folder of its own for the run of {checkpoint}",
+                    mend="--output_dir, or remove the run that is there",
+                )
+            )
+    raise_all(refused)
 
 
 def is_whole(path: Path) -> bool:

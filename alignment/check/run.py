@@ -11,7 +11,7 @@ from typing import Any
 from alignment.check import lengths, rows, settings, template
 from alignment.check.costs import describe, memory_finding
 from alignment.check.encoding import encode_rows
-from alignment.check.estimate import estimate
+from alignment.check.estimate import Estimate, estimate
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
@@ -103,24 +103,12 @@ def check_stages(
 
 def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
     """What a stage will take, in lines; and a finding where it will not fit the device."""
-    sizes, origin = material.token_counts(), material.origin
-    if not sizes or origin.model is None or material.method == "tokenizer":
-        return [], []
-    rows = TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), max(sizes))
-    reward = origin.reward_model
     try:
-        found = estimate(
-            material.method,
-            material.configs,
-            origin.model.config,
-            rows,
-            device,
-            adapter=origin.model.adapter,
-            reward_config=reward.config if reward else None,
-            reward_adapter=reward.adapter if reward else None,
-        )
+        found = estimate_of(material, device)
     except UserError as mistake:  # an adapter that fits no layer
         return [], from_user_error(mistake)
+    if found is None:
+        return [], []
     lines = describe(found).splitlines()
     if material.method == "pretrain" and material.get("model_name_or_path") is None:
         law = beside(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
@@ -128,6 +116,24 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
     sharded = bool(material.get("fsdp") or material.get("deepspeed")) or model_is_sharded()
     unfit = memory_finding(found, sharded)
     return lines, [unfit] if unfit else []
+
+
+def estimate_of(material: Material, device: Device) -> Estimate | None:
+    """What a stage will take, by the tokens of its rows; None where it trains no model, or has no tokens to count."""
+    sizes, origin = material.token_counts(), material.origin
+    if not sizes or origin.model is None or material.method == "tokenizer":
+        return None
+    reward = origin.reward_model
+    return estimate(
+        material.method,
+        material.configs,
+        origin.model.config,
+        TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), max(sizes)),
+        device,
+        adapter=origin.model.adapter,
+        reward_config=reward.config if reward else None,
+        reward_adapter=reward.adapter if reward else None,
+    )
 
 
 def look(

@@ -127,3 +127,23 @@ def test_suites_of_one_name_do_not_overwrite_each_other(checkpoints, tmp_path):
     with pytest.raises(UserError, match="same name"):
         both = ["--suite", tmp_path / "a/q.jsonl", "--suite", tmp_path / "b/q.jsonl"]
         call(eval, checkpoints / "sft/checkpoint", *both, "--output_dir", tmp_path)
+
+
+def test_a_run_of_another_checkpoint_is_not_written_over(checkpoints, suite, tmp_path):
+    options = ["--suite", suite, "--format", "plain", "--limit", 2, "--output_dir", tmp_path / "runs"]
+    others = []
+    for folder in ("a", "b"):
+        others.append(tmp_path / folder / "model")
+        copytree(checkpoints / "sft/checkpoint", others[-1])
+    call(eval, others[0], *options)
+    call(eval, others[0], *options)
+    written = tmp_path / "runs/model-objects-plain-limit-2/run.json"
+    before = written.read_text()
+    with pytest.raises(UserError, match=f"(?s)another checkpoint of that name.*{others[0]}.*--output_dir"):
+        call(eval, others[1], *options)
+    assert written.read_text() == before
+    run_dir = tmp_path / "run"
+    copytree(checkpoints / "sft/checkpoint", run_dir / "sft/checkpoint")
+    call(eval, run_dir / "sft/checkpoint", *options[:-2])
+    run_dir.rename(tmp_path / "moved")
+    call(eval, tmp_path / "moved/sft/checkpoint", *options[:-2])
