@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -12,7 +13,13 @@ import numpy as np
 import torch
 
 from alignment.errors import UserError, raise_all
-from alignment.models.checkpoints import adapter_base, changes_its_base, is_adapter, require_sound
+from alignment.models.checkpoints import (
+    adapter_base,
+    changes_its_base,
+    is_adapter,
+    recorded_quantization,
+    require_sound,
+)
 from alignment.models.loading import load_tokenizer, load_trainable, require_reward_model
 from reward_models.protocol import Text
 
@@ -118,7 +125,7 @@ def load_members(
 ) -> list[LearnedReward]:
     """The rewards of several checkpoints; a base on which several of them are adapters is held once."""
     _require_all(checkpoints)
-    bases: dict[str, PreTrainedModel] = {}
+    bases: dict[tuple[str, str], PreTrainedModel] = {}
     members = []
     for number, checkpoint in enumerate(checkpoints):
         base = _base_of(checkpoint)
@@ -151,11 +158,12 @@ def _require_all(checkpoints: Sequence[str]) -> None:
     raise_all(errors)
 
 
-def _base_of(checkpoint: str) -> str | None:
+def _base_of(checkpoint: str) -> tuple[str, str] | None:
+    """The base that an adapter sits on bare, and how it is quantised."""
     if not is_adapter(checkpoint) or changes_its_base(checkpoint):
         return None
     base = adapter_base(checkpoint)
-    return str(Path(base).resolve()) if Path(base).is_dir() else base
+    return str(Path(base).resolve()) if Path(base).is_dir() else base, json.dumps(recorded_quantization(checkpoint))
 
 
 def checkpoint_name(checkpoint: str) -> str:

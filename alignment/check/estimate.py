@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.check import speed
 from alignment.check.fit import FITS, Change, largest_batch, largest_model, least, mends, verdict
-from alignment.check.held import NF4_BYTES, is_dense, models_of, new_adapter, precision_of
+from alignment.check.held import PLAIN_NF4_BYTES, is_dense, models_of, new_adapter, precision_of
 from alignment.check.memory import MUON, Precision
 from alignment.check.phases import Run, memory_parts
 from alignment.check.speed import Device
@@ -155,7 +155,7 @@ def _cheaper(run: Run, keys: Keys, config: PreTrainedConfig, reward: tuple | Non
         run = replace(run, precision=BFLOAT16)
         yield ", ".join(changed), run
     if run.precision.quantised is None and device.on_gpu and not missing_for_quantization():
-        run = replace(run, precision=replace(run.precision, quantised=NF4_BYTES))
+        run = replace(run, precision=replace(run.precision, quantised=PLAIN_NF4_BYTES))
         yield ", ".join([*changed, "load_in_4bit: true"]), run
 
 

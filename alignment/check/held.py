@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedConfig
 
-# A number of 4 bit with its share of the constants of a block of 64, which double quantisation keeps in 8 bit.
-NF4_BYTES, INT8_BYTES = 0.516, 1.0
+# A number of 4 bit with its share of the constant of a block of 64, which is of 32 bit; of 8 with double quantisation.
+PLAIN_NF4_BYTES, NF4_BYTES, INT8_BYTES = 0.5625, 0.516, 1.0
 TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -88,7 +88,8 @@ def precision_of(keys: Keys, config: PreTrainedConfig) -> Precision:
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
     weights = TYPE_BYTES[dtype]
-    quantised = NF4_BYTES if keys.load_in_4bit else INT8_BYTES if keys.load_in_8bit else None
+    nf4 = NF4_BYTES if keys.use_bnb_nested_quant else PLAIN_NF4_BYTES
+    quantised = nf4 if keys.load_in_4bit else INT8_BYTES if keys.load_in_8bit else None
     return Precision(weights, 2 if keys.bf16 or keys.fp16 else weights, quantised)
 
 

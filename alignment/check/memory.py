@@ -26,7 +26,8 @@ class Precision:
     Attributes:
         weights: of the model as loaded.
         compute: of what layers make: 2 under autocast to 16 bit, else as the weights.
-        quantised: of the layers' matrices, where the base is quantised: its constants come on top of the bits.
+        quantised: of the layers' matrices, where the base is quantised: its constants come on top of the bits. All
+            else, such as embeddings and output layer, is as the weights.
     """
 
     weights: int
@@ -41,7 +42,7 @@ class Precision:
 def model_bytes(shape: Shape, precision: Precision) -> int:
     """Weights; an adapter's are in 32 bit whatever the base's are."""
     adapter = shape.trainable if 0 < shape.trainable < shape.parameters else 0
-    inner = shape.matrix_parameters - shape.vocab_size * shape.hidden_size if precision.quantised else 0
+    inner = shape.quantisable if precision.quantised else 0
     whole = shape.parameters - adapter - inner
     return whole * precision.weights + adapter * FLOAT + round(inner * (precision.quantised or 0))
 

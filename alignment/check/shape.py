@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ class Shape:
         matrix_parameters: what a token is multiplied by on its way: no embedding tables but the output layer; of
             experts those that it is sent to.
         hidden_matrices: parameters that Muon trains.
+        quantisable: weights of what bitsandbytes quantises: linear layers, but neither the output layer nor a score
+            head, nor experts that are held as one tensor.
         attention_width: heads times the width of a head.
         kv_width: key and value heads times the width of a head.
         mlp_width: inside the MLP; of experts all that a token is sent to.
@@ -44,6 +47,7 @@ class Shape:
     trainable: int
     matrix_parameters: int
     hidden_matrices: int
+    quantisable: int
     hidden_size: int
     layers: int
     heads: int
@@ -72,6 +76,7 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     base = sum(parameter.numel() for parameter in model.parameters())
     muons = hidden_matrices(model)
     hidden = sum(one.numel() for name, one in model.named_parameters() if name in muons)
+    quantisable = sum(one.weight.numel() for one in _linear_layers(model) if one is not output)
     model = with_adapter(model, adapter, kind) if adapter is not None else model
     sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
     text = config.get_text_config()
@@ -82,6 +87,7 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
         trainable=sum(size for size, learns in sizes if learns),
         matrix_parameters=base - (0 if tied else tables) - _idle_experts(text),
         hidden_matrices=hidden,
+        quantisable=quantisable,
         hidden_size=text.hidden_size,
         layers=text.num_hidden_layers,
         heads=heads,
@@ -96,6 +102,15 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
         has_adapter=adapter is not None,
         trains_rows=kind == "causal-lm" and bool(getattr(adapter, "trainable_token_indices", None)),
     )
+
+
+def _linear_layers(model: nn.Module) -> Iterator[nn.Module]:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in model.named_modules():
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and name != "score":
+            yield module
 
 
 def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:

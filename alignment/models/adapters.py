@@ -226,6 +226,9 @@ def frozen_copy(model: PeftModel) -> PreTrainedModel:
     the forward pass of a reference, and would patch the wrapper's.
     """
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    # Of a base in 4 bit the constants of its blocks, to which its layers have a way of their own.
+    constants = [one.quant_state for one in shared.values() if getattr(one, "quant_state", None) is not None]
+    shared |= {id(one): one for one in constants}
     return copy.deepcopy(model, shared).requires_grad_(False).get_base_model()
 
 

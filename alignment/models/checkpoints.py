@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, digest_checkpoint, require_intact
 from alignment.durable.read import read_json
@@ -93,6 +94,12 @@ def changes_its_base(checkpoint: str | Path) -> bool:
     """Whether an adapter is loaded on something else than its bare base: earlier adapters, or rows for new tokens."""
     chain = read_chain(adapter_folder(checkpoint)) if is_adapter(checkpoint) else None
     return chain is not None and bool(chain.earlier or chain.grown_to)
+
+
+def recorded_quantization(checkpoint: str | Path) -> dict[str, Any] | None:
+    """How an adapter's base was quantised in training; None where it was not, or nothing is recorded."""
+    chain = read_chain(adapter_folder(checkpoint))
+    return None if chain is None else chain.quantization
 
 
 def lasting_changes(checkpoint: str | Path) -> str | None:

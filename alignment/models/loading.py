@@ -10,6 +10,7 @@ from alignment.models.adapters import frozen_stack, with_adapter
 from alignment.models.chain import read_chain
 from alignment.models.checkpoints import (
     adapter_base,
+    adapter_config,
     adapter_folder,
     explained,
     is_adapter,
@@ -27,7 +28,7 @@ REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a referenc
 
 
 def load_config(checkpoint: str | Path) -> PreTrainedConfig:
-    """The config of a checkpoint (folder or hub id); of an adapter its base's."""
+    """The config of a checkpoint (folder or hub id); of an adapter its base's, with the rows that it was grown to."""
     from transformers import AutoConfig
 
     import alignment  # noqa: F401  (registers the architecture)
@@ -36,13 +37,18 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
     whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
     try:
         with explained(whole):
-            return AutoConfig.from_pretrained(whole, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(whole, trust_remote_code=False)
     except ValueError as error:  # what transformers raises for a model type that it does not know
         raise UserError(
             f"{whole} is of an architecture that transformers does not know",
             got=str(error).strip().splitlines()[0],
             mend="check model_type in its config.json",
         ) from error
+    own = adapter_config(checkpoint)
+    chain = read_chain(own.parent) if own else None
+    if chain and chain.grown_to:
+        config.get_text_config().vocab_size = chain.grown_to
+    return config
 
 
 def require_reward_model(checkpoint: str | Path) -> None:
@@ -94,7 +100,8 @@ def load_trainable(
 
     Args:
         kind: causal-lm or sequence-classification.
-        dequantize: load the quantised base of an adapter with the weights that it computes with.
+        dequantize: load the quantised base of an adapter with the weights that it computes with, in the type of
+            options["dtype"].
     """
     require_checkpoint(checkpoint)
     auto, options = _auto_class(kind, options)
@@ -137,8 +144,10 @@ def _base_model(
 ) -> tuple[PreTrainedModel, str, Path]:
     """The base of an adapter, which is the one it was trained on; where it is; and the adapter's own folder.
 
-    A base is made to stop where the adapter learned to.
+    A base is made to stop where the adapter learned to. One that was quantised is quantised as it was then, whatever
+    the options say: otherwise it would be another model.
     """
+    import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     require_sound(checkpoint)
@@ -146,9 +155,11 @@ def _base_model(
     chain = read_chain(folder)
     quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
     with explained(base_checkpoint):
-        base = auto.from_pretrained(base_checkpoint, **quantised | options)
+        base = auto.from_pretrained(base_checkpoint, **options | quantised)
     if chain and chain.grown_to:
         make_room(base, chain.grown_to)
     if auto is AutoModelForCausalLM and (folder / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(folder)
-    return base.dequantize() if quantised and dequantize else base, base_checkpoint, folder
+    if quantised and dequantize:
+        base = base.dequantize().to(getattr(torch, options["dtype"]))
+    return base, base_checkpoint, folder

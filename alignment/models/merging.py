@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Of the largest |logit|: what rounding of the merged weights may change, by the type that they are saved in. In 16 bit
-# every matrix is rounded, not the sum alone.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+# every matrix is rounded, not the sum alone; in 32 bit a small model of large weights has had 1.5e-5 (against 64 bit).
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 TRIED = 64  # tokens of the text that the logits are compared on
 
 

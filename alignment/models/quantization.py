@@ -37,10 +37,14 @@ def quantization_of(model: PreTrainedModel) -> dict[str, Any] | None:
 
 
 def quantization_options(recorded: dict[str, Any] | None, checkpoint: str) -> dict[str, Any]:
-    """Options of `from_pretrained` that quantise a base as it was when its adapter was trained."""
+    """Options of `from_pretrained` that quantise a base as it was when its adapter was trained.
+
+    In 4 bit the type is among them: the weights are rounded to it before they are quantised.
+    """
     if recorded is None:
         return {}
     from transformers import BitsAndBytesConfig
 
     require_quantization(f"the adapter {checkpoint}")
-    return {"quantization_config": BitsAndBytesConfig.from_dict(recorded)}
+    options = {"quantization_config": BitsAndBytesConfig.from_dict(recorded)}
+    return options | ({"dtype": recorded["bnb_4bit_compute_dtype"]} if recorded.get("load_in_4bit") else {})

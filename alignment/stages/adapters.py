@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, req
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import REFERENCE_ADAPTER, load_config, load_stack, load_trainable
 from alignment.models.merging import merge_once
-from alignment.models.quantization import require_quantization
+from alignment.models.quantization import quantization_of, require_quantization
 from alignment.models.vocabulary import make_room, trained_rows
 from alignment.stages.common import INITIAL_ADAPTER
 
@@ -117,12 +118,27 @@ def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
 
 def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
     begin, new = model_args.init_lora_weights, model_args.use_peft
-    if (model_args.load_in_4bit or model_args.load_in_8bit) and not (new or is_adapter(model_args.model_name_or_path)):
+    quantised = model_args.load_in_4bit or model_args.load_in_8bit
+    if quantised and not (new or is_adapter(model_args.model_name_or_path)):
         yield UserError(
             "a quantised model cannot be trained in full",
             got="use_peft: false",
             needed="an adapter",
             mend="use_peft: true",
+        )
+    if quantised and model_args.dtype == "auto":
+        yield UserError(
+            "a quantised base needs the type that it is to compute in",
+            got="dtype: auto",
+            needed="bfloat16, float16 or float32",
+            mend="dtype: bfloat16",
+        )
+    if quantised and new and _changes_base(model_args):
+        yield UserError(
+            "PiSSA takes its share out of the base's weights, and quantised ones stay as they are",
+            got=f"init_lora_weights: {begin}",
+            needed="a base that is not quantised",
+            mend="leave init_lora_weights out, or load_in_4bit: false",
         )
     if begin is not None and not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_[1-9]\d*)?", begin):
         yield UserError(
@@ -216,6 +232,22 @@ def new_adapter(
     elif tokens := sorted({*template_token_ids(tokenizer), *grown}):
         config.trainable_token_indices = trained_rows(model, tokens)
     return config
+
+
+@contextmanager
+def adapter_in_32_bit(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Around the making of a TRL trainer: an adapter on a quantised base stays in 32 bit, as on any other base.
+
+    TRL rounds it to bfloat16, in which steps of the size of DPO's (2e-5) are lost on most of LoRA's weights, and the
+    adapter that a stage goes on with would no longer be the one that it is measured against.
+    """
+    quantised = quantization_of(model) is not None
+    before = {id(one): one.data for one in model.parameters() if one.requires_grad} if quantised else {}
+    yield
+    if quantised:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = before.get(id(parameter), parameter.data.float())
 
 
 def adapt_trainer(trainer: Trainer, model_args: ModelArguments) -> None:

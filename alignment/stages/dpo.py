@@ -14,6 +14,7 @@ from alignment.models.speed import speed_up
 from alignment.stages.adapters import (
     ModelArguments,
     adapt_trainer,
+    adapter_in_32_bit,
     check_adapter,
     complete_reference,
     expose_head_bias,
@@ -91,16 +92,17 @@ def make_trainer(
         reference = load_trainable(checkpoint, "causal-lm", **options)
     for model in filter(None, (start_from.model, reference)):
         speed_up(model, args)
-    trainer = DPOTrainer(
-        model=start_from.model,
-        ref_model=reference,
-        args=args,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        peft_config=start_from.peft_config,
-        callbacks=[*callbacks, *start_from.callbacks],
-    )
+    with adapter_in_32_bit(start_from.model):
+        trainer = DPOTrainer(
+            model=start_from.model,
+            ref_model=reference,
+            args=args,
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            processing_class=tokenizer,
+            peft_config=start_from.peft_config,
+            callbacks=[*callbacks, *start_from.callbacks],
+        )
     for model in filter(None, (trainer.model, trainer.ref_model)):
         expose_head_bias(model)
     complete_reference(trainer.model)

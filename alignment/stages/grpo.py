@@ -20,6 +20,7 @@ from alignment.stages.adapters import (
     ModelArguments,
     Start,
     adapt_trainer,
+    adapter_in_32_bit,
     check_adapter,
     complete_reference,
     expose_head_bias,
@@ -161,16 +162,17 @@ def make_trainer(
     beta = args.beta
     if start_from.reference is not None:
         args.beta = 0.0  # else TRL makes a reference of the newest adapter alone
-    trainer = GRPOTrainer(
-        model=start_from.model,
-        reward_funcs=load_rewards(sources, args),
-        args=args,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        peft_config=start_from.peft_config,
-        callbacks=[*callbacks, *start_from.callbacks, OrderOfEpochs()],
-    )
+    with adapter_in_32_bit(start_from.model):
+        trainer = GRPOTrainer(
+            model=start_from.model,
+            reward_funcs=load_rewards(sources, args),
+            args=args,
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            processing_class=tokenizer,
+            peft_config=start_from.peft_config,
+            callbacks=[*callbacks, *start_from.callbacks, OrderOfEpochs()],
+        )
     args.beta = trainer.beta = beta
     give_reference(trainer, start_from)
     expose_head_bias(trainer.model)

@@ -10,7 +10,7 @@ from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, starting_point
+from alignment.stages.adapters import ModelArguments, adapt_trainer, adapter_in_32_bit, check_adapter, starting_point
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
@@ -98,15 +98,16 @@ def run(
             got=", ".join(judged.column_names),
             mend="correct card_subset",
         )
-    trainer = RewardTrainer(
-        model=start_from.model,
-        args=args,
-        train_dataset=splits["train"].select_columns(PAIR),
-        eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
-        processing_class=tokenizer,
-        peft_config=start_from.peft_config,
-        callbacks=[*own, *start_from.callbacks, *callbacks],
-    )
+    with adapter_in_32_bit(start_from.model):
+        trainer = RewardTrainer(
+            model=start_from.model,
+            args=args,
+            train_dataset=splits["train"].select_columns(PAIR),
+            eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
+            processing_class=tokenizer,
+            peft_config=start_from.peft_config,
+            callbacks=[*own, *start_from.callbacks, *callbacks],
+        )
     adapt_trainer(trainer, model_args)
     group_pairs_by_length(trainer)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)

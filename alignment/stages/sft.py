@@ -16,7 +16,14 @@ from alignment.models.checkpoints import is_adapter
 from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import ModelArguments, adapt_trainer, check_adapter, expose_head_bias, starting_point
+from alignment.stages.adapters import (
+    ModelArguments,
+    adapt_trainer,
+    adapter_in_32_bit,
+    check_adapter,
+    expose_head_bias,
+    starting_point,
+)
 from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import (
     StageResult,
@@ -107,15 +114,16 @@ def make_trainer(
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir, rows)
     speed_up(start_from.model, args)
     splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
-    trainer = SFTTrainer(
-        model=start_from.model,
-        args=args,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        peft_config=start_from.peft_config,
-        callbacks=[*callbacks, *start_from.callbacks],
-    )
+    with adapter_in_32_bit(start_from.model):
+        trainer = SFTTrainer(
+            model=start_from.model,
+            args=args,
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            processing_class=tokenizer,
+            peft_config=start_from.peft_config,
+            callbacks=[*callbacks, *start_from.callbacks],
+        )
     if not changes.said:
         require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     expose_head_bias(trainer.model)

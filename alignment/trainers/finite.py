@@ -92,7 +92,8 @@ def require_finite(model: torch.nn.Module, what: str) -> None:
     Raises:
         Diverged: and nothing should be written.
     """
-    broken = [name for name, weight in model.named_parameters() if not are_finite([weight.detach()])]
+    named = [(name, weight.detach()) for name, weight in model.named_parameters() if weight.is_floating_point()]
+    broken = [name for name, weight in named if not are_finite([weight])]  # the packed bits of a quantised base are
     if broken:
         raise Diverged(
             f"{what} is not saved: its weights are not finite",

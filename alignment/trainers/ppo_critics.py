@@ -16,8 +16,15 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from alignment.errors import UserError
 from alignment.models.adapters import give_token_rows
-from alignment.models.checkpoints import adapter_base, has_earlier_adapters, is_adapter, require_sound
+from alignment.models.checkpoints import (
+    adapter_base,
+    has_earlier_adapters,
+    is_adapter,
+    recorded_quantization,
+    require_sound,
+)
 from alignment.models.loading import load_trainable, require_reward_model
+from alignment.models.quantization import quantization_of
 from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
 
 CRITIC_ADAPTER = "critic"
@@ -113,12 +120,17 @@ def load_scorer(model: str | nn.Module, policy: nn.Module, adapter_name: str) ->
 
 
 def shares_base(checkpoint: str, policy: nn.Module) -> bool:
-    """Whether a checkpoint is an adapter on the very base that the policy's adapter sits on, with none in between."""
+    """Whether a checkpoint is an adapter on the very base that the policy's adapter sits on, with none in between.
+
+    A base that is quantised otherwise is another one.
+    """
     if not isinstance(policy, PeftModel) or len(policy.active_adapters) > 1:
         return False
     if not is_adapter(checkpoint) or has_earlier_adapters(checkpoint):
         return False
     bases = [adapter_base(checkpoint), inner(policy).config.name_or_path]
+    if quantization_of(inner(policy)) != recorded_quantization(checkpoint):
+        return False
     return bases[0] == bases[1] or Path(bases[0]).resolve() == Path(bases[1]).resolve()
 
 
@@ -164,6 +176,13 @@ def make_critic(
         critic = ModelScorer(load_trainable(model, "sequence-classification") if isinstance(model, str) else model)
     elif len(rewards) == 1 and isinstance(rewards[0], ModelScorer):
         critic = ModelScorer(copy.deepcopy(rewards[0].model))
+    elif quantization_of(inner(policy)) is not None:
+        raise UserError(
+            "A critic of its own cannot start from a quantised policy, whose weights it would train.",
+            got=f"critic_mode: {mode}, and neither a reward model nor a value_model to start from",
+            needed="a critic that shares the policy's base, or a model to start from",
+            mend="critic_mode: lora or shared_head, or a value_model_path",
+        )
     else:
         critic = ModelScorer(_critic_from_policy(policy))
     _make_trainable(critic.model)

@@ -155,6 +155,17 @@ def test_weights_gradients_and_moments_by_hand():
     assert adapted.memory["optimizer"] == 8 * learned
 
 
+def test_a_base_in_4_bit_has_embeddings_norms_and_output_layer_in_16():
+    rows = TokenStatistics(100, 50, 60)
+    size, inner = 984192, 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
+    for nested, number in ((True, 0.516), (False, 0.5625)):
+        keys = {"use_peft": True, "dtype": "bfloat16", "load_in_4bit": True, "use_bnb_nested_quant": nested}
+        told = of("sft", rows, **keys)
+        assert told.memory["weights"] == round(number * inner) + 2 * (size - inner) + 4 * told.trainable
+        told = of("reward", rows, **keys)  # with a score head, and its copy that is trained
+        assert told.memory["weights"] == round(number * inner) + 2 * (size + 128 - inner) + 4 * told.trainable
+
+
 def test_the_state_of_muon_is_what_the_optimizer_keeps(tmp_path):
     keys = {"muon": True, "max_steps": 1, "bf16": False}
     rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]], "labels": [[1, 2, 3, 4]]}).with_format("torch")

@@ -1,5 +1,8 @@
 """Base models as users bring them: foreign architectures, tokenizers without a chat template."""
 
+import json
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,11 +38,11 @@ def tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
     )
 
 
-def llama(folder, spare_rows: int = 0, tied: bool = False, *special: str):
+def llama(folder, spare_rows: int = 0, tied: bool = False, *special: str, **sizes: int):
     """A Llama of untied embeddings unless told otherwise, with rows to spare or none."""
     words = tokenizer(*special)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(words) + spare_rows, tie_word_embeddings=tied, **SIZES)
+    config = LlamaConfig(vocab_size=len(words) + spare_rows, tie_word_embeddings=tied, **SIZES | sizes)
     LlamaForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
@@ -52,3 +55,16 @@ def gemma(folder):
     Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=len(words), **SIZES)).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def write_inputs(folder: Path) -> dict[str, Path]:
+    """Files of the kinds that recipes/lora-1gpu asks for, by the names of its inputs."""
+    sums = [{"question": f"What is {n} and {n}?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n in range(40)]
+    tasks = [{"instruction": f"Name a colour, {n}.", "instances": [{"input": "", "output": "red"}]} for n in range(40)]
+    said = {"chosen": "Yes", "rejected": "No"}
+    pairs = [{side: f"\n\nHuman: {n}?\n\nAssistant: {text}." for side, text in said.items()} for n in range(40)]
+    files = {}
+    for name, rows in {"math": sums, "instructions": tasks, "preferences": pairs}.items():
+        files[name] = folder / f"{name}.jsonl"
+        files[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return files

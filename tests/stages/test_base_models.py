@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.data.arguments import DataArguments
 from alignment.models.chain import read_chain
-from alignment.models.loading import load_causal_lm, load_trainable
+from alignment.models.loading import load_causal_lm, load_config, load_trainable
 from alignment.models.merging import merge
 from alignment.models.vocabulary import make_room
 from alignment.stages import ppo, reward, sft
@@ -75,6 +75,10 @@ def test_generation_stops_at_the_end_of_the_turn(tuned):
         assert tokenizer.decode(reply(model, tokenizer, question), skip_special_tokens=True) == answer
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_the_next_stage_is_planned_with_the_rows_of_the_new_tokens(tuned):
+    assert load_config(tuned[1]).vocab_size >= len(AutoTokenizer.from_pretrained(tuned[1]))
 
 
 def test_new_rows_move_and_old_ones_do_not(tuned):

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from alignment.errors import UserError
 from alignment.models.loading import load_trainable
-from alignment.trainers import ppo_math
+from alignment.trainers import ppo_critics, ppo_math
 from alignment.trainers.ppo_critics import AdapterScorer
 from alignment.trainers.ppo_models import completion_logits_and_states
 
@@ -30,6 +30,13 @@ def adapters(tmp_path) -> tuple[str, str]:
     judge.get_base_model().score.modules_to_save["default"].weight.data.normal_()
     judge.save_pretrained(tmp_path / "judge")
     return str(tmp_path / "policy"), str(tmp_path / "judge")
+
+
+def test_a_base_that_is_quantised_otherwise_is_another_one(adapters, monkeypatch):
+    policy, judge = load_trainable(adapters[0], "causal-lm"), adapters[1]
+    assert ppo_critics.shares_base(judge, policy)
+    monkeypatch.setattr(ppo_critics, "recorded_quantization", lambda checkpoint: {"load_in_4bit": True})
+    assert not ppo_critics.shares_base(judge, policy)
 
 
 def unnamed(gradients: dict) -> dict:
