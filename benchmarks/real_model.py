@@ -1,10 +1,10 @@
 """From a real base model to an instruct one: recipes/lora-1gpu on GSM8K, self-instruct and hh-rlhf, and what it made.
 
 Each stage runs by its recipe, as a user would run it, with sizes for a CPU (`SIZES`), or with --card the recipes' own
-(`CARD`). Then base, SFT, DPO and PPO model are asked the same things, in the SFT model's chat template: the loss a reply
-token on held-out rows of GSM8K, exact match on them (greedy, no examples), and BLiMP, which tells what alignment costs
-in grammar. The reward model is judged on held-out pairs of hh-rlhf, beside the rule that looks at the length alone. All
-verdicts are paired by item.
+(`CARD`). Then base, SFT, DPO and PPO model are asked the same things: in the SFT model's chat template the loss a reply
+token on held-out rows of GSM8K and exact match on them (greedy, no examples), and BLiMP, which tells what alignment
+costs in grammar. The reward model is judged on held-out pairs of hh-rlhf, beside the rule that looks at the length
+alone. All verdicts are paired by item.
 
     python benchmarks/real_model.py --model MODEL --math train.jsonl --instructions seed_tasks.jsonl \\
         --preferences hh.jsonl --blimp FOLDER --output_dir runs/real [--card] [--jobs 4] [--quick]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Of the largest |logit|: what rounding of the merged weights may change, by the type that they are saved in. In 16 bit
-# every matrix is rounded, not the sum alone. A dequantised base, of large steps, has had 1.5e-5 in 32 bit, where against
-# 64 bit the merged weights were the nearer.
+# every matrix is rounded, not the sum alone. A dequantised base has had 1.5e-5 in 32 bit, where the merged weights were
+# the nearer to 64 bit.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 DEQUANTISED = {"float32": 1e-4}
 TRIED = 64  # tokens of the text that the logits are compared on
