@@ -88,20 +88,28 @@ SIZES = {
         "num_completions_to_print": 0,
     },
 }
-# On a card the recipes' own lengths and rates, in larger micro-batches; only PPO is cut short, with larger rollouts.
+# On a card the recipes' own lengths (two epochs of SFT, one of reward and DPO), in batches that keep it busy; PPO is cut.
 CARD = {
-    "sft": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1},
+    "sft": {
+        "learning_rate": 4e-4,  # the recipe's, times the root of the batch's growth
+        "per_device_train_batch_size": 64,
+        "per_device_eval_batch_size": 32,
+        "gradient_accumulation_steps": 1,
+    },
     "reward": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
-    "dpo": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+    "dpo": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
     "ppo": {
-        "max_steps": 80,
-        "per_device_train_batch_size": 32,
-        "per_device_eval_batch_size": 64,
-        "gradient_accumulation_steps": 2,
-        "steps_per_generation": 8,
+        "max_steps": 24,
+        "max_completion_length": 192,
+        "learning_rate": 1e-4,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+        "gradient_accumulation_steps": 4,
+        "steps_per_generation": 24,
+        "num_iterations": 1,
+        "eval_share": 0.0,
         "log_completions": "true",
         "num_completions_to_print": 0,
-        "eval_share": 0.0,
     },
 }
 INPUTS = {
