@@ -88,7 +88,7 @@ SIZES = {
         "num_completions_to_print": 0,
     },
 }
-# On a card the recipes' own lengths (two epochs of SFT, one of reward and DPO), in batches that keep it busy; PPO is cut.
+# On a card the recipes' own lengths (two epochs of SFT, one of reward and DPO), in larger batches; PPO is cut.
 CARD = {
     "sft": {
         "learning_rate": 4e-4,  # the recipe's, times the root of the batch's growth
