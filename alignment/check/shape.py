@@ -41,6 +41,7 @@ class Shape:
         adapter_dropout: of what enters an adapter, which keeps a copy of it.
         has_adapter: whether adapters are trained on frozen weights.
         trains_rows: whether an adapter replaces rows of the embeddings.
+        has_output: whether an output layer turns the embeddings' width into logits; a classifier has none.
     """
 
     parameters: int
@@ -61,6 +62,7 @@ class Shape:
     adapter_dropout: float = 0.0
     has_adapter: bool = False
     trains_rows: bool = False
+    has_output: bool = True
 
 
 def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: str = "causal-lm") -> Shape:
@@ -100,7 +102,8 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
         dropout=getattr(text, "attention_dropout", None) or getattr(text, "attn_pdrop", None) or 0.0,
         adapter_dropout=getattr(adapter, "lora_dropout", 0.0),
         has_adapter=adapter is not None,
-        trains_rows=kind == "causal-lm" and bool(getattr(adapter, "trainable_token_indices", None)),
+        trains_rows=bool(getattr(adapter, "trainable_token_indices", None)),
+        has_output=output is not None,
     )
 
 

@@ -231,7 +231,12 @@ def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, ha
 
 
 def peak_memory() -> float:
-    """Highest resident size in GB; a stage starts the count anew, so this is its own and its evaluations'."""
+    """Highest GB of the GPU that torch held, else resident size; a stage starts the count anew, so this is its own and
+    its evaluations'."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

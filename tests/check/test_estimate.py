@@ -202,6 +202,9 @@ def test_logits_by_hand():
     assert narrow["logits"] - large["logits"] == 4 * (4096 * 1536 + 1536 * 128)
     trained = of("sft", rows, use_peft=True, dtype="bfloat16").memory["trained rows of embeddings"]
     assert trained == 1536 * 128 * (2 + 2 + 4)  # a copy of the table, its gradient, and that in 32 bit
+    parent = LoraConfig(r=4, target_modules="all-linear", trainable_token_indices=[3])
+    classifier = of("reward", rows, adapter=parent, dtype="bfloat16").memory["trained rows of embeddings"]
+    assert classifier == 1536 * 128 * (2 + 2)  # which has no output layer
 
 
 def test_the_models_of_ppo_by_critic_mode():
