@@ -104,8 +104,8 @@ def adapter_leftovers(shape: Shape, precision: Precision) -> int:
 
 
 def trained_rows_bytes(shape: Shape, precision: Precision) -> int:
-    """Where rows of the embeddings are trained: the table with them in it, and its gradient; that of an output layer, which
-    TRL sums up in 32 bit."""
+    """Where rows of the embeddings are trained: the table with them in it, and its gradient; of an output layer the
+    sum that TRL makes of it in 32 bit."""
     size = 2 * precision.weights + (FLOAT if shape.has_output else 0)
     return shape.vocab_size * shape.hidden_size * size if shape.trains_rows else 0
 

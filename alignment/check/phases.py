@@ -56,25 +56,12 @@ def _training(run: Run) -> dict[str, int]:
     options = {"checkpointing": run.checkpointing, "dense_attention": run.dense_attention, "on_gpu": run.on_gpu}
     trunks = [policy, run.models.critic] if run.models.critic is not None else [policy]
     activations = [memory.activation_bytes(one, precision, sequences, batch.length, **options) for one in trunks]
-    positions = sequences * (batch.completion or batch.length)
-    if run.stage == "ppo":
-        logits = memory.policy_logit_bytes(policy, precision, positions)
-    elif run.loss_chunk:
-        logits = memory.chunked_logit_bytes(policy, precision, positions, run.loss_chunk, gradients=True)
-    elif run.stage == "pretrain":
-        logits = memory.whole_logit_bytes(policy, precision, positions)
-    else:
-        logits = (
-            0
-            if run.stage == "reward"
-            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=True)
-        )
     return {
         "gradients": memory.gradient_bytes(policy, precision),
         "trained rows of embeddings": memory.trained_rows_bytes(policy, precision),
         "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
         "activations": sum(activations),
-        "logits": logits,
+        "logits": _logits(run, sequences, gradients=True),
     }
 
 
@@ -82,22 +69,26 @@ def _evaluation(run: Run) -> dict[str, int]:
     """A pass without gradients; PPO and GRPO score their completions so."""
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.evaluated * batch.sides
-    positions = sequences * (batch.completion or batch.length)
-    if run.loss_chunk:
-        logits = memory.chunked_logit_bytes(policy, precision, positions, run.loss_chunk, gradients=False)
-    elif run.stage in ("pretrain", "ppo"):
-        logits = positions * policy.vocab_size * (precision.compute + 2 * memory.FLOAT)
-    else:
-        logits = (
-            0
-            if run.stage == "reward"
-            else memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients=False)
-        )
     return {
         "16-bit copies": memory.autocast_bytes(policy, precision),
         "pass without gradients": memory.forward_bytes(policy, precision, sequences, batch.length),
-        "logits without gradients": logits,
+        "logits without gradients": _logits(run, sequences, gradients=False),
     }
+
+
+def _logits(run: Run, sequences: int, gradients: bool) -> int:
+    """Of sampled completions, else of whole sequences."""
+    precision, policy = run.precision, run.models.policy
+    positions = sequences * (run.batch.completion or run.batch.length)
+    if run.stage == "reward":
+        return 0
+    if run.loss_chunk:
+        return memory.chunked_logit_bytes(policy, precision, positions, run.loss_chunk, gradients)
+    if run.stage == "ppo" and gradients:
+        return memory.policy_logit_bytes(policy, precision, positions)
+    if run.stage in ("pretrain", "ppo"):
+        return memory.whole_logit_bytes(policy, precision, positions)
+    return memory.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients)
 
 
 def _sampling(run: Run) -> dict[str, int]:
