@@ -43,7 +43,7 @@ def count_rows(material: Material) -> Iterator[str]:
     parts = [f"{material.rows.count(name):,} {name}" for name in material.rows.splits]
     yield f"rows to use: {', '.join(parts)}"
     if sizes := material.token_counts():
-        yield f"tokens a row: {sum(sizes) / len(sizes):.0f} on average, {max(sizes)} at most{material.estimated}"
+        yield f"tokens a row: {sum(sizes) / len(sizes):.0f} on average, {material.longest} at most{material.estimated}"
 
 
 def show_samples(material: Material, count: int, colour: bool) -> list[str]:

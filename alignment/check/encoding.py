@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,16 +83,16 @@ def encode_pair(row: int, pair: dict[str, Any], tokenizer: PreTrainedTokenizerBa
 
 def encode_rows(
     kind: str,
-    rows: Sequence[dict[str, Any]],
+    rows: Iterable[tuple[int, dict[str, Any]]],
     tokenizer: PreTrainedTokenizerBase,
     replies_only: bool = False,
     template: str | None = None,
 ) -> tuple[list[Encoded], list[Pair], list[Refused]]:
-    """The rows of a kind; those whose conversation the template refuses are told apart."""
+    """The numbered rows of a kind; those whose conversation the template refuses are told apart."""
     encoded: list[Encoded] = []
     pairs: list[Pair] = []
     refused: list[Refused] = []
-    for number, row in enumerate(rows):
+    for number, row in rows:
         try:
             if kind == "text":
                 encoded.append(_encode_text(number, row["text"], tokenizer))

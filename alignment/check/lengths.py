@@ -133,4 +133,4 @@ def check_prompts(material: Material) -> Iterator[Finding]:
 def check_sampled(material: Material) -> Iterator[Finding]:
     looked_at, rows = len(material.encoded) + len(material.pairs), material.rows.count("train")
     if 0 < looked_at < rows:
-        yield note(f"tokens were looked at in the first {looked_at} of {rows} training rows (--sample)")
+        yield note(f"tokens were looked at in {looked_at} of {rows} training rows, spread over all (--sample)")

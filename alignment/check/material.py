@@ -29,7 +29,7 @@ class Options:
     """How much is looked at, and what share of the rows may be lost before that is an error.
 
     Attributes:
-        sample: rows to look at in tokens.
+        sample: rows to look at in tokens, spread over all.
         truncated, dropped, leaked_text: shares of rows; leaked_text of held-out documents among the training ones.
         offline: what is not in the local cache is noted as not checked.
         whole: make all rows of generated sources; else only as many as are looked at.
@@ -101,7 +101,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Material:
-    """All that the checks of a stage may look at."""
+    """All that the checks of a stage may look at.
+
+    Attributes:
+        encoded, pairs: the sample in tokens.
+        longest: tokens of the longest row found, which need not be of the sample; of pairs of the longer side.
+    """
 
     stage: str
     method: str
@@ -113,6 +118,7 @@ class Material:
     training_template: str | None = None
     encoded: list[Encoded] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    longest: int = 0
 
     def get(self, name: str, default: Any = None) -> Any:
         """A setting, from whichever of the stage's dataclasses has it."""
@@ -132,9 +138,15 @@ class Material:
         return [len(row.ids) for row in self.encoded] + [len(ids) for ids in sides]
 
     @property
+    def places(self) -> list[int]:
+        """Which training rows are looked at in tokens: evenly spread, so that all sources of a mixture are seen."""
+        rows = len(self.train)
+        looked_at = min(self.options.sample, rows)
+        return [number * rows // looked_at for number in range(looked_at)]
+
+    @property
     def sample(self) -> list[dict[str, Any]]:
-        """The first training rows."""
-        return self.read("train").select(range(min(self.options.sample, len(self.train)))).to_list()
+        return self.read("train").select(self.places).to_list()
 
     def read(self, split: str) -> Dataset:
         """A split's rows without the columns that only come along, whatever they are called."""

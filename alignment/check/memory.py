@@ -103,10 +103,13 @@ def adapter_leftovers(shape: Shape, precision: Precision) -> int:
     return outputs * 3 * precision.compute // 2 if shape.has_adapter else 0
 
 
-def trained_rows_bytes(shape: Shape, precision: Precision) -> int:
-    """Where rows of the embeddings are trained: the table with them in it, and its gradient; of an output layer the
-    sum that TRL makes of it in 32 bit."""
-    size = 2 * precision.weights + (FLOAT if shape.has_output else 0)
+def trained_rows_bytes(shape: Shape, precision: Precision, summed: bool = True) -> int:
+    """Where rows of the embeddings are trained: the table with them in it, and its gradient.
+
+    Args:
+        summed: count what TRL sums that of the output layer up in, in 32 bit, for as long as it does.
+    """
+    size = 2 * precision.weights + (FLOAT if shape.has_output and summed else 0)
     return shape.vocab_size * shape.hidden_size * size if shape.trains_rows else 0
 
 
@@ -121,12 +124,20 @@ def activation_bytes(
     on_gpu: bool = True,
 ) -> int:
     """What a forward pass keeps for the backward pass; with checkpointing each layer's input, and one layer whole."""
-    layer = layer_bytes_per_token(shape, precision, length, dense_attention)
-    layer += 0 if on_gpu else adapter_leftovers(shape, precision)
+    layer = layer_bytes(shape, precision, sequences, length, dense_attention=dense_attention, on_gpu=on_gpu)
     last_norm = shape.norm_elements * FLOAT * shape.hidden_size
     stream = FLOAT if precision.autocast else precision.compute  # autocast leaves the residual stream in 32 bit
-    kept = shape.layers * stream * shape.hidden_size + layer if checkpointing else shape.layers * layer
-    return sequences * length * (kept + last_norm)
+    inputs = shape.layers * stream * shape.hidden_size
+    kept = sequences * length * inputs + layer if checkpointing else shape.layers * layer
+    return kept + sequences * length * last_norm
+
+
+def layer_bytes(
+    shape: Shape, precision: Precision, sequences: int, length: int, *, dense_attention: bool, on_gpu: bool = True
+) -> int:
+    """What one layer keeps for the backward pass."""
+    token = layer_bytes_per_token(shape, precision, length, dense_attention)
+    return sequences * length * (token + (0 if on_gpu else adapter_leftovers(shape, precision)))
 
 
 def whole_logit_bytes(shape: Shape, precision: Precision, positions: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alignment.check import memory
@@ -39,7 +40,7 @@ def memory_parts(run: Run) -> dict[str, int]:
         parts["critic"] = _trained_bytes(models.critic, run) + memory.model_bytes(models.critic, precision)
     elif models.critic_mode == "lora":
         parts["critic"] = _trained_bytes(models.policy, run) + memory.FLOAT * models.policy.trainable
-    phases = [_training(run), _evaluation(run)]
+    phases = [*_training(run), _evaluation(run)]
     if run.stage in SAMPLING:
         phases.append(_sampling(run))
     return parts | max(phases, key=lambda phase: sum(phase.values()))
@@ -49,19 +50,35 @@ def _trained_bytes(shape: Shape, run: Run) -> int:
     return memory.gradient_bytes(shape, run.precision) + memory.optimizer_bytes(shape, run.precision, run.optim)
 
 
-def _training(run: Run) -> dict[str, int]:
-    """A forward and backward pass on a micro-batch."""
+def _training(run: Run) -> Iterator[dict[str, int]]:
+    """A forward and backward pass on a micro-batch.
+
+    With checkpointing the output layer is done with before a layer is computed again: two phases, neither of which has
+    all. (A CPU's allocator does not give the one's memory to the other.)
+    """
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.micro * batch.sides
-    options = {"checkpointing": run.checkpointing, "dense_attention": run.dense_attention, "on_gpu": run.on_gpu}
+    options = {"dense_attention": run.dense_attention, "on_gpu": run.on_gpu}
     trunks = [policy, run.models.critic] if run.models.critic is not None else [policy]
-    activations = [memory.activation_bytes(one, precision, sequences, batch.length, **options) for one in trunks]
-    return {
+    activations = [
+        memory.activation_bytes(one, precision, sequences, batch.length, checkpointing=run.checkpointing, **options)
+        for one in trunks
+    ]
+    whole = {
         "gradients": memory.gradient_bytes(policy, precision),
         "trained rows of embeddings": memory.trained_rows_bytes(policy, precision),
         "16-bit copies": sum(memory.autocast_bytes(one, precision, run.checkpointing) for one in trunks),
         "activations": sum(activations),
         "logits": _logits(run, sequences, gradients=True),
+    }
+    if not (run.checkpointing and run.on_gpu):
+        yield whole
+        return
+    layers = [memory.layer_bytes(one, precision, sequences, batch.length, **options) for one in trunks]
+    yield whole | {"activations": sum(activations) - sum(layers)}
+    yield whole | {
+        "trained rows of embeddings": memory.trained_rows_bytes(policy, precision, summed=False),
+        "logits": 0,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,7 @@ KIND_TOKENS: dict[str, tuple[Check, ...]] = {
 }
 # Before a run so many rows are looked at in tokens.
 RUN_SAMPLE = 200
+LONGEST, READ_WHOLE = 4, 50_000  # rows to look at for the longest, of as many at most
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def estimate_of(material: Material, device: Device) -> Estimate | None:
         material.method,
         material.configs,
         origin.model.config,
-        TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), max(sizes)),
+        TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), material.longest),
         device,
         adapter=origin.model.adapter,
         reward_config=reward.config if reward else None,
@@ -192,16 +194,32 @@ def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
 
 
 def encode(material: Material) -> tuple[Material, list[Finding]]:
-    """The material with its first rows in tokens, as the stage's trainer will make them."""
+    """The material with its sample in tokens, as the stage's trainer will make them."""
     replies_only = material.kind == "sft" and bool(material.get("assistant_only_loss"))
     swapped, findings = template.training_template(material.tokenizer, replies_only)
     material = replace(material, training_template=swapped)
     if material.kind != "text" and not material.tokenizer.chat_template:
         return material, findings
-    encoded, pairs, refused = encode_rows(
-        material.kind, material.sample, material.tokenizer, replies_only and template.marks_replies(material), swapped
+    options = (material.tokenizer, replies_only and template.marks_replies(material), swapped)
+    sample = zip(material.places, material.sample, strict=True)
+    encoded, pairs, refused = encode_rows(material.kind, sample, *options)
+    material = replace(material, encoded=encoded, pairs=pairs)
+    long = encode_rows(material.kind, longest_rows(material), *options)
+    longest = max(
+        [*material.token_counts(), *replace(material, encoded=long[0], pairs=long[1]).token_counts()], default=0
     )
-    return replace(material, encoded=encoded, pairs=pairs), findings + list(lengths.check_refused(refused))
+    return replace(material, longest=longest), findings + list(lengths.check_refused(refused))
+
+
+def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
+    """The few training rows with the most characters, for memory hangs on the longest of all.
+
+    None of text, which is cut into windows, nor of large data sets: there the sample has to do.
+    """
+    if material.kind == "text" or len(material.train) > READ_WHOLE:
+        return []
+    every = enumerate(material.read("train"))
+    return heapq.nlargest(LONGEST, every, key=lambda numbered: sum(map(len, rows.texts_of(numbered[1]))))
 
 
 def merged(checks: Sequence[StageCheck]) -> list[Finding]:

@@ -1,6 +1,7 @@
 """The pre-flight as a whole: whole recipe folders, what it prints, what it leaves alone, and runs that it stops."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from align_cli import REPOSITORY
-from check_cases import foreign_tokenizer, write_model
+from check_cases import foreign_tokenizer, turn, write_model
 
 import align as console
 from alignment.check.display import GREEN, mark
@@ -203,3 +204,18 @@ def test_recipes_on_data_of_the_hub_are_checked_offline(name, capsys, monkeypatc
     assert console.main(["check", f"recipes/{name}", "--offline"]) == 0
     printed = capsys.readouterr().out
     assert "0 errors" in printed and "not checked (offline)" in printed
+
+
+def test_the_sample_is_spread_and_the_longest_row_of_all_is_found(case, capsys):
+    """Rows of the last tenth have a system turn, and one outside the sample is longer than all others."""
+    rows = [{"messages": [turn("user", "Say zebra."), turn("assistant", "Zebra.")]} for _ in range(40)]
+    for row in rows[36:]:
+        row["messages"].insert(0, turn("system", "Be short."))
+    rows[33]["messages"][1]["content"] = "Zebra. " * 25
+    case.rows, case.recipe = rows, {"eval_share": 0}
+    _, printed = case.check(capsys, "--sample", "10", "--samples", "10")
+    assert "in 10 of 40 training rows, spread over all" in printed
+    assert [int(number) for number in re.findall(r"-- row (\d+), ", printed)] == list(range(0, 40, 4))
+    longest = len(foreign_tokenizer().apply_chat_template(rows[33]["messages"], return_dict=True)["input_ids"])
+    assert f"{longest} at most" in printed
+    assert "Be short." in printed

@@ -207,6 +207,20 @@ def test_logits_by_hand():
     assert classifier == 1536 * 128 * (2 + 2)  # which has no output layer
 
 
+def test_with_checkpointing_a_gpu_holds_the_output_layers_gradients_or_one_layer_whole():
+    keys = {"use_peft": True, "lora_dropout": 0.0, "dtype": "bfloat16", "activation_checkpointing": True}
+    gpu, table = Device("a card", 80 * 10**9, on_gpu=True), 1536 * 128
+    for length, summed in ((8, True), (256, False)):  # at short lengths the table weighs more than a layer's insides
+        rows = TokenStatistics(100, length, length)
+        batches = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 1}
+        found = of("sft", rows, device=gpu, max_length=256, **batches, **keys).memory
+        assert found["trained rows of embeddings"] == table * (2 + 2 + 4 * summed)
+        assert (found["logits"] > 0) is summed
+        inputs = 4 * length * (4 * 2 * 128 + 3 * 4 * 128)  # of four layers, and what the last norm keeps
+        layer = memory.layer_bytes(shape_of(GPTConfig(**TINY), LORA), Precision(2, 2), 4, length, dense_attention=False)
+        assert found["activations"] == inputs + (0 if summed else layer)
+
+
 def test_the_models_of_ppo_by_critic_mode():
     rows = TokenStatistics(100, 20, 30)
     keys = {"reward_model_path": "there", "beta": 0.1, "max_completion_length": 16}
