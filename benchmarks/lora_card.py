@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from real_model import INPUTS, small_inputs
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from alignment.check.estimate import Estimate
@@ -45,7 +46,7 @@ LLAMA = {
 TINY = {"vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 TOKENS = 32_000  # in the tokenizer, of the model's vocabulary
-INPUTS = {
+NEEDED = {
     "sft": ("math", "instructions"),
     "reward": ("preferences",),
     "dpo": ("preferences",),
@@ -79,7 +80,7 @@ def write_model(folder: Path, args: argparse.Namespace) -> None:
 def keys_of(row: str, args: argparse.Namespace) -> dict:
     """A row's keys on top of its recipe: the files, the model or the SFT adapter."""
     kind, stage = row.split("/")
-    keys = FEW | {name: getattr(args, name) for name in INPUTS[stage]}
+    keys = FEW | {name: getattr(args, name) for name in NEEDED[stage]}
     keys |= LONGEST_FIRST if stage in ("reward", "dpo") else {}
     keys["model_name_or_path"] = args.folder / ("model" if stage == "sft" else f"{kind}/sft/checkpoint")
     return keys
@@ -119,14 +120,19 @@ def foretold(row: str, args: argparse.Namespace) -> Estimate:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, help in (("math", "GSM8K's train.jsonl"), ("instructions", "a JSONL file"), ("preferences", "of pairs")):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=help)
+    files = ("math", "instructions", "preferences")
+    for name in files:
+        parser.add_argument(f"--{name}", type=Path, help=INPUTS[name])
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="in this order; all need their sft")
     parser.add_argument("--folder", type=Path, help="for 17 GB of weights and what is made of them")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a tiny model: the figures mean nothing")
     args = parser.parse_args()
     with TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
+        if args.quick:
+            vars(args).update(small_inputs(args.folder) | {"rows": ["lora/sft"]})
+        elif missing := [name for name in files if getattr(args, name) is None]:
+            raise SystemExit(f"needed: {', '.join(f'--{name}' for name in missing)} (or --quick)")
         if not (args.folder / "model/config.json").exists():
             write_model(args.folder / "model", args)
         print(f"{'':12}{'GB foretold':>12}{'measured':>10}{'off':>6}{'s a step':>10}{'steps':>7}{'minutes':>9}")

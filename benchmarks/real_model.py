@@ -147,28 +147,32 @@ def make_held_out(args: argparse.Namespace) -> None:
     write_jsonl(folder / "pairs.jsonl", pairs[: args.held_out_pairs])
 
 
+def small_inputs(folder: Path) -> dict[str, Path]:
+    """A few rows of each kind, by the names of `INPUTS`."""
+    paths = {name: folder / (name if name in ("model", "blimp") else f"{name}.jsonl") for name in INPUTS}
+    sums = [{"question": f"What is {n} and {n}?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n in range(16)]
+    tasks = [{"instruction": f"Name a colour, {n}.", "instances": [{"input": "", "output": "red"}]} for n in range(16)]
+    said = {"chosen": "Yes", "rejected": "No, no"}
+    pairs = [{side: f"\n\nHuman: {n}?\n\nAssistant: {text}." for side, text in said.items()} for n in range(16)]
+    dogs = [{"sentence_good": f"{n} dogs bark.", "sentence_bad": f"{n} dogs barks."} for n in range(2, 6)]
+    for name, rows in (("math", sums), ("instructions", tasks), ("preferences", pairs)):
+        write_jsonl(paths[name], rows)
+    write_jsonl(paths["blimp"] / "dogs.jsonl", dogs)
+    return paths
+
+
 def make_small(args: argparse.Namespace) -> None:
     """A model of random weights, and a few rows of each kind."""
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
     from alignment.stages.common import save_checkpoint
     from alignment.tokenization.train import train_tokenizer
 
-    folder = args.output_dir / "small"
-    for name, value in QUICK.items():
+    for name, value in (small_inputs(args.output_dir / "small") | QUICK).items():
         setattr(args, name, value)
-    for name in INPUTS:
-        setattr(args, name, folder / (name if name in ("model", "blimp") else f"{name}.jsonl"))
     if args.model.exists():
         return
-    sums = [{"question": f"What is {n} and {n}?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n in range(16)]
-    tasks = [{"instruction": f"Name a colour, {n}.", "instances": [{"input": "", "output": "red"}]} for n in range(16)]
-    said = {"chosen": "Yes", "rejected": "No, no"}
-    pairs = [{side: f"\n\nHuman: {n}?\n\nAssistant: {text}." for side, text in said.items()} for n in range(16)]
-    dogs = [{"sentence_good": f"{n} dogs bark.", "sentence_bad": f"{n} dogs barks."} for n in range(2, 6)]
-    for path, rows in ((args.math, sums), (args.instructions, tasks), (args.preferences, pairs)):
-        write_jsonl(path, rows)
-    write_jsonl(args.blimp / "dogs.jsonl", dogs)
-    tokenizer = train_tokenizer([json.dumps(row) for row in [*sums, *tasks, *pairs, *dogs]], 300, 1024)
+    texts = [args.math, args.instructions, args.preferences, args.blimp / "dogs.jsonl"]
+    tokenizer = train_tokenizer([path.read_text(encoding="utf-8") for path in texts], 300, 1024)
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes["max_position_embeddings"] = 1024
