@@ -12,15 +12,17 @@ alone. All verdicts are paired by item.
 What is finished in --output_dir is not done again. Where under 2% of PPO's rollouts score, a second PPO is rewarded for
 the format as well, and is a row of its own. With --jobs, what needs only the SFT model goes side by side.
 
-As found, 2026-11-27, Gemma 3 270M, seed 0, one thread of an AMD EPYC that others were using, cut short: no row of DPO
-and PPO, and of 24 completions of a first PPO none scored. 200 rows of GSM8K, 1,100 pairs of BLiMP:
+As found, 2026-11-27, Gemma 3 270M, seed 0 (more in docs/lora.md). One thread of an AMD EPYC, 200 rows of GSM8K, 1,100
+pairs of BLiMP; and trained with --card on an H100, asked on the EPYC, 300 rows, 1,100 pairs; p by Holm:
 
-    base -> sft                   base     sft  b - a   95% interval        p  verdict  detectable
-    gsm8k chat exact_match       0.000   0.020  +0.020  [+0.000, +0.040]  0.13  tied         0.028
-    blimp acc                    0.781   0.796  +0.015  [+0.002, +0.029]  0.03  better       0.020
-    loss nats a reply token      1.961   0.897  -1.064  [-1.122, -1.005]  0.00  better       0.084
+    sizes for a CPU        base    sft    dpo    ppo        with --card  base    sft    dpo    ppo  ppo_format
+    gsm8k exact_match     0.000  0.020  0.030  0.020                    0.000  0.030  0.023  0.043       0.040
+    blimp acc             0.781  0.796  0.799  0.801                    0.769  0.770  0.768  0.767       0.769
+    loss nats a token     1.961  0.897  0.899  0.898                    1.968  0.673  0.673  0.677       0.692
+    reward, by length     0.572, 0.549: tied                            0.643, 0.549: better (p = 0.004)
 
-    The reward model: 57.2% of 298 held-out pairs; the shorter reply 54.9%: +0.023 [-0.051, +0.098], tied.
+    Better than base: all losses; GSM8K of SFT and both PPOs (card); BLiMP of DPO and PPO (CPU). Worse than SFT: the
+    loss of DPO (CPU) and of both PPOs (card). All else is tied.
 """
 
 import argparse
