@@ -1,9 +1,10 @@
 """recipes/lora-1gpu and recipes/qlora-1gpu on one card at 8B: memory foretold and measured, and minutes.
 
 A Llama of the shape of Llama 3 8B, of random weights in bfloat16, with a tokenizer trained on the files. Every stage
-runs by its recipe for a few optimizer steps, in a process of its own, without evaluations; what they take (the first
-ones aside), times the recipe's steps, is its minutes. The first batch has the longest rows, so that the peak is the
-recipe's. The peak is what torch allocated; the estimate is that of `align check`, without what it gives the framework.
+runs by its recipe for a few optimizer steps, in a process of its own, evaluated at its end alone; what they take (the
+first ones aside), times the recipe's steps, is its minutes. The first batch has the longest rows, so that the peak is
+the recipe's. The peak is what torch allocated; the estimate is that of `align check`, without what it gives the
+framework.
 
     python benchmarks/lora_card.py --math train.jsonl --instructions seed_tasks.jsonl --preferences hh.jsonl \\
         [--rows lora/sft qlora/sft ...] [--folder /dev/shm/8b] [--quick]

@@ -7,9 +7,10 @@ two optimizer steps, the second. On a CPU the peak is the process's, which holds
 
     python benchmarks/memory_estimate.py [--presets gpt2 gpt2-medium] [--rows sft ppo] [--batch 8] [--quick]
 
-One NVIDIA H200, torch 2.11, driver 580, measured 2026-11-26, GPT-2 (124M); GB as predicted (by 2026-11-27's estimate)
-and measured: pretrain 9.13, 9.88; checkpointed 6.49, 6.93; sft 2.63, 2.45; sft with LoRA 1.64, 1.62; reward 3.16,
-2.80; dpo 3.66, 3.45; dpo with LoRA 2.40, 2.16: within 13%, the target being 25%. PPO's rows have not run there yet.
+One NVIDIA H200, torch 2.11, driver 580, measured 2026-11-26, GPT-2 (124M); GB as predicted (afterwards, by
+2026-11-27's estimate, for rows of 1,020 tokens) and measured: pretrain 9.13, 9.88; checkpointed 6.49, 6.93; sft 2.63,
+2.45; sft with LoRA 1.64, 1.62; reward 3.16, 2.80; dpo 3.66, 3.45; dpo with LoRA 2.40, 2.16: within 13%, the target
+being 25%. PPO's rows have not run there yet.
 """
 
 import argparse

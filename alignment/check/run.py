@@ -203,12 +203,10 @@ def encode(material: Material) -> tuple[Material, list[Finding]]:
     options = (material.tokenizer, replies_only and template.marks_replies(material), swapped)
     sample = zip(material.places, material.sample, strict=True)
     encoded, pairs, refused = encode_rows(material.kind, sample, *options)
-    material = replace(material, encoded=encoded, pairs=pairs)
-    long = encode_rows(material.kind, longest_rows(material), *options)
-    longest = max(
-        [*material.token_counts(), *replace(material, encoded=long[0], pairs=long[1]).token_counts()], default=0
-    )
-    return replace(material, longest=longest), findings + list(lengths.check_refused(refused))
+    long, long_pairs, _ = encode_rows(material.kind, longest_rows(material), *options)
+    every = replace(material, encoded=encoded + long, pairs=pairs + long_pairs)
+    material = replace(material, encoded=encoded, pairs=pairs, longest=max(every.token_counts(), default=0))
+    return material, findings + list(lengths.check_refused(refused))
 
 
 def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
