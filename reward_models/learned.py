@@ -21,6 +21,7 @@ from alignment.models.checkpoints import (
     require_sound,
 )
 from alignment.models.loading import load_tokenizer, load_trainable, require_reward_model
+from alignment.tokenization.reward_rows import padding_id, reward_rows
 from reward_models.protocol import Text
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class LearnedReward:
 
     def scores(self, prompts: Sequence[Text], completions: Sequence[Text]) -> np.ndarray:
         """(B,), NaN where a row is longer than the model's context."""
-        rows = token_rows(self.tokenizer, prompts, completions)
+        rows = reward_rows(self.tokenizer, prompts, completions)
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         fitting = [index for index, row in enumerate(rows) if len(row) <= context]
         if len(fitting) < len(rows):
@@ -76,19 +77,6 @@ class LearnedReward:
         scores = np.full(len(rows), np.nan)
         scores[fitting] = score_rows(self.model, self.tokenizer, [rows[index] for index in fitting], self.batch_size)
         return scores
-
-
-def token_rows(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Text], completions: Sequence[Text]
-) -> list[list[int]]:
-    """Token ids as TRL's RewardTrainer makes them: conversations by the chat template, text with its end token."""
-    joined = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    if not joined:
-        return []
-    if not isinstance(joined[0], str):
-        return tokenizer.apply_chat_template(joined, return_dict=True)["input_ids"]
-    end = tokenizer.eos_token or ""
-    return tokenizer([text if text.endswith(end) else text + end for text in joined])["input_ids"]
 
 
 @torch.no_grad()
@@ -140,9 +128,9 @@ def load_members(
             if base is not None:
                 bases[base] = model
         tokenizer = load_tokenizer(checkpoint)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # scores are read before the padding
+        pad = padding_id(None if base is not None else model.config, tokenizer)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+        model.config.get_text_config().pad_token_id = pad  # scores are read before the padding
         model.requires_grad_(False)
         members.append(LearnedReward(model, tokenizer, checkpoint_name(checkpoint), batch_size, adapter))
     return members

@@ -80,7 +80,7 @@ class Origin:
         new_tokens: that the sft stage will give a base model's tokenizer.
         stand_in: whether it is a throw-away one, trained on a sample of the stage's own text.
         model: that is trained; None where it is not here.
-        reward_model: of PPO, where the recipe names one.
+        reward_model, reward_tokenizer: of PPO and GRPO, where the recipe names a reward model.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -88,6 +88,7 @@ class Origin:
     new_tokens: tuple[str, ...] = ()
     model: PlannedModel | None = None
     reward_model: PlannedModel | None = None
+    reward_tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
     def config(self) -> PreTrainedConfig | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -108,9 +109,31 @@ def find_origin(
                 above = chain(spec, recipes, (key, "model_name_or_path"), standing)
                 found = find_model(above, origin.tokenizer, vocabulary, offline, findings)
                 origin = replace(origin, **{name: found})
+        if spec.recipe.get("reward_model_path"):
+            found = reward_tokenizer(spec, recipes, standing, origin, offline, findings)
+            origin = replace(origin, reward_tokenizer=found)
     except UserError as mistake:
         findings += from_user_error(mistake)
     return origin, findings
+
+
+def reward_tokenizer(
+    spec: StageSpec,
+    recipes: dict[str, dict[str, Any]],
+    standing: dict[str, Path],
+    origin: Origin,
+    offline: bool,
+    findings: list[Finding],
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of the stage's reward model: of its checkpoint, or as the recipes above it will leave it."""
+    tokens = chain(spec, recipes, ("reward_model_path", *TOKENIZER_KEYS), standing)
+    if tokens.outside is None:
+        found = copy.deepcopy(origin.tokenizer)
+    else:
+        found = _from(tokens.outside, load_tokenizer, offline, findings)
+    if found is not None:
+        inherit(found, tokens, offline)
+    return found
 
 
 def find_model(

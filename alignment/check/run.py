@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.check import lengths, rows, settings, template
+from alignment.check import lengths, reward_reading, rows, settings, template
 from alignment.check.costs import describe, memory_finding
 from alignment.check.encoding import encode_rows
 from alignment.check.estimate import Estimate, estimate
@@ -52,8 +52,8 @@ KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,)}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "text": TOKENS,
     "sft": (*CHAT, lengths.check_masks, lengths.check_truncation),
-    "preference": (*CHAT, lengths.check_pairs),
-    "prompts": (*CHAT, lengths.check_prompts),
+    "preference": (*CHAT, lengths.check_pairs, reward_reading.check_reward_reading),
+    "prompts": (*CHAT, lengths.check_prompts, reward_reading.check_reward_reading),
     "kto": (*CHAT, lengths.check_truncation),
 }
 # Before a run so many rows are looked at in tokens.

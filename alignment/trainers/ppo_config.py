@@ -17,6 +17,9 @@ CHOICES = {
     "critic_mode": (None, "separate", "shared_head", "lora"),
 }
 
+# At the policy's 1e-6 a critic hardly moves in a run; 1e-5 is what InstructGPT (9e-6) and later PPOs train it with.
+LEAST_VALUE_LEARNING_RATE = 1e-5
+
 # The keys of TRL's last PPO (trl 1.12) that are called otherwise here, or gone: docs/ppo-migration.md.
 RENAMED = {
     "cliprange": "epsilon",
@@ -159,7 +162,8 @@ class PPOConfig(TrainingArguments):
         default=True, metadata={"help": "Scale advantages to mean 0 and variance 1 over the rollout."}
     )
     value_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the critic (default: learning_rate)."}
+        default=None,
+        metadata={"help": "Learning rate of the critic (default: learning_rate, but at least 1e-5)."},
     )
     critic_warmup_steps: int = field(
         default=0, metadata={"help": "First optimizer steps in which only the critic learns."}
@@ -210,7 +214,7 @@ class PPOConfig(TrainingArguments):
         if self.steps_per_generation is None:
             self.steps_per_generation = self.gradient_accumulation_steps
         if self.value_learning_rate is None:
-            self.value_learning_rate = self.learning_rate
+            self.value_learning_rate = max(self.learning_rate, LEAST_VALUE_LEARNING_RATE)
         if self.lam_critic is None:
             self.lam_critic = self.lam
         raise_all([*self._too_small(), *self._not_a_choice(), *self._at_odds()])

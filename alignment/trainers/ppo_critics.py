@@ -1,8 +1,8 @@
 """Scores and values: a head on a trunk.
 
-The trunk is a model of its own, the policy's, or the policy's base under another adapter. Outputs are [B, T + 1]: what
-the head says at the last prompt token and at each completion token. The last column is a reward model's score, read at
-the final token whatever the padding token is; the others are a critic's values before each completion token.
+The trunk is a model of its own, the policy's, or the policy's base under another adapter. A critic's outputs are
+[B, T + 1]: its values before each completion token and after the last. A reward model's scores are [B], each read at
+the one token of its row at which the model was trained (alignment/tokenization/reward_rows.py).
 """
 
 import copy
@@ -25,7 +25,8 @@ from alignment.models.checkpoints import (
 )
 from alignment.models.loading import load_trainable, require_reward_model
 from alignment.models.quantization import quantization_of
-from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner
+from alignment.tokenization.reward_rows import score_index
+from alignment.trainers.ppo_models import adapter, add_copy, add_frozen, completion_states, inner, trunk_states
 
 CRITIC_ADAPTER = "critic"
 SCORE_KEY = "base_model.model.score.weight"
@@ -45,8 +46,17 @@ class ModelScorer:
             )
         self.model = model
 
+    @property
+    def context(self) -> int | None:
+        """Positions of the model."""
+        return positions(self.model)
+
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         return inner(self.model).score(completion_states(self.model, batch)).squeeze(-1).float()
+
+    def scores(self, batch: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
+        """One score a row. -> [B]."""
+        return inner(self.model).score(scored_state(self.model, batch, pad_token_id)).squeeze(-1).float()
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -69,9 +79,19 @@ class AdapterScorer:
         """Of its own adapter; those below it are the policy's."""
         return self.names[0]
 
+    @property
+    def context(self) -> int | None:
+        """Positions of the base."""
+        return positions(self.policy)
+
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         with adapter(self.policy, *self.names):
             return self.model(completion_states(self.policy, batch)).squeeze(-1).float()
+
+    def scores(self, batch: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
+        """One score a row. -> [B]."""
+        with adapter(self.policy, *self.names):
+            return self.model(scored_state(self.policy, batch, pad_token_id)).squeeze(-1).float()
 
     def trained(self) -> dict[str, nn.Parameter]:
         own = {name: p for name, p in self.policy.named_parameters() if self.name in name.split(".")}
@@ -94,6 +114,18 @@ class HeadScorer:
 
 
 Scorer = ModelScorer | AdapterScorer | HeadScorer
+
+
+def scored_state(model: nn.Module, batch: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
+    """The trunk's hidden state at the token of each row where a score is read. -> [B, H]."""
+    states = trunk_states(model, batch)
+    index = score_index(batch["input_ids"], batch["attention_mask"], pad_token_id)
+    return states[torch.arange(len(states), device=states.device), index]
+
+
+def positions(model: nn.Module) -> int | None:
+    """How many positions a model has; None if it names no limit."""
+    return getattr(inner(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def new_head(policy: nn.Module) -> nn.Linear:

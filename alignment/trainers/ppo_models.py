@@ -160,9 +160,9 @@ def completion_logits_and_states(model: nn.Module, batch: dict[str, Tensor], tem
     return logits, states[0][:, -batch["completion_mask"].shape[1] - 1 :]
 
 
-def completion_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The trunk's hidden states at the last prompt token and at each completion token. -> [B, T + 1, H]."""
-    hidden = (
+def trunk_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The trunk's hidden states at every token. -> [B, L, H]."""
+    return (
         inner(model)
         .base_model(
             input_ids=batch["input_ids"],
@@ -172,18 +172,31 @@ def completion_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         )
         .last_hidden_state
     )
-    return hidden[:, -batch["completion_mask"].shape[1] - 1 :]
+
+
+def completion_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The trunk's hidden states at the last prompt token and at each completion token. -> [B, T + 1, H]."""
+    return trunk_states(model, batch)[:, -batch["completion_mask"].shape[1] - 1 :]
 
 
 @torch.no_grad()
-def chunked(function: Callable, rollout: Rollout, batch_size: int) -> Tensor:
-    """function(batch) -> [b, t, ...] over a rollout, rows of like length together. -> [B, T, ...], 0 where trimmed."""
+def chunked(function: Callable, rollout: Rollout, batch_size: int, extra: int = 0) -> Tensor:
+    """function(batch) -> [b, t + extra, ...] over a rollout, rows of like length together.
+
+    Args:
+        extra: columns that the function returns beside those of the t completion tokens of its batch.
+
+    Returns:
+        [B, T + extra, ...], 0 where a batch's columns were trimmed: t differs from batch to batch.
+    """
     result = None
     for rows in rollout.lengths.argsort(descending=True, stable=True).split(batch_size):
         batch = rollout.batch(rows)
         part = function(batch)
+        expected = (len(rows), batch["completion_mask"].shape[1] + extra)
+        if part.shape[:2] != expected:
+            raise ValueError(f"the function returned {tuple(part.shape[:2])} rows and columns, expected {expected}")
         if result is None:
-            extra = part.shape[1] - batch["completion_mask"].shape[1]
             columns = rollout.completion_mask.shape[1] + extra
             result = part.new_zeros(len(rollout.lengths), columns, *part.shape[2:])
         result[rows, result.shape[1] - part.shape[1] :] = part

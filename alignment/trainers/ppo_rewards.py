@@ -2,8 +2,9 @@
 
 import asyncio
 import inspect
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trl import is_conversational
 
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
+from alignment.tokenization.reward_rows import Prompt, ending_of_tokens, padding_id, reward_rows
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_critics import AdapterScorer, ModelScorer, load_scorer
-from alignment.trainers.ppo_models import chunked
-from alignment.trainers.ppo_rollout import Rollout
+from alignment.trainers.ppo_rollout import Rollout, encode_prompts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,47 +60,71 @@ def read_completions(
     return Samples(rollout, rows, completions, columns | told | {"log_extra": log_extra}, extras)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a reward model reads completions.
+
+    Attributes:
+        tokenizer: the model's own.
+        pad_token_id: the token that the score is never read at.
+        ending: what is put after sampled ids, in place of the token that ended them, to make the row that the model was
+            trained on; None: it reads the decoded text through its own tokenizer and chat template.
+        knows_tokens: whether its vocabulary is the policy's.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_token_id: int | None
+    ending: list[int] | None
+    knows_tokens: bool
+
+    def rows(self, samples: Samples) -> list[list[int]]:
+        """A row of token ids for each completion; one that was cut is read as if it had ended there."""
+        if self.ending is None:
+            return reward_rows(self.tokenizer, [row["prompt"] for row in samples.rows], samples.completions)
+        ended = samples.rollout.terminated.tolist()
+        rows = zip(samples.rollout.token_ids, ended, strict=True)
+        return [(row[:-1] if is_ended else row) + self.ending for row, is_ended in rows]
+
+
 class ModelReward:
-    """Scores token ids as they were sampled, end-of-sequence token included, without decoding them.
+    """Scores completions where the reward model was trained to be read; NaN for rows longer than its context.
 
     Args:
-        tokenizer: the model's own, where it has another vocabulary than the policy's; it then reads text.
+        reading: None: the sampled ids are the rows that it was trained on, and none of them is for padding.
     """
 
-    def __init__(
-        self, scorer: ModelScorer | AdapterScorer, name: str, batch_size: int, tokenizer: PreTrainedTokenizerBase | None
-    ):
-        self.scorer, self.name, self.batch_size, self.tokenizer = scorer, name, batch_size, tokenizer
+    def __init__(self, scorer: ModelScorer | AdapterScorer, name: str, batch_size: int, reading: Reading | None = None):
+        self.scorer, self.name, self.batch_size, self.reading = scorer, name, batch_size, reading
         scorer.model.requires_grad_(False).eval()
 
+    @torch.no_grad()
     def __call__(self, samples: Samples) -> Tensor:
-        rollout = samples.rollout
-        if self.tokenizer is not None:
-            rollout = as_text(samples, self.tokenizer)
-        return chunked(lambda batch: self.scorer.outputs(batch)[:, -1:], rollout, self.batch_size)[:, 0]
+        rows = self.reading.rows(samples) if self.reading else samples.rollout.token_ids
+        pad_token_id = self.reading.pad_token_id if self.reading else None
+        device, context = samples.rollout.input_ids.device, self.scorer.context or math.inf
+        scores = torch.full((len(rows),), math.nan, device=device)
+        fitting = [index for index, row in enumerate(rows) if len(row) <= context]
+        if len(fitting) < len(rows):
+            logger.warning(
+                "%s: %d of %d completions not scored: longer than its %d positions",
+                *(self.name, len(rows) - len(fitting), len(rows), context),
+            )
+        fitting.sort(key=lambda index: -len(rows[index]))
+        for start in range(0, len(fitting), self.batch_size):
+            batch = fitting[start : start + self.batch_size]
+            padded = left_padded([rows[index] for index in batch], device)
+            scores[batch] = self.scorer.scores(padded, pad_token_id)
+        return scores
 
 
-def as_text(samples: Samples, tokenizer: PreTrainedTokenizerBase) -> Rollout:
-    """Prompts and completions as another tokenizer writes them; only the last token of each row is asked for.
-
-    Conversations go through its chat template, which ends replies. Plain text gets its end-of-sequence token, as in
-    TRL's RewardTrainer, where the completion ended rather than being cut.
-    """
-    if is_conversational({"prompt": samples.rows[0]["prompt"]}):
-        messages = [
-            row["prompt"] + completion for row, completion in zip(samples.rows, samples.completions, strict=True)
-        ]
-        ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-    else:
-        pairs = zip(samples.rows, samples.completions, samples.rollout.terminated.tolist(), strict=True)
-        ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        ids = [tokenizer(row["prompt"] + text)["input_ids"] + ends * ended for row, text, ended in pairs]
-    width, device = max(map(len, ids)), samples.rollout.input_ids.device
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    rows = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=device)
-    last = torch.ones(len(ids), 1, dtype=torch.bool, device=device)
-    attention_mask = torch.arange(width, device=device)[None] >= width - lengths[:, None]
-    return Rollout(rows, attention_mask, last, samples.rollout.terminated)
+def left_padded(rows: list[list[int]], device: torch.device) -> dict[str, Tensor]:
+    """Rows of token ids as one batch: input_ids and attention_mask, (B, L)."""
+    width = max(map(len, rows))
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device),
+        "attention_mask": torch.arange(width, device=device)[None] >= width - lengths[:, None],
+    }
 
 
 class FunctionReward:
@@ -159,12 +186,18 @@ def score_samples(rewards: list[ModelReward | FunctionReward], samples: Samples)
 
 
 def make_rewards(
-    reward_funcs, tokenizers, policy: nn.Module, own_tokenizer: PreTrainedTokenizerBase, args: PPOConfig
+    reward_funcs,
+    tokenizers,
+    policy: nn.Module,
+    own_tokenizer: PreTrainedTokenizerBase,
+    args: PPOConfig,
+    prompts: Sequence[Prompt],
 ) -> list[ModelReward | FunctionReward]:
     """The rewards of one or several models, paths and functions, under distinct names.
 
     Args:
         tokenizers: of the models, in the order of reward_funcs; None: the one beside a checkpoint, else the policy's.
+        prompts: some of those to come, on which it is tried out how the models read them.
     """
     reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
@@ -176,11 +209,11 @@ def make_rewards(
     for index, (item, tokenizer) in enumerate(zip(reward_funcs, tokenizers, strict=True)):
         if isinstance(item, str | nn.Module):
             scorer = load_scorer(item, policy, f"reward_{index}")
-            tokenizer = tokenizer or _tokenizer_beside(item)
-            if tokenizer is not None and tokenizer.get_vocab() == own_tokenizer.get_vocab():
-                tokenizer = None
+            tokenizer = tokenizer or _tokenizer_beside(item) or own_tokenizer
             scorer.model.to(args.device)
-            rewards.append(ModelReward(scorer, _name(item), args.per_device_eval_batch_size, tokenizer))
+            config = scorer.model.config if isinstance(scorer, ModelScorer) else None
+            reading = make_reading(tokenizer, config, own_tokenizer, prompts)
+            rewards.append(ModelReward(scorer, _name(item), args.per_device_eval_batch_size, reading))
         else:
             rewards.append(FunctionReward(item))
     names = [reward.name for reward in rewards]
@@ -188,6 +221,27 @@ def make_rewards(
         if names.count(reward.name) > 1:
             reward.name = f"{reward.name}_{index}"
     return rewards
+
+
+def make_reading(
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig | None,
+    own_tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+) -> Reading:
+    """How a reward model with this tokenizer reads what a policy with `own_tokenizer` samples.
+
+    Sampled ids are read as they are if the two vocabularies are one and the model's template writes the prompts, and
+    the beginnings of replies, as the policy reads them; otherwise the completions are read as text.
+
+    Args:
+        config: the reward model's; None if it is an adapter on the policy's base.
+    """
+    ending, same = None, tokenizer.get_vocab() == own_tokenizer.get_vocab()
+    if same:
+        ids = encode_prompts([{"prompt": prompt} for prompt in prompts], own_tokenizer)
+        ending = ending_of_tokens(tokenizer, prompts, ids)
+    return Reading(tokenizer, padding_id(config, tokenizer), ending, same)
 
 
 def _tokenizer_beside(model: str | nn.Module) -> PreTrainedTokenizerBase | None:

@@ -59,6 +59,11 @@ class Rollout:
         return self.attention_mask.sum(1)
 
     @property
+    def token_ids(self) -> list[list[int]]:
+        """Prompt and completion of each row, without padding."""
+        return [ids[mask].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
+
+    @property
     def completion_ids(self) -> list[list[int]]:
         ids = self.input_ids[:, -self.completion_mask.shape[1] :]
         return [row[mask].tolist() for row, mask in zip(ids, self.completion_mask, strict=True)]

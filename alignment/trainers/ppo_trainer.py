@@ -69,6 +69,7 @@ from alignment.trainers.ppo_rollout import (
 )
 
 CRITIC_FILE = "value_model.safetensors"
+PROBED_PROMPTS = 8  # on which it is tried out how reward models read them
 STATE_FILE = "ppo_state.json"  # what else a resumed run needs: the adaptive beta and the rewards' baseline
 logger = logging.getLogger(__name__)
 
@@ -122,9 +123,12 @@ class PPOTrainer(Trainer):
         self.reference = None
         if args.beta > 0 or ref_model is not None:
             self.reference = Reference(model, ref_model, continues_adapter=peft_config is None)
-        self.rewards = make_rewards(reward_funcs, reward_processing_classes, model, processing_class, args)
+        prompts = [row["prompt"] for row in train_dataset.select(range(min(PROBED_PROMPTS, len(train_dataset))))]
+        self.rewards = make_rewards(reward_funcs, reward_processing_classes, model, processing_class, args, prompts)
         check_weights(args.reward_weights, self.rewards)
-        scorers = [one.scorer for one in self.rewards if isinstance(one, ModelReward) and one.tokenizer is None]
+        scorers = [
+            one.scorer for one in self.rewards if isinstance(one, ModelReward) and one.reading.ending is not None
+        ]
         self.critic = make_critic(model, scorers, value_model, args.critic_mode)
         self.value_model = self.critic.model.to(args.device)  # of the critic, what is not the policy's
         for scorer in [*scorers, self.critic]:
@@ -363,7 +367,7 @@ class PPOTrainer(Trainer):
                 columns.append(self.critic.of_states(states))
             return torch.stack(columns, -1)
 
-        log_probs, entropy, *outputs = self._forward(run, rollout).unbind(-1)
+        log_probs, entropy, *outputs = self._forward(run, rollout, extra=1).unbind(-1)
         return log_probs[:, :-1], entropy[:, :-1], outputs[0] if outputs else None
 
     def _reference_log_probs(self, rollout: Rollout) -> Tensor:
@@ -375,8 +379,8 @@ class PPOTrainer(Trainer):
 
             return self._forward(log_probs, rollout)
 
-    def _forward(self, function, rollout: Rollout) -> Tensor:
-        return chunked(function, rollout, self.args.per_device_eval_batch_size)
+    def _forward(self, function, rollout: Rollout, extra: int = 0) -> Tensor:
+        return chunked(function, rollout, self.args.per_device_eval_batch_size, extra)
 
     def _make_training_rollout(self, rows: list[dict]) -> Rollout:
         """A rollout with values, advantages and returns."""
@@ -393,7 +397,7 @@ class PPOTrainer(Trainer):
         if outputs is None:
             self.value_model.eval()
             with self.accelerator.autocast():
-                outputs = self._forward(self.critic.outputs, rollout)
+                outputs = self._forward(self.critic.outputs, rollout, extra=1)
             self.value_model.train()
         if self.baseline is None:
             scorable = ~samples.scores.isnan()

@@ -21,7 +21,8 @@ from alignment.trainers.ppo_trainer import PPOTrainer
 WORDS = [f"w{index}" for index in range(26)]
 PAD, EOS, TURN = 0, 1, 2
 TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }} <turn> {% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}w0 {% endif %}"
+    "{{ message['content'] }} <turn> {% endfor %}"
     "{% if add_generation_prompt %}w0 {% endif %}"
 )
 

@@ -40,7 +40,7 @@ def test_text_gets_its_end_token_and_conversations_the_template(whole):
     assert np.std(expected) > 0.01
     ended = [text + "<eos>" for text in REPLIES]
     assert learned(prompts=PROMPTS, completions=ended) == learned(prompts=PROMPTS, completions=REPLIES)
-    written = [f"{p.strip()} <turn> {r.strip()} <turn>" for p, r in zip(PROMPTS, REPLIES, strict=True)]
+    written = [f"{p.strip()} <turn> w0 {r.strip()} <turn>" for p, r in zip(PROMPTS, REPLIES, strict=True)]
     conversations = {"prompts": talks(PROMPTS, "user"), "completions": talks(REPLIES, "assistant")}
     assert learned(**conversations) == pytest.approx(by_hand(model, written), abs=1e-5)
     assert learned.__name__ == "judge3" and learned(prompts=[], completions=[]) == []
@@ -50,7 +50,7 @@ def test_the_tokens_are_those_of_trls_reward_trainer(whole, tmp_path):
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    from reward_models.learned import token_rows
+    from alignment.tokenization.reward_rows import reward_rows
 
     for rows in (
         {"prompt": PROMPTS, "chosen": REPLIES, "rejected": REPLIES[::-1]},
@@ -65,7 +65,7 @@ def test_the_tokens_are_those_of_trls_reward_trainer(whole, tmp_path):
             whole[0], args, train_dataset=Dataset.from_dict(rows), processing_class=tiny.tokenizer()
         )
         for side in ("chosen", "rejected"):
-            ours = token_rows(tiny.tokenizer(), rows["prompt"], rows[side])
+            ours = reward_rows(tiny.tokenizer(), rows["prompt"], rows[side])
             assert ours == list(trainer.train_dataset[f"{side}_ids"])
 
 

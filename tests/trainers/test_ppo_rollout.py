@@ -129,7 +129,7 @@ def test_samples_come_from_the_plain_distribution_whatever_the_generation_config
     assert model.generation_config.top_k == 1
 
 
-def test_reward_model_scores_the_sampled_ids_with_eos_as_the_classifier_itself_does(tmp_path):
+def test_reward_model_scores_the_sampled_ids_as_the_classifier_itself_does(tmp_path):
     scorer = tiny.model(head="score", seed=1).eval()
     result = rollout(prompts=[[5 + index] for index in range(12)])
     assert result.terminated.any()
@@ -138,20 +138,18 @@ def test_reward_model_scores_the_sampled_ids_with_eos_as_the_classifier_itself_d
         lambda module, args, kwargs: seen.append((kwargs["input_ids"], kwargs["attention_mask"])), with_kwargs=True
     )
     rows = [{"prompt": "w1"}] * 12
-    [reward] = make_rewards(
-        scorer, None, tiny.model(), tiny.tokenizer(), tiny.config(tmp_path, per_device_eval_batch_size=5)
-    )
+    config = tiny.config(tmp_path, per_device_eval_batch_size=5)
+    [reward] = make_rewards(scorer, None, tiny.model(), tiny.tokenizer(), config, ["w1", "w2"])
     scores = reward(read_completions(result, rows, tiny.tokenizer(), {}))
     hook.remove()
     shown = [ids[mask].tolist() for batch in seen for ids, mask in zip(*batch, strict=True)]
-    expected = [[5 + index, *ids] for index, ids in enumerate(result.completion_ids)]
+    ends = (tiny.EOS, tiny.TURN)
+    replies = [ids[:-1] if ids[-1] in ends else ids for ids in result.completion_ids]
+    expected = [[5 + index, *ids, tiny.EOS] for index, ids in enumerate(replies)]
     assert sorted(shown) == sorted(expected)
     with torch.no_grad():
         alone = torch.stack([scorer(torch.tensor([ids])).logits[0, 0] for ids in expected])
-    # where the last of the sampled tokens happens to be the padding token, the classifier itself reads an earlier one
-    readable = torch.tensor([ids[-1] != tiny.PAD for ids in expected])
-    assert readable.sum() > 8
-    torch.testing.assert_close(scores[readable], alone[readable], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_continuous_batching_samples_the_same_distribution():
@@ -256,27 +254,29 @@ def test_a_reward_model_with_another_tokenizer_reads_text(conversational, tmp_pa
     words = list(reversed(["<pad>", "<eos>", "<turn>", "<unk>", *tiny.WORDS]))
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    other = TokenizersBackend(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    other = TokenizersBackend(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
     other.chat_template = tiny.TEMPLATE
     scorer = tiny.model(head="score", seed=1).eval()
-    scorer.config.pad_token_id = None  # none is needed: the last token is found by its place
+    scorer.config.pad_token_id = None  # the tokenizer's is taken
     config = tiny.config(tmp_path, per_device_eval_batch_size=2)
     scorer.save_pretrained(tmp_path / "judge")
     other.save_pretrained(tmp_path / "judge")
-    [reward] = make_rewards(scorer, other, tiny.model(), tiny.tokenizer(), config)
-    [by_path] = make_rewards(str(tmp_path / "judge"), None, tiny.model(), tiny.tokenizer(), config)  # finds its own
     result = rollout(prompts=[[5 + index] for index in range(6)])
-    prompts = [f"w{1 + index}" for index in range(6)]
-    rows = [{"prompt": [{"role": "user", "content": text}] if conversational else text} for text in prompts]
+    texts = [f"w{1 + index}" for index in range(6)]
+    prompts = [[{"role": "user", "content": text}] if conversational else text for text in texts]
+    [reward] = make_rewards(scorer, other, tiny.model(), tiny.tokenizer(), config, prompts)
+    # which finds its own tokenizer
+    [by_path] = make_rewards(str(tmp_path / "judge"), None, tiny.model(), tiny.tokenizer(), config, prompts)
+    rows = [{"prompt": prompt} for prompt in prompts]
     samples = read_completions(result, rows, tiny.tokenizer(), {})
-    texts = tiny.tokenizer().batch_decode(result.completion_ids, skip_special_tokens=True)
+    replies = tiny.tokenizer().batch_decode(result.completion_ids, skip_special_tokens=True)
     assert 0 < result.terminated.sum() < 6
     torch.testing.assert_close(by_path(samples), reward(samples))
-    for score, prompt, text, ended in zip(reward(samples), prompts, texts, result.terminated, strict=True):
+    for score, text, reply in zip(reward(samples), texts, replies, strict=True):
         if conversational:
-            ids = other(f"{prompt} <turn> {text} <turn> ")["input_ids"]
+            ids = other(f"{text} <turn> w0 {reply} <turn> ")["input_ids"]
         else:
-            ids = other(prompt + text)["input_ids"] + [words.index("<eos>")] * int(ended)
+            ids = other(text + reply)["input_ids"] + [words.index("<eos>")]
         torch.testing.assert_close(score, scorer(torch.tensor([ids])).logits[0, 0], atol=1e-5, rtol=1e-5)
 
 

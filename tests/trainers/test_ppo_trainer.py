@@ -14,6 +14,7 @@ from alignment.errors import UserError
 from alignment.pipeline.recipe import build_configs
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_config import RENAMED, PPOConfig
+from alignment.trainers.ppo_critics import ModelScorer
 from alignment.trainers.ppo_models import completion_logits
 
 METRICS = {
@@ -340,8 +341,10 @@ def test_keys_of_the_advantages_do_what_they_say(tmp_path):
     assert torch.equal(apart.tensors["advantages"], tensors["advantages"])
     assert not torch.equal(apart.tensors["returns"], tensors["returns"])
     booted = update(bootstrap_truncated=True).tensors["returns"][:, -1]
-    # The critic starts as the reward model, which says the score at the last token.
-    torch.testing.assert_close(booted, tensors["returns"][:, -1] * (1 + truncated))
+    # The critic starts as the reward model.
+    with torch.no_grad():
+        after = ModelScorer(judge).outputs(plain.batch(torch.arange(8)))[:, -1]
+    torch.testing.assert_close(booted, tensors["returns"][:, -1] + after * truncated)
     scaled = update(whiten_rewards=True, lam=1.0, lam_critic=1.0)
     returns = scaled.tensors["returns"][:, -1]
     scores = tensors["returns"][:, -1]

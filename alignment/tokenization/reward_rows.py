@@ -1,0 +1,93 @@
+"""Where a reward model reads its score: one rule for training, PPO, learned rewards, cards and best of n.
+
+TRL's RewardTrainer trains on a conversation as the chat template writes it (for plain text: with the end-of-sequence
+token appended), and transformers reads the score at the last token whose id is not the padding token's. That token is
+often not the one that ends a reply: ChatML and Gemma write a newline after it, and a model that pads with its
+end-of-sequence token is read before it. A score that is read at any other token is one that was never trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+Prompt = str | list[dict[str, str]]
+REPLY = "zebra"
+
+
+def reward_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], completions: Sequence[Prompt]
+) -> list[list[int]]:
+    """Token ids as TRL's RewardTrainer makes them: conversations by the chat template, text with its end token."""
+    joined = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    if not joined:
+        return []
+    if not isinstance(joined[0], str):
+        return tokenizer.apply_chat_template(joined, return_dict=True)["input_ids"]
+    end = tokenizer.eos_token or ""
+    return tokenizer([text if text.endswith(end) else text + end for text in joined])["input_ids"]
+
+
+def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Token ids that follow a reply to this prompt in a row of `reward_rows`."""
+    if isinstance(prompt, str):
+        return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    reply = [{"role": "assistant", "content": REPLY}]
+    text = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
+    return tokenizer(text[text.rindex(REPLY) + len(REPLY) :], add_special_tokens=False)["input_ids"]
+
+
+def ending_of_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]]
+) -> list[int] | None:
+    """The ids to put after a sampled row (prompt, then completion) to make a row of `reward_rows` of it.
+
+    Args:
+        tokenizer: the reward model's.
+        prompt_ids: the prompts as the policy reads them.
+
+    Returns:
+        None if the reward model writes these prompts or the beginnings of replies otherwise, in text or in tokens: then
+            it must read the completions as text.
+    """
+    endings = [reply_ending(tokenizer, prompt) for prompt in prompts]
+    whole = all(_continues(tokenizer, *row) for row in zip(prompts, prompt_ids, endings, strict=True))
+    return endings[0] if whole and all(ending == endings[0] for ending in endings) else None
+
+
+def _continues(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ending: list[int]) -> bool:
+    """Whether rows with this prompt are its ids, a reply and the ending, and nothing but white space between them."""
+    if isinstance(prompt, str):  # whose last word and a reply's first may be one word: data set and policy see to that
+        return reward_rows(tokenizer, [prompt], [f" {REPLY}"])[0][: len(ids)] == ids
+    for text in (REPLY, REPLY.title(), "1", "..."):
+        [row] = reward_rows(tokenizer, [prompt], [[{"role": "assistant", "content": text}]])
+        reply = tokenizer.decode(row[len(ids) : len(row) - len(ending)])
+        if row[: len(ids)] != ids or row[len(row) - len(ending) :] != ending or reply.strip() != text:
+            return False
+    return True
+
+
+def padding_id(config: PreTrainedConfig | None, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that scores are never read at, as TRL's RewardTrainer leaves it in the config of what it trains.
+
+    Args:
+        config: of the reward model; None for an adapter, whose base's config is not what it was trained with.
+    """
+    ids = (config and config.get_text_config().pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in ids if token is not None), None)
+
+
+def score_index(input_ids: Tensor, attention_mask: Tensor, pad_token_id: int | None) -> Tensor:
+    """The place in each row at which the score is read. input_ids, attention_mask (B, L) -> (B,).
+
+    transformers' rule (`GenericForSequenceClassification`): the last token that is not `pad_token_id`, 0 if there is
+    none; padding that the mask names is left out whatever its id.
+    """
+    import torch
+
+    counts = attention_mask.bool() if pad_token_id is None else attention_mask.bool() & (input_ids != pad_token_id)
+    return (torch.arange(input_ids.shape[1], device=input_ids.device) * counts).argmax(1)
