@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from alignment.check.encoding import Encoded, Refused
 from alignment.check.findings import Finding, by_share, error, note
 from alignment.check.material import Material
 from alignment.check.template import marks_replies
+from alignment.data.encoding import Encoded, Refused
 
 
 def check_refused(refused: list[Refused]) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignment.check.encoding import Encoded, Pair
 from alignment.data.account import DataReport
 from alignment.data.arguments import DataArguments
+from alignment.data.encoding import Encoded, Pair
 from alignment.data.formats import KINDS
 from alignment.data.load import prepare
 from alignment.data.parts import read_part

@@ -11,7 +11,6 @@ from typing import Any
 
 from alignment.check import lengths, reward_reading, rows, settings, template
 from alignment.check.costs import describe, memory_finding
-from alignment.check.encoding import encode_rows
 from alignment.check.estimate import Estimate, estimate
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
@@ -21,6 +20,7 @@ from alignment.check.standing import standing_checkpoints
 from alignment.check.step_law import beside
 from alignment.check.work import TokenStatistics
 from alignment.data.arguments import DataArguments
+from alignment.data.encoding import encode_rows
 from alignment.data.formats import KINDS
 from alignment.data.load import check_source
 from alignment.errors import UserError, raise_all

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
+    parser.add_argument("--no-self-check", action="store_true", help="train without proving the stage's plumbing first")
     add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE_DIR:
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from functools import partial
 
     from alignment.check.run import check_before_run
-    from alignment.pipeline.graph import load_pipeline
+    from alignment.pipeline.graph import load_pipeline, without_self_check
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import seconds, stopping
     from alignment.report import write_report
@@ -47,6 +48,8 @@ def main(args: argparse.Namespace) -> int:
         )
     max_seconds = seconds(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
+    if args.no_self_check:
+        pipeline = without_self_check(pipeline)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     with stopping(pipeline.run_dir, max_seconds):
         run_pipeline(

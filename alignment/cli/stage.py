@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
     parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
+    parser.add_argument("--no-self-check", action="store_true", help="train without proving the stage's plumbing first")
     add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE:
@@ -28,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     from functools import partial
 
     from alignment.check.run import check_before_run
-    from alignment.pipeline.graph import load_stage
+    from alignment.pipeline.graph import load_stage, without_self_check
     from alignment.pipeline.processes import run_stage_together
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import seconds, stopping
@@ -36,6 +37,8 @@ def main(args: argparse.Namespace) -> int:
 
     max_seconds = seconds(args.max_time)
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
+    if args.no_self_check:
+        pipeline = without_self_check(pipeline)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     run = run_stage_together if launched() > 1 else run_pipeline
     with stopping(pipeline.run_dir, max_seconds):

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +44,8 @@ class StageSpec:
 
     `recipe` is resolved (extended, overridden, inputs and seed filled in), but names its parents as it was written and
     holds no output_dir, so that it is the same in every run directory. `parents` are the recipe keys that name another
-    stage of the run directory, `outside` those that name a path or hub id.
+    stage of the run directory, `outside` those that name a path or hub id. `once` are keys for this run alone, which
+    change nothing that the stage makes, and so are no part of what decides whether it is up to date.
     """
 
     name: str
@@ -53,11 +54,12 @@ class StageSpec:
     recipe_path: Path
     parents: dict[str, str]
     outside: dict[str, str]
+    once: dict[str, Any] = field(default_factory=dict)
 
     def configs(self, run_dir: Path) -> tuple[Any, ...]:
         """The stage's dataclasses, with its output folder and its parents' checkpoints filled in."""
         places = {key: str(run_dir / stage / "checkpoint") for key, stage in self.parents.items()}
-        recipe = self.recipe | places | {"output_dir": str(run_dir / self.name)}
+        recipe = self.recipe | self.once | places | {"output_dir": str(run_dir / self.name)}
         return build_configs(self.module.CONFIGS, recipe, str(self.recipe_path))
 
 
@@ -84,6 +86,16 @@ class Pipeline:
     stages: list[StageSpec]
     evals: EvalSpec
     inputs: dict[str, Any]
+
+
+def without_self_check(pipeline: Pipeline) -> Pipeline:
+    """The pipeline whose stages begin without the self-check, for this run."""
+
+    def has_one(spec: StageSpec) -> bool:
+        return any("self_check" in cls.__dataclass_fields__ for cls in spec.module.CONFIGS)
+
+    stages = [replace(spec, once={"self_check": False}) if has_one(spec) else spec for spec in pipeline.stages]
+    return replace(pipeline, stages=stages)
 
 
 @dataclass(frozen=True)

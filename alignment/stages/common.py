@@ -32,7 +32,9 @@ from alignment.stages.checkpoints import StepCheckpoints, go_on, own_callback
 from alignment.stages.clock import StageClock
 from alignment.stages.faults import count_faults, full_memory_named
 from alignment.stages.metrics import MetricsWriter
+from alignment.stages.self_check.probe import make_probe
 from alignment.trainers.finite import FiniteGuard, require_finite
+from alignment.trainers.processes import model_is_sharded
 from alignment.trainers.spikes import LossSpikes
 from alignment.trainers.stopping import StopOnSignal
 from eval.suite import item_texts
@@ -63,6 +65,8 @@ class StageResult:
     metrics: dict = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     adapter_chain: dict | None = None
+    self_check: dict | None = None
+    probe: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
         write_json(stage_dir / "stage.json", masked(asdict(self)))
@@ -201,6 +205,7 @@ def finish(
     counted: tuple[int, int],
     tokens: int,
     metrics: dict,
+    self_check: dict | None = None,
 ) -> StageResult:
     """Write checkpoint, stage.json and model card, and push them where the recipe says so.
 
@@ -208,6 +213,7 @@ def finish(
         parents: recipe key -> checkpoint it named; the first is what the model starts from.
         data: the data set's name, for the card.
         counted: trainable and all parameters, as `count_parameters` gives them.
+        self_check: the record of what the stage proved before its first step.
     """
     checkpoint = stage_dir / "checkpoint"
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -234,6 +240,8 @@ def finish(
         metrics=metrics,
         faults=count_faults(stage_dir / "metrics.jsonl"),
         adapter_chain=chain,
+        self_check=self_check,
+        probe=None if model_is_sharded() else make_probe(model),
     )
     if writes:
         write_card(checkpoint, result, data)

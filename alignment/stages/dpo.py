@@ -34,6 +34,9 @@ from alignment.stages.common import (
 from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
+from alignment.stages.self_check.check import SelfChecked, self_check
+from alignment.stages.self_check.losses import check_no_margin
+from alignment.stages.self_check.policies import starts_from
 from alignment.tokenization.chat import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 
@@ -42,7 +45,7 @@ DATA_KIND = "preference"
 
 
 @dataclass
-class DPORecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, DPOConfig):
+class DPORecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SelfChecked, DPOConfig):
     """TRL's `DPOConfig`."""
 
 
@@ -62,6 +65,7 @@ def run(
     trainer = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
+    checked = self_check(trainer, [starts_from(model_args.model_name_or_path), check_no_margin])
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"])
     return finish(
         trainer,
@@ -73,6 +77,7 @@ def run(
         counted=counted,
         tokens=tokens,
         metrics=metrics,
+        self_check=checked,
     )
 
 

@@ -32,6 +32,8 @@ from alignment.stages.defaults import HardwareDefaults
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.stages.rollouts import RewardSources, without_long_prompts
+from alignment.stages.self_check.check import SelfChecked, self_check
+from alignment.stages.self_check.policies import grpo_checks, starts_from
 from alignment.tokenization.chat import require_template
 from reward_models.functions import load_function
 from reward_models.learned import load_members
@@ -47,7 +49,7 @@ CHOICES = {  # TRL finds out about them after the first rollout
 
 
 @dataclass
-class GRPORecipe(HardwareDefaults, Resumable, Guarded, GRPOConfig):
+class GRPORecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, GRPOConfig):
     """TRL's `GRPOConfig`, without dropout: with it the policy would differ from its reference before any step."""
 
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off in policy and reference."})
@@ -126,6 +128,7 @@ def run(
     trainer = make_trainer(args, data, model_args, sources, stage_dir, *own, *callbacks)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
+    checked = self_check(trainer, [starts_from(model_args.model_name_or_path), grpo_checks(sources.reward_model_path)])
     tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
     return finish(
         trainer,
@@ -140,6 +143,7 @@ def run(
         counted=counted,
         tokens=tokens,
         metrics=metrics,
+        self_check=checked,
     )
 
 

@@ -16,6 +16,8 @@ from alignment.stages.defaults import HardwareDefaults
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
 from alignment.stages.rollouts import RewardSources, without_long_prompts
+from alignment.stages.self_check.check import SelfChecked, self_check
+from alignment.stages.self_check.policies import ppo_checks, starts_from
 from alignment.tokenization.chat import require_template
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
@@ -42,7 +44,7 @@ class OtherSources:
 
 
 @dataclass
-class PPORecipe(HardwareDefaults, Resumable, Guarded, PPOConfig):
+class PPORecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, PPOConfig):
     """Our `PPOConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -89,6 +91,7 @@ def run(
     )
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model, other_than=trainer.critic.trained().values())  # the policy's
+    checked = self_check(trainer, [starts_from(model_args.model_name_or_path), ppo_checks(sources.reward_model_path)])
     tokens, metrics = train(trainer, ["reward", "kl", "kl/completion", "entropy", "completions/mean_length"])
     parents = {
         "model_name_or_path": model_args.model_name_or_path,
@@ -105,6 +108,7 @@ def run(
         counted=counted,
         tokens=tokens,
         metrics=metrics,
+        self_check=checked,
     )
 
 

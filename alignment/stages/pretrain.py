@@ -24,6 +24,9 @@ from alignment.stages.checkpoints import Resumable
 from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
 from alignment.stages.defaults import HardwareDefaults
 from alignment.stages.faults import Guarded
+from alignment.stages.self_check.check import SelfChecked, self_check
+from alignment.stages.self_check.losses import check_language_model_loss
+from alignment.stages.self_check.policies import starts_from
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
@@ -67,7 +70,7 @@ def _unknown_field(name: str) -> UserError:
 
 
 @dataclass
-class PretrainRecipe(HardwareDefaults, Resumable, Guarded, PretrainConfig):
+class PretrainRecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, PretrainConfig):
     """Our `PretrainConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -107,6 +110,7 @@ def run(
         processing_class=tokenizer,
         callbacks=[*own, *callbacks],
     )
+    checked = self_check(trainer, [starts_from(model_args.model_name_or_path), check_language_model_loss])
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_bits_per_byte"])
     parents = {
         "model_name_or_path": model_args.model_name_or_path,
@@ -123,6 +127,7 @@ def run(
         counted=counted,
         tokens=tokens,
         metrics=metrics,
+        self_check=checked,
     )
 
 

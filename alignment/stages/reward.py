@@ -25,6 +25,8 @@ from alignment.stages.common import (
 from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
+from alignment.stages.self_check.check import SelfChecked, self_check
+from alignment.stages.self_check.losses import check_preference_loss, pairs_shown
 from alignment.tokenization.chat import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 from reward_models.learned import LearnedReward
@@ -66,7 +68,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, RewardConfig):
+class RewardRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SelfChecked, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -112,6 +114,7 @@ def run(
     group_pairs_by_length(trainer)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
+    checked = self_check(trainer, [check_preference_loss, pairs_shown(splits["train"])])
     tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
     if judged is not None:
         reward = LearnedReward(trainer.model, tokenizer, "reward", args.per_device_eval_batch_size)
@@ -126,4 +129,5 @@ def run(
         counted=counted,
         tokens=tokens,
         metrics=metrics,
+        self_check=checked,
     )

@@ -38,6 +38,9 @@ from alignment.stages.common import (
 from alignment.stages.defaults import HardwareDefaults, SpeedLevers
 from alignment.stages.faults import Guarded
 from alignment.stages.inherited import require_inherited
+from alignment.stages.self_check.check import SelfChecked, self_check
+from alignment.stages.self_check.losses import check_language_model_loss, tokens_shown
+from alignment.stages.self_check.policies import starts_from
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
@@ -48,7 +51,7 @@ DATA_KIND = "sft"
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SFTConfig):
+class SFTRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SelfChecked, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -87,8 +90,10 @@ def run(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
     stage_dir, own, clock = start(args)
-    trainer = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
+    trainer, conversations = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
     counted = count_parameters(trainer.model)
+    checks = [starts_from(model_args.model_name_or_path), check_language_model_loss, tokens_shown(conversations)]
+    checked = self_check(trainer, checks)
     tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
     parents = {"model_name_or_path": model_args.model_name_or_path}
     return finish(
@@ -101,13 +106,14 @@ def run(
         counted=counted,
         tokens=tokens,
         metrics=metrics,
+        self_check=checked,
     )
 
 
 def make_trainer(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
-) -> SFTTrainer:
-    """TRL's trainer with model, tokenizer and rows, ready to train."""
+) -> tuple[SFTTrainer, Dataset]:
+    """TRL's trainer with model, tokenizer and rows, ready to train; and the conversations that it learns from."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
     rows = len(tokenizer) if changes.new_tokens else 0
@@ -133,7 +139,7 @@ def make_trainer(
     # Generation has to stop where a reply ends, not only where a document does.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return trainer
+    return trainer, splits["train"]
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> Changes:

@@ -127,16 +127,29 @@ def sample(
     temperature: float,
     eos_token_ids: list[int],
     pad_token_id: int,
+    log_probs: bool = False,
 ) -> Rollout:
-    """One completion a prompt, from the model's own distribution at the given temperature, ended by any EOS token."""
+    """One completion a prompt, from the model's own distribution at the given temperature, ended by any EOS token.
+
+    Args:
+        log_probs: add the sampler's own log-probabilities to the rollout; it keeps the logits of every token for it.
+    """
     device, width = model.device, max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
     ids = [[pad_token_id] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
     prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
+    config.output_scores = config.return_dict_in_generate = log_probs
     with _only_generation_config(model, config), contiguous_states(model):
-        sequences = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
-    return _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
+        output = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
+    sequences = output.sequences if log_probs else output
+    rollout = _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
+    if log_probs:
+        chosen = sequences[:, width:, None]
+        scores = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, chosen)[..., 0]
+        rows = [row[: len(ids)].tolist() for row, ids in zip(scores, rollout.completion_ids, strict=True)]
+        rollout.tensors["sampler_log_probs"] = _right_aligned(rows, rollout)
+    return rollout
 
 
 def sample_continuously(
@@ -191,20 +204,35 @@ def _from_outputs(
     outputs: list, prompts: list[list[int]], eos_token_ids: list[int], pad_token_id: int, device: torch.device
 ) -> Rollout:
     completions = [output.generated_tokens for output in outputs]
+    rollout = rollout_of(prompts, completions, eos_token_ids, pad_token_id, device)
+    rollout.tensors["sampler_log_probs"] = _right_aligned([output.logprobs for output in outputs], rollout)
+    return rollout
+
+
+def rollout_of(
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    eos_token_ids: list[int],
+    pad_token_id: int,
+    device: torch.device,
+) -> Rollout:
+    """The rollout of given prompts and completions; each completion ends with its first end-of-sequence token."""
     width, longest = max(map(len, prompts)), max(map(len, completions))
     rows = [
         [pad_token_id] * (width - len(prompt)) + prompt + completion + [pad_token_id] * (longest - len(completion))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     prompt_mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
-    rollout = _to_rollout(
-        torch.tensor(rows, device=device), prompt_mask.to(device), torch.tensor(eos_token_ids, device=device)
-    )
-    log_probs = torch.zeros(rollout.completion_mask.shape, device=device)
-    for row, output in zip(log_probs, outputs, strict=True):
-        row[-len(output.logprobs) :] = torch.tensor(output.logprobs)
-    rollout.tensors["sampler_log_probs"] = log_probs
-    return rollout
+    eos = torch.tensor(eos_token_ids, device=device)
+    return _to_rollout(torch.tensor(rows, device=device), prompt_mask.to(device), eos)
+
+
+def _right_aligned(rows: list[list[float]], rollout: Rollout) -> Tensor:
+    """Values of each row's completion tokens, in the rollout's columns. -> [B, T], 0 off the mask."""
+    values = torch.zeros(rollout.completion_mask.shape, device=rollout.input_ids.device)
+    for row, own in zip(values, rows, strict=True):
+        row[len(row) - len(own) :] = torch.tensor(own)
+    return values
 
 
 SAMPLERS = {"generate": sample, "continuous_batching": sample_continuously}

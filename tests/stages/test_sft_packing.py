@@ -50,7 +50,7 @@ def recipe(request, tmp_path):
             report_to="none",
         )
         data = DataArguments(str(tmp_path / "train.jsonl"), eval_share=0)
-        trainer = make_trainer(args, data, ModelArguments(model_name_or_path=str(tmp_path / "model")), tmp_path)
+        trainer, _ = make_trainer(args, data, ModelArguments(model_name_or_path=str(tmp_path / "model")), tmp_path)
         trainer.model.set_attn_implementation(request.param)
         trainer.model.double()
         (batch,) = trainer.get_train_dataloader()

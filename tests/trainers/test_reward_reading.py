@@ -1,16 +1,14 @@
 """A reward model is read where TRL trained it: by PPO, as a function and by the classifier itself, for any template."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from check_cases import CHATML, foreign_tokenizer
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from shipped_templates import SHIPPED, classifier
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-import alignment.tokenization
 from alignment.tokenization.chat import chat_eos_ids
 from alignment.tokenization.reward_rows import padding_id, reply_ending, reward_rows, score_index
 from alignment.trainers.ppo_config import PPOConfig
@@ -18,8 +16,6 @@ from alignment.trainers.ppo_rewards import Samples, make_rewards
 from alignment.trainers.ppo_rollout import Rollout, encode_prompts
 from reward_models.learned import LearnedReward, load_members
 
-TURNS = Path(alignment.tokenization.__file__).parent
-SHIPPED = {path.stem: path.read_text() for path in [TURNS / "chat_template.jinja", *(TURNS / "turns").glob("*.jinja")]}
 LIKE = {
     # An empty reasoning is written before a reply that has none.
     "qwen3": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\n"
@@ -48,19 +44,6 @@ def tokenizer_of(template: str, pad: str):
     wanted += ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     result.add_special_tokens({"extra_special_tokens": [token for token in wanted if token in template]})
     return result
-
-
-def classifier(tokenizer, seed: int = 0):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        num_labels=1,
-        pad_token_id=tokenizer.pad_token_id,
-        max_position_embeddings=128,
-        **sizes,
-    )
-    return LlamaForSequenceClassification(config).eval()
 
 
 def lead(tokenizer, prompt) -> str:

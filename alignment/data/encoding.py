@@ -123,3 +123,20 @@ def _encode_completion(row: int, example: dict[str, Any], tokenizer: PreTrainedT
     prompt = render(tokenizer, example["prompt"], prompt=True)
     ids = render(tokenizer, example["prompt"] + example["completion"])
     return Encoded(row, ids, [position >= len(prompt) for position in range(len(ids))])
+
+
+def training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) -> tuple[str | None, bool]:
+    """The template that SFTTrainer puts in place of the tokenizer's (None: it keeps that); whether replies are marked.
+
+    Raises:
+        ValueError: replies are to be learned alone, and neither the template nor a version of it that TRL knows of
+            marks them.
+    """
+    from trl import get_training_chat_template
+    from trl.chat_template_utils import has_generation_markers
+
+    if not replies_only or not tokenizer.chat_template:
+        return None, False
+    if has_generation_markers(tokenizer.chat_template):
+        return None, True
+    return get_training_chat_template(tokenizer), True

@@ -1,0 +1,1 @@
+"""What a stage proves about its own plumbing before its first step."""
