@@ -4,8 +4,8 @@ A model returns `aux_loss`, a mean over the tokens of one micro-batch. Its weigh
 `router_aux_loss_coef`, however the step is split into micro-batches and processes: each micro-batch counts by its share
 of the step's targets, as its token loss does. A mean per token (the z-loss) is then also the same number for any split
 into micro-batches with the same ratio of tokens to targets. The balance loss, a product of two means, has a fixed
-weight but its value depends on the tokens that it is averaged over, those of a micro-batch, as in Switch Transformer (Fedus et
-al. 2021) and transformers' Mixtral.
+weight but its value depends on the tokens that it is averaged over, those of a micro-batch, as in Switch Transformer
+(Fedus et al. 2021) and transformers' Mixtral.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback
 
 from alignment.errors import UserError
-from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.recipe import build_configs
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_config import RENAMED, PPOConfig
@@ -643,15 +642,6 @@ def test_config_has_trls_names_for_what_trl_has():
     assert shared <= GRPOConfig.__dataclass_fields__.keys() & PPOConfig.__dataclass_fields__.keys()
 
 
-def moe_policy(coefficient: float, z_coefficient: float = 0.0):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
-    experts = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-    tokens = {"vocab_size": 30, "pad_token_id": tiny.PAD, "eos_token_id": tiny.EOS}
-    torch.manual_seed(0)
-    coefficients = {"router_aux_loss_coef": coefficient, "router_z_loss_coef": z_coefficient}
-    return GPTForCausalLM(GPTConfig(**sizes, **experts, **tokens, **coefficients))
-
-
 def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
     """As in TRL's GRPO. The rest of the loss is 0; all rows have as many tokens, so that z-losses average exactly."""
     arguments = {"vf_coef": 0.0, "beta": 0.0, "whiten_advantages": False, "max_completion_length": 1}
@@ -659,7 +649,7 @@ def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
     router, found = "model.layers.0.mlp.gate.weight", {}
     for size in (4, 1):
         split = arguments | {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size}
-        [[policy, _]] = tiny.gradients(tmp_path, policy=moe_policy(1e-6, 1.0), **options, arguments=split)
+        [[policy, _]] = tiny.gradients(tmp_path, policy=tiny.moe_policy(1e-6, 1.0), **options, arguments=split)
         found[size] = policy[router]
     assert found[4].abs().max() > 1e-4
     torch.testing.assert_close(found[1], found[4], rtol=1e-4, atol=1e-6)
@@ -668,7 +658,7 @@ def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
 @pytest.mark.parametrize("critic_mode", ["separate", "shared_head"])
 def test_router_losses_of_micro_batches_count_by_their_tokens(tmp_path, critic_mode):
     arguments = {"max_steps": 1, "ptx_coef": 1.0, "critic_mode": critic_mode, "beta": 0.0}
-    run = tiny.trainer(tmp_path, policy=moe_policy(0.5), arguments=arguments, ptx_dataset=tiny.texts())
+    run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.5), arguments=arguments, ptx_dataset=tiny.texts())
     run.train()
     assert tiny.logged(run, "loss/router")[0] >= 0.9  # 1 if the experts are balanced
     model, total = run.model.train(), run._rollout.tensors["loss_mask"].sum()
@@ -686,7 +676,7 @@ def test_router_losses_of_micro_batches_count_by_their_tokens(tmp_path, critic_m
 
 
 def test_the_loss_of_pretraining_texts_has_no_router_losses(tmp_path):
-    run = tiny.trainer(tmp_path, policy=moe_policy(0.5), arguments={"ptx_coef": 1.0}, ptx_dataset=tiny.texts())
+    run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.5), arguments={"ptx_coef": 1.0}, ptx_dataset=tiny.texts())
     batch = run.texts.batch(("key",), torch.device("cpu"))
     plain = run.model.eval()(**batch, output_router_logits=False).loss
     torch.testing.assert_close(mean_token_loss(run.model.train(), batch), plain)
