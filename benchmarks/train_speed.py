@@ -154,7 +154,8 @@ def plain_pretrain(folder: Path, size: Size, steps: int, seed: int, **keys) -> T
 def our_pretrain(folder: Path, size: Size, steps: int, seed: int, **keys) -> Trainer:
     from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
-    same = {"lr_scheduler_type": "linear", "weight_decay": 0.0, "adam_beta2": 0.999}  # TrainingArguments' defaults
+    same = {"lr_scheduler_type": "linear", "weight_decay": 0.0, "adam_beta2": 0.999, "warmup_steps": 0}
+    # the defaults of TrainingArguments
     arguments = PretrainConfig(**shared_arguments(folder, size, steps, seed), **same, **keys)
     return PretrainTrainer(random_gpt(size, seed), arguments, train_dataset=packed_rows(size, steps, seed))
 

@@ -61,8 +61,8 @@ class PackedRows(torch.utils.data.Dataset):
 
     position_ids restart at each document, from which the model derives a mask that keeps documents apart (pass no
     attention mask, and use_cache=False). Labels equal input_ids, for the model shifts them itself, except that a
-    piece's first token has -100: the token before it belongs to another document. Padding stands at a row's end, as a
-    document of its own without labels.
+    piece's first token has -100: the token before it belongs to another document. Padding is at a row's end, without
+    labels and with position 0 throughout: each padding token is a document of its own, by which models recognise it.
 
     On disk a row is the ids of its pieces and their lengths; the rest is made when the row is read.
     """
@@ -162,7 +162,7 @@ def unfold(ids: np.ndarray, lengths: np.ndarray, length: int, pad_id: int) -> di
     labels[:filled] = ids
     labels[starts] = IGNORED
     position_ids = np.arange(length, dtype=np.int64)
-    position_ids[filled:] -= filled
+    position_ids[filled:] = 0
     position_ids[:filled] -= np.repeat(starts, lengths)
     columns = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
     return {name: torch.from_numpy(column) for name, column in columns.items()}

@@ -179,6 +179,15 @@ def ended(encode: Encoder, eos: int) -> Encoder:
     return encode_and_end
 
 
+def added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many ids `tokenize` puts before and after those of a text: a BOS token and the EOS token, for instance."""
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    (ids,) = ended(make_encoder(tokenizer), require_eos(tokenizer))(["a"])
+    starts = range(len(ids) - len(text) + 1)
+    before = next((start for start in starts if ids[start : start + len(text)] == text), 0)
+    return before, len(ids) - before - len(text)
+
+
 def list_array(rows: Sequence[Sequence[int]]) -> pa.ListArray:
     """Rows of ids as one Arrow array of lists of int32."""
     import pyarrow as pa

@@ -14,6 +14,7 @@ from transformers import (
 
 from alignment.data.arguments import DataArguments
 from alignment.data.packing import PackedRows, pack
+from alignment.data.scored import ScoredTexts
 from alignment.data.tokens import TokenizedDocuments, tokenize
 from alignment.data.windows import TokenWindows
 from alignment.errors import UserError, raise_all
@@ -100,12 +101,14 @@ def run(
     ):  # the other processes take the rows from the cache
         documents = {name: tokenize(split, tokenizer) for name, split in splits.items()}
         rows = {name: make_rows(split, args, length, pad_id, name) for name, split in documents.items()}
+    validation = documents.get("validation")
     trainer = PretrainTrainer(
         model=model,
         args=args,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
-        eval_bytes=documents["validation"].text_bytes if "validation" in documents else None,
+        eval_bytes=None if validation is None else validation.text_bytes,
+        eval_text=None if validation is None else ScoredTexts(validation, tokenizer, length, pad_id),
         data_collator=default_data_collator,
         processing_class=tokenizer,
         callbacks=[*own, *callbacks],

@@ -132,6 +132,9 @@ def make_trainer(
         )
     if not changes.said:
         require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
+    if args.router_aux_loss_coef == 0 and hasattr(trainer.model.config, "router_z_loss_coef"):
+        # TRL turned the balance loss off in the config, and GPTConfig refuses to save the z-loss without it.
+        trainer.model.config.router_z_loss_coef = 0.0
     expose_head_bias(trainer.model)
     adapt_trainer(trainer, model_args)
     if args.replay_dataset_name:

@@ -17,7 +17,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     (Hsu et al. 2024, "Liger kernel")."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, chunk_size, softcap, z_loss):
+    def forward(ctx, hidden, weight, labels, chunk_size, softcap, z_loss, smoothing):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         by_type = hidden.device.type
         dtype = torch.get_autocast_dtype(by_type) if torch.is_autocast_enabled(by_type) else hidden.dtype
@@ -30,7 +30,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), chunk_size):
                 rows = slice(start, start + chunk_size)
                 inputs = hidden[rows].to(dtype)
-                loss, grad = chunk(inputs @ matrix.T, labels[rows], softcap, z_loss, wants_hidden or wants_weight)
+                about = softcap, z_loss, smoothing, wants_hidden or wants_weight
+                loss, grad = chunk(inputs @ matrix.T, labels[rows], *about)
                 total += loss
                 if wants_hidden:
                     grad_hidden[rows] = grad @ matrix
@@ -43,11 +44,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_total):
         grad_hidden, grad_weight = ctx.saved_tensors
         scaled = [None if grad is None else grad * grad_total.to(grad.dtype) for grad in (grad_hidden, grad_weight)]
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 def _chunk(
-    raw: Tensor, labels: Tensor, softcap: float | None, z_loss: float, wanted: bool
+    raw: Tensor, labels: Tensor, softcap: float | None, z_loss: float, smoothing: float, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Raw logits (tokens, vocabulary) -> the sum of their losses, and its gradient by the raw logits in their type."""
     dtype, raw = raw.dtype, raw.float()
@@ -57,14 +58,18 @@ def _chunk(
     log_probabilities = logits.log_softmax(dim=-1)
     chosen = log_probabilities.gather(1, targets)
     normaliser = logits.gather(1, targets) - chosen
-    losses = z_loss * normaliser.square() - chosen
+    losses = z_loss * normaliser.square() - (1 - smoothing) * chosen
+    if smoothing:
+        losses = losses - smoothing * log_probabilities.mean(dim=-1, keepdim=True)
     total = losses[:, 0].masked_fill(~counted, 0.0).sum()
     if not wanted:
         return total, None
     grad = log_probabilities.exp_()
     if z_loss:
         grad *= 1 + 2 * z_loss * normaliser
-    grad.scatter_add_(1, targets, torch.full_like(chosen, -1.0))
+    if smoothing:
+        grad -= smoothing / grad.shape[-1]
+    grad.scatter_add_(1, targets, torch.full_like(chosen, smoothing - 1.0))
     if capped is not None:
         grad *= 1 - capped.square()
     return total, grad.masked_fill_(~counted[:, None], 0.0).to(dtype)
@@ -84,6 +89,7 @@ def linear_cross_entropy(
     chunk_size: int,
     softcap: float | None = None,
     z_loss: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Sum over tokens of the cross-entropy of logits hidden @ weight.T, `chunk_size` rows of logits at a time.
 
@@ -93,8 +99,10 @@ def linear_cross_entropy(
         labels: (tokens,), -100 where no loss is wanted.
         softcap: logits are softcap * tanh(logits / softcap).
         z_loss: weight of the squared log normaliser, which keeps logits small (Chowdhery et al. 2022).
+        smoothing: share of the target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016), as
+            in torch's cross_entropy and transformers' LabelSmoother.
     """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, chunk_size, softcap, z_loss)
+    return _LinearCrossEntropy.apply(hidden, weight, labels, chunk_size, softcap, z_loss, smoothing)
 
 
 def plain_head(model: PreTrainedModel) -> str | None:

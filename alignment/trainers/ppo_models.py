@@ -135,29 +135,51 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> Tensor:
-    """Logits that predict the completion tokens, at the sampling temperature. -> [B, T, V]."""
+def completion_pass(model: nn.Module, batch: dict[str, Tensor], temperature: float, **options) -> tuple:
+    """Run the model on prompts and completions: the logits of `completion_logits`, and the router losses (None if the
+    model returns none).
+
+    Args:
+        options: passed to the model, as `output_router_logits`.
+    """
     length = batch["completion_mask"].shape[1]
     with contiguous_states(inner(model)):
-        logits = model(
+        outputs = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             position_ids=position_ids(batch["attention_mask"]),
             use_cache=False,
             logits_to_keep=length + 1,
-        ).logits[:, :-1]
-    return logits if temperature == 1.0 else logits.float() / temperature
+            **options,
+        )
+    logits = outputs.logits[:, :-1]
+    logits = logits if temperature == 1.0 else logits.float() / temperature
+    return logits, getattr(outputs, "aux_loss", None)
+
+
+def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> Tensor:
+    """Logits that predict the completion tokens, at the sampling temperature. -> [B, T, V]."""
+    return completion_pass(model, batch, temperature)[0]
+
+
+@contextmanager
+def recorded_states(model: nn.Module, batch: dict[str, Tensor]):
+    """Yield a list that receives, of each pass until the end, the trunk's hidden states as `completion_states` gives
+    them."""
+    states = []
+    kept = -batch["completion_mask"].shape[1] - 1
+    hook = inner(model).base_model.register_forward_hook(lambda _, args, output: states.append(output[0][:, kept:]))
+    try:
+        yield states
+    finally:
+        hook.remove()
 
 
 def completion_logits_and_states(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> tuple:
     """`completion_logits`, and of the same pass the trunk's hidden states as `completion_states` gives them."""
-    states = []
-    hook = inner(model).base_model.register_forward_hook(lambda _, args, output: states.append(output[0]))
-    try:
+    with recorded_states(model, batch) as states:
         logits = completion_logits(model, batch, temperature)
-    finally:
-        hook.remove()
-    return logits, states[0][:, -batch["completion_mask"].shape[1] - 1 :]
+    return logits, states[0]
 
 
 def trunk_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -50,5 +50,6 @@ class PretrainingTexts:
 
 
 def mean_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean negative log-likelihood of the next tokens, in nats. -> []."""
-    return model(**batch, use_cache=False).loss
+    """Mean negative log-likelihood of the next tokens, in nats, without router losses. -> []."""
+    options = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
+    return model(**batch, use_cache=False, **options).loss

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
 from alignment.models.adapters import token_rows_in_place
 from alignment.models.loading import load_tokenizer
+from alignment.models.router import router_coefficient, weighted_router_loss
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_checks import (
     check_arguments,
@@ -44,10 +45,12 @@ from alignment.trainers.ppo_models import (
     chunked,
     completion_logits,
     completion_logits_and_states,
+    completion_pass,
     disable_dropout,
     inner,
     load_policy,
     only_active_adapter,
+    recorded_states,
 )
 from alignment.trainers.ppo_ptx import PretrainingTexts, mean_token_loss
 from alignment.trainers.ppo_rewards import (
@@ -137,6 +140,7 @@ class PPOTrainer(Trainer):
         disable_dropout(model)
         disable_dropout(self.value_model)
         self.eos_token_ids = find_eos_token_ids(inner(model), processing_class)
+        self.router_coefficient = router_coefficient(inner(model).config)
         super().__init__(
             model=model,
             args=args,
@@ -235,21 +239,27 @@ class PPOTrainer(Trainer):
         return self.accelerator.reduce(values, "sum") if self.args.world_size > 1 else values
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
-        """Sum of a micro-batch's token losses, over the token count of its optimizer step."""
-        loss, values = 0.0, None
+        """Sum of a micro-batch's token losses over the token count of its optimizer step, and its share of the router
+        losses if the policy has experts (as in TRL's GRPO; none of the critic, whose experts only follow)."""
+        loss, values, router_loss = 0.0, None, None
         with self.accelerator.autocast():
             if inputs["part"] != "critic" and (self._policy_learns or self.critic.shares_trunk):
                 # A critic that learns alone must not move the trunk that it shares.
-                with torch.set_grad_enabled(self._policy_learns):
-                    logits, states = completion_logits_and_states(self.model, inputs, self.args.temperature)
+                options = {"output_router_logits": self._policy_learns} if self.router_coefficient else {}
+                with torch.set_grad_enabled(self._policy_learns), recorded_states(self.model, inputs) as states:
+                    logits, router_loss = completion_pass(self.model, inputs, self.args.temperature, **options)
                 if self._policy_learns:
                     loss = loss + self._policy_loss(logits, inputs)
                 if self.critic.shares_trunk:
-                    values = self.critic.of_states(states)
+                    values = self.critic.of_states(states[0])
             if inputs["part"] != "policy":
                 values = self.critic.outputs(inputs) if values is None else values
                 loss = loss + self.args.vf_coef * self._value_loss(values[:, :-1], inputs)
             loss = loss / num_items_in_batch
+            if self.router_coefficient and router_loss is not None:
+                tokens = inputs["loss_mask"].sum()
+                self._metrics.add("loss/router", router_loss.detach() * tokens, tokens)
+                loss = loss + weighted_router_loss(router_loss, self.router_coefficient, tokens, num_items_in_batch)
             if self.texts is not None and self._policy_learns and inputs["part"] != "critic":
                 loss = loss + self.args.ptx_coef * self._ptx_loss()
         return loss

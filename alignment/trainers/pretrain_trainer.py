@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from alignment.errors import UserError, raise_all
+from alignment.models.router import router_coefficient, weighted_router_loss
 from alignment.models.speed import speed_up
-from alignment.trainers.chunked_loss import linear_cross_entropy, plain_head, softcap_of
+from alignment.trainers.chunked_loss import IGNORED, linear_cross_entropy, plain_head, softcap_of
 from alignment.trainers.muon import MuonAdamW, hidden_matrices
 
 logger = logging.get_logger(__name__)
@@ -26,6 +28,9 @@ class PretrainConfig(TrainingArguments):
     adam_beta2: float = field(default=0.95, metadata={"help": "Second-moment decay of AdamW."})
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay, on matrices only."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(
+        default=0.01, metadata={"help": "Steps in which the rate rises from 0 in a line; below 1: their share of all."}
+    )
     include_num_input_tokens_seen: str | bool = field(default="all", metadata={"help": "Count the tokens trained on."})
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens in a packed row; default: the tokenizer's model_max_length."}
@@ -84,13 +89,19 @@ class PretrainConfig(TrainingArguments):
 class PretrainTrainer(Trainer):
     """Trains on rows {input_ids, position_ids, labels} whose position_ids restart at each document, or on windows.
 
+    The loss of a step is a mean over its targets, plus the router losses with a weight of exactly their coefficient
+    (see `alignment.models.router`). Evaluation is the cross-entropy alone: no router losses, z-loss or label smoothing.
+
     Args:
         eval_bytes: UTF-8 bytes of the validation text; with it evaluations report bits per byte too.
+        eval_text: rows that score that text's tokens (`ScoredTexts`); default: the rows of eval_dataset.
     """
 
-    def __init__(self, *args, eval_bytes: int | None = None, **kwargs):
+    def __init__(self, *args, eval_bytes: int | None = None, eval_text: Dataset | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.eval_bytes = eval_bytes
+        self.eval_bytes, self.eval_text = eval_bytes, eval_text
+        config = self.model.config.get_text_config()
+        self.router_coefficient = router_coefficient(config) if getattr(config, "output_router_logits", False) else 0.0
         self.chunks_loss = self.args.loss_chunk_size is not None and self._can_chunk()
         speed_up(self.model, self.args)
 
@@ -134,34 +145,53 @@ class PretrainTrainer(Trainer):
         # accelerate's own autocast turns all that a forward pass returns to 32 bit: the logits, which nobody reads.
         self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with self.accelerator.autocast():
-            if not self.chunks_loss:
+            if not (self.chunks_loss or self.router_coefficient or self.args.label_smoothing_factor):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss, outputs = self._chunked_loss(model, inputs, num_items_in_batch)
+            loss, outputs = self._loss(model, inputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _chunked_loss(self, model, inputs, num_items_in_batch):
+    def _loss(self, model, inputs, num_items_in_batch):
+        """What the model's own loss may lack: chunks, smoothing of the right targets, router losses by their share."""
         labels, targets = inputs.pop("labels"), inputs.pop("shift_labels", None)
         if targets is None:
-            targets = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        none = torch.empty(0, dtype=torch.long, device=labels.device)
+            targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+        if self.router_coefficient:
+            inputs["output_router_logits"] = model.training
+        total, outputs = (self._chunked_sum if self.chunks_loss else self._whole_sum)(model, inputs, targets)
+        counted = (targets != IGNORED).sum()
+        loss = total / (counted if num_items_in_batch is None else num_items_in_batch)
+        if self.router_coefficient and model.training:
+            loss = loss + weighted_router_loss(outputs.aux_loss, self.router_coefficient, counted, num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # The gradients of the processes are averaged; those of a tensor-parallel group have the same rows.
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return loss, outputs
+
+    def _smoothing(self, model) -> float:
+        return self.args.label_smoothing_factor if model.training else 0.0
+
+    def _whole_sum(self, model, inputs, targets):
+        """Sum of the targets' losses, from all logits at once."""
+        outputs = model(**inputs)
+        logits, targets = outputs.logits.float().flatten(0, 1), targets.flatten().to(outputs.logits.device)
+        options = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": self._smoothing(model)}
+        return torch.nn.functional.cross_entropy(logits, targets, **options), outputs
+
+    def _chunked_sum(self, model, inputs, targets):
+        """The same sum, chunk by chunk, and with the z-loss in training."""
+        none = torch.empty(0, dtype=torch.long, device=targets.device)
         outputs = model(**inputs, logits_to_keep=none, output_hidden_states=True)
         plain = self.accelerator.unwrap_model(model)
-        hidden = outputs.hidden_states[-1]
-        loss = linear_cross_entropy(
-            hidden.flatten(0, 1),
+        total = linear_cross_entropy(
+            outputs.hidden_states[-1].flatten(0, 1),
             plain.get_output_embeddings().weight,
             targets.flatten(),
             self.args.loss_chunk_size,
             softcap=softcap_of(plain),
             z_loss=self.args.z_loss if model.training else 0.0,
+            smoothing=self._smoothing(model),
         )
-        counted = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = loss / counted
-        if getattr(outputs, "aux_loss", None) is not None:
-            loss = loss + plain.config.get_text_config().router_aux_loss_coef * outputs.aux_loss
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # the gradients of the processes are averaged
-        return loss, outputs
+        return total, outputs
 
     def _sums(self, *values: float) -> list[float]:
         """Sums over all processes."""
@@ -169,11 +199,22 @@ class PretrainTrainer(Trainer):
         return self.accelerator.reduce(of_this, "sum").tolist()
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Token-weighted loss over all rows, and bits per byte.
+        """Report the cross-entropy per target of all rows (EOS tokens included), and bits per byte of the own text.
 
         Trainer would average the batches' means, in which a short last batch weighs as much as a full one.
         """
-        dataloader = self.get_eval_dataloader(eval_dataset)
+        total, tokens = self._summed_loss(self.get_eval_dataloader(eval_dataset))
+        metrics = {f"{metric_key_prefix}_loss": total / tokens}
+        if self.eval_bytes and eval_dataset is None:
+            if self.eval_text is not None:
+                total, _ = self._summed_loss(self.get_test_dataloader(self.eval_text))
+            metrics[f"{metric_key_prefix}_bits_per_byte"] = total / math.log(2) / self.eval_bytes
+        self.log(dict(metrics))  # Trainer adds its own keys
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _summed_loss(self, dataloader) -> tuple[float, int]:
+        """Sum of the losses over all targets of all processes, in nats, and the number of targets."""
         model = self.model.eval()
         total, tokens = 0.0, 0
         state, rows = self.accelerator.state, len(dataloader.dataset)
@@ -181,21 +222,16 @@ class PretrainTrainer(Trainer):
             # Processes take batches in turn; those beyond the last row are filled up with rows from the front.
             first = (index * state.num_processes + state.process_index) * self.args.eval_batch_size
             for name in inputs.keys() & {"labels", "shift_labels"}:
-                inputs[name] = inputs[name].index_fill(0, _beyond(inputs[name], rows - first), -100)
+                inputs[name] = inputs[name].index_fill(0, _beyond(inputs[name], rows - first), IGNORED)
             targets = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
-            counted = int((targets != -100).sum())
+            counted = int((targets != IGNORED).sum())
             with torch.no_grad():
                 loss = self.compute_loss(model, self._prepare_inputs(inputs)).item()
             total += loss * counted if counted else 0.0
             tokens += counted
         model.train()
         total, tokens = self._sums(total, tokens)
-        metrics = {f"{metric_key_prefix}_loss": total / tokens}
-        if self.eval_bytes:
-            metrics[f"{metric_key_prefix}_bits_per_byte"] = total / math.log(2) / self.eval_bytes
-        self.log(dict(metrics))  # Trainer adds its own keys
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return total, int(tokens)
 
 
 def _beyond(rows: torch.Tensor, count: int) -> torch.Tensor:

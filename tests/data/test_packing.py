@@ -61,7 +61,7 @@ def packed_in_memory(documents, length, pad_id) -> list[dict[str, list[int]]]:
             row["labels"] += [-100, *pieces[member][1:]]
         left = length - len(row["input_ids"])
         row["input_ids"] += [pad_id] * left
-        row["position_ids"] += range(left)
+        row["position_ids"] += [0] * left
         row["labels"] += [-100] * left
         rows.append(row)
     return rows

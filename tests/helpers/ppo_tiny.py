@@ -15,6 +15,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_trainer import PPOTrainer
 
@@ -48,6 +49,16 @@ def model(kind: str = "llama", head: str = "lm", seed: int = 0, **overrides):
         return (LlamaForCausalLM if head == "lm" else LlamaForSequenceClassification)(config)
     config = GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=64, **overrides)
     return (GPT2LMHeadModel if head == "lm" else GPT2ForSequenceClassification)(config)
+
+
+def moe_policy(coefficient: float, z_coefficient: float = 0.0) -> GPTForCausalLM:
+    """A causal LM with experts, by the coefficients of its router losses."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
+    experts = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    tokens = {"vocab_size": 30, "pad_token_id": PAD, "eos_token_id": EOS}
+    coefficients = {"router_aux_loss_coef": coefficient, "router_z_loss_coef": z_coefficient}
+    return GPTForCausalLM(GPTConfig(**sizes, **experts, **tokens, **coefficients))
 
 
 def prompts(count: int = 8) -> Dataset:

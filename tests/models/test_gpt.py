@@ -215,10 +215,36 @@ def test_router_losses_by_hand():
     real = logits[mask == 1]
     chosen = torch.nn.functional.one_hot(real.topk(2).indices, 4).float().mean(0).sum(0)  # share of tokens an expert
     balance = 4 * (chosen * real.softmax(-1).mean(0)).sum()
-    z = logits.logsumexp(-1).square().mean()
+    z = real.logsumexp(-1).square().mean()
     torch.testing.assert_close(output.aux_loss, balance + 0.25 / 0.5 * z)
-    without = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), output_router_logits=False)
-    torch.testing.assert_close(output.loss, without.loss + 0.5 * output.aux_loss)
+
+
+def test_the_loss_has_router_losses_in_training_alone_and_by_the_share_of_the_step():
+    model, ids = build({**EXPERTS, "router_aux_loss_coef": 0.5}), token_ids(2, 7)
+    plain = model(ids, labels=ids, output_router_logits=False).loss
+    evaluated = model(ids, labels=ids)
+    assert evaluated.aux_loss > 0 and torch.equal(evaluated.loss, plain)
+    model.train()
+    torch.testing.assert_close(model(ids, labels=ids).loss, plain + 0.5 * evaluated.aux_loss)
+    share = model(ids, labels=ids, num_items_in_batch=torch.tensor(48)).loss  # 12 targets of 48
+    torch.testing.assert_close(share, (plain + 0.5 * evaluated.aux_loss) / 4)
+    targets = ids.masked_fill(torch.arange(7) < 4, -100)  # 6 targets
+    part = model(ids, labels=ids, shift_labels=targets, num_items_in_batch=torch.tensor(48))
+    whole = model(ids, labels=ids, shift_labels=targets)
+    torch.testing.assert_close(part.loss, whole.loss * 6 / 48)
+
+
+def test_padding_of_packed_rows_is_left_out_of_the_router_losses():
+    """Rows as packing makes them, against the same documents without padding."""
+    model, ids = build(EXPERTS).train(), token_ids(2, 9)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 7, 8]])
+    padded = model(ids, position_ids=positions, use_cache=False).aux_loss
+    changed = ids.clone()
+    changed[0, 6:] = 95
+    torch.testing.assert_close(model(changed, position_ids=positions, use_cache=False).aux_loss, padded)
+    unpadded = torch.cat((ids[0, :6], ids[1]))[None], torch.cat((positions[0, :6], positions[1]))[None]
+    torch.testing.assert_close(model(unpadded[0], position_ids=unpadded[1], use_cache=False).aux_loss, padded)
+    assert model(ids[:, :1], position_ids=positions[:, :1], use_cache=False).aux_loss.isfinite()
 
 
 def test_router_losses_of_cached_tokens_are_of_these_tokens():

@@ -81,3 +81,17 @@ def test_packing_learns_the_replies_and_their_ends_alone(recipe):
     learned = tokenizer.decode(labels[labels != -100]).split("<|end|>")
     said = [turn["content"] for messages in CONVERSATIONS for turn in messages if turn["role"] == "assistant"]
     assert sorted(reply.strip() for reply in learned) == sorted([*said, ""])
+
+
+def test_a_model_with_experts_trained_without_balance_loss_can_be_saved(tmp_path):
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 20, vocab_size=300, model_max_length=128)
+    GPTForCausalLM(GPTConfig(**{**gpt_tiny.EXPERTS, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": CONVERSATIONS[0]}) + "\n")
+    keys = {"router_aux_loss_coef": 0.0, "bf16": False, "use_cpu": True, "report_to": "none", "max_length": 64}
+    data = DataArguments(str(tmp_path / "train.jsonl"), eval_share=0)
+    model = ModelArguments(model_name_or_path=str(tmp_path / "model"))
+    trainer = make_trainer(SFTRecipe(str(tmp_path / "out"), **keys), data, model, tmp_path)
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = GPTConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.router_aux_loss_coef, saved.router_z_loss_coef) == (0.0, 0.0)

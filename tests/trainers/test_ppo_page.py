@@ -27,7 +27,8 @@ def test_the_page_has_every_key_with_its_default():
 def test_the_page_has_every_metric(tmp_path):
     arguments = {"sampler": "continuous_batching", "importance_sampling_clip": 2.0, "ptx_coef": 1.0}
     arguments |= {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "max_completion_length": 24}
-    run = tiny.trainer(tmp_path, arguments=arguments, ptx_dataset=tiny.texts(), eval_dataset=tiny.prompts(4))
+    data = {"ptx_dataset": tiny.texts(), "eval_dataset": tiny.prompts(4)}
+    run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.1), arguments=arguments, **data)
     run.train()
     training, evaluation, _ = run.state.log_history
     named = [

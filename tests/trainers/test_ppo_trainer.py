@@ -15,7 +15,9 @@ from alignment.pipeline.recipe import build_configs
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_config import RENAMED, PPOConfig
 from alignment.trainers.ppo_critics import ModelScorer
+from alignment.trainers.ppo_metrics import WeightedMean
 from alignment.trainers.ppo_models import completion_logits
+from alignment.trainers.ppo_ptx import mean_token_loss
 
 METRICS = {
     "reward",
@@ -641,3 +643,43 @@ def test_config_has_trls_names_for_what_trl_has():
     shared = {"max_completion_length", "temperature", "beta", "epsilon", "num_iterations", "steps_per_generation"}
     shared |= {"reward_weights", "mask_truncated_completions", "log_completions"}
     assert shared <= GRPOConfig.__dataclass_fields__.keys() & PPOConfig.__dataclass_fields__.keys()
+
+
+def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
+    """As in TRL's GRPO. The rest of the loss is 0; all rows have as many tokens, so that z-losses average exactly."""
+    arguments = {"vf_coef": 0.0, "beta": 0.0, "whiten_advantages": False, "max_completion_length": 1}
+    options = {"reward_funcs": no_reward, "dataset": tiny.prompts().select([0] * 8)}
+    router, found = "model.layers.0.mlp.gate.weight", {}
+    for size in (4, 1):
+        split = arguments | {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size}
+        [[policy, _]] = tiny.gradients(tmp_path, policy=tiny.moe_policy(1e-6, 1.0), **options, arguments=split)
+        found[size] = policy[router]
+    assert found[4].abs().max() > 1e-4
+    torch.testing.assert_close(found[1], found[4], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("critic_mode", ["separate", "shared_head"])
+def test_router_losses_of_micro_batches_count_by_their_tokens(tmp_path, critic_mode):
+    arguments = {"max_steps": 1, "ptx_coef": 1.0, "critic_mode": critic_mode, "beta": 0.0}
+    run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.5), arguments=arguments, ptx_dataset=tiny.texts())
+    run.train()
+    assert tiny.logged(run, "loss/router")[0] >= 0.9  # 1 if the experts are balanced
+    model, total = run.model.train(), run._rollout.tensors["loss_mask"].sum()
+    run.texts, run._step_kl = None, WeightedMean()
+    for rows in (torch.tensor([0]), torch.tensor([1, 2, 3])):
+        batch, losses = run._rollout.batch(rows), []
+        for coefficient in (0.5, 0.0):
+            run.router_coefficient = coefficient
+            losses.append(run.compute_loss(model, {"part": "all", **batch}, num_items_in_batch=total))
+        seen = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        share = batch["loss_mask"].sum() / total
+        assert 0 < share < 1
+        expected = 0.5 * share * model(**seen, output_router_logits=True).aux_loss
+        torch.testing.assert_close(losses[0] - losses[1], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_of_pretraining_texts_has_no_router_losses(tmp_path):
+    run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.5), arguments={"ptx_coef": 1.0}, ptx_dataset=tiny.texts())
+    batch = run.texts.batch(("key",), torch.device("cpu"))
+    plain = run.model.eval()(**batch, output_router_logits=False).loss
+    torch.testing.assert_close(mean_token_loss(run.model.train(), batch), plain)

@@ -63,16 +63,20 @@ class LargestOutput(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 100])
-@pytest.mark.parametrize(("softcap", "z_loss"), [(None, 0.0), (2.0, 0.0), (3.0, 0.1)])
-def test_the_chunked_loss_and_its_gradients_are_those_of_all_logits_at_once(chunk_size, softcap, z_loss):
+@pytest.mark.parametrize(
+    ("softcap", "z_loss", "smoothing"),
+    [(None, 0.0, 0.0), (2.0, 0.0, 0.0), (3.0, 0.1, 0.0), (None, 0.0, 0.3), (3.0, 0.1, 0.2)],
+)
+def test_the_chunked_loss_and_its_gradients_are_those_of_all_logits_at_once(chunk_size, softcap, z_loss, smoothing):
     torch.manual_seed(0)
     hidden, weight = torch.randn(30, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     labels = torch.randint(50, (30,)).masked_fill(torch.rand(30) < 0.2, -100)
     logits = hidden @ weight.T
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    whole = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    options = {"ignore_index": -100, "reduction": "sum", "label_smoothing": smoothing}
+    whole = torch.nn.functional.cross_entropy(logits, labels, **options)
     whole = whole + z_loss * logits.logsumexp(-1)[labels != -100].square().sum()
-    chunked = linear_cross_entropy(hidden, weight, labels, chunk_size, softcap, z_loss)
+    chunked = linear_cross_entropy(hidden, weight, labels, chunk_size, softcap, z_loss, smoothing)
     torch.testing.assert_close(chunked, whole)
     ours, theirs = (torch.autograd.grad(loss * 3, (hidden, weight)) for loss in (chunked, whole))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -51,6 +51,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...errors import UserError
+from ..router import weighted_router_loss
 from .configuration_gpt import GPTConfig
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
@@ -304,15 +305,44 @@ def router_losses(
     Balance is told layer by layer, as in the paper, and averaged. Over the counts of all layers together, as
     transformers' Mixtral has it, one layer's favourite makes up for another's (transformers#31464): some experts died.
 
-    router_logits: (tokens, experts) a sparse layer; attention_mask: (batch, seq) of these tokens, whose zeros are left
-    out of the balance.
+    Both are means over the tokens given, without padding.
+
+    Args:
+        router_logits: (tokens, experts) for each sparse layer.
+        attention_mask: (batch, seq), 0 for the tokens to leave out; None: all tokens count.
     """
     about = (config.num_experts, config.num_experts_per_tok, attention_mask)
     loss = torch.stack([load_balancing_loss_func((logits,), *about) for logits in router_logits]).mean()
     if config.router_z_loss_coef:
-        z = torch.stack([logits.float().logsumexp(dim=-1).square().mean() for logits in router_logits]).mean()
+        squares = torch.stack([logits.float().logsumexp(dim=-1).square() for logits in router_logits])
+        if attention_mask is None:
+            z = squares.mean()
+        else:
+            weights = attention_mask.flatten().to(squares)
+            z = (squares.mean(0) * weights).sum() / weights.sum()
         loss = loss + config.router_z_loss_coef / config.router_aux_loss_coef * z
     return loss
+
+
+def tokens_to_balance(
+    attention_mask: torch.Tensor | dict | None, position_ids: torch.Tensor | None, shape: tuple[int, int]
+) -> torch.Tensor | None:
+    """Return which tokens the router losses count, (batch, seq); None: all of them.
+
+    Padding is what a 2-D attention mask leaves out. Packed rows have no mask: there, a token that is alone in its
+    document (position ids restart at it and after it) is padding. Nothing sees such a token or learns from it.
+
+    Args:
+        attention_mask, position_ids: as given to the model; position_ids is None if there is a cache.
+        shape: (batch, seq) of the tokens.
+    """
+    if isinstance(attention_mask, torch.Tensor):  # with a cache, the mask has the earlier tokens too
+        return attention_mask[:, -shape[1] :] if attention_mask.ndim == 2 else None
+    if attention_mask is not None or position_ids is None:
+        return None
+    restarts = nn.functional.pad(position_ids[:, 1:] != position_ids[:, :-1] + 1, (1, 1), value=True)
+    counted = ~(restarts[:, :-1] & restarts[:, 1:])
+    return (counted | ~counted.any()).expand(shape)  # rows of single tokens alone: count them rather than divide by 0
 
 
 class GPTDecoderLayer(GradientCheckpointingLayer):
@@ -559,7 +589,9 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
     ) -> MoeCausalLMOutputWithPast:
         """Logits (batch, seq, vocab_size), and the loss if labels are given; other arguments as in `GPTModel`.
 
-        With experts the loss has the routers' losses in it, which are also given apart as `aux_loss`, not yet weighted.
+        With experts, `aux_loss` has the routers' losses, not yet weighted. In training mode the loss includes them, if
+        `num_items_in_batch` is given by the micro-batch's share of the optimizer step (`weighted_router_loss`); in
+        evaluation mode the loss is the cross-entropy alone.
 
         Args:
             labels: (batch, seq), the input ids themselves, with -100 where no loss is wanted; shifted here.
@@ -584,12 +616,15 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         if outputs.router_logits:
-            mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else None
-            if mask is not None:  # with a cache, the mask has the earlier tokens too
-                mask = mask[:, -outputs.last_hidden_state.shape[1] :]
-            aux_loss = router_losses(outputs.router_logits, self.config, mask)
-            if labels is not None:
-                loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
+            positions = position_ids if past_key_values is None else None
+            counted = tokens_to_balance(attention_mask, positions, outputs.last_hidden_state.shape[:2])
+            aux_loss = router_losses(outputs.router_logits, self.config, counted)
+            if labels is not None and self.training:
+                targets = kwargs.get("shift_labels")
+                targets = (labels[:, 1:] if targets is None else targets).ne(-100).sum()
+                of_step = kwargs.get("num_items_in_batch")
+                added = weighted_router_loss(aux_loss, self.config.router_aux_loss_coef, targets, of_step)
+                loss = loss + added.to(loss.device)
         return MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
