@@ -15,6 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import is_adapter
+from alignment.models.generation import plain_generation
 from alignment.models.loading import load_tokenizer
 from alignment.stages.adapters import (
     ModelArguments,
@@ -126,7 +127,10 @@ def run(
     trainer = make_trainer(args, data, model_args, sources, stage_dir, *own, *callbacks)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
-    tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
+    # TRL sets temperature, top_p, top_k, min_p and repetition_penalty; transformers takes all other settings from the
+    # checkpoint, so that completions would come from another distribution than the one that is trained.
+    with plain_generation(trainer.model):
+        tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
     return finish(
         trainer,
         stage_dir,
