@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from alignment.data.words import split_words
 from alignment.errors import UserError
 from eval import stats
 from eval.generate import Messages, Reward, Sampling, score
@@ -236,10 +237,11 @@ def position_figures(judged: Judged) -> dict | None:
 
 
 def side_figures(outputs: Sequence[Output]) -> dict:
-    """{words, tokens, ended, empty, distinct_1, distinct_2} of a side: means and shares, None where not known."""
+    """{words, tokens, ended, empty, distinct_1, distinct_2} of a side: means and shares, None where not known; in
+    scripts without spaces a character is a word."""
     texts = [output.text for output in outputs]
     return {
-        "words": float(np.mean([len(text.split()) for text in texts])),
+        "words": float(np.mean([len(split_words(text)) for text in texts])),
         "tokens": _mean([output.tokens for output in outputs]),
         "ended": _mean([output.ended for output in outputs]),
         "empty": float(np.mean([not text.strip() for text in texts])),
@@ -254,7 +256,8 @@ def _mean(values: list) -> float | None:
 
 def extra_words(a: Sequence[Output], b: Sequence[Output]) -> np.ndarray:
     """(n,): words that a's reply has more than b's."""
-    return np.array([len(x.text.split()) - len(y.text.split()) for x, y in zip(a, b, strict=True)], dtype=float)
+    sizes = [[len(split_words(output.text)) for output in side] for side in (a, b)]
+    return np.subtract(*sizes).astype(float)
 
 
 def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:

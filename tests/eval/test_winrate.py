@@ -20,6 +20,7 @@ from eval.winrate import (
     length_drift,
     outputs_of_file,
     position_figures,
+    side_figures,
     wilson,
     win_rate,
 )
@@ -218,6 +219,9 @@ def test_lengths_and_diversity():
     drift = length_drift(np.array([2.0, 3.0]), np.array(["p", "q"]))
     assert drift["words"] == 2.5 and drift["ci_low"] == pytest.approx(2.5 - 12.706 * 0.5, abs=1e-2)
     assert length_drift(np.array([2.0, 3.0]), np.array(["p", "p"]))["ci_low"] is None
+    chinese = sides(["\u4f60\u597d\u4e16\u754c\u3002", "x"], ["\u4f60\u597d", "x"])
+    assert extra_words(*chinese).tolist() == [2, 0] and side_figures(chinese[0])["words"] == 2.5
+    assert distinct_n(["\u4f60\u597d\u4f60\u597d"], 1) == 0.5
     assert distinct_n(["a b a b"], 1) == 0.5
     assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
     assert distinct_n(["a", ""], 2) is None
