@@ -47,7 +47,7 @@ def word_pattern() -> re.Pattern[str]:
     """A word, or a character of an unspaced script; either with its marks (vowel signs, accents without a letter)."""
     marks = _marks()
     spaced = rf"[^\W{UNSPACED}]"
-    return re.compile(rf"(?=\w)[{UNSPACED}][{marks}]*|{spaced}(?:{spaced}|[{marks}])*")
+    return re.compile(rf"{spaced}+(?:[{marks}]+{spaced}*)*|(?=\w)[{UNSPACED}][{marks}]*")
 
 
 def _marks() -> str:

@@ -215,7 +215,7 @@ CHINESE = "".join(chr(0x4E00 + 7 * number) for number in range(60))  # sixty dif
 THAI = "".join(chr(0x0E01 + number % 40) for number in range(80))
 
 
-@pytest.mark.parametrize("script", [CHINESE, THAI])
+@pytest.mark.parametrize("script", [CHINESE, THAI], ids=["chinese", "thai"])
 @pytest.mark.parametrize(
     ("ngram", "shared", "hit"),
     [(13, 26, True), (13, 25, False), (5, 10, True), (5, 9, False), (1, 2, True)],
