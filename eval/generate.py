@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, raise_all
+from alignment.models.generation import plain_generation
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from eval.lm import Reply
+    from eval.lm import CausalLM, Reply
 
 Messages = list[dict[str, str]]
 # TRL's signature: reward(prompts=, completions=, **columns) -> a number for each completion, None for no opinion.
@@ -128,13 +129,12 @@ def generate(
     """`n` replies to each prompt (token ids), in the order of the prompts.
 
     A reply ends as in the eval suites: at a token of `generation_config.eos_token_id` or the tokenizer's end of text.
-    Of a prompt that stands several times each has replies of its own.
+    Nothing else of the checkpoint's generation config applies. Of a prompt that stands several times each has replies
+    of its own.
 
     Raises:
         UserError: a prompt leaves no room for its reply.
     """
-    from tqdm import trange
-
     from eval.lm import CausalLM
     from eval.suite import quiet_lm_eval
 
@@ -148,7 +148,15 @@ def generate(
             needed=f"at most {lm.context} together",
             mend="leave such prompts out (`fitting`), or use a smaller max_new_tokens",
         )
-    keys = reply_keys(prompts, n)
+    with plain_generation(model):
+        replies = _replies(lm, reply_keys(prompts, n), sampling)
+    return [replies[start : start + n] for start in range(0, len(replies), n)]
+
+
+def _replies(lm: CausalLM, keys: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Reply]:
+    """A reply to each key (prompt, number), in their order; longest prompts first."""
+    from tqdm import trange
+
     replies: list[Any] = [None] * len(keys)
     order = sorted(range(len(keys)), key=lambda row: (-len(keys[row][0]), keys[row]))
     for start in trange(0, len(order), sampling.batch_size, desc="batches", disable=None, leave=False):
@@ -158,7 +166,7 @@ def generate(
             options["logits_processor"] = [keyed_sampler([keys[row] for row in batch], sampling)]
         for row, reply in zip(batch, lm.reply([list(keys[row][0]) for row in batch], options), strict=True):
             replies[row] = reply
-    return [replies[start : start + n] for start in range(0, len(replies), n)]
+    return replies
 
 
 def reply_keys(prompts: Sequence[list[int]], n: int) -> list[tuple[tuple[int, ...], int]]:

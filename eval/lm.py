@@ -8,6 +8,7 @@ all positions, padding included: with a large vocabulary that is most of the wor
 from __future__ import annotations
 
 import inspect
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,14 @@ from tqdm import trange
 from transformers import StoppingCriteria
 
 from alignment.errors import UserError
+from alignment.models.generation import SAMPLING, own_settings
 from alignment.models.output_layer import contiguous_states
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ class CausalLM(HFLM):
         tokenizer: used as it is; a missing pad token is set by lm-eval.
         batch_size: rows of a batch; batches are formed from requests of similar length.
 
-    After `generate_until`, `replies` maps (task name, document index) to the list of replies given.
+    Generation settings of the checkpoint (a repetition penalty, say) apply to `generate_until` as they do in lm-eval's
+    own model class, and a warning names them. After it, `replies` maps (task name, document index) to the list of
+    replies given.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
@@ -106,6 +112,7 @@ class CausalLM(HFLM):
         forward = getattr(model, "get_base_model", lambda: model)().forward
         self.accepted = inspect.signature(forward).parameters.keys()
         self.encoded: dict[str, list[int]] = {}
+        self.warned: set[str] = set()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Replies to `requests` in their order; longest prompts first, requests with equal settings together.
@@ -121,6 +128,7 @@ class CausalLM(HFLM):
         for _, group in groupby(order, key=lambda i: settings[i]):
             rows = list(group)
             options = normalize_gen_kwargs(requests[rows[0]].args[1], self.max_gen_toks)
+            self._warn_of_settings(options["do_sample"])
             self._require_room(len(prompts[rows[0]]), options["max_gen_toks"], requests[rows[0]].task_name)
             for start in trange(0, len(rows), self.batch_size, desc="batches", disable=None, leave=False):
                 batch = rows[start : start + self.batch_size]
@@ -129,6 +137,20 @@ class CausalLM(HFLM):
         for request, reply in zip(requests, found, strict=True):
             self.replies.setdefault((request.task_name, request.doc_id), []).append(reply)
         return [reply.text for reply in found]
+
+    def _warn_of_settings(self, sampled: bool) -> None:
+        """Warn once of settings in the checkpoint's generation config that change replies, as they do in lm-eval."""
+        found = {
+            name: value
+            for name, value in own_settings(self.model.generation_config).items()
+            if sampled or name not in SAMPLING
+        }
+        if found.keys() - self.warned:
+            logger.warning(
+                "generation_config.json sets %s: these settings change generated replies, here as in lm-eval",
+                ", ".join(f"{name}={value}" for name, value in found.items()),
+            )
+        self.warned |= found.keys()
 
     def reply(self, prompts: list[list[int]], options: dict) -> list[Reply]:
         """One batch of prompts (token ids) -> replies. `options` are lm-eval's normalised generation settings."""

@@ -6,6 +6,8 @@ import re
 import string
 from collections.abc import Sequence
 
+from alignment.data.words import split_words
+
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -13,11 +15,11 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
     """Different n-grams of words over all n-grams of words in the texts (Li et al. 2016); None where there is none.
 
-    It falls as texts get more or longer: compare sets of like size.
+    It falls as texts get more or longer: compare sets of like size. In scripts without spaces a character is a word.
     """
     grams = []
     for text in texts:
-        words = text.split()
+        words = split_words(text)
         grams += zip(*(words[start:] for start in range(n)), strict=False)
     return len(set(grams)) / len(grams) if grams else None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignment.errors import UserError
-from eval.choose import best, best_of_n_kl, preference_pairs
+from eval.choose import best, best_of_n_kl, preference_pairs, without_reply
 from eval.generate import Reward, Sampling, encode_prompts, fitting, generate, score
 
 if TYPE_CHECKING:
@@ -30,12 +30,21 @@ class Samples:
         replies: of each row.
         scores: of each reply; None: no reward was asked.
         too_long: how many prompts left no room.
+        keep_truncated: whether replies that the length limit cut off may be chosen.
     """
 
     rows: list[dict]
     replies: list[list[Reply]]
     scores: list[list[float | None]] | None = None
     too_long: int = 0
+    keep_truncated: bool = False
+
+    @property
+    def ended(self) -> list[list[bool]] | None:
+        """Whether each reply ended by itself; None if truncated replies may be chosen too."""
+        if self.keep_truncated:
+            return None
+        return [[not reply.truncated for reply in replies] for replies in self.replies]
 
     @property
     def texts(self) -> list[list[str]]:
@@ -75,10 +84,11 @@ def completion_rows(samples: Samples) -> list[dict]:
 def best_rows(samples: Samples) -> tuple[list[dict], Counter]:
     """A row {messages, score, n} for each prompt with its best reply, and why the other prompts have none."""
     rows, without = [], Counter()
-    for row, texts, scores in zip(samples.rows, samples.texts, samples.scores, strict=True):
-        place = best(texts, scores)
+    ended = samples.ended or [None] * len(samples.rows)
+    for row, texts, scores, whole in zip(samples.rows, samples.texts, samples.scores, ended, strict=True):
+        place = best(texts, scores, whole)
         if place is None:
-            without["no reply with text and score"] += 1
+            without[without_reply(whole, "no reply with text and score")] += 1
         else:
             messages = [*row["prompt"], _said(texts[place])]
             rows.append({"messages": messages, "score": scores[place], "n": len(texts)})
@@ -88,7 +98,9 @@ def best_rows(samples: Samples) -> tuple[list[dict], Counter]:
 def pair_rows(samples: Samples, against: str, min_margin: float, seed: int) -> tuple[list[dict], Counter]:
     """A row {prompt, chosen, rejected, score_chosen, score_rejected, score_margin} for each prompt with a pair, and why
     the others have none."""
-    pairs, without = preference_pairs(samples.texts, samples.scores, against=against, min_margin=min_margin, seed=seed)
+    pairs, without = preference_pairs(
+        samples.texts, samples.scores, against=against, min_margin=min_margin, seed=seed, ended=samples.ended
+    )
     rows = []
     for place, pair in pairs.items():
         texts, scores = samples.texts[place], samples.scores[place]
@@ -105,32 +117,50 @@ def _said(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def summary(samples: Samples) -> list[str]:
-    """What was drawn, in lines for the terminal."""
+def summary(samples: Samples, chosen: bool = False) -> list[str]:
+    """What was drawn, in lines for the terminal.
+
+    Args:
+        chosen: whether the rows are chosen replies (best of n, pairs).
+    """
     replies = [reply for group in samples.replies for reply in group]
-    ended = np.mean([not reply.truncated for reply in replies])
+    truncated = sum(reply.truncated for reply in replies)
+    ended = 1 - truncated / len(replies)
     lines = [
         f"{len(replies)} replies to {len(samples.rows)} prompts, {np.mean([r.gen_len for r in replies]):.1f} tokens "
         f"on average; {ended:.1%} ended by themselves"
     ]
     if samples.too_long:
         lines.append(f"{samples.too_long} prompts left out: they leave no room for a reply (--max_new_tokens)")
+    if chosen and truncated:
+        what = "may be chosen" if samples.keep_truncated else "left out; --keep_truncated keeps them"
+        lines.append(f"{truncated} replies truncated at --max_new_tokens: {what}")
     if samples.scores is not None:
-        lines += _score_lines(samples.scores)
+        lines += _score_lines(samples.scores, samples.ended if chosen and truncated else None)
     return lines
 
 
-def _score_lines(scores: list[list[float | None]]) -> list[str]:
+def _score_lines(scores: list[list[float | None]], ended: list[list[bool]] | None) -> list[str]:
     judged = [value for group in scores for value in group if value is not None]
     unjudged = sum(map(len, scores)) - len(judged)
     lines = [f"{unjudged} replies have no score"] if unjudged else []
     if not judged:
         return lines
     lines.append(f"score {np.mean(judged):.4f} on average")
-    tops = [max(values) for group in scores if (values := [value for value in group if value is not None])]
     n = len(scores[0])
-    if n > 1:
-        lines[-1] += f", best of {n} {np.mean(tops):.4f} (KL to the checkpoint at most {best_of_n_kl(n):.3f} nats)"
+    usable = [[True] * n for _ in scores] if ended is None else ended
+    groups = [
+        [value for value, use in zip(*pair, strict=True) if use and value is not None]
+        for pair in zip(scores, usable, strict=True)
+    ]
+    tops = [max(values) for values in groups if values]
+    if n > 1 and tops:
+        lines[-1] += f", best of {n} {np.mean(tops):.4f}"
+        # Leaving truncated replies out moves the distribution too, by no more than -log of the share that ended.
+        if ended is None:
+            lines[-1] += f" (KL to the checkpoint at most {best_of_n_kl(n):.3f} nats)"
+        else:
+            lines[-1] += " of the replies that ended"
     return lines
 
 

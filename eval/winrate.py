@@ -1,7 +1,8 @@
 """Win rate: how often a judge prefers one side's replies to the other's, on the same prompts.
 
 A judge says of each prompt 1 (a is better), 0 (b is), 0.5 (a tie) or None (no opinion). One that compares two replies
-is asked in both positions, and the two answers are averaged: a judge that only likes the first reply then calls a tie.
+is asked in both positions: a side wins if both answers say so, otherwise the pair is a tie
+(`reward_models.judge.both_positions`), so that a judge that only likes the first reply calls ties.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from alignment.data.words import split_words
 from alignment.errors import UserError
 from eval import stats
 from eval.generate import Messages, Reward, Sampling, score
 from eval.preferences import length_controlled_win_rate
 from eval.replies import distinct_n
+from reward_models.judge import both_positions
 
 if TYPE_CHECKING:
     from eval.runner import LoadedModel
@@ -150,18 +153,18 @@ def judge_by_score(reward: Reward, a: Sequence[Output], b: Sequence[Output], eps
 
 
 def judge_in_both_positions(judge: PairwiseJudge, a: Sequence[Output], b: Sequence[Output]) -> Judged:
-    """The mean of a judge's answers with a first and with b first; the same text twice is a tie and not asked."""
+    """One outcome of a judge's answers with a first and with b first; the same text twice is a tie and not asked."""
     differ = [place for place, (one, other) in enumerate(zip(a, b, strict=True)) if one.text != other.text]
     prompts = [a[place].row["prompt"] for place in differ]
     sides = [[side[place].completion for place in differ] for side in (a, b)]
-    first, second = np.full(len(a), 0.5), np.full(len(a), 0.5)
-    if differ:
-        first[differ] = _answers(judge, prompts, *sides)
-        second[differ] = 1 - _answers(judge, prompts, *reversed(sides))
-    return Judged((first + second) / 2, first[differ], second[differ])
+    first = _answers(judge, prompts, *sides) if differ else []
+    second = _answers(judge, prompts, *reversed(sides)) if differ else []
+    outcomes = np.full(len(a), 0.5)
+    outcomes[differ] = np.array([both_positions(*pair) for pair in zip(first, second, strict=True)], dtype=float)
+    return Judged(outcomes, np.array(first, dtype=float), 1 - np.array(second, dtype=float))
 
 
-def _answers(judge: PairwiseJudge, prompts: list, a: list, b: list) -> np.ndarray:
+def _answers(judge: PairwiseJudge, prompts: list, a: list, b: list) -> list[float | None]:
     answers = list(judge.compare(prompts, a, b))
     bad = [answer for answer in answers if answer not in (None, 0, 0.5, 1)]
     if len(answers) != len(prompts) or bad:
@@ -170,7 +173,7 @@ def _answers(judge: PairwiseJudge, prompts: list, a: list, b: list) -> np.ndarra
             got=f"{len(answers)} answers to {len(prompts)} prompts" + (f", {bad[0]!r} among them" if bad else ""),
             needed="1, 0.5, 0 or None for each prompt",
         )
-    return np.array(answers, dtype=float)
+    return answers
 
 
 # Figures ------------------------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ def win_rate(outcomes: np.ndarray, clusters: np.ndarray | None = None, level: fl
     """Mean outcome with its interval.
 
     Args:
-        outcomes: (n,) of 1, 0.5, 0 and, of answers that differ by position, what lies between; NaN for no opinion.
+        outcomes: (n,) of 1, 0.5 and 0; NaN for no opinion.
         clusters: (n,) labels; outcomes of one cluster (a prompt) may depend on each other. By default each its own.
         level: of the interval.
 
@@ -234,10 +237,11 @@ def position_figures(judged: Judged) -> dict | None:
 
 
 def side_figures(outputs: Sequence[Output]) -> dict:
-    """{words, tokens, ended, empty, distinct_1, distinct_2} of a side: means and shares, None where not known."""
+    """{words, tokens, ended, empty, distinct_1, distinct_2} of a side: means and shares, None where not known; in
+    scripts without spaces a character is a word."""
     texts = [output.text for output in outputs]
     return {
-        "words": float(np.mean([len(text.split()) for text in texts])),
+        "words": float(np.mean([len(split_words(text)) for text in texts])),
         "tokens": _mean([output.tokens for output in outputs]),
         "ended": _mean([output.ended for output in outputs]),
         "empty": float(np.mean([not text.strip() for text in texts])),
@@ -252,7 +256,8 @@ def _mean(values: list) -> float | None:
 
 def extra_words(a: Sequence[Output], b: Sequence[Output]) -> np.ndarray:
     """(n,): words that a's reply has more than b's."""
-    return np.array([len(x.text.split()) - len(y.text.split()) for x, y in zip(a, b, strict=True)], dtype=float)
+    sizes = [[len(split_words(output.text)) for output in side] for side in (a, b)]
+    return np.subtract(*sizes).astype(float)
 
 
 def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
@@ -262,6 +267,13 @@ def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
         return {"words": mean, "ci_low": None, "ci_high": None}
     low, high = stats.t_interval(mean, stats.mean_se(extra, clusters=clusters), groups)
     return {"words": mean, "ci_low": low, "ci_high": high}
+
+
+def answer_counts(judge: PairwiseJudge | Reward, before: Counter) -> dict | None:
+    """{asked, unreadable, failed}: what a judge's `tally` has counted since `before`; None of a judge without one."""
+    if not hasattr(judge, "tally"):
+        return None
+    return {name: judge.tally[name] - before[name] for name in ("asked", "unreadable", "failed")}
 
 
 def prompt_labels(outputs: Sequence[Output]) -> np.ndarray:
@@ -282,7 +294,8 @@ def compare_outputs(
         epsilon: scores of a reward no more than this apart are a tie.
 
     Returns:
-        `win_rate`'s figures and {only_a, only_b (outputs without a partner), identical, position, length_drift,
+        `win_rate`'s figures and {only_a, only_b (outputs without a partner), identical, answers (what the judge was
+        asked in this comparison: {asked, unreadable, failed}; None if it does not count), position, length_drift,
         length_controlled, sides: {a, b}, items: [{prompt, a, b, outcome}]}.
 
     Raises:
@@ -294,6 +307,7 @@ def compare_outputs(
             "the two sides share no prompt", got=f"{len(a)} and {len(b)} outputs", mend="use the same prompts"
         )
     left, right = [a[key] for key in shared], [b[key] for key in shared]
+    before = Counter(getattr(judge, "tally", {}))
     if hasattr(judge, "compare"):
         judged = judge_in_both_positions(judge, left, right)
     else:
@@ -305,6 +319,7 @@ def compare_outputs(
         "only_a": len(a) - len(shared),
         "only_b": len(b) - len(shared),
         "identical": sum(x.text == y.text for x, y in zip(left, right, strict=True)),
+        "answers": answer_counts(judge, before),
         "position": position_figures(judged),
         "length_drift": length_drift(extra, clusters),
         "length_controlled": length_controlled_win_rate(judged.outcomes, extra, clusters),

@@ -7,6 +7,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,11 +32,24 @@ class GaveUp(Exception):
     """Every attempt to get an answer failed."""
 
 
+class CutAnswer(str):
+    """An answer that the length limit cut off."""
+
+
+def _first_line_if_cut(answer: str) -> str:
+    """What may be read of an answer: if it is cut off, its first line, which is complete; a cut `1` may be a 10."""
+    if not isinstance(answer, CutAnswer):
+        return answer
+    first, line_break, _ = answer.lstrip().partition("\n")
+    return first if line_break else ""
+
+
 class ApiJudge:
     """A `Reward` and a `Comparer`: the rating that the model writes, and the reply that it prefers in both positions.
 
-    A request that goes on failing, or an answer that cannot be read, gives None; how many is said, and if all requests
-    of a call fail that is an error.
+    A request that goes on failing, or an answer that cannot be read (answers.py), gives None. How many do is logged, as
+    the metrics NAME/unreadable and NAME/failed too, and counted in `tally`: {asked, failed, unreadable} of all calls.
+    If all requests of a call fail, that is an error.
 
     Args:
         base_url: such as http://localhost:8000/v1; requests go to base_url/chat/completions.
@@ -44,7 +58,9 @@ class ApiJudge:
         retries: further attempts, the first after `backoff` seconds, each later one after twice as long, or as the
             server's Retry-After says.
         concurrency: requests at a time.
-        max_tokens: of an answer; more for models that reason first.
+        template, pair_template: what is asked; default: judge.WRITTEN_RATING_PROMPT and judge.WRITTEN_PAIR_PROMPT.
+        max_tokens: length of an answer at most; more for models that reason first. An answer that it cuts off is read
+            by its first line alone.
     """
 
     def __init__(
@@ -65,9 +81,12 @@ class ApiJudge:
             raise UserError("base_url is no address", got=base_url, needed="such as http://localhost:8000/v1")
         self.url, self.model, self.api_key_env = f"{base_url.rstrip('/')}/chat/completions", model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
-        self.template, self.pair_template = template or judge.RATING_PROMPT, pair_template or judge.PAIR_PROMPT
+        self.template, self.pair_template = (
+            template or judge.WRITTEN_RATING_PROMPT,
+            pair_template or judge.WRITTEN_PAIR_PROMPT,
+        )
         self.concurrency, self.max_tokens = concurrency, max_tokens
-        self.__name__ = model.split("/")[-1]
+        self.__name__, self.tally = model.split("/")[-1], Counter()
         self._opener = urllib.request.build_opener(_NoRedirects)
         self._key()
 
@@ -79,7 +98,12 @@ class ApiJudge:
         **columns: Any,
     ) -> list[float | None]:
         texts = judge.rating_prompts(self.template, prompts, completions, *self.ratings)
-        return self._ask_all(texts, lambda answer: judge.read_rating(answer, *self.ratings))
+        before = Counter(self.tally)
+        ratings = self._ask_all(texts, lambda answer: judge.read_rating(answer, *self.ratings))
+        if "log_metric" in columns and ratings:
+            for name in ("unreadable", "failed"):
+                columns["log_metric"](f"{self.__name__}/{name}", (self.tally[name] - before[name]) / len(ratings))
+        return ratings
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         """What is preferred with a standing first: 1 for a, 0 for b, 0.5 for a tie, None for no answer."""
@@ -93,14 +117,20 @@ class ApiJudge:
             raise UserError(
                 f"no answer from {self.url}", got=str(failed[0]), mend="check base_url, model and that the server runs"
             )
-        values = [None if isinstance(answer, GaveUp) else read(answer) for answer in answers]
+        values = [None if isinstance(answer, GaveUp) else read(_first_line_if_cut(answer)) for answer in answers]
         unread = values.count(None) - len(failed)
+        self.tally.update(asked=len(answers), failed=len(failed), unreadable=unread)
         if failed:
             logger.warning("%s: %d of %d requests failed: %s", self.__name__, len(failed), len(answers), failed[0])
         if unread:
             pairs = zip(answers, values, strict=True)
             shown = next(answer for answer, value in pairs if isinstance(answer, str) and value is None)
-            logger.warning("%s: %d of %d answers say nothing: %.80r", self.__name__, unread, len(answers), shown)
+            cut = sum(isinstance(answer, CutAnswer) for answer in answers)
+            logger.warning(
+                "%s: %d of %d answers cannot be read and have no opinion (%d answers are cut off at max_tokens=%d); "
+                "the first ends with %r",
+                *(self.__name__, unread, len(answers), cut, self.max_tokens, shown.strip()[-80:]),
+            )
         return values
 
     def _answer_or_error(self, text: str) -> str | GaveUp:
@@ -148,10 +178,13 @@ class ApiJudge:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         with self._opener.open(request, timeout=self.timeout) as response:
-            content = json.load(response)["choices"][0]["message"]["content"]
+            choice = json.load(response)["choices"][0]
+        content = choice["message"]["content"]
+        if content is None and choice.get("finish_reason") == "length":
+            content = ""  # a model that reasons apart from its answer, and did not come to it
         if not isinstance(content, str):
             raise TypeError(f"an answer of type {type(content).__name__}")
-        return content
+        return CutAnswer(content) if choice.get("finish_reason") == "length" else content
 
     def _key(self) -> str | None:
         if self.api_key_env is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +19,22 @@ from reward_models.protocol import Text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 
 class LocalJudge:
     """A `Reward` and a `Comparer`.
 
     Its reward is the expected rating: the mean of the ratings weighted by the probabilities of their tokens, as shares
     of what the model gives to all ratings. How much that is, is logged as the metric NAME/mass: near 0, the model did
-    not mean to answer.
+    not mean to answer. Below `min_mass` it has no opinion (None), as in a comparison; how often that happens is logged,
+    as the metric NAME/unreadable too, and counted in `tally`: {asked, unreadable} of all calls.
 
     Args:
         ratings: the least and the greatest; the whole numbers between them are the scale, each one token.
         template: with {prompt}, {completion}, {lowest} and {highest}; default: judge.RATING_PROMPT.
         pair_template: with {prompt}, {a} and {b}; it asks for A or B.
+        min_mass: the least probability of all answers together for which they are read.
     """
 
     def __init__(
@@ -41,7 +46,9 @@ class LocalJudge:
         template: str | None = None,
         pair_template: str | None = None,
         batch_size: int = 8,
+        min_mass: float = 0.01,
     ):
+        self.min_mass, self.tally = min_mass, Counter()
         self.model, self.tokenizer, self.batch_size, self.__name__ = model.eval(), tokenizer, batch_size, name
         self.scale = list(range(ratings[0], ratings[1] + 1))
         self.template, self.pair_template = template or judge.RATING_PROMPT, pair_template or judge.PAIR_PROMPT
@@ -55,16 +62,30 @@ class LocalJudge:
     ) -> list[float | None]:
         texts = judge.rating_prompts(self.template, prompts, completions, self.scale[0], self.scale[-1])
         masses = self.answer_probabilities(texts, [str(rating) for rating in self.scale])
-        if "log_metric" in columns and len(masses):
+        answered = self._answered(masses)
+        if "log_metric" in columns and answered:
             columns["log_metric"](f"{self.__name__}/mass", masses.sum(1).mean().item())
+            columns["log_metric"](f"{self.__name__}/unreadable", answered.count(False) / len(answered))
         scale = torch.tensor(self.scale, dtype=masses.dtype)
-        expected = (masses * scale).sum(1) / masses.sum(1)
-        return [None if math.isnan(rating) else rating for rating in expected.tolist()]
+        return _where((masses * scale).sum(1) / masses.sum(1), answered)
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        """What is preferred with a standing first: 1 for a, 0 for b, 0.5 where both are as likely."""
+        """What is preferred with a standing first: 1 for a, 0 for b, 0.5 if both are as likely, None for no opinion."""
         masses = self.answer_probabilities(judge.pair_prompts(self.pair_template, prompts, a, b), judge.PAIR_ANSWERS)
-        return ((1 + torch.sign(masses[:, 0] - masses[:, 1])) / 2).tolist()
+        return _where((1 + torch.sign(masses[:, 0] - masses[:, 1])) / 2, self._answered(masses))
+
+    def _answered(self, masses: torch.Tensor) -> list[bool]:
+        """Whether the model meant to answer each question, by (B, answers) probabilities; counts those it did not."""
+        mass = masses.sum(1)
+        answered = ((mass >= self.min_mass) & (mass > 0)).tolist()
+        unread = answered.count(False)
+        self.tally.update(asked=len(answered), unreadable=unread)
+        if unread:
+            logger.warning(
+                "%s: %d of %d questions have no opinion: the answers asked for have less than %g of the probability",
+                *(self.__name__, unread, len(answered), self.min_mass),
+            )
+        return answered
 
     @torch.no_grad()
     def answer_probabilities(self, texts: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
@@ -103,6 +124,11 @@ class LocalJudge:
             )
 
 
+def _where(values: torch.Tensor, answered: Sequence[bool]) -> list[float | None]:
+    """(B,) values as a list, None where there is no answer."""
+    return [value if one else None for value, one in zip(values.tolist(), answered, strict=True)]
+
+
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """The tokens that say an answer, alone or after a space.
 
@@ -129,16 +155,19 @@ def local(
     batch_size: int = 8,
     device: str | None = None,
     dtype: str = "auto",
+    min_mass: float = 0.01,
 ) -> LocalJudge:
     """A judge by its checkpoint: a folder or hub id of a causal language model, or an adapter.
 
     Args:
         template_file: what is asked for a rating, as LocalJudge's template.
         device: default: cuda where there is one.
+        min_mass: as LocalJudge's.
     """
     template = None if template_file is None else Path(template_file).read_text(encoding="utf-8")
     model, tokenizer = load_causal_lm(checkpoint, dtype=dtype)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return LocalJudge(model, tokenizer, checkpoint_name(checkpoint), (lowest, highest), template, None, batch_size)
+    name = checkpoint_name(checkpoint)
+    return LocalJudge(model, tokenizer, name, (lowest, highest), template, None, batch_size, min_mass)

@@ -1,6 +1,8 @@
 """`align chat CKPT`: talk to a checkpoint in the terminal; the reply appears as it is written."""
 
 import argparse
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1}
 HELP = "/reset forgets the conversation, /quit (or end of input) leaves"
 
 
@@ -15,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint folder (full model or adapter) or hub id")
     parser.add_argument("--prompt", metavar="TEXT", help="print one reply to TEXT and leave")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: 0.7)")
+    parser.add_argument(
+        "--recommended",
+        action="store_true",
+        help="use the settings in the checkpoint's generation_config.json (repetition_penalty, top_p, ...); a "
+        "temperature there takes the place of --temperature",
+    )
     parser.add_argument("--max_new_tokens", type=int, default=256, help="length of a reply at most (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
 
@@ -22,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from transformers import set_seed
 
+    from alignment.models.generation import own_settings
     from alignment.models.loading import load_causal_lm
     from alignment.pipeline.parents import check_outside
 
@@ -29,7 +39,9 @@ def main(args: argparse.Namespace) -> int:
     check_outside("CKPT", args.checkpoint, "causal-lm", [])
     model, tokenizer = load_causal_lm(args.checkpoint)
     set_seed(args.seed)
-    chat = Chat(model.eval(), tokenizer, args.temperature, args.max_new_tokens)
+    chat = Chat(model.eval(), tokenizer, args.temperature, args.max_new_tokens, recommended=args.recommended)
+    for line in settings_lines(own_settings(model.generation_config), args.recommended):
+        print(line, file=sys.stderr)  # the reply alone goes to standard output
     if args.prompt is not None:
         chat.answer(args.prompt)
         return 0
@@ -47,6 +59,15 @@ def check_settings(args: argparse.Namespace) -> None:
         raise UserError("--temperature cannot be negative", got=args.temperature, needed="0 or more")
     if args.max_new_tokens < 1:
         raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, needed="1 or more")
+
+
+def settings_lines(settings: dict, recommended: bool) -> list[str]:
+    """A line that names the checkpoint's own generation settings and says whether they are used."""
+    named = ", ".join(f"{name}={value}" for name, value in settings.items() if name not in ONE_REPLY)
+    if not named:
+        return []
+    used = "used" if recommended else "not used; --recommended uses them"
+    return [f"generation_config.json recommends {named}: {used}"]
 
 
 def converse(chat: "Chat") -> None:
@@ -73,29 +94,50 @@ def converse(chat: "Chat") -> None:
 
 @dataclass
 class Chat:
-    """A conversation with a model; without a chat template each line is completed by itself."""
+    """A conversation with a model; without a chat template each line is completed by itself.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        max_new_tokens: length of a reply at most.
+        messages: the conversation so far.
+        recommended: use the settings of the model's generation config; otherwise only its token ids.
+    """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     temperature: float
     max_new_tokens: int
     messages: list[dict[str, str]] = field(default_factory=list)
+    recommended: bool = False
 
     def answer(self, line: str) -> str:
         """Print the reply as it is generated, remember it, and return it."""
         from transformers import TextStreamer
+
+        from alignment.models.generation import plain_generation
 
         if not self.tokenizer.chat_template:
             self.messages.clear()
         self.messages.append({"role": "user", "content": line})
         prompt = self.fitting_prompt(line)
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        output = self.model.generate(**prompt, **sampling, streamer=streamer)
+        with nullcontext() if self.recommended else plain_generation(self.model):
+            output = self.model.generate(**prompt, **self.sampling(), streamer=streamer, tokenizer=self.tokenizer)
         new_tokens = output[0, prompt["input_ids"].shape[1] :]
         reply = self.tokenizer.decode(new_tokens, skip_special_tokens=True).strip()
         self.messages.append({"role": "assistant", "content": reply})
         return reply
+
+    def sampling(self) -> dict[str, bool | float | int]:
+        """Arguments of `generate`: as the command says, or what the recommended settings leave open.
+
+        A reply is streamed, so it is one, without beams, whatever is recommended.
+        """
+        given = {"do_sample": False}
+        if self.temperature:
+            given = {"do_sample": True, "temperature": self.temperature, "top_k": 0}  # left open, top_k would be 50
+        own = vars(self.model.generation_config) if self.recommended else {}
+        return {name: value for name, value in given.items() if own.get(name) is None} | ONE_REPLY
 
     def fitting_prompt(self, line: str) -> "dict[str, torch.Tensor | int]":
         """The prompt's tensors and the room for a reply; the oldest turns are left out where the context is short."""

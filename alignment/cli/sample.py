@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min_margin", type=float, default=0.0, help="pairs with a smaller margin are ties (default: 0)"
     )
+    parser.add_argument(
+        "--keep_truncated",
+        action="store_true",
+        help="with --best-of and --pairs: choose among truncated replies too (default: leave them out)",
+    )
     add_sampling_arguments(parser, temperature=1.0)
 
 
@@ -80,8 +85,11 @@ def main(args: argparse.Namespace) -> int:
     print(account)
     n = args.best_of or args.n or (4 if args.pairs else 1)
     samples = draw(load_checkpoint(args.checkpoint), rows.to_list(), args.format, sampling, n, reward)
+    samples.keep_truncated = args.keep_truncated
+    print("\n".join(summary(samples, chosen=args.best_of is not None or args.pairs)))
     written, without = rows_of(args, samples)
-    print("\n".join([*summary(samples), *(f"{count} prompts without a row: {why}" for why, count in without.items())]))
+    for why, count in without.items():
+        print(f"{count} prompts without a row: {why}")
     write_rows(args.output, written)
     print(f"{len(written)} rows written to {args.output}")
     return 0
@@ -106,7 +114,8 @@ def rows_of(args: argparse.Namespace, samples: Samples) -> tuple[list[dict], Cou
         raise UserError(
             "no prompt gives a row",
             got=", ".join(f"{count} prompts: {why}" for why, count in without.items()),
-            mend="draw more replies, at a higher temperature, or use a reward that tells them apart",
+            mend="draw more replies, at a higher temperature, or use a reward that tells them apart"
+            + (", or a larger --max_new_tokens" if any("truncated" in why for why in without) else ""),
         )
     return rows, without
 
@@ -121,6 +130,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         errors.append(UserError("--best-of and --pairs write different rows", mend="run `align sample` twice"))
     if chosen and not args.reward:
         errors.append(UserError(f"{chosen[0]} needs a reward", needed=f"--reward: {REWARD_HELP}"))
+    if args.keep_truncated and not chosen:
+        errors.append(
+            UserError("--keep_truncated is for chosen replies", needed="--best-of or --pairs", mend="leave it out")
+        )
     if args.best_of is not None and args.n is not None:
         errors.append(
             UserError("--best-of says how many replies are drawn", got=f"--n {args.n} too", mend="leave --n out")

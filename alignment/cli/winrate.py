@@ -113,7 +113,8 @@ def lines(result: dict) -> list[str]:
     from eval.table import side_table
 
     if not result["n"]:
-        return [f"A {result['a']}", f"B {result['b']}", f"no pair was judged: {result['unjudged']} without an opinion"]
+        told = f"no pair was judged: {result['unjudged']} without an opinion"
+        return [f"A {result['a']}", f"B {result['b']}", told, *answer_notes(result)]
     interval = "" if result["ci_low"] is None else f" [{result['ci_low']:.1%}, {result['ci_high']:.1%}]"
     verdict = {"a": "A is better", "b": "B is better", "tied": "tied"}[result["verdict"]]
     found = [
@@ -128,9 +129,18 @@ def lines(result: dict) -> list[str]:
     return found
 
 
+def answer_notes(result: dict) -> list[str]:
+    """How many of the judge's answers could not be read, or did not come."""
+    counts = result["answers"]
+    if not counts or not counts["unreadable"] + counts["failed"]:
+        return []
+    asked, failed = counts["asked"], f", {counts['failed']} requests failed" if counts["failed"] else ""
+    return [f"{counts['unreadable']} of {asked} answers of the judge could not be read{failed}"]
+
+
 def notes(result: dict) -> list[str]:
     """What else is worth telling."""
-    found = []
+    found = answer_notes(result)
     if result["unjudged"]:
         found.append(f"{result['unjudged']} pairs without an opinion of the judge are left out")
     if result["only_a"] or result["only_b"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignment.data.formats import KINDS, Messages
+from alignment.data.words import folded, is_unspaced, words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-WORD = re.compile(r"\w+")
 SHINGLE_WORDS = 5  # near duplicates are told by what they share of their sequences of so many words
 PERMUTATIONS = 128  # of a MinHash signature
 SHORTEST_ITEM = 3  # eval items of fewer words would be found everywhere
+CHARACTERS_PER_WORD = 2  # so many characters of a script without spaces count as a word of an item
 EXAMPLES = 3  # rows shown for a reason
 QUOTED = 80  # characters of a text that is shown
 BATCH = 1000
@@ -110,12 +110,13 @@ def _contents(values: Iterable[Any]) -> Iterator[str]:
 
 
 def row_key(row: Row, kind: str) -> bytes:
-    """16 bytes that two rows share if they are the same but for white space (roles and replies count, case too)."""
+    """16 bytes that two rows share if they are the same but for white space and the form of characters (composed or
+    not, full or half width); roles, replies and case count."""
     return _key([row[name] for name in KINDS[kind]])
 
 
 def asked_key(row: Row, kind: str) -> bytes:
-    """16 bytes that two rows share if what is asked is the same but for white space."""
+    """16 bytes that two rows share if what is asked is the same but for white space and the form of characters."""
     return _key(asked(row, kind))
 
 
@@ -124,9 +125,9 @@ def _key(value: Any) -> bytes:
 
 
 def _spaced(value: Any) -> Any:
-    """The value with every run of white space as one space, and none at the ends."""
+    """The value with every run of white space as one space, and none at the ends; characters in one form."""
     if isinstance(value, str):
-        return " ".join(value.split())
+        return " ".join(folded(value).split())
     if isinstance(value, list):
         return [_spaced(item) for item in value]
     return {name: _spaced(item) for name, item in value.items()} if isinstance(value, dict) else value
@@ -262,13 +263,17 @@ def similarity(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def word_shingles(text: str) -> np.ndarray:
     """The different five-word sequences of a text as 64-bit hashes; of a shorter text, all its words as one."""
-    words = word_hashes(text)
-    return np.unique(sequences(words, min(SHINGLE_WORDS, len(words))))
+    hashes = word_hashes(text)
+    return np.unique(sequences(hashes, min(SHINGLE_WORDS, len(hashes))))
 
 
 def word_hashes(text: str) -> np.ndarray:
-    """A hash for each word; letters, digits and _ make words, and case does not count. -> [words], uint64"""
-    return np.array([zlib.crc32(word.encode()) for word in WORD.findall(text.lower())], dtype=np.uint64)
+    """A hash for each word, as `words` splits a text; case does not count. -> [words], uint64"""
+    return _hashes(words(text))
+
+
+def _hashes(found: Sequence[str]) -> np.ndarray:
+    return np.array([zlib.crc32(word.encode()) for word in found], dtype=np.uint64)
 
 
 def sequences(words: np.ndarray, length: int) -> np.ndarray:
@@ -307,24 +312,44 @@ class Items:
 
 
 def index_items(suites: Mapping[str, Iterable[str]], ngram: int) -> Items:
-    """Every sequence of `ngram` words of every item; an item that is shorter, as a whole."""
+    """Every sequence of `ngram` words of every item; an item that is shorter, as a whole.
+
+    In scripts without spaces, CHARACTERS_PER_WORD characters count as a word: 13 words are 26 Chinese characters, or
+    any mixture of the two.
+    """
     items = Items({}, {}, [], {})
     found: dict[int, dict[int, int]] = {}
     for suite, texts in suites.items():
         for text in texts:
-            words = word_hashes(text)
-            if len(words) < min(SHORTEST_ITEM, ngram):
+            said = words(text)
+            sizes = [1 if is_unspaced(word) else CHARACTERS_PER_WORD for word in said]
+            if sum(sizes) < min(SHORTEST_ITEM, ngram) * CHARACTERS_PER_WORD:
                 items.unsearched[suite] = items.unsearched.get(suite, 0) + 1
                 continue
-            length = min(ngram, len(words))
-            for value in sequences(words, length).tolist():
-                found.setdefault(length, {}).setdefault(value, len(items.texts))
+            hashes, lengths = _hashes(said), run_lengths(sizes, ngram * CHARACTERS_PER_WORD)
+            for length in sorted(set(lengths)):
+                for start, value in enumerate(sequences(hashes, length).tolist()):
+                    if start < len(lengths) and lengths[start] == length:
+                        found.setdefault(length, {}).setdefault(value, len(items.texts))
             items.texts.append((suite, quote(text)))
     for length, owner_of in sorted(found.items()):
         values = np.array(sorted(owner_of), dtype=np.uint64)
         items.hashes[length] = values
         items.owners[length] = np.array([owner_of[value] for value in values.tolist()])
     return items
+
+
+def run_lengths(sizes: Sequence[int], least: int) -> list[int]:
+    """How many words the shortest run of `least` in size has, for each start that has one; else one run of all words.
+
+    Args:
+        sizes: (words,), above 0.
+    """
+    ends = np.cumsum(sizes)
+    begins = ends - sizes
+    past = np.searchsorted(ends, begins + least)  # the word that makes the run large enough
+    lengths = (past + 1 - np.arange(len(ends)))[past < len(ends)].tolist()
+    return lengths or [len(ends)]
 
 
 def without_items(texts: Iterable[str], items: Items) -> Filtered:

@@ -110,7 +110,8 @@ def filter_parts(
         )
         shortest = filters.SHORTEST_ITEM
         notes += [
-            f"decontaminate: {count} items of {suite} have fewer than {shortest} words and were not looked for"
+            f"decontaminate: {count} items of {suite} have fewer than {shortest} words "
+            f"({shortest * filters.CHARACTERS_PER_WORD} characters of a script without spaces) and were not looked for"
             for suite, count in items.unsearched.items()
         ]
     return notes

@@ -15,6 +15,7 @@ from trl.trainer.utils import add_fused_lm_head
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import is_adapter
+from alignment.models.generation import plain_generation
 from alignment.models.loading import load_tokenizer
 from alignment.stages.adapters import (
     ModelArguments,
@@ -128,8 +129,12 @@ def run(
     trainer = make_trainer(args, data, model_args, sources, stage_dir, *own, *callbacks)
     require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     counted = count_parameters(trainer.model)
-    checked = self_check(trainer, [starts_from(model_args.model_name_or_path), grpo_checks(sources.reward_model_path)])
-    tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
+    # TRL sets temperature, top_p, top_k, min_p and repetition_penalty; transformers takes all other settings from the
+    # checkpoint, so that completions would come from another distribution than the one that is trained.
+    with plain_generation(trainer.model):
+        checks = [starts_from(model_args.model_name_or_path), grpo_checks(sources.reward_model_path)]
+        checked = self_check(trainer, checks)
+        tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
     return finish(
         trainer,
         stage_dir,

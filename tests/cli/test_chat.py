@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from alignment.cli.chat import Chat, converse
+from alignment.cli.chat import Chat, converse, settings_lines
 from alignment.errors import UserError
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 
@@ -101,3 +101,41 @@ def test_the_seed_decides_sampled_replies(make_chat):
         replies.append(chat.answer("hello"))
     assert replies[0] == replies[1]
     assert len(set(replies)) > 1
+
+
+LEAKY = {
+    "repetition_penalty": 5.0,
+    "top_k": 1,
+    "top_p": 0.1,
+    "min_new_tokens": 3,
+    "suppress_tokens": [3, 4],
+    "num_beams": 2,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+def test_a_generation_config_changes_replies_only_when_it_is_asked_for(make_chat, temperature):
+    replies = {}
+    for name, settings in {"plain": {}, "ignored": LEAKY, "recommended": LEAKY}.items():
+        chat = make_chat(temperature=temperature, max_new_tokens=12)
+        vars(chat.model.generation_config).update(settings)
+        chat.recommended = name == "recommended"
+        torch.manual_seed(1)
+        replies[name] = chat.answer("hello")
+        assert chat.model.generation_config.repetition_penalty == settings.get("repetition_penalty")
+    assert replies["plain"] == replies["ignored"] != replies["recommended"]
+
+
+def test_sampling_is_from_all_tokens_unless_the_command_says_otherwise(make_chat):
+    """transformers keeps the 50 likeliest tokens where no one sets top_k."""
+    chat = make_chat(temperature=0.5)
+    assert chat.sampling()["top_k"] == 0
+    chat.recommended, chat.model.generation_config.top_k = True, 7
+    assert "top_k" not in chat.sampling() and chat.sampling()["temperature"] == 0.5
+
+
+def test_settings_of_the_checkpoint_are_shown():
+    assert settings_lines({}, False) == settings_lines({"num_beams": 4}, True) == []
+    [unused], [used] = (settings_lines({"repetition_penalty": 5.0, "top_k": 1}, on) for on in (False, True))
+    assert "repetition_penalty=5.0, top_k=1: not used" in unused and "--recommended" in unused
+    assert used.endswith("repetition_penalty=5.0, top_k=1: used")

@@ -211,5 +211,90 @@ def test_decontamination_against_plain_search():
     assert list(left_out(texts, items, ngram=5)) == expected and len(expected) > 10
 
 
+CHINESE = "".join(chr(0x4E00 + 7 * number) for number in range(60))  # sixty different characters
+THAI = "".join(chr(0x0E01 + number % 40) for number in range(80))
+
+
+@pytest.mark.parametrize("script", [CHINESE, THAI], ids=["chinese", "thai"])
+@pytest.mark.parametrize(
+    ("ngram", "shared", "hit"),
+    [(13, 26, True), (13, 25, False), (5, 10, True), (5, 9, False), (1, 2, True)],
+)
+def test_two_characters_of_a_script_without_spaces_are_a_word(script, ngram, shared, hit):
+    item, text = script[:40], f"{CHINESE[-5:]}, {script[3 : 3 + shared]} {CHINESE[-3:]}"
+    assert bool(left_out([text], [item], ngram)) is hit
+
+
+def test_words_and_characters_make_up_a_sequence_together():
+    item = f"{words(0, 6)} {CHINESE[:20]}"  # 6 words and 10 words' worth of characters
+    assert left_out([f"x {words(0, 6)}\uff0c{CHINESE[:14]} y"], [item])
+    assert not left_out([f"x {words(0, 6)} {CHINESE[:13]} y"], [item])
+    assert not left_out([f"x {words(1, 6)} {CHINESE[:15]} y"], [item])
+    assert left_out([f"x {words(1, 6)} {CHINESE[:16]} y"], [item])
+
+
+def test_spaces_line_breaks_width_and_punctuation_hide_no_item():
+    item = f"ABC 12 {CHINESE[:30]}"
+    hidden = "\uff21\uff22\uff23\u3000\uff11\uff12" + "\n\u3001".join(CHINESE[:30])
+    assert left_out([hidden], [item])
+
+
+def test_a_short_item_without_spaces_is_looked_for_as_a_whole_from_six_characters_on():
+    items = filters.index_items({"short": [CHINESE[:5]], "long": [CHINESE[10:16]]}, 13)
+    found = filters.without_items([CHINESE[:5], f"{CHINESE[40:]}{CHINESE[10:16]}", CHINESE[10:15]], items)
+    assert list(found.removed) == [1] and items.unsearched == {"short": 1}
+
+
+def test_decontamination_without_spaces_against_plain_search():
+    """Any run of ten characters of an item."""
+    rng = random.Random(2)
+    alphabet = CHINESE[:3]
+    texts = ["".join(rng.choices(alphabet, k=rng.randrange(0, 60))) for _ in range(1500)]
+    items = ["".join(rng.choices(alphabet, k=length)) for length in (8, 10, 12, 15)]
+    expected = [
+        number
+        for number, text in enumerate(texts)
+        if any(item[start : start + 10] in text for item in items for start in range(max(1, len(item) - 9)))
+    ]
+    assert list(left_out(texts, items, ngram=5)) == expected and 10 < len(expected) < 1400
+
+
+def test_near_duplicates_without_spaces():
+    """One sentence changed by a character is near; before, a sentence was one word and equal or not at all alike."""
+    changed = CHINESE[:30] + "\u9fa0" + CHINESE[31:]
+    similarity = filters.similarity(filters.word_shingles(CHINESE), filters.word_shingles(changed))
+    assert similarity == 51 / 61  # five of 56 sequences of five characters differ
+    assert filters.near_duplicates([CHINESE, changed, CHINESE[::-1]], 0.8).kept == [0, 2]
+
+
+def test_exact_duplicates_by_any_form_of_the_characters():
+    rows = [
+        "caf\u00e9 12",
+        "cafe\u0301 12",
+        "caf\u00e9 \uff11\uff12",
+        "cafe 12",
+        "\u30ac",
+        "\uff76\uff9e",
+        "Caf\u00e9 12",
+    ]
+    assert filters.exact_duplicates(keys_of([{"text": row} for row in rows], "text")).kept == [0, 3, 4, 6]
+    texts = ["x", "caf\u00e9 b c", "y"]
+    assert left_out(texts, ["cafe\u0301 b c"])
+
+
+HASHES = [495948614, 118328369, 2293385943, 1393503407, 3537962120]
+KEY = "cefb77d2d905e2a8eaf1299cbad59746"
+ITEMS = {4: [9413144217849089533], 13: [10360876705669003485, 13880352372258247070, 14155155918705533099]}
+
+
+def test_hashes_of_texts_with_spaces_are_those_of_earlier_versions():
+    """Written down from the version before characters of unspaced scripts counted as words."""
+    assert filters.word_hashes("Where does Mira live, \u00dcber?").tolist() == HASHES
+    row = {"text": "Where  does Mira live, \u00dcber?"}
+    assert filters.row_key(row, "text").hex() == KEY
+    items = filters.index_items({"s": [words(0, 15), "a b c d"]}, 13)
+    assert {length: values.tolist() for length, values in items.hashes.items()} == ITEMS
+
+
 def test_few_examples_are_described():
     assert len(filters.without_items(["a b c"] * 9, filters.index_items({"s": ["a b c"]}, 13)).details) == 3

@@ -9,6 +9,8 @@ import torch
 from alignment.errors import UserError
 from eval.choose import Pair, best, best_of_n_kl, preference_pair, preference_pairs
 from eval.generate import Sampling, encode_prompts, fitting, generate, keyed_sampler, load_prompts, score
+from eval.runner import load_checkpoint
+from eval.sample import draw
 
 from .conftest import WORDS
 
@@ -41,6 +43,23 @@ def test_a_prompt_that_stands_twice_has_replies_of_its_own_and_greedy_ones_are_t
     output = model.generate(torch.tensor([prompts[0]]), max_new_tokens=10, do_sample=False)
     assert output[0, len(prompts[0]) :].tolist() == list(first[0].token_ids)
     assert first[0].gen_len == len(first[0].token_ids)
+
+
+LEAKY = {"repetition_penalty": 5.0, "min_new_tokens": 5, "top_k": 1, "temperature": 0.1, "suppress_tokens": [5, 6]}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_generation_config_changes_no_reply(model, tokenizer, tmp_path, temperature):
+    """As `align sample`, `align winrate` and `align frontier` load a checkpoint."""
+    for name, settings in {"plain": {}, "leaky": LEAKY}.items():
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        file = tmp_path / name / "generation_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    rows = [{"prompt": talk} for talk in TALKS[:4]]
+    sampling = Sampling(temperature=temperature, max_new_tokens=10)
+    plain, leaky = (draw(load_checkpoint(tmp_path / name), rows, "chat", sampling, 2) for name in ("plain", "leaky"))
+    assert plain.replies == leaky.replies
 
 
 def test_tokens_come_from_the_models_distribution():

@@ -114,6 +114,24 @@ def test_no_text_leaks_beyond_the_stop(kind, checkpoints, adapter, gpt, model, t
     assert runs[0]["gen_len"].nunique() > 1 and not runs[0]["truncated"].all()
 
 
+def test_settings_of_a_checkpoint_change_replies_as_in_lm_eval_and_are_named(model, tokenizer, caplog):
+    changed = copy.deepcopy(model)
+    changed.generation_config.repetition_penalty = 5.0
+    requests = [
+        Instance("generate_until", {}, (text, {"until": ["zz"], "max_gen_toks": 12}), 0, ("t", k, 1))
+        for k, text in enumerate(["The hat is", "The goat"])
+    ]
+    found = {}
+    for name, one in {"plain": model, "changed": changed}.items():
+        with torch.no_grad():
+            theirs = HFLM(pretrained=one, tokenizer=tokenizer, batch_size=2, max_length=512)
+            expected = theirs.generate_until(requests, disable_tqdm=True)
+            found[name] = CausalLM(one, tokenizer, 2).generate_until(requests)
+        assert found[name] == expected
+        assert ("repetition_penalty=5.0" in caplog.text) is (name == "changed")
+    assert found["plain"] != found["changed"]
+
+
 def test_calibration_by_hand():
     """Bins of a tenth: (0.05, 0.08) hold no right one, 0.95 a right one, 0.62 and 0.68 one of two."""
     confidence, correct = numpy.array([0.05, 0.08, 0.95, 0.62, 0.68]), numpy.array([0, 0, 1, 1, 0])

@@ -66,7 +66,7 @@ def test_completions_and_best_of_n_are_rows_that_sft_reads(checkpoints, folder, 
     assert len(rows) == 24 and {row["sample"] for row in rows} == {0, 1, 2}
     assert all(row["score"] == len(row["completion"][0]["content"]) for row in rows)
     assert rows[0]["cluster"] == "c0" and rows[0]["prompt"][0]["content"] == "What has the hat 0?"
-    tops = sampled(checkpoints, folder, "best.jsonl", "--best-of", 3, *reward)
+    tops = sampled(checkpoints, folder, "best.jsonl", "--best-of", 3, "--keep_truncated", *reward)
     for number, row in enumerate(tops):
         assert row["score"] == max(one["score"] for one in rows[3 * number : 3 * number + 3])
         assert len(row["messages"][-1]["content"]) == row["score"]
@@ -80,7 +80,8 @@ def test_completions_and_best_of_n_are_rows_that_sft_reads(checkpoints, folder, 
 
 
 def test_pairs_are_rows_that_reward_and_dpo_read(checkpoints, folder, reward_model, capsys):
-    rows = sampled(checkpoints, folder, "pairs.jsonl", "--pairs", "--n", 6, "--reward", reward_model)
+    options = ("--pairs", "--n", 6, "--keep_truncated", "--reward", reward_model)
+    rows = sampled(checkpoints, folder, "pairs.jsonl", *options)
     assert rows and "prompts without a row" not in capsys.readouterr().out
     for row in rows:
         assert row["score_margin"] == row["score_chosen"] - row["score_rejected"] > 0
@@ -96,8 +97,17 @@ def test_pairs_are_rows_that_reward_and_dpo_read(checkpoints, folder, reward_mod
 def test_all_ties_are_told(checkpoints, folder):
     (folder / "flat.py").write_text("def flat(completions, **columns):\n    return [1.0] * len(completions)\n")
     with pytest.raises(UserError, match="8 prompts: ties"):
-        sampled(checkpoints, folder, "none.jsonl", "--pairs", "--reward", f"{folder}/flat.py:flat")
+        sampled(checkpoints, folder, "none.jsonl", "--pairs", "--keep_truncated", "--reward", f"{folder}/flat.py:flat")
     assert not (folder / "none.jsonl").exists()
+
+
+def test_where_all_replies_are_truncated_no_file_is_written(checkpoints, folder, capsys):
+    options = ("--max_new_tokens", 1, "--best-of", 2, "--reward", f"{folder}/rewards.py:words")
+    with pytest.raises(UserError, match=r"(?s)8 prompts: all replies truncated.*--max_new_tokens"):
+        sampled(checkpoints, folder, "cut.jsonl", *options)
+    assert "16 replies truncated at --max_new_tokens: left out" in capsys.readouterr().out
+    assert not (folder / "cut.jsonl").exists()
+    assert len(sampled(checkpoints, folder, "cut.jsonl", *options, "--keep_truncated")) == 8
 
 
 def test_options_that_do_not_go_together(checkpoints, folder):

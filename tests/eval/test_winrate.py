@@ -1,10 +1,13 @@
 """Win rates: judges, positions, ties, intervals, and what is paired."""
 
+import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from alignment.cli import winrate
 from alignment.errors import UserError
 from eval.replies import distinct_n, exact_match, normalised
 from eval.winrate import (
@@ -17,9 +20,11 @@ from eval.winrate import (
     length_drift,
     outputs_of_file,
     position_figures,
+    side_figures,
     wilson,
     win_rate,
 )
+from reward_models import judge
 
 
 def output(text, prompt="p", **columns):
@@ -64,9 +69,9 @@ def test_the_same_text_is_a_tie_though_scores_differ_by_rounding():
 
 def test_a_judge_is_asked_in_both_positions_and_its_bias_averaged_out():
     a, b = sides(["one", "two", "same"], ["uno", "dos", "same"])
-    judge = First()
-    judged = judge_in_both_positions(judge, a, b)
-    assert judge.asked == [[("one", "uno"), ("two", "dos")], [("uno", "one"), ("dos", "two")]]
+    first = First()
+    judged = judge_in_both_positions(first, a, b)
+    assert first.asked == [[("one", "uno"), ("two", "dos")], [("uno", "one"), ("dos", "two")]]
     assert judged.outcomes.tolist() == [0.5, 0.5, 0.5]
     assert position_figures(judged) == {"first": 1.0, "disagree": 1.0}
     judged = judge_in_both_positions(Longer(), *sides(["xxx", "x", "x"], ["x", "xx", "y"]))
@@ -82,9 +87,55 @@ def test_no_opinion_in_one_position_is_no_opinion():
             return next(self.answers)
 
     judged = judge_in_both_positions(Shy(), *sides(["a", "b", "c"], ["x", "y", "z"]))
-    np.testing.assert_equal(judged.outcomes, [np.nan, 1, 0.25])
+    np.testing.assert_equal(judged.outcomes, [np.nan, 1, 0.5])
     figures = win_rate(judged.outcomes)
-    assert (figures["win"], figures["tie"], figures["loss"], figures["unjudged"], figures["n"]) == (1, 0, 1, 1, 2)
+    assert (figures["win"], figures["tie"], figures["loss"], figures["unjudged"], figures["n"]) == (1, 1, 0, 1, 2)
+
+
+def test_there_is_one_tie_rule_for_both_positions():
+    """`align winrate` and the judges of reward_models call the same pairs ties, for all nine pairs of answers."""
+    pairs = list(itertools.product([1, 0.5, 0, None], repeat=2))
+
+    class Says:
+        def __init__(self):
+            self.calls = 0
+
+        def compare(self, prompts, a, b):
+            self.calls += 1
+            return [pair[(self.calls - 1) % 2] for pair in pairs]
+
+    judged = judge_in_both_positions(Says(), *sides([f"a{i}" for i in range(16)], [f"b{i}" for i in range(16)]))
+    expected = np.array([judge.both_positions(*pair) for pair in pairs], dtype=float)
+    np.testing.assert_equal(judged.outcomes, expected)
+    assert set(judged.outcomes[~np.isnan(judged.outcomes)]) == {0.0, 0.5, 1.0}
+
+
+def test_answers_that_were_not_read_are_counted_in_the_result():
+    class Half:
+        """Reads every other answer; has been asked before."""
+
+        def __init__(self):
+            self.tally = Counter(asked=7, unreadable=3)
+
+        def compare(self, prompts, a, b):
+            answers = [1 if place % 2 else None for place in range(len(prompts))]
+            self.tally.update(asked=len(answers), unreadable=answers.count(None))
+            return answers
+
+    a, b = (keyed([output(f"{side}{i}", f"p{i}") for i in range(4)]) for side in "ab")
+    found = compare_outputs(a, b, Half())
+    assert found["answers"] == {"asked": 8, "unreadable": 4, "failed": 0} and found["unjudged"] == 2
+    shown = "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
+    assert "4 of 8 answers of the judge could not be read" in shown
+    assert compare_outputs(a, b, length)["answers"] is None
+
+    class Silent(Half):
+        def compare(self, prompts, a, b):
+            self.tally.update(asked=len(prompts), unreadable=len(prompts))
+            return [None] * len(prompts)
+
+    found = compare_outputs(a, b, Silent())
+    assert "8 of 8 answers of the judge" in "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
 
 
 def test_answers_that_cannot_be_read():
@@ -168,6 +219,9 @@ def test_lengths_and_diversity():
     drift = length_drift(np.array([2.0, 3.0]), np.array(["p", "q"]))
     assert drift["words"] == 2.5 and drift["ci_low"] == pytest.approx(2.5 - 12.706 * 0.5, abs=1e-2)
     assert length_drift(np.array([2.0, 3.0]), np.array(["p", "p"]))["ci_low"] is None
+    chinese = sides(["\u4f60\u597d\u4e16\u754c\u3002", "x"], ["\u4f60\u597d", "x"])
+    assert extra_words(*chinese).tolist() == [2, 0] and side_figures(chinese[0])["words"] == 2.5
+    assert distinct_n(["\u4f60\u597d\u4f60\u597d"], 1) == 0.5
     assert distinct_n(["a b a b"], 1) == 0.5
     assert distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
     assert distinct_n(["a", ""], 2) is None

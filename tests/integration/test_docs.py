@@ -39,7 +39,13 @@ def blocks(page: str) -> list[str]:
 
 
 def as_smoke_run(block: str) -> str:
-    """The block with --quick after every stage or pipeline, and its two items a task for every evaluation."""
+    """The block with --quick after every stage or pipeline, and its two items a task for every evaluation.
+
+    After two steps hardly any reply ends, so truncated replies are kept.
+    """
+    block = block.replace("--best-of", "--keep_truncated --best-of").replace(
+        "--pairs --n", "--keep_truncated --pairs --n"
+    )
     lines = []
     for line in block.splitlines():
         words = line.split("#")[0].split()

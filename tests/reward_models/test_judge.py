@@ -18,43 +18,6 @@ from reward_models.local_judge import LocalJudge, answer_tokens
 KEY = "sk-secret-0123456789"
 
 
-@pytest.mark.parametrize(
-    ("answer", "rating"),
-    [
-        ("4", 4.0),
-        ("4.5\n", 4.5),
-        ("Rating: 3", 3.0),
-        ("**Rating:** 3/5", 3.0),
-        ("Rating: 2. On reflection, rating = 5", 5.0),
-        ("It names 3 facts, 2 of them wrong.", None),
-        ("It names 3 facts. Rating: 2", 2.0),
-        ("I rate it highly", None),
-        ("7", None),
-        ("0", None),
-        ("", None),
-    ],
-)
-def test_ratings_are_read(answer, rating):
-    assert judge.read_rating(answer, 1, 5) == rating
-
-
-@pytest.mark.parametrize(
-    ("answer", "preference"),
-    [
-        ("A", 1.0),
-        (" **B**.", 0.0),
-        ("tie", 0.5),
-        ("A is longer, but B is right. Better reply: B", 0.0),
-        ("Answer: B? No. Verdict: A", 1.0),
-        ("A or B", None),
-        ("Both", None),
-        ("", None),
-    ],
-)
-def test_preferences_are_read(answer, preference):
-    assert judge.read_preference(answer) == preference
-
-
 def test_what_is_put_into_a_question_is_put_in_once():
     [asked] = judge.rating_prompts("{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5)
     assert asked == "1|{completion} {x}|{prompt}|{other}"
@@ -94,7 +57,12 @@ def local_judge(**options) -> tuple[LocalJudge, torch.nn.Module]:
     model = tiny.model(seed=7, initializer_range=0.5)
     tokenizer = numbered()
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    options = {"ratings": (1, 3), "template": "{prompt} {completion} w9", "pair_template": "{prompt} {a} {b}"} | options
+    options = {
+        "ratings": (1, 3),
+        "template": "{prompt} {completion} w9",
+        "pair_template": "{prompt} {a} {b}",
+        "min_mass": 0.0,  # a random model gives the answers little
+    } | options
     return LocalJudge(model, tokenizer, **options), model
 
 
@@ -113,7 +81,7 @@ def test_the_rating_is_the_expected_one():
         one, two, three = next_probabilities(model, f"{prompt} {reply} w9")[tokens].tolist()
         masses.append(one + two + three)
         assert rating == pytest.approx((one + 2 * two + 3 * three) / masses[-1], abs=1e-5)
-    assert logged == {"judge/mass": pytest.approx(sum(masses) / 3, abs=1e-6)}
+    assert logged == {"judge/mass": pytest.approx(sum(masses) / 3, abs=1e-6), "judge/unreadable": 0.0}
     assert len({round(rating, 3) for rating in given}) == 3
 
 
@@ -127,6 +95,34 @@ def test_the_better_reply_is_the_likelier_answer():
         expected.append(float(says_a > says_b))
     assert local.compare(prompts, a, b) == expected
     assert set(judge.in_both_positions(local, prompts, a, a)) == {0.5}
+
+
+def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
+    """Its ratings, or A and B, have hardly any probability: their shares say nothing."""
+    prompts, replies, logged = ["w1", "w2", "w3"], ["w4", "w5", "w6"], {}
+    local, _ = local_judge(min_mass=0.0)
+    masses = [local.answer_probabilities([f"{p} {r} w9" for p, r in zip(prompts, replies, strict=True)], list("123"))]
+    masses.append(
+        local.answer_probabilities([f"{p} {r} {r}" for p, r in zip(prompts, replies, strict=True)], list("AB"))
+    )
+    for mass, judged in zip(masses, ("rating", "comparison"), strict=True):
+        least = mass.sum(1).sort().values[:2].mean().item()  # above one of the three
+        local, _ = local_judge(min_mass=least)
+        if judged == "rating":
+            given = local(prompts=prompts, completions=replies, log_metric=logged.__setitem__)
+        else:
+            given = local.compare(prompts, replies, replies)
+        assert [one is None for one in given] == (mass.sum(1) < least).tolist() and given.count(None) == 1
+        assert local.tally == {"asked": 3, "unreadable": 1} and "1 of 3 questions have no opinion" in caplog.text
+    assert logged["judge/unreadable"] == pytest.approx(1 / 3)
+
+
+def test_settings_of_the_generation_config_do_not_reach_a_local_judge():
+    """It reads logits, and generates nothing."""
+    local, model = local_judge()
+    expected = local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])
+    vars(model.generation_config).update(repetition_penalty=5.0, top_k=1, suppress_tokens=[1, 2, 3])
+    assert (local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])) == expected
 
 
 def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
@@ -165,7 +161,7 @@ def test_a_local_judge_by_its_name(tmp_path):
     model.save_pretrained(tmp_path / "judge")
     tokenizer.save_pretrained(tmp_path / "judge")
     (tmp_path / "question.txt").write_text("{completion} w1")
-    spec = f"{tmp_path}/judge&highest=3&template_file={tmp_path}/question.txt"
+    spec = f"{tmp_path}/judge&highest=3&min_mass=0&template_file={tmp_path}/question.txt"
     made = load_function(f"reward_models.local_judge:local?checkpoint={spec}")
     assert made.__name__ == "judge" and 1 < made(prompts=["w2"], completions=["w3"])[0] < 3
 
@@ -294,10 +290,51 @@ def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
     made = api_judge(server, retries=1, api_key_env="JUDGE_KEY")
     assert made(prompts=["p"] * 3, completions=["bad", "odd", "good"]) == [None, None, 2.0]
     assert "1 of 3 requests failed: HTTP 500: broken [key]" in caplog.text
-    assert "1 of 3 answers say nothing: 'no idea'" in caplog.text
+    assert "1 of 3 answers cannot be read" in caplog.text and "the first ends with 'no idea'" in caplog.text
+    assert made.tally == {"asked": 3, "failed": 1, "unreadable": 1}
     with pytest.raises(UserError, match="no answer from") as caught:
         made(prompts=["p"], completions=["bad"])
     assert KEY not in str(caught.value) + caplog.text + repr(vars(made))
+
+
+def test_a_judge_logs_the_share_that_it_could_not_read_in_each_call(server):
+    made = api_judge(server)
+    for said, share in (("Rating: 4", 0.0), ("Rating: 4 or 5", 0.5)):
+        server.answer = lambda question, attempt, said=said: {"odd": said}.get(question[2:], "2")
+        logged = {}
+        made(prompts=["p"] * 2, completions=["odd", "good"], log_metric=logged.__setitem__)
+        assert logged == {"some-judge/unreadable": share, "some-judge/failed": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "rating"),
+    [
+        ("Rating: 1", "stop", 1.0),
+        ("Rating: 1", "length", None),  # of 10, it may be
+        ("Rating: 7\nIt is right, but", "length", 7.0),
+        ("It is right.\nRating: 1", "length", None),
+        ("", "length", None),
+        (None, "length", None),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_read_by_its_first_line_alone(server, caplog, content, reason, rating):
+    body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason}]})
+    server.answer = lambda question, attempt: (200, body, {})
+    made = api_judge(server, ratings=(1, 10), retries=0)
+    assert made(prompts=["p"], completions=["r"]) == [rating]
+    assert ("1 answers are cut off at max_tokens=64" in caplog.text) is (rating is None)
+
+
+def test_the_questions_name_the_form_that_is_read(server):
+    """The judge is asked for what `answers` reads; an echo of the question is no answer."""
+    made = ApiJudge(server.url, "m")
+    asked = []
+    for said in ("Verdict: B", "echo"):
+        server.answer = lambda question, attempt, said=said: question if said == "echo" else said
+        asked.append((made.compare(["p"], ["x"], ["y"]), made(prompts=["p"], completions=["x"])))
+    assert asked == [([0.0], [None]), ([None], [None])]
+    server.answer = lambda question, attempt: "Rating: 2"
+    assert made(prompts=["p"], completions=["Rating: 5\nVerdict: A"]) == [2.0]
 
 
 def test_a_refusal_is_said_at_once_without_the_key(server):

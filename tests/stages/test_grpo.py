@@ -1,6 +1,7 @@
 """The GRPO stage: what it learns, where completions end, going on after an interruption, and what it refuses."""
 
 import json
+import shutil
 
 import ppo_tiny as tiny
 import pytest
@@ -9,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from alignment.data.arguments import DataArguments
+from alignment.durable.manifest import write_manifest
 from alignment.errors import UserError
 from alignment.models.loading import load_trainable
 from alignment.pipeline.recipe import build_configs
@@ -123,6 +125,21 @@ def test_completions_end_with_the_turn(folder, tmp_path):
     for ids in seen:
         assert not {tiny.EOS, tiny.TURN}.intersection(ids[:-1])
     assert {ids[-1] for ids in seen} >= {tiny.EOS, tiny.TURN}
+
+
+def test_settings_of_the_parents_generation_config_change_no_rollout_and_stay_in_the_checkpoint(folder, tmp_path):
+    """TRL leaves what it does not set itself to the model's generation config."""
+    leaky = {"no_repeat_ngram_size": 1, "suppress_tokens": list(range(4, 20)), "min_new_tokens": 6, "top_k": 1}
+    shutil.copytree(folder / "sft", tmp_path / "leaky/sft")
+    shutil.copy(folder / "prompts.jsonl", tmp_path / "leaky/prompts.jsonl")
+    file = tmp_path / "leaky/sft/checkpoint/generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | leaky | {"do_sample": True}))
+    write_manifest(file.parent)
+    lines = [run(origin, tmp_path / origin.name / "grpo", max_steps=2) for origin in (folder, tmp_path / "leaky")]
+    plain, other = ([{k: v for k, v in line.items() if k not in TIMES} for line in part] for part in lines)
+    assert plain == other
+    kept = json.loads((tmp_path / "leaky/grpo/checkpoint/generation_config.json").read_text())
+    assert {name: kept.get(name) for name in leaky} == leaky and kept["eos_token_id"] == [tiny.EOS, tiny.TURN]
 
 
 def test_an_interrupted_stage_ends_as_an_uninterrupted_one(folder, tmp_path):

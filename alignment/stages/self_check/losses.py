@@ -38,10 +38,9 @@ def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
         return
     found, measured = trainers_loss(trainer, rows)
     found -= router_loss(trainer, measured)
-    documents = [document for row in rows for document in documents_of(row)]
     total, count = 0.0, 0
-    for ids, labels in documents:
-        lost, counted = document_loss(trainer.model, ids, labels)
+    for ids, targets in [document for row in rows for document in documents_of(row)]:
+        lost, counted = document_loss(trainer.model, ids, targets)
         total, count = total + lost, count + counted
     if count:
         yield Outcome(
@@ -65,25 +64,29 @@ def router_loss(trainer: Trainer, measured: dict[str, float]) -> float:
 
 
 def documents_of(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, labels) of the documents of a row: one, or those that are packed into it."""
+    """(ids, targets: the token to predict at each of them) of the documents of a row, one or several packed ones."""
     ids = torch.as_tensor(row["input_ids"])
+    if "shift_labels" in row:  # a window of the text, whose last target is the token after it
+        yield ids, torch.as_tensor(row["shift_labels"])
+        return
     labels = torch.as_tensor(row.get("labels", row["input_ids"]))
+    lengths = row.get("seq_lengths", [len(ids)])
     if "position_ids" in row:
         starts = (torch.as_tensor(row["position_ids"]) == 0).nonzero()[:, 0].tolist()
         lengths = [end - start for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
-    else:
-        lengths = row.get("seq_lengths", [len(ids)])
-    yield from zip(ids.split(lengths), labels.split(lengths), strict=True)
+    for part, own in zip(ids.split(lengths), labels.split(lengths), strict=True):
+        yield part, nn.functional.pad(own[1:], (0, 1), value=IGNORED)
 
 
-def document_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> tuple[float, int]:
-    """The sum over a document's labels of their negative log-likelihood, and how many there are."""
-    targets = labels[1:].to(device_of(model))
-    if not (targets != IGNORED).any():
+def document_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[float, int]:
+    """The sum over a document's targets of their negative log-likelihood, and how many there are."""
+    count = int((targets != IGNORED).sum())
+    if not count:
         return 0.0, 0
-    logits = model(input_ids=ids[None].to(targets.device), use_cache=False).logits[0, :-1].float()
-    lost = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-    return float(lost), int((targets != IGNORED).sum())
+    device = device_of(model)
+    logits = model(input_ids=ids[None].to(device), use_cache=False).logits[0].float()
+    lost = nn.functional.cross_entropy(logits, targets.to(device), ignore_index=IGNORED, reduction="sum")
+    return float(lost), count
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,0 +1,76 @@
+"""Generation settings that a checkpoint carries in generation_config.json, and generation without them.
+
+transformers' `generate()` fills every setting that the caller leaves open from `model.generation_config`: a repetition
+penalty, a minimum length or suppressed tokens there change what is sampled, though no command or recipe names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+# Settings that only apply while sampling: greedy decoding (`do_sample=False`) ignores them.
+SAMPLING = (
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
+# Settings that change speed, memory or what is returned, but not the tokens; and limits that every caller sets.
+WITHOUT_EFFECT = (
+    "max_length", "max_new_tokens", "use_cache", "cache_implementation", "cache_config", "max_cache_len",
+    "output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate",
+    "compile_config", "disable_compile", "continuous_batching_config", "low_memory", "prefill_chunk_size",
+    "transformers_version",
+)  # fmt: skip
+NEUTRAL = {
+    "min_length": 0, "min_new_tokens": 0, "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1,
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0,
+    "diversity_penalty": 0.0, "guidance_scale": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+}  # fmt: skip
+
+
+def own_settings(config: GenerationConfig) -> dict[str, Any]:
+    """The settings of a checkpoint that change which tokens are generated, without token ids and neutral values."""
+    return {
+        name: value
+        for name, value in vars(config).items()
+        if not (name.startswith("_") or name in TOKEN_IDS or name in WITHOUT_EFFECT)
+        and not (value is None or value is False)
+        and not (name in NEUTRAL and value == NEUTRAL[name])
+    }
+
+
+@contextmanager
+def plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Generate within the context from the model's own distribution: of its generation config only token ids remain.
+
+    The config is changed in place and restored afterwards, so that an adapter and its base, which share it, see the
+    same settings, and token ids that are set within the context are kept. A caller that samples passes `top_k=0`
+    itself: where no one sets it, transformers takes 50.
+
+    Args:
+        model: a model or PEFT model with a `generation_config`.
+    """
+    from transformers import GenerationConfig
+
+    config = model.generation_config
+    own = _replace_settings(config, vars(GenerationConfig()))
+    try:
+        yield
+    finally:
+        _replace_settings(config, own)
+
+
+def _replace_settings(config: GenerationConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """Replace all settings of a config but its token ids, and return the former ones."""
+    former = {name: value for name, value in vars(config).items() if name not in TOKEN_IDS}
+    for name in former:
+        delattr(config, name)
+    for name, value in settings.items():
+        if name not in TOKEN_IDS:
+            setattr(config, name, value)
+    return former

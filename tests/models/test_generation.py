@@ -1,0 +1,75 @@
+"""Generation without the settings that a checkpoint carries, and what these settings are."""
+
+import ppo_tiny as tiny
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
+
+from alignment.models.generation import own_settings, plain_generation
+
+LEAKY = {
+    "repetition_penalty": 5.0,
+    "min_new_tokens": 5,
+    "top_k": 1,
+    "top_p": 0.1,
+    "temperature": 0.2,
+    "no_repeat_ngram_size": 2,
+    "suppress_tokens": [6, 7],
+    "begin_suppress_tokens": [8],
+    "bad_words_ids": [[9]],
+    "forced_eos_token_id": 0,
+    "sequence_bias": [[[10], 4.0]],
+    "length_penalty": 2.0,
+    "num_beams": 2,
+    "max_time": 0.0,
+    "stop_strings": ["w1"],
+    "custom": 3,
+}
+IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
+
+
+def generated(model, **options):
+    torch.manual_seed(0)
+    return model.generate(IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=8, top_k=0, **options).tolist()
+
+
+def adapted(model):
+    torch.manual_seed(0)
+    return get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("wrap", [lambda model: model, adapted])
+def test_no_setting_of_the_checkpoint_changes_what_is_generated(wrap, do_sample):
+    expected = generated(wrap(tiny.model(seed=1)), do_sample=do_sample)
+    model = wrap(tiny.model(seed=1))
+    vars(model.generation_config).update(LEAKY)
+    before = dict(vars(model.generation_config))
+    with plain_generation(model):
+        assert generated(model, do_sample=do_sample) == expected
+    assert vars(model.generation_config) == before
+
+
+def test_token_ids_stay_and_those_set_within_are_kept():
+    model = tiny.model()
+    model.generation_config = GenerationConfig(eos_token_id=[2, 3], pad_token_id=1, repetition_penalty=5.0)
+    with pytest.raises(ZeroDivisionError), plain_generation(model):
+        assert model.generation_config.eos_token_id == [2, 3] and model.generation_config.pad_token_id == 1
+        assert model.generation_config.repetition_penalty is None
+        model.generation_config.eos_token_id = [4]
+        raise ZeroDivisionError
+    assert model.generation_config.eos_token_id == [4] and model.generation_config.repetition_penalty == 5.0
+
+
+@pytest.mark.parametrize("name", sorted(LEAKY))
+def test_a_setting_that_changes_tokens_is_named(name):
+    config = GenerationConfig(eos_token_id=0, pad_token_id=0, bos_token_id=0)
+    vars(config)[name] = LEAKY[name]
+    assert own_settings(config) == {name: LEAKY[name]}
+
+
+def test_neutral_settings_are_not_named():
+    neutral = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "num_beams": 1, "min_length": 0}
+    harmless = {"use_cache": False, "max_length": 99, "max_new_tokens": 3, "output_scores": True, "do_sample": False}
+    assert own_settings(GenerationConfig(**neutral, **harmless)) == {}
