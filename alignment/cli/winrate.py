@@ -115,7 +115,7 @@ def lines(result: dict) -> list[str]:
     if not result["n"]:
         return [f"A {result['a']}", f"B {result['b']}", f"no pair was judged: {result['unjudged']} without an opinion"]
     interval = "" if result["ci_low"] is None else f" [{result['ci_low']:.1%}, {result['ci_high']:.1%}]"
-    verdict = {"a": "A is better", "b": "B is better", "tied": "tied"}[result["verdict"]]
+    verdict = {"a": "A is better", "b": "B is better", "tied": "tied", "unknown": "no verdict (one prompt alone)"}[result["verdict"]]
     found = [
         f"A {result['a']}",
         f"B {result['b']}",
