@@ -6,6 +6,9 @@ above zero (cluster + checkpoint's own cluster + item + checkpoint's own item), 
 
     python benchmarks/interval_coverage.py [--quick]
 
+`macro means` are means over tasks with few items each, of tasks that differ in difficulty: the interval of a paired
+difference, of one model's mean, and for comparison the difference's with one small-sample factor for all clusters.
+
 `tests` at the end says how often each test calls two checkpoints of equal accuracy different at 0.05.
 
 Seed 0, 1,000 pairs each, two cores of an Intel Xeon, 2026-11-22, 41 seconds:
@@ -39,7 +42,7 @@ import json
 import time
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from alignment.pipeline.provenance import hardware
 from eval import stats
@@ -48,6 +51,10 @@ ITEMS, CLUSTERS = 200, (4, 5, 8, 10, 20, 40, 100, 200)
 # Spread of: what both checkpoints make of a cluster, what each does, what both make of an item, what each does.
 SPREADS = {"usual": (0.6, 0.4, 1.0, 0.5), "few changes": (0.6, 0.05, 1.0, 0.05)}
 MEANS = {"usual": (0.0, 0.3), "few changes": (0.0, 0.05)}
+MACRO = ((15, 84), (57, 5), (57, 3), (57, 2), (57, 1))  # tasks, items of each
+RATES = (0.5, 0.8, 0.95)
+MACRO_KINDS = ("difference", "one model", "pooled factor")
+CLAIMED = ((15, 84), (57, 5), (57, 3))
 CASES = {
     "equal clusters": ("usual", "equal"),
     "unequal clusters": ("usual", "unequal"),
@@ -119,20 +126,58 @@ def false_alarms(clusters: int, pairs: int, seed: int) -> dict[str, float]:
     }
 
 
+def macro_coverage(tasks: int, items: int, rate: float, pairs: int, seed: int) -> dict[str, float | None]:
+    """By kind of interval of a mean over tasks, the share of pairs whose interval holds the truth; None: no interval.
+
+    Args:
+        tasks, items: how many tasks, and items of each.
+        rate: about how often checkpoint a is right; b is right a little more often. Their answers to an item correlate
+            by 0.5 to 0.6.
+    """
+    rng = np.random.default_rng(seed)
+    spread, levels = np.hypot(1.0, 0.5), 0.5 * norm.ppf((np.arange(tasks) + 0.5) / tasks)
+    both, labels = rng.normal(size=(pairs, tasks, items)), np.repeat(np.arange(tasks), items)
+    centre = norm.ppf(rate) * np.hypot(spread, 0.5)
+    means = [centre + shift + levels[:, None] for shift in (0.0, 0.1)]
+    a, b = ((m + both + 0.5 * rng.normal(size=both.shape) > 0).astype(float).reshape(pairs, -1) for m in means)
+    truth_a, truth_b = (float(norm.cdf(m / spread).mean()) for m in means)
+    ones, own = np.ones(tasks * items), np.arange(tasks * items)
+    held: dict[str, list[bool]] = {kind: [] for kind in MACRO_KINDS}
+    for change, scores in zip(b - a, a, strict=True):
+        error = stats.macro_error(change, ones, labels, own)
+        if np.isnan(error.se):
+            return dict.fromkeys(MACRO_KINDS)
+        value = float(change.mean())
+        by_task = change.reshape(tasks, items)
+        influence = (by_task - by_task.mean(axis=1, keepdims=True)).ravel() / len(own)
+        reach = t.ppf(0.975, len(own) - 1) * stats.clustered_se(influence, own)
+        found = {
+            "difference": stats.t_interval(value, error.se, len(own), df=error.df),
+            "one model": stats.macro_interval(scores, ones, labels, own),
+            "pooled factor": (value - reach, value + reach),
+        }
+        for kind, (low, high) in found.items():
+            held[kind].append(low <= (truth_a if kind == "one model" else truth_b - truth_a) <= high)
+    return {kind: float(np.mean(one)) for kind, one in held.items()}
+
+
 def table(title: str, by_clusters: dict[int, dict[str, float]]) -> str:
     kinds = list(next(iter(by_clusters.values())))
     lines = [f"{title:26}" + "".join(f"{clusters:>7}" for clusters in by_clusters)]
-    lines += [f"  {kind:24}" + "".join(f"{row[kind]:>7.3f}" for row in by_clusters.values()) for kind in kinds]
+    for kind in kinds:
+        shares = ["   none" if row[kind] is None else f"{row[kind]:>7.3f}" for row in by_clusters.values()]
+        lines.append(f"  {kind:24}" + "".join(shares))
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=1000, help="simulated pairs for each figure")
+    parser.add_argument("--macro_pairs", type=int, default=3000, help="simulated pairs for each figure of a macro mean")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
     args = parser.parse_args()
-    pairs = 10 if args.quick else args.pairs
+    pairs, macro_pairs = (10, 10) if args.quick else (args.pairs, args.macro_pairs)
     started, figures = time.perf_counter(), {}
     print(
         f"{ITEMS} items, {pairs} pairs each (seed {args.seed}); 0.95 of 1,000 pairs is +- 0.007 (one standard error)\n"
@@ -142,11 +187,22 @@ def main() -> None:
         print(table(f"{title}; clusters:", figures[title]) + "\n")
     figures["tests"] = {g: false_alarms(g, pairs, args.seed) for g in CLUSTERS}
     print(table("tests; clusters:", figures["tests"]))
-    held = figures["equal clusters"][40]["t"]
+    for rate in RATES:
+        shares = {(m, n): macro_coverage(m, n, rate, macro_pairs, args.seed) for m, n in MACRO}
+        figures[f"macro means, {rate}"] = {f"{m}x{n}": share for (m, n), share in shares.items()}
+        print("\n" + table(f"macro means, rate {rate}", figures[f"macro means, {rate}"]))
+    claimed = {
+        f"{kind} of {m}x{n}, rate {rate}": figures[f"macro means, {rate}"][f"{m}x{n}"][kind]
+        for kind in ("difference", "one model")
+        for m, n in CLAIMED
+        for rate in RATES
+    }
+    held = {"t at 40 clusters": figures["equal clusters"][40]["t"]} | claimed
+    none = [figures[f"macro means, {rate}"]["57x1"]["difference"] for rate in RATES]
     result = {
         "figures": figures,
-        "targets": {"coverage of t at 40 clusters": [0.93, 0.97]},
-        "met": 0.93 <= held <= 0.97,
+        "targets": {f"coverage of {name}": [0.93, 0.97] for name in held} | {"57x1": "no interval"},
+        "met": all(0.93 <= share <= 0.97 for share in held.values()) and none == [None] * len(none),
     }
     print(json.dumps(result | {"seconds": round(time.perf_counter() - started), "machine": hardware()}))
 

@@ -69,7 +69,9 @@ def _is_rounding(se: float, scores: np.ndarray) -> bool:
 
 def macro_mean(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray) -> float:
     """Mean over tasks of the tasks' weighted means. All arrays (n,); `tasks` holds labels."""
-    return float(np.mean([weighted_mean(scores[tasks == t], weights[tasks == t]) for t in np.unique(tasks)]))
+    task = np.unique(tasks, return_inverse=True)[1]
+    with np.errstate(invalid="ignore"):  # a task without weight has no mean
+        return float(np.mean(np.bincount(task, weights=weights * scores) / np.bincount(task, weights=weights)))
 
 
 class MacroError(NamedTuple):
@@ -149,6 +151,8 @@ def _linked_tasks(cell_task: np.ndarray, cell_cluster: np.ndarray) -> np.ndarray
     from scipy.sparse.csgraph import connected_components
 
     tasks, clusters = int(cell_task.max()) + 1, int(cell_cluster.max()) + 1
+    if len(cell_task) == clusters:  # each cluster is in one task, the usual case
+        return np.arange(tasks)
     links = coo_array((np.ones(len(cell_task)), (cell_task, tasks + cell_cluster)), shape=(tasks + clusters,) * 2)
     return connected_components(links, directed=False)[1][:tasks]
 

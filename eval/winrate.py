@@ -187,8 +187,8 @@ def win_rate(outcomes: np.ndarray, clusters: np.ndarray | None = None, level: fl
 
     Returns:
         {win_rate, se, ci_low, ci_high, win, tie, loss, unjudged, n, clusters, verdict}: win, tie and loss are counts;
-        a tie is half a win in the rate. The verdict is "a", "b" or "tied", where the interval holds 0.5; "unknown" where
-        there is no interval. The rates are None where nothing was judged, the interval also for a single cluster.
+        a tie is half a win in the rate. The verdict is "a", "b" or "tied", where the interval holds 0.5; "unknown"
+        where there is no interval. The rates are None where nothing was judged, the interval also for a single cluster.
     """
     clusters = np.arange(len(outcomes)) if clusters is None else np.asarray(clusters)
     judged = ~np.isnan(outcomes)
@@ -249,7 +249,8 @@ def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
     """
     groups, mean = len(np.unique(clusters)), float(extra.mean())
     low, high = stats.t_interval(mean, stats.mean_se(extra, clusters=clusters), groups)
-    return {"words": mean} | ({"ci_low": None, "ci_high": None} if math.isnan(low) else {"ci_low": low, "ci_high": high})
+    known = not math.isnan(low)
+    return {"words": mean, "ci_low": low if known else None, "ci_high": high if known else None}
 
 
 def prompt_labels(outputs: Sequence[Output]) -> np.ndarray:
