@@ -7,7 +7,21 @@ neighbouring points. `flat` is that alone: the share called over-optimised shoul
 by 4 deviations and falls back by as much, `plateau` rises by 4 and stays: nothing declines. `independent` says of the
 flat curves what noise drawn anew from single residuals would.
 
-RESULTS
+Seed 0, 400 runs each (standard error of 0.05: 0.011), two busy cores of an Intel Xeon:
+
+    correlation    points    flat    hill  plateau  independent
+    0.0                20   0.005   0.595    0.000        0.052
+    0.0                40   0.018   0.970    0.000        0.058
+    0.0                80   0.035   1.000    0.005        0.060
+    0.0               200   0.028   1.000    0.000        0.050
+    0.5                20   0.018   0.425    0.000        0.217
+    0.5                40   0.030   0.468    0.005        0.205
+    0.5                80   0.028   0.920    0.000        0.230
+    0.5               200   0.045   1.000    0.003        0.200
+    0.9                20   0.102   0.910    0.013        0.448
+    0.9                40   0.055   0.698    0.005        0.485
+    0.9                80   0.015   0.415    0.000        0.472
+    0.9               200   0.015   0.325    0.005        0.480
 """
 
 import argparse
