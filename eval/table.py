@@ -37,7 +37,7 @@ COMPARE_NOTE = (
     "detectable: the smallest true difference that these items show with 80% power\n"
     "intervals and verdicts are about these checkpoints (one training seed each), not about the methods behind them"
 )
-SEVERAL_PAIRS = "{count} pairs, each judged by itself: of 20 equal pairs, one is called better or worse by chance"
+SEVERAL_PAIRS = "{count} pairs, each judged by itself: of 20 equal pairs, about one differs by chance on each metric"
 
 
 def compare_table(rows: list[dict]) -> str:
