@@ -340,8 +340,12 @@ def comparisons(args: argparse.Namespace, stages: list[str]) -> Iterator[dict]:
     pairs = [(a, b) for a in ("base", "sft") for b in stages if stages.index(a) < stages.index(b)]
     for name, format, asked in (("gsm8k", "chat", stages), ("gsm8k", "plain", PLAIN), ("blimp", "plain", stages)):
         runs = {stage: load_run(next(evals.glob(f"{stage}-{name}-*{format}"))) for stage in asked}
-        for row in compare_pairs([(runs[a], runs[b]) for a, b in pairs if a in runs and b in runs]):
-            if row["aggregate"] or name == "gsm8k":
+        found = compare_pairs([(runs[a], runs[b]) for a, b in pairs if a in runs and b in runs])
+        shown = [row for row in found if row["aggregate"] or name == "gsm8k"]
+        for metric in dict.fromkeys(row["metric"] for row in shown):
+            family = [row for row in shown if row["metric"] == metric]
+            adjusted = holm([np.nan if row["p"] is None else row["p"] for row in family])
+            for row in with_verdicts(family, adjusted):
                 yield row | {"task": f"{name} {format}" if name == "gsm8k" else name}
     losses = {stage: read(evals / f"{stage}.json") for stage in stages}
     rows = []
@@ -355,7 +359,8 @@ def comparisons(args: argparse.Namespace, stages: list[str]) -> Iterator[dict]:
 def with_verdicts(rows: list[dict], adjusted: list[float]) -> list[dict]:
     for row, p in zip(rows, adjusted, strict=True):
         gain = row["delta"] if row["higher_is_better"] else -row["delta"]
-        row |= {"p_holm": p, "verdict": "tied" if p > 0.05 else "better" if gain > 0 else "worse"}
+        verdict = "unknown" if np.isnan(p) else "tied" if p > 0.05 else "better" if gain > 0 else "worse"
+        row |= {"p_holm": p, "verdict": verdict}
     return rows
 
 

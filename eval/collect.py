@@ -23,6 +23,7 @@ COLUMNS = (
     *("score", "weight", "gen_len", "truncated", "gold_probability", "confidence"),
 )
 CALIBRATION_BINS = 10
+NO_SPREAD = dict.fromkeys(("se", "df", "ci_low", "ci_high"))
 
 
 def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tuple, list[Reply]]) -> pandas.DataFrame:
@@ -62,8 +63,10 @@ def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tu
 def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict]:
     """A run's figures: one entry for each (task, metric), then one for each aggregate of a group.
 
-    Each is {task, metric, value, se, n, chance, centred, higher_is_better, is_mean, members, pooled}. `is_mean` says
-    that the figure is the (weighted) mean of the items' scores; without that there is no `se` and no comparison.
+    Each is {task, metric, value, se, df, ci_low, ci_high, n, chance, centred, higher_is_better, is_mean, members,
+    pooled}. `is_mean` says that the figure is the (weighted) mean of the items' scores; without that there is no `se`,
+    no 95% interval and no comparison, and neither where a task has fewer than two clusters of items. `df` are the
+    degrees of freedom of `se`.
     `members` lists the tasks of a group's aggregate, which is their macro mean, or with `pooled` the mean over all
     their items. A suite's centred average has an `se` too, though its items' scores have other scales.
     """
@@ -176,9 +179,10 @@ def _score(metric: str, value: object) -> tuple[float, float] | None:
 def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: bool | None, guess: float | None) -> dict:
     scores, weights = items["score"].to_numpy(), items["weight"].to_numpy()
     is_mean = len(items) and math.isclose(stats.weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
+    spread = _spread(scores, weights, np.zeros(len(items)), items["cluster"].to_numpy()) if is_mean else NO_SPREAD
     return {
         "value": float(value),
-        "se": _number(stats.mean_se(scores, weights, items["cluster"].to_numpy())) if is_mean else None,
+        **spread,
         "n": n,
         "chance": guess,
         "centred": None if guess is None else (value - guess) / (1 - guess),
@@ -189,6 +193,13 @@ def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: boo
     }
 
 
+def _spread(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray) -> dict:
+    """{se, df, ci_low, ci_high} of the mean over tasks; None where it is not defined."""
+    error = stats.macro_error(scores, weights, tasks, clusters)
+    low, high = stats.macro_interval(scores, weights, tasks, clusters)
+    return {"se": _number(error.se), "df": _number(error.df), "ci_low": _number(low), "ci_high": _number(high)}
+
+
 def _calibration(items: pandas.DataFrame) -> list[dict]:
     """Brier score and expected calibration error of one task's items; nothing without items."""
     if items.empty:
@@ -197,7 +208,7 @@ def _calibration(items: pandas.DataFrame) -> list[dict]:
     error = expected_calibration_error(confidence, (gold == confidence).astype(float))
     named = {"task": items["task"].iloc[0]}
     brier = _figure(items, float(items["score"].mean()), len(items), False, None)
-    ece = brier | {"value": error, "se": None, "is_mean": False}
+    ece = brier | NO_SPREAD | {"value": error, "is_mean": False}
     return [named | {"metric": "brier"} | brier, named | {"metric": "ece"} | ece]
 
 
@@ -206,12 +217,12 @@ def _centred_average(suite: Suite, rows: list[dict]) -> list[dict]:
     parts = [row for row in rows if suite.centred.get(row["task"]) == row["metric"] and row["centred"] is not None]
     if not parts:
         return []
-    errors = [None if row["se"] is None else row["se"] / (1 - row["chance"]) for row in parts]
+    value = float(np.mean([row["centred"] for row in parts]))
     figure = {
         "task": "core",
         "metric": "centred",
-        "value": float(np.mean([row["centred"] for row in parts])),
-        "se": None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(parts)),
+        "value": value,
+        **_centred_spread(value, parts),
         "n": sum(row["n"] for row in parts),
         "chance": 0.0,
         "higher_is_better": True,
@@ -219,7 +230,21 @@ def _centred_average(suite: Suite, rows: list[dict]) -> list[dict]:
         "members": [row["task"] for row in parts],
         "pooled": False,
     }
-    return [figure | {"centred": figure["value"]}]
+    return [figure | {"centred": value}]
+
+
+def _centred_spread(value: float, parts: list[dict]) -> dict:
+    """{se, df, ci_low, ci_high} of a mean of independent tasks' centred scores, with Satterthwaite's df."""
+    if any(row["se"] is None for row in parts):
+        return NO_SPREAD
+    varying = [row for row in parts if row["se"] > 0]
+    shares = np.array([(row["se"] / (1 - row["chance"]) / len(parts)) ** 2 for row in varying])
+    se = float(np.sqrt(shares.sum()))
+    if not varying:
+        return NO_SPREAD | {"se": se}
+    df = float(shares.sum() ** 2 / np.sum(shares**2 / [row["df"] for row in varying]))
+    low, high = stats.t_interval(value, se, sum(row["n"] for row in parts), df=df)
+    return {"se": se, "df": df, "ci_low": low, "ci_high": high}
 
 
 def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
@@ -242,7 +267,7 @@ def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
                 "task": group.name,
                 "metric": metric,
                 "value": value,
-                "se": _number(stats.macro_se(*arrays)),
+                **_spread(*arrays),
                 "n": len(found),
                 "chance": guess,
                 "centred": None if guess is None else (value - guess) / (1 - guess),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 KEY = ["task", "metric", "item_id"]
+TOO_FEW = "a task has fewer than two clusters of items, so that they do not show how much its score varies"
+NO_SPREAD = "the clusters of items all changed alike, so that they do not show how much others would differ"
 
 
 def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_template: bool = False) -> list[dict]:
@@ -28,15 +30,18 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
 
     Returns:
         One row for each figure that both runs have, groups' aggregates included: {a, b, suite, task, format, variant,
-        metric, value_a, value_b, delta (b - a), se, ci_low, ci_high (95%, Student's t), boot_low, boot_high (95%,
-        percentile bootstrap), p, p_holm, test, fixed, regressed, mde, n, clusters, higher_is_better, aggregate,
-        verdict}. `a` and `b` are stage names where the runs have them. `p` is of the exact test by clusters where
-        scores are right or wrong (McNemar's where each item is its own cluster; `test` is "exact"), else of the t-test
-        ("t"); `p_holm` is adjusted over the tasks of one metric (an aggregate is a question of its own, and stays as
-        it is). `fixed` and `regressed` count items whose score rose and fell. `mde` is the difference found with 80%
-        power. The verdict is better or worse (for the reader, whichever way the metric points) where p_holm is at most
-        0.05, else tied.
-        What has no interval or detectable effect (fewer than two clusters, nothing changed) has None there.
+        metric, value_a, value_b, delta (b - a), se, df, ci_low, ci_high (95%, Student's t with df degrees of freedom),
+        boot_low, boot_high (95%, percentile bootstrap), p, p_holm, test, fixed, regressed, mde, n, clusters,
+        higher_is_better, aggregate, verdict, reason}. `a` and `b` are stage names where the runs have them. `p` is of
+        the exact test by clusters where scores are right or wrong (McNemar's where each item is its own cluster; `test`
+        is "exact"), else of the t-test ("t"); `p_holm` is adjusted over the tasks of one metric of this pair (an
+        aggregate is a question of its own, and stays as it is). `fixed` and `regressed` count items whose score rose
+        and fell. `mde` is the difference found with 80% power.
+        The verdict is better or worse (for the reader, whichever way the metric points) where p_holm is at most 0.05,
+        tied where it is more, and unknown where there is no p: `reason` (else None) then says why.
+        What is not defined is None: the standard error, interval and p where a task has fewer than two clusters; the
+        interval and the t-test's p where the standard error is 0 though items changed; the detectable effect where the
+        standard error is 0. Where no item changed p is 1 and the interval [0, 0].
 
     Raises:
         UserError: the runs differ in suite, format, few-shot examples, chat template or items, or one is not a run.
@@ -46,10 +51,10 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
 
 
 def compare_pairs(pairs: list[tuple[Run, Run]], *, seed: int = 0, any_template: bool = False) -> list[dict]:
-    """`compare` for several pairs; p_holm is adjusted over all that ask one question.
+    """`compare` for several pairs. Each pair has the p_holm and verdict that it has by itself.
 
-    The family of a p-value: the tasks of one metric, of one suite in one format, in all pairs. An aggregate's family is
-    the same aggregate in all pairs.
+    The family of a p-value is the tasks of one metric in one pair of runs, so of one suite in one format. What other
+    pairs a command or report holds does not change it. An aggregate is a family of its own.
 
     Raises:
         UserError: a pair cannot be compared; all such are reported together.
@@ -58,13 +63,10 @@ def compare_pairs(pairs: list[tuple[Run, Run]], *, seed: int = 0, any_template: 
     rows, refused = [], []
     for a, b in pairs:
         try:
-            rows += _rows(a, b, {"a": names[a.path], "b": names[b.path]}, seed, any_template)
+            rows += _judged(_rows(a, b, {"a": names[a.path], "b": names[b.path]}, seed, any_template))
         except UserError as error:
             refused.append(error)
     raise_all(refused)
-    _adjust(rows)
-    for row in rows:
-        row["verdict"] = _verdict(row)
     return rows
 
 
@@ -169,17 +171,28 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
     score_a, score_b, weights, clusters = [rows[c].to_numpy() for c in ("score_a", "score", "weight", "cluster")]
     tasks = np.zeros(len(rows)) if figure["pooled"] else rows["task"].to_numpy()
     change, groups = score_b - score_a, len(np.unique(clusters))
-    delta, se = stats.macro_mean(change, weights, tasks), stats.macro_se(change, weights, tasks, clusters)
-    low, high = stats.t_interval(delta, se, groups)
-    boot_low, boot_high = stats.bootstrap_ci(change, weights, tasks, clusters, seed=seed)
+    delta, error = stats.macro_mean(change, weights, tasks), stats.macro_error(change, weights, tasks, clusters)
     exact = np.isin([score_a, score_b], (0, 1)).all() and np.all(weights == 1) and len(np.unique(tasks)) == 1
-    p = stats.mcnemar_clustered(change, clusters) if exact else stats.t_test_p(delta, se, groups)
+    enough, changed = not np.isnan(error.se), bool(np.any(change != 0))
+    low, high = boot_low, boot_high = (float("nan"), float("nan")) if changed or not enough else (0.0, 0.0)
+    if changed and error.se > 0:
+        low, high = stats.t_interval(delta, error.se, groups, df=error.df)
+        boot_low, boot_high = stats.bootstrap_ci(change, weights, tasks, clusters, seed=seed)
+    if not enough:
+        p = float("nan")
+    elif not changed:
+        p = 1.0
+    elif exact:
+        p = stats.mcnemar_clustered(change, clusters)
+    else:
+        p = stats.t_test_p(delta, error.se, groups, df=error.df)
     return {
         "metric": figure["metric"],
         "value_a": stats.macro_mean(score_a, weights, tasks),
         "value_b": stats.macro_mean(score_b, weights, tasks),
         "delta": delta,
-        "se": _number(se),
+        "se": _number(error.se),
+        "df": _number(error.df),
         "ci_low": _number(low),
         "ci_high": _number(high),
         "boot_low": _number(boot_low),
@@ -189,7 +202,7 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
         "test": "exact" if exact else "t",
         "fixed": int(np.sum(change > 0)),
         "regressed": int(np.sum(change < 0)),
-        "mde": _number(stats.minimum_detectable_effect(se, groups)),
+        "mde": _number(stats.minimum_detectable_effect(error.se, groups, df=error.df)),
         "n": len(rows),
         "clusters": groups,
         "higher_is_better": figure["higher_is_better"],
@@ -197,22 +210,32 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
     }
 
 
-def _adjust(rows: list[dict]) -> None:
-    """Fill in p_holm, family by family."""
+def _judged(rows: list[dict]) -> list[dict]:
+    """The rows of one pair of runs with p_holm adjusted family by family, verdict and reason."""
     families: dict[tuple, list[dict]] = {}
     for row in rows:
-        question = (row["suite"], row["format"], str(row["variant"]), row["metric"])
-        families.setdefault((*question, row["task"] if row["aggregate"] else None), []).append(row)
+        families.setdefault((row["metric"], row["task"] if row["aggregate"] else None), []).append(row)
     for family in families.values():
         for row, adjusted in zip(family, stats.holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = adjusted
+            row |= {"p": _number(row["p"]), "p_holm": _number(adjusted)}
+            row |= {"verdict": _verdict(row), "reason": _reason(row)}
+    return rows
 
 
 def _verdict(row: dict) -> str:
+    if row["p_holm"] is None:
+        return "unknown"
     if row["p_holm"] > ALPHA or row["delta"] == 0:
         return "tied"
     rose = row["delta"] > 0
     return "better" if rose == (row["higher_is_better"] is not False) else "worse"
+
+
+def _reason(row: dict) -> str | None:
+    """Why there is no verdict; None where there is one."""
+    if row["p"] is not None:
+        return None
+    return TOO_FEW if row["se"] is None else NO_SPREAD
 
 
 def _number(value: float) -> float | None:

@@ -49,13 +49,15 @@ def check_gates(rows: list[dict], gates: Sequence[Gate], *, strict: bool = False
     Args:
         rows: of `compare`.
         gates: each looks at the rows that its glob covers, in every suite, format and pair.
-        strict: fail unless the interval rules out a loss beyond the limit. Otherwise a gate fails where the loss is
-            beyond the limit and the verdict is worse: noise alone does not fail it, nor does it show that all is well.
+        strict: fail unless the interval (without one, the verdict better) rules out a loss beyond the limit. Otherwise
+            a gate fails where the loss is beyond the limit and the verdict is worse: noise alone does not fail it, nor
+            does it show that all is well. Where the verdict is unknown noise cannot be told from loss: a loss beyond
+            the limit then fails too.
 
     Returns:
         For each gate and each row that it covers, {gate, strict, failed, loss, loss_high, limit, a, b, suite, format,
         variant, task, metric, verdict}. `loss` is by how much b is worse, `loss_high` the interval's worse end (None
-        where there is no interval: a strict gate then fails).
+        where there is no interval).
 
     Raises:
         UserError: a gate covers no row; all such are named.
@@ -76,12 +78,12 @@ def _outcome(gate: Gate, row: dict, strict: bool) -> dict:
     end = row["ci_high"] if lower_is_better else row["ci_low"]
     loss_high = None if end is None else end if lower_is_better else -end
     beyond = loss > gate.limit + ROUNDING
-    not_ruled_out = loss_high is None or loss_high > gate.limit + ROUNDING
+    not_ruled_out = row["verdict"] != "better" if loss_high is None else loss_high > gate.limit + ROUNDING
     kept = ("a", "b", "suite", "format", "variant", "task", "metric", "verdict")
     return {
         "gate": f"{gate.tasks}:{gate.limit:g}",
         "strict": strict,
-        "failed": not_ruled_out if strict else beyond and row["verdict"] == "worse",
+        "failed": not_ruled_out if strict else beyond and row["verdict"] in ("worse", "unknown"),
         "loss": loss,
         "loss_high": loss_high,
         "limit": gate.limit,

@@ -81,7 +81,7 @@ def length_controlled_win_rate(
     influence = (np.linalg.inv(_information(design, p, ones)) @ (design * (y - p)[:, None]).T)[0]
     groups = len(np.unique(clusters))
     low, high = stats.t_interval(beta[0], stats.clustered_se(influence, clusters), groups, level=level)
-    known = groups > 1 and np.ptp(y) > 0
+    known = not np.isnan(low) and np.ptp(y) > 0
     return {
         "win_rate": float(expit(beta[0])),
         "ci_low": float(expit(low)) if known else None,
@@ -118,7 +118,8 @@ def elo_ratings(
 
     Returns:
         Best first, {name, rating, ci_low, ci_high, games, score (wins, ties half), bounded}. Ratings are relative, so
-        the anchor's interval has no width. `bounded` is False where a set of checkpoints won every pair against the
+        the anchor's interval has no width; with fewer than two clusters there is nothing to resample, and every other
+        interval is None. `bounded` is False where a set of checkpoints won every pair against the
         others, or lost it: the outcomes then set no bound on how far apart they are, and a weak prior does.
 
     Raises:
@@ -140,13 +141,13 @@ def elo_ratings(
     ]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     played, scored = _per_name(games.sum(0), wins.sum(0), pairs, len(names))
-    bounded = _groups(beaten, "strong") == 1
+    bounded, known = _groups(beaten, "strong") == 1, len(games) > 1
     rows = [
         {
             "name": str(name),
             "rating": float(ratings[i]),
-            "ci_low": float(low[i]),
-            "ci_high": float(high[i]),
+            "ci_low": float(low[i]) if known or i == at else None,
+            "ci_high": float(high[i]) if known or i == at else None,
             "games": int(played[i]),
             "score": float(scored[i]),
             "bounded": bounded,

@@ -33,9 +33,11 @@ COMPARE_HEADER = [
     "n",
 ]
 COMPARE_NOTE = (
-    "p: adjusted over the tasks{pairs} (Holm); better or worse where p <= 0.05, else tied\n"
-    "detectable: the smallest true difference that these items show with 80% power"
+    "p: adjusted over the tasks of a metric in a pair (Holm); better or worse where p <= 0.05, else tied\n"
+    "detectable: the smallest true difference that these items show with 80% power\n"
+    "intervals and verdicts are about these checkpoints (one training seed each), not about the methods behind them"
 )
+SEVERAL_PAIRS = "{count} pairs, each judged by itself: of 20 equal pairs, about one differs by chance on each metric"
 
 
 def compare_table(rows: list[dict]) -> str:
@@ -72,7 +74,9 @@ def gate_lines(gates: list[dict]) -> list[str]:
     for gate in gates:
         where = " ".join([gate["suite"], gate["format"], *variant_words(gate["variant"])])
         loss = f"{'worse' if gate['loss'] > 0 else 'better'} by {abs(gate['loss']):.4f}"
-        found = f"at worst {_signed(gate['loss_high'])} worse" if gate["strict"] else f"verdict {gate['verdict']}"
+        found = f"verdict {gate['verdict']}"
+        if gate["strict"]:
+            found = "no interval" if gate["loss_high"] is None else f"at worst {_signed(gate['loss_high'])} worse"
         lines.append(
             f"{'FAILED' if gate['failed'] else 'passed'}  {gate['gate']}: {gate['task']}/{gate['metric']} ({where}), "
             f"{gate['a']} -> {gate['b']}: {loss if gate['loss'] else 'no difference'}, {found}"
@@ -103,15 +107,20 @@ def _compare_cells(rows: list[dict]) -> list[list]:
     shown = []
     for row in rows:
         values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
-        interval = f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
-        found = [interval, f"{row['p_holm']:.2g}", row["verdict"], _number(row["mde"]), row["n"]]
+        interval = "-" if row["ci_low"] is None else f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
+        p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
+        found = [interval, p, row["verdict"], _number(row["mde"]), row["n"]]
         way = " ".join([row["format"], *variant_words(row["variant"])])
         shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
     return shown
 
 
 def _compare_note(rows: list[dict]) -> str:
-    return COMPARE_NOTE.format(pairs=" and the pairs" if len(by_pair(rows)) > 1 else "")
+    lines, pairs = [COMPARE_NOTE], len(by_pair(rows))
+    if pairs > 1:
+        lines.append(SEVERAL_PAIRS.format(count=pairs))
+    reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
+    return "\n".join([*lines, *(f"unknown: {reason}" for reason in reasons)])
 
 
 def _flip_title(flip: dict) -> str:

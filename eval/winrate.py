@@ -23,6 +23,7 @@ from eval import stats
 from eval.generate import Messages, Reward, Sampling, score
 from eval.preferences import length_controlled_win_rate
 from eval.replies import distinct_n
+from eval.stats import wilson
 from reward_models.judge import both_positions
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def win_rate(outcomes: np.ndarray, clusters: np.ndarray | None = None, level: fl
 
     Returns:
         {win_rate, se, ci_low, ci_high, win, tie, loss, unjudged, n, clusters, verdict}: win, tie and loss are counts;
-        a tie is half a win in the rate. The verdict is "a", "b" or "tied", where the interval holds 0.5. The rates are
-        None where nothing was judged, the interval also for a single cluster.
+        a tie is half a win in the rate. The verdict is "a", "b" or "tied", where the interval holds 0.5; "unknown"
+        where there is no interval. The rates are None where nothing was judged, the interval also for a single cluster.
     """
     clusters = np.arange(len(outcomes)) if clusters is None else np.asarray(clusters)
     judged = ~np.isnan(outcomes)
@@ -206,22 +207,8 @@ def win_rate(outcomes: np.ndarray, clusters: np.ndarray | None = None, level: fl
     rate = float(np.mean(values)) if len(values) else None
     se = stats.mean_se(values, clusters=clusters) if counts["clusters"] > 1 else None
     low, high = (None, None) if se is None else wilson(rate, se, counts["clusters"], level)
-    verdict = "tied" if low is None or low <= 0.5 <= high else ("a" if rate > 0.5 else "b")
+    verdict = "unknown" if low is None else "tied" if low <= 0.5 <= high else "a" if rate > 0.5 else "b"
     return {"win_rate": rate, "se": se, "ci_low": low, "ci_high": high, **counts, "verdict": verdict}
-
-
-def wilson(rate: float, se: float, clusters: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a rate for as many independent outcomes as give its standard error, at Student's quantile.
-
-    Where all outcomes are the same the standard error is 0 and says nothing: there are then as many as clusters.
-    """
-    from scipy.stats import t
-
-    size = rate * (1 - rate) / se**2 if se > 0 else clusters
-    z2 = t.ppf((1 + level) / 2, clusters - 1) ** 2 / size
-    centre = (rate + z2 / 2) / (1 + z2)
-    half = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4)) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def position_figures(judged: Judged) -> dict | None:
@@ -261,12 +248,14 @@ def extra_words(a: Sequence[Output], b: Sequence[Output]) -> np.ndarray:
 
 
 def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
-    """{words, ci_low, ci_high}: the mean of (n,) extra words with its 95% interval, None for a single cluster."""
+    """{words, ci_low, ci_high}: the mean of (n,) extra words with its 95% interval.
+
+    The interval is None for a single cluster, and where every cluster has the same number of extra words.
+    """
     groups, mean = len(np.unique(clusters)), float(extra.mean())
-    if groups < 2:
-        return {"words": mean, "ci_low": None, "ci_high": None}
     low, high = stats.t_interval(mean, stats.mean_se(extra, clusters=clusters), groups)
-    return {"words": mean, "ci_low": low, "ci_high": high}
+    known = not math.isnan(low)
+    return {"words": mean, "ci_low": low if known else None, "ci_high": high if known else None}
 
 
 def answer_counts(judge: PairwiseJudge | Reward, before: Counter) -> dict | None:

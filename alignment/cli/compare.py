@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TASK:DELTA",
-        help="exit code 1 where the task's score is worse by more than DELTA and the verdict is worse; TASK may be a "
-        "glob, or TASK/METRIC; may be given several times",
+        help="exit code 1 where the task's score is worse by more than DELTA and the verdict is worse or unknown; TASK "
+        "may be a glob, or TASK/METRIC; may be given several times",
     )
     parser.add_argument(
         "--strict", action="store_true", help="fail unless the interval rules out a loss of more than DELTA"

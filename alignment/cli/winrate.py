@@ -116,11 +116,11 @@ def lines(result: dict) -> list[str]:
         told = f"no pair was judged: {result['unjudged']} without an opinion"
         return [f"A {result['a']}", f"B {result['b']}", told, *answer_notes(result)]
     interval = "" if result["ci_low"] is None else f" [{result['ci_low']:.1%}, {result['ci_high']:.1%}]"
-    verdict = {"a": "A is better", "b": "B is better", "tied": "tied"}[result["verdict"]]
+    words = {"a": "A is better", "b": "B is better", "tied": "tied", "unknown": "verdict unknown: a single prompt"}
     found = [
         f"A {result['a']}",
         f"B {result['b']}",
-        f"win rate of A over B, by {result['judge']}: {result['win_rate']:.1%}{interval}, {verdict}",
+        f"win rate of A over B, by {result['judge']}: {result['win_rate']:.1%}{interval}, {words[result['verdict']]}",
         f"{result['win']} wins, {result['tie']} ties, {result['loss']} losses of A on {result['n']} pairs of replies "
         f"to {result['clusters']} prompts; {result['identical']} pairs are the same text",
         *notes(result),

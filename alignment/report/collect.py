@@ -35,6 +35,7 @@ EVAL_KEYS = (
     "versions",
     "seconds",
 )
+FIGURE_KEYS = ("task", "metric", "value", "se", "ci_low", "ci_high", "n", "chance", "higher_is_better")
 BASE = "pretrain"
 CURVE_POINTS = 400
 
@@ -92,7 +93,7 @@ def scores(record: dict) -> list[dict]:
     return [
         {
             **shared,
-            **{key: figure.get(key) for key in ("task", "metric", "value", "se", "n", "chance", "higher_is_better")},
+            **{key: figure.get(key) for key in FIGURE_KEYS},
             "num_fewshot": (record.get("settings") or {}).get("num_fewshot"),
             "variant": record.get("variant") or {},
             "headline": is_headline(figure, record["suite"]),

@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 
 from alignment.report.plots import Estimate, Panel, Series, dot_chart, line_chart, panel_chart, scatter
+from alignment.report.tables import interval_of
 from alignment.report.words import ACCURACIES, metric_of, number, stage_name
 
 TONES = {"pretrain": 4, "sft": 0, "reward": 3, "dpo": 1, "ppo": 2}
-NORMAL_95 = 1.96
 REWARD = re.compile("rewards/(.+)/mean")
 
 
@@ -184,9 +184,8 @@ def gold_figures(report: dict) -> list[dict]:
 
 
 def _gold_estimate(row: dict, base: str | None) -> Estimate:
-    value, se = row["value"], row.get("se")
-    low, high = (None, None) if se is None else (value - NORMAL_95 * se, value + NORMAL_95 * se)
-    note = number(value, 2) if se is None else f"{number(value, 2)} [{number(low, 2)}, {number(high, 2)}]"
+    value, (low, high) = row["value"], interval_of(row)
+    note = number(value, 2) if low is None else f"{number(value, 2)} [{number(low, 2)}, {number(high, 2)}]"
     return Estimate(stage_name(row["stage"], base), value, low, high, tone(row["stage"]), note)
 
 

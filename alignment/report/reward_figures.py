@@ -15,6 +15,7 @@ from alignment.report.plots import (
 )
 from alignment.report.scales import Scale
 from alignment.report.words import number, percent, stage_name
+from eval.stats import wilson
 
 NORMAL_95 = 1.96
 CELL_WIDTH, CELL_MARGIN = 190, 10
@@ -174,7 +175,6 @@ def _ranges(bins: list[dict]) -> list[str]:
 
 
 def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
-    """A proportion with its normal 95% interval, kept within [0, 1]."""
-    half = NORMAL_95 * (share * (1 - share) / n) ** 0.5 if n else None
-    low, high = (None, None) if half is None else (max(0.0, share - half), min(1.0, share + half))
+    """A proportion with Wilson's 95% interval; of fewer than two pairs there is none."""
+    low, high = wilson(share, (share * (1 - share) / (n - 1)) ** 0.5, n) if n and n > 1 else (None, None)
     return Estimate(label, share, low, high, color, number(share, 2))

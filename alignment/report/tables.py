@@ -68,7 +68,8 @@ def suite_table(report: dict) -> dict:
 
 def _score_scale(column: list[dict]) -> Scale | None:
     """An axis that holds the intervals of a column's scores, and chance where it is known."""
-    ends = [end for row in column if row.get("value") is not None for end in (*_interval(row), row.get("chance"))]
+    known = [row for row in column if row.get("value") is not None]
+    ends = [end for row in known for end in (row["value"], *interval_of(row), row.get("chance"))]
     ends = [end for end in ends if end is not None]
     return spread(ends, 4, SCORE_WIDTH - 4) if ends else None
 
@@ -77,14 +78,17 @@ def _score_picture(row: dict, scale: Scale | None) -> str | None:
     if row.get("value") is None:
         return None
     estimate = Estimate(
-        f"{value_text(row['metric'], row['value'])} with its 95% interval", row["value"], *_interval(row)
+        f"{value_text(row['metric'], row['value'])} with its 95% interval", row["value"], *interval_of(row)
     )
     return forest_row(estimate, scale, row.get("chance"), SCORE_HEIGHT)
 
 
-def _interval(row: dict) -> tuple[float, float]:
-    value, se = row["value"], row.get("se")
-    return (value, value) if se is None else (value - NORMAL_95 * se, value + NORMAL_95 * se)
+def interval_of(row: dict) -> tuple[float | None, float | None]:
+    """The 95% interval of a score: the eval run's own, or of an older run without one the normal interval of its se."""
+    if row.get("ci_low") is not None:
+        return row["ci_low"], row["ci_high"]
+    reach = NORMAL_95 * row["se"] if row.get("se") else None
+    return (None, None) if reach is None else (row["value"] - reach, row["value"] + reach)
 
 
 def _cell(row: dict, picture: str | None = None) -> dict:
@@ -180,4 +184,5 @@ def _forest_line(row: dict, scale: Scale, base: str | None) -> dict:
         "moved": moved,
         "mde": value_text(row["metric"], row.get("mde")),
         "verdict": row["verdict"],
+        "reason": row.get("reason"),
     }

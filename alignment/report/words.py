@@ -67,13 +67,14 @@ def value_text(metric: str, value: float | None) -> str:
 
 
 def delta_text(row: dict) -> str:
-    """`+52.1 points [49.0, 55.2]` of one comparison."""
+    """`+52.1 points [49.0, 55.2]` of one comparison; without an interval the difference alone."""
     shown = metric_of(row["metric"])
     delta, low, high = (
         number(None if row.get(key) is None else row[key] * shown.scale, shown.digits, sign=key == "delta")
         for key in ("delta", "ci_low", "ci_high")
     )
-    return f"{delta}{' ' + shown.unit if shown.unit else ''} [{low}, {high}]"
+    interval = "" if row.get("ci_low") is None else f" [{low}, {high}]"
+    return f"{delta}{' ' + shown.unit if shown.unit else ''}{interval}"
 
 
 def p_text(p: float | None) -> str:

@@ -40,7 +40,7 @@ def test_lower_can_be_better(tmp_path):
     bits, size = rng.normal(3, 0.5, 100), list(rng.integers(50, 200, 100).astype(float))
     options = {"higher_is_better": False, "metric": "bits_per_byte", "weights": size}
     a = make_run(tmp_path / "a", "pretrain", {"clean": bits}, **options)
-    b = make_run(tmp_path / "b", "sft", {"clean": bits - 0.1}, **options)
+    b = make_run(tmp_path / "b", "sft", {"clean": bits - rng.uniform(0.05, 0.15, 100)}, **options)
     assert {row["verdict"] for row in compare(a, b)} == {"better"}
     assert {row["verdict"] for row in compare(b, a)} == {"worse"}
 
@@ -183,7 +183,8 @@ def test_graded_scores_that_are_alike_are_tied(tmp_path):
 def test_one_item_says_nothing(tmp_path):
     a, b = (make_run(tmp_path / s, s, {"t": [score]}) for s, score in (("sft", 0.0), ("dpo", 1.0)))
     row = compare(a, b)[0]
-    assert (row["verdict"], row["se"], row["ci_low"], row["mde"], row["clusters"]) == ("tied", None, None, None, 1)
+    assert (row["verdict"], row["se"], row["ci_low"], row["mde"], row["clusters"]) == ("unknown", None, None, None, 1)
+    assert row["p"] is row["p_holm"] is None and "fewer than two clusters" in row["reason"]
 
 
 def test_different_templates_are_refused_in_chat_only(tmp_path):
@@ -232,17 +233,63 @@ def test_refusals_of_several_pairs_come_together(sides, tmp_path):
         compare_pairs([(runs[0], odd), (runs[0], runs[1]), (runs[0], few)])
 
 
-def test_holm_over_checkpoints(tmp_path):
-    """Of three checkpoints against one, a p of 0.03 is no finding; each aggregate is adjusted over the checkpoints."""
+def test_a_pair_has_the_same_verdict_whatever_it_is_compared_beside(tmp_path):
+    """The report compares pair by pair, `align compare` all at once: p_holm is of the tasks of one pair in both."""
     base, gain = [0.0] * 100, [1.0] * 6 + [0.0] * 94  # exact McNemar: 2 / 2^6 = 0.03
-    first = load_run(make_run(tmp_path / "a", "sft", {"t": base}))
-    others = [load_run(make_run(tmp_path / f"b{i}", f"dpo{i}", {"t": gain if i == 0 else base})) for i in range(3)]
-    rows = compare_pairs([(first, other) for other in others])
-    tasks, wholes = ([row for row in rows if row["aggregate"] is whole] for whole in (False, True))
-    assert [(row["b"], row["p_holm"]) for row in tasks] == [("dpo0", 3 * 0.03125), ("dpo1", 1.0), ("dpo2", 1.0)]
-    assert wholes[0]["p_holm"] == pytest.approx(3 * wholes[0]["p"])
-    assert {row["verdict"] for row in rows} == {"tied"}
-    assert compare_pairs([(first, others[0])])[0]["verdict"] == "better"
+    first = load_run(make_run(tmp_path / "a", "sft", {"t": base, "u": base}))
+    others = [
+        load_run(make_run(tmp_path / f"b{i}", f"dpo{i}", {"t": gain if i else base, "u": base})) for i in range(3)
+    ]
+    together = compare_pairs([(first, other) for other in others])
+    alone = [row for other in others for row in compare(first, other)]
+    assert together == alone
+    assert [row["p_holm"] for row in alone if row["task"] == "t"] == [1.0, 2 * 0.03125, 2 * 0.03125]
+
+
+@pytest.mark.parametrize("items", [2, 5, 40])
+def test_a_constant_difference_of_graded_scores_is_no_finding(tmp_path, items):
+    """Nothing shows how much other items would differ: no p, least of all 0, and no interval of no width."""
+    scores = np.random.default_rng(0).normal(size=items)
+    a = make_run(tmp_path / "a", "sft", {"t": scores, "u": scores}, metric="gold_reward")
+    b = make_run(tmp_path / "b", "dpo", {"t": scores + 0.2, "u": scores + 0.2}, metric="gold_reward")
+    for row in compare(a, b):
+        assert (row["verdict"], row["p"], row["p_holm"], row["se"]) == ("unknown", None, None, 0.0)
+        assert (row["ci_low"], row["boot_low"], row["mde"]) == (None, None, None) and "changed alike" in row["reason"]
+        assert row["delta"] == pytest.approx(0.2)
+
+
+def test_right_or_wrong_scores_that_all_rose_have_an_exact_p_and_no_interval(tmp_path):
+    for items, verdict in ((2, "tied"), (40, "better")):
+        a, b = (make_run(tmp_path / f"{s}{items}", s, {"t": [x] * items}) for s, x in (("sft", 0.0), ("dpo", 1.0)))
+        row = compare(a, b)[0]
+        assert (row["verdict"], row["p"], row["ci_low"]) == (verdict, 2 * 0.5**items, None)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 5, [4, 4, 1], [40, 1]])
+def test_a_macro_mean_with_a_lone_item_has_no_verdict(tmp_path, sizes):
+    before = {f"t{i}": np.zeros(size) for i, size in enumerate(sizes)}
+    after = {task: scores + 1 for task, scores in before.items()}
+    a, b = (make_run(tmp_path / s, s, v) for s, v in (("sft", before), ("dpo", after)))
+    whole = compare(a, b)[-1]
+    assert whole["aggregate"] and whole["delta"] == 1 and whole["verdict"] == "unknown"
+    assert [whole[key] for key in ("se", "df", "ci_low", "boot_low", "p", "p_holm", "mde")] == [None] * 7
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+
+
+def test_undefined_tasks_do_not_count_in_the_family(tmp_path):
+    before = {"t": np.zeros(100), "alone": np.zeros(1)}
+    after = {"t": np.repeat([1.0, 0.0], [6, 94]), "alone": np.ones(1)}
+    rows = compare(*(make_run(tmp_path / s, s, v) for s, v in (("sft", before), ("dpo", after))))
+    assert [(row["p_holm"], row["verdict"]) for row in rows[:2]] == [(0.03125, "better"), (None, "unknown")]
+
+
+def test_the_macro_test_and_its_interval_agree(tmp_path):
+    rng = np.random.default_rng(4)
+    for place in range(12):
+        before = {f"t{i}": rng.normal(size=3) for i in range(8)}
+        after = {task: scores + rng.normal(0.25, 0.6, size=3) for task, scores in before.items()}
+        whole = compare(*(make_run(tmp_path / f"{s}{place}", s, v) for s, v in (("a", before), ("b", after))))[-1]
+        assert (whole["ci_low"] > 0) == (whole["verdict"] == "better") and whole["df"] <= 16
 
 
 def test_sides_of_one_name_are_told_apart(tmp_path):

@@ -33,7 +33,25 @@ def test_two_against_the_first(run_dir, capsys):
     out = capsys.readouterr().out
     first, second = out.split("sft -> ppo")
     assert first.startswith("sft -> dpo") and "worse" in first and "worse" not in second.split("p: adjusted")[0]
-    assert "over the tasks and the pairs" in out
+    assert "over the tasks of a metric in a pair" in out and "2 pairs, each judged by itself" in out
+    assert "(one training seed each)" in out
+
+
+def test_what_has_no_verdict_says_why_everywhere(tmp_path, capsys):
+    for stage, score in (("sft", 1.0), ("dpo", 0.0)):
+        make_run(tmp_path / f"demo/evals/{stage}-toy-plain", stage, {f"t{i}": [score] for i in range(3)})
+    sides = tmp_path / "demo/sft", tmp_path / "demo/dpo"
+    files = {name: tmp_path / f"c.{name}" for name in ("md", "json", "html")}
+    options = [text for name, file in files.items() for text in (f"--{name}", file)]
+    assert call(*sides, *options, "--fail-on-regression", "toy:0.1") == 1  # nothing shows that the loss is noise
+    out = capsys.readouterr().out
+    assert "unknown: a task has fewer than two clusters of items" in out and "worse by 1.0000, verdict unknown" in out
+    assert "nan" not in out.lower()
+    assert "fewer than two clusters" in files["md"].read_text()
+    page = files["html"].read_text()
+    assert '<span class="verdict unknown">unknown</span>' in page and "fewer than two clusters" in page
+    assert "one training run with one seed" in page and "nan" not in page.lower()
+    assert {row["verdict"] for row in json.loads(files["json"].read_text())["comparisons"]} == {"unknown"}
 
 
 def test_items_that_changed(run_dir, capsys):

@@ -47,6 +47,39 @@ def test_noise_alone_is_no_over_optimisation():
     assert (vague["high"] - vague["low"]) > (known["high"] - known["low"])
 
 
+def autoregressive(rng, n: int, correlation: float) -> np.ndarray:
+    """(n,): noise of variance 1 whose neighbours have this correlation."""
+    values = rng.normal(size=n)
+    for place in range(1, n):
+        values[place] = correlation * values[place - 1] + (1 - correlation**2) ** 0.5 * values[place]
+    return values
+
+
+@pytest.mark.parametrize(("correlation", "spacing"), [(0.5, 4), (0.9, 1)])
+def test_autocorrelated_noise_alone_is_no_over_optimisation(correlation, spacing):
+    """A flat curve is called over-optimised as often as it may, whatever the reward's unit and the steps' spacing."""
+    rng, steps, found = np.random.default_rng(2), np.arange(1, 51) * spacing, []
+    for run in range(80):
+        gold = 7 + 0.01 * autoregressive(rng, 50, correlation)
+        found.append(peak(steps, gold, seed=run, draws=200)["over_optimised"])
+    assert sum(found) <= 9  # 4 expected at 5%; 30% and more where points are taken for independent
+
+
+def test_a_decline_is_found_in_autocorrelated_noise():
+    rng, found = np.random.default_rng(3), []
+    steps = np.arange(1, 101)
+    hill = 1 - ((steps - 50) / 50) ** 2
+    for run in range(20):
+        found.append(peak(steps, hill + 0.2 * autoregressive(rng, 100, 0.5), seed=run, draws=200)["over_optimised"])
+    assert sum(found) >= 18
+
+
+def test_a_reward_that_never_moves_has_no_fall():
+    for value in (0.0, 0.1, 1.0, -3.3):
+        found = peak(STEPS, np.full(len(STEPS), value))
+        assert found["fall_p"] == 1 and not found["over_optimised"]
+
+
 @pytest.mark.parametrize(
     ("form", "curve", "top"),
     [

@@ -55,6 +55,15 @@ def test_strict_wants_the_loss_ruled_out():
     assert not failed(row(0.0, "tied", low=0.0, high=0.0), 0.0, strict=True)
 
 
+def test_an_unknown_verdict_does_not_pass_a_loss_beyond_the_limit():
+    assert failed(row(-0.06, "unknown"), 0.05) and not failed(row(-0.04, "unknown"), 0.05)
+    assert not failed(row(0.06, "unknown"), 0.05) and failed(row(0.06, "unknown"), 0.05, strict=True)
+
+
+def test_a_verdict_of_better_rules_a_loss_out_where_there_is_no_interval():
+    assert not failed(row(1.0, "better"), 0.05, strict=True) and failed(row(-1.0, "worse"), 0.05, strict=True)
+
+
 def test_globs_cover_tasks_and_with_a_slash_metrics():
     rows = [row(-0.1, task=task, metric=metric) for task in ("mmlu_law", "mmlu_art", "arc") for metric in ("acc", "f1")]
     for tasks, count in (("mmlu_*", 4), ("arc", 2), ("mmlu_*/acc", 2), ("*/f1", 3), ("*", 6)):

@@ -143,6 +143,8 @@ def test_the_core_is_the_mean_of_centred_scores(tmp_path, model, tokenizer):
     assert core["value"] == pytest.approx(sum(centred) / 3)
     errors = [part["se"] / (1 - part["chance"]) for part in parts]
     assert core["se"] == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 3)
+    if core["se"]:
+        assert core["ci_low"] < core["value"] < core["ci_high"] and 0 < core["df"] <= 7 + 7 + 1
 
 
 def test_without_data_rows_come_from_the_hub(monkeypatch):

@@ -128,3 +128,12 @@ def test_ratings_without_a_link_are_refused():
         elo_ratings(["w", "y"], ["x", "z"], np.array([1.0, 0.0]))
     with pytest.raises(UserError, match="anchor"):
         elo_ratings(["w"], ["x"], np.array([1.0]), anchor="base")
+
+
+def test_ratings_of_one_prompt_have_no_interval():
+    rows = elo_ratings(["a", "b", "a"], ["b", "c", "c"], np.array([1.0, 0.5, 0.0]), np.zeros(3), iterations=20)
+    assert {row["name"]: (row["ci_low"], row["ci_high"]) for row in rows} == {
+        "a": (1000, 1000),
+        "b": (None, None),
+        "c": (None, None),
+    }

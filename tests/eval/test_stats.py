@@ -65,7 +65,8 @@ def test_macro_mean_and_se_by_hand():
     weights, items = np.ones(6), np.arange(6)
     assert stats.macro_mean(scores, weights, tasks) == pytest.approx((0.5 + 0.75) / 2)
     influence = np.array([0.5, -0.5, 0.25, 0.25, 0.25, -0.75]) / np.array([2, 2, 4, 4, 4, 4]) / 2
-    assert stats.macro_se(scores, weights, tasks, items) == pytest.approx((6 / 5 * np.sum(influence**2)) ** 0.5)
+    factor = np.array([2, 2, 4 / 3, 4 / 3, 4 / 3, 4 / 3])  # n / (n - 1) of each task
+    assert stats.macro_se(scores, weights, tasks, items) == pytest.approx(np.sum(factor * influence**2) ** 0.5)
 
 
 def test_a_cluster_over_two_tasks_counts_once():
@@ -100,15 +101,17 @@ def test_t_test_matches_scipy_on_paired_scores():
     a, b = rng.normal(size=30), rng.normal(0.3, size=30)
     p = stats.t_test_p((b - a).mean(), stats.mean_se(b - a), 30)
     assert p == pytest.approx(scipy_stats.ttest_rel(b, a).pvalue)
-    assert stats.t_test_p(0.0, 0.0, 30) == 1.0
-    assert stats.t_test_p(0.2, 0.0, 30) == 0.0
-    assert stats.t_test_p(0.2, float("nan"), 1) == 1.0
+    for delta, se, clusters in ((0.0, 0.0, 30), (0.2, 0.0, 30), (0.2, 0.0, 2), (0.2, float("nan"), 1), (0.2, 0.1, 1)):
+        assert np.isnan(stats.t_test_p(delta, se, clusters))
 
 
 def test_holm_by_hand():
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
     assert stats.holm([]) == []
+    nan = float("nan")
+    assert stats.holm([nan, 0.01, 0.04, nan, 0.03]) == pytest.approx([nan, 0.03, 0.06, nan, 0.06], nan_ok=True)
+    assert np.isnan(stats.holm([nan])).all()
 
 
 def test_minimum_detectable_effect():
@@ -131,8 +134,8 @@ def test_t_interval_is_scipys():
     scores = np.random.default_rng(4).normal(size=12)
     found = stats.t_interval(scores.mean(), stats.mean_se(scores), 12, level=0.9)
     assert found == pytest.approx(scipy_stats.ttest_1samp(scores, 0).confidence_interval(0.9))
-    assert np.isnan(stats.t_interval(0.5, float("nan"), 1)).all()
-    assert stats.t_interval(0.0, 0.0, 5) == (0.0, 0.0)
+    for value, se, clusters in ((0.5, float("nan"), 1), (0.5, 0.1, 1), (0.5, 0.0, 5), (0.0, 0.0, 5)):
+        assert np.isnan(stats.t_interval(value, se, clusters)).all()
 
 
 def test_the_t_interval_excludes_zero_where_the_t_test_finds_a_difference():
@@ -205,3 +208,85 @@ def test_bootstrap_resamples_have_as_many_clusters():
     assert counts.shape == (2500, 7) and (counts.sum(axis=1) == 7).all()
     assert counts.var() == pytest.approx(7 * (1 / 7) * (6 / 7), rel=0.05)  # binomial
     assert [len(block) for block in stats.resampled_counts(300_000, 7, seed=0)] == [3, 3, 1]
+
+
+def macro_data(rng, sizes):
+    tasks = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.normal(size=len(tasks)), np.ones(len(tasks)), tasks, np.arange(len(tasks))
+
+
+def test_a_macro_mean_of_one_task_is_a_mean():
+    rng = np.random.default_rng(8)
+    scores, weights, clusters = rng.normal(size=30), rng.uniform(1, 5, size=30), rng.integers(0, 7, size=30)
+    se, df, most = stats.macro_error(scores, weights, np.zeros(30), clusters)
+    assert se == pytest.approx(stats.mean_se(scores, weights, clusters)) and (df, most) == pytest.approx((6, 6))
+
+
+def test_a_macro_difference_of_two_tasks_is_welchs():
+    """The mean of two tasks, one with its sign turned, is half of what Welch's test compares: the same error and df."""
+    x, y = np.random.default_rng(9).normal(size=5), np.random.default_rng(10).normal(0, 4, size=9)
+    se, df, most = stats.macro_error(np.append(x, -y), np.ones(14), np.repeat([0, 1], [5, 9]), np.arange(14))
+    welch = scipy_stats.ttest_ind(x, y, equal_var=False)
+    assert (x.mean() - y.mean()) / 2 / se == pytest.approx(welch.statistic)
+    assert df == pytest.approx(welch.df) and most == 12
+    delta = (x.mean() - y.mean()) / 2
+    assert stats.t_test_p(delta, se, 14, df=df) == pytest.approx(welch.pvalue)
+
+
+def test_the_macro_error_does_not_depend_on_labels_order_or_units():
+    rng = np.random.default_rng(11)
+    scores, weights, tasks, clusters = macro_data(rng, [2, 3, 7, 4])
+    clusters = clusters // 2 * 2  # some reach over two tasks
+    clusters[:2] = [50, 51]
+    found = stats.macro_error(scores, weights, tasks, clusters)
+    order = rng.permutation(len(scores))
+    names = np.array([f"t{9 - t}" for t in tasks], dtype=object), np.array([f"c{c % 13}-{c}" for c in clusters])
+    shuffled = stats.macro_error(3 * scores[order] + 5, weights[order], *(name[order] for name in names))
+    assert shuffled == pytest.approx((3 * found.se, found.df, found.most_df))
+
+
+def test_a_task_with_one_cluster_leaves_no_error():
+    scores, weights, tasks, clusters = macro_data(np.random.default_rng(12), [5, 1, 5])
+    for labels in (clusters, np.where(tasks == 0, 0, clusters)):
+        assert np.isnan(stats.macro_error(scores, weights, tasks, labels)).all()
+        assert np.isnan(stats.macro_interval(scores, weights, tasks, labels)).all()
+
+
+def test_what_does_not_vary_has_no_error_but_for_rounding():
+    tasks, weights = np.repeat([0, 1, 2], 3), np.ones(9)
+    change = np.array([0.3 + 0.1 * i - 0.1 * i for i in range(9)])
+    assert len(set(change)) > 1  # rounding
+    assert stats.macro_se(change, weights, tasks, np.arange(9)) == 0 == stats.mean_se(change)
+
+
+def test_a_cluster_that_is_in_all_tasks_counts_as_one():
+    """Whole clusters over all tasks: the macro mean is the mean of the clusters' means, with their t-test."""
+    values = np.random.default_rng(13).normal(size=(6, 4))  # clusters, tasks
+    tasks, clusters = np.tile(np.arange(4), 6), np.repeat(np.arange(6), 4)
+    se, df, _ = stats.macro_error(values.ravel(), np.ones(24), tasks, clusters)
+    assert se == pytest.approx(scipy_stats.sem(values.mean(axis=1))) and df == pytest.approx(5)
+
+
+def test_one_cluster_that_weighs_as_much_as_all_others_leaves_few_degrees_of_freedom():
+    tasks, clusters = np.repeat(np.arange(20), 3), np.arange(60)
+    scores = np.random.default_rng(14).normal(size=60)
+    apart = stats.macro_error(scores, np.ones(60), tasks, clusters).df
+    shared = stats.macro_error(scores, np.ones(60), tasks, np.where(clusters % 3 == 0, 0, clusters)).df
+    assert apart > 15 and shared < 2
+
+
+@pytest.mark.parametrize(("tasks", "items", "rate"), [(57, 3, 0.8), (57, 5, 0.95), (15, 84, 0.5)])
+def test_the_interval_of_a_macro_mean_covers(simulation, tasks, items, rate):
+    shares = simulation["macro_coverage"](tasks, items, rate, 300, seed=3)
+    for kind in ("difference", "one model"):
+        assert 0.92 <= shares[kind] <= 0.98  # 0.95 -+ about 2.5 standard errors; the full run has the figures
+    assert items > 3 or shares["pooled factor"] < 0.92  # one factor for all clusters together
+
+
+def test_the_interval_of_right_or_wrong_scores_stays_within_them():
+    ones = np.ones(20)
+    low, high = stats.macro_interval(ones, ones, np.zeros(20), np.arange(20))
+    assert 0.75 < low < 0.9 and high == pytest.approx(1)
+    graded = np.linspace(0, 1, 20)
+    expected = scipy_stats.ttest_1samp(graded, 0).confidence_interval()
+    assert stats.macro_interval(graded, ones, np.zeros(20), np.arange(20)) == pytest.approx(expected)

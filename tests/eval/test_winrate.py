@@ -157,7 +157,9 @@ def test_win_rate_by_hand():
     ties = win_rate(np.full(50, 0.5))
     assert ties["verdict"] == "tied" and ties["ci_low"] < 0.5 < ties["ci_high"]
     assert win_rate(np.array([np.nan]))["win_rate"] is None
-    assert win_rate(np.array([1.0]))["ci_low"] is None
+    alone = win_rate(np.array([1.0]))
+    assert alone["ci_low"] is None and alone["verdict"] == "unknown"
+    assert win_rate(np.array([np.nan]))["verdict"] == "unknown"
 
 
 def test_without_ties_or_clusters_it_is_wilsons_interval():

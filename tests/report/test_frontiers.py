@@ -9,7 +9,7 @@ import pytest
 from alignment.report.collect import collect
 from alignment.report.frontiers import frontier_section, logged_frontiers
 from alignment.report.render import render
-from alignment.report.reward_figures import card_section
+from alignment.report.reward_figures import card_section, subset_table
 from eval.frontier import Point, fit, frontier
 from eval.frontier_points import logged_points
 from reward_models.best_of_n import best_of_n
@@ -190,3 +190,10 @@ def test_a_later_card_of_pairs_is_shown_in_place_of_the_stages(run_dir):
 def test_a_page_without_rewards_has_neither_section(make_run, tmp_path):
     html = render(collect(make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ())))
     assert "<h2>Reward model</h2>" not in html and "<h2>Reward and distance</h2>" not in html
+
+
+def test_a_subset_that_is_all_right_has_an_interval_too():
+    rows = [{"name": "few", "n": 4, "accuracy": 1.0}, {"name": "one", "n": 1, "accuracy": 1.0}]
+    few, one = (row["accuracy"] for row in subset_table(rows)["rows"])
+    low = float(re.fullmatch(r"100.0% \[([\d.]+)%, 100.0%\]", few)[1])
+    assert 15 < low < 60 and one == "100.0% [\N{EN DASH}, \N{EN DASH}]"

@@ -14,7 +14,7 @@ Args:
     predictions: outcomes, 1 (won), 0.5 (tie), 0 (lost), NaN (no opinion).
     clusters: labels, by default none: outcomes with the same label, such as their prompt, may depend on each other.
 Returns:
-    win_rate, se, ci_low, ci_high, win, tie, loss, unjudged, n, clusters, verdict (a, b or tied).
+    win_rate, se, ci_low, ci_high, win, tie, loss, unjudged, n, clusters, verdict (a, b, tied or unknown).
 """
 
 
