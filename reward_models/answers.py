@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from reward_models.algebra import is_mathematics, text_equal
-from reward_models.quantities import NOT_UNITS, SCALES, Quantity, as_quantity, same_quantity, split_unit
+from reward_models.quantities import Quantity, as_quantity, is_no_unit, same_quantity, scale_of, split_unit
 
 Equal = Callable[[str, str], bool]  # whether a given expression is the true one
 
@@ -33,6 +33,7 @@ NAME = re.compile(
     r"(?:\\[a-zA-Z]+|[A-Za-z])(?:_(?:\w|\{\w+\}))?(?:\(\s*[A-Za-z]\s*\))?|[A-Za-z]{3,}(?: [A-Za-z]{3,}){0,3}"
 )
 CHOICE = re.compile(r"(?:option|choice)?\s*\(?\s*([A-Ja-j])\s*(?:[).:]|$)\s*(.*)", re.DOTALL | re.IGNORECASE)
+JOINS = frozenset(("and", "to", "of", "by", "in", "per", "for", "every", "vs", "x", "&"))
 CALCULATES = frozenset("+-*/^<>=!\u00d7\u00f7\u2264\u2265\u2260")
 
 
@@ -188,7 +189,7 @@ def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | No
             return None
     elif re.fullmatch(r"[0-9]+", previous) and re.fullmatch(r"[0-9]+(?:/|\\frac).*", word):
         word, previous = f"{previous} {word}", earlier
-    if re.search(r"\d", previous) or (previous in ("and", "to", "of", "by", "&") and re.search(r"\d", earlier)):
+    if re.search(r"\d", previous) or (previous in JOINS and (re.search(r"\d", earlier) or earlier == "out")):
         return None
     if previous in ("than", "least", "most", "twice", "half", "double", "triple", "times", "plus", "over", "under"):
         return None
@@ -202,13 +203,23 @@ def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | No
         if len(after) > 1 and (after[1].lower() in ("a", "one", "half") or re.match(r"[\d\\]", after[1])):
             return None
         following = ""
-    if following.lower() in NOT_UNITS - {"is", "are", "was", "were", "more", "less", "fewer", "to", "by", "if", "than"}:
+    if is_no_unit(following) and following.lower() not in {
+        "is",
+        "are",
+        "was",
+        "were",
+        "more",
+        "less",
+        "fewer",
+        "to",
+        "by",
+        "if",
+        "than",
+    }:
         return None
-    if following in SCALES and after[1:2] and after[1] in SCALES:
+    if scale_of(following) and len(after) > 1 and scale_of(after[1]):
         return None
-    return as_quantity(f"{word} {following}") or (
-        as_quantity(word) if len(following) != 2 or following != "pi" else None
-    )
+    return as_quantity(f"{word} {following}") or as_quantity(word)
 
 
 # ---- Values ----
@@ -264,7 +275,7 @@ def _without_names(given: str, wanted: str, equal: Equal, nested: int) -> str:
 
 
 def _comes_to(side: str, wanted: str, equal: Equal, nested: int) -> bool:
-    if re.fullmatch(r"[0-9.+*/ ()-]+", side) and re.search(r"\d", side):
+    if re.fullmatch(r"[0-9.+*/ ()-]+", side) and re.search(r"\d\)?\s*[+*/-]", side):
         return as_quantity(wanted) is not None  # a calculation of numbers, whose result is looked at
     return same_value(side, wanted, equal, nested + 1)
 

@@ -42,11 +42,12 @@ SCALES = {
 NOT_UNITS = frozenset((
     "not", "no", "nor", "never", "neither", "isn't", "or", "and", "to", "is", "are", "was", "were", "be", "but",
     "if", "than", "plus", "minus", "times", "over", "by", "divided", "multiplied", "squared", "cubed", "factorial",
-    "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fifth", "maybe", "wrong", "incorrect",
-    "mod", "modulo", "pi", "sqrt", "root", "sin", "cos", "tan", "log", "ln", "exp", "inf", "infinity", "choose",
-    "permute", "pair", "pairs", "couple", "score", "scores", "gross", "more", "less", "fewer", "greater", "smaller",
-    "tenth", "tenths", "hundredth", "hundredths", "thousandth", "thousandths", "millionth", "millionths",
-    "remainder", "instead", "actually", "either",
+    "half", "halves", "third", "quarter", "fourth", "fifth", "maybe", "wrong", "incorrect", "mod", "modulo", "pi",
+    "sqrt", "root", "sin", "cos", "tan", "log", "ln", "exp", "inf", "infinity", "choose", "permute", "pair",
+    "couple", "score", "gross", "more", "less", "fewer", "greater", "smaller", "tenth", "hundredth", "thousandth",
+    "millionth", "remainder", "instead", "actually", "either", "below", "above", "under", "short", "out", "lakh",
+    "crore", "quadrillion", "googol", "sixth", "seventh", "eighth", "ninth", "one", "two", "three", "four", "five",
+    "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "hundred",
 ))
 # fmt: on
 _UNITS = {  # name: the unit, and how many of which base unit it is
@@ -144,13 +145,13 @@ def split_unit(text: str, spaced: bool = True, money: str = "") -> tuple[int, st
     """
     words = text.replace("/", " per ").replace("^\\circ", "°").replace("^{\\circ}", "°").replace(".", "").split()
     scale, names, power = 1, [money] if money else [], ""
-    if words and words[0] in SCALES and (spaced or len(words[0]) < 3):
-        scale, spaced = SCALES[words.pop(0)], True
+    if words and scale_of(words[0]) and (spaced or len(words[0]) < 3):
+        scale, spaced = scale_of(words.pop(0)), True
     if len(words) > 5:
         return None
     for word in words:
         found = _UNIT_WORD.fullmatch(word)
-        if found is None or found[1].lower() in NOT_UNITS or found[1] in SCALES:
+        if found is None or is_no_unit(found[1]) or scale_of(found[1]):
             return None
         name = found[1]
         if name.lower() in ("square", "sq", "cubic"):
@@ -164,6 +165,17 @@ def split_unit(text: str, spaced: bool = True, money: str = "") -> tuple[int, st
         names.append((known or name.lower().removesuffix("s")) + (f"^{found[3]}" if found[2] else power))
         spaced, power = True, ""
     return scale, " ".join([*names, *(["unit" + power] if power else [])])
+
+
+def scale_of(word: str) -> int:
+    """How many a word such as `million`, `Dozens` or `k` stands for; 0 if it is no such word."""
+    return SCALES.get(word if len(word) < 3 else word.lower().removesuffix("s"), 0)
+
+
+def is_no_unit(word: str) -> bool:
+    """Whether a word behind a number makes another thing of it: 5 or, 5 squared, 5 sixths."""
+    word = word.lower()
+    return word in NOT_UNITS or word.removesuffix("s") in NOT_UNITS
 
 
 def _known(name: str) -> str | None:

@@ -17,6 +17,9 @@ from pathlib import Path
 from alignment.errors import UserError, unknown
 from reward_models.algebra import Algebra
 from reward_models.answers import after_thought, same_answer
+from reward_models.answers import as_number as as_number
+from reward_models.answers import last_number as last_number
+from reward_models.answers import marked_answer as marked_answer
 from reward_models.protocol import Reward, Text, reply_text
 from reward_models.sandbox_rpc import runs_nothing, test_functions
 

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,12 @@ def test_numbers_lists_and_words_start_no_process(monkeypatch):
     truths = ["18", "18", "A", "(1,2)", "18", "18", "3x"]
     assert judged(rules.answer_match(), *replies, answer=truths) == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
     assert "math_verify" not in sys.modules
+
+
+def test_parts_of_answers_under_the_names_they_had():
+    assert rules.marked_answer(r"\boxed{a} \boxed{b_{1}}") == "b_{1}" and rules.marked_answer("5") is None
+    assert [rules.as_number(text) for text in ("1,000 kg", "1/2", "3x")] == [1000, Fraction(1, 2), None]
+    assert rules.last_number("First 3, then 4. So 18.") == 18 and rules.last_number("3 or 4") is None
 
 
 def test_rows_of_several_answers_or_none():
