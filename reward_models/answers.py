@@ -1,132 +1,453 @@
-"""How a judge's written answer is read: strictly, so that an answer in doubt is None and never a guess.
+r"""Whether a reply gives the true answer. In doubt it does not: a reward for a wrong answer teaches wrong answers.
 
-A judge is asked for a line `Verdict: A` or `Rating: 4`. Such a line counts as the first or the last one of an answer,
-also as `**Verdict:** [[A]]`, `The better reply is A` or `Rating (1-5): 4/5`; of several lines the last counts. An
-answer may also be the bare value. Not read are a value followed by more words (`Verdict: A or B`), two values in one
-line or in successive lines (an echo of the question, a change of mind), ratings off the scale, and what is only quoted.
+`same_answer` finds the answer in a reply, `same_value` compares two answers: numbers with units by value, lists,
+tuples and intervals part by part, words as text. Mathematics beyond that goes to `equal`, see algebra.py.
 """
-
-from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import partial
+from fractions import Fraction
 
-Reader = Callable[[str], float | None]  # a bare value -> what it says, None for anything else
+from reward_models.algebra import is_mathematics, text_equal
+from reward_models.quantities import Quantity, as_quantity, is_no_unit, same_quantity, scale_of, split_unit
 
-FENCED = re.compile(r"^\s*```.*?^\s*```\s*$", re.MULTILINE | re.DOTALL)
-QUOTED = re.compile(r"\"[^\"\n]*\"|\u201c[^\u201d\n]*\u201d|\u00ab[^\u00bb\n]*\u00bb|\u300c[^\u300d\n]*\u300d")
-MARKUP = re.compile(r"[*`#_]+|\\(?:boxed|text)\b")
-MARKED = re.compile(r"\s*(?:\*\*.+\*\*|\[\[.+\]\]|\\boxed\{.+\})\.?\s*")  # a value that stands out without a label
-RETRACTED = re.compile(
-    r"\b(?:wait|actually|instead|correction|scratch that|on (?:reflection|second thoughts?)|change my mind)\b", re.I
+Equal = Callable[[str, str], bool]  # whether a given expression is the true one
+
+LONGEST, MOST_PARTS = 1000, 20  # characters of an answer, parts of a list
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
+FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
+STATED = re.compile(r"^\W*(?:so\s+)?(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)+\s*", re.IGNORECASE)
+PHRASE = re.compile(r"\banswer\s*(?:is|are|:|=)+\s*:?\s*", re.IGNORECASE)
+NEGATED = re.compile(r"\b(?:not|never|n't|isn['\u2019]t)\s*(?:be|equal(?:\s+to)?)?[\s$(*:\\\[]*$", re.IGNORECASE)
+SENTENCE_END = re.compile(r"(?<=[^\s.])[.?;]+(?=\s|$)|(?<=[^\s.\d])!+(?=\s|$)|\n")  # 5! is a factorial
+CONNECTOR = re.compile(r"[\s$\\()\[\]*]*(?:,|and|or|,\s*and|,\s*or)[\s$\\()\[\]*]*")
+# fmt: off
+DOUBT = frozenset((
+    "not", "no", "nor", "never", "neither", "none", "either", "or", "maybe", "perhaps", "possibly", "wrong",
+    "incorrect", "false", "mistaken", "mistake", "wait", "actually", "instead", "sorry", "correction", "between",
+    "cannot", "unless", "except",
+))
+# fmt: on
+NAME = re.compile(
+    r"(?:\\[a-zA-Z]+|[A-Za-z])(?:_(?:\w|\{\w+\}))?(?:\(\s*[A-Za-z]\s*\))?|[A-Za-z]{3,}(?: [A-Za-z]{3,}){0,3}"
 )
-
-# A label begins a line or a sentence: `it says Verdict: A` is about someone else's verdict.
-BEGIN = r"(?:^|(?<=[.!?;])\s+) (?:(?:so|thus|therefore|hence|overall|finally|in\ conclusion)\b,?\s+)?"
-MY = r"(?:i\ (?:think|believe)\ )? (?:(?:the|my|final|overall)\ )*"
-IS = r"(?:\s*[:=] | \s+is\b\s*:?)"
-BETTER = r"(?:better|best|preferred|stronger)\ (?:reply|response|answer|one|output|completion)"
-VERDICT = re.compile(
-    rf"{BEGIN} {MY} (?: (?P<label>verdict|winner|preference|{BETTER}) {IS} | (?P<answer>answer) \s*[:=] )",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-REPLY = r"(?:(?:the\ )?(?:reply|response|answer|option|assistant)\ )?"
-SIDE = re.compile(
-    rf"{REPLY} (?P<side>[ab]) (?:\ is\ (?:the\ )?better (?:\ (?:one|reply|response))? (?:\ than\ {REPLY}[ab])?)?",
-    re.IGNORECASE | re.VERBOSE,
-)
-BOTH = rf"(?:{REPLY}a\ and\ {REPLY}b | both | they | (?:both|the\ two)\ (?:replies|responses|answers))"
-TIE = re.compile(
-    rf"""(?:it\ is\ |it's\ )? (?:(?:an?\ )?(?:tie|draw) | tied | equal)
-    | {BOTH} (?:\ are)? \ (?:a\ tie | tied | equal | the\ same | (?:equally|just\ as)\ good)
-    | neither (?:\ (?:one|reply|response|of\ them))? \ is\ better""",
-    re.IGNORECASE | re.VERBOSE,
-)
-NUMBER = r"[+-]?\d+(?:\.\d+)?"
-RATED = re.compile(rf"({NUMBER}) (?:\s*(?:/|\ out\ of\ )\s*({NUMBER}))?", re.IGNORECASE | re.VERBOSE)
+CHOICE = re.compile(r"(?:option|choice)?\s*\(?\s*([A-Ja-j])\s*(?:[).:]|$)\s*(.*)", re.DOTALL | re.IGNORECASE)
+JOINS = frozenset(("and", "to", "of", "by", "in", "per", "for", "every", "vs", "x", "&"))
+CALCULATES = frozenset("+-*/^<>=!\u00d7\u00f7\u2264\u2265\u2260")
 
 
-def read_preference(answer: str) -> float | None:
-    """1 for A, 0 for B, 0.5 for a tie; None for an answer that does not say so."""
-    return read_answer(answer, VERDICT, _side)
-
-
-def read_rating(answer: str, lowest: int, highest: int) -> float | None:
-    """The rating that an answer gives; None for an answer that gives none on the scale."""
-    return read_answer(answer, _rating_label(lowest, highest), partial(_rating, lowest=lowest, highest=highest))
-
-
-def read_answer(answer: str, label: re.Pattern[str], read: Reader) -> float | None:
-    """What an answer says in its labelled lines, or as a whole.
+def same_answer(reply: str, truth: str, equal: Equal = text_equal) -> bool:
+    """Whether a reply gives the true answer.
 
     Args:
-        label: what stands before a value; its groups name the label.
-        read: reads a value that stands alone.
+        truth: the answer, alone or marked as in a reply.
+        equal: compares mathematical expressions.
     """
-    text = unicodedata.normalize("NFKC", answer).rpartition("</think>")[2]
-    if "<think>" in text:
-        return None  # the reasoning has no end, so the answer is not there
-    unfenced = FENCED.sub("", text)
-    text = unfenced if unfenced.strip() else text.replace("```", "")
-    lines = [line for line in text.splitlines() if line.strip()]
-    said = [_statement(line, label, read) for line in lines]
-    places = [place for place, one in enumerate(said) if one is not None]
-    if not places:
-        alone = lines and (len(lines) == 1 or MARKED.fullmatch(lines[-1]))
-        return read(_bare(lines[-1])) if alone else None
-    last = places[-1]
-    name, value = said[last]
-    if last and said[last - 1] is not None and said[last - 1] != (name, value) and said[last - 1][0] == name:
-        return None
-    explained = last == 0 and not any(map(RETRACTED.search, lines[1:]))
-    return value if explained or last == len(lines) - 1 else None
+    truth = true_answer(truth)
+    reply = after_thought(reply)
+    given = marked_answer(reply)
+    if given is not None:
+        return same_value(given, truth, equal)
+    if same_value(reply, truth, equal):  # the answer alone
+        return True
+    wanted = as_quantity(clean(truth))
+    phrase, after = _phrase(reply)
+    if wanted is None:
+        return phrase is not None and _undoubted(after) and same_value(phrase, truth, equal)
+    if phrase is not None and as_quantity(clean(phrase)):
+        right = same_value(phrase, truth, equal)
+        return right and _undoubted(after) and (not re.search(r"\d", after) or _is_last(reply, wanted))
+    return _is_last(reply, wanted)
 
 
-def _statement(line: str, label: re.Pattern[str], read: Reader) -> tuple[str, float | None] | None:
-    """(label, value) of a line that states a value, the value None if it is not clear; None without a label."""
-    if line.lstrip().startswith(">"):
-        return None
-    plain = QUOTED.sub(lambda quote: "" if label.search(_bare(quote[0])) else quote[0], line)
-    plain = MARKUP.sub("", plain).strip()
-    found = list(label.finditer(plain))
-    if not found:
-        return None
-    ends = [one.start() for one in found[1:]] + [len(plain)]
-    values = {read(_bare(plain[one.end() : end])) for one, end in zip(found, ends, strict=True)}
-    name = next(filter(None, found[-1].groups())).lower()
-    return name, values.pop() if len(values) == 1 else None
+def after_thought(reply: str) -> str:
+    """The reply without its thoughts; empty where they never end."""
+    _, thought, answer = reply.rpartition("</think>")
+    return answer if thought else "" if "<think>" in reply else reply
 
 
-def _bare(text: str) -> str:
-    """A value without markup, brackets, quotation marks and the punctuation after it."""
-    brackets = " \t[](){}\"'\u201c\u201d"
-    return MARKUP.sub("", text).strip(brackets).rstrip(".,;!" + brackets)
+def true_answer(text: str) -> str:
+    """The answer that a column holds: marked, after `answer is`, at the end of a long worked solution, or all of it."""
+    marked = marked_answer(text)
+    if marked is not None:
+        return marked
+    phrase, after = _phrase(text)
+    if phrase is not None and not after.strip():
+        return phrase
+    words = text.split()
+    if len(words) >= 8 and as_quantity(clean(words[-1])) and (found := last_quantity(text)):
+        return f"{found.value} {found.unit}".strip()
+    return text
 
 
-def _side(text: str) -> float | None:
-    if found := SIDE.fullmatch(text):
-        return 1.0 if found["side"] in "aA" else 0.0
-    return 0.5 if TIE.fullmatch(text) else None
+def marked_answer(text: str) -> str | None:
+    r"""What the last \boxed{} or #### marks; None where there is neither, empty where a box has no end or is denied.
+
+    Boxes with no more than a comma, `and` or `or` between them are a list.
+    """
+    boxes, final = list(BOX.finditer(text)), list(FINAL.finditer(text))
+    if not boxes or (final and final[-1].start() > boxes[-1].start()):
+        return STATED.sub("", final[-1][1]).strip() if final else None
+    parts: list[str] = []
+    for at in range(len(boxes) - 1, -1, -1):
+        content, end = _braced(text, boxes[at])
+        if content is None:
+            return ", ".join(parts)
+        following = boxes[at + 1].start() if at + 1 < len(boxes) else None
+        if following is not None and not (end <= following and CONNECTOR.fullmatch(text, end, following)):
+            break
+        if _is_negated(text, boxes[at].start()) or len(parts) == MOST_PARTS:
+            return ""
+        parts.insert(0, content.strip())
+    return ", ".join(parts)
 
 
-def _rating_label(lowest: int, highest: int) -> re.Pattern[str]:
-    """A label that may repeat the scale, `Rating (1-5):`; with another scale it is none."""
-    scale = (
-        rf"(?:on\ a\ scale\ )? (?:(?:of|from)\ )? (?:{lowest}\s*(?:-|\u2013|to)\s*{highest} | (?:out\ )?of\ {highest})"
+def _is_negated(text: str, place: int) -> bool:
+    """Whether `not`, or the like, stands just before a place."""
+    return NEGATED.search(text[:place].rstrip()[-60:]) is not None
+
+
+def _braced(text: str, box: re.Match) -> tuple[str | None, int]:
+    """(content, end) of a box."""
+    depth, place = 0, box.end()
+    while box[1] and place < len(text):
+        if text[place] == "\\":
+            place += 1
+        else:
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth < 0:
+                return text[box.end() : place], place + 1
+        place += 1
+    return None, place
+
+
+def as_number(text: str) -> Fraction | None:
+    """The number that a text is, whatever its unit; None where it is none."""
+    found = as_quantity(clean(text))
+    return None if found is None else found.value
+
+
+def last_number(text: str) -> Fraction | None:
+    found = last_quantity(text)
+    return None if found is None else found.value
+
+
+# ---- Prose ----
+
+
+def _phrase(text: str) -> tuple[str | None, str]:
+    """What stands after the last `answer is` up to the end of its sentence, and what follows."""
+    found = list(PHRASE.finditer(text))
+    if not found or _is_negated(text, found[-1].start()):
+        return None, ""
+    start = found[-1].end()
+    end = SENTENCE_END.search(text, start)
+    stop = end.start() if end else len(text)
+    return text[start:stop].strip(" *"), text[stop:]
+
+
+def _undoubted(text: str) -> bool:
+    words = {word.strip(".,;:!?\"'()*_`").lower().replace("\u2019", "'") for word in text.split()}
+    return (
+        not words & DOUBT and not any(word.endswith("n't") for word in words) and not re.search(r"≠|!=|\\neq?\b", text)
     )
-    return re.compile(
-        rf"{BEGIN} {MY} (?P<label>rating|score) (?:\s*[(\[]\s*{scale}\s*[)\]] | ,?\s+{scale})? {IS}",
-        re.IGNORECASE | re.VERBOSE,
-    )
 
 
-def _rating(text: str, lowest: int, highest: int) -> float | None:
-    """`4`, `4.5`, `4/5` or `4 out of 5` on the scale."""
-    found = RATED.fullmatch(text)
-    if not found or (found[2] is not None and float(found[2]) != highest):
+def _is_last(reply: str, wanted: Quantity) -> bool:
+    found = last_quantity(reply)
+    return found is not None and same_quantity(found, wanted)
+
+
+def last_quantity(text: str) -> Quantity | None:
+    """The last number of a prose, with its unit; None if it is part of a calculation, range or list, or in doubt."""
+    sentences, place = [], 0
+    for end in [*SENTENCE_END.finditer(text), None]:
+        sentences.append(text[place : end.start() if end else len(text)])
+        place = end.end() if end else place
+    numbered = [at for at, sentence in enumerate(sentences) if re.search(r"\d", sentence)]
+    if not numbered or not _undoubted(" ".join(sentences[numbered[-1] :])):
         return None
-    rating = float(found[1])
-    return rating if lowest <= rating <= highest else None
+    sentence = re.sub(r"\$([^$\s]+)\$|\\[()\[\]]", r" \1 ", sentences[numbered[-1]])
+    words = clean(sentence).replace("=", " = ").split()
+    at = max((at for at, word in enumerate(words) if re.search(r"\d", word)), default=None)
+    if at is None:
+        return None
+    word = words[at].strip(",:;?\"'*_`").rstrip(".")
+    word = word if word.count("(") == word.count(")") else word.strip("()")
+    before = [one.strip("\"'*_`:").lower() for one in words[:at]]
+    return _in_context(word, before, [one.strip(",:;?!\"'*_`()").rstrip(".") for one in words[at + 1 :]])
+
+
+def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | None:
+    """The number that a word is, by the words around it."""
+    previous, earlier = (["", "", *before])[:-3:-1]
+    following = after[0] if after else ""
+    if previous in ("negative", "minus") and not word.startswith("-"):
+        word, (previous, earlier) = f"-{word}", (earlier, "")
+        if re.search(r"\d", previous):
+            return None
+    elif re.fullmatch(r"[0-9]+", previous) and re.fullmatch(r"[0-9]+(?:/|\\frac).*", word):
+        word, previous = f"{previous} {word}", earlier
+    if re.search(r"\d", previous) or (previous in JOINS and (re.search(r"\d", earlier) or earlier == "out")):
+        return None
+    if previous in ("than", "least", "most", "twice", "half", "double", "triple", "times", "plus", "over", "under"):
+        return None
+    if previous[-1:] in CALCULATES - {"="} or previous in ("\\times", "\\cdot", "\\div", "\\pm", "±", "√", "\\approx"):
+        return None
+    if previous == "=" and any(set("<>~≈") & set(one) for one in before[-2:]):
+        return None
+    if following and (following[0] in CALCULATES or following.startswith(("\\", "("))):
+        return None
+    if following.lower() == "and":
+        if len(after) > 1 and (after[1].lower() in ("a", "one", "half") or re.match(r"[\d\\]", after[1])):
+            return None
+        following = ""
+    if is_no_unit(following) and following.lower() not in {
+        "is",
+        "are",
+        "was",
+        "were",
+        "more",
+        "less",
+        "fewer",
+        "to",
+        "by",
+        "if",
+        "than",
+    }:
+        return None
+    if scale_of(following) and len(after) > 1 and scale_of(after[1]):
+        return None
+    return as_quantity(f"{word} {following}") or as_quantity(word)
+
+
+# ---- Values ----
+
+
+def same_value(given: str, wanted: str, equal: Equal = text_equal, nested: int = 0) -> bool:
+    """Whether two answers, each alone, are the same."""
+    if len(given) > LONGEST or len(wanted) > LONGEST or nested > 3:
+        return False
+    given, wanted = clean(given), clean(wanted)
+    if not given or not wanted:
+        return False
+    if plain(given) == plain(wanted):
+        return True
+    if re.fullmatch(r"[A-J]", wanted.strip("()")):
+        return _same_choice(given, wanted.strip("()"))
+    quantity = as_quantity(wanted)
+    if "=" not in re.sub(r"[<>!]=", "", wanted):
+        given = _without_names(given, wanted, equal, nested)
+    if quantity is not None and (found := as_quantity(given)) is not None:
+        return same_quantity(found, quantity)
+    if quantity is not None and quantity.unit != "°":
+        return False
+    if (both := _assignments(given, wanted)) is not None:
+        return same_value(*both, equal, nested + 1)
+    if (parts := _parts(wanted)) is not None and as_quantity(given) is None and (others := _parts(given)) is not None:
+        return _same_parts(others, parts, equal, nested)
+    return _same_mathematics(given, wanted, equal)
+
+
+def _same_choice(given: str, wanted: str) -> bool:
+    """A letter of multiple choice: A, (a), A), A: Paris; no lower-case word `a`, and no list of all choices."""
+    if given.strip("().: ") == wanted:
+        return True
+    found = CHOICE.fullmatch(given)
+    if found is None or found[1].upper() != wanted:
+        return False
+    if found[1].islower() and "(" not in given[: given.index(found[1])]:
+        return False
+    return not re.search(r"(?<![A-Za-z])[A-J](?![A-Za-z])", found[2]) and _undoubted(found[2])
+
+
+def _without_names(given: str, wanted: str, equal: Equal, nested: int) -> str:
+    """`x = 5` is 5, and so is `10/2 = 5`; empty where the sides of the equation are neither a name nor the answer."""
+    sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", re.sub(r"^([A-Za-z])\s*\\in\b", r"\1 = ", given))]
+    if len(sides) == 1 or _parts(given) is not None:
+        return given
+    while len(sides) > 1 and NAME.fullmatch(sides[0]) and _undoubted(sides[0]):
+        sides.pop(0)
+    if len(sides) > 4 or not all(sides):
+        return ""
+    return sides[-1] if all(_comes_to(side, wanted, equal, nested) for side in sides[:-1]) else ""
+
+
+def _comes_to(side: str, wanted: str, equal: Equal, nested: int) -> bool:
+    if re.fullmatch(r"[0-9.+*/ ()-]+", side) and re.search(r"\d\)?\s*[+*/-]", side):
+        return as_quantity(wanted) is not None  # a calculation of numbers, whose result is looked at
+    return same_value(side, wanted, equal, nested + 1)
+
+
+def _assignments(given: str, wanted: str) -> tuple[str, str] | None:
+    """The values of `x = 5` and `x = 5`, or of 5 and `x = 5`; None where they are equations, or of two names."""
+    name, equals, value = (part.strip() for part in wanted.partition("="))
+    if not equals or "=" in value or not NAME.fullmatch(name) or "," in wanted:
+        return None
+    if "=" not in given:
+        return given, value
+    other, _, found = (part.strip() for part in given.partition("="))
+    return (found, value) if other == name and "=" not in found else None
+
+
+def _parts(text: str) -> tuple[str, list[str]] | None:
+    """(brackets, parts) of a list, tuple, set or interval; None where a text is none. Bare lists have brackets ""."""
+    text = text.replace("\\{", "{").replace("\\}", "}")
+    brackets, inner = "", text
+    if text[:1] in "([{" and text[-1:] in ")]}" and _closes(text) == len(text) - 1:
+        brackets, inner = text[0] + text[-1], text[1:-1]
+    parts = _split(inner)
+    if not brackets and len(parts) == 1:
+        parts = re.split(r"\s+(?:and|or)\s+", inner)
+    elif not brackets:
+        parts = [re.sub(r"^(?:and|or)\s+", "", part) for part in parts[:-1]] + re.split(
+            r"\s+(?:and|or)\s+|^(?:and|or)\s+", parts[-1]
+        )
+        parts = [part for part in parts if part]
+    if len(parts) > MOST_PARTS or not all(parts) or (len(parts) == 1 and brackets != "{}"):
+        return None
+    return brackets, parts
+
+
+def _closes(text: str) -> int:
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0:
+            return place
+    return -1
+
+
+def _split(text: str) -> list[str]:
+    """Text between the commas (or semicolons) outside brackets."""
+    parts, depth, start = [], 0, 0
+    for place, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign in ",;" and depth == 0:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    return [*parts, text[start:].strip()]
+
+
+def _same_parts(given: tuple[str, list[str]], wanted: tuple[str, list[str]], equal: Equal, nested: int) -> bool:
+    """Of tuples and intervals part by part in order, of sets and bare lists in any order; the brackets must agree."""
+    (brackets, parts), (expected, true) = given, wanted
+    if brackets != expected or len(parts) != len(true):
+        return False
+    if brackets not in ("", "{}"):
+        return all(same_value(one, other, equal, nested + 1) for one, other in zip(parts, true, strict=True))
+    names = {part.partition("=")[0].strip() for part in parts if "=" in part}
+    if len(names) > 1 and not any("=" in part for part in true):
+        return False  # x = 1, y = 2 is not the list 2, 1
+    if not brackets and not all(as_quantity(part) or is_mathematics(part) for part in true):
+        return all(same_value(one, other, equal, nested + 1) for one, other in zip(parts, true, strict=True))  # words
+    left = list(true)
+    for part in parts:
+        found = next((one for one in left if same_value(part, one, equal, nested + 1)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _same_mathematics(given: str, wanted: str, equal: Equal) -> bool:
+    (one, unit), (other, true_unit) = _measured(given), _measured(wanted)
+    if "°" in (unit, true_unit) and "\\pi" in (one + other):
+        one, other = _radians(one, unit), _radians(other, true_unit)
+    elif unit and true_unit and unit != true_unit:
+        return False
+    return is_mathematics(one) and is_mathematics(other) and equal(one, other)
+
+
+def _measured(text: str) -> tuple[str, str]:
+    r"""(expression, unit): `3\pi cm`; the unit is "" where it has none."""
+    quantity = as_quantity(text)
+    if quantity is not None and quantity.unit == "°":
+        return str(quantity.value), "°"
+    head, space, tail = text.rpartition(" ")
+    unit = split_unit(tail) if space and len(tail.strip("^{}23")) > 1 else None
+    return (head, unit[1]) if unit and unit[0] == 1 and unit[1] and is_mathematics(head) else (text, "")
+
+
+def _radians(text: str, unit: str) -> str:
+    return rf"\frac{{{text}}}{{180}}\pi" if unit == "°" else text
+
+
+# ---- Text ----
+
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("\u2212\ufe63\uff0d", "-"),
+        **dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000", " "),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),  # nothing to be seen
+        "\xd7": r"\times ",
+        "\xb7": r"\cdot ",
+        "\u03c0": r"\pi ",
+        "\u221e": r"\infty ",
+        "\u2264": r"\le ",
+        "\u2265": r"\ge ",
+        "\u2260": r"\ne ",
+        "\u222a": r"\cup ",
+        "\u2229": r"\cap ",
+        "\xf7": "/",
+        "\xb2": "^{2}",
+        "\xb3": "^{3}",
+        "\u2044": "/",
+        "\uff05": "%",
+        "\uff04": "$",
+        "\xbd": " 1/2",
+        "\xbc": " 1/4",
+        "\xbe": " 3/4",
+        "\u2019": "'",
+        "\u2018": "'",
+        **dict.fromkeys("\u201c\u201d", '"'),
+    }
+)
+_REPLACED = [
+    (re.compile(r"\\(?:left|right|displaystyle|big|Big|bigg|Bigg|limits)(?![A-Za-z])\.?"), ""),
+    (re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|\\;|\{,\}\\!)(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox|operatorname|textrm|mathsf)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\s+(?=\^)"), ""),
+    (re.compile(r"(?<!\\)\\[,;:! ]|(?<!\\)~|\\q?quad(?![A-Za-z])"), " "),
+    (re.compile(r"\\(?:d|t|c)frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"\\(?:leq|leqslant)(?![A-Za-z])|<="), r"\\le "),
+    (re.compile(r"\\(?:geq|geqslant)(?![A-Za-z])|>="), r"\\ge "),
+    (re.compile(r"\\neq(?![A-Za-z])|!="), r"\\ne "),
+    (re.compile(r"(?<!\\)\b(?:infinity|infty|inf|oo)\b"), r"\\infty "),
+    (re.compile(r"°|\\degree(?![A-Za-z])|\^\s*(?:\\circ|\{\s*\\circ\s*\})"), "°"),
+    (re.compile(r"\\([%$€£#&_])"), r"\1"),
+]
+_AROUND = re.compile(r"^(?:\*\*|__|`|\\\(|\\\[|\$\$)(.*)(?:\*\*|__|`|\\\)|\\\]|\$\$)$", re.DOTALL)
+
+
+def clean(text: str) -> str:
+    r"""An answer without its typography: unicode signs, LaTeX's spaces, \text{}, $ and ** around it, a full stop."""
+    text = _without_frame(text.translate(_SIGNS).strip())
+    for pattern, replacement in _REPLACED:
+        text = pattern.sub(replacement, text)
+    text = re.sub(r"(?<!\d)\u2013(?=\s*[\d$.\\])", "-", text)
+    return _without_frame(" ".join(text.split()))
+
+
+def _without_frame(text: str) -> str:
+    for _ in range(4):
+        before, text = text, text.strip().rstrip(".").strip()
+        if (found := _AROUND.fullmatch(text)) is not None:
+            text = found[1]
+        if len(text) > 2 and text[0] == text[-1] == "$" and text.count("$") == 2 and text[-2] != "\\":
+            text = text[1:-1]
+        if text == before:
+            break
+    return text
+
+
+def plain(text: str) -> str:
+    """Text for a comparison as text: letter case and punctuation at the end count in mathematics alone."""
+    if is_mathematics(text):
+        return text.replace(" ", "")
+    if re.search(r"[\\^_=<>+*/\d]", text) or not re.search(r"[^\W\d_]{2}", text):
+        return text
+    return unicodedata.normalize("NFC", text).casefold().rstrip(".,:;!").strip("\"'` ")

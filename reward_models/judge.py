@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from reward_models.answers import read_preference as read_preference
-from reward_models.answers import read_rating as read_rating
+from reward_models.judge_answers import read_preference as read_preference
+from reward_models.judge_answers import read_rating as read_rating
 from reward_models.protocol import Comparer, Text, reply_text, transcript
 
 RATING_QUESTION = """Rate how good the reply below is, from {lowest} (useless or harmful) to {highest} (excellent).

@@ -41,8 +41,8 @@ class Comparer(Protocol):
 
 
 def reply_text(completion: Text) -> str:
-    """A completion as text: of a conversation its last message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+    """A completion as text: of a conversation its last message, "" if that has no text, such as a call of a tool."""
+    return completion if isinstance(completion, str) else (completion[-1]["content"] if completion else None) or ""
 
 
 def transcript(prompt: Text) -> str:

@@ -1,6 +1,7 @@
-"""The process that `sandbox.run_code` starts: puts on its limits, then runs what it reads from its standard input.
+"""A process that `sandbox.run_code` starts: puts on its limits, then runs what it reads from its standard input.
 
-Imports the standard library alone, and is not to be imported.
+That is a solution, which then answers requests over a socket, or the tests of one, which ask. Imports the standard
+library alone, and is not to be imported.
 """
 
 import ctypes
@@ -8,10 +9,13 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
+from pathlib import Path
+from types import ModuleType
 
 NEW_NAME_SPACES = 0x10000000 | 0x40000000 | 0x20000000  # user, network, processes
-DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+DIE_WITH_PARENT, DUMPABLE = 1, 4  # prctl's PR_SET_PDEATHSIG, PR_SET_DUMPABLE
 OPEN_FILES, LARGEST_FILE = 64, 16 * 2**20
 REFUSED = (
     *("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "os.kill", "os.killpg", "subprocess.Popen"),
@@ -78,17 +82,45 @@ def refuse_accidents(folder: str) -> None:
     sys.addaudithook(hook)
 
 
+def hide_memory() -> None:
+    """Let no other process of the user's read this one's memory, where the kernel can do that."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(DUMPABLE, 0)
+
+
+def load_rpc():
+    sys.path.insert(0, str(Path(__file__).parent))
+    import sandbox_rpc
+
+    sys.path.pop(0)
+    return sandbox_rpc
+
+
+def run_solution(rpc, code: str, line: socket.socket) -> None:
+    """Run code as an imported module, so that what it keeps under `if __name__ == "__main__"` does not run."""
+    module = sys.modules["solution"] = ModuleType("solution")
+    exec(compile(code, "solution", "exec"), module.__dict__)
+    rpc.serve_solution(line, module.__dict__)
+
+
 def main() -> None:
-    job = json.load(sys.stdin)
-    token, answer = job.pop("token"), os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code prints is not wanted
     leave_name_spaces()
+    if sys.argv[1:] == ["tests"]:
+        hide_memory()
+    job = json.load(sys.stdin)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    answer = os.dup(1)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)  # what the code prints is not wanted
     limit(job["seconds"], job["megabytes"])
+    line, rpc = socket.socket(fileno=job["socket"]), load_rpc()
     refuse_accidents(os.path.realpath(os.getcwd()))
-    names = {"__name__": "__main__"}
-    for part in ("code", "tests"):
-        exec(compile(job[part], part, "exec"), names)
-    os.write(answer, token.encode())
+    if "tests" not in job:
+        os.close(answer)
+        run_solution(rpc, job["code"], line)
+    else:
+        rpc.run_tests(line, job["tests"])
+        os.write(answer, job["token"].encode())
     os._exit(0)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,7 +134,7 @@ def test_a_loop_without_end_is_ended():
 def test_memory_is_limited():
     big = "x = bytearray({} * 2**20)"
     assert run_code(refused(big.format(400)), "assert isinstance(found, MemoryError)", LONG, 200) == "passed"
-    assert run_code(big.format(400), "assert len(x)", LONG, 1000) == "passed"
+    assert run_code(big.format(400) + "; size = len(x)", "assert size == 400 * 2**20", LONG, 1000) == "passed"
 
 
 def test_files_and_processor_time_are_limited():
@@ -181,9 +183,11 @@ def test_what_it_started_ends_with_it(session, then):
 def test_it_ends_with_the_process_that_waits_for_it(tmp_path):
     marker = f"left-over-{os.getpid()}-waits"
     code = "import time; open('ready', 'w').close(); time.sleep(600)"
-    job = {"code": code, "tests": "", "seconds": LONG, "megabytes": 512, "token": ""}
+    line, _ = pair = socket.socketpair()
+    job = {"code": code, "seconds": LONG, "megabytes": 512, "socket": line.fileno()}
     command = [sys.executable, "-I", str(sandbox.CHILD), marker]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path, start_new_session=True)
+    fds = [line.fileno()]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path, start_new_session=True, pass_fds=fds)
     process.stdin.write(json.dumps(job).encode())
     process.stdin.close()
     deadline = time.monotonic() + LONG
@@ -195,6 +199,8 @@ def test_it_ends_with_the_process_that_waits_for_it(tmp_path):
         time.sleep(0.02)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for end in pair:
+        end.close()
     assert not left
 
 
@@ -202,6 +208,7 @@ def test_without_name_spaces_the_group_is_killed(tmp_path, monkeypatch):
     source = sandbox.CHILD.read_text()
     assert source.count("    leave_name_spaces()\n") == 1
     (tmp_path / "child.py").write_text(source.replace("    leave_name_spaces()\n", ""))
+    shutil.copy(sandbox.CHILD.with_name("sandbox_rpc.py"), tmp_path)
     monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
     marker = f"left-over-{os.getpid()}-group"
     assert run_code(SPAWN.format(session=False, marker=marker, then=""), "", LONG) == "passed"

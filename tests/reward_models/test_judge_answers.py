@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from reward_models.answers import read_preference, read_rating
+from reward_models.judge_answers import read_preference, read_rating
 
 A, B, TIE = 1.0, 0.0, 0.5
 
