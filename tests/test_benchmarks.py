@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-# The first two need a run's stages, and are tested with them in integration/test_quick_runs.py; the last has a test
-# file of its own, test_seeds.py, whose smoke run serves several tests.
-ELSEWHERE = {"ppo_reward", "ensemble_overoptimisation", "seeds"}
+# The first two need a run's stages, and are tested with them in integration/test_quick_runs.py; the others have test
+# files of their own, whose smoke runs serve several tests.
+ELSEWHERE = {"ppo_reward", "ensemble_overoptimisation", "seeds", "mutation"}
 BENCHMARKS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ELSEWHERE)
 
 
