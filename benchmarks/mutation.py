@@ -154,7 +154,7 @@ def covered(root: Path, targets: dict[str, list[str]], traced: list[str], work: 
         row = {"file": task.name, "digest": now, "traced": traced, "covers": covers, **found}
         work.coverage[task.name] = row
         work.add(work.coverage_file, row)
-        said = f"; left out, not passing: {', '.join(found['failed'])}" if found["failed"] else ""
+        said = f"; left out, failed or skipped: {', '.join(found['failed'])}" if found["failed"] else ""
         print(f"{task.name}: {len(found['tests'])} tests traced in {seconds:.0f} s{said}", file=sys.stderr, flush=True)
     return {test: one for file in files for test, one in work.coverage[file]["tests"].items() if test}
 

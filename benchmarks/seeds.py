@@ -149,8 +149,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def what(row: dict) -> str:
-    task = "" if row["task"] == row["suite"] else f" ({row['task']})"
-    return f"{metric_of(row['metric']).name}, {row['format']}{task}"
+    shown, task = metric_of(row["metric"]), "" if row["task"] == row["suite"] else f", {row['task']}"
+    return f"{shown.name}, {row['format']}{task}{' (%)' if shown.scale == 100 else ''}"
 
 
 def pair(row: dict) -> str:

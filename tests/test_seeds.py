@@ -80,6 +80,15 @@ def test_reward_models_are_compared_with_length_by_seed(seeds):
     assert "Reward models" in seeds.text(figures, "tiny")
 
 
+def test_the_tables_are_in_the_units_of_the_report(seeds):
+    reports = [report(0), report(1)]
+    for number, one in enumerate(reports):
+        one["evals"] = [one["evals"][0] | {"suite": "s", "task": "s", "metric": "acc", "value": 0.5 + 0.1 * number}]
+    text = " ".join(seeds.text(seeds.summarise(reports), "tiny").split())
+    assert "| SFT | accuracy, chat (%) | 55.0 | 7.1 | [\N{MINUS SIGN}8.5, 118.5] | 2.0 |" in text
+    assert "| DPO - SFT | gold reward, chat | +0.100 |" in text
+
+
 def test_other_items_are_told(seeds):
     same, other = [report(0), report(1)], [report(0), report(1, digest="b")]
     assert "differ between the seeds" not in seeds.text(seeds.summarise(same), "tiny")
