@@ -26,6 +26,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -190,6 +191,21 @@ def trials(args: argparse.Namespace, targets: dict[str, list[str]], tests: dict[
             yield Trial(mutant, before, after, chosen, len(able) - len(chosen), seconds, key)
 
 
+def check_controls(args: argparse.Namespace, todo: list[Trial]) -> None:
+    """Try each file unchanged, with the most tests that a mutant of it has: where one fails, a kill means nothing."""
+    from mutating.forks import Task, run_all, try_mutant
+
+    largest = {trial.mutant.path: trial for trial in sorted(todo, key=lambda trial: len(trial.tests))}
+    tasks = []
+    for path, trial in largest.items():
+        source, tests = (args.root / path).read_bytes(), trial.tests
+        work = partial(try_mutant, args.root, path, source, tests)
+        tasks.append(Task(path, lambda _, work=work: work(), args.patience + 5 * trial.seconds))
+    for task, found, _ in run_all(tasks, args.root, args.jobs):
+        if found != {"killer": None}:
+            raise SystemExit(f"{task.name} unchanged, in a fork with its tests: {found}")
+
+
 def run_trials(args: argparse.Namespace, todo: list[Trial], work: Work) -> None:
     """Run what is not known yet, the test that killed a mutant before ahead of the others, and write it down."""
     from mutating.forks import Task, run_all, try_mutant
@@ -198,6 +214,7 @@ def run_trials(args: argparse.Namespace, todo: list[Trial], work: Work) -> None:
         (row["file"], row["function"], row["before"], row["after"]): row.get("killer") for row in work.results.values()
     }
     by_key = {trial.key: trial for trial in todo}
+    check_controls(args, todo)
 
     def task(trial: Trial) -> Task:
         mutant = trial.mutant

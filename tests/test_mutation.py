@@ -35,7 +35,16 @@ words = ["--root", root, "--work", work, "--target", "planted.py=test_planted.py
 first, again = call(*words), call(*words)
 with open(f"{root}/test_planted.py", "a") as file:
     file.write("def test_at_the_limit():\\n    assert grown(3, 3) == 3\\n")
-print(json.dumps([first, again, call(*words), call("--quick"), forked]))
+third, quick = call(*words), call("--quick")
+with open(f"{root}/test_planted.py", "a") as file:
+    file.write("import planted\\ndef test_of_the_file():\\n    planted.grown(1, 2)\\n")
+    file.write("    assert type(planted.__loader__).__name__ != 'Loader'\\n")
+try:
+    call(*words)
+    refused = ""
+except SystemExit as ending:
+    refused = str(ending)
+print(json.dumps([first, again, third, quick, forked, refused]))
 '''
 PLANTED = """
 def grown(value, limit):
@@ -74,7 +83,7 @@ def operators():
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
-    """The command on planted files; repeated; with a better test; its smoke run; and how forks end."""
+    """The command on planted files; repeated; with a better test; its smoke run; how forks end; a test of no use."""
     root = tmp_path_factory.mktemp("planted")
     (root / "planted.py").write_text(PLANTED)
     (root / "test_planted.py").write_text(PLANTED_TESTS)
@@ -182,6 +191,10 @@ def test_a_better_test_kills_what_survived(calls):
 
 def test_forks_that_hang_or_die_are_told_apart(calls):
     assert calls[4] == {"done": 1, "late": "timeout", "dead": "crashed"}
+
+
+def test_without_a_mutant_the_tests_must_pass_in_a_fork_too(calls):
+    assert "planted.py unchanged" in calls[5] and "test_of_the_file" in calls[5]
 
 
 def test_the_smoke_run(calls):
