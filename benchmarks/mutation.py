@@ -6,10 +6,10 @@ Each mutant is one small change of one file (benchmarks/mutating/operators.py), 
 source text. It is killed if a test fails that passes without it, of those that execute its line. Tests run in forks of
 a process that has torch and the like imported (benchmarks/mutating/forks.py); no file is changed.
 
-What was found is in --work, and the command repeated goes on from there: a mutant runs again if its file, or a file of
-the tests that it ran, has changed. Survivors that behave as the original does are listed with the reason in
-mutation_equivalent.tsv. score = killed / (mutants - equivalent); timeouts count as killed, lines that no test executes
-as survivors.
+What was found is in --work, and the command repeated resumes: a mutant runs again if its file has changed, or the file
+of the test that killed it, or (of a survivor) a file of any test that it ran. Survivors that behave as the original
+does are listed with the reason in mutation_equivalent.tsv. score = killed / (mutants - equivalent); timeouts count as
+killed, lines that no test executes as survivors.
 
 Targets: a score of 0.90, and at most 10% equivalent.
 """
@@ -104,7 +104,26 @@ class Trial:
     tests: list[str]
     left_out: int
     seconds: float
-    key: str
+    key: str  # of the mutant and its file's source
+    test_files: dict[str, str]  # digests of the files that the tests are in
+
+    def verdict(self, work: "Work") -> str | None:
+        """What is known: of a killed mutant while its killer's file is unchanged, of others while all its tests are."""
+        if not self.tests:
+            return "no coverage"
+        row = work.results.get(self.key)
+        if row is None:
+            return None
+        killer = row["killer"]
+        same_killer = killer in self.tests and self.test_files[file_of(killer)] == row["killer_file"]
+        return row["status"] if same_killer or row["tests"] == self.tests_digest() else None
+
+    def tests_digest(self) -> str:
+        return digest(self.tests, self.test_files)
+
+
+def file_of(test: str) -> str:
+    return test.split("::")[0]
 
 
 def digest(*parts: object) -> str:
@@ -170,10 +189,10 @@ def executed(mutant: Mutant, lines: list[int]) -> bool:
 
 def trials(args: argparse.Namespace, targets: dict[str, list[str]], tests: dict[str, dict]) -> Iterator[Trial]:
     """The sample of mutants, each with its tests: fastest first, as many as fit into --seconds."""
-    files = {file: digest(text(args.root / file)) for file in {test.split("::")[0] for test in tests}}
+    files = {file: digest(text(args.root / file)) for file in set(map(file_of, tests))}
     for path, test_files in targets.items():
         source = (args.root / path).read_bytes()
-        of_path = {test: one for test, one in tests.items() if test.split("::")[0] in test_files}
+        of_path = {test: one for test, one in tests.items() if file_of(test) in test_files}
         seen: Counter = Counter()
         for mutant in sampled(path, source, args.seed, args.sample, args.per_file):
             able = [test for test, one in of_path.items() if executed(mutant, one["lines"].get(path, []))]
@@ -186,9 +205,9 @@ def trials(args: argparse.Namespace, targets: dict[str, list[str]], tests: dict[
             before, after = shown(mutant, source)
             name = (path, mutant.function, before, after)
             seen[name] += 1
-            ran = {file: files[file] for file in sorted({test.split("::")[0] for test in chosen})}
-            key = digest(name, seen[name], hashlib.sha256(source).hexdigest(), chosen, ran)
-            yield Trial(mutant, before, after, chosen, len(able) - len(chosen), seconds, key)
+            ran = {file: files[file] for file in sorted(set(map(file_of, chosen)))}
+            key = digest(name, seen[name], hashlib.sha256(source).hexdigest())
+            yield Trial(mutant, before, after, chosen, len(able) - len(chosen), seconds, key, ran)
 
 
 def check_controls(args: argparse.Namespace, todo: list[Trial]) -> None:
@@ -231,7 +250,8 @@ def run_trials(args: argparse.Namespace, todo: list[Trial], work: Work) -> None:
             killer, status = found["killer"], "killed" if found["killer"] else "survived"
         row = {"key": trial.key, "file": trial.mutant.path, "function": trial.mutant.function}
         row |= {"before": trial.before, "after": trial.after, "status": status, "killer": killer}
-        row |= {"tests": len(trial.tests), "seconds": round(seconds, 2)}
+        row |= {"killer_file": trial.test_files.get(file_of(killer or "")), "tests": trial.tests_digest()}
+        row |= {"seconds": round(seconds, 2)}
         work.results[trial.key] = row
         work.add(work.results_file, row)
         print(f"{number}/{len(todo)} {trial.mutant.path}: {status} in {seconds:.1f} s", file=sys.stderr, flush=True)
@@ -250,7 +270,7 @@ def verdicts(found: list[Trial], work: Work, listed: dict[tuple[str, ...], str])
     """Each trial with its column of the table."""
     rows = []
     for trial in found:
-        status = work.results[trial.key]["status"] if trial.tests else "no coverage"
+        status = trial.verdict(work)
         name = (trial.mutant.path, trial.mutant.function, trial.before, trial.after)
         if name in listed and status in ("survived", "no coverage"):
             status = "equivalent"
@@ -275,11 +295,11 @@ def table(figures: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def survivors(rows: list[tuple[Trial, str]], work: Work) -> Iterator[str]:
+def survivors(rows: list[tuple[Trial, str]]) -> Iterator[str]:
     for trial, status in rows:
         if status in ("survived", "no coverage"):
-            mutant, result = trial.mutant, work.results.get(trial.key, {})
-            ran = f"{result.get('tests', 0)} tests" + (f", {trial.left_out} left out" if trial.left_out else "")
+            mutant = trial.mutant
+            ran = f"{len(trial.tests)} tests" + (f", {trial.left_out} left out" if trial.left_out else "")
             yield f"{mutant.path}:{mutant.line} {mutant.function}: {mutant.kind}, {status} ({ran})"
             yield f"  - {trial.before}\n  + {trial.after}"
 
@@ -303,7 +323,7 @@ def main() -> None:
     parser.add_argument("--per_file", type=int, help="mutants per file at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="mutants side by side, of one thread each")
-    parser.add_argument("--seconds", type=float, default=20, help="of tests per mutant, as timed without it")
+    parser.add_argument("--seconds", type=float, default=120, help="of tests per mutant, as timed without it")
     parser.add_argument(
         "--patience", type=float, default=40, help="seconds before a mutant times out, over 5 x its tests"
     )
@@ -337,7 +357,7 @@ def report(args: argparse.Namespace, work: Work) -> None:
     traced = sorted({*targets, *(() if args.target else TARGETS)})
     tests = covered(args.root, targets, traced, work, args.jobs)
     found = list(trials(args, targets, tests))
-    run_trials(args, [trial for trial in found if trial.tests and trial.key not in work.results], work)
+    run_trials(args, [trial for trial in found if trial.verdict(work) is None], work)
     rows = verdicts(found, work, equivalents(EQUIVALENT))
     by_file: dict[str, list[str]] = defaultdict(list)
     for trial, status in rows:
@@ -345,7 +365,7 @@ def report(args: argparse.Namespace, work: Work) -> None:
     figures = {path: counted(statuses) for path, statuses in by_file.items()}
     figures["all"] = counted([status for _, status in rows])
     print(f"seed {args.seed}; at most one mutant a line\n\n{table(figures)}\n")
-    print("\n".join(survivors(rows, work)))
+    print("\n".join(survivors(rows)))
     score, share = figures["all"]["score"] or 0.0, figures["all"]["equivalent"] / max(1, len(rows))
 
     from alignment.pipeline.provenance import hardware  # once no fork follows that has to import it anew
