@@ -58,8 +58,9 @@ def run_all(tasks: Iterable[Task], root: Path, jobs: int) -> Iterator[tuple[Task
                     if late:
                         os.waitpid(task.pid, 0)
                     running.remove(task)
-                    yield task, "timeout" if late else result_of(task), time.monotonic() - task.started
+                    found = "timeout" if late else result_of(task)
                     rmtree(task.folder, ignore_errors=True)
+                    yield task, found, time.monotonic() - task.started
     finally:
         for task in running:
             end_group(task)
