@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-# These need a run's stages: tested with them, in integration/test_quick_runs.py
-ON_A_RUN = {"ppo_reward", "ensemble_overoptimisation"}
-BENCHMARKS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ON_A_RUN)
+# The first two need a run's stages, and are tested with them in integration/test_quick_runs.py; the others have test
+# files of their own, whose smoke runs serve several tests.
+ELSEWHERE = {"ppo_reward", "ensemble_overoptimisation", "seeds", "mutation"}
+BENCHMARKS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ELSEWHERE)
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)

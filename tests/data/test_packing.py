@@ -12,7 +12,7 @@ import torch
 from packed_equality import gradients, largest_difference
 from transformers import default_data_collator
 
-from alignment.data.packing import WINDOW_ROWS, PackedRows, best_fit_decreasing, pack, windows
+from alignment.data.packing import WINDOW_ROWS, PackedRows, best_fit_decreasing, fold, pack, windows
 from alignment.data.shards import write_shards
 from alignment.data.tokens import SUMMARY, TokenizedDocuments, list_array
 from alignment.errors import UserError
@@ -147,6 +147,13 @@ def test_packed_rows_are_found_again_for_the_same_length_alone(store, caplog):
     assert [row["labels"] for row in listed(again)] == [row["labels"] for row in listed(first)]
     assert {*again[len(again) - 1]["input_ids"].tolist()} >= {7}  # what pads is no part of what is stored
     assert str(again.report) == str(first.report) and other.report.length == 16
+
+
+def test_rows_are_stored_in_32_bit():
+    pieces = [np.arange(2, 2 + length, dtype=np.int32) for length in (3, 1, 2)]
+    batch = fold([pieces[:2], pieces[2:]])
+    assert batch.to_pydict() == {"input_ids": [[2, 3, 4, 2], [2, 3]], "lengths": [[3, 1], [2]]}
+    assert [str(field.type.value_type) for field in batch.schema] == ["int32", "int32"]
 
 
 def test_packing_is_deterministic_and_best_fit():

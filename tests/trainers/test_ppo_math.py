@@ -37,6 +37,17 @@ def test_with_lambda_1_the_return_is_the_sum_of_the_rewards_to_come():
     torch.testing.assert_close(returns, rewards.flip(1).cumsum(1).flip(1))
 
 
+def test_gae_of_completions_of_one_token():
+    advantages, returns = ppo_math.gae(torch.tensor([[2.0]]), torch.tensor([[0.5]]), torch.ones(1, 1).bool(), 0.9, 0.95)
+    assert advantages.tolist() == [[1.5]] and returns.tolist() == [[2.0]]
+
+
+def test_a_masked_mean_of_one_position_is_its_value_and_of_none_0():
+    values = torch.tensor([[3.0, 9.0]])
+    assert ppo_math.masked_mean(values, torch.tensor([[True, False]])) == 3
+    assert ppo_math.masked_mean(values, torch.zeros(1, 2).bool()) == 0
+
+
 def test_whitening_is_over_the_mask_alone():
     values = torch.tensor([[1.0, 3.0, 99.0], [5.0, 7.0, -99.0]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 0]]).bool()
@@ -133,6 +144,20 @@ def test_policy_loss_against_hand_values():
     torch.testing.assert_close(loss, torch.tensor([[-1.2, 1.5, -0.5, 0.8, -2.2]]))
     torch.testing.assert_close(ratio, log_ratio.exp())
     assert is_clipped.tolist() == [[True, False, False, True, False]]
+
+
+def test_ratios_are_bounded_by_e_to_the_twentieth():
+    far, zero = torch.tensor([[100.0, -100.0]]), torch.zeros(1, 2)
+    bound = torch.tensor([[20.0, -20.0]])
+    _, ratio, _ = ppo_math.policy_loss(far, zero, torch.ones(1, 2), epsilon=0.2)
+    torch.testing.assert_close(ratio, bound.exp())
+    torch.testing.assert_close(ppo_math.kl_k3(zero, far), bound.expm1() - bound)
+
+
+def test_values_are_clipped_around_the_old_ones():
+    values, old, returns = torch.tensor([[5.0, 5.0]]), torch.tensor([[2.0, 4.9]]), torch.tensor([[4.0, 4.0]])
+    # Near: 2.5, 1.5 off and worse than 1 off; 5.0, moved by less than the clip.
+    torch.testing.assert_close(ppo_math.value_loss(values, old, returns, 0.5), torch.tensor([[1.125, 0.5]]))
 
 
 def test_value_loss_against_hand_values():
