@@ -1,4 +1,7 @@
-"""What a judge, a language model, is asked, and its preference from both positions; judge_answers.py reads what it writes."""
+"""What a judge, a language model, is asked, and its preference from both positions.
+
+`judge_answers.py` reads what it writes.
+"""
 
 import re
 from collections.abc import Sequence
