@@ -12,11 +12,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 SMALL = {"num_hidden_layers": 2, "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2, "attention_dropout": 0.0}
 SMALL |= {"hidden_dropout": 0.0, "embedding_dropout": 0.0, "hidden_size": 128, "num_attention_heads": 4}
 BACKENDS = [("gpt2", "sdpa"), ("modern-tiny", "eager"), ("modern-tiny", "sdpa"), ("modern-tiny", "flex_attention")]
-CRITICS = {
-    "separate": {"reward_funcs": lambda: tiny.model(head="score", seed=3)},
-    "shared_head": {},
-    "lora": {"policy": tiny.sft_adapter, "reward_funcs": tiny.lora_reward_model},
-}
 
 
 def on(device: str, preset: str, backend: str, inputs: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -45,9 +40,9 @@ def test_logits_and_gradients_are_the_cpus(preset, backend, packed):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("sampler", ["generate", "continuous_batching"])
-@pytest.mark.parametrize("mode", CRITICS)
+@pytest.mark.parametrize("mode", tiny.CRITICS)
 def test_ppo_starts_at_its_reference_in_bf16(mode, sampler, checkpointing, tmp_path):
-    options = {name: make() for name, make in CRITICS[mode].items()}
+    options = {name: make() for name, make in tiny.CRITICS[mode].items()}
     arguments = {"critic_mode": mode, "sampler": sampler, "activation_checkpointing": checkpointing}
     run = tiny.trainer(tmp_path, arguments=arguments | {"use_cpu": False, "bf16": True}, **options)
     run.train()

@@ -171,3 +171,11 @@ def gradients(path, **kwargs) -> list:
     callback.trainer = run
     run.train()
     return callback.steps
+
+
+# What the trainer is given for each critic_mode.
+CRITICS = {
+    "separate": {"reward_funcs": lambda: model(head="score", seed=3)},
+    "shared_head": {},
+    "lora": {"policy": sft_adapter, "reward_funcs": lora_reward_model},
+}
