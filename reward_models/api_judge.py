@@ -48,7 +48,7 @@ class ApiJudge:
     """A `Reward` and a `Comparer`: the rating that the model writes, and the reply that it prefers in both positions.
 
     A request that goes on failing, or an answer that `judge_answers.py` cannot read, gives None. How many do is logged,
-    as the metrics NAME/unreadable and NAME/failed too, and counted in `tally`: {asked, failed, unreadable} of all calls.
+    as the metrics NAME/unreadable and NAME/failed too, and `tally` has {asked, failed, unreadable} of all calls.
     If all requests of a call fail, that is an error.
 
     Args:

@@ -76,12 +76,14 @@ def names(record) -> set[str]:
 
 
 @pytest.mark.parametrize("policy", ["whole", "new-adapter", "continued-adapter"])
-@pytest.mark.parametrize("sampler", ["generate", "continuous_batching"])
-def test_a_sound_ppo_holds(policy, sampler, tmp_path):
+@pytest.mark.parametrize(("sampler", "bf16"), [("generate", False), ("generate", True), ("continuous_batching", False)])
+def test_a_sound_ppo_holds(policy, sampler, bf16, tmp_path):
     options = {"peft_config": tiny.lora()} if policy == "new-adapter" else {}
     if policy == "continued-adapter":
         options["policy"] = tiny.sft_adapter()
-    record = self_check(ppo(tmp_path, arguments={"sampler": sampler}, **options), [policies.ppo_checks(None)])
+    record = self_check(
+        ppo(tmp_path, arguments={"sampler": sampler, "bf16": bf16}, **options), [policies.ppo_checks(None)]
+    )
     assert names(record) == {
         "sampler = trained weights",
         "trained weights matter",

@@ -133,9 +133,11 @@ def moved_weights(model: torch.nn.Module, most: int = 1_000_000) -> Iterator[Non
         for parameter in chosen:
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
             parameter.add_(noise, alpha=float(parameter.float().std(correction=0)) * 0.3 + 0.02)
+    torch.clear_autocast_cache()  # autocast keeps 16-bit copies of weights for as long as its context lasts
     try:
         yield
     finally:
         with torch.no_grad():
             for parameter, value in zip(chosen, before, strict=True):
                 parameter.copy_(value)
+        torch.clear_autocast_cache()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from alignment.models.adapters import token_rows_in_place
 from alignment.stages.self_check.check import Check, Outcome, moved_weights, tolerance
@@ -21,7 +22,7 @@ from alignment.trainers.ppo_trainer import PPOTrainer
 from reward_models.learned import LearnedReward
 
 PROMPTS = 4
-SAMPLED_TOKENS = 16  # with moved weights
+SAMPLED_TOKENS = 32
 
 
 def starts_from(checkpoint: str | None) -> Check:
@@ -39,8 +40,9 @@ def ppo_checks(reward_model: str | None) -> Check:
     def check(trainer: PPOTrainer) -> Iterator[Outcome]:
         rows = [trainer.train_dataset[index] for index in range(min(PROMPTS, len(trainer.train_dataset)))]
         prompts = encode_prompts(rows, trainer.processing_class)
-        yield from check_sampler(trainer, prompts, trainer.args.sampler, trainer.eos_token_ids)
-        rollout, samples, _ = trainer._make_rollout(rows, ("self-check", trainer.args.seed), Metrics())
+        with shorter(trainer.args):
+            yield from check_sampler(trainer, prompts, trainer.args.sampler, trainer.eos_token_ids)
+            rollout, samples, _ = trainer._make_rollout(rows, ("self-check", trainer.args.seed), Metrics())
         mask, old = rollout.completion_mask, rollout.tensors["old_log_probs"]
         new = log_probs(trainer.model, rollout, trainer.args.temperature)
         yield ratio_outcome(trainer, largest_ratio(new, old, mask))
@@ -69,7 +71,8 @@ def grpo_checks(reward_model: str | None) -> Check:
         prompts = encode_prompts(rows, tokenizer)
         ends = inner(trainer.model).generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        rollout = yield from check_sampler(trainer, prompts, "generate", ends)
+        with shorter(trainer.args):
+            rollout = yield from check_sampler(trainer, prompts, "generate", ends)
         measured = first_group(trainer, rows[:1] * count)
         if "kl" in measured:
             yield kl_outcome(trainer, abs(measured["kl"]))
@@ -86,6 +89,16 @@ def grpo_checks(reward_model: str | None) -> Check:
         yield from silent_rules({name: torch.tensor(values) for name, values in said.items() if name not in known})
 
     return check
+
+
+@contextmanager
+def shorter(args: TrainingArguments) -> Iterator[None]:
+    """Completions of a few tokens: what is compared is compared at each of them."""
+    whole, args.max_completion_length = args.max_completion_length, min(SAMPLED_TOKENS, args.max_completion_length)
+    try:
+        yield
+    finally:
+        args.max_completion_length = whole
 
 
 def first_group(trainer: Trainer, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -105,7 +118,7 @@ def check_sampler(trainer: Trainer, prompts: list[list[int]], sampler: str, ends
         trainer.processing_class.pad_token_id,
     )
     options = {
-        "max_completion_length": min(SAMPLED_TOKENS, args.max_completion_length),
+        "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
         "eos_token_ids": ends,
         "pad_token_id": ends[0] if pad is None else pad,
