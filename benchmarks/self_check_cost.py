@@ -7,9 +7,9 @@ then does not, and warm. Target: warm at most two steps.
 
     python benchmarks/self_check_cost.py [--preset modern-tiny] [--steps 6] [--batch 16] [--quick]
 
-Measured on 2026-11-29, seed 0, modern-tiny, warm, in steps: one NVIDIA H200 (torch 2.11): pretrain 0.8, sft 0.9, reward
-0.3, dpo 0.6, ppo 1.0, grpo 1.2 (cold 0.3 to 3.6 s). One thread of an Intel Xeon, other work beside it, before there were
-two figures: pretrain 0.4, sft 0.1, reward 0.2, dpo 0.1, ppo 0.6, grpo 0.2.
+Measured on 2026-11-29, seed 0, modern-tiny, warm, in steps. One NVIDIA H200 (torch 2.11): pretrain 0.8, sft 0.9,
+reward 0.3, dpo 0.6, ppo 1.0, grpo 1.2 (cold 0.3 to 3.6 s). One thread of an Intel Xeon, other work beside it, before
+there were two figures: pretrain 0.4, sft 0.1, reward 0.2, dpo 0.1, ppo 0.6, grpo 0.2.
 """
 
 import argparse
