@@ -196,9 +196,7 @@ def step(run: PPOTrainer, case: Case, talks=tuple(ragged.TALKS)) -> Step:
     rewards = [next(iter(line["rewards"].values())) for line in lines]
     rows: dict[str, list] = {"rewards": in_place(order, rewards)}
     for name in ("old_values", "old_log_probs", "advantages", "returns"):
-        tokens = [
-            row[mask].tolist() for row, mask in zip(rollout.tensors[name], rollout.completion_mask, strict=True)
-        ]
+        tokens = [row[mask].tolist() for row, mask in zip(rollout.tensors[name], rollout.completion_mask, strict=True)]
         rows[name] = in_place(order, tokens)
     [[policy, critic]] = callback.steps
     return Step(rows, run.state.log_history[0], policy, critic)
@@ -365,6 +363,10 @@ def check_alone(case: Case, setting: Setting, folder: Path, monkeypatch) -> None
     together = step(make(case, setting, folder, monkeypatch, whiten_advantages=False), case)
     for place in (0, 3, 6):
         talks = (ragged.TALKS[place],)
-        alone = step(make(case, replace(setting, micro_batch=1), folder, monkeypatch, talks, whiten_advantages=False), case, talks)
+        alone = step(
+            make(case, replace(setting, micro_batch=1), folder, monkeypatch, talks, whiten_advantages=False),
+            case,
+            talks,
+        )
         for name, rows in alone.rows.items():
             assert_close(together.rows[name][place], rows[0], f"{name} of row {place}")

@@ -24,7 +24,9 @@ TOKENIZERS = ("ours", "chatml", "pad-is-eos")
 MODELS = ("gpt", "learned", "moe", "llama")
 SHIPPED = Path(alignment.tokenization.__file__).parent / "turns/chatml.jinja"
 # ChatML without the newline after a turn: where the end token pads too, rows end with tokens of padding's id.
-ENDED = CHATML.replace("<|im_end|>{% endgeneration %}\n", "<|im_end|>{% endgeneration %}").replace("<|im_end|>\n", "<|im_end|>")
+ENDED = CHATML.replace("<|im_end|>{% endgeneration %}\n", "<|im_end|>{% endgeneration %}").replace(
+    "<|im_end|>\n", "<|im_end|>"
+)
 END = {"ours": "<|end|>", "chatml": "<|im_end|>", "pad-is-eos": "<|im_end|>"}
 AFTER = {"ours": "", "chatml": "\n", "pad-is-eos": ""}  # what the template writes after a reply's end
 # (prompt, reply, whether it ended)

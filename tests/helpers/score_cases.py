@@ -139,7 +139,11 @@ def check_win_rate(judge_or_reward, alone_judge, order: Sequence[int]) -> None:
 
 def check_best_of_n(scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]]) -> None:
     """The curve over prompts is the mean of the curves of each prompt."""
-    wanted = [[one[key] for one in best_of_n([proxy], [true])] for key in ("proxy", "gold") for proxy, true in zip(scores, gold, strict=True)]
+    wanted = [
+        [one[key] for one in best_of_n([proxy], [true])]
+        for key in ("proxy", "gold")
+        for proxy, true in zip(scores, gold, strict=True)
+    ]
     half = len(scores)
     found = best_of_n(scores, gold)
     for key, rows in (("proxy", wanted[:half]), ("gold", wanted[half:])):

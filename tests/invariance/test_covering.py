@@ -19,7 +19,9 @@ def test_every_pair_meets_in_few_rows():
 
 def test_what_is_not_allowed_is_left_out_and_all_else_meets():
     def allowed(row):
-        return not (row.get("a") == 1 and row.get("d") in ("p", "q")) and not (row.get("b") == "x" and row.get("e") == 2)
+        return not (row.get("a") == 1 and row.get("d") in ("p", "q")) and not (
+            row.get("b") == "x" and row.get("e") == 2
+        )
 
     rows = covering(FACTORS, allowed)
     assert all(map(allowed, rows)) and meetings(rows) == meetings(every(FACTORS, allowed))

@@ -1,6 +1,5 @@
 """A PPO step is the same whatever the batch sizes, the order of the rows, the padding and the attention backend."""
 
-from functools import partial
 
 import pytest
 from covering import covering, every

@@ -1,10 +1,10 @@
 """A row's score is its own: of no batch size, order, neighbour or padding."""
 
+import pytest
 import ragged
 import score_cases as cases
 import torch
 from covering import covering
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
