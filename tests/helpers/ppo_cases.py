@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import ppo_tiny
@@ -90,7 +91,7 @@ def length_mod_seven(completion_ids, **columns) -> list[float]:
 
 
 def policy_of(case: Case, folder: Path):
-    """The policy, with an adapter `ref` beside its own if it is one; its base is saved, so that rewards may share it."""
+    """The policy, with an adapter `ref` beside its own if it is one, on a saved base that rewards may share."""
     words = ragged.tokenizer(case.tokenizer)
     if not case.adapter:
         return ragged.model(case.model, words)
@@ -350,7 +351,7 @@ def check_step(case: Case, setting: Setting, folder: Path, monkeypatch, talks=tu
     wanted = expected(run, case, folder, talks)
     found = step(run, case, talks)
     for name, rows in wanted.rows.items():
-        flat = [sum(([*row] for row in side), []) if name != "rewards" else side for side in (found.rows[name], rows)]
+        flat = [side if name == "rewards" else [*chain.from_iterable(side)] for side in (found.rows[name], rows)]
         assert_close(*flat, name, 1e-4 if name in ("advantages", "returns") else 2e-5)
     for name, value in wanted.figures.items():
         assert_close([found.figures[name]], [value], name, 1e-4)

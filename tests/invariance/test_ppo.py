@@ -1,6 +1,5 @@
 """A PPO step is the same whatever the batch sizes, the order of the rows, the padding and the attention backend."""
 
-
 import pytest
 from covering import covering, every
 from ppo_cases import CASES, SETTINGS, Case, Setting, allowed, check_step

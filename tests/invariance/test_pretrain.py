@@ -1,0 +1,70 @@
+"""A step of pretraining is that of its documents one by one, in any batches, order, packing and chunks of the loss."""
+
+import pytest
+import ragged
+import stage_cases as cases
+from compared import assert_close
+from covering import covering, every
+
+from alignment.data.arguments import DataArguments
+from alignment.models.loading import load_trainable
+from alignment.stages import pretrain
+
+CASES = {"model": list(ragged.MODELS), "tokenizer": list(ragged.TOKENIZERS)}
+SETTINGS = {"micro_batch": [8, 4, 2, 1], "order": [0, 1, 2], "loss_chunk_size": [None, 7], "max_length": [64, 50, 128]}
+
+
+def split(row: dict) -> tuple[cases.Case, cases.Setting, dict]:
+    case = cases.Case(model=row["model"], tokenizer=row["tokenizer"])
+    keys = {name: row[name] for name in ("loss_chunk_size", "max_length")}
+    return case, cases.Setting(micro_batch=row["micro_batch"], order=row["order"]), keys
+
+
+def named(row: dict) -> str:
+    return "-".join(str(value) for value in row.values())
+
+
+@pytest.mark.parametrize("row", covering(CASES | SETTINGS), ids=named)
+def test_a_step_is_that_of_its_documents_one_by_one(row, bases, tmp_path):
+    case, setting, keys = split(row)
+    cases.check_pretrain(case, setting, bases, tmp_path, **keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", every(CASES | SETTINGS), ids=named)
+def test_every_setting_gives_the_same_step(row, bases, tmp_path):
+    test_a_step_is_that_of_its_documents_one_by_one(row, bases, tmp_path)
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_the_validation_loss_is_that_of_its_documents(batch_size, chunk, bases, tmp_path):
+    case, words = cases.Case(), ragged.tokenizer("ours")
+    texts = [row["text"] for row in cases.documents()]
+    cases.write(tmp_path / "text/train.jsonl", [{"text": f"Horse {n}."} for n in range(2)])
+    cases.write(tmp_path / "text/validation.jsonl", cases.documents())
+    keys = cases.KEYS | {"learning_rate": 0.0, "per_device_eval_batch_size": batch_size, "max_length": 64}
+    args = pretrain.PretrainRecipe(str(tmp_path / "stage"), **keys, loss_chunk_size=chunk)
+    parent = cases.base_of(case, bases)
+    result = pretrain.run(
+        pretrain.PretrainArguments(model_name_or_path=parent), DataArguments(str(tmp_path / "text")), args
+    )
+    wanted = cases.document_loss(load_trainable(parent, "causal-lm"), words, texts).item()
+    assert_close([result.metrics["eval_loss"]], [wanted], "the validation loss", 1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 8])
+def test_windows_are_learned_alike_in_any_batches(micro_batch, bases, tmp_path):
+    """Windows of the text are rows of one length; the step's loss is the mean over all of them."""
+    case, keys = cases.Case(), {"max_length": 16, "window_stride": 16}
+    long = [{"text": " ".join(row["text"] for row in cases.documents())}]
+    setting = cases.Setting(micro_batch=micro_batch)
+    args = pretrain.PretrainRecipe(str(tmp_path / "stage"), **cases.KEYS | setting.keys() | keys)
+    watch, data = cases.Watch(), cases.data_of(tmp_path / "rows.jsonl", long)
+    parent = cases.base_of(case, bases)
+    pretrain.run(pretrain.PretrainArguments(model_name_or_path=parent), data, args, [watch])
+    model, words = load_trainable(parent, "causal-lm"), ragged.tokenizer("ours")
+    ids = [*words(long[0]["text"])["input_ids"], words.eos_token_id]
+    rows = [ids[start : start + 17] for start in range(0, len(ids) - 16, 16)]
+    assert 4 <= len(rows) <= 8
+    cases.assert_step(watch, model, sum(cases.token_losses(model, row).sum() for row in rows) / (16 * len(rows)))
