@@ -1,6 +1,7 @@
 """One PPO step on a scripted, ragged rollout, in any setting; and the same step computed row by row without padding."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,10 +15,10 @@ from peft import get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from alignment.models.loading import load_trainable
+from alignment.models.loading import REFERENCE_ADAPTER, load_trainable
 from alignment.trainers import ppo_rollout
 from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_critics import AdapterScorer, HeadScorer
+from alignment.trainers.ppo_critics import CRITIC_ADAPTER, AdapterScorer, HeadScorer
 from alignment.trainers.ppo_models import adapter, inner
 from alignment.trainers.ppo_trainer import PPOTrainer
 
@@ -226,7 +227,7 @@ def expected(run: PPOTrainer, case: Case, folder: Path, talks=tuple(ragged.TALKS
     for (prompt, reply), (_, _, ended), reward in zip(pairs, talks, rewards, strict=True):
         ids = torch.tensor([[*prompt, *reply]])
         log_probs = reply_log_probs(run.model, ids, len(reply), args.temperature)
-        with torch.no_grad(), run.reference.active() as reference:
+        with torch.no_grad(), reference_of(run) as reference:
             divergence = log_probs.detach() - reply_log_probs(reference, ids, len(reply), args.temperature)
         values = reply_values(run, ids, len(reply))
         score = reward - (0.0 if ended else args.missing_eos_penalty)
@@ -293,13 +294,20 @@ def reply_log_probs(model, ids: Tensor, length: int, temperature: float) -> Tens
     return logits.log_softmax(-1).gather(1, ids[0, -length:, None])[:, 0]
 
 
+def reference_of(run: PPOTrainer):
+    """The model that the KL is to be measured against, within a context."""
+    if run.reference.model is None:
+        return adapter(run.model, REFERENCE_ADAPTER)
+    return nullcontext(run.reference.model)
+
+
 def reply_values(run: PPOTrainer, ids: Tensor, length: int) -> Tensor:
     """The critic's value before each token of the reply."""
     critic = run.critic
     if isinstance(critic, HeadScorer):
         return critic.model(inner(run.model).base_model(ids).last_hidden_state[0, -length - 1 : -1])[:, 0]
     if isinstance(critic, AdapterScorer):
-        with adapter(critic.policy, *critic.names):
+        with adapter(critic.policy, CRITIC_ADAPTER):
             return critic.model(inner(critic.policy).base_model(ids).last_hidden_state[0, -length - 1 : -1])[:, 0]
     model = inner(critic.model)
     return model.score(model.base_model(ids).last_hidden_state[0, -length - 1 : -1])[:, 0]

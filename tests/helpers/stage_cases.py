@@ -368,5 +368,15 @@ def check_pretrain(case: Case, setting: Setting, folder: Path, out: Path, rows=N
     assert_step(watch, model, document_loss(model, words, [row["text"] for row in rows], args.max_length))
 
 
-def check_chunks(case: Case, setting: Setting, folder: Path, out: Path) -> None:
-    check_pretrain(case, setting, folder, out, loss_chunk_size=7)
+def check_validation(case: Case, batch_size: int, folder: Path, out: Path, **keys) -> None:
+    """Pretraining's validation loss is the mean over the tokens of its documents."""
+    write(out / "text/train.jsonl", [{"text": f"Horse {n}."} for n in range(2)])
+    write(out / "text/validation.jsonl", documents())
+    keys = {"learning_rate": 0.0, "per_device_eval_batch_size": batch_size, "max_length": 64} | keys
+    args = pretrain.PretrainRecipe(str(out / "stage"), **KEYS | keys)
+    parent = base_of(case, folder)
+    model_args = pretrain.PretrainArguments(model_name_or_path=parent)
+    result = pretrain.run(model_args, DataArguments(str(out / "text")), args)
+    texts = [row["text"] for row in documents()]
+    wanted = document_loss(load_trainable(parent, "causal-lm"), ragged.tokenizer(case.tokenizer), texts)
+    assert_close([result.metrics["eval_loss"]], [wanted.item()], "the validation loss", 1e-4)

@@ -3,10 +3,8 @@
 import pytest
 import ragged
 import stage_cases as cases
-from compared import assert_close
 from covering import covering, every
 
-from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_trainable
 from alignment.stages import pretrain
 
@@ -39,18 +37,7 @@ def test_every_setting_gives_the_same_step(row, bases, tmp_path):
 @pytest.mark.parametrize("chunk", [None, 7])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_the_validation_loss_is_that_of_its_documents(batch_size, chunk, bases, tmp_path):
-    case, words = cases.Case(), ragged.tokenizer("ours")
-    texts = [row["text"] for row in cases.documents()]
-    cases.write(tmp_path / "text/train.jsonl", [{"text": f"Horse {n}."} for n in range(2)])
-    cases.write(tmp_path / "text/validation.jsonl", cases.documents())
-    keys = cases.KEYS | {"learning_rate": 0.0, "per_device_eval_batch_size": batch_size, "max_length": 64}
-    args = pretrain.PretrainRecipe(str(tmp_path / "stage"), **keys, loss_chunk_size=chunk)
-    parent = cases.base_of(case, bases)
-    result = pretrain.run(
-        pretrain.PretrainArguments(model_name_or_path=parent), DataArguments(str(tmp_path / "text")), args
-    )
-    wanted = cases.document_loss(load_trainable(parent, "causal-lm"), words, texts).item()
-    assert_close([result.metrics["eval_loss"]], [wanted], "the validation loss", 1e-4)
+    cases.check_validation(cases.Case(), batch_size, bases, tmp_path, loss_chunk_size=chunk)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 8])
