@@ -102,7 +102,9 @@ def check_filters(order: list[int], monkeypatch) -> None:
     texts = [" ".join(row["messages"][0]["content"] for row in conversations()[n : n + 1 + n % 4]) for n in range(20)]
     texts[4] += " the old mill by the river had a grey bird that sat on a mat all day long and saw the dog"
     texts[11] = f"before {texts[4]}"
-    items = filters.index_items({"suite": [texts[4][-80:]]}, 8)
+    across = " ".join([*texts[0].split()[-6:], *texts[1].split()[:6]])  # in neither of the two
+    items = filters.index_items({"suite": [texts[4][-80:], across]}, 8)
+    monkeypatch.setattr(filters, "BATCH", 3)
 
     def removed(rows: list[str]) -> set[str]:
         long = filters.by_length([(len(text), len(text)) for text in rows], None, 60)

@@ -1,5 +1,7 @@
 """Faults planted into the product's own source, so that a test can show which check finds them."""
 
+import __future__
+
 import inspect
 import sys
 import textwrap
@@ -22,6 +24,7 @@ def plant(monkeypatch, owner, name: str, *replacements: tuple[str, str]) -> None
     # A method's `super()` and `__class__` are of the class that it stands in.
     source = f"def make(__class__):\n{textwrap.indent(text, '    ')}\n    return {function.__name__}\n"
     names: dict = {}
-    code = compile(source, f"planted into {inspect.getsourcefile(function)}", "exec")
+    flags = __future__.annotations.compiler_flag  # names of annotations may be there for type checkers alone
+    code = compile(source, f"planted into {inspect.getsourcefile(function)}", "exec", flags)
     exec(code, sys.modules[function.__module__].__dict__, names)
     monkeypatch.setattr(owner, name, names["make"](owner))

@@ -95,7 +95,10 @@ def prompts() -> list[dict]:
 
 
 def documents() -> list[dict]:
-    return [{"text": f"{prompt} {reply}"} for prompt, reply, _ in ragged.TALKS] + [{"text": "Kite."}, {"text": "x"}]
+    """Of many lengths; packed in rows of 50 tokens or more they are a step of 8 rows at most, not all of them full."""
+    parts = [f"{prompt} {reply}" for prompt, reply, _ in ragged.TALKS]
+    parts += [prompt for prompt, _, _ in ragged.TALKS] + ["Kite.", "x", ""]
+    return [{"text": text} for text in parts]
 
 
 def write(path: Path, rows: list[dict]) -> str:

@@ -44,7 +44,7 @@ def test_the_validation_loss_is_that_of_its_documents(batch_size, chunk, bases, 
 def test_windows_are_learned_alike_in_any_batches(micro_batch, bases, tmp_path):
     """Windows of the text are rows of one length; the step's loss is the mean over all of them."""
     case, keys = cases.Case(), {"max_length": 16, "window_stride": 16}
-    long = [{"text": " ".join(row["text"] for row in cases.documents())}]
+    long = [{"text": " ".join(row["text"] for row in cases.documents()[:8])}]
     setting = cases.Setting(micro_batch=micro_batch)
     args = pretrain.PretrainRecipe(str(tmp_path / "stage"), **cases.KEYS | setting.keys() | keys)
     watch, data = cases.Watch(), cases.data_of(tmp_path / "rows.jsonl", long)
