@@ -113,6 +113,7 @@ def judge_adapter(case: Case, folder: Path) -> str:
     place = folder / f"judge-{case.model}-{case.tokenizer}"
     if not place.exists():
         base = load_trainable(base_of(case, folder), "sequence-classification")
+        torch.manual_seed(5)
         judge = get_peft_model(base, ragged.lora(task_type="SEQ_CLS", modules_to_save=["score"]))
         ragged.stirred(ragged.stirred(judge, 5), 6, "score")
         judge.save_pretrained(place)
@@ -134,7 +135,9 @@ def reward_of(case: Case, folder: Path):
     return ragged.model(case.model, words, "score", seed=3), words
 
 
-def make(case: Case, setting: Setting, folder: Path, monkeypatch, talks=tuple(ragged.TALKS), **keys) -> PPOTrainer:
+def make(
+    case: Case, setting: Setting, folder: Path, monkeypatch, talks=tuple(ragged.TALKS), texts=None, **keys
+) -> PPOTrainer:
     """The trainer of a case in a setting, with a critic and a reference that are not idle."""
     words = ragged.tokenizer(case.tokenizer)
     replies = ragged.completions(case.tokenizer, words, talks)
@@ -162,6 +165,7 @@ def make(case: Case, setting: Setting, folder: Path, monkeypatch, talks=tuple(ra
         processing_class=words,
         reward_processing_classes=[tokenizer],
         value_model=value_model,
+        ptx_dataset=texts,
         ref_model=None if case.adapter else ragged.model(case.model, words, seed=2),
     )
     if case.critic != "separate":

@@ -83,6 +83,7 @@ def lora(**options) -> LoraConfig:
 
 def adapted(base, seed: int = 1, *others: str, **options):
     """The base under an adapter that does something, and under others beside it."""
+    torch.manual_seed(seed)
     result = get_peft_model(base, lora(**options))
     for name in others:
         result.add_adapter(name, lora(**options))

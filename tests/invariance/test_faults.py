@@ -113,6 +113,14 @@ def column_0(self, samples):
     return old_chunked(lambda batch: self.scorer.outputs(batch), rollout, batch_size)[:, 0].detach()
 
 
+compute_loss = PretrainTrainer.compute_loss
+
+
+def mean_of_the_micro_batch(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    """A loss that does not know how many tokens its optimizer step has."""
+    return compute_loss(self, model, inputs, return_outputs)
+
+
 COUNT = "self._num_tokens = self._total(loss_mask[minibatch].sum()).clamp(min=1)"
 SUM = "total((values * mask).sum()) / total(mask.sum()).clamp(min=1)"
 EVERYONES = "self._total(torch.tensor(len(minibatch)))"
@@ -291,31 +299,17 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         trl(stage_cases.check_pretrain, keys={"loss_chunk_size": 7}),
     ),
     "chunks are a mean over the micro-batch": (
-        text(
-            PretrainTrainer,
-            "_chunked_loss",
-            (
-                "(targets != -100).sum() if num_items_in_batch is None else num_items_in_batch",
-                "(targets != -100).sum()",
-            ),
-        ),
+        value(PretrainTrainer, "compute_loss", mean_of_the_micro_batch),
         trl(stage_cases.check_pretrain, keys={"loss_chunk_size": 7}),
     ),
     "pretraining's loss is a mean over the micro-batch": (
-        text(
-            PretrainTrainer,
-            "compute_loss",
-            (
-                "compute_loss(model, inputs, return_outputs, num_items_in_batch)",
-                "compute_loss(model, inputs, return_outputs)",
-            ),
-        ),
+        value(PretrainTrainer, "compute_loss", mean_of_the_micro_batch),
         trl(stage_cases.check_pretrain),
     ),
     "the validation loss is a mean of the batches'": (
         text(
             PretrainTrainer,
-            "evaluate",
+            "_summed_loss" if hasattr(PretrainTrainer, "_summed_loss") else "evaluate",
             ("total += loss * counted if counted else 0.0", "total += loss"),
             ("tokens += counted", "tokens += 1"),
         ),
