@@ -473,13 +473,17 @@ class PPOTrainer(Trainer):
             loss = loss - args.entropy_coef * ppo_math.entropy(logits)
         return (loss * mask).sum()
 
-    def _ptx_loss(self) -> Tensor:
-        """Language-model loss on a micro-batch of texts, as a share of the optimizer step's."""
+    def _ptx_loss(self) -> Tensor | float:
+        """Language-model loss on a micro-batch of texts, by its share of the targets of its optimizer step."""
         args, steps = self.args, self.args.gradient_accumulation_steps
-        key = ("ptx", args.seed, self.state.global_step, self._micro_step, *self._process)
-        loss = mean_token_loss(self.model, self.texts.batch(key, args.device))
-        self._metrics.add("loss/ptx", loss.detach() / steps, 1 / steps)
-        return loss / (steps * args.world_size)
+        place = args.process_index * steps + (self._micro_step - 1) % steps
+        key = ("ptx", args.seed, self.state.global_step)
+        batch, share = self.texts.share(key, place, steps * args.world_size, args.device)
+        if not share:  # texts of one token have no target
+            return 0.0
+        loss = mean_token_loss(self.model, batch)
+        self._metrics.add("loss/ptx", loss.detach() * share, share)
+        return loss * share
 
     def _value_loss(self, values: Tensor, batch: dict[str, Tensor]) -> Tensor:
         loss = ppo_math.value_loss(values, batch["old_values"], batch["returns"], self.args.cliprange_value)
