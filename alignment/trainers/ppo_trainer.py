@@ -34,6 +34,7 @@ from alignment.trainers.ppo_metrics import (
     Metrics,
     WeightedMean,
     add_sample_metrics,
+    add_spread,
     completions_table,
     keep_completions_before,
     write_completions,
@@ -258,12 +259,16 @@ class PPOTrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Sample and score a completion for each prompt, with the same random numbers at every evaluation."""
-        metrics, num_samples = Metrics(), 0
+        metrics, scores, lengths = Metrics(), [], []
         for index, inputs in enumerate(dataloader):
-            self._make_rollout(inputs["rows"], ("evaluation", self.args.seed, index, *self._process), metrics)
-            num_samples += len(inputs["rows"])
+            key = ("evaluation", self.args.seed, index, *self._process)
+            rollout, samples, _ = self._make_rollout(inputs["rows"], key, metrics)
+            scores.append(samples.scores)
+            lengths.append(rollout.completion_mask.sum(1))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), num_samples)
+        scores = torch.cat(scores)
+        add_spread(metrics, scores, torch.cat(lengths), self._total)
+        return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), len(scores))
 
     def log(self, logs, start_time=None) -> None:
         if "loss" in logs:  # of training steps; evaluations and the closing summary have none
@@ -353,7 +358,7 @@ class PPOTrainer(Trainer):
             kl = ((log_probs - ref_log_probs) * mask).sum(1)
             rollout.kl = ppo_math.masked_mean(kl, torch.ones_like(kl), self._total).item()
             metrics.add_tokens(mask, {"kl": ppo_math.kl_k3(log_probs, ref_log_probs)})
-            metrics.add("kl/completion", rollout.kl)
+            metrics.add("kl/completion", rollout.kl * len(kl), len(kl))
         return outputs
 
     def _policy_pass(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -387,6 +392,7 @@ class PPOTrainer(Trainer):
         args, metrics = self.args, self._metrics
         key = ("rollout", args.seed, self.state.global_step, *self._process)
         rollout, samples, outputs = self._make_rollout(rows, key, metrics)
+        add_spread(metrics, samples.scores, rollout.completion_mask.sum(1), self._total)
         self.state.num_input_tokens_seen += int(self._total(rollout.lengths.sum()))
         if args.log_completions:
             write_completions(self._completions_path, samples, self.state.global_step)
