@@ -65,7 +65,7 @@ CASES = {
 SETTINGS = {
     "eval_batch": [1, 2, 3, 5, 8, 16],
     "micro_batch": [8, 4, 2, 1],
-    "order": [0, 1, 2],
+    "order": [0, 1],
     "padding": [0, 3],
     "attention": ["sdpa", "eager"],
 }

@@ -18,6 +18,7 @@ from ppo_cases import Case, Setting, check_alone, check_step
 from stage_cases import Case as StageCase
 from stage_cases import Setting as StageSetting
 
+import eval.generate
 import eval.lm
 import reward_models.learned
 import reward_models.pairwise
@@ -121,6 +122,8 @@ def mean_of_the_micro_batch(self, model, inputs, return_outputs=False, num_items
     return compute_loss(self, model, inputs, return_outputs)
 
 
+# Where the batches of `generate` are made.
+GENERATE = (eval.generate, "_replies") if hasattr(eval.generate, "_replies") else (evaluation_cases, "generate")
 COUNT = "self._num_tokens = self._total(loss_mask[minibatch].sum()).clamp(min=1)"
 SUM = "total((values * mask).sum()) / total(mask.sum()).clamp(min=1)"
 EVERYONES = "self._total(torch.tensor(len(minibatch)))"
@@ -393,16 +396,14 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "replies stay in the order of their prompts' lengths": (
         text(
-            evaluation_cases,
-            "generate",
+            *GENERATE,
             ("in zip(batch, lm.reply(", "in zip(range(start, start + len(batch)), lm.reply("),
         ),
         evaluated(evaluation_cases.check_greedy),
     ),
     "sampling is seeded by the place in the batch": (
         text(
-            evaluation_cases,
-            "generate",
+            *GENERATE,
             ("keyed_sampler([keys[row] for row in batch]", "keyed_sampler([*enumerate(batch)]"),
         ),
         evaluated(evaluation_cases.check_sampled),

@@ -9,7 +9,7 @@ from alignment.models.loading import load_trainable
 from alignment.stages import pretrain
 
 CASES = {"model": list(ragged.MODELS), "tokenizer": list(ragged.TOKENIZERS)}
-SETTINGS = {"micro_batch": [8, 4, 2, 1], "order": [0, 1, 2], "loss_chunk_size": [None, 7], "max_length": [64, 50, 128]}
+SETTINGS = {"micro_batch": [8, 2, 1], "order": [0, 1], "loss_chunk_size": [None, 7], "max_length": [64, 50, 128]}
 
 
 def split(row: dict) -> tuple[cases.Case, cases.Setting, dict]:
@@ -29,13 +29,15 @@ def test_a_step_is_that_of_its_documents_one_by_one(row, bases, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", every(CASES | SETTINGS), ids=named)
-def test_every_setting_gives_the_same_step(row, bases, tmp_path):
-    test_a_step_is_that_of_its_documents_one_by_one(row, bases, tmp_path)
+@pytest.mark.parametrize("case", every(CASES), ids=named)
+def test_every_setting_gives_the_same_step(case, bases, tmp_path):
+    for place, setting in enumerate(every(SETTINGS)):
+        case_of, setting_of, keys = split(case | setting)
+        cases.check_pretrain(case_of, setting_of, bases, tmp_path / str(place), **keys)
 
 
 @pytest.mark.parametrize("chunk", [None, 7])
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_the_validation_loss_is_that_of_its_documents(batch_size, chunk, bases, tmp_path):
     cases.check_validation(cases.Case(), batch_size, bases, tmp_path, loss_chunk_size=chunk)
 

@@ -33,7 +33,7 @@ def test_a_step_of_grpo_is_that_of_its_completions_one_by_one(row, bases, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [*CHECKS, "grpo"])
-@pytest.mark.parametrize("case", every(cases.CASES), ids=named)
+@pytest.mark.parametrize("case", covering(cases.CASES), ids=named)
 def test_every_setting_gives_the_same_step(stage, case, bases, tmp_path, monkeypatch):
     for place, setting in enumerate(every(cases.SETTINGS)):
         arguments = (cases.Case(**case), cases.Setting(**setting), bases, tmp_path / str(place))
