@@ -49,5 +49,8 @@ def test_an_evaluations_figures_are_of_all_its_completions(batch_size, order, ba
 @pytest.mark.slow
 @pytest.mark.parametrize("case", covering(CASES, allowed), ids=named)
 def test_every_setting_gives_the_same_step(case, bases, monkeypatch):
-    for setting in every(SETTINGS):
-        check_step(Case(**case), Setting(**setting), bases, monkeypatch)
+    """All products but that with the attention backend, which changes from one to the next."""
+    batches = {name: values for name, values in SETTINGS.items() if name != "attention"}
+    for place, setting in enumerate(every(batches)):
+        attention = SETTINGS["attention"][(place // 2 + place) % 2]
+        check_step(Case(**case), Setting(**setting, attention=attention), bases, monkeypatch)
