@@ -180,7 +180,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Tot
     return 1 - unexplained / masked_variance(returns, mask, total).clamp(min=1e-8)
 
 
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlation, 0 where one side is constant. a, b [B] -> []."""
-    a, b = a - a.mean(), b - b.mean()
-    return (a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-8)
+def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None, total: Total = as_it_is) -> Tensor:
+    """Pearson correlation over the true positions, 0 where one side is constant. a, b, mask [B] -> []."""
+    mask = torch.ones_like(a).bool() if mask is None else mask
+    a, b = ((one - masked_mean(one, mask, total)) * mask for one in (a, b))
+    squares = total((a * a).sum()) * total((b * b).sum())
+    return total((a * b).sum()) / squares.sqrt().clamp(min=1e-8)

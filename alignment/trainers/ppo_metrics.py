@@ -80,7 +80,7 @@ class Metrics:
 
 
 def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
-    """Rewards, lengths, and how the two go together."""
+    """Rewards and lengths."""
     lengths = samples.rollout.completion_mask.sum(1).float()
     scorable = ~samples.scores.isnan()
     scores, num_scores = samples.scores[scorable], int(scorable.sum())
@@ -94,8 +94,20 @@ def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
     metrics.add("completions/mean_terminated_length", lengths[terminated].sum(), terminated.sum())
     if num_scores:
         metrics.add("reward", scores.sum(), num_scores)
-        metrics.add("reward_std", scores.std(correction=0))
-        metrics.add("reward_length_corr", ppo_math.correlation(scores, lengths[scorable]))
+
+
+def add_spread(metrics: Metrics, scores: Tensor, lengths: Tensor, total: ppo_math.Total) -> None:
+    """Add the deviation of the rewards of all completions, and the correlation with their lengths.
+
+    Args:
+        scores: (B,), NaN where a completion has none.
+        lengths: (B,), tokens of the completions.
+        total: sums over all processes.
+    """
+    scorable, scores = ~scores.isnan(), scores.nan_to_num()
+    if total(scorable.sum()) > 0:
+        metrics.add("reward_std", ppo_math.masked_variance(scores, scorable, total).sqrt())
+        metrics.add("reward_length_corr", ppo_math.correlation(scores, lengths.float(), scorable, total))
 
 
 def completions_table(samples: Samples, count: int) -> str:

@@ -36,17 +36,34 @@ class PretrainingTexts:
 
     def batch(self, key: tuple, device: torch.device) -> dict[str, Tensor]:
         """Token ids, mask and labels of texts drawn with replacement; each ends with the end-of-sequence token."""
-        rows = torch.randint(len(self.dataset), (self.batch_size,), generator=keyed_generator(*key)).tolist()
+        return padded(self._draw(key, self.batch_size), device)
+
+    def share(self, key: tuple, place: int, places: int, device: torch.device) -> tuple[dict[str, Tensor], float]:
+        """One of `places` micro-batches of an optimizer step, and its share of the step's targets.
+
+        The step's texts are drawn together: they are the same in micro-batches of any size and in any processes.
+        """
+        ids = self._draw(key, self.batch_size * places)
+        own = ids[place * self.batch_size : (place + 1) * self.batch_size]
+        targets, of_step = (sum(len(row) - 1 for row in rows) for rows in (own, ids))
+        return padded(own, device), targets / max(of_step, 1)
+
+    def _draw(self, key: tuple, count: int) -> list[list[int]]:
+        rows = torch.randint(len(self.dataset), (count,), generator=keyed_generator(*key)).tolist()
         texts = [self.dataset[row]["text"] for row in rows]
-        ids = [
+        return [
             row if len(row) <= self.max_length else [*row[: self.max_length - 1], self.end]
             for row in self.encode(texts)
         ]
-        width = max(map(len, ids))
-        input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
-        lengths = torch.tensor([len(row) for row in ids], device=device)
-        mask = torch.arange(width, device=device)[None] < lengths[:, None]
-        return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": input_ids.masked_fill(~mask, -100)}
+
+
+def padded(ids: list[list[int]], device: torch.device) -> dict[str, Tensor]:
+    """Token ids, mask and labels of rows, padded on the right."""
+    width = max(map(len, ids))
+    input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    mask = torch.arange(width, device=device)[None] < lengths[:, None]
+    return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": input_ids.masked_fill(~mask, -100)}
 
 
 def mean_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

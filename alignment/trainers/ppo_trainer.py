@@ -35,6 +35,7 @@ from alignment.trainers.ppo_metrics import (
     Metrics,
     WeightedMean,
     add_sample_metrics,
+    add_spread,
     completions_table,
     keep_completions_before,
     write_completions,
@@ -268,12 +269,16 @@ class PPOTrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Sample and score a completion for each prompt, with the same random numbers at every evaluation."""
-        metrics, num_samples = Metrics(), 0
+        metrics, scores, lengths = Metrics(), [], []
         for index, inputs in enumerate(dataloader):
-            self._make_rollout(inputs["rows"], ("evaluation", self.args.seed, index, *self._process), metrics)
-            num_samples += len(inputs["rows"])
+            key = ("evaluation", self.args.seed, index, *self._process)
+            rollout, samples, _ = self._make_rollout(inputs["rows"], key, metrics)
+            scores.append(samples.scores)
+            lengths.append(rollout.completion_mask.sum(1))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), num_samples)
+        scores = torch.cat(scores)
+        add_spread(metrics, scores, torch.cat(lengths), self._total)
+        return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), len(scores))
 
     def log(self, logs, start_time=None) -> None:
         if "loss" in logs:  # of training steps; evaluations and the closing summary have none
@@ -363,7 +368,7 @@ class PPOTrainer(Trainer):
             kl = ((log_probs - ref_log_probs) * mask).sum(1)
             rollout.kl = ppo_math.masked_mean(kl, torch.ones_like(kl), self._total).item()
             metrics.add_tokens(mask, {"kl": ppo_math.kl_k3(log_probs, ref_log_probs)})
-            metrics.add("kl/completion", rollout.kl)
+            metrics.add("kl/completion", rollout.kl * len(kl), len(kl))
         return outputs
 
     def _policy_pass(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -397,6 +402,7 @@ class PPOTrainer(Trainer):
         args, metrics = self.args, self._metrics
         key = ("rollout", args.seed, self.state.global_step, *self._process)
         rollout, samples, outputs = self._make_rollout(rows, key, metrics)
+        add_spread(metrics, samples.scores, rollout.completion_mask.sum(1), self._total)
         self.state.num_input_tokens_seen += int(self._total(rollout.lengths.sum()))
         if args.log_completions:
             write_completions(self._completions_path, samples, self.state.global_step)
@@ -483,13 +489,17 @@ class PPOTrainer(Trainer):
             loss = loss - args.entropy_coef * ppo_math.entropy(logits)
         return (loss * mask).sum()
 
-    def _ptx_loss(self) -> Tensor:
-        """Language-model loss on a micro-batch of texts, as a share of the optimizer step's."""
+    def _ptx_loss(self) -> Tensor | float:
+        """Language-model loss on a micro-batch of texts, by its share of the targets of its optimizer step."""
         args, steps = self.args, self.args.gradient_accumulation_steps
-        key = ("ptx", args.seed, self.state.global_step, self._micro_step, *self._process)
-        loss = mean_token_loss(self.model, self.texts.batch(key, args.device))
-        self._metrics.add("loss/ptx", loss.detach() / steps, 1 / steps)
-        return loss / (steps * args.world_size)
+        place = args.process_index * steps + (self._micro_step - 1) % steps
+        key = ("ptx", args.seed, self.state.global_step)
+        batch, share = self.texts.share(key, place, steps * args.world_size, args.device)
+        if not share:  # texts of one token have no target
+            return 0.0
+        loss = mean_token_loss(self.model, batch)
+        self._metrics.add("loss/ptx", loss.detach() * share, share)
+        return loss * share
 
     def _value_loss(self, values: Tensor, batch: dict[str, Tensor]) -> Tensor:
         loss = ppo_math.value_loss(values, batch["old_values"], batch["returns"], self.args.cliprange_value)

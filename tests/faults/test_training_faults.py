@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_stages as tiny
 import torch
+from full_memory import limit_rows
 from transformers import Trainer
 
 from alignment.durable.manifest import damage
@@ -120,20 +121,6 @@ def test_weights_that_are_not_finite_are_saved_neither_in_a_step_checkpoint_nor_
 
 
 # ---- Memory ----
-
-
-def limit_rows(monkeypatch, rows: int, from_call: int = 0, error=None) -> None:
-    """Let every forward pass for training fail that reads more rows."""
-    forward, calls = GPTModel.forward, [0]
-
-    def limited(self, input_ids=None, **kwargs):
-        if torch.is_grad_enabled() and self.training:
-            calls[0] += 1
-            if len(input_ids) > rows and calls[0] > from_call:
-                raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return forward(self, input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(GPTModel, "forward", limited)
 
 
 @pytest.mark.parametrize("name", STAGES)
