@@ -62,7 +62,7 @@ def ending_of_tokens(
 def _continues(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ending: list[int]) -> bool:
     """Whether rows with this prompt are its ids, a reply and the ending, and nothing but white space between them."""
     if isinstance(prompt, str):  # whose last word and a reply's first may be one word: data set and policy see to that
-        return reward_rows(tokenizer, [prompt], [f" {REPLY}"])[0][: len(ids)] == ids
+        return reward_rows(tokenizer, [prompt], [f" {prompt}"])[0][: len(ids)] == ids
     for text in (REPLY, REPLY.title(), "1", "..."):
         [row] = reward_rows(tokenizer, [prompt], [[{"role": "assistant", "content": text}]])
         reply = tokenizer.decode(row[len(ids) : len(row) - len(ending)])
