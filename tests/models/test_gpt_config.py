@@ -80,6 +80,7 @@ def test_saved_config_comes_back(config, tmp_path):
         ({"layer_types": ["chunked_attention"] * 12}, "layer_types has an unknown type"),
         ({"layer_types": ["sliding_attention"] * 12}, "there is no window"),
         ({"mlp_layer_types": ["sparse"] * 12}, "sparse layers need experts"),
+        ({"num_experts": 4, "mlp_layer_types": ["dense"] * 12}, "no layer has the experts"),
         ({"num_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok=5, num_experts=4"),
         ({"num_experts": 4, "mlp_type": "mlp"}, "experts are gated"),
         ({"num_experts": 4, "router_aux_loss_coef": 0}, "z-loss travels with the load-balancing loss"),

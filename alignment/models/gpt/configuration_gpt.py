@@ -231,6 +231,9 @@ class GPTConfig(PreTrainedConfig):
             for name in POSITIVE
             if getattr(self, name) < 1
         ]
+        if self.num_experts and "sparse" not in self.mlp_layer_types:
+            got = f"num_experts {self.num_experts}, mlp_layer_types all dense"
+            errors.append(UserError("no layer has the experts", got=got, mend="num_experts: 0, or a sparse layer"))
         errors += [
             UserError(f"{name} is out of range", got=getattr(self, name), needed="at least 0 and below 1")
             for name in DROPOUTS
