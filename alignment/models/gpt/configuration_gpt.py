@@ -233,7 +233,7 @@ class GPTConfig(PreTrainedConfig):
         ]
         if self.num_experts and "sparse" not in self.mlp_layer_types:
             got = f"num_experts {self.num_experts}, mlp_layer_types all dense"
-            errors.append(UserError("no layer has the experts", got=got, mend="num_experts: 0, or a sparse layer"))
+            errors.append(UserError("no layer has the experts", got=got, needed="a sparse layer, or num_experts 0"))
         errors += [
             UserError(f"{name} is out of range", got=getattr(self, name), needed="at least 0 and below 1")
             for name in DROPOUTS
