@@ -41,7 +41,7 @@ CONNECTOR = re.compile(r"[\s$\\()\[\]*]*(?:,|and|or|,\s*and|,\s*or)[\s$\\()\[\]*
 DOUBT = frozenset((
     "not", "no", "nor", "never", "neither", "none", "either", "or", "maybe", "perhaps", "possibly", "wrong",
     "incorrect", "false", "mistaken", "mistake", "wait", "actually", "instead", "sorry", "correction", "between",
-    "cannot", "unless", "except", "doubt", "doubtful", "unsure", "uncertain", "unlikely", "guess", "guessing", "hardly",
+    "cannot", "unless", "except", "doubt", "doubtful", "unsure", "unlikely", "guess", "guessing", "hardly",
     "might", "whether",
 ))
 # Before a number: it is a bound, an estimate, the argument of a function or a label, and not the answer.
@@ -63,13 +63,13 @@ MEASURES = frozenset((
 # `comes to 8` is 8, `close to 8` is not.
 LEADS = frozenset((
     "equal", "equals", "comes", "came", "come", "amounts", "amount", "adds", "sums", "leads", "simplifies", "reduces",
-    "evaluates", "total", "totals",
+    "evaluates", "total", "totals", "rounds", "rounded",
 ))
 # fmt: on
 # The left side of an equation that is yet to be solved: 2x, x + 3, x^2.
 UNSOLVED = re.compile(
-    r"(?:[\d)}]|[-+*/^]\s*|\b(?:log|ln|sqrt|sin|cos|tan)\s*[({]?)(?<![a-z])[a-z][)}]?$"
-    r"|(?<![a-z])[a-z]\s*\^\s*\{?\d+\}?$|(?<![a-z0-9]\s)(?<![a-z])[a-z]\s*[-+*/]\s*\d+$",
+    r"(?:[\d)}]|[-+*/^]\s*|\b(?:log|ln|sqrt|sin|cos|tan)\s*[({]?)(?<![a-z])[abknp-rt-z][)}]?$"
+    r"|(?<![a-z])[abknp-rt-z]\s*\^\s*\{?\d+\}?$|(?<![a-z0-9]\s)(?<![a-z])[abknp-rt-z]\s*[-+*/]\s*\d+$",
 )
 CLAUSE_END = re.compile(r",(?=\s)|\band\b|\|")
 NAME = re.compile(
