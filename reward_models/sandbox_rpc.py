@@ -340,8 +340,11 @@ class RemoteCoroutine(Remote):
         yield from ()
         return self._ask("run", self)
 
-    def send(self, value: None):
+    def __next__(self):  # what a task of asyncio's calls
         raise StopIteration(self._ask("run", self))
+
+    def send(self, value: None):
+        return next(self)
 
     def throw(self, error: BaseException, *rest: object):
         raise error
