@@ -336,6 +336,9 @@ class Remote:
 class RemoteCoroutine(Remote):
     """A coroutine of the other process, which runs there, to its end, once it is awaited."""
 
+    def __getattr__(self, name: str):
+        raise AttributeError(name)  # it has nothing else: no `cr_code` for asyncio to look into
+
     def __await__(self):
         yield from ()
         return self._ask("run", self)
