@@ -19,16 +19,59 @@ BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
 FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
 STATED = re.compile(r"^\W*(?:so\s+)?(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)+\s*", re.IGNORECASE)
 PHRASE = re.compile(r"\banswer\s*(?:is|are|:|=)+\s*:?\s*", re.IGNORECASE)
-NEGATED = re.compile(r"\b(?:not|never|n't|isn['\u2019]t)\s*(?:be|equal(?:\s+to)?)?[\s$(*:\\\[]*$", re.IGNORECASE)
+_OPENS = r"[\s$(*:\\\[]*$"  # between a word and the answer that it is about
+NEGATED = re.compile(
+    r"(?:\b(?:not|never|n't|isn['\u2019]t)\s*(?:be|equal(?:\s+to)?)?"
+    r"|\b(?:anything but|(?:other|less|more) than|far from|almost|nearly|if|whether)(?:\s+the)?(?:\s+final)?"
+    r"|(?:\b(?:doubt|unsure|unlikely|whether)|(?:\bnot|n['\u2019]t)\s+(?:think|believe|sure|certain))\b[^.?!,;:\n]*)"
+    + _OPENS,
+    re.IGNORECASE,
+)
+# What takes back the answer before it: `\boxed{8} is not it`, `\boxed{8}? No.`
+DENIED = re.compile(
+    r"^[^\w?]*\?|^\W*(?:is|was|seems|must|can|could|should|does)\s*(?:\w+ly\s+)?(?:not|n['\u2019]t)\b"
+    r"|(?:^|[.?!;:\n])\W*(?:no|nope|not)\b(?!\W*\d+\W*$)"
+    r"|(?:\bnot|n['\u2019]t|\bcannot|\bnever)\s+(?:be\s+|quite\s+)*(?:the\s+|my\s+)?(?:final\s+|right\s+)?(?:right|correct|true|answer)\b"
+    r"|\b(?:wrong|incorrect|mistaken?|wait|oops|hmm+|sorry|correction|actually|instead|doubt|unsure)\b",
+    re.IGNORECASE,
+)
 SENTENCE_END = re.compile(r"(?<=[^\s.])[.?;]+(?=\s|$)|(?<=[^\s.\d])!+(?=\s|$)|\n")  # 5! is a factorial
 CONNECTOR = re.compile(r"[\s$\\()\[\]*]*(?:,|and|or|,\s*and|,\s*or)[\s$\\()\[\]*]*")
 # fmt: off
 DOUBT = frozenset((
     "not", "no", "nor", "never", "neither", "none", "either", "or", "maybe", "perhaps", "possibly", "wrong",
     "incorrect", "false", "mistaken", "mistake", "wait", "actually", "instead", "sorry", "correction", "between",
-    "cannot", "unless", "except",
+    "cannot", "unless", "except", "doubt", "doubtful", "unsure", "unlikely", "guess", "guessing", "hardly",
+    "might", "whether",
+))
+# Before a number: it is a bound, an estimate, the argument of a function or a label, and not the answer.
+QUALIFIES = frozenset((
+    "than", "least", "most", "twice", "half", "double", "triple", "times", "plus", "over", "under", "above", "below",
+    "beyond", "within", "exceeds", "exceed", "exceeding", "max", "min", "maximum", "minimum", "from", "by", "but",
+    "almost", "nearly", "about", "around", "approximately", "roughly", "near", "barely", "like", "say", "until",
+    "without", "if", "√", "±", "power", "exponent", "base", "root", "square", "cube", "squared", "cubed", "factorial",
+    "reciprocal", "inverse", "sqrt", "log", "ln", "lg", "exp", "sin", "cos", "tan", "abs", "mod", "modulo", "choose",
+    "step", "page", "question", "problem", "figure", "equation", "case", "example", "exercise", "line", "item",
+))
+# `a total of 8` is 8, `the square of 8` is not.
+MEASURES = frozenset((
+    "total", "sum", "average", "mean", "value", "result", "answer", "cost", "price", "profit", "loss", "amount",
+    "distance", "length", "width", "height", "depth", "area", "volume", "perimeter", "weight", "speed", "rate", "age",
+    "score", "balance", "salary", "income", "difference", "product", "remainder", "discount", "tip", "fee", "count",
+    "temperature", "probability",
+))
+# `comes to 8` is 8, `close to 8` is not.
+LEADS = frozenset((
+    "equal", "equals", "comes", "came", "come", "amounts", "amount", "adds", "sums", "leads", "simplifies", "reduces",
+    "evaluates", "total", "totals", "rounds", "rounded",
 ))
 # fmt: on
+# The left side of an equation that is yet to be solved: 2x, x + 3, x^2.
+UNSOLVED = re.compile(
+    r"(?:[\d)}]|[-+*/^]\s*|\b(?:log|ln|sqrt|sin|cos|tan)\s*[({]?)(?<![a-z])[abknp-rt-z][)}]?$"
+    r"|(?<![a-z])[abknp-rt-z]\s*\^\s*\{?\d+\}?$|(?<![a-z0-9]\s)(?<![a-z])[abknp-rt-z]\s*[-+*/]\s*\d+$",
+)
+CLAUSE_END = re.compile(r",(?=\s)|\band\b|\|")
 NAME = re.compile(
     r"(?:\\[a-zA-Z]+|[A-Za-z])(?:_(?:\w|\{\w+\}))?(?:\(\s*[A-Za-z]\s*\))?|[A-Za-z]{3,}(?: [A-Za-z]{3,}){0,3}"
 )
@@ -46,18 +89,19 @@ def same_answer(reply: str, truth: str, equal: Equal = text_equal) -> bool:
     """
     truth = true_answer(truth)
     reply = after_thought(reply)
-    given = marked_answer(reply)
+    given, end = _marked(reply)
     if given is not None:
-        return same_value(given, truth, equal)
+        return DENIED.search(reply, end) is None and same_value(given, truth, equal)
     if same_value(reply, truth, equal):  # the answer alone
         return True
     wanted = as_quantity(clean(truth))
     phrase, after = _phrase(reply)
+    sure = _undoubted(after) and not after.startswith("?")
     if wanted is None:
-        return phrase is not None and _undoubted(after) and same_value(phrase, truth, equal)
+        return phrase is not None and sure and same_value(phrase, truth, equal)
     if phrase is not None and as_quantity(clean(phrase)):
         right = same_value(phrase, truth, equal)
-        return right and _undoubted(after) and (not re.search(r"\d", after) or _is_last(reply, wanted))
+        return right and sure and (not re.search(r"\d", after) or _is_last(reply, wanted))
     return _is_last(reply, wanted)
 
 
@@ -86,26 +130,34 @@ def marked_answer(text: str) -> str | None:
 
     Boxes with no more than a comma, `and` or `or` between them are a list.
     """
+    return _marked(text)[0]
+
+
+def _marked(text: str) -> tuple[str | None, int]:
+    """(the marked answer, where it ends)."""
     boxes, final = list(BOX.finditer(text)), list(FINAL.finditer(text))
     if not boxes or (final and final[-1].start() > boxes[-1].start()):
-        return STATED.sub("", final[-1][1]).strip() if final else None
+        return (STATED.sub("", final[-1][1]).strip(), final[-1].end()) if final else (None, 0)
     parts: list[str] = []
+    last = len(text)
     for at in range(len(boxes) - 1, -1, -1):
         content, end = _braced(text, boxes[at])
         if content is None:
-            return ", ".join(parts)
+            break
         following = boxes[at + 1].start() if at + 1 < len(boxes) else None
-        if following is not None and not (end <= following and CONNECTOR.fullmatch(text, end, following)):
+        if following is None:
+            last = end
+        elif not (end <= following and CONNECTOR.fullmatch(text, end, following)):
             break
         if _is_negated(text, boxes[at].start()) or len(parts) == MOST_PARTS:
-            return ""
+            return "", last
         parts.insert(0, content.strip())
-    return ", ".join(parts)
+    return ", ".join(parts), last
 
 
 def _is_negated(text: str, place: int) -> bool:
-    """Whether `not`, or the like, stands just before a place."""
-    return NEGATED.search(text[:place].rstrip()[-60:]) is not None
+    """Whether `not`, `I doubt that`, or the like, stands just before a place."""
+    return NEGATED.search(text[:place].rstrip()[-80:]) is not None
 
 
 def _braced(text: str, box: re.Match) -> tuple[str | None, int]:
@@ -161,12 +213,15 @@ def _is_last(reply: str, wanted: Quantity) -> bool:
 
 def last_quantity(text: str) -> Quantity | None:
     """The last number of a prose, with its unit; None if it is part of a calculation, range or list, or in doubt."""
-    sentences, place = [], 0
+    sentences, signs, place = [], [], 0
     for end in [*SENTENCE_END.finditer(text), None]:
         sentences.append(text[place : end.start() if end else len(text)])
         place = end.end() if end else place
+        signs.append(end[0] if end else "")
     numbered = [at for at, sentence in enumerate(sentences) if re.search(r"\d", sentence)]
-    if not numbered or not _undoubted(" ".join(sentences[numbered[-1] :])):
+    if not numbered or "?" in signs[numbered[-1]] or not _undoubted(" ".join(sentences[numbered[-1] :])):
+        return None
+    if _is_listed(sentences[: numbered[-1] + 1]):
         return None
     sentence = re.sub(r"\$([^$\s]+)\$|\\[()\[\]]", r" \1 ", sentences[numbered[-1]])
     words = clean(sentence).replace("=", " = ").split()
@@ -177,6 +232,19 @@ def last_quantity(text: str) -> Quantity | None:
     word = word if word.count("(") == word.count(")") else word.strip("()")
     before = [one.strip("\"'*_`:").lower() for one in words[:at]]
     return _in_context(word, before, [one.strip(",:;?!\"'*_`()").rstrip(".") for one in words[at + 1 :]])
+
+
+def _is_listed(sentences: list[str]) -> bool:
+    """Whether the last number is one of several guesses: what is said of it was just said of another.
+
+    `x = 1, x = 8`; `It is 1. It is 8.`; a number on each line.
+    """
+    clauses = [clean(one).lower() for text in sentences[-8:] for one in CLAUSE_END.split(text[-LONGEST:])]
+    clauses = [one for one in clauses if re.search(r"\w", one)]
+    frames = [re.sub(r"[-+]?\s*\$?[\d.,]*\d", "#", one) for one in clauses]
+    if len(frames) < 2 or frames[-1].count("#") != 1:
+        return False
+    return frames[-2].replace(" ", "") == frames[-1].replace(" ", "") and clauses[-2] != clauses[-1]
 
 
 def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | None:
@@ -191,11 +259,17 @@ def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | No
         word, previous = f"{previous} {word}", earlier
     if re.search(r"\d", previous) or (previous in JOINS and (re.search(r"\d", earlier) or earlier == "out")):
         return None
-    if previous in ("than", "least", "most", "twice", "half", "double", "triple", "times", "plus", "over", "under"):
+    if previous in QUALIFIES or previous.endswith(("(", "[", "{", "|", *(CALCULATES - {"="}))):
         return None
-    if previous[-1:] in CALCULATES - {"="} or previous in ("\\times", "\\cdot", "\\div", "\\pm", "±", "√", "\\approx"):
+    if previous.startswith("\\") and previous not in ("\\therefore", "\\rightarrow", "\\implies", "\\to", "\\item"):
         return None
-    if previous == "=" and any(set("<>~≈") & set(one) for one in before[-2:]):
+    if previous != "=" and re.search(r"\d", earlier) and not re.search(r"\w", previous):  # 5 | 8, 1 : 8
+        return None
+    if (previous == "of" and earlier not in MEASURES) or (previous == "to" and not LEADS & set(before[-3:])):
+        return None
+    if previous == "=" and (
+        any(set("<>~≈") & set(one) for one in before[-2:]) or UNSOLVED.search(" ".join(before[:-1]))
+    ):
         return None
     if following and (following[0] in CALCULATES or following.startswith(("\\", "("))):
         return None
@@ -237,8 +311,8 @@ def same_value(given: str, wanted: str, equal: Equal = text_equal, nested: int =
     if re.fullmatch(r"[A-J]", wanted.strip("()")):
         return _same_choice(given, wanted.strip("()"))
     quantity = as_quantity(wanted)
-    if "=" not in re.sub(r"[<>!]=", "", wanted):
-        given = _without_names(given, wanted, equal, nested)
+    if "=" not in re.sub(r"[<>!]=", "", wanted) and not (given := _without_names(given, wanted, equal, nested)):
+        return False
     if quantity is not None and (found := as_quantity(given)) is not None:
         return same_quantity(found, quantity)
     if quantity is not None and quantity.unit != "°":
@@ -295,7 +369,7 @@ def _parts(text: str) -> tuple[str, list[str]] | None:
     """(brackets, parts) of a list, tuple, set or interval; None where a text is none. Bare lists have brackets ""."""
     text = text.replace("\\{", "{").replace("\\}", "}")
     brackets, inner = "", text
-    if text[:1] in "([{" and text[-1:] in ")]}" and _closes(text) == len(text) - 1:
+    if text.startswith(("(", "[", "{")) and text.endswith((")", "]", "}")) and _closes(text) == len(text) - 1:
         brackets, inner = text[0] + text[-1], text[1:-1]
     parts = _split(inner)
     if not brackets and len(parts) == 1:
@@ -305,7 +379,7 @@ def _parts(text: str) -> tuple[str, list[str]] | None:
             r"\s+(?:and|or)\s+|^(?:and|or)\s+", parts[-1]
         )
         parts = [part for part in parts if part]
-    if len(parts) > MOST_PARTS or not all(parts) or (len(parts) == 1 and brackets != "{}"):
+    if not 0 < len(parts) <= MOST_PARTS or not all(parts) or (len(parts) == 1 and brackets != "{}"):
         return None
     return brackets, parts
 

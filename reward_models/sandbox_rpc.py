@@ -11,11 +11,13 @@ import importlib
 import json
 import operator
 import os
-from collections import deque
+import sys
+from collections import deque, namedtuple
+from contextlib import contextmanager, nullcontext
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CoroutineType, FunctionType, MethodType, ModuleType
 
 LONGEST, MOST = 16 * 2**20, 2**20  # bytes of a message, elements of a list and so on in it
 COPIED = (list, dict, set, bytearray, deque)  # what a call may change in place
@@ -28,11 +30,23 @@ BY_TEXT |= {"bytes": bytes.fromhex, "bytearray": bytearray.fromhex}
 BY_PARTS = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
 BY_PARTS |= {"range": lambda parts: range(*parts), "timedelta": lambda parts: timedelta(*parts), "dict": dict}
 
+# Methods of Python's own types: those that say yes or no are taken of values alone, the others of no `__getattr__`.
+METHODS = frozenset(name for kind in BASES for name in dir(kind) if not name.startswith("_"))
+PREDICATES = frozenset(name for name in METHODS if name.startswith("is") or name in ("startswith", "endswith"))
+
 FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
+REVERSED = ("add", "sub", "mul", "truediv", "matmul", "and", "or", "xor")
 OPERATORS = ("eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "matmul", "and", "or", "xor")
-REQUESTS = {name: getattr(operator, f"__{name}__") for name in OPERATORS} | {
+REQUESTS = {name: getattr(operator, f"__{name}__") for name in OPERATORS}
+REQUESTS |= {f"r{name}": lambda one, other, name=name: REQUESTS[name](other, one) for name in REVERSED}
+REQUESTS |= {
     "call": lambda function, *args, **named: function(*args, **named),
-    "getattr": getattr,
+    "run": lambda coroutine: importlib.import_module("asyncio").run(coroutine),
+    "enter": lambda manager: type(manager).__enter__(manager),
+    "exit": lambda manager, *error: type(manager).__exit__(manager, *error, None),
+    "contains": operator.contains,
+    "hash": hash,
+    "getattr": lambda value, name: _attribute(value, name),
     "setattr": setattr,
     "getitem": operator.getitem,
     "setitem": operator.setitem,
@@ -74,6 +88,7 @@ class Peer:
         self.mine: list[object] = []  # by handle; kept, so that no address is used twice
         self.handles: dict[int, int] = {}
         self.theirs: dict[int, object] = {}
+        self.tuples: dict[tuple, type] = {}  # the kinds of named tuple that have come
 
     # ---- Messages ----
 
@@ -105,7 +120,7 @@ class Peer:
             if kind == "ask":
                 self.serve(*rest)
             elif kind == "answer" and len(rest) == 2:
-                self.take_changes(arguments, rest[1])
+                self.take_changes((*arguments, *named.values()), rest[1])
                 return self.decode(rest[0])
             elif kind == "error" and len(rest) == 2:
                 raise self.exception(*rest)
@@ -119,9 +134,10 @@ class Peer:
             ):
                 raise PermissionError(f"{request} is refused here")
             arguments, named = self.decode(arguments), self.decode(named)
-            before = [self.encode(one) if isinstance(one, COPIED) else None for one in arguments]
+            given = [*arguments, *named.values()]
+            before = [self.encode(one) if isinstance(one, COPIED) else None for one in given]
             found = self.names[arguments[0]] if request == "name" else REQUESTS[request](*arguments, **named)
-            after = [self.encode(one) if isinstance(one, COPIED) else None for one in arguments]
+            after = [self.encode(one) if isinstance(one, COPIED) else None for one in given]
             changes = [[at, new] for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
             answer = ("answer", self.encode(found), changes)
         except BaseException as error:  # whatever the code raises, sys.exit included, is the answer
@@ -167,7 +183,7 @@ class Peer:
             return value if abs(value) < 2**53 else {"int": hex(value)}
         if kind is list:
             return [self.encode(one) for one in value]
-        if kind is Remote:
+        if kind in (Remote, RemoteCoroutine):
             return {"yours": value._handle}
         if kind is dict:
             return {"dict": [[self.encode(key), self.encode(one)] for key, one in value.items()]}
@@ -194,6 +210,8 @@ class Peer:
             return self.encode(value.item())
         if isinstance(value, BaseException) and kind.__module__ == "builtins":
             return {"exception": _described(value)}
+        if isinstance(value, tuple) and _is_named(kind):
+            return {"namedtuple": [kind.__name__, list(kind._fields), [self.encode(one) for one in tuple(value)]]}
         base = next((one for one in BASES if isinstance(value, one)), None)
         if base is not None and not hasattr(kind, "__members__"):  # a Counter, a named tuple; no member of an Enum
             plain = list.__iter__(value) if base is list else dict.items(value) if base is dict else value
@@ -203,7 +221,13 @@ class Peer:
         if id(value) not in self.handles:
             self.handles[id(value)] = len(self.mine)
             self.mine.append(value)
-        return {"handle": self.handles[id(value)]}
+        return {"coroutine" if kind is CoroutineType else "handle": self.handles[id(value)]}
+
+    def theirs_of(self, handle: int) -> "Remote":
+        """The object of the other side's that a handle stands for; what has come back is none that the tests made."""
+        if handle in self.theirs:
+            object.__setattr__(self.theirs[handle], "_made", False)
+        return self.theirs.setdefault(handle, Remote(self, handle))
 
     def decode(self, value: object) -> object:
         if isinstance(value, list):
@@ -213,7 +237,13 @@ class Peer:
         try:
             [(kind, content)] = value.items()
             if kind == "handle":
-                return self.theirs.setdefault(int(content), Remote(self, int(content)))
+                return self.theirs_of(int(content))
+            if kind == "coroutine":
+                return RemoteCoroutine(self, int(content))
+            if kind == "namedtuple":
+                name, fields, parts = content[0], tuple(content[1]), content[2]
+                made = self.tuples.get((name, fields)) or namedtuple(name, fields)
+                return self.tuples.setdefault((name, fields), made)(*map(self.decode, parts))
             if kind == "yours":
                 return self.mine[content]
             if kind == "builtin":  # the tests take types alone: no `eval` that they would call
@@ -232,19 +262,29 @@ class Remote:
     """An object of the other process: a function, a class, an instance, a generator.
 
     It equals nothing but objects of that process: `f(1) == 2` is false where f returns an object whose own `==` says
-    yes to everything.
+    yes to everything. Only an instance that the tests themselves have made, of a class that they call by a name with a
+    capital letter, is asked how it compares with a plain value or what it holds, until a call returns it: a method that
+    returns `self` gives no value.
     """
 
     def __init__(self, peer: Peer, handle: int):
         object.__setattr__(self, "_ask", peer.ask)
         object.__setattr__(self, "_handle", handle)
+        object.__setattr__(self, "_asks_all", peer.names is None)
+        object.__setattr__(self, "_makes", False)  # a class whose instances the tests may judge with
+        object.__setattr__(self, "_made", None)  # by the tests; False where it has come back since
 
     def __call__(self, *args, **named):
-        return self._ask("call", self, *args, **named)
+        found = self._ask("call", self, *args, **named)
+        if self._makes and type(found) is Remote and found._made is None:
+            object.__setattr__(found, "_made", True)
+        return found
 
     def __getattr__(self, name: str):
         if name.startswith("__") and name not in ("__name__", "__doc__", "__dict__", "__members__"):
             raise AttributeError(name)
+        if name in PREDICATES:
+            raise AttributeError(f"{name} is asked of values alone")
         return self._ask("getattr", self, name)
 
     def __setattr__(self, name: str, value: object):
@@ -266,7 +306,18 @@ class Remote:
         return self._ask("next", self)
 
     def __bool__(self):
-        return self._ask("bool", self)
+        if not self._made:
+            raise TypeError("an object is no truth value; compare it")
+        return self._ask("bool", self) is True
+
+    def __contains__(self, item: object):
+        return self._ask("contains", self, item) is True if self._made else any(one == item for one in iter(self))
+
+    def __enter__(self):
+        return self._ask("enter", self)
+
+    def __exit__(self, kind, error, trace):
+        self._ask("exit", self, kind, error)  # what the tests raise is not for it to suppress
 
     def __str__(self):
         return self._ask("str", self)
@@ -278,18 +329,59 @@ class Remote:
         return isinstance(instance, Remote) and self._ask("isinstance", instance, self) is True
 
     def __hash__(self):
-        return self._handle
+        found = self._ask("hash", self) if self._asks_all else self._handle
+        return found if type(found) is int else give_up()
+
+
+class RemoteCoroutine(Remote):
+    """A coroutine of the other process, which runs there, to its end, once it is awaited."""
+
+    def __getattr__(self, name: str):
+        raise AttributeError(name)  # it has nothing else: no `cr_code` for asyncio to look into
+
+    def __await__(self):
+        yield from ()
+        return self._ask("run", self)
+
+    def __next__(self):  # what a task of asyncio's calls
+        raise StopIteration(self._ask("run", self))
+
+    def send(self, value: None):
+        return next(self)
+
+    def throw(self, error: BaseException, *rest: object):
+        raise error
+
+    def close(self):
+        """It has not begun."""
 
 
 def _operator(name: str):
     def between(self, other):
-        return self._ask(name, self, other) if isinstance(other, Remote) else NotImplemented
+        if not self._made and not isinstance(other, Remote):
+            return NotImplemented
+        return self._ask(name, self, other)
 
     return between
 
 
-for _name in OPERATORS:
+for _name in (*OPERATORS, *(f"r{name}" for name in REVERSED)):
     setattr(Remote, f"__{_name}__", _operator(_name))
+
+
+def _attribute(value: object, name: str) -> object:
+    """An attribute; a method of Python's own types, such as `count`, only where it is defined: no `__getattr__`."""
+    kinds = (*type(value).__mro__, *(value.__mro__ if isinstance(value, type) else ()))
+    places = [getattr(value, "__dict__", {}), *map(vars, kinds)]
+    if name in METHODS and not any(name in place for place in places):
+        raise AttributeError(name)
+    return getattr(value, name)
+
+
+def _is_named(kind: type) -> bool:
+    """Whether a kind of tuple has named fields, none of which takes the place of a method that says yes or no."""
+    fields = getattr(kind, "_fields", None)
+    return isinstance(fields, tuple) and not PREDICATES & set(fields)
 
 
 def _is_builtin(value: object) -> bool:
@@ -315,19 +407,22 @@ class Names(dict):
     patched, `math.isclose` to say yes.
 
     Args:
-        offered: the solution's global names; of modules with the module's name.
+        offered: the solution's global names; of modules with the module's name, of classes with True.
     """
 
-    def __init__(self, peer: Peer, offered: dict[str, str | None]):
-        super().__init__(__name__="__main__", __builtins__=builtins)
+    def __init__(self, peer: Peer, offered: dict[str, str | bool | None]):
+        super().__init__(__name__="__main__", __builtins__=builtins, __truth__=truth)
         self.peer, self.offered = peer, offered
 
     def __missing__(self, name: str):
         if name not in self.offered:
             raise KeyError(name)
         module = self.offered[name]
-        if module is None:
-            return self.peer.ask("name", name)
+        if module is None or module is True:
+            found = self.peer.ask("name", name)
+            if module is True and name[0].isupper() and type(found) is Remote:
+                object.__setattr__(found, "_makes", True)
+            return found
         if module not in (name, SHORT_NAMES.get(name)):
             raise KeyError(name)
         return importlib.import_module(module)
@@ -336,17 +431,21 @@ class Names(dict):
 def serve_solution(socket, names: dict) -> None:
     """Answer the tests' requests until they end."""
     peer = Peer(socket, names)
-    modules = {name: one.__name__ if isinstance(one, ModuleType) else None for name, one in names.items()}
-    peer.send("ready", modules)
+    offered = {name: _offer(one) for name, one in names.items()}
+    peer.send("ready", offered)
     while True:
         kind, *rest = peer.receive()
         if kind == "ask" and len(rest) == 3:
             peer.serve(*rest)
 
 
+def _offer(value: object) -> str | bool | None:
+    return value.__name__ if isinstance(value, ModuleType) else isinstance(value, type) or None
+
+
 def run_tests(socket, tests: str) -> None:
     """Run the tests of a solution; what they raise goes on."""
-    peer, code = Peer(socket), compile(tests, "tests", "exec")
+    peer, code = Peer(socket), compile(Truths().visit(ast.parse(tests)), "tests", "exec")
     ready, offered = peer.receive()
     if ready != "ready" or not isinstance(offered, dict):
         give_up()
@@ -354,10 +453,77 @@ def run_tests(socket, tests: str) -> None:
     if own & names_of(code):  # a `set` or `sorted` of the solution's does not judge what its functions return
         offered = {name: module for name, module in offered.items() if name in own}
     names = Names(peer, offered)
-    exec(code, names)
+    with unittest_results(names) if "unittest" in tests else nullcontext():
+        exec(code, names)
     for name in test_functions(tests) if runs_nothing(tests) else ():
         if names[name]() is not None:
             raise TypeError(f"{name} returned something: a coroutine that did not run?")
+
+
+class Truths(ast.NodeTransformer):
+    """Lets `while node:`, and `if node:`, ask an object for its truth; nothing else may, `assert f(1)` least of all."""
+
+    def visit_test(self, node: ast.While | ast.If | ast.IfExp) -> ast.AST:
+        self.generic_visit(node)
+        node.test = self.asked(node.test)
+        return node
+
+    visit_While = visit_If = visit_IfExp = visit_test
+
+    def asked(self, test: ast.expr) -> ast.expr:
+        if isinstance(test, ast.BoolOp):
+            test.values = [self.asked(one) for one in test.values]
+        elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            test.operand = self.asked(test.operand)
+        elif isinstance(test, ast.Name | ast.Attribute):
+            call = ast.Call(ast.Name("__truth__", ast.Load()), [test], [])
+            return ast.fix_missing_locations(ast.copy_location(call, test))
+        return test
+
+
+def truth(value: object) -> object:
+    return value._ask("bool", value) is True if isinstance(value, Remote) else value
+
+
+class TestsModule(ModuleType):
+    """The tests as the module `__main__`, where `unittest.main` looks for them."""
+
+    def __init__(self, names: dict):
+        super().__init__("__main__")
+        self._names = names
+
+    def __dir__(self):
+        return list(self._names)
+
+    def __getattr__(self, name: str):
+        if name not in self._names:
+            raise AttributeError(name)
+        return self._names[name]
+
+
+@contextmanager
+def unittest_results(names: dict):
+    """Whatever the tests do with unittest's results, they count: one that failed, or test cases that never ran.
+
+    `unittest.main()` ends with an exit of its own, `exit=False` and a runner return results that nobody looks at.
+    """
+    unittest, results = importlib.import_module("unittest"), []
+    run = unittest.TestCase.run
+
+    def noted(case, result=None):
+        results.append(run(case, result) or result)
+        return results[-1]
+
+    unittest.TestCase.run = noted
+    sys.modules["__main__"], sys.argv[1:] = TestsModule(names), []
+    try:
+        yield
+    except SystemExit as error:
+        if error.code or not results:
+            raise
+    cases = [one for one in names.values() if isinstance(one, type) and issubclass(one, unittest.TestCase)]
+    if (cases and not results) or not all(one.wasSuccessful() for one in results):
+        raise AssertionError("a unittest failed, or none ran")
 
 
 def names_of(code) -> set[str]:

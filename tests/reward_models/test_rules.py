@@ -9,9 +9,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alignment.errors import UserError
 from reward_models import algebra, rules
+from reward_models.answers import same_answer
 from reward_models.functions import load_function
 
 
@@ -127,6 +130,41 @@ def test_hostile_replies_score_nothing_and_take_no_time(answer_match):
             replies = [frame.format(reply) for reply in HOSTILE]
             assert judged(answer_match, *replies, answer=[truth] * len(replies)) == [0.0] * len(replies)
     assert time.monotonic() - started < 30
+
+
+PIECES = [
+    *"0189()[]{}=,;.|?$ \n\\",
+    "\\boxed{",
+    "\\frac",
+    "\\{",
+    "\\le",
+    "#### ",
+    "x",
+    "and",
+    "or",
+    "answer is",
+    "so",
+    "<",
+]
+TRUTHS = ["8", "1,2", "1 and 2", "(1, 2)", "[0,1)", r"\{1,2\}", "x = 5", "x^2+1", "B", "Paris", "60^\\circ", r"x \le 3"]
+
+
+@given(reply=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_no_reply_raises_or_takes_long(reply):
+    started = time.process_time()
+    for truth in TRUTHS:
+        assert same_answer(reply, truth) in (True, False)
+        assert same_answer(truth, reply) in (True, False)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("text", ["8", "So she has 8 eggs.", "\\boxed{8}", "#### 8", "The answer is 8."])
+@pytest.mark.parametrize(
+    "denial", ["? No.", ". Wait, that is wrong.", "\nNo, it is nine.", ". Sorry, I made a mistake."]
+)
+def test_an_answer_that_is_taken_back_is_none(text, denial):
+    assert same_answer(text, "8") and not same_answer(text.rstrip(".") + denial, "8")
 
 
 def test_expressions_without_end_equal_nothing_and_the_next_pair_is_compared(monkeypatch, tmp_path):

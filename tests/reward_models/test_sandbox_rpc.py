@@ -96,6 +96,130 @@ def test_right_solutions_pass(code, tests):
     assert run_code(code, tests, LONG) == "passed"
 
 
+MONEY = """
+import functools
+@functools.total_ordering
+class M:
+    def __init__(self, x): self.x = x
+    def __eq__(self, other): return self.x == (other.x if isinstance(other, M) else other)
+    def __lt__(self, other): return self.x < (other.x if isinstance(other, M) else other)
+    def __hash__(self): return hash(self.x)
+    def __add__(self, other): return M(self.x + (other.x if isinstance(other, M) else other))
+    def __mul__(self, k): return M(self.x * k)
+    __radd__, __rmul__ = __add__, __mul__
+    def __contains__(self, x): return x == self.x
+    def __bool__(self): return self.x != 0
+    def __enter__(self):
+        self.x = 7
+        return self
+    def __exit__(self, kind, error, trace):
+        self.x = 8
+        return True
+"""
+LINKED = """
+class Node:
+    def __init__(self, value, next=None): self.value, self.next = value, next
+def build(values): return Node(values[0], build(values[1:])) if values else None
+"""
+LINKED_TESTS = """
+def values(node):
+    found = []
+    while node:
+        found.append(node.value)
+        node = node.next
+    return found
+def again(node): return [node.value, *again(node.next)] if node else []
+assert values(build([1, 2])) == again(build([1, 2])) == [1, 2]
+"""
+CASES = """
+import unittest
+class TestF(unittest.TestCase):
+    def test_f(self): self.assertEqual(f(2), 4)
+    def test_raises(self):
+        with self.assertRaises(TypeError): f(None)
+"""
+RUNS = [
+    "unittest.main(exit=False)",
+    "unittest.main()",
+    "if __name__ == '__main__': unittest.main(argv=['x'])",
+    "unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(TestF))",
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_results_of_unittest_decide(run):
+    assert run_code("def f(x): return x * 2 + 0", CASES + run, LONG) == "passed"
+    assert run_code("def f(x): return x + 0 * 2", CASES + run, LONG) == "failed"
+
+
+@pytest.mark.parametrize("run", ["unittest", "import sys; sys.exit(0)", "if not unittest: unittest.main()"])
+def test_test_cases_that_never_run_pass_nothing(run):
+    assert run_code("def f(x): return x * 2 + 0", CASES + run, LONG) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        ("import collections\nP = collections.namedtuple('P', 'a b')\ndef f(p): return P(p.b, p.a)\np = P(1, 2)",
+         "assert f(p).a == 2 and f(f(p)) == (1, 2) == f(f(p))[:] and p._fields == ('a', 'b')"),
+        ("def f(k=0, l=None):\n    l.append(k)", "l = [1]\nf(l=l, k=2)\nassert l == [1, 2]"),
+        (MONEY, "with M(1) as m:\n    assert m.x == 7\nassert m.x == 8"),
+        (MONEY, "assert 1 in M(1) and 2 not in M(1) and M(1) == 1 != M(2) and M(1) < 2 and 3 > M(2) and not M(0)"),
+        (MONEY, "assert (M(1) * 3).x == (3 * M(1)).x == 3 and (M(1) + 1).x == (1 + M(1)).x == 2 and M(1) * 3 == M(3)"),
+        (MONEY, "assert len({M(1), M(1), M(2)}) == 2 and [m.x for m in sorted([M(3), M(1)])] == [1, 3]"),
+        ("import asyncio\nasync def f(x):\n    await asyncio.sleep(0)\n    return x * 2",
+         "import asyncio\nasync def both(): return await asyncio.gather(f(1), f(2)), await f(3)\n"
+         "assert asyncio.run(f(2)) == 4 and asyncio.run(both()) == ([2, 4], 6)"),
+        (LINKED, LINKED_TESTS),
+        ("class Bag:\n    def count(self, x): return 3\ndef f(): return Bag()", "assert f().count(1) == 3"),
+    ],
+)  # fmt: skip
+def test_what_stays_in_its_process_works_from_afar(code, tests):
+    assert run_code(code, tests, LONG) == "passed"
+
+
+TRUE_OF_ALL = """
+class Yes:
+    def __getattr__(self, name): return lambda *args: True
+def f(x): return Yes()
+"""
+ITSELF = """
+class Solution:
+    def f(self, x): return self
+    def __eq__(self, other): return True
+    __lt__ = __contains__ = __eq__
+    __hash__ = None
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        (TRUE_OF_ALL, "assert f('abc').startswith('x')"),
+        (TRUE_OF_ALL, "assert f('abc').isdigit()"),
+        (TRUE_OF_ALL, "assert f('abc').count('x')"),
+        (TRUE_OF_ALL, "assert f('abc')"),
+        (
+            "class Yes:\n    def startswith(self, x): return True\ndef f(x): return Yes()",
+            "assert f('a').startswith('x')",
+        ),
+        ("def f(x): return f", "assert f(1)"),
+        ("def f(x): return f", "assert not not f(1)"),
+        ("def f(x): return f", "assert all(f(x) for x in [1, 2])"),
+        ("async def f(x): return x", "assert f(1)"),
+        (ITSELF, "assert Solution().f(2) == 4"),
+        (ITSELF, "assert Solution().f(2) < 4"),
+        (ITSELF, "assert 4 in Solution().f(2)"),
+        (ITSELF, "assert Solution().f(2)"),
+        (ITSELF.replace("Solution", "f").replace("def f", "def g"), "assert f() == 4"),
+        (MONEY, "with M(1) as m:\n    assert m.x == 3"),
+        ("import asyncio\nasync def f(x): return x", "import asyncio\nassert asyncio.run(f(2)) == 4"),
+    ],
+)
+def test_objects_are_no_values(code, tests):
+    assert run_code(code, tests, LONG) == "failed"
+
+
 EQUALS_ALL = """
 class All:
     def __eq__(self, other): return True
