@@ -9,7 +9,7 @@ import torch
 
 from alignment.cli import frontier as cli
 from alignment.errors import UserError
-from eval.frontier import Point, correlated_noise, fit, frontier, peak, smoother
+from eval.frontier import Point, best_of_n_fits, correlated_noise, fit, frontier, peak, smoother
 from eval.frontier_points import log_probabilities, logged_points, measured_points, watched_rewards
 from eval.generate import Sampling
 
@@ -100,6 +100,14 @@ def test_a_peak_may_lie_near_the_start():
     assert found["peak_distance"] == pytest.approx(0.4)
     falling = fit(distance, distance * (-0.8 - distance), "best_of_n")
     assert falling["alpha"] < 0 and falling["peak_distance"] is None
+
+
+def test_a_best_of_n_curve_has_a_fit_of_each_reward_where_its_points_settle_one():
+    curve = [{"n": 1 + 4 * d, "kl": d**2, "proxy": 2 + d, "gold": d * (1.5 - d)} for d in np.linspace(0, 2, 6)]
+    proxy, gold = best_of_n_fits(curve)
+    assert (proxy["of"], proxy["form"], proxy["alpha"]) == ("proxy", "best_of_n", pytest.approx(1.0))
+    assert (gold["of"], gold["beta"], gold["peak_distance"]) == ("gold", pytest.approx(1.0), pytest.approx(0.75))
+    assert best_of_n_fits(curve[:3]) == []
 
 
 def test_a_reward_that_never_moves_has_no_fall():

@@ -60,7 +60,8 @@ def test_clusters_widen_its_interval():
 def test_outcomes_that_say_nothing_of_their_spread_have_no_interval():
     found = length_controlled_win_rate(np.ones(50), np.arange(50))
     assert found["win_rate"] > 0.98 and found["ci_low"] is None and found["ci_high"] is None
-    assert length_controlled_win_rate(np.full(2, np.nan), np.zeros(2))["win_rate"] is None
+    nothing = length_controlled_win_rate(np.full(2, np.nan), np.zeros(2))
+    assert nothing.pop("n") == 0 and len(nothing) == 4 and set(nothing.values()) == {None}
     unheard = length_controlled_win_rate(np.array([1.0, 0.0, np.nan]), np.array([0.0, 0.0, 1e9]))
     assert unheard["n"] == 2 and unheard["win_rate"] == pytest.approx(0.5)
 

@@ -217,6 +217,13 @@ def test_a_new_head_says_0_and_all_that_a_critic_trains_is_named():
     assert not on_base.model(states).any() and "score.weight" in on_base.trained()
 
 
+def test_a_value_model_is_loaded_from_its_path(tmp_path):
+    saved = tiny.model(head="score", seed=4)
+    saved.save_pretrained(tmp_path)
+    critic = make_critic(tiny.model(), [], str(tmp_path), "separate")
+    assert tiny.same_weights(tiny.weights(critic.model), tiny.weights(saved)) and critic.trained()
+
+
 def test_of_a_value_model_with_an_adapter_the_adapter_and_the_head_learn():
     value_model = tiny.lora_reward_model().requires_grad_(True)
     critic = make_critic(tiny.model(), [], value_model, None)
