@@ -116,6 +116,13 @@ def test_intervals_of_ratings_cover():
     assert 0.87 <= np.mean(held) <= 1.0
 
 
+def test_the_seed_is_of_the_intervals_alone():
+    a, b, outcomes = ["x"] * 20 + ["y"] * 20, ["y"] * 20 + ["z"] * 20, np.tile([1.0, 0.5, 0.0, 1.0], 10)
+    plain, same, other = (elo_ratings(a, b, outcomes, iterations=20, **keys) for keys in ({}, {"seed": 0}, {"seed": 1}))
+    assert plain == same != other
+    assert [(row["name"], row["rating"]) for row in plain] == [(row["name"], row["rating"]) for row in other]
+
+
 def test_one_that_never_loses_has_no_bound():
     a, b = ["x"] * 10 + ["y"] * 10, ["y"] * 10 + ["z"] * 10
     rows = elo_ratings(a, b, np.array([1.0] * 10 + [1.0, 0.0] * 5))
