@@ -10,11 +10,13 @@ weight but its value depends on the tokens that it is averaged over, those of a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def router_coefficient(config: PreTrainedConfig) -> float:
@@ -36,3 +38,17 @@ def weighted_router_loss(
     """
     weighted = coefficient * aux_loss
     return weighted if targets_of_step is None else weighted * (targets / targets_of_step).to(weighted.device)
+
+
+@contextmanager
+def no_router_logits(model: PreTrainedModel) -> Iterator[None]:
+    """Generate within the context: transformers' own models raise where they balance experts over a cached prompt."""
+    config = model.config.get_text_config()
+    before = getattr(config, "output_router_logits", None)
+    if before:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if before:
+            config.output_router_logits = before

@@ -219,6 +219,7 @@ def finish(
     model = trainer.accelerator.unwrap_model(trainer.model)
     require_finite(model, f"the checkpoint of {stage_dir.name}")
     parent, chain, writes = next(iter(parents.values()), None), None, trainer.is_world_process_zero()
+    as_parent(model, parent)
     if writes:
         with new_checkpoint(checkpoint) as folder:
             initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
@@ -252,6 +253,14 @@ def finish(
         logger.info("%s: wrote %s", stage_dir.name, checkpoint)
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def as_parent(model: PreTrainedModel | PeftModel, parent: str | None) -> None:
+    """Undo what TRL's trainers set in the config of a mixture of experts for training: transformers' own models with
+    `output_router_logits` cannot generate from a cache."""
+    config = model.config.get_text_config()
+    if parent is not None and hasattr(config, "output_router_logits"):
+        config.output_router_logits = load_config(parent).get_text_config().output_router_logits
 
 
 def push(trainer: Trainer, checkpoint: Path) -> None:

@@ -32,13 +32,14 @@ def reward_rows(
     return tokenizer([text if text.endswith(end) else text + end for text in joined])["input_ids"]
 
 
-def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids that follow a reply to this prompt in a row of `reward_rows`."""
+def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int] | None:
+    """Token ids that follow a reply to this prompt in a row of `reward_rows`; None if the template changes replies."""
     if isinstance(prompt, str):
         return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     reply = [{"role": "assistant", "content": REPLY}]
     text = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
-    return tokenizer(text[text.rindex(REPLY) + len(REPLY) :], add_special_tokens=False)["input_ids"]
+    _, found, after = text.rpartition(REPLY)
+    return tokenizer(after, add_special_tokens=False)["input_ids"] if found else None
 
 
 def ending_of_tokens(
@@ -55,6 +56,8 @@ def ending_of_tokens(
             it must read the completions as text.
     """
     endings = [reply_ending(tokenizer, prompt) for prompt in prompts]
+    if None in endings:
+        return None
     whole = all(_continues(tokenizer, *row) for row in zip(prompts, prompt_ids, endings, strict=True))
     return endings[0] if whole and all(ending == endings[0] for ending in endings) else None
 
@@ -62,7 +65,7 @@ def ending_of_tokens(
 def _continues(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ending: list[int]) -> bool:
     """Whether rows with this prompt are its ids, a reply and the ending, and nothing but white space between them."""
     if isinstance(prompt, str):  # whose last word and a reply's first may be one word: data set and policy see to that
-        return reward_rows(tokenizer, [prompt], [f" {REPLY}"])[0][: len(ids)] == ids
+        return reward_rows(tokenizer, [prompt], [f" {prompt}"])[0][: len(ids)] == ids
     for text in (REPLY, REPLY.title(), "1", "..."):
         [row] = reward_rows(tokenizer, [prompt], [[{"role": "assistant", "content": text}]])
         reply = tokenizer.decode(row[len(ids) : len(row) - len(ending)])

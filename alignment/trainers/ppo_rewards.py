@@ -37,6 +37,12 @@ class Samples:
     rewards: dict[str, Tensor] = field(default_factory=dict)  # name -> [B], NaN where it has no opinion
     scores: Tensor | None = None  # [B] their weighted sum, NaN where none of them has one
 
+    def row(self, index: int) -> "Samples":
+        """One completion alone, without what was said of it."""
+        columns = {name: [value[index]] if isinstance(value, list) else value for name, value in self.columns.items()}
+        rows, completions = [self.rows[index]], [self.completions[index]]
+        return Samples(self.rollout.row(index), rows, completions, columns | {"log_extra": lambda *_: None}, {})
+
 
 def read_completions(
     rollout: Rollout, rows: list[dict], tokenizer: PreTrainedTokenizerBase, told: dict[str, Any]

@@ -13,6 +13,7 @@ from transformers.generation import ContinuousBatchingConfig
 from trl import is_conversational
 
 from alignment.models.output_layer import contiguous_states
+from alignment.models.router import no_router_logits
 
 
 class RolloutSampler(Sampler):
@@ -67,6 +68,11 @@ class Rollout:
     def completion_ids(self) -> list[list[int]]:
         ids = self.input_ids[:, -self.completion_mask.shape[1] :]
         return [row[mask].tolist() for row, mask in zip(ids, self.completion_mask, strict=True)]
+
+    def row(self, index: int) -> "Rollout":
+        """One row alone, with its padding and without its tensors."""
+        one = slice(index, index + 1)
+        return Rollout(self.input_ids[one], self.attention_mask[one], self.completion_mask[one], self.terminated[one])
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """The given rows without the columns that are padding in all of them."""
@@ -140,7 +146,7 @@ def sample(
     prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     config.output_scores = config.return_dict_in_generate = log_probs
-    with _only_generation_config(model, config), contiguous_states(model):
+    with _only_generation_config(model, config), contiguous_states(model), no_router_logits(model):
         output = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
     sequences = output.sequences if log_probs else output
     rollout = _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
@@ -177,7 +183,7 @@ def sample_continuously(
     )
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     attention = model.config._attn_implementation
-    with torch.autocast(model.device.type, enabled=False):
+    with torch.autocast(model.device.type, enabled=False), no_router_logits(model):
         outputs = model.generate_batch(prompts, config, engine, progress_bar=False, warmup=False)
     model.set_attn_implementation(attention)
     if len(outputs) < len(prompts) or any(output.error for output in outputs.values()):

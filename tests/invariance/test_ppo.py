@@ -49,8 +49,8 @@ def test_an_evaluations_figures_are_of_all_its_completions(batch_size, order, ba
 @pytest.mark.slow
 @pytest.mark.parametrize("case", covering(CASES, allowed), ids=named)
 def test_every_setting_gives_the_same_step(case, bases, monkeypatch):
-    """All products but that with the attention backend, which changes from one to the next."""
-    batches = {name: values for name, values in SETTINGS.items() if name != "attention"}
+    """Every product of batch sizes and order; padding and the attention backend change from one to the next."""
+    batches = {name: SETTINGS[name] for name in ("eval_batch", "micro_batch", "order")}
     for place, setting in enumerate(every(batches)):
-        attention = SETTINGS["attention"][(place // 2 + place) % 2]
-        check_step(Case(**case), Setting(**setting, attention=attention), bases, monkeypatch)
+        other = {"padding": SETTINGS["padding"][place // 2 % 2], "attention": SETTINGS["attention"][place // 4 % 2]}
+        check_step(Case(**case), Setting(**setting, **other), bases, monkeypatch)

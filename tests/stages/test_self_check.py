@@ -72,7 +72,7 @@ def ppo(path, reward=None, **options):
 
 
 def names(record) -> set[str]:
-    return {one["name"].rpartition("LlamaForSequenceClassification")[2].strip() for one in record["checks"]}
+    return {one["name"].removeprefix("LlamaForSequenceClassification ") for one in record["checks"]}
 
 
 @pytest.mark.parametrize("policy", ["whole", "new-adapter", "continued-adapter"])
@@ -273,3 +273,150 @@ def test_differences_of_scores():
     assert rewards.largest(torch.tensor([1.0, nan]), torch.tensor([1.5, nan])) == 0.5
     assert rewards.largest(torch.tensor([1.0, nan]), torch.tensor([1.0, 2.0])) == float("inf")
     assert rewards.scale(torch.tensor([nan, -3.0])) == 3.0
+
+
+# ---- Plants and sound settings that an adversarial review found ----
+
+
+def test_rows_that_trl_leaves_out_are_passed_over(folder, tmp_path):
+    """Of a prompt longer than max_length nothing is learned; a pair that is too long is no pair."""
+    rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
+    rows[1]["messages"][0]["content"] = tiny_stages.words(1, 60)
+    tiny_stages.write_rows(tmp_path / "sft.jsonl", rows)
+    data = {"dataset_name": str(tmp_path / "sft.jsonl"), "max_length": 40}
+    assert tiny_stages.run("sft", folder, tmp_path / "sft", **data)["self_check"]
+    pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    pairs[1]["chosen"][0]["content"] = pairs[1]["rejected"][0]["content"] = tiny_stages.words(1, 60)
+    tiny_stages.write_rows(tmp_path / "pairs.jsonl", pairs)
+    data = {"dataset_name": str(tmp_path / "pairs.jsonl"), "max_length": 40}
+    record = tiny_stages.run("reward", folder, tmp_path / "reward", **data)["self_check"]
+    assert "4 rows as align check shows them" in [one["name"] for one in record["checks"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("sft", {"label_smoothing_factor": 0.1}),
+        ("sft", {"loss_type": "dft"}),
+        ("sft", {"packing": True}),
+        ("sft", {"assistant_only_loss": False}),
+        ("dpo", {"beta": 0.0}),
+        ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
+        ("dpo", {"precompute_ref_log_probs": True}),
+    ],
+)
+def test_sound_settings_hold(name, keys, folder, tmp_path):
+    assert tiny_stages.run(name, folder, tmp_path / name, **keys)["self_check"]["checks"]
+
+
+def test_labels_of_packed_rows_are_looked_at(folder, tmp_path, monkeypatch):
+    from alignment.stages import sft
+
+    make = sft.make_trainer
+
+    def all_learned(*arguments):
+        trainer, conversations = make(*arguments)
+        trainer.train_dataset = trainer.train_dataset.map(lambda row: {"labels": row["input_ids"]})
+        return trainer, conversations
+
+    with pytest.raises(UserError, match="not those that align check shows"):
+        run_with((sft, "make_trainer", all_learned), "sft", folder, tmp_path, monkeypatch, packing=True)
+
+
+@pytest.mark.parametrize("fault", ["swapped", "prompt learned"])
+def test_replies_of_dpo_that_are_not_its_rows_are_seen(fault, folder, tmp_path, monkeypatch):
+    from trl import DPOTrainer
+
+    whole = DPOTrainer.compute_loss
+
+    def faulty(self, model, inputs, *args, **kwargs):
+        if fault == "swapped":
+            halves = {key: value.chunk(2) for key, value in inputs.items()}
+            inputs = {key: torch.cat([second, first]) for key, (first, second) in halves.items()}
+        else:
+            inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
+        return whole(self, model, inputs, *args, **kwargs)
+
+    with pytest.raises(UserError, match="log-probabilities of the chosen replies are not theirs"):
+        run_with((DPOTrainer, "compute_loss", faulty), "dpo", folder, tmp_path, monkeypatch)
+
+
+def grpo_with(folder, tmp_path, monkeypatch, change, **keys):
+    from alignment.stages import grpo
+
+    make = grpo.make_trainer
+
+    def changed(*arguments):
+        trainer = make(*arguments)
+        change(trainer)
+        return trainer
+
+    return run_with((grpo, "make_trainer", changed), "grpo", folder, tmp_path, monkeypatch, **keys)
+
+
+def test_grpo_that_samples_from_the_base_is_seen(folder, tmp_path, monkeypatch):
+    def ignore_adapter(trainer):
+        generate = trainer._generate_single_turn
+
+        def from_base(*args, **kwargs):
+            with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+                return generate(*args, **kwargs)
+
+        trainer._generate_single_turn = from_base
+
+    with pytest.raises(UserError, match="sampled from other weights"):
+        grpo_with(folder, tmp_path, monkeypatch, ignore_adapter, use_peft=True, lora_r=4)
+
+
+def test_a_reference_of_grpo_that_is_the_policy_is_seen(folder, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="moves with the policy"):
+        grpo_with(folder, tmp_path, monkeypatch, lambda trainer: setattr(trainer, "ref_model", trainer.model))
+
+
+def test_a_reward_adapter_on_the_policys_base_that_is_read_elsewhere_is_seen(tmp_path, monkeypatch):
+    from alignment.trainers import ppo_critics
+
+    base = tiny.model()
+    base.save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    judge = get_peft_model(tiny.model(head="score"), tiny.lora_reward_model().peft_config["default"])
+    judge = tiny.active(judge)
+    judge.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    judge.save_pretrained(tmp_path / "judge")
+    tiny.tokenizer().save_pretrained(tmp_path / "judge")
+    policy = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+
+    def make():
+        return ppo(tmp_path, str(tmp_path / "judge"), policy=get_peft_model(policy, tiny.lora()))
+
+    assert any("read where it was trained" in name for name in names(self_check(make(), [policies.ppo_checks(None)])))
+    monkeypatch.setattr(ppo_critics, "score_index", lambda ids, mask, pad: torch.full((len(ids),), ids.shape[1] - 2))
+    with pytest.raises(UserError, match="read at another token"):
+        self_check(make(), [policies.ppo_checks(None)])
+
+
+def test_a_function_that_depends_on_the_batch_is_warned_of(tmp_path, caplog):
+    def rank(completions, completion_ids, **columns):
+        order = sorted(range(len(completion_ids)), key=lambda index: (len(completion_ids[index]), index))
+        return [float(order.index(index)) for index in range(len(completion_ids))]
+
+    self_check(ppo(tmp_path, [rank, tiny.length_reward]), [policies.ppo_checks(None)])
+    assert "rank gives a completion alone another reward than in its batch" in caplog.text
+    assert "length_reward gives" not in caplog.text
+
+
+def test_a_mixture_of_experts_of_transformers_goes_from_sft_to_ppo_and_grpo(folder, tmp_path):
+    from transformers import AutoConfig, MixtralConfig, MixtralForCausalLM
+
+    tokenizer = AutoConfig.from_pretrained(folder / "base")
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 2, "num_local_experts": 2, "max_position_embeddings": 128}
+    ids = {key: getattr(tokenizer, key) for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    MixtralForCausalLM(MixtralConfig(**shape, **ids, output_router_logits=True)).save_pretrained(tmp_path / "base")
+    for file in folder.glob("base/*token*"):
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    for file in folder.glob("base/*.jinja"):
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    parent = {"model_name_or_path": str(tmp_path / "base")}
+    tiny_stages.run("ppo", folder, tmp_path / "ppo", max_steps=2, **parent)
+    tiny_stages.run("sft", folder, tmp_path / "sft", max_steps=2, **{**parent, "router_aux_loss_coef": 0.01})

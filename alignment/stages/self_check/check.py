@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 # What rounding may do to a log-probability, a loss or a score; anything wrong with the plumbing does far more.
 TOLERANCE, TOLERANCE_16_BIT = 1e-3, 0.15
+SAME_PASS = 1e-3  # of two models that do the same arithmetic on the same batch, in whatever type
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from alignment.data.encoding import encode_conversation, encode_pair, training_template
-from alignment.stages.self_check.check import Check, Outcome, moved_weights, tolerance
+from alignment.data.encoding import Encoded, Pair, encode_conversation, encode_pair, training_template
+from alignment.stages.self_check.check import SAME_PASS, Check, Outcome, moved_weights, tolerance
 from alignment.trainers.ppo_models import inner
 
 ROWS = 4  # of the first micro-batch
+PACKED = 1000  # conversations among which packed ones are looked for
 IGNORED = -100
+SIDES = ("chosen", "rejected")
 
 
 def first_rows(trainer: Trainer) -> list[dict[str, Any]]:
@@ -31,10 +34,22 @@ def trainers_loss(trainer: Trainer, rows: Sequence[dict[str, Any]]) -> tuple[flo
     return float(loss), {name: values[-1] for name, values in measured.get("eval", {}).items() if values}
 
 
+def loss_tolerance(trainer: Trainer, loss: float) -> float:
+    """The rounding of a mean over many tokens, smaller than a token's."""
+    return 0.05 * tolerance(trainer) * max(1.0, loss)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return inner(model).get_input_embeddings().weight.device
+
+
+# ---- Language modelling ----
+
+
 def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
     """The mean loss over the labels of some rows, against each of their documents alone."""
     rows = first_rows(trainer)
-    if any(not isinstance(row.get("labels", row.get("input_ids")), list | Tensor) for row in rows):
+    if not rows or not is_cross_entropy(trainer):
         return
     found, measured = trainers_loss(trainer, rows)
     found -= router_loss(trainer, measured)
@@ -42,7 +57,7 @@ def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
     for ids, targets in [document for row in rows for document in documents_of(row)]:
         lost, counted = document_loss(trainer.model, ids, targets)
         total, count = total + lost, count + counted
-    if count:
+    if count and math.isfinite(total):  # of rows without a finite loss the guard in training tells more
         yield Outcome(
             "first loss = plain loss",
             abs(found - total / count),
@@ -52,9 +67,10 @@ def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
         )
 
 
-def loss_tolerance(trainer: Trainer, loss: float) -> float:
-    """The rounding of a mean over many tokens, smaller than a token's."""
-    return 0.05 * tolerance(trainer) * max(1.0, loss)
+def is_cross_entropy(trainer: Trainer) -> bool:
+    """Whether evaluation's loss is the plain cross-entropy: TRL's SFT has others, and smooths it in evaluation too."""
+    kind = getattr(trainer.args, "loss_type", None)
+    return kind is None or (kind in ("nll", "chunked_nll") and not trainer.args.label_smoothing_factor)
 
 
 def router_loss(trainer: Trainer, measured: dict[str, float]) -> float:
@@ -65,17 +81,21 @@ def router_loss(trainer: Trainer, measured: dict[str, float]) -> float:
 
 def documents_of(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """(ids, targets: the token to predict at each of them) of the documents of a row, one or several packed ones."""
-    ids = torch.as_tensor(row["input_ids"])
     if "shift_labels" in row:  # a window of the text, whose last target is the token after it
-        yield ids, torch.as_tensor(row["shift_labels"])
+        yield torch.as_tensor(row["input_ids"]), torch.as_tensor(row["shift_labels"])
         return
-    labels = torch.as_tensor(row.get("labels", row["input_ids"]))
+    for ids, labels in labelled(row):
+        yield ids, nn.functional.pad(labels[1:], (0, 1), value=IGNORED)
+
+
+def labelled(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids, labels) of the documents of a row."""
+    ids, labels = torch.as_tensor(row["input_ids"]), torch.as_tensor(row.get("labels", row["input_ids"]))
     lengths = row.get("seq_lengths", [len(ids)])
     if "position_ids" in row:
         starts = (torch.as_tensor(row["position_ids"]) == 0).nonzero()[:, 0].tolist()
         lengths = [end - start for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
-    for part, own in zip(ids.split(lengths), labels.split(lengths), strict=True):
-        yield part, nn.functional.pad(own[1:], (0, 1), value=IGNORED)
+    yield from zip(ids.split(lengths), labels.split(lengths), strict=True)
 
 
 def document_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[float, int]:
@@ -89,18 +109,56 @@ def document_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[float
     return float(lost), count
 
 
-def device_of(model: nn.Module) -> torch.device:
-    return inner(model).get_input_embeddings().weight.device
+def tokens_shown(conversations: Sequence[dict[str, Any]]) -> Check:
+    """The check that an SFT trainer learns the tokens that `align check` shows of these rows."""
+
+    def check(trainer: Trainer) -> Iterator[Outcome]:
+        shown = shown_rows(trainer, conversations)
+        rows = [document for row in first_rows(trainer) for document in labelled(row)]
+        pairs = [(ids.tolist(), labels.tolist()) for ids, labels in rows]
+        if trainer.args.packing:  # in another order, and some of them cut
+            known = {tuple(ids): labels for ids, labels in (next(shown, ([], [])) for _ in range(PACKED))}
+            compared = [labels != known[tuple(ids)] for ids, labels in pairs if tuple(ids) in known]
+        else:
+            compared = [pair != next(shown, None) for pair in pairs]
+        if compared:
+            yield Outcome(
+                f"tokens and labels of {len(compared)} rows as align check shows them",
+                sum(compared),
+                failure="the trainer's tokens or labels are not those that align check shows",
+            )
+
+    return check
+
+
+def shown_rows(trainer: Trainer, conversations: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], list[int]]]:
+    """(ids, labels) as `align check` shows them, cut to max_length; like TRL, without rows that teach nothing."""
+    args, tokenizer = trainer.args, trainer.processing_class
+    template, marks = training_template(tokenizer, args.assistant_only_loss)
+    keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
+    kept = slice(-args.max_length if args.max_length and keep_end else None, None if keep_end else args.max_length)
+    for index, row in enumerate(conversations):
+        encoded: Encoded = encode_conversation(index, row["messages"], tokenizer, marks, template)
+        labels = [token if learned else IGNORED for token, learned in zip(encoded.ids, encoded.learned, strict=True)]
+        if any(label != IGNORED for label in labels[kept]):
+            yield encoded.ids[kept], labels[kept]
+
+
+# ---- Reward models ----
 
 
 def check_preference_loss(trainer: Trainer) -> Iterator[Outcome]:
     """The reward model's loss on some pairs, against the scores of each row alone."""
     rows = first_rows(trainer)
+    if not rows:
+        return
     found, _ = trainers_loss(trainer, rows)
-    pairs = torch.tensor([[score(trainer.model, row[side]) for side in ("chosen_ids", "rejected_ids")] for row in rows])
+    pairs = torch.tensor([[score(trainer.model, row[f"{side}_ids"]) for side in SIDES] for row in rows])
     expected = -nn.functional.logsigmoid(pairs[:, 0] - pairs[:, 1]).mean()
     if trainer.args.center_rewards_coefficient is not None:
         expected += trainer.args.center_rewards_coefficient * (pairs.sum(1) ** 2).mean()
+    if not math.isfinite(expected):
+        return
     yield Outcome(
         "first loss = plain loss",
         abs(found - float(expected)),
@@ -114,65 +172,84 @@ def score(model: nn.Module, ids: Sequence[int]) -> float:
     return float(model(input_ids=torch.tensor([ids], device=device_of(model)), use_cache=False).logits[0, 0])
 
 
-def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
-    """DPO starts from its reference: neither reply's implicit reward has moved."""
-    rows = first_rows(trainer)
-    _, measured = trainers_loss(trainer, rows)
-    length = max(len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids"))
-    rewards = max(abs(measured[f"rewards/{side}"]) for side in ("chosen", "rejected"))
-    yield Outcome(
-        "margins 0",
-        rewards,
-        trainer.beta * tolerance(trainer) * length,
-        failure="DPO's reference is not the model that training starts from",
-        mend="start from the checkpoint that the reference is",
-    )
-    with moved_weights(trainer.model):
-        _, moved = trainers_loss(trainer, rows)
-    yield Outcome(
-        "trained weights move the policy alone",
-        float(all(moved[f"rewards/{side}"] == measured[f"rewards/{side}"] for side in ("chosen", "rejected"))),
-        failure="moving the trained weights moves no implicit reward",
-        mend="see that the policy runs the trained adapter, and that the reference does not",
-    )
-
-
-def tokens_shown(conversations: Sequence[dict[str, Any]]) -> Check:
-    """The check that an SFT trainer learns the tokens that `align check` shows of these rows."""
-
-    def check(trainer: Trainer) -> Iterator[Outcome]:
-        args, tokenizer = trainer.args, trainer.processing_class
-        if args.packing:
-            return  # rows are no longer in order
-        template, marks = training_template(tokenizer, args.assistant_only_loss)
-        different = 0
-        for index, row in enumerate(first_rows(trainer)):
-            shown = encode_conversation(index, conversations[index]["messages"], tokenizer, marks, template)
-            labels = [token if kept else IGNORED for token, kept in zip(shown.ids, shown.learned, strict=True)]
-            ids, own = list(row["input_ids"]), list(row.get("labels", row["input_ids"]))
-            different += ids != shown.ids[: len(ids)] or own != labels[: len(own)]
-        yield Outcome(
-            "tokens and labels as align check shows them",
-            different,
-            failure="the trainer's tokens or labels are not those that align check shows",
-        )
-
-    return check
-
-
 def pairs_shown(pairs: Sequence[dict[str, Any]]) -> Check:
     """The check that a reward trainer reads the rows that `align check` shows, and that later readers will make."""
 
     def check(trainer: Trainer) -> Iterator[Outcome]:
+        shown, rows = shown_pairs(trainer, pairs), first_rows(trainer)
         different = 0
-        dropped = len(pairs) != len(trainer.train_dataset)  # TRL leaves out pairs that are too long
-        for index, row in enumerate([] if dropped else first_rows(trainer)):
-            shown = encode_pair(index, pairs[index], trainer.processing_class)
-            different += list(row["chosen_ids"]) != shown.chosen or list(row["rejected_ids"]) != shown.rejected
-        yield Outcome(
-            "rows as align check shows them",
-            different,
-            failure="the trainer's rows are not those that align check shows",
-        )
+        for row in rows:
+            pair = next(shown, None)
+            different += pair is None or [list(row[f"{side}_ids"]) for side in SIDES] != [pair.chosen, pair.rejected]
+        if rows:
+            yield Outcome(
+                f"{len(rows)} rows as align check shows them",
+                different,
+                failure="the trainer's rows are not those that align check shows",
+            )
 
     return check
+
+
+def shown_pairs(trainer: Trainer, pairs: Sequence[dict[str, Any]]) -> Iterator[Pair]:
+    """Pairs as `align check` shows them; TRL leaves out those of which a side is longer than max_length."""
+    most = trainer.args.max_length or math.inf
+    for index, row in enumerate(pairs):
+        pair = encode_pair(index, row, trainer.processing_class)
+        if max(len(pair.chosen), len(pair.rejected)) <= most:
+            yield pair
+
+
+# ---- DPO ----
+
+
+def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
+    """DPO starts from its reference: neither reply's implicit reward has moved, and moving the policy moves it."""
+    rows = first_rows(trainer)
+    if not rows:
+        return
+    _, measured = trainers_loss(trainer, rows)
+    length = max(len(row[f"{side}_ids"]) for row in rows for side in SIDES)
+    rewards = max(abs(measured[f"rewards/{side}"]) for side in SIDES)
+    yield Outcome(
+        "margins 0",
+        rewards,
+        trainer.beta * SAME_PASS * length,
+        failure="DPO's reference is not the model that training starts from",
+        mend="start from the checkpoint that the reference is",
+    )
+    yield from check_replies(trainer, rows, measured)
+    with moved_weights(trainer.model):
+        _, moved = trainers_loss(trainer, rows)
+    policy = [moved[f"logps/{side}"] != measured[f"logps/{side}"] for side in SIDES]
+    apart = [moved[f"rewards/{side}"] != measured[f"rewards/{side}"] for side in SIDES] if trainer.beta else policy
+    yield Outcome(
+        "trained weights move the policy alone",
+        float(not (any(policy) and any(apart))),
+        failure="moving the trained weights moves "
+        + ("the reference along with the policy" if any(policy) else "no log-probability"),
+        mend="see that the policy runs the trained adapter, and that the reference does not",
+    )
+
+
+def check_replies(trainer: Trainer, rows: Sequence[dict[str, Any]], measured: dict[str, float]) -> Iterator[Outcome]:
+    """The log-probabilities of chosen and rejected replies, against each of them alone."""
+    most = trainer.args.max_length or math.inf
+    whole = [[[*row["prompt_ids"], *row[f"{side}_ids"]] for side in SIDES] for row in rows]
+    if trainer.args.ld_alpha is not None or max(len(ids) for pair in whole for ids in pair) > most:
+        return
+    for place, side in enumerate(SIDES):
+        plain, length = 0.0, 0
+        for row, pair in zip(rows, whole, strict=True):
+            ids = torch.tensor(pair[place])
+            targets = nn.functional.pad(ids[1:], (0, 1), value=IGNORED)
+            targets[: len(row["prompt_ids"]) - 1] = IGNORED
+            lost, count = document_loss(trainer.model, ids, targets)
+            plain, length = plain - lost / len(rows), max(length, count)
+        yield Outcome(
+            f"log-probabilities of {side} replies = plain ones",
+            abs(measured[f"logps/{side}"] - plain),
+            0.1 * tolerance(trainer) * length,
+            failure=f"DPO's log-probabilities of the {side} replies are not theirs, each read alone",
+            mend="padding_free: false, or another attn_implementation",
+        )

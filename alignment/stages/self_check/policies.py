@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from alignment.models.adapters import token_rows_in_place
-from alignment.stages.self_check.check import Check, Outcome, moved_weights, tolerance
+from alignment.stages.self_check.check import SAME_PASS, Check, Outcome, moved_weights, tolerance
 from alignment.stages.self_check.probe import compare, recorded
-from alignment.stages.self_check.rewards import check_learned, check_samples, silent_rules
+from alignment.stages.self_check.rewards import check_learned, check_samples, silent_rule
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_metrics import Metrics
 from alignment.trainers.ppo_models import completion_logits, inner
@@ -29,7 +30,7 @@ def starts_from(checkpoint: str | None) -> Check:
     """The check that the model is the parent's."""
 
     def check(trainer: Trainer) -> Iterator[Outcome]:
-        yield from compare("starts from its parent", recorded(checkpoint), trainer.model, trainer)
+        yield from compare("starts from its parent", recorded(checkpoint), trainer.model)
 
     return check
 
@@ -38,57 +39,49 @@ def ppo_checks(reward_model: str | None) -> Check:
     """The checks of a PPO trainer: sampler, KL, importance ratio, rewards."""
 
     def check(trainer: PPOTrainer) -> Iterator[Outcome]:
-        rows = [trainer.train_dataset[index] for index in range(min(PROMPTS, len(trainer.train_dataset)))]
-        prompts = encode_prompts(rows, trainer.processing_class)
+        rows, temperature = first_prompts(trainer), trainer.args.temperature
         with shorter(trainer.args):
-            yield from check_sampler(trainer, prompts, trainer.args.sampler, trainer.eos_token_ids)
+            yield from check_sampler(trainer, encode_prompts(rows, trainer.processing_class))
             rollout, samples, _ = trainer._make_rollout(rows, ("self-check", trainer.args.seed), Metrics())
         mask, old = rollout.completion_mask, rollout.tensors["old_log_probs"]
-        new = log_probs(trainer.model, rollout, trainer.args.temperature)
+        new = log_probs(trainer.model, rollout, temperature)
         yield ratio_outcome(trainer, largest_ratio(new, old, mask))
         if trainer.reference is not None:
             reference = reference_log_probs(trainer, rollout)
-            yield kl_outcome(trainer, largest_ratio(old, reference, mask))
+            yield kl_outcome(largest_ratio(new, reference, mask))
             with moved_weights(trainer.model):
                 moved = reference_log_probs(trainer, rollout)
-            yield Outcome(
-                "reference stays",
-                largest_ratio(reference, moved, mask),
-                failure="the reference moves with the policy, so that the KL would stay 0 whatever is trained",
-                mend="report it with the recipe",
-            )
+            yield reference_outcome(largest_ratio(reference, moved, mask) == 0)
         yield from check_samples(trainer, samples, recorded(reward_model))
 
     return check
 
 
 def grpo_checks(reward_model: str | None) -> Check:
-    """The checks of TRL's GRPO trainer: sampler, KL, rewards. It makes the ratio 1 by its definition."""
+    """The checks of TRL's GRPO trainer, by its own path: sampler, KL, rewards. The ratio is 1 by its definition."""
 
     def check(trainer: Trainer) -> Iterator[Outcome]:
-        tokenizer, count = trainer.processing_class, trainer.args.num_generations_eval or trainer.args.num_generations
-        rows = [trainer.train_dataset[index] for index in range(min(PROMPTS, len(trainer.train_dataset)))]
-        prompts = encode_prompts(rows, tokenizer)
-        ends = inner(trainer.model).generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        with shorter(trainer.args):
-            rollout = yield from check_sampler(trainer, prompts, "generate", ends)
-        measured = first_group(trainer, rows[:1] * count)
+        count = trainer.args.num_generations_eval or trainer.args.num_generations
+        prompts = first_prompts(trainer)
+        rows = [row for row in (prompts[0], prompts[-1]) for _ in range(count)]
+        # vLLM has weights of its own, which it takes over once a step: they would be left as they were moved.
+        move = nullcontext() if trainer.args.use_vllm else moved_weights(trainer.model)
+        with move, greedy(trainer):
+            measured, completions = sampled_group(trainer, rows)
+            gaps = greedy_gaps(trainer, rows, completions)
+        yield sampler_outcome(trainer, gaps)
+        if "kl" in measured and not trainer.args.use_vllm:
+            yield reference_outcome(measured["kl"] > 0)
+        measured, completions = sampled_group(trainer, rows)
         if "kl" in measured:
-            yield kl_outcome(trainer, abs(measured["kl"]))
-        texts = tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
-        talks = [
-            [{"role": "assistant", "content": text}] if not isinstance(row["prompt"], str) else text
-            for row, text in zip(rows, texts, strict=True)
-        ]
-        learned = [reward for reward in trainer.reward_funcs if isinstance(reward, LearnedReward)]
-        yield from check_learned(trainer, learned, [row["prompt"] for row in rows], talks, recorded(reward_model))
-        names = [name for name in trainer.reward_func_names if f"rewards/{name}/mean" in measured]
-        known = {reward.__name__ for reward in learned}
-        said = {name: [measured[f"rewards/{name}/{figure}"] for figure in ("mean", "std")] for name in names}
-        yield from silent_rules({name: torch.tensor(values) for name, values in said.items() if name not in known})
+            yield kl_outcome(math.sqrt(2 * max(measured["kl"], 0.0)))  # k3 is half the square of a small log-ratio
+        yield from check_group(trainer, rows, completions, measured, recorded(reward_model))
 
     return check
+
+
+def first_prompts(trainer: Trainer) -> list[dict[str, Any]]:
+    return [trainer.train_dataset[index] for index in range(min(PROMPTS, len(trainer.train_dataset)))]
 
 
 @contextmanager
@@ -101,17 +94,75 @@ def shorter(args: TrainingArguments) -> Iterator[None]:
         args.max_completion_length = whole
 
 
-def first_group(trainer: Trainer, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """What TRL measures of a group of completions that it samples, rewards and compares with the reference."""
-    trainer.prediction_step(trainer.model, rows, prediction_loss_only=True)
-    return {name: values[-1] for name, values in trainer._metrics["eval"].items() if values}
+@contextmanager
+def greedy(trainer: Trainer) -> Iterator[None]:
+    """TRL's sampler takes the likeliest tokens, by which its weights can be told: it gives no log-probabilities."""
+    config = trainer.generation_config
+    before = config.temperature
+    config.temperature = 1e-4
+    try:
+        yield
+    finally:
+        config.temperature = before
 
 
-def check_sampler(trainer: Trainer, prompts: list[list[int]], sampler: str, ends: list[int]) -> Iterator[Outcome]:
-    """With some weights moved, so that a sampler that runs other ones shows: its log-probabilities are training's.
+def sampled_group(trainer: Trainer, rows: list[dict[str, Any]]) -> tuple[dict[str, float], list[list[int]]]:
+    """What TRL measures of completions that it samples, rewards and compares with the reference; and their tokens."""
+    seen: list[list[int]] = []
 
-    Returns (to `yield from`): the rollout.
-    """
+    def listen(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        seen.extend(completion_ids)
+        return [0.0] * len(completion_ids)
+
+    listeners = (trainer.reward_funcs, trainer.reward_func_names, trainer.reward_processing_classes)
+    weights = trainer.reward_weights
+    for kept, added in zip(listeners, (listen, "self-check", None), strict=True):
+        kept.append(added)
+    trainer.reward_weights = torch.cat([weights, weights.new_zeros(1)])
+    try:
+        trainer.prediction_step(trainer.model, rows, prediction_loss_only=True)
+    finally:
+        for kept in listeners:
+            kept.pop()
+        trainer.reward_weights = weights
+    return {name: values[-1] for name, values in trainer._metrics["eval"].items() if values}, seen
+
+
+def greedy_gaps(trainer: Trainer, rows: list[dict[str, Any]], completions: list[list[int]]) -> float:
+    """By how much a sampled token was likelier than the likeliest one, at most, in nats of the training pass."""
+    prompts, largest = encode_prompts(rows, trainer.processing_class), 0.0
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ids = torch.tensor([prompt + completion], device=trainer.args.device)
+        logits = trainer.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        chosen = logits.gather(-1, ids[0, len(prompt) :, None])[:, 0]
+        largest = max(largest, float((logits.max(-1).values - chosen).max()))
+    return largest
+
+
+def check_group(
+    trainer: Trainer,
+    rows: list[dict[str, Any]],
+    completions: list[list[int]],
+    measured: dict[str, float],
+    probe: dict[str, Any] | None,
+) -> Iterator[Outcome]:
+    """The rewards of a group that GRPO has sampled."""
+    texts = trainer.processing_class.batch_decode(completions, skip_special_tokens=True)
+    talks = [
+        text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    learned = [reward for reward in trainer.reward_funcs if isinstance(reward, LearnedReward)]
+    yield from check_learned(trainer, learned, [row["prompt"] for row in rows], talks, probe)
+    known = {reward.__name__ for reward in learned}
+    for name in trainer.reward_func_names:
+        if name not in known and f"rewards/{name}/mean" in measured:
+            figures = [measured[f"rewards/{name}/{figure}"] for figure in ("mean", "std")]
+            yield from silent_rule(name, torch.tensor(figures))
+
+
+def check_sampler(trainer: PPOTrainer, prompts: list[list[int]]) -> Iterator[Outcome]:
+    """With some weights moved, so that a sampler that runs other ones shows: its log-probabilities are training's."""
     args, model, pad = (
         trainer.args,
         trainer.accelerator.unwrap_model(trainer.model),
@@ -120,22 +171,17 @@ def check_sampler(trainer: Trainer, prompts: list[list[int]], sampler: str, ends
     options = {
         "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
-        "eos_token_ids": ends,
-        "pad_token_id": ends[0] if pad is None else pad,
+        "eos_token_ids": trainer.eos_token_ids,
+        "pad_token_id": trainer.eos_token_ids[0] if pad is None else pad,
     }
-    wanted = {"log_probs": True} if SAMPLERS[sampler] is sample else {}
+    sampler = SAMPLERS[args.sampler]
+    wanted = {"log_probs": True} if sampler is sample else {}
     with moved_weights(model):
         with keyed_rng(args.device, "self-check", args.seed), token_rows_in_place(inner(model)):
-            rollout = SAMPLERS[sampler](inner(model), prompts, **options, **wanted)
+            rollout = sampler(inner(model), prompts, **options, **wanted)
         trained = log_probs(model, rollout, args.temperature)
     mask = rollout.completion_mask
-    yield Outcome(
-        "sampler = trained weights",
-        largest_ratio(rollout.tensors["sampler_log_probs"], trained, mask),
-        tolerance(trainer),
-        failure="completions are sampled from other weights than those that are trained",
-        mend="sampler: generate; use_vllm: false; see that the adapter is part of the model that samples",
-    )
+    yield sampler_outcome(trainer, largest_ratio(rollout.tensors["sampler_log_probs"], trained, mask))
     same = log_probs(model, rollout, args.temperature)
     yield Outcome(
         "trained weights matter",
@@ -143,7 +189,16 @@ def check_sampler(trainer: Trainer, prompts: list[list[int]], sampler: str, ends
         failure="moving the trained weights changes no log-probability",
         mend="see that the adapter sits on layers that the model runs",
     )
-    return rollout
+
+
+def sampler_outcome(trainer: Trainer, difference: float) -> Outcome:
+    return Outcome(
+        "sampler = trained weights",
+        difference,
+        tolerance(trainer),
+        failure="completions are sampled from other weights than those that are trained",
+        mend="sampler: generate; use_vllm: false; see that the adapter is part of the model that samples",
+    )
 
 
 def reference_log_probs(trainer: PPOTrainer, rollout: Rollout) -> Tensor:
@@ -161,13 +216,22 @@ def largest_ratio(one: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(((one - other) * mask).abs().max())
 
 
-def kl_outcome(trainer: Trainer, difference: float) -> Outcome:
+def kl_outcome(difference: float) -> Outcome:
     return Outcome(
         "KL 0",
         difference,
-        tolerance(trainer),
+        SAME_PASS,
         failure="the KL is measured from another model than the one that training starts from",
         mend="start from the checkpoint that the reference is",
+    )
+
+
+def reference_outcome(stays: bool) -> Outcome:
+    return Outcome(
+        "reference stays",
+        float(not stays),
+        failure="the reference moves with the policy, so that the KL would stay 0 whatever is trained",
+        mend="report it with the recipe",
     )
 
 
