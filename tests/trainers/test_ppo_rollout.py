@@ -96,6 +96,23 @@ def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
     ]
 
 
+def test_a_row_alone_is_what_it_is_among_others():
+    result = rollout()
+    result.tensors["advantages"] = result.completion_mask.float()
+    told = {"log_metric": print, "note": "one for all"}
+    rows = [{"prompt": f"w{index}", "target": index} for index in range(3)]
+    samples = read_completions(result, rows, tiny.tokenizer(), told)
+    for index in range(3):
+        alone = samples.row(index)
+        assert alone.rollout.token_ids == [result.token_ids[index]] and not alone.rollout.tensors
+        assert alone.rollout.completion_ids == [result.completion_ids[index]]
+        assert alone.rollout.terminated.tolist() == [result.terminated[index].item()]
+        assert (alone.rows, alone.completions) == ([rows[index]], [samples.completions[index]])
+        assert alone.columns["target"] == [index] and alone.columns["note"] == "one for all"
+        alone.columns["log_extra"]("note", ["of no row"])
+        assert alone.extras == samples.extras == {} and alone.scores is None
+
+
 def test_micro_batches_of_one_step_hold_rows_of_like_length():
     lengths = torch.tensor([5, 2, 9, 3, 7, 1, 8, 4])
     mask = torch.arange(9) >= 9 - lengths[:, None]

@@ -11,7 +11,7 @@ from gpt_tiny import EXPERTS, MODERN, SIZES, build, token_ids
 from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
-from alignment.models.router import router_coefficient, weighted_router_loss
+from alignment.models.router import no_router_logits, router_coefficient, weighted_router_loss
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 CHUNKS = pytest.mark.parametrize("chunk", [None, 13], ids=["plain", "chunked"])
@@ -204,3 +204,13 @@ def test_a_micro_batchs_share_of_the_router_losses_by_hand():
     assert weighted_router_loss(loss, 0.25, targets, torch.tensor(12)) == 0.5
     assert weighted_router_loss(loss, 0.25, targets, 6) == 1.0
     assert weighted_router_loss(loss, 0.25, targets, None) == 2.0
+
+
+@pytest.mark.parametrize("before", [True, False, None])
+def test_completions_are_made_without_router_logits(before):
+    text = SimpleNamespace() if before is None else SimpleNamespace(output_router_logits=before)
+    model, kept = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text)), vars(text).copy()
+    with pytest.raises(KeyError), no_router_logits(model):
+        assert not getattr(text, "output_router_logits", False)
+        raise KeyError
+    assert vars(text) == kept
