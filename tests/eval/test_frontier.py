@@ -91,6 +91,8 @@ def test_noise_is_drawn_as_slow_as_the_curves_and_in_its_unit():
 def test_fewer_than_four_points_have_no_peak():
     with pytest.raises(UserError, match="too few points"):
         peak(STEPS[:3], HILL[:3])
+    with pytest.raises(UserError, match="too few points"):
+        frontier([Point(step, step / 40, step / 50) for step in (1, 2, 3)])
     assert peak(STEPS[:4], HILL[:4])["step"] == STEPS[3]
 
 

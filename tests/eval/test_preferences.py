@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from alignment.errors import UserError
-from eval.preferences import elo_ratings, length_controlled_win_rate
+from eval.preferences import PRIOR_SD, elo_ratings, length_controlled_win_rate
 
 
 def test_without_differences_of_length_it_is_the_raw_win_rate():
@@ -129,6 +130,17 @@ def test_one_that_never_loses_has_no_bound():
     assert rows[0]["name"] == "x" and np.isfinite([row["rating"] for row in rows]).all()
     assert not any(row["bounded"] for row in rows)
     assert rows[0]["rating"] - rows[1]["rating"] > 400
+
+
+def test_the_prior_alone_bounds_a_side_that_won_every_pair():
+    """Of n wins n (1 - p) balances the prior's pull on each strength, which is half their difference."""
+    for wins in (1, 30):
+        first, second = elo_ratings(["x"] * wins, ["y"] * wins, np.ones(wins), anchor="y", iterations=2)
+        logits = brentq(lambda d, wins=wins: wins * expit(-d) - d / 2 / PRIOR_SD**2, 0, 100)
+        assert first["rating"] - second["rating"] == pytest.approx(400 / np.log(10) * logits, rel=1e-4)
+        assert not first["bounded"]
+    even = elo_ratings(["x", "x"], ["y", "y"], np.array([1.0, 0.0]), iterations=2)
+    assert [(row["rating"], row["games"], row["score"], row["bounded"]) for row in even] == [(1000, 2, 1, True)] * 2
 
 
 def test_ratings_without_a_link_are_refused():

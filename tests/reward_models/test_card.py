@@ -95,6 +95,8 @@ def test_fifths_hold_equally_many_and_equal_values_stay_together():
         {"low": 0.0, "high": 0.0, **share(np.array([1.0, 1.0, 0.0, 1.0]))}
     ]
     assert quantile_bins(np.zeros(0), np.zeros(0)) == []
+    assert share(np.array([1.0])) == {"n": 1, "accuracy": 1.0, "se": None}
+    assert share(np.zeros(0)) == {"n": 0, "accuracy": None, "se": None}
 
 
 def test_calibration_by_hand():
