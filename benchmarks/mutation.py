@@ -37,22 +37,27 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.tsv")
 PPO = ["trainers/test_ppo_math.py", "trainers/test_ppo_rollout.py", "trainers/test_ppo_critics.py"]
 PPO += ["trainers/test_ppo_trainer.py", "trainers/test_ppo_against_trl.py", "trainers/test_ppo_learning.py"]
+PPO += ["invariance/test_ppo.py", "invariance/test_ppo_totals.py"]
 PACKING = ["data/test_packing.py", "data/test_windows.py", "models/test_documents.py", "stages/test_sft_packing.py"]
+PACKING += ["invariance/test_data.py"]
 COMPARE = ["eval/test_stats.py", "eval/test_compare.py", "eval/test_compare_cli.py", "eval/test_calibration.py"]
 CARD = ["reward_models/test_card.py", "eval/test_calibration.py"]
+READING = ["trainers/test_reward_reading.py", "reward_models/test_learned.py", "invariance/test_rewards.py"]
 # Source -> the test files, below tests/, that are to notice a fault in it.
 TARGETS = {
     "alignment/trainers/ppo_math.py": PPO,
     "alignment/trainers/ppo_experience.py": PPO,
     "alignment/trainers/ppo_rollout.py": PPO,
-    "alignment/trainers/ppo_rewards.py": PPO,
+    "alignment/trainers/ppo_rewards.py": [*PPO, *READING],
     "alignment/trainers/ppo_models.py": PPO,
     "alignment/trainers/ppo_critics.py": PPO,
     "alignment/trainers/ppo_trainer.py": PPO,
     "alignment/data/packing.py": PACKING,
     "alignment/data/windows.py": PACKING,
     "alignment/models/documents.py": [*PACKING, "models/test_gpt.py"],
+    "alignment/models/router.py": ["trainers/test_pretrain_loss.py", "invariance/test_router_losses.py"],
     "alignment/trainers/chunked_loss.py": ["trainers/test_pretrain_levers.py", "stages/test_speed_levers.py"],
+    "alignment/tokenization/reward_rows.py": READING,
     "eval/stats.py": COMPARE,
     "eval/compare.py": [*COMPARE, "eval/test_gates.py"],
     "eval/calibration.py": CARD,

@@ -25,7 +25,7 @@ def test_bins_hold_equal_numbers():
     confidence = np.random.default_rng(0).beta(
         8, 1, size=1000
     )  # nearly all above 0.5: bins of equal width would be empty
-    rows = reliability(confidence, np.ones(1000), bins=10)
+    rows = reliability(confidence, np.ones(1000))
     assert [row["n"] for row in rows] == [100] * 10
     assert all(row["high"] <= after["low"] for row, after in itertools.pairwise(rows))
 

@@ -35,6 +35,14 @@ def test_better_tied_worse(sides):
     assert back[0]["delta"] == -easy["delta"]
 
 
+def test_the_seed_is_of_the_bootstrap_alone(sides):
+    def without(rows):
+        return [{key: value for key, value in row.items() if not key.startswith("boot_")} for row in rows]
+
+    plain, same, other = compare(*sides), compare(*sides, seed=0), compare(*sides, seed=1)
+    assert plain == same != other and without(other) == without(plain)
+
+
 def test_lower_can_be_better(tmp_path):
     rng = np.random.default_rng(1)
     bits, size = rng.normal(3, 0.5, 100), list(rng.integers(50, 200, 100).astype(float))

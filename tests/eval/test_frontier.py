@@ -9,7 +9,7 @@ import torch
 
 from alignment.cli import frontier as cli
 from alignment.errors import UserError
-from eval.frontier import Point, fit, frontier, peak, smoother
+from eval.frontier import Point, best_of_n_fits, correlated_noise, fit, frontier, peak, smoother
 from eval.frontier_points import log_probabilities, logged_points, measured_points, watched_rewards
 from eval.generate import Sampling
 
@@ -72,6 +72,44 @@ def test_a_decline_is_found_in_autocorrelated_noise():
     for run in range(20):
         found.append(peak(steps, hill + 0.2 * autoregressive(rng, 100, 0.5), seed=run, draws=200)["over_optimised"])
     assert sum(found) >= 18
+
+
+def test_noise_is_drawn_as_slow_as_the_curves_and_in_its_unit():
+    rng, steps, neighbours = np.random.default_rng(4), np.arange(60.0), {}
+    for correlation in (0.0, 0.95):
+        gold = autoregressive(rng, 60, correlation)
+        noise = correlated_noise(steps, gold, 300, np.random.default_rng(0))
+        assert noise.shape == (300, 60)
+        neighbours[correlation] = float((noise[:, 1:] * noise[:, :-1]).mean() / (noise**2).mean())
+        large = correlated_noise(7 * steps, 5 + 1000 * gold, 300, np.random.default_rng(0))
+        np.testing.assert_allclose(large, 1000 * noise, rtol=1e-6, atol=1e-6)
+        if not correlation:
+            assert 0.8 < noise.std() < 1.25
+    assert neighbours[0.0] < 0.3 and neighbours[0.95] > 0.75
+
+
+def test_fewer_than_four_points_have_no_peak():
+    with pytest.raises(UserError, match="too few points"):
+        peak(STEPS[:3], HILL[:3])
+    with pytest.raises(UserError, match="too few points"):
+        frontier([Point(step, step / 40, step / 50) for step in (1, 2, 3)])
+    assert peak(STEPS[:4], HILL[:4])["step"] == STEPS[3]
+
+
+def test_a_peak_may_lie_near_the_start():
+    distance = np.linspace(0, 3, 20)
+    found = fit(distance, distance * (0.8 - distance), "best_of_n")
+    assert found["peak_distance"] == pytest.approx(0.4)
+    falling = fit(distance, distance * (-0.8 - distance), "best_of_n")
+    assert falling["alpha"] < 0 and falling["peak_distance"] is None
+
+
+def test_a_best_of_n_curve_has_a_fit_of_each_reward_where_its_points_settle_one():
+    curve = [{"n": 1 + 4 * d, "kl": d**2, "proxy": 2 + d, "gold": d * (1.5 - d)} for d in np.linspace(0, 2, 6)]
+    proxy, gold = best_of_n_fits(curve)
+    assert (proxy["of"], proxy["form"], proxy["alpha"]) == ("proxy", "best_of_n", pytest.approx(1.0))
+    assert (gold["of"], gold["beta"], gold["peak_distance"]) == ("gold", pytest.approx(1.0), pytest.approx(0.75))
+    assert best_of_n_fits(curve[:3]) == []
 
 
 def test_a_reward_that_never_moves_has_no_fall():

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from alignment.errors import UserError
-from eval.preferences import elo_ratings, length_controlled_win_rate
+from eval.preferences import PRIOR_SD, elo_ratings, length_controlled_win_rate
 
 
 def test_without_differences_of_length_it_is_the_raw_win_rate():
@@ -60,7 +61,8 @@ def test_clusters_widen_its_interval():
 def test_outcomes_that_say_nothing_of_their_spread_have_no_interval():
     found = length_controlled_win_rate(np.ones(50), np.arange(50))
     assert found["win_rate"] > 0.98 and found["ci_low"] is None and found["ci_high"] is None
-    assert length_controlled_win_rate(np.full(2, np.nan), np.zeros(2))["win_rate"] is None
+    nothing = length_controlled_win_rate(np.full(2, np.nan), np.zeros(2))
+    assert nothing.pop("n") == 0 and len(nothing) == 4 and set(nothing.values()) == {None}
     unheard = length_controlled_win_rate(np.array([1.0, 0.0, np.nan]), np.array([0.0, 0.0, 1e9]))
     assert unheard["n"] == 2 and unheard["win_rate"] == pytest.approx(0.5)
 
@@ -115,12 +117,30 @@ def test_intervals_of_ratings_cover():
     assert 0.87 <= np.mean(held) <= 1.0
 
 
+def test_the_seed_is_of_the_intervals_alone():
+    a, b, outcomes = ["x"] * 20 + ["y"] * 20, ["y"] * 20 + ["z"] * 20, np.tile([1.0, 0.5, 0.0, 1.0], 10)
+    plain, same, other = (elo_ratings(a, b, outcomes, iterations=20, **keys) for keys in ({}, {"seed": 0}, {"seed": 1}))
+    assert plain == same != other
+    assert [(row["name"], row["rating"]) for row in plain] == [(row["name"], row["rating"]) for row in other]
+
+
 def test_one_that_never_loses_has_no_bound():
     a, b = ["x"] * 10 + ["y"] * 10, ["y"] * 10 + ["z"] * 10
     rows = elo_ratings(a, b, np.array([1.0] * 10 + [1.0, 0.0] * 5))
     assert rows[0]["name"] == "x" and np.isfinite([row["rating"] for row in rows]).all()
     assert not any(row["bounded"] for row in rows)
     assert rows[0]["rating"] - rows[1]["rating"] > 400
+
+
+def test_the_prior_alone_bounds_a_side_that_won_every_pair():
+    """Of n wins n (1 - p) balances the prior's pull on each strength, which is half their difference."""
+    for wins in (1, 30):
+        first, second = elo_ratings(["x"] * wins, ["y"] * wins, np.ones(wins), anchor="y", iterations=2)
+        logits = brentq(lambda d, wins=wins: wins * expit(-d) - d / 2 / PRIOR_SD**2, 0, 100)
+        assert first["rating"] - second["rating"] == pytest.approx(400 / np.log(10) * logits, rel=1e-4)
+        assert not first["bounded"]
+    even = elo_ratings(["x", "x"], ["y", "y"], np.array([1.0, 0.0]), iterations=2)
+    assert [(row["rating"], row["games"], row["score"], row["bounded"]) for row in even] == [(1000, 2, 1, True)] * 2
 
 
 def test_ratings_without_a_link_are_refused():

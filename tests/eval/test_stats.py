@@ -290,3 +290,10 @@ def test_the_interval_of_right_or_wrong_scores_stays_within_them():
     graded = np.linspace(0, 1, 20)
     expected = scipy_stats.ttest_1samp(graded, 0).confidence_interval()
     assert stats.macro_interval(graded, ones, np.zeros(20), np.arange(20)) == pytest.approx(expected)
+
+
+def test_a_task_that_a_resample_misses_is_left_out_of_its_mean():
+    scores, tasks = np.array([1.0, 0.0, 1.0, 0.0, 1.0]), np.array([0, 0, 0, 0, 1])
+    with np.errstate(all="raise"):
+        low, high = stats.bootstrap_ci(scores, np.ones(5), tasks, np.arange(5), iterations=200)
+    assert 0 <= low < high == 1

@@ -58,7 +58,7 @@ def check_sft_weight(micro_batch: int, folder: Path, out: Path) -> None:
         rows = [{"messages": ragged.ask("Kite?") + ragged.say(TEXT)}] * 8
         data = stage_cases.data_of(out / f"{size}.jsonl", rows)
         model_args = stage_cases.ModelArguments(parent(folder))
-        steps.append(stage_cases.first_step(sft.make_trainer(args, data, model_args, out / str(size))))
+        steps.append(stage_cases.first_step(sft.make_trainer(args, data, model_args, out / str(size))[0]))
     assert_close(steps[1].logged("loss")[:1], steps[0].logged("loss")[:1], "the loss", 1e-4)
     assert_same_gradients(steps[1].gradients, steps[0].gradients, "gradients")
 

@@ -1,5 +1,7 @@
 """Models that keep packed documents apart, and models that do not: those are refused by name."""
 
+from types import SimpleNamespace
+
 import ppo_tiny as tiny
 import pytest
 import torch
@@ -28,6 +30,26 @@ def test_models_that_read_position_ids_keep_documents_apart(attention):
         model.set_attn_implementation(attention)
         assert keeps_documents_apart(model)
         assert model.training is not model.eval().training  # left as it was
+
+
+class Leaky(torch.nn.Module):
+    """Says 1 or 0 for every token, and more by `leak` where the first tokens are not the ones first seen."""
+
+    device = torch.device("cpu")
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=30))
+
+    def __init__(self, leak: float):
+        super().__init__()
+        self.leak, self.first = leak, None
+
+    def forward(self, input_ids, **options):
+        self.first = input_ids[:, 0] if self.first is None else self.first
+        row = torch.tensor([1.0, 0.0]) + self.leak * (input_ids[:, :1] != self.first)
+        return SimpleNamespace(logits=row.expand(1, input_ids.shape[1], 2))
+
+
+def test_rounding_is_no_reading_of_another_document():
+    assert keeps_documents_apart(Leaky(1e-6)) and not keeps_documents_apart(Leaky(1e-4))
 
 
 @pytest.mark.parametrize("name", MIXING)

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 import align
 from alignment.data.formats import convert
@@ -15,7 +16,16 @@ from reward_models.best_of_n import best_of_n
 from reward_models.calibration import calibration, quantile_bins, share
 from reward_models.card import card_markdown
 from reward_models.learned import reward
-from reward_models.pairwise import PairScores, judge_pairs, pair_card, pairwise_card, score_drift
+from reward_models.pairwise import (
+    GAP_EDGES,
+    PairScores,
+    by_gap,
+    judge_pairs,
+    pair_card,
+    pairwise_card,
+    score_drift,
+    score_pairs,
+)
 
 
 def logit(p: float) -> float:
@@ -42,6 +52,35 @@ def test_gold_decides_which_reply_is_right_and_which_pairs_count():
     assert sum(one["n"] for one in card["by_length"]) == sum(one["n"] for one in card["by_margin"]) == 3
 
 
+def test_pairs_are_scored_by_reply_and_labelled_by_gold():
+    def reply(words: str) -> list[dict]:
+        return [{"role": "assistant", "content": words}]
+
+    def words(prompts, completions, kind, **columns):
+        return [float(len(one[0]["content"].split())) for one in completions]
+
+    rows = {"prompt": [reply("x")] * 2, "chosen": [reply("a b c"), reply("a")], "rejected": [reply("a"), reply("a b")]}
+    plain = score_pairs(words, Dataset.from_dict(rows | {"kind": [1, 2]}))
+    assert (plain.chosen.tolist(), plain.rejected.tolist()) == ([3, 1], [1, 2])
+    assert (plain.words_chosen.tolist(), plain.words_rejected.tolist()) == ([3, 1], [1, 2])
+    assert plain.gold_gaps is None and plain.subsets is None
+    half = rows | {"kind": [1, 2], "gold_chosen": [0.5, 0.25]}
+    assert score_pairs(words, Dataset.from_dict(half)).gold_gaps is None
+    gold = score_pairs(words, Dataset.from_dict(half | {"gold_rejected": [0.25, 1.0]}), "kind")
+    assert gold.gold_gaps.tolist() == [0.25, -0.75] and gold.subsets.tolist() == ["1", "2"]
+    card = pair_card(gold)  # which leaves out no pair for its gap unless told to
+    assert (card["n"], card["left_out"], card["min_gap"], card["accuracy"]) == (2, 0, 0.0, 1.0)
+    assert card["length_rule"] == "longer" and card["length_baseline"] == 1.0
+    assert [(one["low"], one["high"], one["n"]) for one in card["by_length"]] == [(1.0, 2.0, 2)]
+    assert (pair_card(gold, 0.5)["n"], pairwise_card(np.ones(2), np.ones(2), np.array([0.1, 0.0]))["n"]) == (1, 2)
+
+
+def test_ranges_of_the_gold_gap_hold_their_low_end_and_not_their_high_one():
+    found = by_gap(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.3, 0.29, 2.0]))
+    assert [(one["low"], one["high"]) for one in found] == list(pairwise(GAP_EDGES)) and GAP_EDGES[-1] > 2
+    assert [(one["n"], one["accuracy"]) for one in found] == [(2, 1.0), (1, 0.0), (0, None), (0, None), (1, 1.0)]
+
+
 def test_fifths_hold_equally_many_and_equal_values_stay_together():
     values, right = np.arange(10.0), np.array([1.0, 0.0] * 5)
     bins = quantile_bins(values, right)
@@ -56,6 +95,8 @@ def test_fifths_hold_equally_many_and_equal_values_stay_together():
         {"low": 0.0, "high": 0.0, **share(np.array([1.0, 1.0, 0.0, 1.0]))}
     ]
     assert quantile_bins(np.zeros(0), np.zeros(0)) == []
+    assert share(np.array([1.0])) == {"n": 1, "accuracy": 1.0, "se": None}
+    assert share(np.zeros(0)) == {"n": 0, "accuracy": None, "se": None}
 
 
 def test_calibration_by_hand():
@@ -65,6 +106,8 @@ def test_calibration_by_hand():
     assert found["ece"] == pytest.approx(4 / 6 * abs(0.75 - 0.9) + 2 / 6 * abs(0.5 - 0.6))
     assert found["brier"] == pytest.approx((3 * 0.01 + 0.81 + 0.16 + 0.36) / 6)
     assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.9, 0.9, 0.1, 0.6, 0.4]).mean())
+    edges = [*(one["low"] for one in found["bins"]), found["bins"][-1]["high"]]
+    assert edges == pytest.approx(np.linspace(0.5, 1, 11).tolist()) and found["bins"][0]["high"] == edges[1]
     held = {round(one["confidence"], 3): (one["n"], one["accuracy"]) for one in found["bins"] if one["n"]}
     assert held == {0.9: (4, 0.75), 0.6: (2, 0.5)} and sum(one["n"] for one in found["bins"]) == 6
     assert calibration(np.array([800.0, -800.0, 0.0]))["ece"] == pytest.approx(1 / 3)

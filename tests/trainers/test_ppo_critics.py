@@ -1,5 +1,7 @@
 """The critic in its modes: on a model of its own, on the policy's trunk, on the policy's base under an adapter."""
 
+from types import SimpleNamespace
+
 import ppo_tiny as tiny
 import pytest
 import torch
@@ -9,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from alignment.errors import UserError
 from alignment.models.loading import load_trainable
 from alignment.trainers import ppo_critics, ppo_math
-from alignment.trainers.ppo_critics import AdapterScorer
-from alignment.trainers.ppo_models import completion_logits_and_states
+from alignment.trainers.ppo_critics import AdapterScorer, CriticCallback, HeadScorer, make_critic
+from alignment.trainers.ppo_models import Reference, add_copy, completion_logits_and_states
 
 MODES = ["separate", "shared_head", "lora"]
 
@@ -172,3 +174,73 @@ def test_modes_that_cannot_be_are_refused(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path / "policy")
     with pytest.raises(UserError, match="its score head would be random"):
         tiny.trainer(tmp_path, reward_funcs=str(tmp_path / "policy"))
+
+
+def trainable(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_an_adapter_takes_anothers_place_and_what_runs_and_learns_stays():
+    policy = tiny.sft_adapter()
+    add_copy(policy, "default", "critic")
+    assert policy.active_adapters == ["default"] and all(".default." in name for name in trainable(policy))
+    policy.set_adapter("critic")  # PEFT, asked to drop the adapter that runs, runs and trains another
+    policy.requires_grad_(False)
+    add_copy(policy, "default", "critic")
+    assert policy.active_adapters == ["critic"] and not trainable(policy)
+    weights = tiny.weights(policy)
+    copied = [name for name in weights if ".critic." in name]
+    assert copied and all(torch.equal(weights[name], weights[name.replace("critic", "default")]) for name in copied)
+
+
+def test_a_reference_of_its_own_is_frozen_and_has_no_dropout():
+    policy, other = tiny.model("gpt2"), tiny.model("gpt2", seed=1, resid_pdrop=0.5).train()
+    for reference in (Reference(policy, other, False), Reference(policy, None, False)):
+        with reference.active() as model:
+            assert model is not policy and not model.training and not trainable(model)
+    assert len(trainable(policy)) == len(list(policy.parameters()))
+
+
+def test_a_new_head_says_0_and_all_that_a_critic_trains_is_named():
+    policy, states = tiny.model(), torch.ones(2, 3, 32)
+    head = HeadScorer(policy)
+    assert not head.of_states(states).any() and head.of_states(states).shape == (2, 3)
+    assert set(head.trained()) == {"score.weight"}
+    whole = make_critic(policy, [], None, None)
+    assert set(whole.trained()) == {name for name, _ in whole.model.named_parameters()}
+    whole.model.score.weight.requires_grad_(False)
+    assert "score.weight" not in whole.trained() and len(whole.trained()) > 10
+    adapted = tiny.sft_adapter()
+    on_base = make_critic(adapted, [], None, None)
+    names = set(on_base.trained()) - {"score.weight"}
+    assert names == {name for name, _ in adapted.named_parameters() if ".critic." in name} <= trainable(adapted)
+    assert not on_base.model(states).any() and "score.weight" in on_base.trained()
+
+
+def test_a_value_model_is_loaded_from_its_path(tmp_path):
+    saved = tiny.model(head="score", seed=4)
+    saved.save_pretrained(tmp_path)
+    critic = make_critic(tiny.model(), [], str(tmp_path), "separate")
+    assert tiny.same_weights(tiny.weights(critic.model), tiny.weights(saved)) and critic.trained()
+
+
+def test_of_a_value_model_with_an_adapter_the_adapter_and_the_head_learn():
+    value_model = tiny.lora_reward_model().requires_grad_(True)
+    critic = make_critic(tiny.model(), [], value_model, None)
+    assert critic.model is value_model and trainable(value_model)
+    assert all("lora_" in name or "score" in name for name in trainable(value_model))
+    assert any("score.modules_to_save" in name for name in trainable(value_model))
+    value_model = tiny.model(head="score").requires_grad_(False)
+    critic = make_critic(tiny.model(), [], value_model, None)
+    assert len(critic.trained()) == len(list(value_model.parameters()))
+
+
+def test_a_critics_gradients_are_clipped_and_gone_after_the_step():
+    critic = torch.nn.Linear(2, 1)
+    for limit, expected in [(1.0, 1.0), (0.0, 20.0), (50.0, 20.0)]:
+        critic.weight.grad, critic.bias.grad = torch.tensor([[12.0, 16.0]]), torch.zeros(1)
+        callback, args = CriticCallback(critic), SimpleNamespace(max_grad_norm=limit)
+        callback.on_pre_optimizer_step(args, None, None)
+        assert critic.weight.grad.norm().item() == pytest.approx(expected, rel=1e-4)
+        callback.on_optimizer_step(args, None, None)
+        assert critic.weight.grad is None

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 from alignment.trainers import ppo_math
+from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo_experience import add_advantages
+from alignment.trainers.ppo_metrics import Metrics
+from alignment.trainers.ppo_rollout import Rollout
 
 
 def naive_gae(rewards, values, gamma, lam):
@@ -173,3 +177,46 @@ def test_explained_variance_and_correlation():
     line = torch.tensor([1.0, 2.0, 4.0])
     torch.testing.assert_close(ppo_math.correlation(line, -3 * line + 1), torch.tensor(-1.0))
     assert ppo_math.correlation(line, torch.ones(3)) == 0
+
+
+PLAIN = {"gamma": 0.5, "lam": 1.0, "whiten_advantages": False}
+
+
+def experience(scores, **keys) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Of two completions, of two tokens to the end and of three that were cut: what is learned from, and figures."""
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    kl = torch.tensor([[9.0, 1.0, 2.0], [0.0, 1.0, 3.0]])
+    rollout = Rollout(mask.long(), mask, mask, torch.tensor([True, False]), {"kl": kl})
+    outputs = torch.tensor([[7.0, 0.5, 1.0, 5.0], [0.2, 0.4, 0.6, 2.0]])
+    args = PPOConfig("unused", use_cpu=True, **{**PLAIN, **keys})
+    metrics = Metrics()
+    add_advantages(rollout, torch.tensor(scores), outputs, args, 0.1, 0.5, metrics, ppo_math.as_it_is)
+    assert set(rollout.tensors) == {"loss_mask", "old_values", "advantages", "returns"}
+    return rollout.tensors, metrics.pop()
+
+
+def test_what_a_rollout_teaches_by_hand():
+    rewards = torch.tensor([[0.0, -0.1, 0.8], [0.0, -0.1, 1.7]])  # scores less the baseline, and the KL at 0.1
+    advantages = torch.tensor([[0.0, -0.2, -0.2], [0.175, 0.35, 1.1]])
+    values = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.4, 0.6]])
+    plain, figures = experience([1.5, 2.5])
+    torch.testing.assert_close(plain["advantages"], advantages)
+    torch.testing.assert_close(plain["returns"], advantages + values)
+    torch.testing.assert_close(plain["old_values"], values)
+    assert plain["loss_mask"].tolist() == [[False, True, True], [True, True, True]]
+    assert figures["advantages/mean"] == pytest.approx(1.225 / 5)
+    # One step ahead for the critic alone, and a cut completion goes on at the value after it.
+    booted, _ = experience([1.5, 2.5], lam_critic=0.0, bootstrap_truncated=True)
+    torch.testing.assert_close(booted["advantages"], torch.tensor([[0.0, -0.2, -0.2], [0.425, 0.85, 2.1]]))
+    torch.testing.assert_close(booted["returns"], torch.tensor([[0.0, 0.4, 0.8], [0.2, 0.2, 2.7]]))
+    scaled, _ = experience([1.5, 2.5], whiten_rewards=True, lam_critic=0.0, gamma=0.0)
+    torch.testing.assert_close(scaled["returns"], ppo_math.scale(rewards, plain["loss_mask"]))
+    whitened, same = experience([1.5, 2.5], whiten_advantages=True)
+    torch.testing.assert_close(whitened["advantages"], ppo_math.whiten(advantages, plain["loss_mask"]))
+    assert same == figures
+
+
+def test_completions_without_a_score_or_an_end_may_teach_nothing():
+    assert experience([float("nan"), 2.5])[0]["loss_mask"].tolist() == [[False] * 3, [True] * 3]
+    cut = experience([1.5, 2.5], mask_truncated_completions=True)[0]["loss_mask"]
+    assert cut.tolist() == [[False, True, True], [False] * 3]

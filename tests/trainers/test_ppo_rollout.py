@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from types import SimpleNamespace
 
 import ppo_tiny as tiny
 import pytest
@@ -17,7 +18,14 @@ from alignment.models.adapters import token_rows_in_place
 from alignment.trainers import ppo_math
 from alignment.trainers.ppo_critics import ModelScorer
 from alignment.trainers.ppo_models import completion_logits
-from alignment.trainers.ppo_rewards import FunctionReward, combine, make_rewards, read_completions, score_samples
+from alignment.trainers.ppo_rewards import (
+    FunctionReward,
+    ModelReward,
+    combine,
+    make_rewards,
+    read_completions,
+    score_samples,
+)
 from alignment.trainers.ppo_rollout import Rollout, RolloutSampler, encode_prompts, sample, sample_continuously
 
 PROMPTS = [[5], [6, 7, 8], [9, 10, 11, 12]]
@@ -88,6 +96,23 @@ def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
     ]
 
 
+def test_a_row_alone_is_what_it_is_among_others():
+    result = rollout()
+    result.tensors["advantages"] = result.completion_mask.float()
+    told = {"log_metric": print, "note": "one for all"}
+    rows = [{"prompt": f"w{index}", "target": index} for index in range(3)]
+    samples = read_completions(result, rows, tiny.tokenizer(), told)
+    for index in range(3):
+        alone = samples.row(index)
+        assert alone.rollout.token_ids == [result.token_ids[index]] and not alone.rollout.tensors
+        assert alone.rollout.completion_ids == [result.completion_ids[index]]
+        assert alone.rollout.terminated.tolist() == [result.terminated[index].item()]
+        assert (alone.rows, alone.completions) == ([rows[index]], [samples.completions[index]])
+        assert alone.columns["target"] == [index] and alone.columns["note"] == "one for all"
+        alone.columns["log_extra"]("note", ["of no row"])
+        assert alone.extras == samples.extras == {} and alone.scores is None
+
+
 def test_micro_batches_of_one_step_hold_rows_of_like_length():
     lengths = torch.tensor([5, 2, 9, 3, 7, 1, 8, 4])
     mask = torch.arange(9) >= 9 - lengths[:, None]
@@ -121,6 +146,24 @@ def test_padding_changes_no_log_probability_value_or_score(kind):
             )
 
 
+@pytest.mark.parametrize("pad", [tiny.PAD, tiny.EOS])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_prompt_is_continued_as_it_would_be_alone(kind, pad):
+    policy = tiny.model(kind).eval()
+    options = {"max_completion_length": 7, "temperature": 1e-3, "eos_token_ids": [tiny.EOS]}
+    prompts = [*PROMPTS, [tiny.PAD, 13]]  # one that holds the padding token
+    together = sample(policy, prompts, pad_token_id=pad, log_probs=True, **options)
+    for row, prompt in enumerate(prompts):
+        alone = sample(policy, [prompt], pad_token_id=pad, log_probs=True, **options)
+        assert together.completion_ids[row] == alone.completion_ids[0]
+        length, own = len(alone.completion_ids[0]), unpadded(together, row)
+        with torch.no_grad():
+            expected = ppo_math.token_log_probs(completion_logits(policy, own, 1e-3), own["completion_ids"])[0]
+        told = together.tensors["sampler_log_probs"][row]
+        torch.testing.assert_close(told[-length:], expected, atol=0.05, rtol=0.05)
+        assert not told[:-length].any()
+
+
 def test_samples_come_from_the_plain_distribution_whatever_the_generation_config_says():
     model = tiny.model().eval()
     plain = rollout(model)
@@ -143,6 +186,7 @@ def test_reward_model_scores_the_sampled_ids_as_the_classifier_itself_does(tmp_p
     scores = reward(read_completions(result, rows, tiny.tokenizer(), {}))
     hook.remove()
     shown = [ids[mask].tolist() for batch in seen for ids, mask in zip(*batch, strict=True)]
+    assert [len(ids) for ids in shown] == sorted(map(len, shown), reverse=True)  # like with like: the least padding
     ends = (tiny.EOS, tiny.TURN)
     replies = [ids[:-1] if ids[-1] in ends else ids for ids in result.completion_ids]
     expected = [[5 + index, *ids, tiny.EOS] for index, ids in enumerate(replies)]
@@ -174,6 +218,57 @@ def test_continuous_batching_samples_the_same_distribution():
         torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
         ended = result.completion_ids[row][-1] in (tiny.EOS, tiny.TURN)
         assert bool(result.terminated[row]) == ended and (ended or len(expected) == 6)
+
+
+@pytest.mark.parametrize("errors", [[None, None], [None, "no memory", None]], ids=["too few", "an error"])
+def test_continuous_batching_that_gives_up_is_no_rollout(errors, monkeypatch):
+    model = tiny.model().eval()
+    own = model.config._attn_implementation
+
+    def generate_batch(*args, **kwargs):
+        model.set_attn_implementation("eager")  # as an engine that does not put it back
+        return {
+            place: SimpleNamespace(generated_tokens=[5], logprobs=[0.0], error=error)
+            for place, error in enumerate(errors)
+        }
+
+    monkeypatch.setattr(model, "generate_batch", generate_batch)
+    options = {"max_completion_length": 4, "temperature": 1.0, "eos_token_ids": [tiny.EOS], "pad_token_id": tiny.PAD}
+    with pytest.raises(RuntimeError, match="gave up"):
+        sample_continuously(model, PROMPTS, **options)
+    assert model.config._attn_implementation == own != "eager"
+    errors = [None, None, None]
+    assert sample_continuously(model, PROMPTS, **options).completion_ids == [[5]] * 3
+
+
+def test_a_reward_model_is_frozen_and_judges_alike_each_time(tmp_path):
+    scorer = tiny.model("gpt2", "score", resid_pdrop=0.5).train()
+    where = SimpleNamespace(device="cpu", per_device_eval_batch_size=2)
+    [reward] = make_rewards(scorer, None, tiny.model(), tiny.tokenizer(), where, ["w1"])
+    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
+    assert torch.equal(reward(samples), reward(samples)) and not reward(samples).requires_grad
+    assert not scorer.training and not any(parameter.requires_grad for parameter in scorer.parameters())
+    where.device = "meta"
+    make_rewards(scorer, None, tiny.model(), tiny.tokenizer(), where, ["w1"])
+    assert {parameter.device.type for parameter in scorer.parameters()} == {"meta"}
+
+
+def test_a_reward_model_without_a_reading_scores_the_sampled_ids_themselves():
+    scorer = tiny.model(head="score", seed=1).eval()
+    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
+    scores = ModelReward(ModelScorer(scorer), "own", 2)(samples)
+    with torch.no_grad():
+        states = [scorer.model(torch.tensor([ids])).last_hidden_state[0, -1] for ids in samples.rollout.token_ids]
+        expected = torch.stack([scorer.score(state)[0] for state in states])
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_function_says_of_completions_is_one_value_each():
+    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
+    samples.columns["log_extra"]("note", ["a", "b", "c"])
+    assert samples.extras == {"note": ["a", "b", "c"]}
+    with pytest.raises(UserError, match="note has the wrong length"):
+        samples.columns["log_extra"]("note", ["a"])
 
 
 @pytest.mark.parametrize("conversational", [False, True])

@@ -103,6 +103,15 @@ def test_same_seed_same_weights_to_the_bit(tmp_path):
         assert not tiny.same_weights(runs[0][module], runs[2][module])
 
 
+def test_a_new_adapter_depends_on_the_seed_alone(tmp_path):
+    drawn = []
+    for index, seed in enumerate([0, 0, 1]):
+        torch.manual_seed(100 + index)
+        run = tiny.trainer(tmp_path, policy=tiny.model(), peft_config=tiny.lora(), arguments={"seed": seed})
+        drawn.append({name: one for name, one in tiny.weights(run.model).items() if "lora_A" in name})
+    assert drawn[0] and tiny.same_weights(drawn[0], drawn[1]) and not tiny.same_weights(drawn[0], drawn[2])
+
+
 @pytest.mark.parametrize("case", ["full", "lora"])
 def test_accumulating_four_batches_of_one_equals_one_batch_of_four(tmp_path, case):
     reward = tiny.model(head="score", seed=3) if case == "full" else tiny.lora_reward_model()

@@ -6,12 +6,19 @@ import pytest
 import torch
 from gpt_tiny import FAMILIES, SIZES, build, token_ids
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from alignment.errors import UserError
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.stages.pretrain import PretrainRecipe
-from alignment.trainers.chunked_loss import linear_cross_entropy
+from alignment.trainers.chunked_loss import linear_cross_entropy, plain_head
 from alignment.trainers.muon import hidden_matrices
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
@@ -80,6 +87,31 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_all_logits_at_once(chun
     torch.testing.assert_close(chunked, whole)
     ours, theirs = (torch.autograd.grad(loss * 3, (hidden, weight)) for loss in (chunked, whole))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_chunked_loss_is_plain_cross_entropy_unless_told_otherwise():
+    torch.manual_seed(0)
+    hidden, weight, labels = torch.randn(9, 8), torch.randn(50, 8), torch.randint(50, (9,))
+    whole = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="sum")
+    torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, 4), whole)
+    for wanted in (hidden, weight):  # where one of them alone is trained, or frozen
+        wanted.requires_grad_(True)
+        [ours] = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels, 4), wanted)
+        loss = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="sum")
+        torch.testing.assert_close(ours, *torch.autograd.grad(loss, wanted), rtol=1e-4, atol=1e-5)
+        wanted.requires_grad_(False)
+
+
+def test_a_model_that_scales_its_logits_is_told_from_one_that_caps_them():
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    scaled = GraniteForCausalLM(GraniteConfig(**sizes, **heads, logits_scaling=2.0))
+    assert "logits are not its last hidden states" in plain_head(scaled) and scaled.training
+    assert plain_head(GraniteForCausalLM(GraniteConfig(**sizes, **heads, logits_scaling=1.0)).eval()) is None
+    capped = build(FAMILIES["softcap"]).train()
+    assert plain_head(capped) is None and capped.training
+    capped.lm_head.weight.data *= 10  # so that the cap shows
+    assert plain_head(capped) is None
 
 
 def test_no_logits_exist_beyond_a_chunk():

@@ -2,6 +2,7 @@
 is the same with and without chunks, and no evaluation contains either."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from gpt_tiny import EXPERTS, MODERN, SIZES, build, token_ids
 from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
+from alignment.models.router import no_router_logits, router_coefficient, weighted_router_loss
 from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
 
 CHUNKS = pytest.mark.parametrize("chunk", [None, 13], ids=["plain", "chunked"])
@@ -181,3 +183,34 @@ def test_the_rate_rises_over_a_hundredth_of_the_steps_unless_told_otherwise(tmp_
     assert rates["default"][:5] == [0, 0.25, 0.5, 0.75, 1]
     assert rates["none"][0] == 1
     assert rates["wsd"][:4] == [0, 0.25, 0.5, 0.75] and rates["wsd"][-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"output_router_logits": False, "router_aux_loss_coef": 0.25}, 0.25),
+        ({"output_router_logits": False}, 0.0),
+        ({"router_aux_loss_coef": 0.25}, 0.0),
+    ],
+    ids=["both", "no coefficient", "no routers"],
+)
+def test_only_a_model_that_returns_router_losses_has_a_weight_for_them(keys, expected):
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**keys))
+    assert router_coefficient(config) == expected
+
+
+def test_a_micro_batchs_share_of_the_router_losses_by_hand():
+    loss, targets = torch.tensor(8.0), torch.tensor(3)
+    assert weighted_router_loss(loss, 0.25, targets, torch.tensor(12)) == 0.5
+    assert weighted_router_loss(loss, 0.25, targets, 6) == 1.0
+    assert weighted_router_loss(loss, 0.25, targets, None) == 2.0
+
+
+@pytest.mark.parametrize("before", [True, False, None])
+def test_completions_are_made_without_router_logits(before):
+    text = SimpleNamespace() if before is None else SimpleNamespace(output_router_logits=before)
+    model, kept = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text)), vars(text).copy()
+    with pytest.raises(KeyError), no_router_logits(model):
+        assert not getattr(text, "output_router_logits", False)
+        raise KeyError
+    assert vars(text) == kept

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from trl import RewardConfig, RewardTrainer
 
 from alignment.tokenization.chat import chat_eos_ids
-from alignment.tokenization.reward_rows import padding_id, reply_ending, reward_rows, score_index
+from alignment.tokenization.reward_rows import ending_of_tokens, padding_id, reply_ending, reward_rows, score_index
 from alignment.trainers.ppo_config import PPOConfig
 from alignment.trainers.ppo_rewards import Samples, make_rewards
 from alignment.trainers.ppo_rollout import Rollout, encode_prompts
@@ -184,3 +184,24 @@ def test_what_chatml_writes_after_a_reply():
     tokenizer = foreign_tokenizer(SHIPPED["chatml"])
     assert tokenizer.decode(reply_ending(tokenizer, [{"role": "user", "content": "Hello"}])) == "<|im_end|>\n"
     assert reply_ending(tokenizer, "Hello") == [tokenizer.eos_token_id]
+
+
+def test_one_prompt_that_the_policy_reads_otherwise_has_all_read_as_text():
+    for template in (None, CHATML):
+        tokenizer = foreign_tokenizer(template, pad_token="<|pad|>")
+        prompts = [[{"role": "user", "content": text}] if template else text for text in REQUESTS]
+        ids = encode_prompts([{"prompt": prompt} for prompt in prompts], tokenizer)
+        assert ending_of_tokens(tokenizer, prompts, ids) == reply_ending(tokenizer, prompts[0])
+        for place in range(len(ids)):
+            other = [*ids[:place], [*ids[place][:-1], ids[place][-1] + 1], *ids[place + 1 :]]
+            assert ending_of_tokens(tokenizer, prompts, other) is None
+
+
+def test_rows_of_text_end_once_and_no_text_has_no_rows():
+    tokenizer = foreign_tokenizer(None, pad_token="<|pad|>")
+    end = tokenizer.eos_token_id
+    [plain, ended] = reward_rows(tokenizer, ["Kite?", "Kite?"], [" Zebra.", f" Zebra.{tokenizer.eos_token}"])
+    assert plain == ended and plain.count(end) == 1 and plain[-1] == end
+    assert reward_rows(tokenizer, [], []) == []
+    tokenizer.eos_token = None
+    assert reward_rows(tokenizer, ["Kite?"], [" Zebra."]) == [plain[:-1]] and reply_ending(tokenizer, "Kite?") == []
