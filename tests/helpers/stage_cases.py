@@ -138,7 +138,7 @@ def sft_trainer(case: Case, setting: Setting, folder: Path, out: Path, rows=None
         str(out), **KEYS | setting.keys() | {"max_length": 120, "pad_to_multiple_of": setting.multiple} | keys
     )
     data = data_of(out / "rows.jsonl", setting.arranged(conversations() if rows is None else rows))
-    return sft.make_trainer(args, data, model_arguments(case, setting, folder), out)
+    return sft.make_trainer(args, data, model_arguments(case, setting, folder), out)[0]
 
 
 def dpo_trainer(case: Case, setting: Setting, folder: Path, out: Path, rows=None, **keys) -> Trainer:
