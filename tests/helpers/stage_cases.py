@@ -362,7 +362,8 @@ def check_reward(case: Case, setting: Setting, folder: Path, out: Path, **keys) 
 def check_pretrain(case: Case, setting: Setting, folder: Path, out: Path, rows=None, **keys) -> None:
     """Documents packed in rows are learned as each alone."""
     rows = documents() if rows is None else rows
-    args = pretrain.PretrainRecipe(str(out / "stage"), **KEYS | setting.keys() | {"max_length": 64} | keys)
+    keys = KEYS | setting.keys() | {"max_length": 64, "self_check": False} | keys  # which would find faults before this
+    args = pretrain.PretrainRecipe(str(out / "stage"), **keys)
     model_args = pretrain.PretrainArguments(model_name_or_path=base_of(case, folder))
     data = data_of(out / "rows.jsonl", setting.arranged(rows))
     words, model = ragged.tokenizer(case.tokenizer), load_trainable(base_of(case, folder), "causal-lm", dtype="float32")
