@@ -3,8 +3,9 @@
     python benchmarks/mutation.py [--files ppo_math packing] [--sample 0.5 | --per_file 20] [--jobs 2] [--quick]
 
 Each mutant is one small change of one file (benchmarks/mutating/operators.py), at most one a line, drawn by seed and
-source text. It is killed if a test fails that passes without it, of those that execute its line. Tests run in forks of
-a process that has torch and the like imported (benchmarks/mutating/forks.py); no file is changed.
+source text. It is killed if a test fails that passes without it, of those that execute its line; tests marked slow
+are left out. Tests run in forks of a process that has torch and the like imported (benchmarks/mutating/forks.py); no
+file is changed.
 
 What was found is in --work, and the command repeated resumes: a mutant runs again if its file has changed, or the file
 of the test that killed it, or (of a survivor) a file of any test that it ran. Survivors that behave as the original
