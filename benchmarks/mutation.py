@@ -3,8 +3,9 @@
     python benchmarks/mutation.py [--files ppo_math packing] [--sample 0.5 | --per_file 20] [--jobs 2] [--quick]
 
 Each mutant is one small change of one file (benchmarks/mutating/operators.py), at most one a line, drawn by seed and
-source text. It is killed if a test fails that passes without it, of those that execute its line. Tests run in forks of
-a process that has torch and the like imported (benchmarks/mutating/forks.py); no file is changed.
+source text. It is killed if a test fails that passes without it, of those that execute its line; tests marked slow
+are left out. Tests run in forks of a process that has torch and the like imported (benchmarks/mutating/forks.py); no
+file is changed.
 
 What was found is in --work, and the command repeated resumes: a mutant runs again if its file has changed, or the file
 of the test that killed it, or (of a survivor) a file of any test that it ran. Survivors that behave as the original
@@ -12,6 +13,18 @@ does are listed with the reason in mutation_equivalent.tsv. score = killed / (mu
 killed, lines that no test executes as survivors.
 
 Targets: a score of 0.90, and at most 10% equivalent.
+
+Found on 2026-11-29 (Intel Xeon, two cores) by `--per_file 24 --seconds 60`, seed 0, resumed: 418 mutants of 20 files,
+392 killed, 25 equivalent (6%), 1 left: a score of 0.997. Before tests were written for the survivors, and without the
+invariance tests, 0.822 of 228 (`--per_file 12 --seconds 40`). Killed of those that are not equivalent: ppo_math 24 of
+24, ppo_experience 13 of 13, ppo_rollout 18 of 18, ppo_rewards 23 of 23, ppo_models 23 of 23, ppo_critics 24 of
+24, ppo_trainer 22 of 23, packing 19 of 19, windows 13 of 13, documents 8 of 8, router 6 of 6, chunked_loss 23
+of 23, reward_rows 24 of 24; of eval/: stats 24 of 24, compare 23 of 23, calibration 15 of 15, frontier 21 of 21,
+preferences 22 of 22; of reward_models/: pairwise 23 of 23, calibration 24 of 24. What is left is ppo_trainer's sum of
+gradients over processes, which tests/trainers/test_ppo_processes.py runs in processes of its own, where no mutant is.
+
+The tests were written with these mutants in sight. Of others (`--seed 1 --per_file 6 --seconds 30`) 108 of 117 were
+killed, a score of 0.923; of the 80 of them that had not been tried before 71, with none called equivalent.
 """
 
 import argparse

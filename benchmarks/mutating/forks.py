@@ -134,7 +134,7 @@ class Loader(importlib.machinery.SourceFileLoader):
 
 
 def run_tests(tests: list[str], plugin: object, *more: str) -> int:
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", *more]
+    options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", *more]
     if importlib.util.find_spec("hypothesis"):
         options.append("--hypothesis-seed=0")
     return int(pytest.main([*options, *tests], plugins=[plugin]))

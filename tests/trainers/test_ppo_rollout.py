@@ -225,7 +225,10 @@ def test_continuous_batching_that_gives_up_is_no_rollout(errors, monkeypatch):
     model = tiny.model().eval()
     own = model.config._attn_implementation
 
-    def generate_batch(*args, **kwargs):
+    def generate_batch(prompts, config, engine, **options):
+        tokens = [len(prompt) + config.max_new_tokens for prompt in prompts]
+        assert sum(tokens) <= engine.num_blocks * engine.page_size <= sum(tokens) + 2 * engine.page_size * len(tokens)
+        assert engine.max_batch_tokens >= max(map(len, prompts)) and engine.return_logprobs
         model.set_attn_implementation("eager")  # as an engine that does not put it back
         return {
             place: SimpleNamespace(generated_tokens=[5], logprobs=[0.0], error=error)
