@@ -6,6 +6,7 @@ import ppo_tiny as tiny
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alignment.errors import UserError
@@ -39,6 +40,17 @@ def test_a_base_that_is_quantised_otherwise_is_another_one(adapters, monkeypatch
     assert ppo_critics.shares_base(judge, policy)
     monkeypatch.setattr(ppo_critics, "recorded_quantization", lambda checkpoint: {"load_in_4bit": True})
     assert not ppo_critics.shares_base(judge, policy)
+
+
+def test_a_reward_adapter_on_the_policys_base_has_its_positions_and_fits_whole(adapters):
+    policy, judge = load_trainable(adapters[0], "causal-lm"), adapters[1]
+    assert ppo_critics.load_scorer(judge, policy, "reward_0").context == 64
+    file = f"{judge}/adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if ".layers.1." in name)
+    save_file(weights | {name.replace(".layers.1.", ".layers.9."): weights[name].clone()}, file)
+    with pytest.raises(UserError, match="does not fit the policy"):
+        ppo_critics.load_scorer(judge, policy, "reward_1")
 
 
 def unnamed(gradients: dict) -> dict:

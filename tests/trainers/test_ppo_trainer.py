@@ -439,6 +439,9 @@ def test_truncated_importance_sampling_weighs_the_loss(tmp_path):
     [[plain, _]] = tiny.gradients(tmp_path, arguments=arguments)
     [[same, _]] = tiny.gradients(tmp_path, arguments=arguments | {"importance_sampling_clip": 2.0})
     [[halved, _]] = tiny.gradients(tmp_path, arguments=arguments | {"importance_sampling_clip": 0.5})
+    run = tiny.trainer(tmp_path, arguments=arguments | {"importance_sampling_clip": 2.0})
+    run.train()
+    assert tiny.logged(run, "sampling/importance_ratio")[0] == pytest.approx(1.0, abs=1e-3)
     for name, gradient in plain.items():
         torch.testing.assert_close(same[name], gradient, atol=1e-5, rtol=1e-3)  # the sampler's probabilities are ours
         torch.testing.assert_close(halved[name], 0.5 * gradient, atol=1e-5, rtol=1e-3)
