@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Prompt = str | list[dict[str, str]]
 REPLY = "zebra"
+TRIED = (REPLY, "Zebra", "1", "...")  # beginnings of replies; not every vocabulary can write all of them
 
 
 def reward_rows(
@@ -39,7 +40,7 @@ def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int
     reply = [{"role": "assistant", "content": REPLY}]
     text = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
     _, found, after = text.rpartition(REPLY)
-    return tokenizer(after, add_special_tokens=False)["input_ids"] if found else None
+    return _ids(tokenizer, after) if found else None
 
 
 def ending_of_tokens(
@@ -66,12 +67,17 @@ def _continues(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int
     """Whether rows with this prompt are its ids, a reply and the ending, and nothing but white space between them."""
     if isinstance(prompt, str):  # whose last word and a reply's first may be one word: data set and policy see to that
         return reward_rows(tokenizer, [prompt], [f" {prompt}"])[0][: len(ids)] == ids
-    for text in (REPLY, REPLY.title(), "1", "..."):
+    written = [text for text in TRIED if tokenizer.decode(_ids(tokenizer, text)).strip() == text]
+    for text in written or [REPLY]:
         [row] = reward_rows(tokenizer, [prompt], [[{"role": "assistant", "content": text}]])
         reply = tokenizer.decode(row[len(ids) : len(row) - len(ending)])
         if row[: len(ids)] != ids or row[len(row) - len(ending) :] != ending or reply.strip() != text:
             return False
     return True
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def padding_id(config: PreTrainedConfig | None, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -205,3 +205,24 @@ def test_rows_of_text_end_once_and_no_text_has_no_rows():
     assert reward_rows(tokenizer, [], []) == []
     tokenizer.eos_token = None
     assert reward_rows(tokenizer, ["Kite?"], [" Zebra."]) == [plain[:-1]] and reply_ending(tokenizer, "Kite?") == []
+
+
+def test_a_vocabulary_without_capitals_is_tried_with_what_it_has(tmp_path):
+    from string import ascii_lowercase
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from alignment.tokenization.base import make_chat_ready
+
+    letters = ["<pad>", "<eos>", "<unk>", *ascii_lowercase, " ", "\n"]
+    backend = Tokenizer(models.WordLevel({letter: n for n, letter in enumerate(letters)}, unk_token="<unk>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    make_chat_ready(tokenizer)
+    model = classifier(tokenizer)
+    prompts = [[{"role": "user", "content": "say zebra"}]]
+    config = PPOConfig(str(tmp_path), use_cpu=True)
+    [reward] = make_rewards(model, tokenizer, LlamaForCausalLM(model.config), tokenizer, config, prompts)
+    assert tokenizer.decode(reward.reading.ending) == "<|im_end|>\n"
