@@ -303,6 +303,7 @@ def test_rows_that_trl_leaves_out_are_passed_over(folder, tmp_path):
         ("dpo", {"beta": 0.0}),
         ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
         ("dpo", {"precompute_ref_log_probs": True}),
+        ("grpo", {"mask_truncated_completions": True, "max_completion_length": 40}),
     ],
 )
 def test_sound_settings_hold(name, keys, folder, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from alignment.models.adapters import token_rows_in_place
 from alignment.stages.self_check.check import SAME_PASS, Check, Outcome, moved_weights, tolerance
@@ -40,7 +40,8 @@ def ppo_checks(reward_model: str | None) -> Check:
 
     def check(trainer: PPOTrainer) -> Iterator[Outcome]:
         rows, temperature = first_prompts(trainer), trainer.args.temperature
-        with shorter(trainer.args):
+        length = min(SAMPLED_TOKENS, trainer.args.max_completion_length)
+        with replaced(trainer.args, max_completion_length=length):
             yield from check_sampler(trainer, encode_prompts(rows, trainer.processing_class))
             rollout, samples, _ = trainer._make_rollout(rows, ("self-check", trainer.args.seed), Metrics())
         mask, old = rollout.completion_mask, rollout.tensors["old_log_probs"]
@@ -66,8 +67,9 @@ def grpo_checks(reward_model: str | None) -> Check:
         rows = [row for row in (prompts[0], prompts[-1]) for _ in range(count)]
         # vLLM has weights of its own, which it takes over once a step: they would be left as they were moved.
         move = nullcontext() if trainer.args.use_vllm else moved_weights(trainer.model)
-        with move, greedy(trainer):
-            measured, completions = sampled_group(trainer, rows)
+        with move:
+            # Of the likeliest tokens: TRL's sampler gives no log-probabilities by which to tell its weights.
+            measured, completions = sampled_group(trainer, rows, rewarded=False, temperature=1e-4)
             gaps = greedy_gaps(trainer, rows, completions)
         yield sampler_outcome(trainer, gaps)
         if "kl" in measured and not trainer.args.use_vllm:
@@ -85,46 +87,45 @@ def first_prompts(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def shorter(args: TrainingArguments) -> Iterator[None]:
-    """Completions of a few tokens: what is compared is compared at each of them."""
-    whole, args.max_completion_length = args.max_completion_length, min(SAMPLED_TOKENS, args.max_completion_length)
+def replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Attributes with other values, until the context ends."""
+    before = {name: getattr(owner, name) for name in values}
     try:
+        for name, value in values.items():
+            setattr(owner, name, value)
         yield
     finally:
-        args.max_completion_length = whole
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
-@contextmanager
-def greedy(trainer: Trainer) -> Iterator[None]:
-    """TRL's sampler takes the likeliest tokens, by which its weights can be told: it gives no log-probabilities."""
-    config = trainer.generation_config
-    before = config.temperature
-    config.temperature = 1e-4
-    try:
-        yield
-    finally:
-        config.temperature = before
+def sampled_group(
+    trainer: Trainer, rows: list[dict[str, Any]], rewarded: bool = True, **sampling: float
+) -> tuple[dict[str, float], list[list[int]]]:
+    """What TRL measures of short completions that it samples, rewards and compares with the reference; their tokens.
 
-
-def sampled_group(trainer: Trainer, rows: list[dict[str, Any]]) -> tuple[dict[str, float], list[list[int]]]:
-    """What TRL measures of completions that it samples, rewards and compares with the reference; and their tokens."""
+    Args:
+        rewarded: by the recipe's rewards; else by none.
+        sampling: settings of the generation config in place of the recipe's.
+    """
     seen: list[list[int]] = []
 
     def listen(completion_ids: list[list[int]], **columns: Any) -> list[float]:
         seen.extend(completion_ids)
         return [0.0] * len(completion_ids)
 
-    listeners = (trainer.reward_funcs, trainer.reward_func_names, trainer.reward_processing_classes)
     weights = trainer.reward_weights
-    for kept, added in zip(listeners, (listen, "self-check", None), strict=True):
-        kept.append(added)
-    trainer.reward_weights = torch.cat([weights, weights.new_zeros(1)])
-    try:
+    listening = {
+        "reward_funcs": [*(trainer.reward_funcs if rewarded else []), listen],
+        "reward_func_names": [*(trainer.reward_func_names if rewarded else []), "self-check"],
+        "reward_processing_classes": [*(trainer.reward_processing_classes if rewarded else []), None],
+        "reward_weights": torch.cat([weights if rewarded else weights[:0], weights.new_zeros(1)]),
+        "mask_truncated_completions": False,  # most of the short ones are, and the KL would be that of none
+    }
+    config = trainer.generation_config
+    sampling |= {"max_new_tokens": min(SAMPLED_TOKENS, trainer.args.max_completion_length)}
+    with replaced(trainer, **listening), replaced(config, **sampling):
         trainer.prediction_step(trainer.model, rows, prediction_loss_only=True)
-    finally:
-        for kept in listeners:
-            kept.pop()
-        trainer.reward_weights = weights
     return {name: values[-1] for name, values in trainer._metrics["eval"].items() if values}, seen
 
 
