@@ -57,7 +57,7 @@ def ending_of_tokens(
             it must read the completions as text.
     """
     endings = [reply_ending(tokenizer, prompt) for prompt in prompts]
-    if None in endings:
+    if not endings or None in endings:
         return None
     whole = all(_continues(tokenizer, *row) for row in zip(prompts, prompt_ids, endings, strict=True))
     return endings[0] if whole and all(ending == endings[0] for ending in endings) else None

@@ -127,12 +127,12 @@ class PPOTrainer(Trainer):
         self.reference = None
         if args.beta > 0 or ref_model is not None:
             self.reference = Reference(model, ref_model, continues_adapter=peft_config is None)
-        prompts = [row["prompt"] for row in train_dataset.select(range(min(PROBED_PROMPTS, len(train_dataset))))]
+        rows = eval_dataset if train_dataset is None else train_dataset
+        rows = next(iter(rows.values())) if isinstance(rows, dict) else rows
+        prompts = [rows[index]["prompt"] for index in range(min(PROBED_PROMPTS, len(rows or ())))]
         self.rewards = make_rewards(reward_funcs, reward_processing_classes, model, processing_class, args, prompts)
         check_weights(args.reward_weights, self.rewards)
-        scorers = [
-            one.scorer for one in self.rewards if isinstance(one, ModelReward) and one.reading.ending is not None
-        ]
+        scorers = [one.scorer for one in self.rewards if isinstance(one, ModelReward) and one.reading.knows_tokens]
         self.critic = make_critic(model, scorers, value_model, args.critic_mode)
         self.value_model = self.critic.model.to(args.device)  # of the critic, what is not the policy's
         for scorer in [*scorers, self.critic]:

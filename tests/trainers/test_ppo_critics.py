@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import ppo_tiny as tiny
 import pytest
 import torch
+from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -14,6 +15,7 @@ from alignment.models.loading import load_trainable
 from alignment.trainers import ppo_critics, ppo_math
 from alignment.trainers.ppo_critics import AdapterScorer, CriticCallback, HeadScorer, make_critic
 from alignment.trainers.ppo_models import Reference, add_copy, completion_logits_and_states
+from alignment.trainers.ppo_trainer import PPOTrainer
 
 MODES = ["separate", "shared_head", "lora"]
 
@@ -256,3 +258,18 @@ def test_a_critics_gradients_are_clipped_and_gone_after_the_step():
         assert critic.weight.grad.norm().item() == pytest.approx(expected, rel=1e-4)
         callback.on_optimizer_step(args, None, None)
         assert critic.weight.grad is None
+
+
+def test_a_reward_model_that_reads_text_but_knows_the_tokens_starts_the_critic(tmp_path):
+    written = tiny.tokenizer()
+    written.chat_template = "{% for m in messages %}{{ m['content'] }} w9 <turn> {% endfor %}"
+    judge = tiny.model(head="score", seed=3)
+    prompts = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in tiny.prompts()["prompt"]]})
+    options = {"reward_funcs": judge, "reward_processing_classes": written}
+    run = tiny.trainer(tmp_path, dataset=prompts, **options)
+    assert run.rewards[0].reading.ending is None and run.rewards[0].reading.knows_tokens
+    assert tiny.same_weights(tiny.weights(run.value_model), tiny.weights(judge))
+    evaluated = PPOTrainer(
+        tiny.model(), judge, tiny.config(tmp_path), None, {"held out": prompts}, processing_class=tiny.tokenizer()
+    )
+    assert evaluated.rewards[0].reading.knows_tokens
