@@ -1,6 +1,7 @@
 """One optimizer step of the stages that TRL and Trainer train, in any setting, and the same step row by row."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,9 @@ def documents() -> list[dict]:
 
 def write(path: Path, rows: list[dict]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    own = path.with_suffix(f".{os.getpid()}")  # several processes write the same file, and read it at once
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    own.replace(path)
     return str(path)
 
 
@@ -151,16 +154,16 @@ def dpo_trainer(case: Case, setting: Setting, folder: Path, out: Path, rows=None
     return trainer
 
 
+def mod_seven(completion_ids: list[list[int]], **columns) -> list[float]:
+    return [float(sum(ids) % 7) for ids in completion_ids]
+
+
 def grpo_trainer(case: Case, setting: Setting, folder: Path, out: Path, monkeypatch, **keys) -> Trainer:
     """On scripted completions: the k-th of a prompt is always the same."""
     options = {"num_generations": GROUP, "max_completion_length": ragged.LONGEST, "beta": 0.3, "temperature": 0.7}
     args = grpo.GRPORecipe(str(out), **KEYS | setting.keys() | options | keys)
     rows = setting.arranged(prompts())
-    (out / "rewards.py").parent.mkdir(parents=True, exist_ok=True)
-    (out / "rewards.py").write_text(
-        "def mod_seven(completion_ids, **columns):\n    return [float(sum(ids) % 7) for ids in completion_ids]\n"
-    )
-    sources = RewardSources(reward_funcs=[f"{out}/rewards.py:mod_seven"])
+    sources = RewardSources(reward_funcs=[f"{__file__}:mod_seven"])
     script_completions(case, monkeypatch)
     data = data_of(out / "rows.jsonl", rows)
     trainer = grpo.make_trainer(args, data, model_arguments(case, setting, folder), sources, out)
