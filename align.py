@@ -11,10 +11,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-STAGE = "alignment.cli.stage"
+STAGE = "alignment.cli.train.stage"
 
 VERBS: dict[str, tuple[str, str]] = {
-    "run": ("alignment.cli.run", "run the stages of a recipe folder in order, with evals between them"),
+    "run": ("alignment.cli.train.run", "run the stages of a recipe folder in order, with evals between them"),
     "tokenizer": (STAGE, "train a byte-level BPE tokenizer on the stage's text"),
     "pretrain": (STAGE, "train a language model from random weights (or go on with one)"),
     "sft": (STAGE, "fine-tune on instructions and conversations"),
@@ -22,20 +22,29 @@ VERBS: dict[str, tuple[str, str]] = {
     "dpo": (STAGE, "align on preference pairs with DPO"),
     "ppo": (STAGE, "align with PPO against a reward model"),
     "grpo": (STAGE, "align with GRPO: rewards of several completions a prompt, compared"),
-    "check": ("alignment.cli.check", "look at a recipe, its data and its cost before any training"),
-    "bench": ("alignment.cli.bench", "tokens a second, model FLOP utilisation and where a step's time goes"),
-    "eval": ("alignment.cli.eval", "run eval suites on a checkpoint"),
-    "compare": ("alignment.cli.compare", "compare evaluated checkpoints with the first, item by item"),
-    "sample": ("alignment.cli.sample", "completions, best-of-n replies or preference pairs of a checkpoint"),
-    "winrate": ("alignment.cli.winrate", "how often a judge prefers one checkpoint's replies to another's"),
-    "frontier": ("alignment.cli.frontier", "reward against the distance that PPO has gone, and where it peaks"),
-    "reward-card": ("alignment.cli.reward_card", "how far a reward model can be trusted, on preference pairs"),
-    "report": ("alignment.cli.report", "build the report of a run directory anew"),
-    "chat": ("alignment.cli.chat", "talk to a checkpoint in the terminal"),
-    "info": ("alignment.cli.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
-    "merge": ("alignment.cli.merge", "merge an adapter, and those below it, into plain weights"),
-    "import": ("alignment.cli.import_checkpoint", "make a GPT-2, Llama, Qwen3 or Mixtral checkpoint one of our own"),
-    "export": ("alignment.cli.export_checkpoint", "write a checkpoint that loads where this project is not installed"),
+    "check": ("alignment.cli.inspect.check", "look at a recipe, its data and its cost before any training"),
+    "bench": ("alignment.cli.inspect.bench", "tokens a second, model FLOP utilisation and where a step's time goes"),
+    "eval": ("alignment.cli.evaluate.eval", "run eval suites on a checkpoint"),
+    "compare": ("alignment.cli.evaluate.compare", "compare evaluated checkpoints with the first, item by item"),
+    "sample": ("alignment.cli.evaluate.sample", "completions, best-of-n replies or preference pairs of a checkpoint"),
+    "winrate": ("alignment.cli.evaluate.winrate", "how often a judge prefers one checkpoint's replies to another's"),
+    "frontier": (
+        "alignment.cli.evaluate.frontier",
+        "reward against the distance that PPO has gone, and where it peaks",
+    ),
+    "reward-card": ("alignment.cli.evaluate.reward_card", "how far a reward model can be trusted, on preference pairs"),
+    "report": ("alignment.cli.inspect.report", "build the report of a run directory anew"),
+    "chat": ("alignment.cli.inspect.chat", "talk to a checkpoint in the terminal"),
+    "info": ("alignment.cli.inspect.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
+    "merge": ("alignment.cli.share.merge", "merge an adapter, and those below it, into plain weights"),
+    "import": (
+        "alignment.cli.share.import_checkpoint",
+        "make a GPT-2, Llama, Qwen3 or Mixtral checkpoint one of our own",
+    ),
+    "export": (
+        "alignment.cli.share.export_checkpoint",
+        "write a checkpoint that loads where this project is not installed",
+    ),
 }
 
 # Exit codes, with 0 for done and 1 for a defect of this program, which shows its traceback: docs/reliability.md.

@@ -32,15 +32,15 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from alignment.callbacks.clock import StageClock
+from alignment.callbacks.metrics_log import MetricsWriter
+from alignment.callbacks.step_checkpoints import StepCheckpoints
 from alignment.durable.manifest import write_manifest
 from alignment.durable.steps import Progress, all_steps, prune
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.pipeline.provenance import hardware
-from alignment.stages.checkpoints import StepCheckpoints
-from alignment.stages.clock import StageClock
-from alignment.stages.metrics import MetricsWriter
+from alignment.pipeline.records.environment import hardware
 from alignment.stages.pretrain import PretrainRecipe
-from alignment.trainers.pretrain_trainer import PretrainTrainer
+from alignment.trainers.pretrain.trainer import PretrainTrainer
 
 LIMIT = 0.1
 SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}

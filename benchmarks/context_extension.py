@@ -24,7 +24,7 @@ import torch
 
 from alignment.data.tinyworld import WorldConfig, load
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 TRAINED, READ = 128, 512
 FACTOR = READ / TRAINED

@@ -48,7 +48,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 VOCABULARY, LENGTH, WORDS = 8192, 1024, 30_000
 LETTERS = "eeeeeetttttaaaaooooiiiinnnnssshhhrrrddlluucmmwfgypbvk"
@@ -114,7 +114,7 @@ def watched(row: dict, part: str) -> Iterator[None]:
 def run_bare(args: argparse.Namespace) -> dict:
     from transformers import AutoTokenizer
 
-    from alignment.data.tokens import batched
+    from alignment.data.tokenizing.tokens import batched
 
     backend = AutoTokenizer.from_pretrained(args.tokenizer).backend_tokenizer
     encode = backend.encode_batch if args.contender == "bare" else backend.encode_batch_fast
@@ -131,9 +131,9 @@ def run_path(args: argparse.Namespace) -> dict:
     import datasets  # noqa: F401  (else its import would be timed)
     from transformers import AutoTokenizer
 
-    from alignment.data.packing import pack
-    from alignment.data.sources import load_source
-    from alignment.data.tokens import tokenize
+    from alignment.data.reading.sources import load_source
+    from alignment.data.tokenizing.packing import pack
+    from alignment.data.tokenizing.tokens import tokenize
 
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     row = {"before": resident()}

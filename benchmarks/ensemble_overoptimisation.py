@@ -45,7 +45,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes/tiny"
 ALIGN = Path(__file__).resolve().parents[1] / "align.py"

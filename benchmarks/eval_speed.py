@@ -6,7 +6,7 @@ items of 4 choices after 10 to 40 words of context, and 400 replies of up to 16 
 Accuracies and exact matches must be equal.
 
 "process" is the whole command: `align eval` against `lm_eval`, which reads all its task files first. "after loading"
-has the model loaded: here what `eval.runner.evaluate` does, with the suite read, digests taken and files written; there
+has the model loaded: here what `eval.evaluate` does, with the suite read, digests taken and files written; there
 `simple_evaluate` with its `HFLM` and task manager made before, and no bootstrap. Repetitions are interleaved, each in a
 fresh process. Seconds are processor time, so that what else the machine does counts little.
 
@@ -114,8 +114,8 @@ def save_tasks(folder: Path, kind: str, items: int, seed: int) -> None:
 
 
 def ours_after_loading(folder: Path) -> tuple[float, dict[str, float]]:
-    import eval.lm  # noqa: F401  (what lm-eval's contender has imported too)
-    from eval.runner import evaluate, load_checkpoint
+    import eval.harness.lm  # noqa: F401  (what lm-eval's contender has imported too)
+    from eval.harness.run_suite import evaluate, load_checkpoint
 
     loaded = load_checkpoint(folder / "model")
     started = time.process_time()
@@ -230,7 +230,7 @@ def main() -> None:
                 figures[row] = {"ratio": round(ratio, 3), "seconds": seconds}
                 print(f"{row:32}{medians['align']:8.1f}{medians['lm-eval']:10.1f}{ratio:8.2f}", flush=True)
     met = all(figures[row]["ratio"] >= target for row, target in TARGETS.items())
-    from alignment.pipeline.provenance import hardware
+    from alignment.pipeline.records.environment import hardware
 
     print(json.dumps({"figures": figures, "targets": TARGETS, "met": met, "machine": hardware()}))
 

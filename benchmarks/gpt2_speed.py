@@ -32,12 +32,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
-from alignment.check.peaks import palm_flops, peak_flops
-from alignment.check.shape import shape_of
-from alignment.check.throughput import bench_preset
-from alignment.pipeline.provenance import hardware
-from alignment.stages.clock import StageClock
-from alignment.trainers.step_timer import StepTimer
+from alignment.callbacks.clock import StageClock
+from alignment.callbacks.step_timer import StepTimer
+from alignment.estimate.peak_flops import palm_flops, peak_flops
+from alignment.estimate.shape import shape_of
+from alignment.estimate.throughput import bench_preset
+from alignment.pipeline.records.environment import hardware
 
 TARGET = 0.5
 VOCABULARY, CONTEXT = 50304, 1024

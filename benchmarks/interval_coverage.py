@@ -61,8 +61,8 @@ import time
 import numpy as np
 from scipy.stats import norm, t
 
-from alignment.pipeline.provenance import hardware
-from eval import stats
+from alignment.pipeline.records.environment import hardware
+from eval.comparison import stats
 
 ITEMS, CLUSTERS = 200, (4, 5, 8, 10, 20, 40, 100, 200)
 # Spread of: what both checkpoints make of a cluster, what each does, what both make of an item, what each does.

@@ -26,12 +26,12 @@ import torch
 from real_model import INPUTS, small_inputs
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from alignment.check.estimate import Estimate
 from alignment.check.material import Options
 from alignment.check.run import estimate_of, look, recipes_of
-from alignment.check.speed import this_device
+from alignment.estimate.compute import this_device
+from alignment.estimate.estimate import Estimate
 from alignment.pipeline.graph import load_stage
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 from alignment.tokenization.train import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,7 @@
 """How far off are the estimates of memory that `align check` gives, on the machine at hand?
 
 Every stage runs two steps on GPTs of random weights and rows of full length, and its peak is set beside what
-`alignment.check.estimate` says for its recipe. On a GPU the peak is what torch allocated; the estimate is told without
+`alignment.estimate` says for its recipe. On a GPU the peak is what torch allocated; the estimate is told without
 the share that it gives the framework, which lies outside. PPO's rows also tell what an update takes: a rollout with its
 two optimizer steps, the second. On a CPU the peak is the process's, which holds what earlier rows left behind.
 
@@ -25,14 +25,14 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoTokenizer
 
-from alignment.check.estimate import estimate
-from alignment.check.speed import this_device
-from alignment.check.work import TokenStatistics
 from alignment.data.tinyworld import WorldConfig, load
+from alignment.estimate.compute import this_device
+from alignment.estimate.estimate import estimate
+from alignment.estimate.workload import TokenStatistics
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.pipeline.provenance import hardware
-from alignment.pipeline.recipe import build_configs
-from alignment.stages.common import save_checkpoint
+from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.records.environment import hardware
+from alignment.stages.shared.stage_run import save_checkpoint
 from alignment.tokenization.train import train_tokenizer
 
 BASE = {"eval_share": 0.0, "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}

@@ -2,7 +2,7 @@
 
 Each row runs a stage (LoRA for one optimizer step, in full for two) in a process of its own, on random weights of a
 Llama of 264M parameters and rows of exactly the length, and compares the highest resident size, less what was resident
-before the model was loaded, with what alignment/check/estimate.py says (less its share for the framework). The model
+before the model was loaded, with what alignment/estimate/estimate.py says (less its share for the framework). The model
 called wide has 34M, nearly all of them embeddings of 256,000 tokens, so that its logits outweigh it.
 
     python benchmarks/memory_plan.py [--only ROW ...] [--quick]
@@ -47,14 +47,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment.check.estimate import estimate
-from alignment.check.speed import this_device
-from alignment.check.work import SAMPLING, TokenStatistics
+from alignment.callbacks.clock import peak_rss, reset_peak_rss
+from alignment.estimate.compute import this_device
+from alignment.estimate.estimate import estimate
+from alignment.estimate.workload import SAMPLING, TokenStatistics
 from alignment.models.loading import load_config
 from alignment.pipeline.graph import stage_module
-from alignment.pipeline.provenance import hardware
-from alignment.pipeline.recipe import build_configs
-from alignment.stages.clock import peak_rss, reset_peak_rss
+from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.records.environment import hardware
 
 LIMIT = 0.15
 SEED = 0

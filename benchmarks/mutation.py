@@ -21,7 +21,7 @@ invariance tests, 0.822 of 228 (`--per_file 12 --seconds 40`). Killed of those t
 24, ppo_trainer 22 of 23, packing 19 of 19, windows 13 of 13, documents 8 of 8, router 6 of 6, chunked_loss 23
 of 23, reward_rows 24 of 24; of eval/: stats 24 of 24, compare 23 of 23, calibration 15 of 15, frontier 21 of 21,
 preferences 22 of 22; of reward_models/: pairwise 23 of 23, calibration 24 of 24. What is left is ppo_trainer's sum of
-gradients over processes, which tests/trainers/test_ppo_processes.py runs in processes of its own, where no mutant is.
+gradients over processes, which test_ppo_processes.py runs in processes of its own, where no mutant is.
 
 The tests were written with these mutants in sight. Of others (`--seed 1 --per_file 6 --seconds 30`) 108 of 117 were
 killed, a score of 0.923; of the 80 of them that had not been tried before 71, with none called equivalent.
@@ -48,36 +48,49 @@ from mutating.operators import Mutant, sampled, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("mutation_equivalent.tsv")
-PPO = ["trainers/test_ppo_math.py", "trainers/test_ppo_rollout.py", "trainers/test_ppo_critics.py"]
-PPO += ["trainers/test_ppo_trainer.py", "trainers/test_ppo_against_trl.py", "trainers/test_ppo_learning.py"]
+PPO = ["trainers/ppo/test_ppo_math.py", "trainers/ppo/test_ppo_rollout.py", "trainers/ppo/test_ppo_critics.py"]
+PPO += ["trainers/ppo/test_ppo_trainer.py", "trainers/ppo/test_ppo_against_trl.py", "trainers/ppo/test_ppo_learning.py"]
 PPO += ["invariance/test_ppo.py", "invariance/test_ppo_totals.py"]
-PACKING = ["data/test_packing.py", "data/test_windows.py", "models/test_documents.py", "stages/test_sft_packing.py"]
+PACKING = [
+    "data/tokenizing/test_packing.py",
+    "data/tokenizing/test_windows.py",
+    "models/test_packed_documents.py",
+    "stages/test_sft_packing.py",
+]
 PACKING += ["invariance/test_data.py"]
-COMPARE = ["eval/test_stats.py", "eval/test_compare.py", "eval/test_compare_cli.py", "eval/test_calibration.py"]
-CARD = ["reward_models/test_card.py", "eval/test_calibration.py"]
-READING = ["trainers/test_reward_reading.py", "reward_models/test_learned.py", "invariance/test_rewards.py"]
+COMPARE = [
+    "eval/comparison/test_stats.py",
+    "eval/comparison/test_compare.py",
+    "eval/comparison/test_compare_cli.py",
+    "eval/comparison/test_calibration.py",
+]
+CARD = ["reward_models/card/test_card.py", "eval/comparison/test_calibration.py"]
+READING = ["trainers/ppo/test_reward_reading.py", "reward_models/test_learned.py", "invariance/test_rewards.py"]
 # Source -> the test files, below tests/, that are to notice a fault in it.
 TARGETS = {
-    "alignment/trainers/ppo_math.py": PPO,
-    "alignment/trainers/ppo_experience.py": PPO,
-    "alignment/trainers/ppo_rollout.py": PPO,
-    "alignment/trainers/ppo_rewards.py": [*PPO, *READING],
-    "alignment/trainers/ppo_models.py": PPO,
-    "alignment/trainers/ppo_critics.py": PPO,
-    "alignment/trainers/ppo_trainer.py": PPO,
-    "alignment/data/packing.py": PACKING,
-    "alignment/data/windows.py": PACKING,
-    "alignment/models/documents.py": [*PACKING, "models/test_gpt.py"],
-    "alignment/models/router.py": ["trainers/test_pretrain_loss.py", "invariance/test_router_losses.py"],
-    "alignment/trainers/chunked_loss.py": ["trainers/test_pretrain_levers.py", "stages/test_speed_levers.py"],
+    "alignment/trainers/ppo/maths.py": PPO,
+    "alignment/trainers/ppo/experience.py": PPO,
+    "alignment/trainers/ppo/rollout.py": PPO,
+    "alignment/trainers/ppo/rewards.py": [*PPO, *READING],
+    "alignment/trainers/ppo/models.py": PPO,
+    "alignment/trainers/ppo/critics.py": PPO,
+    "alignment/trainers/ppo/trainer.py": PPO,
+    "alignment/data/tokenizing/packing.py": PACKING,
+    "alignment/data/tokenizing/windows.py": PACKING,
+    "alignment/models/packed_documents.py": [*PACKING, "models/test_gpt.py"],
+    "alignment/models/router.py": ["trainers/pretrain/test_pretrain_loss.py", "invariance/test_router_losses.py"],
+    "alignment/trainers/pretrain/chunked_loss.py": [
+        "trainers/pretrain/test_pretrain_levers.py",
+        "stages/test_speed_levers.py",
+    ],
     "alignment/tokenization/reward_rows.py": READING,
-    "eval/stats.py": COMPARE,
-    "eval/compare.py": [*COMPARE, "eval/test_gates.py"],
-    "eval/calibration.py": CARD,
-    "eval/frontier.py": ["eval/test_frontier.py"],
-    "eval/preferences.py": ["eval/test_preferences.py", "eval/test_winrate.py"],
-    "reward_models/pairwise.py": CARD,
-    "reward_models/calibration.py": CARD,
+    "eval/comparison/stats.py": COMPARE,
+    "eval/comparison/compare.py": [*COMPARE, "eval/comparison/test_gates.py"],
+    "eval/comparison/calibration.py": CARD,
+    "eval/frontier/curves.py": ["eval/frontier/test_frontier.py"],
+    "eval/comparison/preferences.py": ["eval/comparison/test_preferences.py", "eval/generation/test_winrate.py"],
+    "reward_models/card/pairwise.py": CARD,
+    "reward_models/card/margins.py": CARD,
 }
 # The smoke run's source and tests: sum_below is tested well, clip badly, spare never.
 QUICK_SOURCE = """
@@ -386,7 +399,7 @@ def report(args: argparse.Namespace, work: Work) -> None:
     print("\n".join(survivors(rows)))
     score, share = figures["all"]["score"] or 0.0, figures["all"]["equivalent"] / max(1, len(rows))
 
-    from alignment.pipeline.provenance import hardware  # once no fork follows that has to import it anew
+    from alignment.pipeline.records.environment import hardware  # once no fork follows that has to import it anew
 
     targets = {"score": SCORE, "equivalent share at most": MOST_EQUIVALENT}
     met = score >= SCORE and share <= MOST_EQUIVALENT

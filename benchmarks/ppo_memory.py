@@ -34,13 +34,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, TokenizersBackend, Trainer
 from trl import SFTConfig, SFTTrainer
 
+from alignment.callbacks.clock import peak_rss, reset_peak_rss
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_trainable
-from alignment.pipeline.provenance import hardware
-from alignment.stages.clock import peak_rss, reset_peak_rss
-from alignment.stages.common import last_logged
-from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.pipeline.records.environment import hardware
+from alignment.stages.shared.stage_run import last_logged
+from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.trainer import PPOTrainer
 
 ROWS = {  # PPO's by their critic_mode
     "sft": "LoRA SFT",

@@ -37,7 +37,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/tiny/ppo.yaml"
 BETA = 0.1  # the recipe's, for RLOO, whose KL is in the reward as PPO's is
@@ -65,10 +65,10 @@ def train_trl(args: argparse.Namespace) -> None:
     """TRL's GRPO or RLOO on the same prompts, with rollouts of the same size."""
     import trl
 
+    from alignment.callbacks.clock import StageClock
+    from alignment.callbacks.metrics_log import MetricsWriter
     from alignment.data.arguments import DataArguments
-    from alignment.data.load import load_splits
-    from alignment.stages.clock import StageClock
-    from alignment.stages.metrics import MetricsWriter
+    from alignment.data.preparing.load import load_splits
 
     checkpoint = f"{args.run_dir}/sft/checkpoint"
     output_dir = Path(args.output_dir)
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, method: str, rate: float | None, seed: int, fo
 
 def measured(args: argparse.Namespace, checkpoint: str, name: str, folder: Path) -> Path:
     """Greedy replies to the split's prompts and their gold rewards, as an eval run."""
-    from eval.runner import evaluate_many
+    from eval.harness.run_suite import evaluate_many
 
     options = {"batch_size": 128, "seed": 0, "suite_args": {"split": args.split}, "limit": 16 if args.quick else None}
     evaluate_many(checkpoint, ["tinyworld_gold"], ["chat"], folder / "evals", stage=name, **options)
@@ -140,8 +140,8 @@ def distinct_2(texts: list[str]) -> float:
 
 def figures(trained: Path, judged: Path, sft: Path) -> dict:
     """What a run cost and what it made of the SFT model."""
-    from eval.compare import compare
-    from eval.store import load_run
+    from eval.comparison.compare import compare
+    from eval.harness.store import load_run
 
     log = [json.loads(line) for line in (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     log = [line for line in log if "reward" in line]

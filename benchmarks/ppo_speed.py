@@ -79,7 +79,7 @@ from transformers import (
 )
 
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 OLD_TRL = ROOT / ".trl-1.12"
@@ -216,8 +216,8 @@ class Meter(TrainerCallback):
 def our_ppo(meter: Meter, arguments: dict, texts: list[str], updates: int, **keys) -> Trainer:
     from peft import LoraConfig
 
-    from alignment.trainers.ppo_config import PPOConfig
-    from alignment.trainers.ppo_trainer import PPOTrainer
+    from alignment.trainers.ppo.config import PPOConfig
+    from alignment.trainers.ppo.trainer import PPOTrainer
 
     mode = keys.get("critic_mode", "separate")
     policy, reward = meter.load_policy(), meter.load_scorer()

@@ -38,7 +38,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes/lora-1gpu"
@@ -166,7 +166,7 @@ def small_inputs(folder: Path) -> dict[str, Path]:
 def make_small(args: argparse.Namespace) -> None:
     """A model of random weights, and a few rows of each kind."""
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
-    from alignment.stages.common import save_checkpoint
+    from alignment.stages.shared.stage_run import save_checkpoint
     from alignment.tokenization.train import train_tokenizer
 
     for name, value in (small_inputs(args.output_dir / "small") | QUICK).items():
@@ -250,8 +250,8 @@ def asked(args: argparse.Namespace, evals: Path) -> dict:
     from alignment.models.loading import load_causal_lm, load_tokenizer
     from alignment.tokenization.base import make_chat_ready
     from alignment.tokenization.chat import chat_eos_ids
-    from eval.runner import evaluate_many
-    from eval.store import is_whole
+    from eval.harness.run_suite import evaluate_many
+    from eval.harness.store import is_whole
 
     held_out, stage = args.output_dir / "held-out", args.measure
     checkpoint = str(args.model if stage == "base" else place(args, stage) / "checkpoint")
@@ -279,7 +279,7 @@ def reply_losses(model, tokenizer, rows: list[dict]) -> dict[str, list[float]]:
     """Of each row's reply, the end of the turn included: the mean of its tokens' losses, and their number."""
     import torch
 
-    from eval.lm import CausalLM
+    from eval.harness.lm import CausalLM
 
     requests = []
     for row in rows:
@@ -296,10 +296,10 @@ def reply_losses(model, tokenizer, rows: list[dict]) -> dict[str, list[float]]:
 
 def judged(args: argparse.Namespace) -> dict:
     """The reward model on held-out pairs, beside the rule that looks at the length alone."""
-    from reward_models.calibration import agreement
+    from reward_models.card.margins import agreement
+    from reward_models.card.pairs import read_pairs
+    from reward_models.card.pairwise import pair_card, score_pairs
     from reward_models.learned import reward
-    from reward_models.pairs import read_pairs
-    from reward_models.pairwise import pair_card, score_pairs
 
     judge = reward(f"{place(args, 'reward')}/checkpoint", batch_size=8, dtype=args.dtype)
     scores = score_pairs(judge, read_pairs(f"{args.output_dir}/held-out/pairs.jsonl", "train", None))
@@ -311,8 +311,8 @@ def judged(args: argparse.Namespace) -> dict:
 
 
 def difference(a: np.ndarray, b: np.ndarray, weights: np.ndarray, higher_is_better: bool) -> dict:
-    """(items,) scores of two sides, paired: the keys of a row of `eval.compare` that the table needs."""
-    from eval import stats
+    """(items,) scores of two sides, paired: the keys of a row of `eval.comparison.compare` that the table needs."""
+    from eval.comparison import stats
 
     change, places = b - a, np.arange(len(a))
     delta, se = stats.weighted_mean(change, weights), stats.mean_se(change, weights)
@@ -331,10 +331,10 @@ def difference(a: np.ndarray, b: np.ndarray, weights: np.ndarray, higher_is_bett
 
 
 def comparisons(args: argparse.Namespace, stages: list[str]) -> Iterator[dict]:
-    """Each model with base and SFT: rows of `eval.compare`, and the like of the losses, p adjusted over all pairs."""
-    from eval.compare import compare_pairs
-    from eval.stats import holm
-    from eval.store import load_run
+    """Each model with base and SFT: rows of `compare_pairs`, and the like of the losses, p adjusted over all pairs."""
+    from eval.comparison.compare import compare_pairs
+    from eval.comparison.stats import holm
+    from eval.harness.store import load_run
 
     evals = args.output_dir / "evals"
     pairs = [(a, b) for a in ("base", "sft") for b in stages if stages.index(a) < stages.index(b)]

@@ -29,9 +29,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from alignment.pipeline.graph import read_settings
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
+from alignment.report.labels import metric_of, number, stage_name, variant_texts
 from alignment.report.tables import order, row_name
-from alignment.report.words import metric_of, number, stage_name, variant_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 # The smoke run, of a base model alone and few documents.

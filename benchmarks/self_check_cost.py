@@ -24,7 +24,7 @@ import yaml
 
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from alignment.pipeline.graph import load_stage
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 from alignment.pipeline.runner import run_pipeline
 from alignment.tokenization.train import train_tokenizer
 

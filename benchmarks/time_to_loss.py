@@ -54,8 +54,8 @@ from typing import Any
 
 import torch
 
-from alignment.pipeline.provenance import hardware
-from alignment.pipeline.recipe import apply_overrides, build_configs, read_recipe
+from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, read_recipe
+from alignment.pipeline.records.environment import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes/shakespeare-char"

@@ -62,7 +62,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from alignment.pipeline.provenance import hardware
+from alignment.pipeline.records.environment import hardware
 
 WARM = 2  # steps left out
 TOLERANCE = 0.02
@@ -152,7 +152,7 @@ def plain_pretrain(folder: Path, size: Size, steps: int, seed: int, **keys) -> T
 
 
 def our_pretrain(folder: Path, size: Size, steps: int, seed: int, **keys) -> Trainer:
-    from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
+    from alignment.trainers.pretrain.trainer import PretrainConfig, PretrainTrainer
 
     same = {"lr_scheduler_type": "linear", "weight_decay": 0.0, "adam_beta2": 0.999, "warmup_steps": 0}
     # the defaults of TrainingArguments

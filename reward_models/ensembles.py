@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignment.errors import UserError, unknown
+from reward_models.card.pairs import read_pairs
 from reward_models.learned import load_members
-from reward_models.pairs import read_pairs
 from reward_models.protocol import Reward, Text
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Rewards by name: `path/to/file.py:name` or `package.module:name`, with options `?key=value&key=value`.
+"""Rewards by name: `rules:name`, `path/to/file.py:name` or `package.module:name`, with options `?key=value&key=value`.
 
 Without options the name is the reward function itself. With a `?`, even an empty one, the name is called with the
 options and gives the reward function.
@@ -13,6 +13,16 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from alignment.errors import UserError, raise_all, unknown
+
+# The short names of this package's modules, which may also be written with the package before them.
+MODULES = {
+    "api_judge": "reward_models.judges.api",
+    "ensembles": "reward_models.ensembles",
+    "learned": "reward_models.learned",
+    "local_judge": "reward_models.judges.local",
+    "rules": "reward_models.rules.rules",
+    "tinyworld": "reward_models.tinyworld",
+}
 
 
 def load_function(spec: str) -> Callable:
@@ -107,6 +117,7 @@ def _load_file(place: str):
 
 
 def _load_module(place: str):
+    place = MODULES.get(place.removeprefix("reward_models."), place)
     if importlib.util.find_spec(place.partition(".")[0]) is None:
         raise UserError(f"no module {place}", needed="an importable module, or a path that ends in .py")
     return importlib.import_module(place)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from alignment.check.findings import Finding, by_share, error, note
 from alignment.check.material import Material
 from alignment.check.template import marks_replies
-from alignment.data.encoding import Encoded, Refused
+from alignment.data.tokenizing.encoding import Encoded, Refused
 
 
 def check_refused(refused: list[Refused]) -> Iterator[Finding]:

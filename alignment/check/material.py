@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignment.data.account import DataReport
 from alignment.data.arguments import DataArguments
-from alignment.data.encoding import Encoded, Pair
-from alignment.data.formats import KINDS
-from alignment.data.load import prepare
-from alignment.data.parts import read_part
-from alignment.data.python_sources import is_python_sources
-from alignment.data.sources import is_local, is_tinyworld, parse_tinyworld
-from alignment.stages.common import eval_texts
+from alignment.data.preparing.account import DataReport
+from alignment.data.preparing.load import prepare
+from alignment.data.preparing.parts import read_part
+from alignment.data.reading.formats import KINDS
+from alignment.data.reading.python_sources import is_python_sources
+from alignment.data.reading.sources import is_local, is_tinyworld, parse_tinyworld
+from alignment.data.tokenizing.encoding import Encoded, Pair
+from alignment.stages.shared.stage_run import eval_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset

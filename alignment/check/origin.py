@@ -20,7 +20,7 @@ from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter, is_path
 from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
-from alignment.pipeline.recipe import read_recipe
+from alignment.pipeline.recipes.recipe import read_recipe
 from alignment.stages.pretrain import new_config
 from alignment.tokenization.base import Changes, make_chat_ready, take_template
 from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
@@ -57,12 +57,14 @@ def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     return recipes | {spec.name: spec.recipe for spec in pipeline.stages}
 
 
-def chain(spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[str], standing: dict[str, Path]) -> Chain:
+def chain(
+    spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[str], remaining: dict[str, Path]
+) -> Chain:
     """Follow a stage's parents up, to a checkpoint that is there or to a recipe that starts from nothing.
 
     Args:
         keys: the recipe keys that name the parent, the first that is set counts.
-        standing: stages whose checkpoint is there and stays.
+        remaining: stages whose checkpoint is there and stays.
     """
     below, methods, recipe, seen = [], [], spec.recipe, {spec.name}
     method = spec.module.__name__.rpartition(".")[2]
@@ -70,8 +72,8 @@ def chain(spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[st
         below.insert(0, recipe)
         methods.insert(0, method)
         parent = next((recipe[key] for key in keys if isinstance(recipe.get(key), str)), None)
-        if parent in standing:
-            return Chain(below, str(standing[parent]), methods)
+        if parent in remaining:
+            return Chain(below, str(remaining[parent]), methods)
         if parent is None or parent not in recipes or parent in seen:
             return Chain(below, parent, methods)
         seen.add(parent)
@@ -81,7 +83,7 @@ def chain(spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[st
 def find_origin(
     spec: StageSpec,
     recipes: dict[str, dict[str, Any]],
-    standing: dict[str, Path],
+    remaining: dict[str, Path],
     texts: Iterable[str],
     offline: bool,
 ) -> tuple[Origin, list[Finding]]:
@@ -94,7 +96,7 @@ def find_origin(
     findings: list[Finding] = []
     origin = Origin()
     try:
-        tokens = chain(spec, recipes, TOKENIZER_KEYS, standing)
+        tokens = chain(spec, recipes, TOKENIZER_KEYS, remaining)
         if tokens.outside is None:
             origin = Origin(stand_in_tokenizer(tokens.recipes[0], texts), stand_in=True)
             findings.append(note("lengths are estimated: the tokenizer is not trained yet, and a stand-in counts"))
@@ -106,11 +108,11 @@ def find_origin(
         vocabulary = _whole(tokens.recipes[0], "vocab_size", 1024) if origin.stand_in else None
         for key, name in (("model_name_or_path", "model"), ("reward_model_path", "reward_model")):
             if name == "model" or spec.recipe.get(key):
-                above = chain(spec, recipes, (key, "model_name_or_path"), standing)
+                above = chain(spec, recipes, (key, "model_name_or_path"), remaining)
                 found = find_model(above, origin.tokenizer, vocabulary, offline, findings)
                 origin = replace(origin, **{name: found})
         if spec.recipe.get("reward_model_path"):
-            found = reward_tokenizer(spec, recipes, standing, origin, offline, findings)
+            found = reward_tokenizer(spec, recipes, remaining, origin, offline, findings)
             origin = replace(origin, reward_tokenizer=found)
     except UserError as mistake:
         findings += from_user_error(mistake)
@@ -120,13 +122,13 @@ def find_origin(
 def reward_tokenizer(
     spec: StageSpec,
     recipes: dict[str, dict[str, Any]],
-    standing: dict[str, Path],
+    remaining: dict[str, Path],
     origin: Origin,
     offline: bool,
     findings: list[Finding],
 ) -> PreTrainedTokenizerBase | None:
     """The tokenizer of the stage's reward model: of its checkpoint, or as the recipes above it will leave it."""
-    tokens = chain(spec, recipes, ("reward_model_path", *TOKENIZER_KEYS), standing)
+    tokens = chain(spec, recipes, ("reward_model_path", *TOKENIZER_KEYS), remaining)
     if tokens.outside is None:
         found = copy.deepcopy(origin.tokenizer)
     else:

@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateError
 
 from alignment.check.findings import Finding, error, note
 from alignment.check.material import Material
-from alignment.data.encoding import render
+from alignment.data.tokenizing.encoding import render
 from alignment.tokenization.chat import end_of_turn_id
 from alignment.tokenization.reward_rows import REPLY, Prompt, ending_of_tokens, padding_id, reward_rows, score_index
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from alignment.check.findings import Finding, by_share, error, note, warning
 from alignment.check.material import Material
-from alignment.data.formats import KINDS, READ_COLUMNS
-from reward_models.pairwise import GOLD_COLUMNS
+from alignment.data.reading.formats import KINDS, READ_COLUMNS
+from reward_models.card.pairwise import GOLD_COLUMNS
 
 SCORES = re.compile(r"label|score|reward|margin|rating|gold")
 # Columns that change what a row means, and that no format reads.

@@ -9,24 +9,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from alignment.callbacks.processes import model_is_sharded
 from alignment.check import lengths, reward_reading, rows, settings, template
-from alignment.check.costs import describe, memory_finding
-from alignment.check.estimate import Estimate, estimate
+from alignment.check.capacity import memory_finding
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
-from alignment.check.speed import Device, this_device
-from alignment.check.standing import standing_checkpoints
-from alignment.check.step_law import beside
-from alignment.check.work import TokenStatistics
 from alignment.data.arguments import DataArguments
-from alignment.data.encoding import encode_rows
-from alignment.data.formats import KINDS
-from alignment.data.load import check_source
+from alignment.data.preparing.load import check_source
+from alignment.data.reading.formats import KINDS
+from alignment.data.tokenizing.encoding import encode_rows
 from alignment.errors import UserError, raise_all
+from alignment.estimate.compute import Device, this_device
+from alignment.estimate.estimate import Estimate, estimate
+from alignment.estimate.step_law import beside
+from alignment.estimate.summary import describe
+from alignment.estimate.workload import TokenStatistics
 from alignment.pipeline.graph import Pipeline, StageSpec
-from alignment.pipeline.plan import Step
-from alignment.trainers.processes import model_is_sharded
+from alignment.pipeline.plan import Step, remaining_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def check_stages(
     pipeline: Pipeline,
     mistakes: Mapping[str, Sequence[UserError]] | None = None,
     *,
-    standing: Mapping[str, Path] | None = None,
+    remaining: Mapping[str, Path] | None = None,
     only: Container[str] | None = None,
     options: Options | None = None,
     device: Device | None = None,
@@ -85,7 +85,7 @@ def check_stages(
 
     Args:
         mistakes: what was found wrong with the stages' keys when the pipeline was loaded.
-        standing: stages whose checkpoint is there and stays, with its place.
+        remaining: stages whose checkpoint is there and stays, with its place.
         only: the stages to check; default all.
         device: what the stages would run on; None: no estimate of what they take.
     """
@@ -96,7 +96,7 @@ def check_stages(
         findings = [found for mistake in (mistakes or {}).get(spec.name, []) for found in from_user_error(mistake)]
         material = None
         if not findings:
-            material, findings = look(spec, pipeline.run_dir, recipes, dict(standing or {}), options or Options())
+            material, findings = look(spec, pipeline.run_dir, recipes, dict(remaining or {}), options or Options())
         costs, found = cost(material, device) if material and device else ([], [])
         named = [one.of(spec.name) for one in [*findings, *found]]
         checks.append(StageCheck(spec.name, str(spec.recipe_path), named, material, costs))
@@ -139,7 +139,7 @@ def estimate_of(material: Material, device: Device) -> Estimate | None:
 
 
 def look(
-    spec: StageSpec, run_dir: Path, recipes: dict[str, dict[str, Any]], standing: dict[str, Path], options: Options
+    spec: StageSpec, run_dir: Path, recipes: dict[str, dict[str, Any]], remaining: dict[str, Path], options: Options
 ) -> tuple[Material | None, list[Finding]]:
     """A stage's material and all findings about it; no material where its rows are not here to look at."""
     kind, method = spec.module.DATA_KIND, spec.module.__name__.rpartition(".")[2]
@@ -154,7 +154,7 @@ def look(
         return None, findings
     train = read.splits["train"].select_columns(list(KINDS[kind]))
     texts = ["\n".join(rows.texts_of(row)) for row in train.select(range(min(STAND_IN_ROWS, len(train))))]
-    origin, found = find_origin(spec, recipes, standing, texts, options.offline)
+    origin, found = find_origin(spec, recipes, remaining, texts, options.offline)
     findings += found
     material = Material(spec.name, method, kind, configs, read, origin, options)
     if material.tokenizer is not None:
@@ -246,10 +246,10 @@ def check_before_run(
     running = {step.spec.name for step in steps if step.runs}
     if not running:
         return
-    standing = {name: place for name, place in standing_checkpoints(pipeline, steps).items() if name not in running}
+    remaining = {name: place for name, place in remaining_checkpoints(pipeline, steps).items() if name not in running}
     options = Options(RUN_SAMPLE, max_truncated, max_dropped, whole=False, quick=quick)
     device = None if quick else this_device(measure=False)
-    checks = check_stages(pipeline, standing=standing, only=running, options=options, device=device)
+    checks = check_stages(pipeline, remaining=remaining, only=running, options=options, device=device)
     for finding in merged(checks):
         if finding.severity == WARNING:
             logger.warning("check: %s: %s%s", finding.stage, finding.what, f" ({finding.got})" if finding.got else "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from alignment.check.findings import Finding, error, from_user_error, warning
 from alignment.check.material import Material
-from alignment.data.sources import own_test_split
+from alignment.data.reading.sources import own_test_split
 from alignment.errors import UserError
 from alignment.models.quantization import require_quantization
 

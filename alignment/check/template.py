@@ -9,7 +9,7 @@ from jinja2.exceptions import TemplateError
 
 from alignment.check.findings import Finding, error, note, warning
 from alignment.check.material import Material
-from alignment.data.encoding import Messages, encode_conversation, render, render_text
+from alignment.data.tokenizing.encoding import Messages, encode_conversation, render, render_text
 from alignment.tokenization.base import PAD_TOKENS
 from alignment.tokenization.chat import end_of_turn_id
 

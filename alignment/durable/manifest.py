@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from alignment.durable.files import disk_full_explained, new_folder, sync_tree, write_json
+from alignment.durable.atomic import disk_full_explained, new_folder, sync_tree, write_json
 from alignment.errors import UserError
 
 MANIFEST = "manifest.json"

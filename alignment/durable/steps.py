@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alignment.durable.files import write_json
+from alignment.durable.atomic import write_json
 from alignment.durable.manifest import MANIFEST, damage
 
 PREFIX = "checkpoint-"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.files import write_json
+from alignment.durable.atomic import write_json
 from alignment.durable.manifest import MEND, sha256
 from alignment.durable.read import read_json
 from alignment.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.durable.files import write_json
+from alignment.durable.atomic import write_json
 from alignment.durable.manifest import new_checkpoint, sha256
 from alignment.durable.read import read_json
 from alignment.errors import UserError

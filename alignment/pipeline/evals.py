@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.files import disk_full_explained
+from alignment.durable.atomic import disk_full_explained
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
-from alignment.pipeline.recipe import gathered, nearest
-from alignment.pipeline.record import RunRecord
+from alignment.pipeline.recipes.recipe import gathered, nearest
+from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
-from eval.store import is_whole, run_name
+from eval.harness.store import is_whole, run_name
 
 OURS = ("suites", "stages", "formats")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
@@ -26,35 +26,35 @@ class Harness:
 
     def options(self) -> list[str]:
         """Names of the keyword arguments that an evaluation takes."""
-        from eval.runner import evaluate
+        from eval.harness.run_suite import evaluate
 
         parameters = inspect.signature(evaluate).parameters.values()
         return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in SET_BY_JOB]
 
     def formats(self, suite: str) -> Sequence[str]:
-        from eval.suite import suite_formats
+        from eval.harness.suite import suite_formats
 
         return suite_formats(suite)
 
     def name(self, suite: str) -> str:
-        from eval.suite import suite_name
+        from eval.harness.suite import suite_name
 
         return suite_name(suite)
 
     def digest(self, suite: str, format: str, options: dict[str, Any]) -> str:
         """Changes with anything that a suite's figures hang on; loads the suite, and raises where it cannot be."""
-        from eval.suite import load_suite, suite_digest
+        from eval.harness.suite import load_suite, suite_digest
 
         loading = {key: options[key] for key in ("num_fewshot", "suite_args") if key in options}
         return suite_digest(load_suite(suite, format, **loading))
 
     def load(self, checkpoint: str) -> Any:
-        from eval.runner import load_checkpoint
+        from eval.harness.run_suite import load_checkpoint
 
         return load_checkpoint(checkpoint)
 
     def evaluate(self, *arguments: Any, **options: Any) -> None:
-        from eval.runner import evaluate
+        from eval.harness.run_suite import evaluate
 
         evaluate(*arguments, **options)
 

@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from alignment.data.arguments import DataArguments
-from alignment.data.load import check_source
+from alignment.data.preparing.load import check_source
 from alignment.errors import UserError, raise_all
 from alignment.pipeline.parents import check_kind, check_outside
-from alignment.pipeline.recipe import (
+from alignment.pipeline.recipes.recipe import (
     build_configs,
     fill_inputs,
     gathered,
@@ -27,7 +27,7 @@ from alignment.pipeline.recipe import (
     read_recipe,
     set_key,
 )
-from alignment.pipeline.typecheck import describe_value, fits
+from alignment.pipeline.recipes.typecheck import describe_value, fits
 
 PIPELINE_FILE = "pipeline.yaml"
 STAGE_PACKAGE = "alignment.stages"

@@ -8,12 +8,12 @@ from typing import Any
 from alignment.durable.steps import last_step, newest_complete, step_of
 from alignment.errors import UserError
 from alignment.masking import masked
-from alignment.pipeline.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.parents import digest_outside
-from alignment.pipeline.recipe import nearest
-from alignment.pipeline.record import RunRecord
+from alignment.pipeline.recipes.recipe import nearest
+from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
+from alignment.pipeline.records.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -132,3 +132,15 @@ def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
         suites = ", ".join(f"{job.suite} ({job.format})" for job in jobs if job.stage == spec.name)
         rows.append((spec.name, parents, str(spec.recipe_path), plan, suites))
     return table(rows)
+
+
+def remaining_checkpoints(pipeline: Pipeline, steps: Sequence[Step] | None = None) -> dict[str, Path]:
+    """Stage -> checkpoint, of the stages that a run would skip, and of parents outside the pipeline that are there."""
+    if not pipeline.run_dir.is_dir():
+        return {}
+    steps = make_plan(pipeline, RunRecord(pipeline.run_dir)) if steps is None else steps
+    stay = {step.spec.name for step in steps if not step.runs}
+    own = {spec.name for spec in pipeline.stages}
+    beside = {parent for spec in pipeline.stages for parent in spec.parents.values()} - own
+    places = {name: pipeline.run_dir / name / "checkpoint" for name in stay | beside}
+    return {name: place for name, place in places.items() if place.is_dir()}

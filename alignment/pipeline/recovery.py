@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.files import disk_full_explained
+from alignment.callbacks.processes import launched
+from alignment.durable.atomic import disk_full_explained
 from alignment.errors import Diverged, OutOfMemory
+from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import StageSpec
-from alignment.pipeline.memory import free_memory
-from alignment.pipeline.record import RunRecord
-from alignment.trainers.processes import launched
+from alignment.pipeline.records.record import RunRecord
 
 FOUND_OUT = ("micro_batch", "diverged")  # keys of a stage's record that hold for its next attempt too
 logger = logging.getLogger(__name__)

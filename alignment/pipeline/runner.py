@@ -19,14 +19,14 @@ from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
+from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
-from alignment.pipeline.lineage import require_parents, require_standing, write_lineage
-from alignment.pipeline.memory import free_memory
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
-from alignment.pipeline.previous import set_aside
-from alignment.pipeline.provenance import code_digest, git_state, hardware, versions
-from alignment.pipeline.recipe import gathered
-from alignment.pipeline.record import RunRecord
+from alignment.pipeline.recipes.recipe import gathered
+from alignment.pipeline.records.environment import code_digest, git_state, hardware, versions
+from alignment.pipeline.records.lineage import require_parents, require_standing, write_lineage
+from alignment.pipeline.records.previous import set_aside
+from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stopping import ended
 

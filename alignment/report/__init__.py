@@ -11,9 +11,9 @@ def write_report(run_dir: str | Path) -> Path:
     """
     import json
 
-    from alignment.durable.files import write_text
+    from alignment.durable.atomic import write_text
     from alignment.masking import masked
-    from alignment.report.collect import collect
+    from alignment.report.content import collect
     from alignment.report.render import render
 
     report = masked(collect(run_dir))

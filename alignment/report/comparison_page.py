@@ -1,13 +1,13 @@
 """A comparison as `align compare` makes it, as one self-contained HTML page."""
 
+from alignment.report.labels import stage_name
 from alignment.report.render import TEMPLATES, template_environment
 from alignment.report.tables import forests, is_whole
-from alignment.report.words import stage_name
-from eval.table import gate_lines
+from eval.comparison.table import gate_lines
 
 
 def render_comparison(comparison: dict) -> str:
-    """The page for {comparisons: rows of eval.compare, skipped, gates, flips}; it loads nothing from anywhere."""
+    """The page for {comparisons: rows of eval.comparison.compare, skipped, gates, flips}, with nothing to load."""
     rows = [row | {"headline": row["aggregate"] or is_whole(row)} for row in comparison["comparisons"]]
     rows = _told_apart(rows)
     tasks = [row for row in rows if not row["headline"]]

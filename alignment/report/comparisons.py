@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alignment.errors import UserError
-from eval.compare import compare
-from eval.find import measurement
-from eval.flips import first_of_each, flips
-from eval.store import Run, load_run
+from eval.comparison.compare import compare
+from eval.comparison.find import measurement
+from eval.comparison.flips import first_of_each, flips
+from eval.harness.store import Run, load_run
 
 REGRESSIONS = 3  # shown of each metric, of each stage against its parent
 
@@ -23,8 +23,8 @@ def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[d
         base: the stage that every other one is compared with.
 
     Returns:
-        Rows of eval.compare, each with `headline`; the pairs that could not be compared, with the reason; and of each
-        stage and its parent the items that fell furthest, as eval.flips gives them.
+        Rows of eval.comparison.compare, each with `headline`; the pairs that could not be compared, with the reason;
+        and of each stage and its parent the items that fell furthest, as eval.comparison.flips gives them.
     """
     rows, refused, fallen = [], [], []
     chosen = pairs(records, base)

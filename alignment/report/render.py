@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from alignment.report import figures, provenance, tables, words
-from alignment.report.diagram import pipeline_svg
-from alignment.report.frontiers import frontier_section
-from alignment.report.reward_figures import card_section
+from alignment.report import labels, provenance, tables
+from alignment.report.charts import figures
+from alignment.report.charts.diagram import pipeline_svg
+from alignment.report.charts.frontiers import frontier_section
+from alignment.report.charts.reward_figures import card_section
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_OUTPUT = 500
@@ -28,9 +29,9 @@ def template_environment():
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "duration": words.duration,
-        "count": words.count,
-        "number": words.number,
+        "duration": labels.duration,
+        "count": labels.count,
+        "number": labels.number,
         "visible": visible,
     }
     return environment
@@ -42,7 +43,7 @@ def page(report: dict) -> dict:
     return {
         "report": report,
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
-        "stage_names": {stage: words.stage_name(stage) for stage in stages},
+        "stage_names": {stage: labels.stage_name(stage) for stage in stages},
         "total_seconds": sum(times) if (times := [s["seconds"] for s in stages.values() if s.get("seconds")]) else None,
         "facts": provenance.facts(report),
         "verdicts": tables.verdicts(report),

@@ -1,9 +1,9 @@
 """The report's numbers laid out as rows for the template; every figure comes from report.json."""
 
-from alignment.report.plots import Estimate, forest_axis, forest_row
+from alignment.report.charts.plots import Estimate, forest_axis, forest_row
+from alignment.report.charts.scales import Scale, spread
+from alignment.report.labels import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 from alignment.report.samples import MARKERS
-from alignment.report.scales import Scale, spread
-from alignment.report.words import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
 SCORE_WIDTH, SCORE_HEIGHT = 120, 14

@@ -1,7 +1,7 @@
 """The report's main numbers as plain text."""
 
+from alignment.report.labels import stage_name
 from alignment.report.tables import suite_table, verdicts
-from alignment.report.words import stage_name
 
 
 def summary(report: dict) -> str:

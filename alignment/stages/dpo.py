@@ -8,10 +8,17 @@ from peft import PeftModel
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import (
+from alignment.stages.self_check.loss_checks import check_no_margin
+from alignment.stages.self_check.policy_checks import starts_from
+from alignment.stages.self_check.prove import SelfChecked, self_check
+from alignment.stages.shared.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.lora import (
     ModelArguments,
     adapt_trainer,
     adapter_in_32_bit,
@@ -20,8 +27,7 @@ from alignment.stages.adapters import (
     expose_head_bias,
     starting_point,
 )
-from alignment.stages.checkpoints import Resumable
-from alignment.stages.common import (
+from alignment.stages.shared.stage_run import (
     StageResult,
     count_parameters,
     finish,
@@ -31,12 +37,6 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults, SpeedLevers
-from alignment.stages.faults import Guarded
-from alignment.stages.inherited import require_inherited
-from alignment.stages.self_check.check import SelfChecked, self_check
-from alignment.stages.self_check.losses import check_no_margin
-from alignment.stages.self_check.policies import starts_from
 from alignment.tokenization.chat import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 

@@ -12,12 +12,18 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import is_adapter
 from alignment.models.generation import plain_generation
 from alignment.models.loading import load_tokenizer
-from alignment.stages.adapters import (
+from alignment.stages.self_check.policy_checks import grpo_checks, starts_from
+from alignment.stages.self_check.prove import SelfChecked, self_check
+from alignment.stages.shared.defaults import HardwareDefaults
+from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.lora import (
     ModelArguments,
     Start,
     adapt_trainer,
@@ -27,14 +33,16 @@ from alignment.stages.adapters import (
     expose_head_bias,
     starting_point,
 )
-from alignment.stages.checkpoints import Resumable
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
-from alignment.stages.defaults import HardwareDefaults
-from alignment.stages.faults import Guarded
-from alignment.stages.inherited import require_inherited
-from alignment.stages.rollouts import RewardSources, without_long_prompts
-from alignment.stages.self_check.check import SelfChecked, self_check
-from alignment.stages.self_check.policies import grpo_checks, starts_from
+from alignment.stages.shared.rollouts import RewardSources, without_long_prompts
+from alignment.stages.shared.stage_run import (
+    StageResult,
+    count_parameters,
+    finish,
+    load_data,
+    loading_options,
+    start,
+    train,
+)
 from alignment.tokenization.chat import require_template
 from reward_models.functions import load_function
 from reward_models.learned import load_members

@@ -6,21 +6,29 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
-from alignment.data.load import load_splits
+from alignment.data.preparing.load import load_splits
 from alignment.models.loading import load_tokenizer
-from alignment.stages.adapters import ModelArguments, check_adapter, starting_point
-from alignment.stages.checkpoints import Resumable
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, loading_options, start, train
-from alignment.stages.defaults import HardwareDefaults
-from alignment.stages.faults import Guarded
-from alignment.stages.inherited import require_inherited
-from alignment.stages.rollouts import RewardSources, without_long_prompts
-from alignment.stages.self_check.check import SelfChecked, self_check
-from alignment.stages.self_check.policies import ppo_checks, starts_from
+from alignment.stages.self_check.policy_checks import ppo_checks, starts_from
+from alignment.stages.self_check.prove import SelfChecked, self_check
+from alignment.stages.shared.defaults import HardwareDefaults
+from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.lora import ModelArguments, check_adapter, starting_point
+from alignment.stages.shared.rollouts import RewardSources, without_long_prompts
+from alignment.stages.shared.stage_run import (
+    StageResult,
+    count_parameters,
+    finish,
+    load_data,
+    loading_options,
+    start,
+    train,
+)
 from alignment.tokenization.chat import require_template
-from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.trainer import PPOTrainer
 from reward_models.functions import load_function
 
 PARENTS = {

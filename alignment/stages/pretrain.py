@@ -12,23 +12,23 @@ from transformers import (
     set_seed,
 )
 
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
-from alignment.data.packing import PackedRows, pack
-from alignment.data.scored import ScoredTexts
-from alignment.data.tokens import TokenizedDocuments, tokenize
-from alignment.data.windows import TokenWindows
+from alignment.data.tokenizing.packing import PackedRows, pack
+from alignment.data.tokenizing.scored import ScoredTexts
+from alignment.data.tokenizing.tokens import TokenizedDocuments, tokenize
+from alignment.data.tokenizing.windows import TokenWindows
 from alignment.errors import UserError, raise_all
-from alignment.models.documents import require_documents_apart
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
-from alignment.stages.checkpoints import Resumable
-from alignment.stages.common import StageResult, count_parameters, finish, load_data, start, train
-from alignment.stages.defaults import HardwareDefaults
-from alignment.stages.faults import Guarded
-from alignment.stages.self_check.check import SelfChecked, self_check
-from alignment.stages.self_check.losses import check_language_model_loss
-from alignment.stages.self_check.policies import starts_from
-from alignment.trainers.pretrain_trainer import PretrainConfig, PretrainTrainer
+from alignment.models.packed_documents import require_documents_apart
+from alignment.stages.self_check.loss_checks import check_language_model_loss
+from alignment.stages.self_check.policy_checks import starts_from
+from alignment.stages.self_check.prove import SelfChecked, self_check
+from alignment.stages.shared.defaults import HardwareDefaults
+from alignment.stages.shared.stage_run import StageResult, count_parameters, finish, load_data, start, train
+from alignment.trainers.pretrain.trainer import PretrainConfig, PretrainTrainer
 
 PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
 DATA_KIND = "text"

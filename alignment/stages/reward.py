@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import ModelArguments, adapt_trainer, adapter_in_32_bit, check_adapter, starting_point
-from alignment.stages.checkpoints import Resumable
-from alignment.stages.common import (
+from alignment.stages.self_check.loss_checks import check_preference_loss, pairs_shown
+from alignment.stages.self_check.prove import SelfChecked, self_check
+from alignment.stages.shared.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.lora import ModelArguments, adapt_trainer, adapter_in_32_bit, check_adapter, starting_point
+from alignment.stages.shared.stage_run import (
     StageResult,
     count_parameters,
     finish,
@@ -22,15 +27,10 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults, SpeedLevers
-from alignment.stages.faults import Guarded
-from alignment.stages.inherited import require_inherited
-from alignment.stages.self_check.check import SelfChecked, self_check
-from alignment.stages.self_check.losses import check_preference_loss, pairs_shown
 from alignment.tokenization.chat import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
+from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs
 from reward_models.learned import LearnedReward
-from reward_models.pairwise import GOLD_COLUMNS, judge_pairs
 
 PARENTS = {"model_name_or_path": "causal-lm"}
 DATA_KIND = "preference"

@@ -9,14 +9,21 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
-from alignment.data.tokens import tokenize_documents
+from alignment.data.tokenizing.tokens import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter
-from alignment.models.documents import require_documents_apart
 from alignment.models.loading import load_tokenizer
+from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
-from alignment.stages.adapters import (
+from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
+from alignment.stages.self_check.policy_checks import starts_from
+from alignment.stages.self_check.prove import SelfChecked, self_check
+from alignment.stages.shared.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.lora import (
     ModelArguments,
     adapt_trainer,
     adapter_in_32_bit,
@@ -24,8 +31,7 @@ from alignment.stages.adapters import (
     expose_head_bias,
     starting_point,
 )
-from alignment.stages.checkpoints import Resumable
-from alignment.stages.common import (
+from alignment.stages.shared.stage_run import (
     StageResult,
     count_parameters,
     finish,
@@ -35,12 +41,6 @@ from alignment.stages.common import (
     start,
     train,
 )
-from alignment.stages.defaults import HardwareDefaults, SpeedLevers
-from alignment.stages.faults import Guarded
-from alignment.stages.inherited import require_inherited
-from alignment.stages.self_check.check import SelfChecked, self_check
-from alignment.stages.self_check.losses import check_language_model_loss, tokens_shown
-from alignment.stages.self_check.policies import starts_from
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat import chat_eos_ids, require_template
 

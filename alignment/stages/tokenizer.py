@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignment.callbacks.clock import StageClock
 from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import new_checkpoint
-from alignment.stages.clock import StageClock
-from alignment.stages.common import StageResult, load_data
+from alignment.stages.shared.stage_run import StageResult, load_data
 from alignment.tokenization.train import character_tokenizer, train_tokenizer
 
 PARENTS: dict[str, str] = {}

@@ -29,8 +29,8 @@ def rows_of(
         UserError: another option than `data`; no data where the suite has no data set on the hub; rows without one of
             the columns.
     """
-    from alignment.data.files import local_files, read_files
-    from alignment.data.sources import load_source
+    from alignment.data.reading.files import local_files, read_files
+    from alignment.data.reading.sources import load_source
 
     options = dict(suite_args or {})
     data = options.pop("data", None)

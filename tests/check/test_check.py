@@ -17,7 +17,7 @@ from alignment.check.findings import has_errors
 from alignment.check.material import Options
 from alignment.check.rows import check_labels
 from alignment.check.run import check_stages, merged
-from alignment.check.speed import Device
+from alignment.estimate.compute import Device
 from alignment.pipeline.graph import load_pipeline
 
 STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]

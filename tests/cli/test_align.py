@@ -110,7 +110,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
 
 
 def test_SIGTERM_ends_a_verb_as_ctrl_c_does(monkeypatch, capsys):
-    from alignment.cli import chat
+    from alignment.cli.inspect import chat
 
     before, cleaned = signal.getsignal(signal.SIGTERM), []
 
@@ -127,7 +127,7 @@ def test_SIGTERM_ends_a_verb_as_ctrl_c_does(monkeypatch, capsys):
 
 
 def test_workers_forked_from_a_verb_die_of_SIGTERM_without_a_word(monkeypatch, capfd):
-    from alignment.cli import chat
+    from alignment.cli.inspect import chat
 
     def forks(args):
         child = os.fork()
@@ -144,7 +144,7 @@ def test_workers_forked_from_a_verb_die_of_SIGTERM_without_a_word(monkeypatch, c
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):
-    from alignment.cli import chat
+    from alignment.cli.inspect import chat
 
     def interrupted(args):
         raise KeyboardInterrupt

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from alignment.cli.chat import Chat, converse, settings_lines
+from alignment.cli.inspect.chat import Chat, converse, settings_lines
 from alignment.errors import UserError
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 

@@ -15,12 +15,12 @@ from alignment.durable.manifest import MANIFEST, cover, damage, digest_checkpoin
 from alignment.durable.steps import Progress, newest_intact
 from alignment.errors import UserError
 from alignment.models.loading import load_causal_lm, load_tokenizer, load_trainable
-from alignment.pipeline.record import RunRecord
+from alignment.pipeline.records.record import RunRecord
 from alignment.report import write_report
-from alignment.report.collect import collect
-from alignment.stages.common import save_checkpoint
-from eval.frontier_points import read_metrics
-from eval.store import is_whole, load_run, save_run
+from alignment.report.content import collect
+from alignment.stages.shared.stage_run import save_checkpoint
+from eval.frontier.points import read_metrics
+from eval.harness.store import is_whole, load_run, save_run
 
 
 @pytest.fixture(scope="module")

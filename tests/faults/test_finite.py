@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import Adafactor
 
+from alignment.callbacks.finite import FiniteGuard, are_finite, require_finite
+from alignment.callbacks.out_of_memory import count_faults
+from alignment.callbacks.spikes import HIGH, LossSpikes, spike_height
+from alignment.callbacks.step_rows import rows_of_step
 from alignment.errors import Diverged
-from alignment.stages.faults import count_faults
-from alignment.trainers.finite import FiniteGuard, are_finite, require_finite
-from alignment.trainers.ppo_rollout import RolloutSampler
-from alignment.trainers.spikes import HIGH, LossSpikes, spike_height
-from alignment.trainers.step_rows import rows_of_step
+from alignment.trainers.ppo.rollout import RolloutSampler
 
 ARGS = SimpleNamespace(world_size=1, gradient_accumulation_steps=2)
 OPTIMIZERS = {

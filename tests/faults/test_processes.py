@@ -16,9 +16,9 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from alignment.errors import Interrupted
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.stages.faults import Guarded
-from alignment.trainers.finite import FiniteGuard
-from alignment.trainers.stopping import StopOnSignal
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.finite import FiniteGuard
+from alignment.callbacks.stop_on_signal import StopOnSignal
 from dataclasses import dataclass
 
 folder, fault, rank = Path(sys.argv[1]), sys.argv[2], int(os.environ["RANK"])

@@ -10,15 +10,15 @@ from datasets import Dataset
 from gpt_tiny import MODERN, build
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
-import alignment.stages.checkpoints as checkpoints
+import alignment.callbacks.step_checkpoints as checkpoints
+from alignment.callbacks.clock import StageClock
+from alignment.callbacks.metrics_log import MetricsWriter
 from alignment.durable.manifest import MANIFEST, write_manifest
 from alignment.durable.steps import Progress, all_steps, newest_complete, newest_intact, prune
 from alignment.errors import UserError
-from alignment.stages.clock import StageClock
-from alignment.stages.common import start, train
-from alignment.stages.metrics import MetricsWriter
 from alignment.stages.pretrain import PretrainRecipe
-from alignment.trainers.pretrain_trainer import PretrainTrainer
+from alignment.stages.shared.stage_run import start, train
+from alignment.trainers.pretrain.trainer import PretrainTrainer
 
 
 class Interrupted(Exception):

@@ -19,7 +19,7 @@ from alignment.models.gpt import GPTModel
 from alignment.models.loading import load_tokenizer
 from alignment.pipeline.recovery import smaller_micro_batch
 from alignment.stages.grpo import GRPORecipe
-from alignment.trainers.ppo_config import PPOConfig
+from alignment.trainers.ppo.config import PPOConfig
 
 QUICK = ["pretrain", "ppo"]
 STAGES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in tiny.KEYS]
@@ -110,7 +110,7 @@ def test_weights_that_are_not_finite_are_saved_neither_in_a_step_checkpoint_nor_
             next(trainer.model.parameters()).view(-1)[5] = float("inf")
 
     keys = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
-    monkeypatch.setattr("alignment.trainers.finite.FiniteGuard.on_pre_optimizer_step", lambda *args, **kwargs: None)
+    monkeypatch.setattr("alignment.callbacks.finite.FiniteGuard.on_pre_optimizer_step", lambda *args, **kwargs: None)
     at_step({1}, break_weights)
     with pytest.raises(Diverged, match="the weights are not finite, and were not saved"):
         tiny.run("pretrain", parents, tmp_path / "steps", **keys)

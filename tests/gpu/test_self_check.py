@@ -7,10 +7,10 @@ import torch
 from datasets import Dataset
 
 from alignment.errors import UserError
-from alignment.stages.self_check.check import self_check
-from alignment.stages.self_check.policies import ppo_checks
-from alignment.trainers.ppo_critics import ModelScorer
-from alignment.trainers.ppo_rewards import ModelReward, read_completions
+from alignment.stages.self_check.policy_checks import ppo_checks
+from alignment.stages.self_check.prove import self_check
+from alignment.trainers.ppo.critics import ModelScorer
+from alignment.trainers.ppo.rewards import ModelReward, read_completions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and ALIGNMENT_TEST_GPU=1")
 

@@ -9,12 +9,14 @@ import huggingface_hub
 import ragged
 from datasets import Dataset, IterableDataset
 
-from alignment.data import arrow_cache, filters, packing, tokens
-from alignment.data.formats import convert
-from alignment.data.packing import PackedRows
-from alignment.data.sources import load_source
-from alignment.data.tokens import TokenizedDocuments
-from alignment.data.windows import TokenWindows
+from alignment.data.preparing import filters
+from alignment.data.reading import arrow_cache
+from alignment.data.reading.formats import convert
+from alignment.data.reading.sources import load_source
+from alignment.data.tokenizing import packing, tokens
+from alignment.data.tokenizing.packing import PackedRows
+from alignment.data.tokenizing.tokens import TokenizedDocuments
+from alignment.data.tokenizing.windows import TokenWindows
 
 TEXTS = [f"{prompt} {reply} {'zebra ' * (place % 3 * 7)}" for place, (prompt, reply, _) in enumerate(ragged.TALKS)]
 TEXTS += ["", "x", "é 🙂", "Kite. " * 40]

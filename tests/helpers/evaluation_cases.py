@@ -7,11 +7,11 @@ import torch
 from compared import assert_close
 from lm_eval.api.instance import Instance
 
-from alignment.trainers import ppo_rollout
-from alignment.trainers.ppo_math import token_log_probs
-from alignment.trainers.ppo_models import chunked, completion_logits, inner
-from eval.generate import Sampling, generate
-from eval.lm import CausalLM
+from alignment.trainers.ppo import rollout
+from alignment.trainers.ppo.maths import token_log_probs
+from alignment.trainers.ppo.models import chunked, completion_logits, inner
+from eval.generation.generate import Sampling, generate
+from eval.harness.lm import CausalLM
 
 CONTINUATIONS = [(prompt, f" {reply or 'x'}") for prompt, reply, _ in ragged.TALKS]
 CHOICES = [("Pick one:", letter) for letter in (" apple", " door", " kite stone")]  # share their inputs' beginnings
@@ -118,7 +118,7 @@ def check_rollout(
 ) -> None:
     """PPO's sampler and its log-probabilities: what each prompt alone gives, and what eval says of the same tokens."""
     model, words = model_of(kind, name, attention)
-    plain = ppo_rollout._plain_sampling
+    plain = rollout._plain_sampling
     stops = inner(model).generation_config.eos_token_id
 
     def greedy(*arguments):
@@ -126,9 +126,9 @@ def check_rollout(
         config.do_sample = False
         return config
 
-    monkeypatch.setattr(ppo_rollout, "_plain_sampling", greedy)
+    monkeypatch.setattr(rollout, "_plain_sampling", greedy)
     prompts = [prompts_of(words)[place] for place in order if place < 8]
-    rollout = ppo_rollout.sample(
+    sampled = rollout.sample(
         inner(model),
         prompts,
         max_completion_length=6,
@@ -137,13 +137,13 @@ def check_rollout(
         pad_token_id=words.pad_token_id,
     )
     wanted = [greedy_alone(model, prompt, 6, stops) for prompt in prompts]
-    assert rollout.completion_ids == wanted, "PPO's completions"
-    assert rollout.token_ids == [prompt + reply for prompt, reply in zip(prompts, wanted, strict=True)]
+    assert sampled.completion_ids == wanted, "PPO's completions"
+    assert sampled.token_ids == [prompt + reply for prompt, reply in zip(prompts, wanted, strict=True)]
 
     def log_probs(batch):
         return token_log_probs(completion_logits(model, batch, 1.0), batch["completion_ids"])
 
-    found = (chunked(log_probs, rollout, batch_size) * rollout.completion_mask).sum(1)
+    found = (chunked(log_probs, sampled, batch_size) * sampled.completion_mask).sum(1)
     rows = [(None, prompt, reply) for prompt, reply in zip(prompts, wanted, strict=True)]
     with torch.no_grad():
         said = CausalLM(model, words, batch_size)._loglikelihood_tokens(rows)

@@ -21,11 +21,11 @@ def arm(phase: str, step: int) -> None:
     import torch
     import transformers
 
+    import alignment.callbacks.step_checkpoints as checkpoints
     import alignment.pipeline.runner as runner
-    import alignment.stages.checkpoints as checkpoints
-    import alignment.stages.common as common
-    import alignment.trainers.ppo_trainer as ppo
-    import eval.runner
+    import alignment.stages.shared.stage_run as common
+    import alignment.trainers.ppo.trainer as ppo
+    import eval.harness.run_suite
 
     class Killer(transformers.TrainerCallback):
         def __init__(self):
@@ -76,6 +76,6 @@ def arm(phase: str, step: int) -> None:
     elif phase == "record":
         before(runner, "check_written", lambda *_: True)
     elif phase == "suite":
-        before(eval.runner, "save_run", lambda *_: True)
+        before(eval.harness.run_suite, "save_run", lambda *_: True)
     else:
         raise ValueError(phase)

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from alignment.models.loading import REFERENCE_ADAPTER, load_trainable
-from alignment.trainers import ppo_rollout
-from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_critics import CRITIC_ADAPTER, AdapterScorer, HeadScorer
-from alignment.trainers.ppo_models import adapter, inner
-from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.ppo import rollout
+from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.critics import CRITIC_ADAPTER, AdapterScorer, HeadScorer
+from alignment.trainers.ppo.models import adapter, inner
+from alignment.trainers.ppo.trainer import PPOTrainer
 
 KEYS = {"beta": 0.3, "gamma": 0.95, "lam": 0.9, "temperature": 0.7, "vf_coef": 0.5, "missing_eos_penalty": 0.5}
 KEYS |= {"max_completion_length": ragged.LONGEST, "num_iterations": 1, "max_steps": 1, "max_grad_norm": 1e9}
@@ -74,7 +74,7 @@ SETTINGS = {
 def scripted(completions: dict[tuple[int, ...], list[int]], padding: int = 0):
     """A sampler that gives each prompt its completion, whatever the random numbers."""
 
-    def sample(model, prompts, *, eos_token_ids, pad_token_id, **options) -> ppo_rollout.Rollout:
+    def sample(model, prompts, *, eos_token_ids, pad_token_id, **options) -> rollout.Rollout:
         replies = [completions[tuple(prompt)] for prompt in prompts]
         width, longest = max(map(len, prompts)) + padding, max(map(len, replies))
         rows = [
@@ -82,7 +82,7 @@ def scripted(completions: dict[tuple[int, ...], list[int]], padding: int = 0):
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
         mask = torch.tensor([[column >= width - len(prompt) for column in range(width)] for prompt in prompts])
-        return ppo_rollout._to_rollout(torch.tensor(rows), mask, torch.tensor(eos_token_ids))
+        return rollout._to_rollout(torch.tensor(rows), mask, torch.tensor(eos_token_ids))
 
     return sample
 
@@ -141,7 +141,7 @@ def make(
     """The trainer of a case in a setting, with a critic and a reference that are not idle."""
     words = ragged.tokenizer(case.tokenizer)
     replies = ragged.completions(case.tokenizer, words, talks)
-    monkeypatch.setitem(ppo_rollout.SAMPLERS, "generate", scripted(replies, setting.padding))
+    monkeypatch.setitem(rollout.SAMPLERS, "generate", scripted(replies, setting.padding))
     order = list(range(len(talks)))
     if setting.order:
         order = torch.randperm(len(talks), generator=torch.Generator().manual_seed(setting.order)).tolist()

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.trainer import PPOTrainer
 
 WORDS = [f"w{index}" for index in range(26)]
 PAD, EOS, TURN = 0, 1, 2

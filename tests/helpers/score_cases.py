@@ -7,14 +7,14 @@ import torch
 from compared import assert_close
 from datasets import Dataset
 
-from alignment.trainers.ppo_critics import ModelScorer
-from alignment.trainers.ppo_rewards import ModelReward, Samples
-from alignment.trainers.ppo_rollout import Rollout
-from eval.winrate import Output, compare_outputs, keyed
-from reward_models.best_of_n import best_of_n
+from alignment.trainers.ppo.critics import ModelScorer
+from alignment.trainers.ppo.rewards import ModelReward, Samples
+from alignment.trainers.ppo.rollout import Rollout
+from eval.generation.winrate import Output, compare_outputs, keyed
+from reward_models.card.best_of_n import best_of_n
+from reward_models.card.pairwise import judge_pairs
+from reward_models.judges.local import LocalJudge
 from reward_models.learned import LearnedReward, score_rows
-from reward_models.local_judge import LocalJudge
-from reward_models.pairwise import judge_pairs
 
 REPLIES = [reply for _, reply, _ in ragged.TALKS]
 PROMPTS = [ragged.ask(prompt) for prompt, _, _ in ragged.TALKS]

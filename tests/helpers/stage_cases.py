@@ -18,8 +18,8 @@ from trl import GRPOTrainer
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_trainable
 from alignment.stages import dpo, grpo, pretrain, reward, sft
-from alignment.stages.adapters import ModelArguments
-from alignment.stages.rollouts import RewardSources
+from alignment.stages.shared.lora import ModelArguments
+from alignment.stages.shared.rollouts import RewardSources
 
 KEYS = {"max_steps": 1, "max_grad_norm": 1e9, "learning_rate": 0.05, "optim": "sgd", "lr_scheduler_type": "constant"}
 KEYS |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "bf16": False}

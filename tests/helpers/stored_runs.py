@@ -2,7 +2,7 @@
 
 import pandas
 
-from eval.store import save_run
+from eval.harness.store import save_run
 
 
 def make_run(

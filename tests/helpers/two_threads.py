@@ -8,11 +8,11 @@ import torch
 from compared import assert_close
 from torch import Tensor
 
-from alignment.trainers import ppo_math
-from alignment.trainers.ppo_config import PPOConfig
-from alignment.trainers.ppo_experience import add_advantages
-from alignment.trainers.ppo_metrics import Metrics
-from alignment.trainers.ppo_rollout import Rollout
+from alignment.trainers.ppo import maths
+from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.experience import add_advantages
+from alignment.trainers.ppo.metrics import Metrics
+from alignment.trainers.ppo.rollout import Rollout
 
 
 def in_two(function: Callable) -> list:
@@ -42,7 +42,7 @@ def experience(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
     return drawn | {"mask": mask, "scores": torch.randn(len(lengths), generator=generator) * 3}
 
 
-def advantages(drawn: dict[str, Tensor], rows: slice, total=ppo_math.as_it_is) -> dict[str, Tensor]:
+def advantages(drawn: dict[str, Tensor], rows: slice, total=maths.as_it_is) -> dict[str, Tensor]:
     """What a process makes of its rows, and the statistics that all have."""
     mask = drawn["mask"][rows]
     ids = torch.zeros_like(mask).long()
@@ -52,7 +52,7 @@ def advantages(drawn: dict[str, Tensor], rows: slice, total=ppo_math.as_it_is) -
     add_advantages(rollout, drawn["scores"][rows], drawn["outputs"][rows], args, 0.2, 0.1, metrics, total)
     sums = (drawn["kl"][rows] * mask).sum(1)
     figures = {name: mean.mean() for name, mean in metrics.means.items()}
-    figures["kl/completion"] = float(ppo_math.masked_mean(sums, torch.ones_like(sums), total))
+    figures["kl/completion"] = float(maths.masked_mean(sums, torch.ones_like(sums), total))
     return {name: rollout.tensors[name] for name in ("advantages", "returns", "old_values")} | {"figures": figures}
 
 

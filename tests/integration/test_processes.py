@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 # SGD's steps are as long as its gradients; Adam's are as long where a gradient is nothing but rounding.
 KEYS = {"optim": "sgd", "learning_rate": 0.05, "logging_steps": 1, "lr_scheduler_type": "constant"}
 KEYS |= {"train_sampling_strategy": "random", "warmup_steps": 0}
-# Prompts of one process are sampled apart from those of another: PPO's are compared in trainers/test_ppo_processes.py.
+# Prompts of one process are sampled apart from those of another: PPO's are compared in test_ppo_processes.py.
 STAGES = {
     "pretrain": {"muon": "false", "bf16": "false"},  # Muon goes with AdamW
     "sft": {"load_best_model_at_end": "false", "save_strategy": '"no"'},

@@ -61,7 +61,7 @@ def test_the_eos_token_is_learned(stand_in, assistant_only, monkeypatch, tmp_pat
     """What the sft stage's trainer makes of a row: post, space, summary, EOS; the loss reaches the EOS token."""
     from trl import SFTTrainer
 
-    from alignment.data.load import load_splits
+    from alignment.data.preparing.load import load_splits
     from alignment.models.loading import load_tokenizer, load_trainable
     from alignment.pipeline.graph import load_pipeline
 

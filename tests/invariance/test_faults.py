@@ -18,26 +18,19 @@ from ppo_cases import Case, Setting, check_alone, check_step
 from stage_cases import Case as StageCase
 from stage_cases import Setting as StageSetting
 
-import eval.generate
-import eval.lm
+import eval.generation.generate
+import eval.harness.lm
+import reward_models.card.pairwise
 import reward_models.learned
-import reward_models.pairwise
-from alignment.data import filters, packing, tokens, windows
+from alignment.data.preparing import filters
+from alignment.data.tokenizing import packing, tokens, windows
 from alignment.models.gpt import modeling_gpt
 from alignment.pipeline import recovery
-from alignment.trainers import (
-    chunked_loss,
-    ppo_critics,
-    ppo_experience,
-    ppo_math,
-    ppo_models,
-    ppo_rewards,
-    ppo_rollout,
-    ppo_trainer,
-)
-from alignment.trainers.ppo_trainer import PPOTrainer
-from alignment.trainers.pretrain_trainer import PretrainTrainer
-from reward_models.local_judge import LocalJudge
+from alignment.trainers.ppo import critics, experience, maths, models, rewards, rollout, trainer
+from alignment.trainers.ppo.trainer import PPOTrainer
+from alignment.trainers.pretrain import chunked_loss
+from alignment.trainers.pretrain.trainer import PretrainTrainer
+from reward_models.judges.local import LocalJudge
 
 MIXED = (3, 0, 6, 1, 7, 2, 5, 4)
 TWELVE = (5, 0, 11, 7, 2, 9, 1, 10, 3, 8, 4, 6)
@@ -123,41 +116,45 @@ def mean_of_the_micro_batch(self, model, inputs, return_outputs=False, num_items
 
 
 # Where the batches of `generate` are made.
-GENERATE = (eval.generate, "_replies") if hasattr(eval.generate, "_replies") else (evaluation_cases, "generate")
+GENERATE = (
+    (eval.generation.generate, "_replies")
+    if hasattr(eval.generation.generate, "_replies")
+    else (evaluation_cases, "generate")
+)
 COUNT = "self._num_tokens = self._total(loss_mask[minibatch].sum()).clamp(min=1)"
 SUM = "total((values * mask).sum()) / total(mask.sum()).clamp(min=1)"
 EVERYONES = "self._total(torch.tensor(len(minibatch)))"
 
 FAULTS: dict[str, tuple[Planting, Check]] = {
     # PPO's rewards
-    "column 0 put back": (value(ppo_rewards.ModelReward, "__call__", column_0), step()),
+    "column 0 put back": (value(rewards.ModelReward, "__call__", column_0), step()),
     "the scorer ignores the attention mask": (
         text(
-            ppo_critics,
+            critics,
             "trunk_states",
             ('attention_mask=batch["attention_mask"],', "attention_mask=torch.ones_like(batch['attention_mask']),"),
         ),
         step(),
     ),
     "rewards stay in the order of their lengths": (
-        text(ppo_rewards.ModelReward, "__call__", ("scores[batch] =", "scores[start : start + len(batch)] =")),
+        text(rewards.ModelReward, "__call__", ("scores[batch] =", "scores[start : start + len(batch)] =")),
         step(),
     ),
     "the reward is read at the last column, padding's token or not": (
         text(
-            ppo_critics,
+            critics,
             "score_index",
             ("attention_mask.bool() & (input_ids != pad_token_id)", "attention_mask.bool()"),
         ),
         step(tokenizer="pad-is-eos"),
     ),
     "the row of a reward model lacks what its template writes at the end": (
-        text(ppo_rewards.Reading, "rows", ("(row[:-1] if is_ended else row) + self.ending", "row")),
+        text(rewards.Reading, "rows", ("(row[:-1] if is_ended else row) + self.ending", "row")),
         step(tokenizer="chatml"),
     ),
     "a reward model on the policy's base is read under the policy's adapter": (
         text(
-            ppo_critics.AdapterScorer,
+            critics.AdapterScorer,
             "scores",
             ("with adapter(self.policy, *self.names):", "with adapter(self.policy, 'default'):"),
         ),
@@ -166,7 +163,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     # PPO's log-probabilities, values and KL
     "positions count the padding": (
         text(
-            ppo_models,
+            models,
             "position_ids",
             (
                 "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)",
@@ -177,7 +174,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "chunks stay in the order of their lengths": (
         text(
-            ppo_trainer,
+            trainer,
             "chunked",
             ("for rows in rollout", "for number, rows in enumerate(rollout"),
             (".split(batch_size):", ".split(batch_size)):"),
@@ -186,11 +183,11 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(),
     ),
     "chunks are put at the wrong end": (
-        text(ppo_trainer, "chunked", ("result.shape[1] - part.shape[1] :]", ": part.shape[1]]")),
+        text(trainer, "chunked", ("result.shape[1] - part.shape[1] :]", ": part.shape[1]]")),
         step(),
     ),
     "a rollout's batch is cut one column short": (
-        text(ppo_rollout.Rollout, "batch", ("int(self.lengths[rows].max())", "int(self.lengths[rows].max()) - 1")),
+        text(rollout.Rollout, "batch", ("int(self.lengths[rows].max())", "int(self.lengths[rows].max()) - 1")),
         step(),
     ),
     "the reference has no temperature": (
@@ -199,7 +196,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "the reference is the base, not the parent's adapter": (
         text(
-            ppo_models.Reference,
+            models.Reference,
             "active",
             ("with adapter(self.policy, self.adapter):", "with self.policy.disable_adapter():"),
         ),
@@ -214,24 +211,24 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(eval_batch=8),
     ),
     "values are those after each token": (
-        text(ppo_trainer, "add_advantages", ("values = outputs[:, :-1] * mask", "values = outputs[:, 1:] * mask")),
+        text(trainer, "add_advantages", ("values = outputs[:, :-1] * mask", "values = outputs[:, 1:] * mask")),
         step(),
     ),
     # PPO's advantages and losses
     "the score stands a token before the last": (
-        text(ppo_math, "last_token", ("mask.shape[1] - 1 -", "mask.shape[1] - 2 -")),
+        text(maths, "last_token", ("mask.shape[1] - 1 -", "mask.shape[1] - 2 -")),
         step(),
     ),
     "the advantages' mask is off by one": (
         text(
-            ppo_math,
+            maths,
             "gae",
             ("lam * next_advantage) * mask[:, t]", "lam * next_advantage) * mask[:, t - 1]"),
         ),
         step(),
     ),
     "advantages are whitened with the padding": (
-        text(ppo_math, "whiten", ("masked_mean(values, mask, total)", "masked_mean(values, mask | True, total)")),
+        text(maths, "whiten", ("masked_mean(values, mask, total)", "masked_mean(values, mask | True, total)")),
         step(),
     ),
     "advantages are whitened by the micro-batch": (
@@ -260,7 +257,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     "accumulation divides once more": (value(PPOTrainer, "loss_is_scaled_for_ga", False), step()),
     "the critic reads and trains the policy's adapter too": (
         text(
-            ppo_critics,
+            critics,
             "_adapter_critic",
             (
                 "AdapterScorer(policy, CRITIC_ADAPTER, head, below)",
@@ -270,18 +267,16 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(adapter=True, critic="lora"),
     ),
     "a row's reward is that of the rollout": (
-        text(ppo_trainer, "combine", ("stacked.nansum(1)", "stacked.nansum(1).mean().expand(len(stacked))")),
+        text(trainer, "combine", ("stacked.nansum(1)", "stacked.nansum(1).mean().expand(len(stacked))")),
         lambda at: check_alone(Case(), Setting(eval_batch=3, micro_batch=2), at.bases, at.monkeypatch),
     ),
     # PPO's processes
     "means are averaged over processes": (
-        text(ppo_math, "masked_mean", (SUM, "total((values * mask).sum() / mask.sum().clamp(min=1)) / 2")),
+        text(maths, "masked_mean", (SUM, "total((values * mask).sum() / mask.sum().clamp(min=1)) / 2")),
         lambda at: two_threads.check_totals([1, 5, 2, 9, 3], 1),
     ),
     "each process whitens its own": (
-        text(
-            ppo_experience.ppo_math, "whiten", ("masked_variance(values, mask, total)", "masked_variance(values, mask)")
-        ),
+        text(experience.maths, "whiten", ("masked_variance(values, mask, total)", "masked_variance(values, mask)")),
         lambda at: two_threads.check_totals([1, 5, 2, 9, 3], 1),
     ),
     # Pretraining and TRL's stages
@@ -358,7 +353,9 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         scored(score_cases.check_judge, kind="learned"),
     ),
     "a card's gold labels are another pair's": (
-        text(reward_models.pairwise, "score_pairs", ("np.array(columns[name])", "np.array(sorted(columns[name]))")),
+        text(
+            reward_models.card.pairwise, "score_pairs", ("np.array(columns[name])", "np.array(sorted(columns[name]))")
+        ),
         scored(score_cases.check_card),
     ),
     "the best of n is picked by another prompt's scores": (
@@ -371,27 +368,33 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     # Evaluation
     "log-likelihoods are padded on the left": (
-        text(eval.lm.CausalLM, "_logits", ("[*ids, *[0] * (width - len(ids))]", "[*[0] * (width - len(ids)), *ids]")),
+        text(
+            eval.harness.lm.CausalLM,
+            "_logits",
+            ("[*ids, *[0] * (width - len(ids))]", "[*[0] * (width - len(ids)), *ids]"),
+        ),
         evaluated(evaluation_cases.check_log_likelihoods),
     ),
     "log-likelihoods are read one place too early": (
-        text(eval.lm.CausalLM, "_score_batch", ("len(ids) + k - first", "len(ids) + k - first - 1")),
+        text(eval.harness.lm.CausalLM, "_score_batch", ("len(ids) + k - first", "len(ids) + k - first - 1")),
         evaluated(evaluation_cases.check_log_likelihoods),
     ),
     "log-likelihoods stay in the order of their lengths": (
-        text(eval.lm.CausalLM, "_loglikelihood_tokens", ("found[i] = score", "found[found.index(None)] = score")),
+        text(
+            eval.harness.lm.CausalLM, "_loglikelihood_tokens", ("found[i] = score", "found[found.index(None)] = score")
+        ),
         evaluated(evaluation_cases.check_log_likelihoods),
     ),
     "texts' log-likelihoods stay in the order of their lengths": (
         text(
-            eval.lm.CausalLM,
+            eval.harness.lm.CausalLM,
             "loglikelihood_rolling",
             ("[total for _, total in sorted(zip(order, sums, strict=True))]", "sums"),
         ),
         evaluated(evaluation_cases.check_rolling),
     ),
     "replies are generated after padding on the right": (
-        text(eval.lm.CausalLM, "reply", ('padding_side="left"', 'padding_side="right"')),
+        text(eval.harness.lm.CausalLM, "reply", ('padding_side="left"', 'padding_side="right"')),
         evaluated(evaluation_cases.check_greedy),
     ),
     "replies stay in the order of their prompts' lengths": (
@@ -410,14 +413,14 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "a rollout's rows are moved one column too few": (
         text(
-            ppo_rollout,
+            rollout,
             "_to_rollout",
             ("shift = (total - width - lengths)[:, None]", "shift = (total - width - lengths - 1)[:, None]"),
         ),
         rolled_out,
     ),
     "PPO samples after padding on the right": (
-        text(ppo_rollout, "sample", ("[pad_token_id] * pad + prompt for", "prompt + [pad_token_id] * pad for")),
+        text(rollout, "sample", ("[pad_token_id] * pad + prompt for", "prompt + [pad_token_id] * pad for")),
         rolled_out,
     ),
     # Data

@@ -5,9 +5,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from alignment.trainers.ppo_models import completion_logits
-from alignment.trainers.ppo_rollout import sample
-from eval.lm import CausalLM
+from alignment.trainers.ppo.models import completion_logits
+from alignment.trainers.ppo.rollout import sample
+from eval.harness.lm import CausalLM
 
 
 @pytest.mark.parametrize("adapter", [False, True])

@@ -13,8 +13,8 @@ import align
 from alignment.durable.manifest import damage, new_checkpoint
 from alignment.errors import UserError
 from alignment.models.checkpoints import read_lineage
-from alignment.pipeline.lineage import lineage_lines
-from alignment.pipeline.provenance import code_digest
+from alignment.pipeline.records.environment import code_digest
+from alignment.pipeline.records.lineage import lineage_lines
 
 HOLD = """
 import sys

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 
 from alignment.errors import UserError, UserErrors
-from alignment.pipeline.digest import data_digests
-from alignment.pipeline.recipe import apply_overrides, build_configs, parse_yaml, placeholders, read_recipe
+from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, parse_yaml, placeholders, read_recipe
+from alignment.pipeline.records.digest import data_digests
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alignment.pipeline.graph import load_pipeline, load_stage
-from alignment.pipeline.recipe import read_recipe
+from alignment.pipeline.recipes.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/pipeline.yaml"))

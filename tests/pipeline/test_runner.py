@@ -11,7 +11,7 @@ import pytest
 from alignment.durable.lock import locked
 from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
-from alignment.pipeline.record import RunRecord
+from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.runner import duration, run_pipeline
 from alignment.pipeline.stopping import stopping
 

@@ -21,10 +21,10 @@ from alignment.models.interop import export_checkpoint
 from alignment.models.loading import load_causal_lm, load_config, load_tokenizer
 from alignment.pipeline.graph import load_stage
 from alignment.report import write_report
-from alignment.stages import common
-from alignment.stages.card import write_card
-from alignment.stages.common import StageResult
-from eval.store import save_run
+from alignment.stages.shared import stage_run
+from alignment.stages.shared.model_card import write_card
+from alignment.stages.shared.stage_run import StageResult
+from eval.harness.store import save_run
 
 TOKEN = "hf_" + "Ab1" * 12
 SECRET_URL = "https://me:pa55word@example.org/rows.jsonl"
@@ -96,7 +96,7 @@ def test_a_stages_token_is_in_no_file_and_its_checkpoint_tells_where_it_is_from(
 
 
 def test_messages_and_logs_are_masked(capsys, monkeypatch):
-    from alignment.cli import info
+    from alignment.cli.inspect import info
 
     def fails(args):
         logging.getLogger("alignment").info("reading %s", SECRET_URL)
@@ -225,9 +225,9 @@ def test_the_hub_gets_the_checkpoint_and_no_pickled_arguments(tmp_path, monkeypa
         def upload_folder(self, **options):
             uploads.append((self.token, options))
 
-    monkeypatch.setattr(common, "HfApi", Api)
+    monkeypatch.setattr(stage_run, "HfApi", Api)
     arguments = SimpleNamespace(hub_token=TOKEN, hub_revision=None)
     trainer = SimpleNamespace(args=arguments, hub_model_id="me/model", is_world_process_zero=lambda: True)
-    common.push(trainer, tmp_path / "checkpoint")
+    stage_run.push(trainer, tmp_path / "checkpoint")
     expected = {"repo_id": "me/model", "folder_path": tmp_path / "checkpoint", "revision": None}
     assert uploads == [(TOKEN, expected)]

@@ -9,9 +9,9 @@ import numpy as np
 import pandas
 import pytest
 
-from eval import stats
-from eval.store import save_run
-from reward_models.pairwise import PairScores, pair_card
+from eval.comparison import stats
+from eval.harness.store import save_run
+from reward_models.card.pairwise import PairScores, pair_card
 
 FAMILIES = ("person_fact", "arithmetic", "translate", "story", "refusal")
 ABILITY = {"pretrain": 0.15, "sft": 0.66, "dpo": 0.72, "ppo": 0.74}

@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from alignment.report.collect import collect
-from alignment.report.frontiers import frontier_section, logged_frontiers
+from alignment.report.charts.frontiers import frontier_section, logged_frontiers
+from alignment.report.charts.reward_figures import card_section, subset_table
+from alignment.report.content import collect
 from alignment.report.render import render
-from alignment.report.reward_figures import card_section, subset_table
-from eval.frontier import Point, fit, frontier
-from eval.frontier_points import logged_points
-from reward_models.best_of_n import best_of_n
+from eval.frontier.curves import Point, fit, frontier
+from eval.frontier.points import logged_points
+from reward_models.card.best_of_n import best_of_n
 
 
 @pytest.fixture

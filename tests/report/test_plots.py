@@ -2,8 +2,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from alignment.report.diagram import pipeline_svg
-from alignment.report.plots import (
+from alignment.report.charts.diagram import pipeline_svg
+from alignment.report.charts.plots import (
     Estimate,
     Mark,
     Panel,
@@ -14,8 +14,8 @@ from alignment.report.plots import (
     panel_chart,
     scatter,
 )
-from alignment.report.scales import Scale, log_ticks, nice_ticks, spread
-from alignment.report.words import count, duration, number, p_text
+from alignment.report.charts.scales import Scale, log_ticks, nice_ticks, spread
+from alignment.report.labels import count, duration, number, p_text
 
 WORDS = {"title": "a & <b>", "x_label": "x < 1", "y_label": "y"}
 PANELS = {"title": "a & <b>", "x_label": "x < 1"}

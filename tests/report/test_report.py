@@ -7,8 +7,8 @@ import pytest
 
 from alignment.errors import UserError
 from alignment.report import write_report
-from alignment.report.collect import CURVE_POINTS, collect, thinned
-from alignment.report.figures import training_figures
+from alignment.report.charts.figures import training_figures
+from alignment.report.content import CURVE_POINTS, collect, thinned
 from alignment.report.render import render
 from alignment.report.terminal import summary
 
@@ -324,7 +324,7 @@ def test_damaged_json_is_named(make_run, tmp_path):
 def test_command_prints_the_table_and_both_paths(make_run, tmp_path, capsys):
     import argparse
 
-    from alignment.cli import report as command
+    from alignment.cli.inspect import report as command
 
     run_dir = make_run(tmp_path / "tiny")
     parser = argparse.ArgumentParser()

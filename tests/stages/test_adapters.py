@@ -8,8 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
 from alignment.models.loading import load_trainable
-from alignment.stages.adapters import complete_reference, expose_head_bias
-from alignment.stages.common import save_checkpoint
+from alignment.stages.shared.lora import complete_reference, expose_head_bias
+from alignment.stages.shared.stage_run import save_checkpoint
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from alignment.models.loading import load_causal_lm, load_config, load_trainable
 from alignment.models.merging import merge
 from alignment.models.vocabulary import make_room
 from alignment.stages import ppo, reward, sft
-from alignment.stages.adapters import ModelArguments
+from alignment.stages.shared.lora import ModelArguments
 
 OPTIONS = {
     "per_device_train_batch_size": 12,

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from alignment.stages.card import write_card
-from alignment.stages.common import StageResult
+from alignment.stages.shared.model_card import write_card
+from alignment.stages.shared.stage_run import StageResult
 
 PAIRWISE = {
     "n": 8,

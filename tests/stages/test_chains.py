@@ -19,10 +19,10 @@ from alignment.models.chain import read_chain
 from alignment.models.loading import load_causal_lm, load_trainable
 from alignment.models.merging import merge
 from alignment.stages import dpo, grpo, ppo, reward, sft
-from alignment.stages.adapters import ModelArguments
-from alignment.stages.chains import record_chain
-from alignment.stages.common import save_checkpoint
-from eval.store import checkpoint_digest
+from alignment.stages.shared.chains import record_chain
+from alignment.stages.shared.lora import ModelArguments
+from alignment.stages.shared.stage_run import save_checkpoint
+from eval.harness.store import checkpoint_digest
 from reward_models.learned import load_members
 
 MODES = ["continue", "stack", "merge"]

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 
 from alignment.errors import UserError
 from alignment.stages import dpo, reward, sft
-from alignment.stages.adapters import ModelArguments
 from alignment.stages.ppo import without_long_prompts
+from alignment.stages.shared.lora import ModelArguments
 
 
 def prompts(*lengths: int) -> Dataset:

@@ -13,11 +13,11 @@ from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import write_manifest
 from alignment.errors import UserError
 from alignment.models.loading import load_trainable
-from alignment.pipeline.recipe import build_configs
+from alignment.pipeline.recipes.recipe import build_configs
 from alignment.stages import grpo
-from alignment.stages.adapters import ModelArguments
-from alignment.stages.common import save_checkpoint
-from alignment.stages.rollouts import RewardSources
+from alignment.stages.shared.lora import ModelArguments
+from alignment.stages.shared.rollouts import RewardSources
+from alignment.stages.shared.stage_run import save_checkpoint
 
 OPTIONS = {
     "num_generations": 4,

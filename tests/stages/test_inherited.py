@@ -8,7 +8,7 @@ import tiny_stages
 
 from alignment.errors import UserError
 from alignment.stages import dpo, ppo, reward, sft
-from alignment.stages.inherited import require_inherited
+from alignment.stages.shared.inherited import require_inherited
 
 ASKS_NOTHING = SimpleNamespace(chat_template_path=None, eos_token=None)
 

@@ -14,13 +14,13 @@ from shipped_templates import SHIPPED, classifier
 from transformers import LlamaForCausalLM
 
 from alignment.errors import UserError
-from alignment.stages.self_check import losses, policies, rewards
-from alignment.stages.self_check.check import Outcome, moved_weights, self_check
+from alignment.stages.self_check import loss_checks, policy_checks, reward_checks
+from alignment.stages.self_check.prove import Outcome, moved_weights, self_check
 from alignment.stages.self_check.untouched import is_plain
-from alignment.trainers import ppo_models, ppo_rollout
-from alignment.trainers.ppo_critics import ModelScorer
-from alignment.trainers.ppo_rewards import Reading
-from alignment.trainers.ppo_trainer import PPOTrainer
+from alignment.trainers.ppo import models, rollout
+from alignment.trainers.ppo.critics import ModelScorer
+from alignment.trainers.ppo.rewards import Reading
+from alignment.trainers.ppo.trainer import PPOTrainer
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_sound_ppo_holds(policy, sampler, bf16, tmp_path):
     if policy == "continued-adapter":
         options["policy"] = tiny.sft_adapter()
     record = self_check(
-        ppo(tmp_path, arguments={"sampler": sampler, "bf16": bf16}, **options), [policies.ppo_checks(None)]
+        ppo(tmp_path, arguments={"sampler": sampler, "bf16": bf16}, **options), [policy_checks.ppo_checks(None)]
     )
     assert names(record) == {
         "sampler = trained weights",
@@ -110,7 +110,7 @@ def without_adapter(model, prompts, log_probs=False, **options):
     for module in layers:
         module.scaling = dict.fromkeys(module.scaling, 0.0)
     try:
-        return ppo_rollout.sample(model, prompts, log_probs=True, **options)
+        return rollout.sample(model, prompts, log_probs=True, **options)
     finally:
         for module, scaling in zip(layers, before, strict=True):
             module.scaling = scaling
@@ -118,15 +118,20 @@ def without_adapter(model, prompts, log_probs=False, **options):
 
 def unmasked(model, batch, temperature):
     seen = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
-    return ppo_models.completion_logits(model, seen, temperature)
+    return models.completion_logits(model, seen, temperature)
 
 
 FAULTS = {
     "the score of a small batch is 0": (ModelScorer, "scores", nothing_alone, "depends on what else is in the batch"),
-    "the base samples": (policies, "SAMPLERS", {"generate": without_adapter}, "sampled from other weights"),
-    "padding is seen by the policy": (policies, "completion_logits", unmasked, "not those that the rollout recorded"),
+    "the base samples": (policy_checks, "SAMPLERS", {"generate": without_adapter}, "sampled from other weights"),
+    "padding is seen by the policy": (
+        policy_checks,
+        "completion_logits",
+        unmasked,
+        "not those that the rollout recorded",
+    ),
     "the reference is the policy": (
-        ppo_models.Reference,
+        models.Reference,
         "active",
         lambda self: nullcontext(self.policy),
         "moves with the policy",
@@ -140,14 +145,14 @@ def test_a_planted_fault_of_ppo_is_seen(name, tmp_path, monkeypatch):
     run = ppo(tmp_path, peft_config=tiny.lora())
     monkeypatch.setattr(place, attribute, faulty)
     with pytest.raises(UserError, match=says):
-        self_check(run, [policies.ppo_checks(None)])
+        self_check(run, [policy_checks.ppo_checks(None)])
 
 
 def test_a_reference_that_is_the_base_of_a_continued_adapter_is_seen(tmp_path):
     run = ppo(tmp_path, policy=tiny.sft_adapter())
     run.reference.adapter = None
     with pytest.raises(UserError, match="another model than the one that training starts from"):
-        self_check(run, [policies.ppo_checks(None)])
+        self_check(run, [policy_checks.ppo_checks(None)])
 
 
 def test_a_reward_that_is_read_at_the_end_of_turn_where_a_newline_was_trained_is_seen(tmp_path, monkeypatch):
@@ -161,22 +166,22 @@ def test_a_reward_that_is_read_at_the_end_of_turn_where_a_newline_was_trained_is
         run.args.self_check = True
         return run
 
-    assert "read where it was trained" in names(self_check(make(), [policies.ppo_checks(None)]))
+    assert "read where it was trained" in names(self_check(make(), [policy_checks.ppo_checks(None)]))
     monkeypatch.setattr(Reading, "rows", lambda self, samples: samples.rollout.token_ids)
     with pytest.raises(UserError, match="read at another token"):
-        self_check(make(), [policies.ppo_checks(None)])
+        self_check(make(), [policy_checks.ppo_checks(None)])
 
 
 def test_a_reward_model_that_scores_all_alike_is_refused_and_a_silent_rule_warned_of(tmp_path, caplog):
     judge = tiny.model(head="score")
     judge.score.weight.data.zero_()
     with pytest.raises(UserError, match="gives every completion the same score, 0"):
-        self_check(ppo(tmp_path, judge), [policies.ppo_checks(None)])
+        self_check(ppo(tmp_path, judge), [policy_checks.ppo_checks(None)])
 
     def never(completions, **columns):
         return [0.0] * len(completions)
 
-    self_check(ppo(tmp_path, [never, tiny.length_reward]), [policies.ppo_checks(None)])
+    self_check(ppo(tmp_path, [never, tiny.length_reward]), [policy_checks.ppo_checks(None)])
     assert "never gave 0 to each of 4 first completions" in caplog.text and "length_reward gave" not in caplog.text
 
 
@@ -198,7 +203,7 @@ def test_a_loss_that_is_not_its_rows_is_seen(folder, tmp_path, monkeypatch):
 
 
 def test_documents_that_read_each_other_are_seen(folder, tmp_path, monkeypatch):
-    from alignment.trainers.pretrain_trainer import PretrainTrainer
+    from alignment.trainers.pretrain.trainer import PretrainTrainer
 
     whole = PretrainTrainer.compute_loss
 
@@ -211,14 +216,14 @@ def test_documents_that_read_each_other_are_seen(folder, tmp_path, monkeypatch):
 
 
 def test_labels_other_than_those_shown_are_seen(folder, tmp_path, monkeypatch):
-    shown = losses.encode_conversation
+    shown = loss_checks.encode_conversation
 
     def all_learned(*arguments):
         found = shown(*arguments)
         return type(found)(found.row, found.ids, [True] * len(found.ids))
 
     with pytest.raises(UserError, match="not those that align check shows"):
-        run_with((losses, "encode_conversation", all_learned), "sft", folder, tmp_path, monkeypatch)
+        run_with((loss_checks, "encode_conversation", all_learned), "sft", folder, tmp_path, monkeypatch)
 
 
 def test_chosen_and_rejected_in_each_others_place_are_seen(folder, tmp_path, monkeypatch):
@@ -270,9 +275,9 @@ def test_a_trainers_counts_are_told_from_its_models():
 
 def test_differences_of_scores():
     nan = float("nan")
-    assert rewards.largest(torch.tensor([1.0, nan]), torch.tensor([1.5, nan])) == 0.5
-    assert rewards.largest(torch.tensor([1.0, nan]), torch.tensor([1.0, 2.0])) == float("inf")
-    assert rewards.scale(torch.tensor([nan, -3.0])) == 3.0
+    assert reward_checks.largest(torch.tensor([1.0, nan]), torch.tensor([1.5, nan])) == 0.5
+    assert reward_checks.largest(torch.tensor([1.0, nan]), torch.tensor([1.0, 2.0])) == float("inf")
+    assert reward_checks.scale(torch.tensor([nan, -3.0])) == 3.0
 
 
 # ---- Plants and sound settings that an adversarial review found ----
@@ -375,7 +380,7 @@ def test_a_reference_of_grpo_that_is_the_policy_is_seen(folder, tmp_path, monkey
 
 
 def test_a_reward_adapter_on_the_policys_base_that_is_read_elsewhere_is_seen(tmp_path, monkeypatch):
-    from alignment.trainers import ppo_critics
+    from alignment.trainers.ppo import critics
 
     base = tiny.model()
     base.save_pretrained(tmp_path / "base")
@@ -390,10 +395,12 @@ def test_a_reward_adapter_on_the_policys_base_that_is_read_elsewhere_is_seen(tmp
     def make():
         return ppo(tmp_path, str(tmp_path / "judge"), policy=get_peft_model(policy, tiny.lora()))
 
-    assert any("read where it was trained" in name for name in names(self_check(make(), [policies.ppo_checks(None)])))
-    monkeypatch.setattr(ppo_critics, "score_index", lambda ids, mask, pad: torch.full((len(ids),), ids.shape[1] - 2))
+    assert any(
+        "read where it was trained" in name for name in names(self_check(make(), [policy_checks.ppo_checks(None)]))
+    )
+    monkeypatch.setattr(critics, "score_index", lambda ids, mask, pad: torch.full((len(ids),), ids.shape[1] - 2))
     with pytest.raises(UserError, match="read at another token"):
-        self_check(make(), [policies.ppo_checks(None)])
+        self_check(make(), [policy_checks.ppo_checks(None)])
 
 
 def test_a_function_that_depends_on_the_batch_is_warned_of(tmp_path, caplog):
@@ -401,7 +408,7 @@ def test_a_function_that_depends_on_the_batch_is_warned_of(tmp_path, caplog):
         order = sorted(range(len(completion_ids)), key=lambda index: (len(completion_ids[index]), index))
         return [float(order.index(index)) for index in range(len(completion_ids))]
 
-    self_check(ppo(tmp_path, [rank, tiny.length_reward]), [policies.ppo_checks(None)])
+    self_check(ppo(tmp_path, [rank, tiny.length_reward]), [policy_checks.ppo_checks(None)])
     assert "rank gives a completion alone another reward than in its batch" in caplog.text
     assert "length_reward gives" not in caplog.text
 

@@ -9,8 +9,8 @@ from packed_equality import gradients, largest_difference
 
 from alignment.data.arguments import DataArguments
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.stages.adapters import ModelArguments
 from alignment.stages.sft import SFTRecipe, make_trainer
+from alignment.stages.shared.lora import ModelArguments
 from alignment.tokenization import train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "saw", "a", "bird", "by", "the", "old", "mill"]

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from alignment.data.arguments import DataArguments
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.stages import dpo, reward, sft
-from alignment.stages.adapters import ModelArguments
+from alignment.stages.shared.lora import ModelArguments
 from alignment.tokenization import train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "the", "mat", "and", "saw", "a", "bird", "by", "the", "old", "mill"]

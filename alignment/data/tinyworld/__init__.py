@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from alignment.data.tinyworld.documents import document, draw_quality
 from alignment.data.tinyworld.gold import gold_reward
-from alignment.data.tinyworld.replies import Defects, write
 from alignment.data.tinyworld.tasks import FAMILIES, Task
 from alignment.data.tinyworld.world import SPLITS, World, WorldConfig
+from alignment.data.tinyworld.writer import Defects, write
 
 if TYPE_CHECKING:
     from datasets import Dataset

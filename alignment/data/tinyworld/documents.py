@@ -8,9 +8,9 @@ alignment has to add.
 from collections.abc import Callable
 from random import Random
 
-from alignment.data.tinyworld.replies import Defects, write
 from alignment.data.tinyworld.tasks import FAMILIES, tell_story
 from alignment.data.tinyworld.world import World, table
+from alignment.data.tinyworld.writer import Defects, write
 
 QUALITIES = ("clean", "rude", "unsafe", "wrong", "rambling")
 FLAWLESS = Defects()

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from alignment.durable.read import read_json
-from alignment.stages.self_check.check import Outcome
-from alignment.trainers.ppo_models import inner
-from alignment.trainers.ppo_rollout import keyed_generator
+from alignment.stages.self_check.prove import Outcome
+from alignment.trainers.ppo.models import inner
+from alignment.trainers.ppo.rollout import keyed_generator
 
 ROWS, TOKENS = 2, 16
 

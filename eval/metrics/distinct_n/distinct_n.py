@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from eval.replies import distinct_n
+from eval.generation.replies import distinct_n
 
 DESCRIPTION = "Different n-grams of words over all n-grams in a set of texts (Li et al. 2016): how varied they are."
 INPUTS = """

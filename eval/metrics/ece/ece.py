@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from eval.calibration import expected_calibration_error
+from eval.comparison.calibration import expected_calibration_error
 
 DESCRIPTION = "How far a model's confidence is from how often it is right: the mean gap over bins of like confidence."
 INPUTS = """

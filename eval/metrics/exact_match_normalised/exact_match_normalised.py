@@ -4,8 +4,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from eval.replies import exact_match
-from eval.stats import mean_se
+from eval.comparison.stats import mean_se
+from eval.generation.replies import exact_match
 
 DESCRIPTION = "Share of predictions that equal a reference without case, ASCII punctuation, articles and extra spaces."
 INPUTS = """

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from eval.winrate import win_rate
+from eval.generation.winrate import win_rate
 
 DESCRIPTION = (
     "How often a side wins; a tie is half a win. The 95% interval heeds that outcomes of a prompt go together."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
-from eval.phrases import says_unknown
+from eval.harness.phrases import says_unknown
 from eval.suites.options import rows_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ def load_documents(suite_args: dict | None = None, **_: object) -> dict[str, Dat
     `split` names the split of a source that has several. Text files are cut at blank lines into documents of about
     4,000 characters, each scored on its own.
     """
-    from alignment.data.formats import convert
-    from alignment.data.sources import load_source
+    from alignment.data.reading.formats import convert
+    from alignment.data.reading.sources import load_source
 
     options = dict(suite_args or {})
     data, split = options.pop("data", None), options.pop("split", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eval.phrases import is_refusal
+from eval.harness.phrases import is_refusal
 from eval.suites.options import rows_of
 
 if TYPE_CHECKING:

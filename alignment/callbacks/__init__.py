@@ -1,0 +1,1 @@
+"""Callbacks of transformers' Trainer: step checkpoints, metrics, faults, stopping."""

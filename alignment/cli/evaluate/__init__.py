@@ -1,0 +1,1 @@
+"""Verbs that sample from checkpoints, score them and compare them."""

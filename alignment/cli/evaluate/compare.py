@@ -1,0 +1,101 @@
+"""`align compare`: a paired comparison of evaluated checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+REGRESSED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    places = "a checkpoint, with --suite whether or not it was evaluated, an eval run's folder, or a folder of such"
+    parser.add_argument("a", help=f"before: {places}")
+    parser.add_argument("b", nargs="+", help="after: likewise; differences are b - a, of each b with the one a")
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        help="only this suite, as `align eval` takes it; may be given several times; checkpoints that it was not run "
+        "on are evaluated first; default: all suites that both have",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["plain", "chat", "both"],
+        help="of what is evaluated first; default: as the other side was, else both",
+    )
+    parser.add_argument("--limit", type=int, help="of what is evaluated first, the first items of each task")
+    parser.add_argument("--batch_size", type=int, default=64, help="of what is evaluated first")
+    parser.add_argument(
+        "--show", type=int, default=0, metavar="N", help="items that changed: N regressed and N fixed of each metric"
+    )
+    for name in ("md", "json", "html"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
+    parser.add_argument(
+        "--fail-on-regression",
+        action="append",
+        default=[],
+        metavar="TASK:DELTA",
+        help="exit code 1 where the task's score is worse by more than DELTA and the verdict is worse or unknown; TASK "
+        "may be a glob, or TASK/METRIC; may be given several times",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="fail unless the interval rules out a loss of more than DELTA"
+    )
+    parser.add_argument("--any_template", action="store_true", help="compare chat runs whose chat templates differ")
+    parser.epilog = "exit code: 0 compared, 1 a regression (--fail-on-regression), 2 not comparable"
+
+
+def main(args: argparse.Namespace) -> int:
+    from alignment.errors import UserError
+    from eval.comparison.compare import compare_pairs, side_names
+    from eval.comparison.find import match
+    from eval.comparison.flips import first_of_each, flips
+    from eval.comparison.gates import check_gates, parse_gate
+    from eval.comparison.table import compare_table, flips_text, gate_lines
+    from eval.harness.prepare import evaluate_missing
+    from eval.harness.suite import suite_name
+
+    gates = [parse_gate(text) for text in args.fail_on_regression]
+    if args.suite:
+        formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
+        evaluate_missing(args.a, args.b, args.suite, formats, limit=args.limit, batch_size=args.batch_size)
+    elif args.format or args.limit:
+        raise UserError("--format and --limit say how to evaluate what a suite lacks", needed="--suite NAME with them")
+    pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite])
+    rows = compare_pairs(pairs, any_template=args.any_template)
+    if not rows:
+        raise UserError("Nothing to compare.", got="; ".join(skipped), needed="a figure that is a mean over items")
+    names = side_names([run for pair in pairs for run in pair])
+    changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
+    changed.sort(key=lambda flip: flip["change"] != "regressed")
+    outcomes = check_gates(rows, gates, strict=args.strict)
+    print(compare_table(rows))
+    for block in (
+        flips_text(changed),
+        "\n".join(f"not compared: {line}" for line in skipped),
+        "\n".join(gate_lines(outcomes)),
+    ):
+        if block:
+            print("\n" + block)
+    _write(args, {"comparisons": rows, "skipped": skipped, "gates": outcomes, "flips": changed})
+    return REGRESSED if any(outcome["failed"] for outcome in outcomes) else 0
+
+
+def _write(args: argparse.Namespace, comparison: dict) -> None:
+    """The files that were asked for."""
+    from alignment.report.comparison_page import render_comparison
+    from eval.comparison.table import compare_markdown
+
+    written = {
+        args.md: compare_markdown,
+        args.json: lambda content: json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        args.html: render_comparison,
+    }
+    for path, render in written.items():
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(render(comparison), encoding="utf-8")
+            print(f"written to {path}")

@@ -1,0 +1,123 @@
+"""`align frontier RUN_DIR/ppo`: proxy and gold reward against the KL to the reference, and where gold peaks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.cli.evaluate.judging import REWARD_HELP, load_reward
+from alignment.cli.evaluate.sample import add_prompt_arguments
+
+if TYPE_CHECKING:
+    from eval.frontier.curves import Point
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stage", metavar="RUN_DIR/ppo", help="the folder of a ppo stage")
+    parser.add_argument(
+        "--gold",
+        metavar="G",
+        help="the reward to hold against the one trained on: the NAME of a logged rewards/NAME/mean (default: the only "
+        f"one beside it); with --prompts {REWARD_HELP}",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures to a new file")
+    add_prompt_arguments(parser, required=False)
+    parser.add_argument("--reward", metavar="R", help="with --prompts: the reward trained on (default: the stage's)")
+    parser.add_argument("--reference", metavar="CKPT", help="with --prompts: default, what the stage started from")
+    parser.add_argument("--format", choices=["plain", "chat"], default="chat", help="with --prompts (default: chat)")
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="with --prompts (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, help="with --prompts (default: 0)")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.description = (
+        f"{parser.description}: of what the stage logged, or with --prompts of its step checkpoints (save_steps), "
+        "sampled and scored afresh."
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    from eval.frontier.curves import frontier
+    from eval.generation.sample import require_new, write_json
+
+    if args.json:
+        require_new(Path(args.json))
+    stage = Path(args.stage)
+    points, names = measured(args, stage) if args.prompts else logged(args, stage)
+    result = {"stage": stage.name, "source": "checkpoints" if args.prompts else "log", **names, **frontier(points)}
+    print("\n".join(lines(result)))
+    if args.json:
+        write_json(args.json, result)
+        print(f"written to {args.json}")
+    return 0
+
+
+def logged(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
+    from alignment.errors import UserError
+    from eval.frontier.points import logged_points, read_metrics
+
+    given = [f"--{name}" for name in ("reward", "reference", "split", "limit") if getattr(args, name) is not None]
+    if given:
+        raise UserError(f"{', '.join(given)} without --prompts", needed="--prompts SOURCE: what to sample on")
+    points, gold = logged_points(read_metrics(stage / "metrics.jsonl"), args.gold)
+    return points, {"proxy": "reward", "gold": gold}
+
+
+def measured(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
+    from alignment.data.reading.sources import own_test_split
+    from alignment.errors import UserError
+    from eval.frontier.curves import require_points
+    from eval.frontier.points import measured_points, step_checkpoints
+    from eval.generation.generate import Sampling, load_prompts
+
+    checkpoints = step_checkpoints(stage)
+    require_points(len(checkpoints) + 1)
+    reference = args.reference or parent(stage, "model_name_or_path")
+    proxy = args.reward or parent(stage, "reward_model_path")
+    missing = [f"--{name}" for name, value in (("reference", reference), ("reward", proxy)) if not value]
+    if missing:
+        raise UserError(f"{stage}/stage.json names no {', '.join(missing)}", mend=f"give {', '.join(missing)}")
+    sampling = Sampling(max_new_tokens=args.max_new_tokens, seed=args.seed, batch_size=args.batch_size)
+    rewards = [None if name is None else load_reward(name, args.batch_size) for name in (proxy, args.gold)]
+    rows, account = load_prompts(args.prompts, args.split or own_test_split(args.prompts), args.limit)
+    print(account)
+    points = measured_points(checkpoints, reference, rows.to_list(), args.format, sampling, *rewards)
+    return points, {"proxy": proxy, "gold": args.gold}
+
+
+def parent(stage: Path, key: str) -> str | None:
+    """What a key of the stage's recipe named: another stage's checkpoint in the run directory, or as it was given."""
+    from alignment.durable.read import read_json
+
+    file = stage / "stage.json"
+    name = read_json(file)["parents"].get(key) if file.is_file() else None
+    beside = None if name is None else stage.resolve().parent / name / "checkpoint"
+    return str(beside) if beside is not None and beside.is_dir() else name
+
+
+def lines(result: dict) -> list[str]:
+    """The frontier as a table, its peak and its fits, for the terminal."""
+    from eval.comparison.table import frontier_table
+
+    found = [frontier_table(result["points"], result["peak"])]
+    if peak := result["peak"]:
+        place = (
+            f"smoothed gold reward is highest at step {peak['step']} (95% interval {peak['low']} to {peak['high']}), "
+            f"sqrt(KL) {peak['distance']:.2f}: {peak['gold']:.4f}"
+        )
+        told = "over-optimised since" if peak["over_optimised"] else "no fall that noise does not explain"
+        found += [place, f"it falls by {peak['fall']:.4f} to the end (p {peak['fall_p']:.2g}): {told}"]
+    else:
+        found.append("no gold reward: give one with --gold, or log one with weight 0 (docs/your-own-reward.md)")
+    for one in result["fits"]:
+        top = fitted_peak(one["peak_distance"], max(point["distance"] for point in result["points"]))
+        found.append(
+            f"{one['of']}: R(d) = {one['start']:.3f} + d (alpha - beta log d), alpha {one['alpha']:.3f} ± "
+            f"{one['alpha_se']:.3f}, beta {one['beta']:.3f} ± {one['beta_se']:.3f}, {top}"
+        )
+    return found
+
+
+def fitted_peak(distance: float | None, furthest: float) -> str:
+    if distance is None:
+        return "no peak"
+    return f"peak at sqrt(KL) {distance:.3g}" + (", beyond the points" if distance > furthest else "")

@@ -1,0 +1,132 @@
+"""`align reward-card CKPT --pairs FILE`: how far a reward can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.cli.evaluate.judging import REWARD_HELP
+
+if TYPE_CHECKING:
+    from reward_models.protocol import Reward
+
+CURVES = ("proxy", "gold")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "reward",
+        metavar="CKPT",
+        help=REWARD_HELP,
+    )
+    parser.add_argument("--pairs", metavar="FILE", help="preference pairs, in any form that the reward stage reads")
+    parser.add_argument("--split", default="train", help="of the pairs; default: train, all of a single file")
+    parser.add_argument("--subset", metavar="COLUMN", help="accuracy for each value of this column of the pairs")
+    parser.add_argument("--limit", type=int, help="only the first pairs")
+    parser.add_argument("--min_gap", type=float, default=0.1, help="of pairs with gold rewards (default: 0.1)")
+    parser.add_argument("--samples", metavar="FILE", help="several completions a prompt with gold scores: best of n")
+    parser.add_argument("--gold", default="gold", help="the column of their gold scores (default: gold)")
+    parser.add_argument("--against", metavar="CARD", help="an older reward_card.json to measure the scores' drift from")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--dtype", default="auto", help="of a checkpoint, such as bfloat16; default: as saved")
+    parser.add_argument(
+        "--output_dir", "--output", metavar="DIR", type=Path, help="default: reward_card in the stage's folder, or here"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    from alignment.cli.evaluate.judging import load_reward
+    from alignment.errors import UserError
+    from reward_models.card.best_of_n import best_of_n
+    from reward_models.card.card import card_markdown, write_card
+    from reward_models.card.pairs import read_pairs, read_samples
+    from reward_models.card.pairwise import judge_pairs
+
+    if args.pairs is None and args.samples is None:
+        raise UserError("nothing to judge the reward on", needed="--pairs FILE, --samples FILE or both")
+    before = older_scores(args)
+    pairs = None if args.pairs is None else read_pairs(args.pairs, args.split, args.limit)
+    if pairs is not None and args.subset and args.subset not in pairs.column_names:
+        raise UserError(f"no column {args.subset}", got=", ".join(pairs.column_names), mend="correct --subset")
+    samples = None if args.samples is None else read_samples(args.samples, args.gold)
+    reward = load_reward(args.reward, args.batch_size, args.device, args.dtype)
+    card = {"reward": args.reward, "pairs": args.pairs, "split": args.split, "samples": args.samples}
+    if pairs is not None:
+        card |= judge_pairs(reward, pairs, args.min_gap, args.subset)
+        if not card["n"]:
+            raise UserError(
+                "no pair is left to judge the reward on",
+                got=f"{len(pairs)} pairs, {card['unscored']} without a score, {card['left_out']} closer than --min_gap",
+            )
+    if samples is not None:
+        card["best_of_n"] = best_of_n(scored(reward, *samples[:2]), samples[2])
+    add_drift(card, before)
+    folder = args.output_dir or default_folder(args.reward)
+    write_card(folder, card, args.reward)
+    draw(folder, card)
+    print(card_markdown(card))
+    print(f"\nwritten to {folder}")
+    return 0
+
+
+def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[float]]:
+    """The reward's scores of each prompt's completions, asked for in one call."""
+    from alignment.errors import UserError
+
+    flat = [(prompt, one) for prompt, some in zip(prompts, completions, strict=True) for one in some]
+    values = reward(prompts=[prompt for prompt, _ in flat], completions=[one for _, one in flat])
+    if None in values:
+        raise UserError(
+            "the reward has no opinion of some completions",
+            got=f"{values.count(None)} of {len(values)} without a score",
+            needed="a score for each, to choose the best of n",
+        )
+    rest = iter(values)
+    return [[next(rest) for _ in some] for some in completions]
+
+
+def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
+    """(file, summary of scores) of the card to compare with: the one named, else the one in the checkpoint."""
+    from alignment.errors import UserError
+    from reward_models.card.card import CARD_FILE
+
+    own = Path(args.reward) / CARD_FILE
+    file = Path(args.against) if args.against else own if own.is_file() else None
+    if file is None:
+        return None
+    if not file.is_file():
+        raise UserError(f"no file {file}", needed="a reward_card.json", mend="correct --against")
+    scores = json.loads(file.read_text(encoding="utf-8")).get("scores")
+    if scores is None and args.against:
+        raise UserError(f"{file} has no scores", needed="a reward card made from pairs")
+    return scores and (str(file), scores)
+
+
+def add_drift(card: dict, before: tuple[str, dict] | None) -> None:
+    from reward_models.card.pairwise import score_drift
+
+    if before and "scores" in card:
+        card["drift"] = {"since": before[0], **score_drift(before[1], card["scores"])}
+
+
+def default_folder(reward: str) -> Path:
+    path = Path(reward)
+    return path.parent / "reward_card" if path.name == "checkpoint" and path.is_dir() else Path("reward_card")
+
+
+def draw(folder: Path, card: dict) -> None:
+    """The reliability plot and the best-of-n curve as SVG files of their own."""
+    from alignment.report.charts.plots import Series, line_chart, standalone
+
+    if "calibration" in card:
+        points = [(one["confidence"], one["accuracy"]) for one in card["calibration"]["bins"] if one["n"]]
+        series = [Series("reward", points), Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 1)]
+        chart = line_chart(series, title="Reliability", x_label="confidence", y_label="accuracy")
+        (folder / "reliability.svg").write_text(standalone(chart), encoding="utf-8")
+    if "best_of_n" in card:
+        series = [Series(key, [(one["kl"], one[key]) for one in card["best_of_n"]], i) for i, key in enumerate(CURVES)]
+        chart = line_chart(series, title="Best of n", x_label="KL in nats, log n - (n - 1) / n", y_label="score")
+        (folder / "best_of_n.svg").write_text(standalone(chart), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Verbs that look at recipes, checkpoints and run directories."""

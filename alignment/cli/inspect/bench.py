@@ -1,0 +1,59 @@
+"""`align bench`: how fast this machine trains a preset, or a stage by its recipe."""
+
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from alignment.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("what", metavar="PRESET|RECIPE", help="gpt2, say (align info lists them), or a recipe file")
+    parser.add_argument("--stage", help="the stage that a recipe file is of (default: by pipeline.yaml or its name)")
+    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where finished parents are (default: runs/NAME)")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps to measure, twice (default: 10)")
+    parser.add_argument("--warmup", type=int, default=3, help="optimizer steps before (default: 3)")
+    parser.add_argument("--rows", type=int, default=2000, help="rows of a recipe's data to make ready (default: 2000)")
+    parser.add_argument("--profile", metavar="DIR", help="write a trace of three steps by torch's profiler to DIR")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.set_defaults(overrides=[])
+    parser.epilog = """recipe keys, after PRESET (those of a pretrain recipe) or RECIPE:
+  --key value     --per_device_train_batch_size 32, --torch_compile true, --model_config.num_hidden_layers 6
+
+A preset is pretrained on random tokens, a stage on its own data. Nothing is kept."""
+
+
+def main(args: argparse.Namespace) -> int:
+    if min(args.steps, args.warmup, args.rows) < 1:
+        raise UserError("--steps, --warmup and --rows must be 1 or more")
+    from dataclasses import asdict
+
+    from alignment.callbacks.step_timer import StepTimer
+    from alignment.cli.inspect.check import stage_of
+    from alignment.estimate.throughput import bare_overrides, bench_preset, bench_stage, describe
+    from alignment.models.gpt import GPTConfig
+    from alignment.pipeline.graph import load_stage
+
+    timer = StepTimer(args.steps, args.warmup, Path(args.profile) if args.profile else None)
+    recipe = Path(args.what)
+    if recipe.is_file():
+        stage = stage_of(recipe, args.stage)
+        if stage == "tokenizer":
+            raise UserError("the tokenizer stage has no steps to measure", needed="the recipe of another stage")
+        place = str(Path(args.output_dir) / stage) if args.output_dir else None
+        pipeline = load_stage(stage, recipe, bare_overrides(args.overrides, timer, args.rows), place)
+    else:
+        if recipe.suffix in (".yaml", ".yml") or recipe.exists():
+            raise UserError(f"no recipe file at {recipe}", needed="a preset, or a recipe: recipes/tiny/sft.yaml")
+        GPTConfig.from_preset(args.what)  # names the presets where there is none of that name
+    with redirect_stdout(sys.stderr):  # Trainer prints
+        if recipe.is_file():
+            found = bench_stage(pipeline.stages[0], pipeline.run_dir, timer)
+        else:
+            found = bench_preset(args.what, args.overrides, timer)
+    figures = {"tokens_per_second": found.tokens_per_second, "utilisation": found.utilisation}
+    print(json.dumps(asdict(found) | figures) if args.json else describe(found))
+    return 0

@@ -1,0 +1,92 @@
+"""`align check RECIPE`: look at stages, their data and what they will take, before any training."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alignment.errors import UserError
+    from alignment.pipeline.graph import Pipeline
+
+FOUND_ERRORS = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe folder, or a stage's recipe file")
+    parser.add_argument("--stage", help="the stage that a recipe file is of (default: by pipeline.yaml or its name)")
+    parser.add_argument("--offline", action="store_true", help="fetch nothing; what is not in the cache is noted")
+    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where finished parents are (default: runs/NAME)")
+    parser.add_argument("--samples", type=int, default=2, help="rows of each stage to print (default: 2)")
+    parser.add_argument("--sample", type=int, default=1000, help="rows to look at in tokens (default: 1000)")
+    add_share_arguments(parser)
+    parser.set_defaults(overrides=[])
+    parser.epilog = """recipe keys, after RECIPE: as for `align run` (a folder) or `align STAGE` (a file)
+
+exit code: 0 no errors, 1 errors were found, 2 the recipe could not be read. Nothing is written."""
+
+
+def add_share_arguments(parser: argparse.ArgumentParser) -> None:
+    """What share of the rows may be lost; `align run` and `align STAGE` take them too."""
+    lost = {"max_truncated": "that max_length may cut", "max_dropped": "that may be dropped for a reason"}
+    for name, what in lost.items():
+        help = f"share of rows {what} before it is an error (default: 0.05)"
+        parser.add_argument(f"--{name}", type=float, default=0.05, metavar="SHARE", help=help)
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.offline:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when the libraries are imported
+    from alignment.check.display import in_colour, show_findings, show_stage, summary
+    from alignment.check.findings import has_errors
+    from alignment.check.material import Options
+    from alignment.check.run import check_stages, merged
+    from alignment.estimate.compute import this_device
+    from alignment.pipeline.plan import remaining_checkpoints
+
+    mistakes: dict[str, list[UserError]] = {}
+    pipeline = load(args, mistakes)
+    options = Options(args.sample, args.max_truncated, args.max_dropped, offline=args.offline)
+    remaining = remaining_checkpoints(pipeline)
+    checks = check_stages(pipeline, mistakes, remaining=remaining, options=options, device=this_device())
+    colour = in_colour(sys.stdout)
+    print("\n\n".join(show_stage(check, args.samples, colour) for check in checks))
+    found = merged(checks)
+    if found:
+        print("\n" + show_findings(found, colour))
+    print("\n" + summary(checks))
+    return FOUND_ERRORS if has_errors(found) else 0
+
+
+def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":
+    """The stages that RECIPE means."""
+    from alignment.pipeline.graph import load_pipeline, load_stage
+
+    recipe = Path(args.recipe)
+    if not recipe.is_file():
+        return load_pipeline(recipe, args.overrides, args.output_dir, mistakes=mistakes)
+    stage = stage_of(recipe, args.stage)
+    place = str(Path(args.output_dir) / stage) if args.output_dir else None
+    return load_stage(stage, recipe, args.overrides, place, mistakes=mistakes)
+
+
+def stage_of(recipe: Path, given: str | None) -> str:
+    """The stage that a recipe file is of: as given, by the pipeline.yaml beside it, or by its name."""
+    from alignment.errors import UserError
+    from alignment.pipeline.graph import PIPELINE_FILE, read_settings
+    from alignment.stages import STAGES
+
+    beside = recipe.parent / PIPELINE_FILE
+    listed = read_settings(recipe.parent).stages if beside.is_file() else {}
+    named = next((name for name, file in listed.items() if (recipe.parent / file).resolve() == recipe.resolve()), None)
+    stage = given or named or recipe.stem
+    if stage not in STAGES:
+        raise UserError(
+            f"{recipe} does not say which stage it is of",
+            got=f"a file named {stage}" if given is None else f"--stage {stage}",
+            needed=f"one of {', '.join(STAGES)}",
+            mend="--stage NAME",
+        )
+    return stage

@@ -1,0 +1,183 @@
+"""`align info`: what a preset or a checkpoint is and costs, what it was made from, and whether it is intact."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from alignment.models.gpt import GPTConfig
+    from alignment.models.gpt.sizes import Sizes
+
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint, a run directory, or a hub id")
+    parser.add_argument("--preset", help="a named model of the lineage; an unknown name lists them")
+    parser.add_argument(
+        "--context", type=int, help="length of sequence; default: the longest that the model is made for"
+    )
+    parser.add_argument("--verify", action="store_true", help="compare every file with the manifest; exit code 0 or 2")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from alignment.models.gpt.sizes import sizes
+    from alignment.pipeline.records.record import FILE
+
+    if args.verify:
+        return _verify(args)
+    if args.checkpoint and (Path(args.checkpoint) / FILE).is_file():
+        return _print_run(Path(args.checkpoint))
+    lineage, chain = _lineage(args), _chain(args.checkpoint) if args.checkpoint else None
+    config = _config(args, (lineage or chain) is not None)
+    if args.context is not None and args.context < 1:
+        raise UserError("--context is too small", got=args.context, needed="at least 1")
+    name, found = args.preset or args.checkpoint, None if config is None else sizes(config, args.context)
+    if args.json:
+        print(
+            json.dumps({"name": name, **(asdict(found) if found else {}), "lineage": lineage, "adapter_chain": chain})
+        )
+        return 0
+    if found:
+        _print_sizes(name, found)
+    if chain:
+        print("\n".join(["adapters, from the base outwards", *chain_lines(chain)]))
+    if lineage:
+        _print_lineage(lineage)
+    return 0
+
+
+def _print_sizes(name: str, found: Sizes) -> None:
+    parameters = f"{found.parameters:,}"
+    if found.active_parameters != found.parameters:
+        parameters += f", {found.active_parameters:,} of them active a token"
+    flops = f"{short(found.forward_flops_per_token)} (training: three times as much)"
+    cache = f"{short(found.kv_cache_bytes_per_token)}B in 16 bit; {short(found.kv_cache_bytes)}B a sequence"
+    memory = f"{short(found.training_bytes)}B for weights, gradients and AdamW in 32 bit; activations on top"
+    print(f"{name}, at a context of {found.context:,}")
+    print(f"  {'parameters':26}{parameters}")
+    print(f"  {'FLOPs per token, forward':26}{flops}")
+    print(f"  {'KV cache per token':26}{cache}")
+    print(f"  {'memory to train':26}{memory}")
+
+
+def _lineage(args: argparse.Namespace) -> dict | None:
+    """What a checkpoint folder says that it was made from."""
+    from alignment.models.checkpoints import read_lineage
+
+    return None if args.checkpoint is None else read_lineage(args.checkpoint)
+
+
+def _print_lineage(lineage: dict) -> None:
+    from alignment.pipeline.records.lineage import lineage_lines
+
+    print("made from")
+    print("\n".join(f"  {line}" for line in lineage_lines(lineage)))
+
+
+def _print_run(run_dir: Path) -> int:
+    """The lineage of a run directory's checkpoints that no other was made from."""
+    from alignment.pipeline.records.lineage import lineages
+
+    for lineage in lineages(run_dir):
+        _print_lineage(lineage)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Compare a checkpoint, or all of a run directory, with their manifests, an adapter's base included."""
+    from alignment.durable.atomic import as_size
+    from alignment.durable.manifest import MANIFEST, read_manifest, require_intact
+    from alignment.errors import raise_all
+    from alignment.models.checkpoints import require_sound
+    from alignment.pipeline.recipes.recipe import gathered
+    from alignment.pipeline.records.record import FILE
+
+    folder = Path(args.checkpoint or "")
+    if args.checkpoint is None or not folder.is_dir():
+        raise UserError("--verify needs the folder of a checkpoint", got=args.checkpoint or args.preset)
+    run = (folder / FILE).is_file()
+    errors: list[UserError] = []
+    for checkpoint in sorted(folder.glob("*/checkpoint")) if run else [folder]:
+        with gathered(errors):
+            if not (checkpoint / MANIFEST).is_file():
+                require_intact(checkpoint, mend="a checkpoint from elsewhere has no manifest, and cannot be verified")
+            require_sound(checkpoint)
+            files = read_manifest(checkpoint).values()
+            print(f"{checkpoint}: intact, {len(files)} files, {as_size(sum(file['size'] for file in files))}")
+    raise_all(errors)
+    return 0
+
+
+def short(number: float) -> str:
+    """1.24 G for 1,235,814,400."""
+    for size, unit in UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g} "
+
+
+def _chain(checkpoint: str) -> dict | None:
+    """What a checkpoint records of the adapters in it, or of those that were merged into it."""
+    from dataclasses import asdict
+
+    from alignment.models.chain import read_chain, read_merged_from
+    from alignment.models.checkpoints import adapter_folder, is_adapter
+
+    if is_adapter(checkpoint):
+        chain = read_chain(adapter_folder(checkpoint))
+        return chain and asdict(chain)
+    return read_merged_from(checkpoint)
+
+
+def chain_lines(chain: dict) -> list[str]:
+    """A chain from the base outwards, a line each."""
+    lines = [*chain_lines(chain["merged_from"]), "  merged into"] if chain["merged_from"] else []
+    how = chain["quantization"]
+    quantised = f", in training in {how.get('bnb_4bit_quant_type') or '8 bit'}" if how else ""
+    lines.append(f"  {'base':10}{chain['base']}{_digest(chain['base_digest'])}{quantised}")
+    return lines + [
+        f"  {'adapter':10}{', then '.join(one['stages'])}{_digest(one['digest'])}" for one in chain["links"]
+    ]
+
+
+def _digest(digest: str | None) -> str:
+    return f" ({digest[:12]})" if digest else ""
+
+
+def _config(args: argparse.Namespace, told_otherwise: bool) -> GPTConfig | None:
+    """The config asked for; None of a checkpoint that only its lineage or chain can be told of."""
+    from alignment.models.checkpoints import is_adapter
+    from alignment.models.gpt import GPTConfig
+    from alignment.models.loading import load_config
+
+    if (args.preset is None) == (args.checkpoint is None):
+        raise UserError(
+            "align info describes one model",
+            got="both a checkpoint and --preset" if args.preset else "neither a checkpoint nor --preset",
+            needed=f"a checkpoint, or --preset with one of {', '.join(GPTConfig.preset_names())}",
+        )
+    if args.preset:
+        return GPTConfig.from_preset(args.preset)
+    is_model = (Path(args.checkpoint) / "config.json").is_file() or is_adapter(args.checkpoint)
+    if told_otherwise and not is_model:
+        return None  # a tokenizer
+    config = load_config(args.checkpoint)
+    if isinstance(config, GPTConfig):
+        return config
+    if told_otherwise:
+        return None
+    raise UserError(
+        f"{args.checkpoint} is not of the architecture defined here",
+        got=f"model_type {config.model_type}",
+        needed=GPTConfig.model_type,
+        mend="align import makes it one, where its options allow",
+    )

@@ -1,0 +1,1 @@
+"""Verbs that write a checkpoint in another form."""

@@ -1,0 +1,1 @@
+"""Verbs that train: a stage, or a pipeline of them."""

@@ -1,0 +1,391 @@
+"""Which rows to leave out: by length, as duplicates, as near duplicates, or for what they share with eval items.
+
+Pure functions of texts. What they remember of a text is hashes that do not depend on the process, so the same texts
+give the same rows everywhere. Of several duplicates the first is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignment.data.reading.formats import KINDS, Messages
+from alignment.data.words import folded, is_unspaced, words
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from datasketch import MinHash
+
+Row = Mapping[str, Any]
+
+SHINGLE_WORDS = 5  # near duplicates are told by what they share of their sequences of so many words
+PERMUTATIONS = 128  # of a MinHash signature
+SHORTEST_ITEM = 3  # eval items of fewer words would be found everywhere
+CHARACTERS_PER_WORD = 2  # so many characters of a script without spaces count as a word of an item
+EXAMPLES = 3  # rows shown for a reason
+QUOTED = 80  # characters of a text that is shown
+BATCH = 1000
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word of a sequence is lost in 64 bits
+
+
+@dataclass
+class Filtered:
+    """What a filter made of rows 0, 1, 2, ...
+
+    Attributes:
+        kept: the numbers of the rows to keep, rising.
+        removed: number of a removed row -> the reason.
+        details: number of a removed row -> what it was removed for; for the first few of each reason.
+    """
+
+    kept: list[int] = field(default_factory=list)
+    removed: dict[int, str] = field(default_factory=dict)
+    details: dict[int, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def remove(self, row: int, reason: str, detail: Callable[[], str] | None = None) -> None:
+        self.removed[row] = reason
+        self.counts[reason] += 1
+        if detail is not None and self.counts[reason] <= EXAMPLES:
+            self.details[row] = detail()
+
+
+# Rows as texts ------------------------------------------------------------------------------------------------------
+
+
+class Texts(Sequence[str]):
+    """A text for each row of a data set, made when it is asked for."""
+
+    def __init__(self, rows: Dataset, kind: str, write: Callable[[Row, str], str]):
+        self.rows, self.kind, self.write = rows.select_columns(list(KINDS[kind])), kind, write
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> str:
+        return self.write(self.rows[number], self.kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.write(row, self.kind) for row in canonical_rows(self.rows, self.kind))
+
+
+def canonical_rows(rows: Dataset, kind: str) -> Iterator[Row]:
+    """The rows one by one with the columns of `kind` alone, read in batches."""
+    for batch in rows.select_columns(list(KINDS[kind])).iter(BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def whole_text(row: Row, kind: str) -> str:
+    """All that a row says: its text, or the contents of its messages, a line break between them."""
+    return "\n".join(_contents(row[name] for name in KINDS[kind]))
+
+
+def asked_text(row: Row, kind: str) -> str:
+    """What rows must not share across splits: the text, or the conversation before the reply that is learned."""
+    return "\n".join(_contents([asked(row, kind)]))
+
+
+def asked(row: Row, kind: str) -> str | Messages:
+    if kind == "text":
+        return row["text"]
+    return row["messages"][:-1] if kind == "sft" else row["prompt"]
+
+
+def _contents(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (message["content"] for message in value)
+
+
+def row_key(row: Row, kind: str) -> bytes:
+    """16 bytes that two rows share if they are the same but for white space and the form of characters (composed or
+    not, full or half width); roles, replies and case count."""
+    return _key([row[name] for name in KINDS[kind]])
+
+
+def asked_key(row: Row, kind: str) -> bytes:
+    """16 bytes that two rows share if what is asked is the same but for white space and the form of characters."""
+    return _key(asked(row, kind))
+
+
+def _key(value: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(_spaced(value), sort_keys=True).encode(), digest_size=16).digest()
+
+
+def _spaced(value: Any) -> Any:
+    """The value with every run of white space as one space, and none at the ends; characters in one form."""
+    if isinstance(value, str):
+        return " ".join(folded(value).split())
+    if isinstance(value, list):
+        return [_spaced(item) for item in value]
+    return {name: _spaced(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+# Filters ------------------------------------------------------------------------------------------------------------
+
+
+def by_length(lengths: Iterable[tuple[int, int]], minimum: int | None, maximum: int | None) -> Filtered:
+    """Rows whose texts are within limits.
+
+    Args:
+        lengths: for each row the characters of its shortest and of its longest text (`row_lengths`).
+    """
+    filtered = Filtered()
+    for number, (shortest, longest) in enumerate(lengths):
+        if minimum is not None and shortest < minimum:
+            filtered.remove(number, f"shorter than {minimum} characters")
+        elif maximum is not None and longest > maximum:
+            filtered.remove(number, f"longer than {maximum} characters")
+        else:
+            filtered.kept.append(number)
+    return filtered
+
+
+def row_lengths(rows: Dataset, kind: str) -> Iterator[tuple[int, int]]:
+    """Characters of what is learned from: of the text or conversation; of a pair, with either reply."""
+    for row in canonical_rows(rows, kind):
+        sizes = {name: sum(map(len, _contents([value]))) for name, value in row.items()}
+        sides = [sizes.pop(name) for name in ("chosen", "rejected") if name in sizes] or [0]
+        shared = sum(sizes.values())
+        yield shared + min(sides), shared + max(sides)
+
+
+def exact_duplicates(keys: Iterable[bytes]) -> Filtered:
+    """Rows whose key no earlier row has."""
+    filtered, seen = Filtered(), set()
+    for number, key in enumerate(keys):
+        if key in seen:
+            filtered.remove(number, "duplicate")
+        else:
+            seen.add(key)
+            filtered.kept.append(number)
+    return filtered
+
+
+def without_keys(keys: Iterable[bytes], forbidden: Mapping[bytes, str]) -> Filtered:
+    """Rows whose key is not forbidden; `forbidden` gives the reason."""
+    filtered = Filtered()
+    for number, key in enumerate(keys):
+        if key in forbidden:
+            filtered.remove(number, forbidden[key])
+        else:
+            filtered.kept.append(number)
+    return filtered
+
+
+# Near duplicates ----------------------------------------------------------------------------------------------------
+
+
+def near_duplicates(texts: Sequence[str], threshold: float) -> Filtered:
+    """Rows that share less than `threshold` of their five-word sequences with every kept row before them."""
+    filtered, index = Filtered(), NearIndex(texts, threshold)
+    for number, text in enumerate(texts):
+        shingles = word_shingles(text)
+        sketch = index.sketch(shingles)
+        twin = index.find(shingles, sketch)
+        if twin is None:
+            index.add(number, sketch)
+            filtered.kept.append(number)
+        else:
+            filtered.remove(number, "near duplicate", partial(_like, texts, twin))
+    return filtered
+
+
+def without_near(texts: Sequence[str], held_out: Sequence[str], threshold: float, reason: str) -> Filtered:
+    """Rows that share less than `threshold` of their five-word sequences with every held-out text."""
+    filtered, index = Filtered(), NearIndex(held_out, threshold)
+    for number, text in enumerate(held_out):
+        index.add(number, index.sketch(word_shingles(text)))
+    for number, text in enumerate(texts):
+        shingles = word_shingles(text)
+        twin = index.find(shingles, index.sketch(shingles))
+        if twin is None:
+            filtered.kept.append(number)
+        else:
+            filtered.remove(number, reason, partial(_like, held_out, twin))
+    return filtered
+
+
+def _like(texts: Sequence[str], number: int) -> str:
+    return f"like {quote(texts[number])}"
+
+
+class NearIndex:
+    """Finds texts by similarity: MinHash signatures in an LSH index propose, the texts themselves decide.
+
+    `texts` gives the text of each number added; it is read again for every proposal, so that no text is kept.
+    """
+
+    def __init__(self, texts: Sequence[str], threshold: float):
+        from datasketch import MinHash, MinHashLSH
+
+        self.texts, self.threshold = texts, threshold
+        # What is proposed wrongly is refused by `similarity`; what is not proposed is lost.
+        self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+        self.empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
+
+    def sketch(self, shingles: np.ndarray) -> MinHash:
+        sketch = self.empty.copy()
+        sketch.update_batch((shingles >> np.uint64(32)).tolist())
+        return sketch
+
+    def add(self, number: int, sketch: MinHash) -> None:
+        self.index.insert(number, sketch, check_duplication=False)
+
+    def find(self, shingles: np.ndarray, sketch: MinHash) -> int | None:
+        """The first added text that is similar enough. A text without a word is like no other."""
+        if not len(shingles):
+            return None
+        proposed = sorted(self.index.query(sketch))
+        return next((one for one in proposed if self._similar(shingles, one)), None)
+
+    def _similar(self, shingles: np.ndarray, number: int) -> bool:
+        return similarity(shingles, word_shingles(self.texts[number])) >= self.threshold
+
+
+def similarity(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Jaccard similarity of two sets, as arrays of different values."""
+    common = len(np.intersect1d(ours, theirs, assume_unique=True))
+    return common / max(len(ours) + len(theirs) - common, 1)
+
+
+def word_shingles(text: str) -> np.ndarray:
+    """The different five-word sequences of a text as 64-bit hashes; of a shorter text, all its words as one."""
+    hashes = word_hashes(text)
+    return np.unique(sequences(hashes, min(SHINGLE_WORDS, len(hashes))))
+
+
+def word_hashes(text: str) -> np.ndarray:
+    """A hash for each word, as `words` splits a text; case does not count. -> [words], uint64"""
+    return _hashes(words(text))
+
+
+def _hashes(found: Sequence[str]) -> np.ndarray:
+    return np.array([zlib.crc32(word.encode()) for word in found], dtype=np.uint64)
+
+
+def sequences(words: np.ndarray, length: int) -> np.ndarray:
+    """A hash for each run of `length` words. -> [words - length + 1], none where there are too few; uint64"""
+    of_length = dict(runs(words, length))
+    return of_length.get(length, np.zeros(0, dtype=np.uint64))
+
+
+def runs(words: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each length up to `longest`, a hash for each run of so many words. -> [words - length + 1], uint64"""
+    hashes = np.zeros(len(words), dtype=np.uint64)
+    for length in range(1, min(longest, len(words)) + 1):
+        hashes = (hashes[: len(words) - length + 1] + words[length - 1 :] + np.uint64(1)) * MULTIPLIER
+        hashes = hashes ^ (hashes >> np.uint64(29))
+        yield length, hashes
+
+
+# Decontamination ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Items:
+    """Eval items to keep out of training, as hashes of word sequences.
+
+    Attributes:
+        hashes: length of a sequence -> its hashes, sorted.
+        owners: length of a sequence -> which of `texts` each hash is of.
+        texts: (suite, beginning of the item).
+        unsearched: suite -> items of fewer than three words, which are not looked for.
+    """
+
+    hashes: dict[int, np.ndarray]
+    owners: dict[int, np.ndarray]
+    texts: list[tuple[str, str]]
+    unsearched: dict[str, int]
+
+
+def index_items(suites: Mapping[str, Iterable[str]], ngram: int) -> Items:
+    """Every sequence of `ngram` words of every item; an item that is shorter, as a whole.
+
+    In scripts without spaces, CHARACTERS_PER_WORD characters count as a word: 13 words are 26 Chinese characters, or
+    any mixture of the two.
+    """
+    items = Items({}, {}, [], {})
+    found: dict[int, dict[int, int]] = {}
+    for suite, texts in suites.items():
+        for text in texts:
+            said = words(text)
+            sizes = [1 if is_unspaced(word) else CHARACTERS_PER_WORD for word in said]
+            if sum(sizes) < min(SHORTEST_ITEM, ngram) * CHARACTERS_PER_WORD:
+                items.unsearched[suite] = items.unsearched.get(suite, 0) + 1
+                continue
+            hashes, lengths = _hashes(said), run_lengths(sizes, ngram * CHARACTERS_PER_WORD)
+            for length in sorted(set(lengths)):
+                for start, value in enumerate(sequences(hashes, length).tolist()):
+                    if start < len(lengths) and lengths[start] == length:
+                        found.setdefault(length, {}).setdefault(value, len(items.texts))
+            items.texts.append((suite, quote(text)))
+    for length, owner_of in sorted(found.items()):
+        values = np.array(sorted(owner_of), dtype=np.uint64)
+        items.hashes[length] = values
+        items.owners[length] = np.array([owner_of[value] for value in values.tolist()])
+    return items
+
+
+def run_lengths(sizes: Sequence[int], least: int) -> list[int]:
+    """How many words the shortest run of `least` in size has, for each start that has one; else one run of all words.
+
+    Args:
+        sizes: (words,), above 0.
+    """
+    ends = np.cumsum(sizes)
+    begins = ends - sizes
+    past = np.searchsorted(ends, begins + least)  # the word that makes the run large enough
+    lengths = (past + 1 - np.arange(len(ends)))[past < len(ends)].tolist()
+    return lengths or [len(ends)]
+
+
+def without_items(texts: Iterable[str], items: Items) -> Filtered:
+    """Rows that hold no item; a row that holds several is counted under the suite of the longest match."""
+    filtered, texts, first = Filtered(), iter(texts), 0
+    while batch := [word_hashes(text) for text in islice(texts, BATCH)]:
+        owners = _owners(batch, items)
+        for number in range(len(batch)):
+            if number in owners:
+                suite, item = items.texts[owners[number]]
+                filtered.remove(first + number, f"holds an item of {suite}", partial("item {}".format, item))
+            else:
+                filtered.kept.append(first + number)
+        first += len(batch)
+    return filtered
+
+
+def _owners(texts: Sequence[np.ndarray], items: Items) -> dict[int, int]:
+    """Number of a text that holds an item -> number of the first item among its longest matches."""
+    row = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
+    ends = np.cumsum([len(words) for words in texts])
+    owners: dict[int, int] = {}
+    for length, hashes in runs(np.concatenate(texts), max(items.hashes, default=0)):
+        if length not in items.hashes:
+            continue
+        known, start = items.hashes[length], np.arange(len(hashes))
+        places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        hits = (known[places] == hashes) & (start + length <= ends[row[: len(hashes)]])  # within one text
+        best: dict[int, int] = {}
+        for number, owner in zip(row[start[hits]].tolist(), items.owners[length][places[hits]].tolist(), strict=True):
+            best[number] = min(owner, best.get(number, owner))
+        owners |= best
+    return owners
+
+
+def quote(text: str) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= QUOTED else line[: QUOTED - 3] + "...")

@@ -1,0 +1,105 @@
+"""The rows of one source on their way to a split, and their account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignment.data.arguments import Source
+from alignment.data.preparing.account import Account
+from alignment.data.preparing.filters import EXAMPLES, Filtered, quote, whole_text
+from alignment.data.reading.formats import KINDS, convert
+from alignment.data.reading.sources import load_source
+from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass
+class Part:
+    """Canonical rows, their numbers among the usable rows of their source, and what became of the others."""
+
+    rows: Dataset
+    numbers: np.ndarray
+    account: Account
+
+    def select(self, kept: Sequence[int]) -> None:
+        """Go on with some rows alone, given by their places in `rows`, rising."""
+        if len(kept) < len(self.rows):
+            self.rows, self.numbers = self.rows.select(kept), self.numbers[np.asarray(kept, dtype=np.int64)]
+        self.account.rows = len(self.rows)
+
+
+def read_part(
+    source: Source, source_split: str, split: str, kind: str, keep: Sequence[str] | None, limit: int | None = None
+) -> Part:
+    """The usable rows of one split of a source, on their way to the stage's `split`.
+
+    Args:
+        limit: no more rows than these are streamed; of the training split, the source's max_rows.
+    """
+    limit = source.max_rows if split == "train" else limit
+    streamed = {"streaming": True, "max_rows": limit} if source.streaming else {}
+    rows = load_source(source.name, config=source.config, split=source_split, kind=kind, **streamed)
+    beyond = max(0, len(rows) - source.max_rows) if split == "train" and source.max_rows else 0
+    rows = rows.select(range(source.max_rows)) if beyond else rows
+    rows, report = convert(rows, kind, columns=source.columns, keep=keep)
+    account = Account(str(source), source_split, split, report.read + beyond)
+    account.remove("beyond max_rows", beyond)
+    account.format, account.rows = report.format, len(rows)
+    for reason, count in report.dropped.items():
+        shown = [f"row {number} of the source" for number in report.examples.get(reason, [])]
+        account.remove(reason, count, shown, lost=True)
+    return Part(rows, np.arange(len(rows)), account)
+
+
+def apply(filtered: Filtered, parts: Sequence[Part], kind: str, lost: bool = False) -> None:
+    """Leave the rows behind that a filter removed from the parts one after another."""
+    kept, first = np.asarray(filtered.kept, dtype=np.int64), 0
+    for part in parts:
+        past = first + len(part.rows)
+        reasons: dict[str, list[int]] = {}
+        for number, reason in filtered.removed.items():
+            if first <= number < past:
+                reasons.setdefault(reason, []).append(number)
+        for reason, numbers in reasons.items():
+            shown = [
+                _example(part, number - first, filtered.details.get(number), kind) for number in numbers[:EXAMPLES]
+            ]
+            part.account.remove(reason, len(numbers), shown, lost)
+        part.select(kept[(kept >= first) & (kept < past)] - first)
+        first = past
+
+
+def _example(part: Part, place: int, detail: str | None, kind: str) -> str:
+    text = quote(whole_text(part.rows[place], kind))
+    return f"usable row {part.numbers[place] + 1}: {text}" + (f" ({detail})" if detail else "")
+
+
+def concatenated(parts: Sequence[Part]) -> Dataset:
+    """The rows of the parts one after another; nothing is copied."""
+    from datasets import concatenate_datasets
+
+    if len(parts) == 1:
+        return parts[0].rows
+    try:
+        return concatenate_datasets([part.rows for part in parts])
+    except ValueError as error:
+        raise UserError(
+            "The sources have columns of one name and different kinds.",
+            got=str(error),
+            needed="columns that mean the same",
+            mend="rename one with `columns`",
+        ) from None
+
+
+def canonical(parts: Sequence[Part], kind: str) -> Dataset:
+    """The columns of `kind` alone, of the parts one after another."""
+    from datasets import concatenate_datasets
+
+    rows = [part.rows.select_columns(list(KINDS[kind])) for part in parts]
+    return rows[0] if len(rows) == 1 else concatenate_datasets(rows)

@@ -1,0 +1,1 @@
+"""From rows to token ids, and to the rows of fixed length that pretraining reads."""

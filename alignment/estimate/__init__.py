@@ -1,0 +1,1 @@
+"""Predictions of tokens, steps, memory and time of a stage, without making weights."""

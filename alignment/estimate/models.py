@@ -1,0 +1,99 @@
+"""The models that a stage holds, and in which precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alignment.estimate.compute import Device
+from alignment.estimate.shape import Shape, shape_of
+from alignment.estimate.tensor_bytes import Precision
+from alignment.estimate.workload import SAMPLING, Keys
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedConfig
+
+# A number of 4 bit with its share of the constant of a block of 64, which is of 32 bit; of 8 with double quantisation.
+PLAIN_NF4_BYTES, NF4_BYTES, INT8_BYTES = 0.5625, 0.516, 1.0
+TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a stage.
+
+    Attributes:
+        policy: the model that is trained.
+        frozen: name -> parameters, of the models beside it that do not learn.
+        critic: PPO's, where it is a model of its own.
+        critic_mode: PPO's, as resolved.
+    """
+
+    policy: Shape
+    frozen: dict[str, int] = field(default_factory=dict)
+    critic: Shape | None = None
+    critic_mode: str | None = None
+
+
+def new_adapter(stage: str, keys: Keys) -> PeftConfig:
+    """The adapter that a stage adds, with a row of the embeddings for those of the template's tokens, which are few."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=keys.lora_r,
+        lora_dropout=keys.lora_dropout,
+        target_modules=keys.lora_target_modules or "all-linear",
+        modules_to_save=["score"] if stage == "reward" else keys.lora_modules_to_save,
+        use_dora=keys.use_dora,
+        trainable_token_indices=None if stage == "reward" else [0],
+        task_type="SEQ_CLS" if stage == "reward" else "CAUSAL_LM",
+    )
+
+
+def models_of(
+    stage: str,
+    keys: Keys,
+    policy: tuple[PreTrainedConfig, PeftConfig | None],
+    reward: tuple[PreTrainedConfig, PeftConfig | None] | None,
+    has_reference: bool,
+) -> Models:
+    """Which models a stage holds; for PPO as docs/ppo.md says. A base under several adapters is held once."""
+    kind = "sequence-classification" if stage == "reward" else "causal-lm"
+    trained, adapter = shape_of(*policy, kind), policy[1]
+    if stage != "dpo" and stage not in SAMPLING:
+        return Models(trained)
+    # Of a policy that is an adapter the reference is another adapter.
+    copy_size = trained.trainable if adapter is not None else trained.parameters
+    frozen = {"reference model": copy_size} if has_reference and (stage == "dpo" or keys.beta > 0) else {}
+    if stage == "dpo":
+        return Models(trained, frozen)
+    # In PPO a reward model that is an adapter sits on the policy's base; TRL's trainer has it whole.
+    shared = stage == "ppo" and reward is not None and reward[1] is not None and adapter is not None
+    if reward is not None:
+        judge = shape_of(*reward, "sequence-classification")
+        frozen["reward model"] = judge.trainable if shared else judge.parameters
+    if stage == "grpo":
+        return Models(trained, frozen)
+    mode = keys.critic_mode or ("lora" if adapter is not None else "separate")
+    critic = None
+    if mode == "separate":
+        start = policy if reward is None or shared else reward
+        critic = shape_of(*start, "sequence-classification")
+    return Models(trained, frozen, critic, mode)
+
+
+def precision_of(keys: Keys, config: PreTrainedConfig) -> Precision:
+    dtype = keys.dtype or "float32"
+    if dtype == "auto":
+        dtype = str(config.dtype or "float32").removeprefix("torch.")
+    weights = TYPE_BYTES[dtype]
+    nf4 = NF4_BYTES if keys.use_bnb_nested_quant else PLAIN_NF4_BYTES
+    quantised = nf4 if keys.load_in_4bit else INT8_BYTES if keys.load_in_8bit else None
+    return Precision(weights, 2 if keys.bf16 or keys.fp16 else weights, quantised)
+
+
+def is_dense(stage: str, keys: Keys, shape: Shape, device: Device) -> bool:
+    """Whether attention keeps its scores: eager attention does, and on a CPU any with dropout (PPO, GRPO: none)."""
+    has_dropout = shape.dropout > 0 and stage not in SAMPLING
+    return keys.attn_implementation == "eager" or (has_dropout and not device.on_gpu)

@@ -1,0 +1,205 @@
+"""How fast training is on this machine: tokens a second, model FLOP utilisation, and where a step's time goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedConfig, TrainingArguments, default_data_collator, set_seed
+
+from alignment.callbacks.clock import StageClock
+from alignment.callbacks.step_timer import StepTimer
+from alignment.estimate.peak_flops import palm_flops, peak_flops
+from alignment.estimate.shape import shape_of
+from alignment.models.gpt import GPTConfig, GPTForCausalLM
+from alignment.pipeline.graph import StageSpec
+from alignment.pipeline.recipes.recipe import apply_overrides, build_configs
+from alignment.pipeline.recovery import seed_everything
+from alignment.stages.pretrain import PretrainRecipe
+from alignment.stages.shared.stage_run import count_parameters
+from alignment.trainers.pretrain.trainer import PretrainTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIDES = {
+    "pretrain": 1,
+    "sft": 1,
+    "reward": 2,
+}  # sequences of a row, in stages that do nothing but train on their tokens
+# What a bench leaves out of a run.
+BARE = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none"}
+BARE |= {"disable_tqdm": True, "push_to_hub": False}
+# No document is seen twice in pretraining, so that dropout is no help.
+NO_DROPOUT = dict.fromkeys(("attention_dropout", "hidden_dropout", "embedding_dropout"), 0.0)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured.
+
+    Attributes:
+        tokens_per_step: trained on in an optimizer step, padding aside.
+        step_seconds: of an undisturbed step, the mean.
+        first_seconds: of the first step, in which kernels are chosen or compiled.
+        split: seconds of each part of a step, measured apart, with the device waited for after each.
+        model_flops: of training on a token (see `palm_flops`); None in stages that do more than that.
+        peak_flops: what the device can do in `dtype`, and in peak_source how that is known.
+        peak_memory_gb: of a GPU what was allocated, else the resident size of this process.
+    """
+
+    name: str
+    device: str
+    dtype: str
+    parameters: int
+    trainable: int
+    steps: int
+    tokens_per_step: float
+    step_seconds: float
+    first_seconds: float
+    split: dict[str, float]
+    model_flops: float | None
+    peak_flops: float
+    peak_source: str
+    peak_memory_gb: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens_per_step / self.step_seconds
+
+    @property
+    def utilisation(self) -> float | None:
+        """Model FLOP utilisation: the arithmetic of training on the tokens, as a share of what the device can do."""
+        return None if self.model_flops is None else self.tokens_per_second * self.model_flops / self.peak_flops
+
+
+@dataclass
+class Preset:
+    """A model to bench: fields of GPTConfig, `preset` among them."""
+
+    model_config: dict
+
+
+def bench_preset(preset: str, overrides: Sequence[str], timer: StepTimer) -> Throughput:
+    """Pretrain a preset on random tokens; keys are those of a pretrain recipe."""
+    recipe = apply_overrides({"model_config": {"preset": preset} | NO_DROPOUT, "learning_rate": 1e-4}, overrides)
+    with TemporaryDirectory() as folder:
+        recipe |= BARE | {"max_steps": timer.max_steps, "output_dir": folder}
+        shape, args = build_configs((Preset, PretrainRecipe), recipe, f"align bench {preset}")
+        set_seed(args.seed)
+        fields = dict(shape.model_config)
+        config = GPTConfig.from_preset(fields.pop("preset"), **fields)
+        clock = StageClock()
+        trainer = PretrainTrainer(
+            model=GPTForCausalLM(config),
+            args=args,
+            train_dataset=random_rows(config, args),
+            data_collator=default_data_collator,
+            callbacks=[timer],
+        )
+        trainer.train()
+    tokens, counted = trainer.state.num_input_tokens_seen, count_parameters(trainer.model)
+    return _throughput(f"preset {preset}", "pretrain", args, timer, tokens, counted, clock.peak_memory_gb)
+
+
+def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch.Tensor]]:
+    """Rows for one optimizer step: of four documents each, or windows where the recipe wants these."""
+    length = args.max_length or config.max_position_embeddings
+    count = args.train_batch_size * args.gradient_accumulation_steps
+    generator = torch.Generator().manual_seed(args.seed)
+    ids = torch.randint(config.vocab_size, (count, length + 1), generator=generator)
+    if args.window_stride is not None:
+        return [{"input_ids": row[:-1], "labels": row[:-1], "shift_labels": row[1:]} for row in ids]
+    positions = torch.arange(length) % -(-length // 4)
+    return [{"input_ids": row[:-1], "labels": row[:-1], "position_ids": positions} for row in ids]
+
+
+def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
+    """Run a stage for as many steps as the timer asks for, on its own data and parents; nothing written is kept."""
+    method = spec.module.__name__.rpartition(".")[2]
+    with TemporaryDirectory() as folder:
+        configs = spec.configs(run_dir)
+        (args,) = [config for config in configs if isinstance(config, TrainingArguments)]
+        args.output_dir = str(Path(folder) / spec.name)
+        seed_everything(spec)
+        result = spec.module.run(*configs, callbacks=[timer])
+    counted = result.trainable_parameters, result.total_parameters
+    name = f"{spec.recipe_path} ({method})"
+    return _throughput(name, method, args, timer, result.tokens, counted, result.peak_memory_gb)
+
+
+def bare_overrides(overrides: Sequence[str], timer: StepTimer, rows: int) -> list[str]:
+    """Overrides of a recipe that leave the training alone, on at most so many rows.
+
+    Args:
+        rows: of the data set, to make ready; a run that needs more sees them again.
+    """
+    wanted = BARE | {"max_steps": timer.max_steps, "max_train_samples": rows, "max_eval_samples": 8}
+    flags = [str(part) for key, value in wanted.items() for part in (f"--{key}", str(value).lower())]
+    given = {part for part in overrides if part.startswith("--")}
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    return [*overrides, *(part for pair in pairs if pair[0] not in given or pair[0] == "--max_steps" for part in pair)]
+
+
+def _throughput(
+    name: str,
+    method: str,
+    args: TrainingArguments,
+    timer: StepTimer,
+    tokens: float,
+    counted: tuple[int, int],
+    peak_memory_gb: float,
+) -> Throughput:
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    peak, source = peak_flops(args.device, dtype)
+    per_step = tokens / timer.max_steps
+    model_flops = None
+    if method in SIDES:
+        sequences = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * SIDES[method]
+        model_flops = _model_flops(timer.config, counted, per_step / sequences)
+    on_gpu = args.device.type == "cuda"
+    return Throughput(
+        name=name,
+        device=torch.cuda.get_device_name(args.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=counted[1],
+        trainable=counted[0],
+        steps=timer.steps,
+        tokens_per_step=per_step,
+        step_seconds=timer.step_seconds,
+        first_seconds=timer.first_seconds,
+        split=timer.split,
+        model_flops=model_flops,
+        peak_flops=peak,
+        peak_source=source,
+        peak_memory_gb=peak_memory_gb,
+    )
+
+
+def _model_flops(config: PreTrainedConfig, counted: tuple[int, int], length: float) -> float:
+    return palm_flops(shape_of(config), length, frozen=counted[0] < counted[1])
+
+
+def describe(found: Throughput) -> str:
+    """A table for people."""
+    learns = "" if found.trainable == found.parameters else f", {found.trainable:,} of them trained"
+    lines = [
+        f"{found.name} on {found.device}, {found.dtype}",
+        f"  {'parameters':24}{found.parameters:,}{learns}",
+        f"  {'tokens a step':24}{found.tokens_per_step:,.0f}",
+        f"  {'tokens a second':24}{found.tokens_per_second:,.0f}",
+    ]
+    if found.utilisation is not None:
+        peak = f"of {found.peak_flops / 1e12:.3g} TFLOP/s ({found.peak_source})"
+        lines.append(f"  {'model FLOP utilisation':24}{found.utilisation:.1%} {peak}")
+    lines += [
+        f"  {'peak memory':24}{found.peak_memory_gb:.2f} GB",
+        f"  {'step':24}{1e3 * found.step_seconds:.1f} ms, mean of {found.steps}; the first {found.first_seconds:.1f} s",
+    ]
+    whole = sum(found.split.values())
+    return "\n".join(
+        [*lines, *(f"    {part:22}{1e3 * took:.1f} ms, {took / whole:.0%}" for part, took in found.split.items())]
+    )

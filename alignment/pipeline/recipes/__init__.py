@@ -1,0 +1,1 @@
+"""Recipes: YAML whose keys are the fields of a stage's dataclasses."""

@@ -1,0 +1,1 @@
+"""What a run directory records: digests, lineage, versions, and what was run."""

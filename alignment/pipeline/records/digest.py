@@ -1,0 +1,50 @@
+"""SHA-256 digests of what a stage is made from: its recipe, the local files it names, its parents' checkpoints."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from alignment.data import tinyworld
+from alignment.data.reading.files import local_files
+from alignment.data.reading.python_sources import installed_versions, is_python_sources, parse_python_sources
+from alignment.data.reading.sources import is_local, is_tinyworld
+from alignment.durable.manifest import sha256
+from alignment.masking import masked
+from alignment.pipeline.recipes.recipe import strings
+
+LONGEST_PATH = 1000
+
+
+def digest_value(value: Any) -> str:
+    """The digest of a JSON-like value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
+    """Digests of the local files that a recipe names: data sets, and single files (`FILE` or `FILE:name`) anywhere."""
+    digests = {}
+    for key, text in strings(recipe):
+        names_data = key.endswith("dataset_name") or key == "datasets.name"
+        if names_data and is_tinyworld(text):
+            # Its rows follow from its code and tables: what is generated now may differ from what was.
+            files = sorted(Path(tinyworld.__file__).parent.iterdir())
+            made_by = [file for file in files if file.suffix in (".py", ".yaml")]
+            digests[text] = digest_value([[file.name, sha256(file)] for file in made_by])
+        elif names_data and is_python_sources(text):
+            wanted = parse_python_sources(text, "text")
+            digests[text] = digest_value([wanted.docstrings, installed_versions(wanted.packages)])
+        elif names_data and is_local(text):
+            digests[text] = digest_value([[str(file), sha256(file)] for file in local_files(text)])
+        elif "\n" not in text and len(text) < LONGEST_PATH:
+            names = (text, text.partition("?")[0].rpartition(":")[0])
+            file = next((Path(name) for name in names if name and Path(name).is_file()), None)
+            if file:
+                digests[text] = sha256(file)
+    return digests
+
+
+def digest_recipe(recipe: dict[str, Any], data: dict[str, str]) -> str:
+    """The digest of a resolved recipe, its secrets aside, and of the data files it names (`data_digests`)."""
+    return digest_value({"recipe": masked(recipe), "data": data})

@@ -1,0 +1,86 @@
+"""The pipeline as a picture: a box a stage, an arrow from each parent."""
+
+from html import escape
+
+from alignment.report.labels import count, duration, stage_name
+
+BOX, GAP, HIGH, ROW_GAP, HEAD = 172, 34, 88, 18, 34
+
+
+def pipeline_svg(stages: dict[str, dict]) -> str:
+    """Stages in columns by depth, with time, parameters and peak memory in each box."""
+    places = _places(stages)
+    width = max(x for x, _ in places.values()) + BOX + 2
+    height = max(y for _, y in places.values()) + HIGH + 2
+    edges = [
+        _edge(places[parent], places[name]) for name, stage in stages.items() for parent in _parents(stage, stages)
+    ]
+    boxes = [_box(name, stage, *places[name]) for name, stage in stages.items()]
+    marker = (
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path class="tip" d="M0,0 L8,4 L0,8 Z"/></marker></defs>'
+    )
+    return (
+        f'<svg class="diagram" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f"<title>Stages of the pipeline and what each starts from</title>{marker}{''.join(edges + boxes)}</svg>"
+    )
+
+
+def _parents(stage: dict, stages: dict[str, dict]) -> list[str]:
+    """The parents that are stages of this run, each once."""
+    named = [stage.get("parent"), *(stage.get("parents") or {}).values()]
+    return [name for name in dict.fromkeys(named) if name in stages]
+
+
+def _depth(name: str, stages: dict[str, dict]) -> int:
+    return 1 + max((_depth(parent, stages) for parent in _parents(stages[name], stages)), default=-1)
+
+
+def _places(stages: dict[str, dict]) -> dict[str, tuple[float, float]]:
+    """Left upper corner of each box; columns are centred on each other."""
+    columns: dict[int, list[str]] = {}
+    for name in stages:
+        columns.setdefault(_depth(name, stages), []).append(name)
+    tallest = max(len(names) for names in columns.values())
+    head = HEAD if any(_skips(name, stages) for name in stages) else 1
+    places = {}
+    for depth, names in columns.items():
+        offset = (tallest - len(names)) * (HIGH + ROW_GAP) / 2
+        for row, name in enumerate(names):
+            places[name] = (1 + depth * (BOX + GAP), head + offset + row * (HIGH + ROW_GAP))
+    return places
+
+
+def _skips(name: str, stages: dict[str, dict]) -> bool:
+    return any(_depth(name, stages) - _depth(parent, stages) > 1 for parent in _parents(stages[name], stages))
+
+
+def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """A curve from side to side, or over the top when it skips a column."""
+    if end[0] - start[0] > BOX + GAP + 1:
+        x1, y1, x2, y2 = start[0] + BOX / 2, start[1], end[0] + BOX / 2, end[1] - 2
+        lift = (HEAD * 0.55 - 0.125 * (y1 + y2)) / 0.75
+        path = f"M{x1},{y1} C{x1},{lift:.1f} {x2},{lift:.1f} {x2},{y2}"
+    else:
+        x1, y1, x2, y2 = start[0] + BOX, start[1] + HIGH / 2, end[0] - 2, end[1] + HIGH / 2
+        path = f"M{x1},{y1} C{x1 + GAP / 2},{y1} {x2 - GAP / 2},{y2} {x2},{y2}"
+    return f'<path class="edge" d="{path}" marker-end="url(#tip)"/>'
+
+
+def _box(name: str, stage: dict, x: float, y: float) -> str:
+    total, trained = stage.get("total_parameters"), stage.get("trainable_parameters")
+    size = f"{count(total if total is not None else trained)} parameters"
+    if total and trained is not None and trained < total:
+        size = f"{count(trained)} of {count(total)} trained"
+    memory = stage.get("peak_memory_gb")
+    cost = duration(stage.get("seconds")) + (f", {memory:.2f} GB peak" if memory is not None else "")
+    method = stage.get("method") or ""
+    lines = [method if method != name else "", cost, size if total or trained else ""]
+    texts = "".join(
+        f'<text x="{x + 12}" y="{y + 41 + 18 * row}">{escape(line)}</text>'
+        for row, line in enumerate(line for line in lines if line)
+    )
+    return (
+        f'<rect class="box" x="{x}" y="{y}" width="{BOX}" height="{HIGH}" rx="7"/>'
+        f'<text class="stage" x="{x + 12}" y="{y + 22}">{escape(stage_name(name))}</text>{texts}'
+    )

@@ -1,0 +1,180 @@
+"""A reward card on the page: how far a reward model can be trusted, and where not."""
+
+import math
+
+from alignment.report.charts.frontiers import fit_row, fitted_line
+from alignment.report.charts.plots import (
+    Estimate,
+    Panel,
+    Series,
+    bar_chart,
+    forest_axis,
+    forest_row,
+    line_chart,
+    panel_chart,
+)
+from alignment.report.charts.scales import Scale
+from alignment.report.labels import number, percent, stage_name
+from eval.comparison.stats import wilson
+
+NORMAL_95 = 1.96
+CELL_WIDTH, CELL_MARGIN = 190, 10
+SHARE = "share of pairs"
+
+
+MARGIN = (
+    "Pairs in fifths by how far apart their scores are. It should rise: where the model sees little difference it may "
+    "err; where it errs at large margins, training on it is unsafe."
+)
+LENGTH = (
+    "Pairs in fifths by how much longer the better answer is. A model that goes by length is right at one end alone."
+)
+GAP = "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones."
+
+
+def card_section(stage: str, card: dict) -> dict:
+    """The numbers, charts and tables of one reward model's card; what the card does not hold is left out."""
+    curve = card.get("best_of_n") or []
+    return {
+        "title": stage_name(stage),
+        "stage": stage,
+        "facts": _facts(card),
+        "figures": [
+            *_accuracy_bars(card),
+            *_reliability(card.get("calibration")),
+            *_bars(card, "by_margin", "Accuracy by margin", "difference of the two scores", MARGIN),
+            *_bars(card, "by_length", "Accuracy by length", "words that the better answer has more", LENGTH),
+            *_bars(card, "by_gap", "Accuracy by gap in gold reward", "gap in gold reward", GAP),
+            *_best_of_n(card),
+        ],
+        "subsets": subset_table(card.get("by_subset") or []),
+        "best_of_n": [_curve_row(one) for one in curve],
+        "fits": [fit_row(one, curve[-1]["kl"] ** 0.5) for one in card.get("best_of_n_fits") or []],
+    }
+
+
+def subset_table(rows: list[dict]) -> dict | None:
+    """Accuracy of each subset with its picture, the lowest first."""
+    rows = sorted((row for row in rows if row["accuracy"] is not None), key=lambda row: row["accuracy"])
+    if not rows:
+        return None
+    scale = Scale(0.0, 1.0, CELL_MARGIN, CELL_WIDTH - CELL_MARGIN)
+    lines = []
+    for row in rows:
+        shown = _share(row["name"], row["accuracy"], row["n"], 0)
+        text = f"{percent(row['accuracy'])} [{percent(shown.low)}, {percent(shown.high)}]"
+        lines.append({"name": row["name"], "n": row["n"], "accuracy": text, "picture": forest_row(shown, scale, 0.5)})
+    return {"rows": lines, "axis": forest_axis(scale)}
+
+
+def _facts(card: dict) -> list[tuple[str, str]]:
+    """Names and numbers at the head of a card."""
+    found = card.get("calibration") or {}
+    scores = card.get("scores") or {}
+    gold = f", {card['left_out']} too close in gold reward left out" if card.get("left_out") else ""
+    accuracy = percent(card.get("accuracy")) + (f" ± {percent(card['se'])}" if card.get("se") else "")
+    facts = [
+        ("pairs", f"{card['n']}{gold}" if card.get("n") else None),
+        ("without a score", card.get("unscored") or None),
+        ("accuracy", accuracy if card.get("n") else None),
+        (
+            f"preferring the {card.get('length_rule')} answer",
+            percent(card.get("length_baseline")) if card.get("n") else None,
+        ),
+        ("calibration error (ECE)", found and number(found["ece"])),
+        ("Brier score", found and number(found["brier"])),
+        ("log loss", found and number(found["log_loss"])),
+        ("scores", scores and f"{number(scores['mean'], 2)}, deviation {number(scores['std'], 2)}"),
+        ("correlation with length", scores and number(scores["length_correlation"], 2, sign=True)),
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+def _accuracy_bars(card: dict) -> list[dict]:
+    lines = (("accuracy", "reward model"), ("length_baseline", f"the {card.get('length_rule', 'shorter')} answer"))
+    bars = [
+        _share(label, card[key], card.get("n"), index)
+        for index, (key, label) in enumerate(lines)
+        if card.get(key) is not None
+    ]
+    if not bars:
+        return []
+    caption = (
+        f"The share of {card.get('n')} held-out pairs ranked rightly by the reward model, and by preferring "
+        f"the {card.get('length_rule', 'shorter')} answer whatever it says; 0.5 is chance."
+    )
+    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label=SHARE, top=1.1)
+    return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
+
+
+def _reliability(found: dict | None) -> list[dict]:
+    """How often the model is right at each confidence that its margins claim."""
+    bins = [one for one in (found or {}).get("bins", []) if one["n"]]
+    if not bins:
+        return []
+    halves = tuple(None if one["se"] is None else NORMAL_95 * one["se"] for one in bins)
+    points = Series("reward model", [(one["confidence"], one["accuracy"]) for one in bins], 0, halves)
+    caption = (
+        f"A margin m claims to be right with probability sigmoid(|m|). Below the diagonal the model is too sure of "
+        f"itself, above it too timid. Expected calibration error {number(found['ece'])}."
+    )
+    svg = line_chart(
+        [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)],
+        title=f"Reliability. {caption}",
+        x_label="claimed",
+        y_label=SHARE + " right",
+    )
+    return [{"title": "Reliability", "caption": caption, "svg": svg}]
+
+
+def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[dict]:
+    """Accuracy in ranges, each with the number of its pairs."""
+    bins = [one for one in card.get(key) or [] if one.get("accuracy") is not None]
+    if not bins:
+        return []
+    names = _ranges(bins)
+    bars = [_share(name, one["accuracy"], one.get("n"), 0) for name, one in zip(names, bins, strict=True)]
+    counts = ", ".join(str(one["n"]) for one in bins)
+    svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label=SHARE + " right", top=1.1)
+    return [{"title": title, "caption": f"{caption} Pairs: {counts}.", "svg": svg}]
+
+
+def _best_of_n(card: dict) -> list[dict]:
+    """Proxy and gold score of the best of n over the distance of best of n, with their fits."""
+    curve = card.get("best_of_n") or []
+    if len(curve) < 2:
+        return []
+    fits = {one["of"]: one for one in card.get("best_of_n_fits") or []}
+    furthest = curve[-1]["kl"] ** 0.5
+    panels = []
+    for index, (name, label) in enumerate((("proxy", "this reward"), ("gold", "gold"))):
+        halves = tuple(None if (error := one.get(f"{name}_se")) is None else NORMAL_95 * error for one in curve)
+        dots = Series(label, [(one["kl"] ** 0.5, one[name]) for one in curve], index, halves)
+        panels.append(Panel(label, fitted_line(fits.get(name), furthest), (dots,)))
+    sizes = ", ".join(str(one["n"]) for one in curve)
+    caption = (
+        f"What choosing the best of {sizes} answers by this reward brings in it, and in gold. Where gold falls while "
+        "the upper one rises, the reward is over-optimised."
+    )
+    svg = panel_chart(panels, title=f"Best of n. {caption}", x_label="square root of KL (nats)")
+    return [{"title": "Best of n", "caption": caption, "svg": svg}]
+
+
+def _curve_row(one: dict) -> dict:
+    error = one.get("gold_se")
+    gold = number(one["gold"]) + ("" if error is None else f" ± {number(error)}")
+    return {"n": one["n"], "kl": number(one["kl"], 2), "proxy": number(one["proxy"]), "gold": gold}
+
+
+def _ranges(bins: list[dict]) -> list[str]:
+    """Each range by its two ends, with as many digits as tell the largest apart."""
+    most = max(abs(one[key]) for one in bins for key in ("low", "high"))
+    digits = max(0, 1 - math.floor(math.log10(most))) if most else 0
+    between = "\N{HORIZONTAL ELLIPSIS}" if any(one["low"] < 0 for one in bins) else "\N{EN DASH}"
+    return [between.join(number(one[key], digits) for key in ("low", "high")) for one in bins]
+
+
+def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
+    """A proportion with Wilson's 95% interval; of fewer than two pairs there is none."""
+    low, high = wilson(share, (share * (1 - share) / (n - 1)) ** 0.5, n) if n and n > 1 else (None, None)
+    return Estimate(label, share, low, high, color, number(share, 2))

@@ -1,0 +1,255 @@
+"""The first loss is what a plain computation gives, a row at a time: no padding, no neighbours, no trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from alignment.data.tokenizing.encoding import Encoded, Pair, encode_conversation, encode_pair, training_template
+from alignment.stages.self_check.prove import SAME_PASS, Check, Outcome, moved_weights, tolerance
+from alignment.trainers.ppo.models import inner
+
+ROWS = 4  # of the first micro-batch
+PACKED = 1000  # conversations among which packed ones are looked for
+IGNORED = -100
+SIDES = ("chosen", "rejected")
+
+
+def first_rows(trainer: Trainer) -> list[dict[str, Any]]:
+    """The training set's first rows, as many as a micro-batch has, but no more than are needed."""
+    count = min(ROWS, trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
+    return [trainer.train_dataset[index] for index in range(count)]
+
+
+def trainers_loss(trainer: Trainer, rows: Sequence[dict[str, Any]]) -> tuple[float, dict[str, float]]:
+    """The loss of rows by the trainer's own path in evaluation mode, and what TRL's trainers measured on the way."""
+    batch = trainer._prepare_inputs(trainer.data_collator(list(rows)))  # Trainer's hook, which TRL's GRPO samples in
+    loss = trainer.compute_loss(trainer.model, batch)
+    measured = getattr(trainer, "_metrics", {})  # TRL keeps its own figures here until it logs; nothing else holds them
+    return float(loss), {name: values[-1] for name, values in measured.get("eval", {}).items() if values}
+
+
+def loss_tolerance(trainer: Trainer, loss: float) -> float:
+    """The rounding of a mean over many tokens, smaller than a token's."""
+    return 0.05 * tolerance(trainer) * max(1.0, loss)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return inner(model).get_input_embeddings().weight.device
+
+
+# ---- Language modelling ----
+
+
+def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
+    """The mean loss over the labels of some rows, against each of their documents alone."""
+    rows = first_rows(trainer)
+    if not rows or not is_cross_entropy(trainer):
+        return
+    found, measured = trainers_loss(trainer, rows)
+    found -= router_loss(trainer, measured)
+    total, count = 0.0, 0
+    for ids, targets in [document for row in rows for document in documents_of(row)]:
+        lost, counted = document_loss(trainer.model, ids, targets)
+        total, count = total + lost, count + counted
+    if count and math.isfinite(total):  # of rows without a finite loss the guard in training tells more
+        yield Outcome(
+            "first loss = plain loss",
+            abs(found - total / count),
+            loss_tolerance(trainer, total / count),
+            failure="the trainer's loss is not that of its rows, each read alone",
+            mend="packing: false and padding_free: false, or another attn_implementation",
+        )
+
+
+def is_cross_entropy(trainer: Trainer) -> bool:
+    """Whether evaluation's loss is the plain cross-entropy: TRL's SFT has others, and smooths it in evaluation too."""
+    kind = getattr(trainer.args, "loss_type", None)
+    return kind is None or (kind in ("nll", "chunked_nll") and not trainer.args.label_smoothing_factor)
+
+
+def router_loss(trainer: Trainer, measured: dict[str, float]) -> float:
+    """What TRL adds to the loss for a mixture of experts."""
+    weight = getattr(inner(trainer.model).config.get_text_config(), "router_aux_loss_coef", 0.0) or 0.0
+    return weight * measured.get("aux_loss", 0.0)
+
+
+def documents_of(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids, targets: the token to predict at each of them) of the documents of a row, one or several packed ones."""
+    if "shift_labels" in row:  # a window of the text, whose last target is the token after it
+        yield torch.as_tensor(row["input_ids"]), torch.as_tensor(row["shift_labels"])
+        return
+    for ids, labels in labelled(row):
+        yield ids, nn.functional.pad(labels[1:], (0, 1), value=IGNORED)
+
+
+def labelled(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids, labels) of the documents of a row."""
+    ids, labels = torch.as_tensor(row["input_ids"]), torch.as_tensor(row.get("labels", row["input_ids"]))
+    lengths = row.get("seq_lengths", [len(ids)])
+    if "position_ids" in row:
+        starts = (torch.as_tensor(row["position_ids"]) == 0).nonzero()[:, 0].tolist()
+        lengths = [end - start for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
+    yield from zip(ids.split(lengths), labels.split(lengths), strict=True)
+
+
+def document_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[float, int]:
+    """The sum over a document's targets of their negative log-likelihood, and how many there are."""
+    count = int((targets != IGNORED).sum())
+    if not count:
+        return 0.0, 0
+    device = device_of(model)
+    logits = model(input_ids=ids[None].to(device), use_cache=False).logits[0].float()
+    lost = nn.functional.cross_entropy(logits, targets.to(device), ignore_index=IGNORED, reduction="sum")
+    return float(lost), count
+
+
+def tokens_shown(conversations: Sequence[dict[str, Any]]) -> Check:
+    """The check that an SFT trainer learns the tokens that `align check` shows of these rows."""
+
+    def check(trainer: Trainer) -> Iterator[Outcome]:
+        shown = shown_rows(trainer, conversations)
+        rows = [document for row in first_rows(trainer) for document in labelled(row)]
+        pairs = [(ids.tolist(), labels.tolist()) for ids, labels in rows]
+        if trainer.args.packing:  # in another order, and some of them cut
+            known = {tuple(ids): labels for ids, labels in (next(shown, ([], [])) for _ in range(PACKED))}
+            compared = [labels != known[tuple(ids)] for ids, labels in pairs if tuple(ids) in known]
+        else:
+            compared = [pair != next(shown, None) for pair in pairs]
+        if compared:
+            yield Outcome(
+                f"tokens and labels of {len(compared)} rows as align check shows them",
+                sum(compared),
+                failure="the trainer's tokens or labels are not those that align check shows",
+            )
+
+    return check
+
+
+def shown_rows(trainer: Trainer, conversations: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], list[int]]]:
+    """(ids, labels) as `align check` shows them, cut to max_length; like TRL, without rows that teach nothing."""
+    args, tokenizer = trainer.args, trainer.processing_class
+    template, marks = training_template(tokenizer, args.assistant_only_loss)
+    keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
+    kept = slice(-args.max_length if args.max_length and keep_end else None, None if keep_end else args.max_length)
+    for index, row in enumerate(conversations):
+        encoded: Encoded = encode_conversation(index, row["messages"], tokenizer, marks, template)
+        labels = [token if learned else IGNORED for token, learned in zip(encoded.ids, encoded.learned, strict=True)]
+        if any(label != IGNORED for label in labels[kept]):
+            yield encoded.ids[kept], labels[kept]
+
+
+# ---- Reward models ----
+
+
+def check_preference_loss(trainer: Trainer) -> Iterator[Outcome]:
+    """The reward model's loss on some pairs, against the scores of each row alone."""
+    rows = first_rows(trainer)
+    if not rows:
+        return
+    found, _ = trainers_loss(trainer, rows)
+    pairs = torch.tensor([[score(trainer.model, row[f"{side}_ids"]) for side in SIDES] for row in rows])
+    expected = -nn.functional.logsigmoid(pairs[:, 0] - pairs[:, 1]).mean()
+    if trainer.args.center_rewards_coefficient is not None:
+        expected += trainer.args.center_rewards_coefficient * (pairs.sum(1) ** 2).mean()
+    if not math.isfinite(expected):
+        return
+    yield Outcome(
+        "first loss = plain loss",
+        abs(found - float(expected)),
+        loss_tolerance(trainer, float(expected)),
+        failure="the trainer's loss is not that of its pairs, each row scored alone",
+        mend="another attn_implementation; a padding token that is not the end-of-sequence token",
+    )
+
+
+def score(model: nn.Module, ids: Sequence[int]) -> float:
+    return float(model(input_ids=torch.tensor([ids], device=device_of(model)), use_cache=False).logits[0, 0])
+
+
+def pairs_shown(pairs: Sequence[dict[str, Any]]) -> Check:
+    """The check that a reward trainer reads the rows that `align check` shows, and that later readers will make."""
+
+    def check(trainer: Trainer) -> Iterator[Outcome]:
+        shown, rows = shown_pairs(trainer, pairs), first_rows(trainer)
+        different = 0
+        for row in rows:
+            pair = next(shown, None)
+            different += pair is None or [list(row[f"{side}_ids"]) for side in SIDES] != [pair.chosen, pair.rejected]
+        if rows:
+            yield Outcome(
+                f"{len(rows)} rows as align check shows them",
+                different,
+                failure="the trainer's rows are not those that align check shows",
+            )
+
+    return check
+
+
+def shown_pairs(trainer: Trainer, pairs: Sequence[dict[str, Any]]) -> Iterator[Pair]:
+    """Pairs as `align check` shows them; TRL leaves out those of which a side is longer than max_length."""
+    most = trainer.args.max_length or math.inf
+    for index, row in enumerate(pairs):
+        pair = encode_pair(index, row, trainer.processing_class)
+        if max(len(pair.chosen), len(pair.rejected)) <= most:
+            yield pair
+
+
+# ---- DPO ----
+
+
+def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
+    """DPO starts from its reference: neither reply's implicit reward has moved, and moving the policy moves it."""
+    rows = first_rows(trainer)
+    if not rows:
+        return
+    _, measured = trainers_loss(trainer, rows)
+    length = max(len(row[f"{side}_ids"]) for row in rows for side in SIDES)
+    rewards = max(abs(measured[f"rewards/{side}"]) for side in SIDES)
+    yield Outcome(
+        "margins 0",
+        rewards,
+        trainer.beta * SAME_PASS * length,
+        failure="DPO's reference is not the model that training starts from",
+        mend="start from the checkpoint that the reference is",
+    )
+    yield from check_replies(trainer, rows, measured)
+    with moved_weights(trainer.model):
+        _, moved = trainers_loss(trainer, rows)
+    policy = [moved[f"logps/{side}"] != measured[f"logps/{side}"] for side in SIDES]
+    apart = [moved[f"rewards/{side}"] != measured[f"rewards/{side}"] for side in SIDES] if trainer.beta else policy
+    yield Outcome(
+        "trained weights move the policy alone",
+        float(not (any(policy) and any(apart))),
+        failure="moving the trained weights moves "
+        + ("the reference along with the policy" if any(policy) else "no log-probability"),
+        mend="see that the policy runs the trained adapter, and that the reference does not",
+    )
+
+
+def check_replies(trainer: Trainer, rows: Sequence[dict[str, Any]], measured: dict[str, float]) -> Iterator[Outcome]:
+    """The log-probabilities of chosen and rejected replies, against each of them alone."""
+    most = trainer.args.max_length or math.inf
+    whole = [[[*row["prompt_ids"], *row[f"{side}_ids"]] for side in SIDES] for row in rows]
+    if trainer.args.ld_alpha is not None or max(len(ids) for pair in whole for ids in pair) > most:
+        return
+    for place, side in enumerate(SIDES):
+        plain, length = 0.0, 0
+        for row, pair in zip(rows, whole, strict=True):
+            ids = torch.tensor(pair[place])
+            targets = nn.functional.pad(ids[1:], (0, 1), value=IGNORED)
+            targets[: len(row["prompt_ids"]) - 1] = IGNORED
+            lost, count = document_loss(trainer.model, ids, targets)
+            plain, length = plain - lost / len(rows), max(length, count)
+        yield Outcome(
+            f"log-probabilities of {side} replies = plain ones",
+            abs(measured[f"logps/{side}"] - plain),
+            0.1 * tolerance(trainer) * length,
+            failure=f"DPO's log-probabilities of the {side} replies are not theirs, each read alone",
+            mend="padding_free: false, or another attn_implementation",
+        )

@@ -1,0 +1,1 @@
+"""What the stages share: beginning and ending, adapters, model cards, prompts and rewards."""

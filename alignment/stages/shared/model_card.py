@@ -1,0 +1,62 @@
+"""The model card that every checkpoint carries: what it is, what it was made from, how to load it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import reward_models.card.card as reward_card
+from alignment.durable.atomic import write_text
+from alignment.masking import mask_text
+
+if TYPE_CHECKING:
+    from alignment.stages.shared.stage_run import StageResult
+
+LOADING = {
+    "reward": """import alignment
+from transformers import AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("{checkpoint}")""",
+    "reward adapter": """import alignment
+from peft import AutoPeftModelForSequenceClassification
+
+model = AutoPeftModelForSequenceClassification.from_pretrained("{checkpoint}", num_labels=1)""",
+    "adapter": """import alignment
+from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained("{checkpoint}")""",
+    "model": """import alignment
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{checkpoint}")""",
+}
+
+
+def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
+    """Write README.md with the front matter that the hub reads; of a reward model its reward card as well."""
+    adapter = (checkpoint / "adapter_config.json").is_file()
+    kind = " ".join(["reward"] * (result.method == "reward") + ["adapter"] * adapter) or "model"
+    front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]
+    front[-1] += f"{result.method}]"
+    numbers = [
+        f"| {name} | {value:.4g} |" for name, value in sorted(result.metrics.items()) if isinstance(value, int | float)
+    ]
+    trained = f"{result.trainable_parameters:,} of {result.total_parameters:,}"
+    lines = [
+        *front,
+        "---",
+        "",
+        f"# {result.stage}",
+        "",
+        f"Made by the {result.method} stage from {result.parent or 'random weights'}, trained on `{data}`: {trained} "
+        f"parameters, {result.tokens:,} tokens, {result.seconds:.0f} s, {result.peak_memory_gb:.2f} GB at the peak.",
+        "",
+        "```python",
+        LOADING[kind].format(checkpoint=checkpoint.as_posix()),
+        "```",
+        "",
+        *(["| metric | value |", "|---|---|", *numbers] if numbers else []),
+    ]
+    judged = result.metrics.get("pairwise")
+    if judged:
+        lines += ["", "## Reward card", "", reward_card.card_markdown(judged)]
+        reward_card.write_card(checkpoint, judged, result.stage)
+    write_text(checkpoint / "README.md", mask_text("\n".join(lines) + "\n"))

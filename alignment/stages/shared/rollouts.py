@@ -1,0 +1,70 @@
+"""What the stages that sample have in common: rewards from a recipe, and prompts that leave room for a completion."""
+
+import logging
+from dataclasses import dataclass, field
+
+from datasets import DatasetDict
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from alignment.errors import UserError
+from alignment.trainers.ppo.rollout import encode_prompts
+from reward_models.functions import check_function
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RewardSources:
+    """What the completions are rewarded by; `reward_weights` follow this order: the model, then the functions."""
+
+    reward_model_path: str | None = field(default=None, metadata={"help": "A reward model's checkpoint."})
+    reward_funcs: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Functions: path/to/file.py:name or package.module:name, with options ?key=value&key=value."},
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "The trainer's; here to be counted before any stage runs."}
+    )
+
+    def __post_init__(self):
+        rewards = [self.reward_model_path, *self.reward_funcs] if self.reward_model_path else self.reward_funcs
+        if not rewards:
+            raise UserError("nothing gives a reward", needed="reward_model_path, reward_funcs or both")
+        if self.reward_weights is not None and len(self.reward_weights) != len(rewards):
+            raise UserError(
+                "reward_weights does not fit the rewards",
+                got=f"{self.reward_weights} for {', '.join(rewards)}",
+                needed="a weight for the reward model if there is one, then one for each function",
+                mend="reward_weights: null weighs each by 1",
+            )
+        for spec in self.reward_funcs:
+            check_function(spec)  # a misspelt name is found before any stage runs
+
+
+def without_long_prompts(
+    splits: DatasetDict, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_completion_length: int
+) -> DatasetDict:
+    """The prompts that leave room for a completion in the model's context; how many do not is said.
+
+    Raises:
+        UserError: none does.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    if context is None:
+        return splits
+    room, kept = context - max_completion_length, {}
+    for name, rows in splits.items():
+        lengths = [len(prompt) for prompt in encode_prompts(rows.to_list(), tokenizer)]
+        fitting = [index for index, length in enumerate(lengths) if length <= room]
+        if not fitting:
+            raise UserError(
+                f"no prompt of the {name} split leaves room for a completion",
+                got=f"prompts of {min(lengths)} tokens or more, max_completion_length={max_completion_length}",
+                needed=f"at most {context} tokens together, the model's context",
+                mend="shorten max_completion_length, or take shorter prompts",
+            )
+        if len(fitting) < len(lengths):
+            dropped = len(lengths) - len(fitting)
+            logger.info("%s: %d of %d prompts dropped: longer than %d tokens", name, dropped, len(lengths), room)
+        kept[name] = rows.select(fitting)
+    return DatasetDict(kept)

@@ -1,0 +1,1 @@
+"""PPO as a transformers Trainer."""

@@ -1,0 +1,109 @@
+"""Refusals: what PPOTrainer cannot do with what it was given, said before any training."""
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from alignment.errors import UserError
+from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.rollout import encode_prompts
+
+
+def check_arguments(args: PPOConfig, train_dataset, eval_dataset, scheduler) -> None:
+    """A device a process, which holds whole models, data sets with prompts, and a scheduler made here."""
+    if scheduler is not None:
+        raise UserError(
+            "A scheduler of your own cannot know of the critic, which joins the optimizer here.",
+            got=f"optimizers=(..., {type(scheduler).__name__})",
+            needed="optimizers=(optimizer, None)",
+            mend="name the schedule by lr_scheduler_type and lr_scheduler_kwargs",
+        )
+    if args.n_gpu > 1 or args.deepspeed or args.fsdp:
+        raise UserError(
+            "PPO trains on one device a process, with whole models.",
+            got=f"{args.n_gpu} GPUs in one process, deepspeed={args.deepspeed}, fsdp={args.fsdp}",
+            mend="`accelerate launch --multi_gpu` without DeepSpeed and FSDP, or CUDA_VISIBLE_DEVICES=0 for one GPU",
+        )
+    eval_datasets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    for dataset in [train_dataset, *eval_datasets]:
+        if dataset is None:
+            continue
+        if not hasattr(dataset, "__len__"):
+            raise UserError("PPO needs data sets of known length.", got=type(dataset).__name__)
+        if len(dataset) == 0 or "prompt" not in dataset[0]:
+            raise UserError(
+                "PPO needs data sets with a `prompt` column.",
+                got=f"{len(dataset)} rows with columns {getattr(dataset, 'column_names', None)}",
+                mend="name the column of the prompts `prompt`",
+            )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> None:
+    """Policy, reward models and critic must know all of the tokenizer's tokens."""
+    config = getattr(model, "config", None)  # a head on another model's trunk has none
+    if config is not None and config.get_text_config().vocab_size < len(tokenizer):
+        raise UserError(
+            "A model has a smaller vocabulary than the tokenizer.",
+            got=f"vocab_size {config.get_text_config().vocab_size} of {config.name_or_path or type(model).__name__}, "
+            f"{len(tokenizer)} tokens",
+            needed="a model trained with this tokenizer",
+            mend="name a reward model's own tokenizer in reward_processing_classes, or resize_token_embeddings",
+        )
+
+
+def check_prompts(
+    args: PPOConfig, datasets: list, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> None:
+    """Refuse prompts that are empty, or that leave no room for a completion, before the first rollout."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    flat = [one for given in datasets for one in (given.values() if isinstance(given, dict) else [given])]
+    for dataset in flat:
+        if dataset is None:
+            continue
+        rows = [{"prompt": prompt} for prompt in dataset["prompt"]]
+        lengths = [len(prompt) for prompt in encode_prompts(rows, tokenizer)]
+        if min(lengths) == 0:
+            raise UserError(f"The prompt of row {lengths.index(0)} has no tokens.", needed="at least one token")
+        too_long = [length for length in lengths if context and length + args.max_completion_length > context]
+        if too_long:
+            raise UserError(
+                "A prompt and its completion may not fit the model's context.",
+                got=f"{len(too_long)} of {len(lengths)} prompts, the longest of {max(too_long)} tokens, and "
+                f"max_completion_length={args.max_completion_length}",
+                needed=f"at most {context} tokens together",
+                mend="shorten max_completion_length, or leave out the long prompts",
+            )
+
+
+def check_weights(weights: list[float] | None, rewards: list) -> None:
+    """A weight for each reward."""
+    if weights is not None and len(weights) != len(rewards):
+        raise UserError(
+            "reward_weights does not fit the rewards.",
+            got=len(weights),
+            needed=len(rewards),
+            mend="give a weight for each of reward_funcs, in their order; null weighs each by 1",
+        )
+
+
+def check_resumable(path: str, step: int, args: PPOConfig) -> None:
+    """A checkpoint holds no rollout, so training goes on from the start of one."""
+    if step % args.steps_per_rollout:
+        raise UserError(
+            "The checkpoint lies inside a rollout.",
+            got=f"{path} at step {step}, with {args.steps_per_rollout} steps a rollout",
+            needed="a step that is a multiple of the steps a rollout",
+            mend=f"resume from another checkpoint, and save every multiple of {args.steps_per_rollout} steps",
+        )
+
+
+def find_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All tokens that end a completion: end of turn and end of text, by the generation config and the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    found = sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+    if not found:
+        raise UserError(
+            "Neither the model's generation config nor the tokenizer names an end-of-sequence token.",
+            mend="set eos_token_id in generation_config.json",
+        )
+    return found

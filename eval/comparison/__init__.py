@@ -1,0 +1,1 @@
+"""Comparisons of evaluated checkpoints: which runs, which statistics, which verdicts."""

@@ -1,0 +1,243 @@
+"""Paired comparison of two eval runs on the same items: what changed, by how much, and whether that is noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignment.errors import UserError, raise_all
+from eval.comparison import stats
+from eval.harness.store import Run, load_run
+
+if TYPE_CHECKING:
+    import pandas
+
+ALPHA = 0.05
+KEY = ["task", "metric", "item_id"]
+TOO_FEW = "a task has fewer than two clusters of items, so that they do not show how much its score varies"
+NO_SPREAD = "the clusters of items all changed alike, so that they do not show how much others would differ"
+
+
+def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_template: bool = False) -> list[dict]:
+    """Compare run `b` with run `a`, item by item.
+
+    Args:
+        a, b: folders of two runs (or loaded runs) of one suite in one format.
+        seed: of the bootstrap.
+        any_template: compare chat runs whose chat templates differ.
+
+    Returns:
+        One row for each figure that both runs have, groups' aggregates included: {a, b, suite, task, format, variant,
+        metric, value_a, value_b, delta (b - a), se, df, ci_low, ci_high (95%, Student's t with df degrees of freedom),
+        boot_low, boot_high (95%, percentile bootstrap), p, p_holm, test, fixed, regressed, mde, n, clusters,
+        higher_is_better, aggregate, verdict, reason}. `a` and `b` are stage names where the runs have them. `p` is of
+        the exact test by clusters where scores are right or wrong (McNemar's where each item is its own cluster; `test`
+        is "exact"), else of the t-test ("t"); `p_holm` is adjusted over the tasks of one metric of this pair (an
+        aggregate is a question of its own, and stays as it is). `fixed` and `regressed` count items whose score rose
+        and fell. `mde` is the difference found with 80% power.
+        The verdict is better or worse (for the reader, whichever way the metric points) where p_holm is at most 0.05,
+        tied where it is more, and unknown where there is no p: `reason` (else None) then says why.
+        What is not defined is None: the standard error, interval and p where a task has fewer than two clusters; the
+        interval and the t-test's p where the standard error is 0 though items changed; the detectable effect where the
+        standard error is 0. Where no item changed p is 1 and the interval [0, 0].
+
+    Raises:
+        UserError: the runs differ in suite, format, few-shot examples, chat template or items, or one is not a run.
+    """
+    a, b = [run if isinstance(run, Run) else load_run(run) for run in (a, b)]
+    return compare_pairs([(a, b)], seed=seed, any_template=any_template)
+
+
+def compare_pairs(pairs: list[tuple[Run, Run]], *, seed: int = 0, any_template: bool = False) -> list[dict]:
+    """`compare` for several pairs. Each pair has the p_holm and verdict that it has by itself.
+
+    The family of a p-value is the tasks of one metric in one pair of runs, so of one suite in one format. What other
+    pairs a command or report holds does not change it. An aggregate is a family of its own.
+
+    Raises:
+        UserError: a pair cannot be compared; all such are reported together.
+    """
+    names = side_names([run for pair in pairs for run in pair])
+    rows, refused = [], []
+    for a, b in pairs:
+        try:
+            rows += _judged(_rows(a, b, {"a": names[a.path], "b": names[b.path]}, seed, any_template))
+        except UserError as error:
+            refused.append(error)
+    raise_all(refused)
+    return rows
+
+
+def side_names(runs: list[Run]) -> dict[Path, str]:
+    """Run folder -> what to call its checkpoint: the stage, with its run directory where others have such a stage."""
+    sides = {run.path: (_place(run.path.resolve()), run.record["stage"] or run.record["run_id"]) for run in runs}
+    for spell in (lambda place: "", lambda place: f"{place.name}/", lambda place: f"{place}/"):
+        names = {path: spell(place) + name for path, (place, name) in sides.items()}
+        if len(set(names.values())) == len(set(sides.values())):
+            break
+    return names
+
+
+def _place(folder: Path) -> Path:
+    """The run directory that an eval run is in, else its own folder."""
+    return folder.parents[1] if folder.parent.name == "evals" else folder
+
+
+def is_own_figure(figure: dict) -> bool:
+    """Whether a figure of run.json is a task's own mean over items, not a group's."""
+    return figure["is_mean"] and figure["members"] is None
+
+
+def _rows(a: Run, b: Run, names: dict, seed: int, any_template: bool) -> list[dict]:
+    _require_same_measurement(a, b, any_template)
+    pairs = pair_items(a, b)
+    about = {"suite": b.record["suite"], "format": b.record["format"], "variant": b.record.get("variant") or {}}
+    return [
+        names | about | {"task": figure["task"]} | _difference(figure, pairs, seed)
+        for figure in b.record["tasks"]
+        if figure["is_mean"]
+    ]
+
+
+def _require_same_measurement(a: Run, b: Run, any_template: bool) -> None:
+    """Scores of different questions, or of one question asked in two ways, are not to be subtracted."""
+    for key, what in (("suite", "suites"), ("format", "formats")):
+        _require_equal(f"The runs are of different {what}.", a.record[key], b.record[key])
+    shots = [run.record["settings"]["num_fewshot"] or 0 for run in (a, b)]
+    _require_equal("The runs have different numbers of few-shot examples.", *shots)
+    if shots[0]:
+        drawn = [run.record["seeds"]["fewshot"] for run in (a, b)]
+        _require_equal("The runs drew their few-shot examples with different seeds.", *drawn)
+    _require_equal(
+        f"Suite {b.record['suite']!r} changed between the runs (its YAML, its functions or its data).",
+        a.record["suite_digest"],
+        b.record["suite_digest"],
+    )
+    _require_equal(
+        "The runs were scored by different versions of lm-eval.",
+        *[(run.record.get("versions") or {}).get("lm_eval") for run in (a, b)],
+    )
+    templates = [run.record.get("template_digest") for run in (a, b)]
+    if b.record["format"] == "chat" and templates[0] != templates[1] and not any_template:
+        raise UserError(
+            "The runs were asked in different chat templates.",
+            got=f"{templates[0]} and {templates[1]} (digests)",
+            mend="if each checkpoint is meant to have its own: --any_template; or compare in plain format",
+        )
+    _require_same_items(a, b)
+
+
+def _require_same_items(a: Run, b: Run) -> None:
+    keys = [run.items[KEY] for run in (a, b)]
+    if any(key.duplicated().any() for key in keys):
+        twice = next(key[key.duplicated()] for key in keys if key.duplicated().any()).iloc[0]
+        raise UserError(
+            "Items cannot be paired: an id stands for several.",
+            got=f"{twice['item_id']!r} twice in task {twice['task']!r}",
+            mend="give every row of the suite's data its own `id`, or none of them one",
+        )
+    if len(keys[0]) != len(keys[1]) or set(map(tuple, keys[0].values)) != set(map(tuple, keys[1].values)):
+        raise UserError(
+            "The runs are not of the same items.",
+            got=" and ".join(f"{len(run.items)} rows with --limit {run.record['settings']['limit']}" for run in (a, b)),
+            mend="run `align eval` on both with the same options",
+        )
+    for run in (a, b):
+        if missing := int((~np.isfinite(run.items["score"])).sum()):
+            raise UserError(
+                "A run has scores that are no numbers.",
+                got=f"{missing} of {len(run.items)} in {run.path}",
+                mend="mend the suite's metric; such an item is neither right nor wrong",
+            )
+
+
+def _require_equal(problem: str, a: object, b: object) -> None:
+    if a != b:
+        raise UserError(problem, got=f"{a} and {b}", mend="run `align eval` on both with the same options")
+
+
+def pair_items(a: Run, b: Run) -> pandas.DataFrame:
+    """Rows of run b, with run a's score and output of the same (task, metric, item) as `score_a` and `output_a`."""
+    before = a.items[[*KEY, "score", "output"]].rename(columns={"score": "score_a", "output": "output_a"})
+    return b.items.merge(before, on=KEY, validate="one_to_one")
+
+
+def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
+    """One figure of the comparison, before adjustment for the number of tasks."""
+    members = figure["members"] or [figure["task"]]
+    rows = pairs[pairs["task"].isin(members) & (pairs["metric"] == figure["metric"])]
+    score_a, score_b, weights, clusters = [rows[c].to_numpy() for c in ("score_a", "score", "weight", "cluster")]
+    tasks = np.zeros(len(rows)) if figure["pooled"] else rows["task"].to_numpy()
+    change, groups = score_b - score_a, len(np.unique(clusters))
+    delta, error = stats.macro_mean(change, weights, tasks), stats.macro_error(change, weights, tasks, clusters)
+    exact = np.isin([score_a, score_b], (0, 1)).all() and np.all(weights == 1) and len(np.unique(tasks)) == 1
+    enough, changed = not np.isnan(error.se), bool(np.any(change != 0))
+    low, high = boot_low, boot_high = (float("nan"), float("nan")) if changed or not enough else (0.0, 0.0)
+    if changed and error.se > 0:
+        low, high = stats.t_interval(delta, error.se, groups, df=error.df)
+        boot_low, boot_high = stats.bootstrap_ci(change, weights, tasks, clusters, seed=seed)
+    if not enough:
+        p = float("nan")
+    elif not changed:
+        p = 1.0
+    elif exact:
+        p = stats.mcnemar_clustered(change, clusters)
+    else:
+        p = stats.t_test_p(delta, error.se, groups, df=error.df)
+    return {
+        "metric": figure["metric"],
+        "value_a": stats.macro_mean(score_a, weights, tasks),
+        "value_b": stats.macro_mean(score_b, weights, tasks),
+        "delta": delta,
+        "se": _number(error.se),
+        "df": _number(error.df),
+        "ci_low": _number(low),
+        "ci_high": _number(high),
+        "boot_low": _number(boot_low),
+        "boot_high": _number(boot_high),
+        "p": p,
+        "p_holm": p,
+        "test": "exact" if exact else "t",
+        "fixed": int(np.sum(change > 0)),
+        "regressed": int(np.sum(change < 0)),
+        "mde": _number(stats.minimum_detectable_effect(error.se, groups, df=error.df)),
+        "n": len(rows),
+        "clusters": groups,
+        "higher_is_better": figure["higher_is_better"],
+        "aggregate": figure["members"] is not None,
+    }
+
+
+def _judged(rows: list[dict]) -> list[dict]:
+    """The rows of one pair of runs with p_holm adjusted family by family, verdict and reason."""
+    families: dict[tuple, list[dict]] = {}
+    for row in rows:
+        families.setdefault((row["metric"], row["task"] if row["aggregate"] else None), []).append(row)
+    for family in families.values():
+        for row, adjusted in zip(family, stats.holm([row["p"] for row in family]), strict=True):
+            row |= {"p": _number(row["p"]), "p_holm": _number(adjusted)}
+            row |= {"verdict": _verdict(row), "reason": _reason(row)}
+    return rows
+
+
+def _verdict(row: dict) -> str:
+    if row["p_holm"] is None:
+        return "unknown"
+    if row["p_holm"] > ALPHA or row["delta"] == 0:
+        return "tied"
+    rose = row["delta"] > 0
+    return "better" if rose == (row["higher_is_better"] is not False) else "worse"
+
+
+def _reason(row: dict) -> str | None:
+    """Why there is no verdict; None where there is one."""
+    if row["p"] is not None:
+        return None
+    return TOO_FEW if row["se"] is None else NO_SPREAD
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else value

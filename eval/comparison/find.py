@@ -1,0 +1,114 @@
+"""Which eval runs a path stands for, and which of two sides' runs belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignment.errors import UserError
+from eval.harness.store import Run, load_run, read_record, variant_words
+
+ELSEWHERE = Path("runs/evals")  # where `align eval` puts the runs of a checkpoint that is in no run directory
+
+
+def measurement(record: dict) -> tuple[str, str, str]:
+    """What was measured: suite, format, and the options that set the run apart, in words. Only equals are compared."""
+    return record["suite"], record["format"], " ".join(variant_words(record.get("variant") or {}))
+
+
+def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, ...], Path]:
+    """The eval runs that a path stands for.
+
+    Args:
+        path: an eval run's folder; a checkpoint (`RUN/STAGE/checkpoint`) or stage folder (`RUN/STAGE`) of a run
+            directory, for all runs of that stage in `RUN/evals`; another checkpoint, by the path or hub id that `align
+            eval` was given, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all in it.
+        suites: only runs of suites of these names.
+
+    Returns:
+        (suite, format, the variant in words) -> folder; where the runs are of several stages, the stage comes last in
+        the key, so that like stages are compared.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = records_of(path)
+    records = {folder: record for folder, record in found.items() if not suites or record["suite"] in suites}
+    if not records:
+        raise UserError(
+            "No eval runs found" + (f" of suite {' or '.join(map(repr, suites))}." if suites else "."),
+            got=path,
+            needed="an eval run's folder (with run.json), a folder of such, RUN/STAGE/checkpoint with runs in "
+            f"RUN/evals/STAGE-*, or a checkpoint with runs in {ELSEWHERE}",
+            mend="run `align eval` on the checkpoint first, or give a checkpoint with --suite",
+        )
+    several = len({record["stage"] for record in records.values()}) > 1
+    return {
+        (*measurement(record), *([record["stage"]] if several else [])): folder for folder, record in records.items()
+    }
+
+
+def match(
+    first: str | Path, others: Sequence[str | Path], suites: Sequence[str] = ()
+) -> tuple[list[tuple[Run, Run]], list[str]]:
+    """Pairs of runs of one measurement, the first side's and each other side's.
+
+    Returns:
+        The pairs, side by side; and what is left out, in words: what only one side has, and figures that are no mean
+        over items.
+
+    Raises:
+        UserError: a side has no runs, or two sides have no measurement in common.
+    """
+    loaded: dict[Path, Run] = {}
+    pairs, skipped = [], []
+    before = find_runs(first, suites)
+    for other in others:
+        after = find_runs(other, suites)
+        common = [key for key in before if key in after]
+        if not common:
+            shown = [", ".join(map(_words, runs)) for runs in (before, after)]
+            raise UserError(
+                "The two sides have no suite and format in common.",
+                got=f"{shown[0]} against {shown[1]}",
+                mend="run `align eval` on both with the same --suite and --format",
+            )
+        for folder in [runs[key] for key in common for runs in (before, after)]:
+            loaded[folder] = loaded.get(folder) or load_run(folder)
+        pairs += [(loaded[before[key]], loaded[after[key]]) for key in common]
+        for side, runs, missing in ((first, before, other), (other, after, first)):
+            skipped += [f"{_words(key)}: {side} has it, {missing} has not" for key in runs if key not in common]
+    figures = [(run.record["suite"], figure) for _, run in pairs for figure in run.record["tasks"]]
+    unpaired = [f"{name}: {f['task']}/{f['metric']} is no mean over items" for name, f in figures if not f["is_mean"]]
+    return pairs, list(dict.fromkeys([*skipped, *unpaired]))
+
+
+def _words(key: tuple[str, ...]) -> str:
+    """A key of `find_runs`, for people."""
+    return " ".join(part for part in key if part)
+
+
+def records_of(given: str | Path) -> dict[Path, dict]:
+    """Folder -> run.json of all runs that a path stands for."""
+    path = Path(given).resolve()
+    if (path / "run.json").exists():
+        return _records([path])
+    own = _records(sorted(file.parent for pattern in ("evals/*/", "*/") for file in path.glob(f"{pattern}run.json")))
+    if own:
+        return own
+    stage = path.parent if path.name == "checkpoint" else path
+    beside = _records(sorted(file.parent for file in stage.parent.glob("evals/*/run.json")))
+    beside = {folder: record for folder, record in beside.items() if record["stage"] == stage.name}
+    if beside:
+        return beside
+    elsewhere = _records(sorted(file.parent.resolve() for file in ELSEWHERE.glob("*/run.json")))
+    names = (str(given), str(path))
+    return {
+        folder: record
+        for folder, record in elsewhere.items()
+        if record.get("checkpoint") in names or str(Path(record.get("checkpoint", "")).resolve()) in names
+    }
+
+
+def _records(folders: list[Path]) -> dict[Path, dict]:
+    return {folder: read_record(folder) for folder in folders}

@@ -1,0 +1,61 @@
+"""The items whose score changed between two runs, with what was asked and both answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from eval.comparison.compare import is_own_figure, pair_items, side_names
+from eval.harness.store import Run
+
+
+def flips(a: Run, b: Run, names: dict | None = None) -> list[dict]:
+    """Regressed and fixed items of two comparable runs, regressions first, the largest change first.
+
+    Args:
+        a, b: runs that `compare` takes.
+        names: run folder -> name of its checkpoint; by default after the stages.
+
+    Returns:
+        {a, b, suite, format, variant, task, metric, item_id, cluster, change, prompt, target, output_a, output_b,
+        score_a, score_b}. `change` is regressed or fixed, for the reader, whichever way the metric points. Of items of
+        equal change the first of each task come first, then the second of each.
+    """
+    names = names or side_names([a, b])
+    about = {"a": names[a.path], "b": names[b.path], "suite": b.record["suite"], "format": b.record["format"]}
+    about["variant"] = b.record.get("variant") or {}
+    signs = {
+        (figure["task"], figure["metric"]): -1 if figure["higher_is_better"] is False else 1
+        for figure in b.record["tasks"]
+        if is_own_figure(figure)
+    }
+    found, seen = [], Counter()
+    for row in pair_items(a, b).to_dict("records"):
+        gain = (row["score"] - row["score_a"]) * signs.get((row["task"], row["metric"]), 0)
+        if gain:
+            group = (row["task"], row["metric"], gain > 0, gain)
+            seen[group] += 1
+            rank = (gain > 0, -abs(gain), seen[group])
+            found.append((rank, about | _flip(row, "fixed" if gain > 0 else "regressed")))
+    return [flip for _, flip in sorted(found, key=lambda pair: pair[0])]
+
+
+def first_of_each(found: list[dict], count: int) -> list[dict]:
+    """The first `count` regressed and the first `count` fixed items of each metric of each pair of runs."""
+    taken = Counter()
+    chosen = []
+    for flip in found:
+        key = tuple(str(flip[name]) for name in ("a", "b", "suite", "format", "variant", "metric", "change"))
+        taken[key] += 1
+        if taken[key] <= count:
+            chosen.append(flip)
+    return chosen
+
+
+def _flip(row: dict, change: str) -> dict:
+    kept = ("task", "metric", "item_id", "cluster", "prompt", "target", "output_a")
+    return {name: row[name] for name in kept} | {
+        "output_b": row["output"],
+        "score_a": float(row["score_a"]),
+        "score_b": float(row["score"]),
+        "change": change,
+    }

@@ -1,0 +1,194 @@
+"""Eval figures and comparisons as text tables."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from eval.harness.store import variant_words
+
+
+def eval_table(records: list[dict]) -> str:
+    """A table of the figures of eval runs (records as `evaluate` returns them)."""
+    rows = []
+    for record in records:
+        for row in record["tasks"]:
+            figures = [_number(row["value"]), _number(row["se"]), row["n"]]
+            rows.append([record["suite"], record["format"], row["task"], row["metric"], *figures])
+    return _table(["suite", "format", "task", "metric", "value", "se", "n"], rows)
+
+
+COMPARE_HEADER = [
+    "suite",
+    "format",
+    "task",
+    "metric",
+    "a",
+    "b",
+    "b - a",
+    "95% interval",
+    "p",
+    "verdict",
+    "detectable",
+    "n",
+]
+COMPARE_NOTE = (
+    "p: adjusted over the tasks of a metric in a pair (Holm); better or worse where p <= 0.05, else tied\n"
+    "detectable: the smallest true difference that these items show with 80% power\n"
+    "intervals and verdicts are about these checkpoints (one training seed each), not about the methods behind them"
+)
+SEVERAL_PAIRS = "{count} pairs, each judged by itself: of 20 equal pairs, about one differs by chance on each metric"
+
+
+def compare_table(rows: list[dict]) -> str:
+    """Tables of comparison rows as `compare_pairs` returns them, one a pair; what the verdicts mean stands below."""
+    tables = [
+        f"{a} -> {b}, paired by item\n{_table(COMPARE_HEADER, _compare_cells(found))}"
+        for (a, b), found in by_pair(rows).items()
+    ]
+    return "\n\n".join([*tables, _compare_note(rows)]) if len(tables) > 1 else f"{tables[0]}\n{_compare_note(rows)}"
+
+
+def compare_markdown(comparison: dict) -> str:
+    """A comparison {comparisons, skipped, gates, flips} as GitHub's Markdown: for a comment on a pull request."""
+    parts = []
+    for (a, b), rows in by_pair(comparison["comparisons"]).items():
+        rule = ["---"] * 4 + ["---:"] * 3 + ["---"] * 3 + ["---:"] * 2
+        lines = [COMPARE_HEADER, rule, *[[_cell(cell) for cell in row] for row in _compare_cells(rows)]]
+        table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+        parts.append(f"### {a} -> {b}, paired by item\n\n{table}")
+    parts.append(_compare_note(comparison["comparisons"]).replace("\n", "  \n"))
+    if comparison["gates"]:
+        parts.append("\n".join(f"- {_cell(line)}" for line in gate_lines(comparison["gates"])))
+    if comparison["skipped"]:
+        parts.append("Not compared:\n\n" + "\n".join(f"- {_cell(line)}" for line in comparison["skipped"]))
+    for flip in comparison["flips"]:
+        texts = [f"{label}:\n\n{_fenced(text)}" for label, text in _flip_texts(flip)]
+        parts.append("\n\n".join([f"#### {_cell(_flip_title(flip))}", *texts]))
+    return "\n\n".join(parts) + "\n"
+
+
+def gate_lines(gates: list[dict]) -> list[str]:
+    """A line for each outcome of `check_gates`."""
+    lines = []
+    for gate in gates:
+        where = " ".join([gate["suite"], gate["format"], *variant_words(gate["variant"])])
+        loss = f"{'worse' if gate['loss'] > 0 else 'better'} by {abs(gate['loss']):.4f}"
+        found = f"verdict {gate['verdict']}"
+        if gate["strict"]:
+            found = "no interval" if gate["loss_high"] is None else f"at worst {_signed(gate['loss_high'])} worse"
+        lines.append(
+            f"{'FAILED' if gate['failed'] else 'passed'}  {gate['gate']}: {gate['task']}/{gate['metric']} ({where}), "
+            f"{gate['a']} -> {gate['b']}: {loss if gate['loss'] else 'no difference'}, {found}"
+        )
+    return lines
+
+
+def flips_text(flips: list[dict]) -> str:
+    """Flipped items, one below the other. Texts stand as JSON strings, so that line ends show and take no line."""
+    blocks = []
+    for flip in flips:
+        texts = _flip_texts(flip)
+        width = max(len(label) for label, _ in texts) + 1
+        shown = [f"  {label + ':':{width}} {json.dumps(text, ensure_ascii=False)}" for label, text in texts]
+        blocks.append("\n".join([_flip_title(flip), *shown]))
+    return "\n\n".join(blocks)
+
+
+def by_pair(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Comparison rows by the names of the two sides."""
+    pairs: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        pairs.setdefault((row["a"], row["b"]), []).append(row)
+    return pairs
+
+
+def _compare_cells(rows: list[dict]) -> list[list]:
+    shown = []
+    for row in rows:
+        values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
+        interval = "-" if row["ci_low"] is None else f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
+        p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
+        found = [interval, p, row["verdict"], _number(row["mde"]), row["n"]]
+        way = " ".join([row["format"], *variant_words(row["variant"])])
+        shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
+    return shown
+
+
+def _compare_note(rows: list[dict]) -> str:
+    lines, pairs = [COMPARE_NOTE], len(by_pair(rows))
+    if pairs > 1:
+        lines.append(SEVERAL_PAIRS.format(count=pairs))
+    reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
+    return "\n".join([*lines, *(f"unknown: {reason}" for reason in reasons)])
+
+
+def _flip_title(flip: dict) -> str:
+    way = " ".join([flip["format"], *variant_words(flip["variant"])])
+    scores = f"{flip['score_a']:.4g} -> {flip['score_b']:.4g}"
+    return f"{flip['change']}: {flip['task']} {flip['item_id']} ({flip['suite']} {way}, {flip['metric']} {scores})"
+
+
+def _flip_texts(flip: dict) -> list[tuple[str, str]]:
+    return [
+        ("prompt", flip["prompt"]),
+        ("expected", flip["target"]),
+        (flip["a"], flip["output_a"]),
+        (flip["b"], flip["output_b"]),
+    ]
+
+
+def _cell(value: object) -> str:
+    """Text that stays in its place in Markdown."""
+    return re.sub(r"([|\\`*_<\[\]])", r"\\\1", str(value)).replace("\n", " ")
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any row of backticks in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def side_table(sides: dict[str, dict]) -> str:
+    """A table of the replies of the sides of a win rate, a row for each."""
+    names = list(next(iter(sides.values())))
+    rows = [[side.upper(), *[_number(figures[name]) for name in names]] for side, figures in sides.items()]
+    return _table(["replies", *names], rows)
+
+
+def frontier_table(points: list[dict], peak: dict | None) -> str:
+    """A table of a frontier's points; a star marks the highest smoothed gold reward."""
+    rows = [
+        [
+            point["step"],
+            *[_number(point[name]) for name in ("kl", "distance", "proxy", "gold", "gold_smoothed")],
+            "*" if peak and peak["index"] == place else "",
+        ]
+        for place, point in enumerate(points)
+    ]
+    return _table(["step", "KL", "sqrt(KL)", "proxy", "gold", "smoothed", ""], rows)
+
+
+def _table(header: list[str], rows: list[list]) -> str:
+    """Columns padded to their widest cell, numbers to the right."""
+    cells = [header, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("+-").replace(".", "").replace("e-", "").isdigit() or text == "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"

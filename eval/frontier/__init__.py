@@ -1,0 +1,1 @@
+"""Reward against the distance from the reference."""

@@ -1,0 +1,1 @@
+"""Replies of checkpoints: sampling, choosing among them, judging pairs of them."""

@@ -1,0 +1,238 @@
+"""Completions of a checkpoint on prompts: batched, longest first, greedy or sampled, and the same at any batch size.
+
+A sampled reply depends on the seed, its prompt and its number among the prompt's replies, and on no other row: the
+random numbers are keyed, one a token, and pick the token by the inverse of its cumulative distribution. (Rounding may
+still differ between batch shapes, as it may for greedy replies.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError, raise_all
+from alignment.models.generation import plain_generation
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from eval.harness.lm import CausalLM, Reply
+
+Messages = list[dict[str, str]]
+# TRL's signature: reward(prompts=, completions=, **columns) -> a number for each completion, None for no opinion.
+Reward = Callable[..., Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are made.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_p: keep the likeliest tokens of this much probability.
+        max_new_tokens: length of a reply at most.
+        stop: texts that end a reply, beside the checkpoint's stop tokens; a reply is cut before them.
+        seed: of the sampling.
+        batch_size: rows of a batch.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self):
+        rules = {
+            "temperature": ("0 or more", self.temperature >= 0),
+            "top_p": ("above 0, at most 1", 0 < self.top_p <= 1),
+            "max_new_tokens": ("1 or more", self.max_new_tokens >= 1),
+            "batch_size": ("1 or more", self.batch_size >= 1),
+        }
+        wrong = [name for name, (_, holds) in rules.items() if not holds]
+        raise_all(
+            [UserError(f"{name} is out of range", got=getattr(self, name), needed=rules[name][0]) for name in wrong]
+        )
+
+
+def load_prompts(source: str, split: str | None = None, limit: int | None = None) -> tuple[Dataset, str]:
+    """Rows {prompt: messages, ...other columns} of a file, tinyworld or the hub, and a line that accounts for them.
+
+    Args:
+        source: as a recipe's `dataset_name`.
+        split: None for `train`.
+        limit: the first so many rows; None for all.
+
+    Raises:
+        UserError: the source cannot be read, or no row has a prompt.
+    """
+    from alignment.data.arguments import Source
+    from alignment.data.preparing.parts import read_part
+
+    split = split or "train"
+    part = read_part(Source(source, split=split), split, split, "prompts", keep=None)
+    if limit is not None and limit < len(part.rows):
+        part.account.remove(f"beyond the first {limit}", len(part.rows) - limit)
+        part.select(range(limit))
+    return part.rows, str(part.account)
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], format: str) -> list[list[int]]:
+    """Token ids of each prompt: through the chat template (chat), or the messages' text a blank line apart (plain)."""
+    if format == "plain":
+        return tokenizer(["\n\n".join(message["content"] for message in prompt) for prompt in prompts])["input_ids"]
+    if not tokenizer.chat_template:
+        raise UserError(
+            "The chat format needs a tokenizer with a chat template.",
+            got="a tokenizer without one",
+            mend="use --format plain, or a checkpoint of the sft stage or later",
+        )
+    encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
+    return encoded["input_ids"]
+
+
+def fitting(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
+) -> list[int]:
+    """The places of the prompts (token ids) that leave room for a reply in the model's context.
+
+    Raises:
+        UserError: none does.
+    """
+    from eval.harness.lm import context_length
+
+    room = context_length(model, tokenizer) - max_new_tokens
+    places = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
+    if not places:
+        raise UserError(
+            "no prompt leaves room for a reply",
+            got=f"prompts of {min(map(len, prompts))} tokens or more, max_new_tokens={max_new_tokens}",
+            needed=f"at most {room + max_new_tokens} tokens together, the model's context",
+            mend="use a smaller --max_new_tokens, or shorter prompts",
+        )
+    return places
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    n: int = 1,
+) -> list[list[Reply]]:
+    """`n` replies to each prompt (token ids), in the order of the prompts.
+
+    A reply ends as in the eval suites: at a token of `generation_config.eos_token_id` or the tokenizer's end of text.
+    Nothing else of the checkpoint's generation config applies. Of a prompt that stands several times each has replies
+    of its own.
+
+    Raises:
+        UserError: a prompt leaves no room for its reply.
+    """
+    from eval.harness.lm import CausalLM
+    from eval.harness.suite import quiet_lm_eval
+
+    with quiet_lm_eval():
+        lm = CausalLM(model, tokenizer, sampling.batch_size)
+    longest = max(map(len, prompts), default=0)
+    if longest + sampling.max_new_tokens > lm.context:
+        raise UserError(
+            "a prompt does not fit into the model's context with its reply",
+            got=f"{longest} prompt tokens + {sampling.max_new_tokens} for the reply",
+            needed=f"at most {lm.context} together",
+            mend="leave such prompts out (`fitting`), or use a smaller max_new_tokens",
+        )
+    with plain_generation(model):
+        replies = _replies(lm, reply_keys(prompts, n), sampling)
+    return [replies[start : start + n] for start in range(0, len(replies), n)]
+
+
+def _replies(lm: CausalLM, keys: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Reply]:
+    """A reply to each key (prompt, number), in their order; longest prompts first."""
+    from tqdm import trange
+
+    replies: list[Any] = [None] * len(keys)
+    order = sorted(range(len(keys)), key=lambda row: (-len(keys[row][0]), keys[row]))
+    for start in trange(0, len(order), sampling.batch_size, desc="batches", disable=None, leave=False):
+        batch = order[start : start + sampling.batch_size]
+        options = {"until": list(sampling.stop), "max_gen_toks": sampling.max_new_tokens, "do_sample": False}
+        if sampling.temperature:
+            options["logits_processor"] = [keyed_sampler([keys[row] for row in batch], sampling)]
+        for row, reply in zip(batch, lm.reply([list(keys[row][0]) for row in batch], options), strict=True):
+            replies[row] = reply
+    return replies
+
+
+def reply_keys(prompts: Sequence[list[int]], n: int) -> list[tuple[tuple[int, ...], int]]:
+    """(prompt, number of the reply among all to this prompt) of `n` replies to each prompt, in order."""
+    keys, seen = [], Counter()
+    for prompt in map(tuple, prompts):
+        keys += [(prompt, seen[prompt] + number) for number in range(n)]
+        seen[prompt] += n
+    return keys
+
+
+def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A logits processor that leaves each row the one token that its own random numbers pick.
+
+    Args:
+        keys: a row's key; with the seed all that its random numbers depend on.
+    """
+    import torch
+    from transformers import TopPLogitsWarper
+
+    numbers = torch.stack(
+        [
+            torch.rand(
+                sampling.max_new_tokens,
+                generator=torch.Generator().manual_seed(_number((sampling.seed, *key))),
+                dtype=torch.float64,
+            )
+            for key in keys
+        ]
+    )
+    steps = iter(range(sampling.max_new_tokens))
+
+    def pick(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(batch, length) token ids, (batch, vocabulary) logits -> logits of 0 at the picked token, -inf elsewhere."""
+        scores = scores.float() / sampling.temperature
+        if sampling.top_p < 1:
+            scores = TopPLogitsWarper(sampling.top_p)(input_ids, scores)
+        cumulative = scores.double().softmax(-1).cumsum(-1)
+        wanted = numbers[:, next(steps), None].to(scores.device) * cumulative[:, -1:]
+        # The first token past the number; `right` passes over tokens of probability 0.
+        picked = torch.searchsorted(cumulative, wanted, right=True)
+        return torch.full_like(scores, -torch.inf).scatter(1, picked, 0.0)
+
+    return pick
+
+
+def _number(key: tuple) -> int:
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
+
+
+def score(reward: Reward, rows: Sequence[dict], replies: Sequence[str]) -> list[float | None]:
+    """What a reward says of one reply to each row {prompt: messages, ...columns}; None where it has no opinion.
+
+    Raises:
+        UserError: it does not return one finite number or None for each reply.
+    """
+    import math
+
+    names = {name: None for row in rows for name in row if name not in ("prompt", "completion")}
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    completions = [[{"role": "assistant", "content": reply}] for reply in replies]
+    scores = list(reward(prompts=[row["prompt"] for row in rows], completions=completions, **columns))
+    if len(scores) != len(rows):
+        raise UserError("The reward returned the wrong number of scores.", got=len(scores), needed=len(rows))
+    bad = [value for value in scores if value is not None and not math.isfinite(value)]
+    if bad:
+        needed = "a finite number, or None where it cannot judge"
+        raise UserError("The reward returned no number.", got=f"{bad[0]}, {len(bad)} times", needed=needed)
+    return [None if value is None else float(value) for value in scores]

@@ -1,0 +1,193 @@
+"""Completions of a checkpoint as rows that the stages read: replies, the best of n, and preference pairs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignment.errors import UserError
+from eval.generation.choose import best, best_of_n_kl, preference_pairs, without_reply
+from eval.generation.generate import Reward, Sampling, encode_prompts, fitting, generate, score
+
+if TYPE_CHECKING:
+    from eval.harness.lm import Reply
+    from eval.harness.run_suite import LoadedModel
+
+
+@dataclass
+class Samples:
+    """Replies to prompts, and their scores where a reward was asked.
+
+    Attributes:
+        rows: {prompt: messages, ...other columns} of the prompts that leave room for a reply.
+        replies: of each row.
+        scores: of each reply; None: no reward was asked.
+        too_long: how many prompts left no room.
+        keep_truncated: whether replies that the length limit cut off may be chosen.
+    """
+
+    rows: list[dict]
+    replies: list[list[Reply]]
+    scores: list[list[float | None]] | None = None
+    too_long: int = 0
+    keep_truncated: bool = False
+
+    @property
+    def ended(self) -> list[list[bool]] | None:
+        """Whether each reply ended by itself; None if truncated replies may be chosen too."""
+        if self.keep_truncated:
+            return None
+        return [[not reply.truncated for reply in replies] for replies in self.replies]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        return [[reply.text for reply in replies] for replies in self.replies]
+
+
+def draw(
+    loaded: LoadedModel, rows: Sequence[dict], format: str, sampling: Sampling, n: int, reward: Reward | None = None
+) -> Samples:
+    """`n` replies of a model to each row's prompt, scored where there is a reward."""
+    model, tokenizer = loaded
+    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], format)
+    places = fitting(model, tokenizer, prompts, sampling.max_new_tokens)
+    kept = [rows[place] for place in places]
+    replies = generate(model, tokenizer, [prompts[place] for place in places], sampling, n)
+    samples = Samples(kept, replies, too_long=len(rows) - len(kept))
+    if reward is not None:
+        flat = score(
+            reward, [row for row in kept for _ in range(n)], [text for texts in samples.texts for text in texts]
+        )
+        samples.scores = [flat[start : start + n] for start in range(0, len(flat), n)]
+    return samples
+
+
+def completion_rows(samples: Samples) -> list[dict]:
+    """A row {...columns, prompt, completion, sample, tokens, ended, score} for each reply."""
+    rows = []
+    for place, (row, replies) in enumerate(zip(samples.rows, samples.replies, strict=True)):
+        for number, reply in enumerate(replies):
+            found = {"sample": number, "tokens": reply.gen_len, "ended": not reply.truncated}
+            if samples.scores is not None:
+                found["score"] = samples.scores[place][number]
+            rows.append(row | {"completion": [_said(reply.text)]} | found)
+    return rows
+
+
+def best_rows(samples: Samples) -> tuple[list[dict], Counter]:
+    """A row {messages, score, n} for each prompt with its best reply, and why the other prompts have none."""
+    rows, without = [], Counter()
+    ended = samples.ended or [None] * len(samples.rows)
+    for row, texts, scores, whole in zip(samples.rows, samples.texts, samples.scores, ended, strict=True):
+        place = best(texts, scores, whole)
+        if place is None:
+            without[without_reply(whole, "no reply with text and score")] += 1
+        else:
+            messages = [*row["prompt"], _said(texts[place])]
+            rows.append({"messages": messages, "score": scores[place], "n": len(texts)})
+    return rows, without
+
+
+def pair_rows(samples: Samples, against: str, min_margin: float, seed: int) -> tuple[list[dict], Counter]:
+    """A row {prompt, chosen, rejected, score_chosen, score_rejected, score_margin} for each prompt with a pair, and why
+    the others have none."""
+    pairs, without = preference_pairs(
+        samples.texts, samples.scores, against=against, min_margin=min_margin, seed=seed, ended=samples.ended
+    )
+    rows = []
+    for place, pair in pairs.items():
+        texts, scores = samples.texts[place], samples.scores[place]
+        sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+        row = {"prompt": samples.rows[place]["prompt"]}
+        row |= {side: [_said(texts[number])] for side, number in sides.items()}
+        row |= {f"score_{side}": scores[number] for side, number in sides.items()}
+        # Not `margin`: TRL's RewardTrainer would put a column of that name into its loss.
+        rows.append(row | {"score_margin": row["score_chosen"] - row["score_rejected"]})
+    return rows, without
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def summary(samples: Samples, chosen: bool = False) -> list[str]:
+    """What was drawn, in lines for the terminal.
+
+    Args:
+        chosen: whether the rows are chosen replies (best of n, pairs).
+    """
+    replies = [reply for group in samples.replies for reply in group]
+    truncated = sum(reply.truncated for reply in replies)
+    ended = 1 - truncated / len(replies)
+    lines = [
+        f"{len(replies)} replies to {len(samples.rows)} prompts, {np.mean([r.gen_len for r in replies]):.1f} tokens "
+        f"on average; {ended:.1%} ended by themselves"
+    ]
+    if samples.too_long:
+        lines.append(f"{samples.too_long} prompts left out: they leave no room for a reply (--max_new_tokens)")
+    if chosen and truncated:
+        what = "may be chosen" if samples.keep_truncated else "left out; --keep_truncated keeps them"
+        lines.append(f"{truncated} replies truncated at --max_new_tokens: {what}")
+    if samples.scores is not None:
+        lines += _score_lines(samples.scores, samples.ended if chosen and truncated else None)
+    return lines
+
+
+def _score_lines(scores: list[list[float | None]], ended: list[list[bool]] | None) -> list[str]:
+    judged = [value for group in scores for value in group if value is not None]
+    unjudged = sum(map(len, scores)) - len(judged)
+    lines = [f"{unjudged} replies have no score"] if unjudged else []
+    if not judged:
+        return lines
+    lines.append(f"score {np.mean(judged):.4f} on average")
+    n = len(scores[0])
+    usable = [[True] * n for _ in scores] if ended is None else ended
+    groups = [
+        [value for value, use in zip(*pair, strict=True) if use and value is not None]
+        for pair in zip(scores, usable, strict=True)
+    ]
+    tops = [max(values) for values in groups if values]
+    if n > 1 and tops:
+        lines[-1] += f", best of {n} {np.mean(tops):.4f}"
+        # Leaving truncated replies out moves the distribution too, by no more than -log of the share that ended.
+        if ended is None:
+            lines[-1] += f" (KL to the checkpoint at most {best_of_n_kl(n):.3f} nats)"
+        else:
+            lines[-1] += " of the replies that ended"
+    return lines
+
+
+def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
+    """Write JSON lines, at once: an interrupted run leaves no half file.
+
+    Raises:
+        UserError: the file exists.
+    """
+    write_new(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: str | Path, result: dict) -> None:
+    """Write a result as JSON, likewise."""
+    write_new(path, [json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False), "\n"])
+
+
+def write_new(path: str | Path, parts: Iterable[str]) -> None:
+    path = Path(path)
+    require_new(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".tmp")
+    with half.open("w", encoding="utf-8") as file:
+        file.writelines(parts)
+    os.replace(half, path)
+
+
+def require_new(path: Path) -> None:
+    if path.exists():
+        raise UserError("the output file exists", got=path, mend="remove it, or give another name")

@@ -1,0 +1,1 @@
+"""Suites of tasks, run on a checkpoint through lm-eval."""

@@ -1,0 +1,293 @@
+"""From lm-eval's samples to item rows, and from item rows to a run's figures with standard errors."""
+
+from __future__ import annotations
+
+import json
+import math
+from numbers import Number
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eval.comparison import stats
+
+if TYPE_CHECKING:
+    import pandas
+    from lm_eval.api.task import Task
+
+    from eval.harness.lm import Reply
+    from eval.harness.suite import Suite
+
+COLUMNS = (
+    *("task", "metric", "item_id", "cluster", "prompt", "target", "output"),
+    *("score", "weight", "gen_len", "truncated", "gold_probability", "confidence"),
+)
+CALIBRATION_BINS = 10
+NO_SPREAD = dict.fromkeys(("se", "df", "ci_low", "ci_high"))
+
+
+def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tuple, list[Reply]]) -> pandas.DataFrame:
+    """A row for each (task, metric, item).
+
+    Args:
+        samples: lm-eval's logged samples by task name.
+        suite: the suite that was run.
+        replies: by (task name, document index), the replies generated, for their lengths.
+
+    Columns: task, metric, item_id, cluster (the row's `cluster` where its data has one, else the item), prompt, target,
+    output, score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and truncated
+    (both None where nothing was generated), and of multiple choice gold_probability and confidence: the shares of the
+    right and of the likeliest choice in the choices' probability. Metrics without a number for each item have no rows.
+    """
+    import pandas
+
+    rows = []
+    for name, task_samples in samples.items():
+        for sample in task_samples:
+            reply = replies.get((name, sample["doc_id"]), [None])[0]
+            row = _describe(sample, suite.tasks[name]) | {
+                "task": short_name(name),
+                "gen_len": reply.gen_len if reply else None,
+                "truncated": reply.truncated if reply else None,
+            }
+            if suite.calibration and row["gold_probability"] is not None:
+                rows.append(row | {"metric": "brier", "score": sample_brier(sample, suite.tasks[name]), "weight": 1.0})
+            for metric in sample["metrics"]:
+                scored = _score(metric, sample[metric])
+                if scored:
+                    score, weight = scored
+                    rows.append(row | {"metric": label(metric, sample["filter"]), "score": score, "weight": weight})
+    return pandas.DataFrame(rows, columns=list(COLUMNS))
+
+
+def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict]:
+    """A run's figures: one entry for each (task, metric), then one for each aggregate of a group.
+
+    Each is {task, metric, value, se, df, ci_low, ci_high, n, chance, centred, higher_is_better, is_mean, members,
+    pooled}. `is_mean` says that the figure is the (weighted) mean of the items' scores; without that there is no `se`,
+    no 95% interval and no comparison, and neither where a task has fewer than two clusters of items. `df` are the
+    degrees of freedom of `se`.
+    `members` lists the tasks of a group's aggregate, which is their macro mean, or with `pooled` the mean over all
+    their items. A suite's centred average has an `se` too, though its items' scores have other scales.
+    """
+    rows = []
+    for name, task in suite.tasks.items():
+        directions = results["higher_is_better"][name]
+        for key, value in results["results"][name].items():
+            metric, _, filter_name = key.partition(",")
+            if filter_name and not metric.endswith("_stderr"):
+                found = items[(items["task"] == short_name(name)) & (items["metric"] == label(metric, filter_name))]
+                shown = {"task": short_name(name), "metric": label(metric, filter_name)}
+                n = len(found) or results["n-samples"][name]["effective"]
+                docs = [sample["doc"] for sample in results["samples"][name]]
+                rows.append(shown | _figure(found, value, n, directions.get(metric), chance(task, metric, docs)))
+        rows += _calibration(items[(items["task"] == short_name(name)) & (items["metric"] == "brier")])
+    rows += [row for group in suite.groups.values() for row in _aggregates(group, items, rows)]
+    return rows + _centred_average(suite, rows)
+
+
+def label(metric: str, filter_name: str) -> str:
+    """A metric's name in tables: lm-eval's, with the filter where the task has one."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def short_name(task: str) -> str:
+    """`group::task`, lm-eval's name of a task defined within its group, without the group."""
+    return task.rpartition("::")[2]
+
+
+def chance(task: Task, metric: str, docs: list[dict]) -> float | None:
+    """The score of guessing on some items, where it is known: multiple choice, and exact match of free text (zero)."""
+    if task.OUTPUT_TYPE == "loglikelihood" and metric == "acc":
+        return 0.0  # the very word, out of all
+    if task.OUTPUT_TYPE == "multiple_choice" and metric in ("acc", "acc_norm") and not task.config.process_results:
+        return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in docs]))
+    return 0.0 if metric == "exact_match" else None
+
+
+def _describe(sample: dict, task: Task) -> dict:
+    """The columns that say which item it was and what came back."""
+    doc, arguments, response = sample["doc"], sample["arguments"], sample["filtered_resps"]
+    item_id = str(doc.get("id", f"{sample['doc_id']}-{sample['doc_hash'][:8]}"))
+    if task.OUTPUT_TYPE == "multiple_choice":
+        best = int(np.argmax([likelihood for likelihood, *_ in response]))
+        output = task.doc_to_choice(doc)[best] if len(response) == len(task.doc_to_choice(doc)) else ""
+    elif task.OUTPUT_TYPE == "generate_until":
+        output = response[0] if isinstance(response[0], str) else json.dumps(response[0])
+    else:
+        output = ""
+    probabilities = choice_probabilities(sample, task)
+    gold = gold_choice(sample, task)
+    return {
+        "gold_probability": None if probabilities is None or gold is None else float(probabilities[gold]),
+        "confidence": None if probabilities is None else float(probabilities.max()),
+        "item_id": item_id,
+        "cluster": str(doc.get("cluster", item_id)),
+        "prompt": "" if task.OUTPUT_TYPE == "loglikelihood_rolling" else str(arguments[0][0]),
+        "target": str(sample["target"]),
+        "output": output,
+    }
+
+
+def choice_probabilities(sample: dict, task: Task) -> np.ndarray | None:
+    """(choices,) probabilities of a multiple-choice item's choices, which sum to 1; None for other items."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    count = len(task.doc_to_choice(sample["doc"]))
+    likelihoods = np.array([likelihood for likelihood, *_ in sample["filtered_resps"][:count]])
+    shares = np.exp(likelihoods - likelihoods.max())
+    return shares / shares.sum()
+
+
+def gold_choice(sample: dict, task: Task) -> int | None:
+    """The number of a multiple-choice item's one right choice; None where there is not one."""
+    target = sample["target"]
+    if task.OUTPUT_TYPE != "multiple_choice" or task.config.process_results:
+        return None
+    if isinstance(target, str):
+        choices = task.doc_to_choice(sample["doc"])
+        return choices.index(target) if target in choices else int(target) if target.isdigit() else None
+    return int(target) if isinstance(target, Number) and target >= 0 else None
+
+
+def sample_brier(sample: dict, task: Task) -> float:
+    """The Brier score of a multiple-choice item: the squared distance of the probabilities to the right choice."""
+    probabilities = choice_probabilities(sample, task)
+    return float(np.square(probabilities - np.eye(len(probabilities))[gold_choice(sample, task)]).sum())
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Mean distance of confidence to accuracy over bins of equal width, weighed by their items.
+
+    Args:
+        confidence: (items,) in (0, 1].
+        correct: (items,) of 0 and 1.
+    """
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _score(metric: str, value: object) -> tuple[float, float] | None:
+    """(score, weight) of an item; None where the metric has no number for it."""
+    if metric == "bits_per_byte":
+        log_likelihood, size = value
+        return -log_likelihood / (size * math.log(2)), float(size)
+    return (float(value), 1.0) if isinstance(value, (bool, Number, np.bool_)) else None
+
+
+def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: bool | None, guess: float | None) -> dict:
+    scores, weights = items["score"].to_numpy(), items["weight"].to_numpy()
+    is_mean = len(items) and math.isclose(stats.weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
+    spread = _spread(scores, weights, np.zeros(len(items)), items["cluster"].to_numpy()) if is_mean else NO_SPREAD
+    return {
+        "value": float(value),
+        **spread,
+        "n": n,
+        "chance": guess,
+        "centred": None if guess is None else (value - guess) / (1 - guess),
+        "higher_is_better": higher_is_better,
+        "is_mean": bool(is_mean),
+        "members": None,
+        "pooled": False,
+    }
+
+
+def _spread(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray) -> dict:
+    """{se, df, ci_low, ci_high} of the mean over tasks; None where it is not defined."""
+    error = stats.macro_error(scores, weights, tasks, clusters)
+    low, high = stats.macro_interval(scores, weights, tasks, clusters)
+    return {"se": _number(error.se), "df": _number(error.df), "ci_low": _number(low), "ci_high": _number(high)}
+
+
+def _calibration(items: pandas.DataFrame) -> list[dict]:
+    """Brier score and expected calibration error of one task's items; nothing without items."""
+    if items.empty:
+        return []
+    confidence, gold = items["confidence"].to_numpy(float), items["gold_probability"].to_numpy(float)
+    error = expected_calibration_error(confidence, (gold == confidence).astype(float))
+    named = {"task": items["task"].iloc[0]}
+    brier = _figure(items, float(items["score"].mean()), len(items), False, None)
+    ece = brier | NO_SPREAD | {"value": error, "is_mean": False}
+    return [named | {"metric": "brier"} | brier, named | {"metric": "ece"} | ece]
+
+
+def _centred_average(suite: Suite, rows: list[dict]) -> list[dict]:
+    """The mean of (score - chance) / (1 - chance) over a suite's tasks; nothing where the suite asks for none."""
+    parts = [row for row in rows if suite.centred.get(row["task"]) == row["metric"] and row["centred"] is not None]
+    if not parts:
+        return []
+    value = float(np.mean([row["centred"] for row in parts]))
+    figure = {
+        "task": "core",
+        "metric": "centred",
+        "value": value,
+        **_centred_spread(value, parts),
+        "n": sum(row["n"] for row in parts),
+        "chance": 0.0,
+        "higher_is_better": True,
+        "is_mean": False,
+        "members": [row["task"] for row in parts],
+        "pooled": False,
+    }
+    return [figure | {"centred": value}]
+
+
+def _centred_spread(value: float, parts: list[dict]) -> dict:
+    """{se, df, ci_low, ci_high} of a mean of independent tasks' centred scores, with Satterthwaite's df."""
+    if any(row["se"] is None for row in parts):
+        return NO_SPREAD
+    varying = [row for row in parts if row["se"] > 0]
+    shares = np.array([(row["se"] / (1 - row["chance"]) / len(parts)) ** 2 for row in varying])
+    se = float(np.sqrt(shares.sum()))
+    if not varying:
+        return NO_SPREAD | {"se": se}
+    df = float(shares.sum() ** 2 / np.sum(shares**2 / [row["df"] for row in varying]))
+    low, high = stats.t_interval(value, se, sum(row["n"] for row in parts), df=df)
+    return {"se": se, "df": df, "ci_low": low, "ci_high": high}
+
+
+def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
+    """The figures of a group: the macro mean over its tasks, or the mean over items where it weighs tasks by size."""
+    members = [short_name(task.task_name) for task in group.get_all_tasks()]
+    figures = []
+    aggregates = [(one, label(one.metric, name)) for one in group.aggregate_metric_list or [] for name in _filters(one)]
+    for aggregate, metric in aggregates:
+        parts = [row for row in rows if row["task"] in members and row["metric"] == metric]
+        if len(parts) != len(members) or not all(part["is_mean"] for part in parts):
+            continue
+        found = items[items["task"].isin(members) & (items["metric"] == metric)]
+        arrays = [found[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
+        if aggregate.weight_by_size:
+            arrays[2] = np.zeros(len(found))  # one pool of items
+        guess = _mean_or_none([part["chance"] for part in parts]) if not aggregate.weight_by_size else None
+        value = stats.macro_mean(*arrays[:3])
+        figures.append(
+            {
+                "task": group.name,
+                "metric": metric,
+                "value": value,
+                **_spread(*arrays),
+                "n": len(found),
+                "chance": guess,
+                "centred": None if guess is None else (value - guess) / (1 - guess),
+                "higher_is_better": parts[0]["higher_is_better"],
+                "is_mean": True,
+                "members": members,
+                "pooled": aggregate.weight_by_size,
+            }
+        )
+    return figures
+
+
+def _filters(aggregate) -> list[str]:
+    return aggregate.filter_list or ["none"]
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _mean_or_none(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))

@@ -1,0 +1,41 @@
+"""Where a checkpoint stands: its stage, and where its eval runs go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.durable.read import read_json
+from eval.comparison.find import ELSEWHERE
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint's place in its run directory; outside of one it is named after its folder.
+
+    Attributes:
+        stage: that made it.
+        parent: the stage before, where it is known.
+        folder: of its runs.
+        seed: of its run directory.
+    """
+
+    stage: str
+    parent: str | None
+    folder: Path
+    seed: int
+
+
+def place_of(checkpoint: str | Path) -> Place:
+    path = Path(checkpoint).resolve()
+    if path.name != "checkpoint":
+        return Place(path.name, None, ELSEWHERE, 0)
+    run_dir = path.parents[1]
+    parent = _read_key(path.parent / "stage.json", "parent")
+    return Place(path.parent.name, parent, run_dir / "evals", _read_key(run_dir / "pipeline.json", "seed") or 0)
+
+
+def _read_key(file: Path, key: str) -> Any:
+    """A key of a JSON file; None where there is no such file or key."""
+    return read_json(file).get(key) if file.exists() else None

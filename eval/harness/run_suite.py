@@ -1,0 +1,245 @@
+"""Running eval suites on a checkpoint."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+from eval.harness.store import (
+    checkpoint_digest,
+    require_not_others,
+    run_name,
+    save_run,
+    template_digest,
+    tokenizer_digest,
+    versions,
+)
+
+if TYPE_CHECKING:
+    import pandas
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from eval.harness.suite import Suite
+
+LoadedModel = tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
+
+
+def evaluate(
+    checkpoint: str | Path,
+    suite: str,
+    format: str,
+    output_dir: str | Path,
+    *,
+    stage: str | None = None,
+    parent: str | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    seed: int = 0,
+    suite_args: dict | None = None,
+    variant: dict | None = None,
+    loaded: LoadedModel | None = None,
+) -> dict:
+    """Run one suite in one format on a checkpoint; write run.json and items.parquet to `output_dir`.
+
+    Args:
+        checkpoint: folder (full model or adapter) or hub id.
+        suite: name of one of the project's suites, path of lm-eval YAML or of a JSONL file of questions, or
+            `lm_eval:TASK`; options follow as a query (`gsm8k?data=FILE`).
+        format: plain (the prompt as text) or chat (the prompt as the user's turn of the tokenizer's chat template).
+        output_dir: the run's own folder.
+        stage: name of the checkpoint's stage, kept in the record.
+        parent: name of its parent's stage, kept in the record.
+        num_fewshot: examples before each item; None for the suite's own number.
+        batch_size: rows of a batch. Greedy scores do not depend on it; sampled ones do, through the order of draws.
+        limit: items of each task, from the first; None for all.
+        seed: draws few-shot examples and sampled replies.
+        suite_args: options of the suite's data (for tinyworld, fields of `WorldConfig`, and `split`).
+        variant: those of these options that set the run apart from the others of its stage, suite and format; kept in
+            the record, and compared only with the same variant.
+        loaded: the checkpoint's (model, tokenizer), where the caller has them; used on the device where they are. The
+            model's modes and the random states of python, numpy and torch are as before afterwards.
+
+    Returns:
+        The record that is in run.json.
+
+    Raises:
+        UserError: no such checkpoint, suite or format; no chat template; a prompt longer than the context.
+    """
+    from eval.harness.suite import load_suite
+
+    started = time.perf_counter()
+    with _random_states_kept():
+        loaded_suite = load_suite(suite, format, num_fewshot=num_fewshot, suite_args=suite_args)
+        model, tokenizer = loaded or load_checkpoint(checkpoint)
+        _require_template(tokenizer, format, checkpoint)
+        settings = {"num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size}
+        record = {
+            "run_id": run_name(stage or Path(checkpoint).name, loaded_suite.name, format, variant or {}),
+            "suite": loaded_suite.name,
+            "format": format,
+            "variant": variant or {},
+            "stage": stage,
+            "parent": parent,
+            "checkpoint": str(checkpoint),
+            "settings": settings | {"suite_args": suite_args or {}},
+            "seeds": {"fewshot": seed, "sampling": seed},
+        }
+        items, figures = _measure(record, loaded_suite, model, tokenizer)
+    record |= figures | {"seconds": round(time.perf_counter() - started, 2)}
+    return save_run(output_dir, record, items)
+
+
+def evaluate_many(
+    checkpoint: str | Path,
+    suites: list[str],
+    formats: list[str],
+    output_dir: str | Path,
+    *,
+    stage: str,
+    variant: dict | None = None,
+    **options,
+) -> list[dict]:
+    """Run several suites in several formats on a checkpoint that is loaded once.
+
+    Args:
+        checkpoint: folder or hub id.
+        suites: as `evaluate`'s suite.
+        formats: a suite that has not this format is run without it (tinyworld_bpb has no chat format).
+        output_dir: folder of the runs; each is written to `STAGE-SUITE-FORMAT` in it, its variant appended.
+        stage: name of the checkpoint's stage.
+        variant: as `evaluate`'s.
+        options: further keyword arguments of `evaluate`.
+
+    Returns:
+        The records of the runs, suite by suite.
+
+    Raises:
+        UserError: as `evaluate`; two suites have the same name; a run's folder holds one of another checkpoint.
+    """
+    from eval.harness.suite import require_format, suite_formats, suite_name
+
+    for suite in suites:
+        if not set(formats) & set(suite_formats(suite)):
+            require_format(suite, formats[0])
+    runs = [(suite, format) for suite in suites for format in formats if format in suite_formats(suite)]
+    names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(
+            "Two suites have the same name.", got=", ".join(twice), mend="rename a file, or run one of them"
+        )
+    require_not_others([Path(output_dir) / name for name in names], checkpoint, stage)
+    options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
+    for _, format in runs:
+        _require_template(options["loaded"][1], format, checkpoint)
+    return [
+        evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variant, **options)
+        for (suite, format), name in zip(runs, names, strict=True)
+    ]
+
+
+def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
+    """Load a checkpoint (full model or adapter) and its tokenizer, on the GPU where there is one.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    from alignment.models.loading import load_causal_lm
+
+    model, tokenizer = load_causal_lm(checkpoint)
+    return model.to(this_device()), tokenizer
+
+
+def this_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _require_template(tokenizer: PreTrainedTokenizerBase, format: str, checkpoint: str | Path) -> None:
+    if format == "chat" and not tokenizer.chat_template:
+        raise UserError(
+            "The chat format needs a tokenizer with a chat template.",
+            got=f"a tokenizer without one, in {checkpoint}",
+            mend="use --format plain, or evaluate a checkpoint of the sft stage or later",
+        )
+
+
+def _measure(record: dict, suite: Suite, model, tokenizer) -> tuple[pandas.DataFrame, dict]:
+    """Ask lm-eval; give back the item rows and what the record says about checkpoint, suite and figures."""
+    import lm_eval
+
+    from eval.harness.items import collect_items, summarise
+    from eval.harness.lm import CausalLM
+    from eval.harness.suite import quiet_lm_eval, suite_digest
+
+    chat = record["format"] == "chat"
+    with _evaluating(model), quiet_lm_eval():
+        lm = CausalLM(model, tokenizer, record["settings"]["batch_size"])
+        _set_seeds(suite, record["seeds"]["sampling"])
+        results = lm_eval.evaluate(
+            lm,
+            {"tasks": suite.tasks, "groups": suite.groups},
+            limit=record["settings"]["limit"],
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+        items = collect_items(results["samples"], suite, lm.replies)
+        figures = summarise(items, results, suite)
+        digest = suite_digest(suite)
+    return items, {
+        "checkpoint_digest": checkpoint_digest(record["checkpoint"]),
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "template_digest": template_digest(tokenizer),
+        "suite_digest": digest,
+        "versions": versions(),
+        "tasks": figures,
+    }
+
+
+def _set_seeds(suite: Suite, seed: int) -> None:
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    for task in suite.tasks.values():
+        task.set_fewshot_seed(seed)
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Afterwards the random states of python, numpy and torch are as they were (lm-eval and `datasets` draw too)."""
+    import numpy
+    import torch
+
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each module's mode is as it was."""
+    import torch
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

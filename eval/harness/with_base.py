@@ -1,0 +1,86 @@
+"""An adapter and its base, evaluated from one load of the base's weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
+from eval.harness.place import Place
+from eval.harness.run_suite import evaluate_many, load_checkpoint, this_device
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_with_base(
+    checkpoint: str | Path, suites: list[str], formats: list[str], place: Place, base_place: Place, **options
+) -> list[dict]:
+    """Run suites on an adapter and on its base, from one loaded model: for the base the adapter is turned off.
+
+    Where that would not give the base's weights, the base is loaded by itself, after the adapter's model is let go. The
+    base is run with its own tokenizer and its own stop tokens, and not in the chat format where it has no template.
+
+    Args:
+        checkpoint: folder or hub id of an adapter.
+        suites, formats: as `evaluate_many`'s.
+        place, base_place: whose stages and folders the runs are of.
+        options: further keyword arguments of `evaluate`.
+
+    Returns:
+        The records of the runs: the adapter's, then the base's.
+
+    Raises:
+        UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
+    """
+    from alignment.models.adapters import token_rows_in_place
+    from alignment.models.checkpoints import adapter_base, is_adapter, lasting_changes
+    from alignment.models.loading import load_tokenizer, load_trainable
+    from eval.harness.suite import suite_formats
+
+    if not is_adapter(checkpoint):
+        raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, needed="an adapter's folder")
+    base, changes = adapter_base(checkpoint), lasting_changes(checkpoint)
+    model = load_trainable(checkpoint, "causal-lm").to(this_device())
+    sides = {"stage": place.stage, "parent": place.parent, "loaded": (model, load_tokenizer(checkpoint))}
+    with token_rows_in_place(model):
+        records = evaluate_many(checkpoint, suites, formats, place.folder, **sides, **options)
+    tokenizer = load_tokenizer(base)
+    formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
+    suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
+    if not suites:
+        return records
+    sides = {"stage": base_place.stage, "parent": base_place.parent}
+    if changes is None:
+        with base_of(model, base):
+            return records + evaluate_many(
+                base, suites, formats, base_place.folder, loaded=(model, tokenizer), **sides, **options
+            )
+    logger.info("%s: the base is loaded by itself, for %s", checkpoint, changes)
+    del model
+    return records + evaluate_many(
+        base, suites, formats, base_place.folder, loaded=load_checkpoint(base), **sides, **options
+    )
+
+
+@contextmanager
+def base_of(model: PeftModel, base: str) -> Iterator[PeftModel]:
+    """The model with its adapter turned off, and with the stop tokens of its base (a folder or hub id)."""
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model()
+    kept = inner.generation_config
+    try:
+        inner.generation_config = GenerationConfig.from_pretrained(base)
+    except OSError:  # a base without generation_config.json: its config says what ends a text
+        inner.generation_config = GenerationConfig.from_model_config(inner.config)
+    try:
+        with model.disable_adapter():
+            yield model
+    finally:
+        inner.generation_config = kept

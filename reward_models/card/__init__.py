@@ -1,0 +1,1 @@
+"""How far a reward can be trusted, measured on preference pairs."""

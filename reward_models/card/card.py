@@ -1,0 +1,93 @@
+"""A reward card as files: reward_card.json, and reward_card.md for people."""
+
+from pathlib import Path
+
+from alignment.durable.atomic import write_json, write_text
+
+CARD_FILE = "reward_card.json"
+
+
+def write_card(folder: Path, card: dict, title: str) -> None:
+    """Write both files into a folder, in place of what was there under their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CARD_FILE, card)
+    write_text((folder / CARD_FILE).with_suffix(".md"), f"# Reward card of {title}\n\n{card_markdown(card)}\n")
+
+
+def card_markdown(card: dict) -> str:
+    """The card as tables; sections that it does not hold are left out."""
+    parts = []
+    if card.get("n"):
+        parts += [_summary(card)]
+        for key, title, head in (
+            ("by_margin", "By the margin of its scores", "margin"),
+            ("by_length", "By the words that the preferred reply has more", "words"),
+            ("by_gap", "By the gap of the gold rewards", "gap"),
+        ):
+            if card.get(key):
+                parts.append(_table(title, head, [(_range(one), one) for one in card[key]]))
+        if card.get("by_subset"):
+            parts.append(_table("By subset", "subset", [(one["name"], one) for one in card["by_subset"]]))
+    if "calibration" in card:
+        parts.append(_calibration(card["calibration"]))
+    if "scores" in card:
+        parts.append(_scores(card["scores"], card.get("drift")))
+    if card.get("best_of_n"):
+        parts.append(_best_of_n(card["best_of_n"]))
+    return "\n\n".join(parts)
+
+
+def _summary(card: dict) -> str:
+    reasons = {"left_out": f"closer in gold than {card.get('min_gap')}", "unscored": "unscored"}
+    without = "".join(f", {card[key]} {why} left out" for key, why in reasons.items() if card.get(key))
+    interval = "" if card["se"] is None else f" (standard error {card['se']:.3f})"
+    return (
+        f"Right on **{card['accuracy']:.1%}** of {card['n']} pairs{interval}{without}, ties counting half. "
+        f"Preferring the {card['length_rule']} reply would be right on {card['length_baseline']:.1%}."
+    )
+
+
+def _table(title: str, head: str, rows: list[tuple[str, dict]]) -> str:
+    lines = [f"**{title}**", "", f"| {head} | pairs | accuracy |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {one['n']} | {_percent(one['accuracy'])} |" for name, one in rows])
+
+
+def _range(one: dict) -> str:
+    return f"{one['low']:.3g} to {one['high']:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _calibration(found: dict) -> str:
+    text = (
+        f"**Calibration**: a margin says with confidence sigmoid(margin) which reply is preferred. Expected "
+        f"calibration error {found['ece']:.3f}, Brier score {found['brier']:.3f}, log loss {found['log_loss']:.3f}."
+    )
+    rows = [
+        f"| {one['low']:.2f} to {one['high']:.2f} | {one['n']} | {one['confidence']:.3f} | {one['accuracy']:.3f} |"
+        for one in found["bins"]
+        if one["n"]
+    ]
+    return "\n".join([text, "", "| confidence | pairs | mean | accuracy |", "|---|---|---|---|", *rows])
+
+
+def _scores(found: dict, drift: dict | None) -> str:
+    correlation = found["length_correlation"]
+    text = f"**Scores** of {found['n']} replies: mean {found['mean']:.3f}, deviation {found['std']:.3f}"
+    text += "." if correlation is None else f", correlation with the length in words {correlation:+.2f}."
+    if drift and drift["mean_shift"] is not None:
+        text += (
+            f" Since {drift['since']} the mean moved by {drift['mean_shift']:+.2f} deviations, the deviation is "
+            f"{drift['std_ratio']:.2f} times what it was."
+        )
+    return text
+
+
+def _best_of_n(curve: list[dict]) -> str:
+    lines = ["**Best of n** by this reward", "", "| n | nats | reward | gold |", "|---|---|---|---|"]
+    for one in curve:
+        error = "" if one["gold_se"] is None else f" +- {1.96 * one['gold_se']:.3f}"
+        lines.append(f"| {one['n']} | {one['kl']:.2f} | {one['proxy']:.3f} | {one['gold']:.3f}{error} |")
+    return "\n".join(lines)

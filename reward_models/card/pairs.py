@@ -1,0 +1,73 @@
+"""Preference pairs to judge a reward on, and several completions a prompt with their gold scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.data.reading.files import read_files, split_files
+from alignment.data.reading.formats import convert
+from alignment.data.reading.sources import load_source
+from alignment.errors import UserError
+from reward_models.protocol import Text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def read_pairs(name: str, split: str = "train", limit: int | None = None) -> Dataset:
+    """Rows {prompt, chosen, rejected, ...} of messages, in whatever format they are that the reward stage reads.
+
+    Args:
+        name: a file, folder or glob, tinyworld:preference, or a data set on the hub.
+        limit: the first so many rows.
+    """
+    rows, report = convert(load_source(name, split=split, kind="preference", max_rows=limit), "preference", keep=None)
+    logger.info("%s: %s", name, report)
+    return rows
+
+
+def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[Text]], list[list[float]]]:
+    """Prompts, and of each its completions and their gold scores.
+
+    Args:
+        file: rows {prompt, completion, GOLD}, of which those with the same prompt belong together, or rows
+            {prompt, completions, GOLD} with lists.
+        gold: the name of that column.
+    """
+    rows = read_files(split_files(str(Path(file)), "train"))
+    several = "completions" in rows.column_names
+    column = "completions" if several else "completion"
+    missing = [name for name in ("prompt", column, gold) if name not in rows.column_names]
+    if missing:
+        raise UserError(
+            f"{file} holds no completions with gold scores",
+            got=f"columns {', '.join(rows.column_names)}",
+            needed=f"prompt, completion (or a list: completions) and {gold}",
+            mend="name the column of the gold scores with --gold",
+        )
+    found: dict[str, tuple[Text, list[Text], list[float]]] = {}
+    for row in rows:
+        _, completions, scores = found.setdefault(json.dumps(row["prompt"]), (row["prompt"], [], []))
+        completions += row[column] if several else [row[column]]
+        scores += row[gold] if several else [row[gold]]
+    _require_scores(file, gold, found.values())
+    prompts, completions, scores = zip(*found.values(), strict=True)
+    return list(prompts), list(completions), list(scores)
+
+
+def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text], list[float]]]) -> None:
+    for prompt, completions, scores in groups:
+        if len(completions) != len(scores) or None in scores:
+            raise UserError(
+                f"{file}: completions without a gold score",
+                got=f"{len(completions)} completions, {gold} {scores} for {prompt!r}",
+                needed="a number for each",
+            )
+    if all(len(completions) < 2 for _, completions, _ in groups):
+        raise UserError(f"{file} has one completion a prompt", needed="several completions of the same prompt")

@@ -1,0 +1,290 @@
+"""Rewards that can be checked: an answer, a format, a length, words to avoid, code.
+
+Each function here that returns a `Reward` makes one: in a recipe `reward_models.rules:answer_match?column=solution`,
+with a `?` even where no option is given.
+"""
+
+import ast
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import isnan
+from os import cpu_count
+from pathlib import Path
+
+from alignment.errors import UserError, unknown
+from reward_models.protocol import Reward, Text, reply_text
+from reward_models.rules.algebra import Algebra
+from reward_models.rules.answers import after_thought, same_answer
+from reward_models.rules.answers import as_number as as_number
+from reward_models.rules.answers import last_number as last_number
+from reward_models.rules.answers import marked_answer as marked_answer
+from reward_models.rules.sandbox_rpc import runs_nothing, test_functions
+
+FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<label>[^`]*)")
+LABEL = re.compile(r"[ \t]*[{.]*[\w+#-]*")
+INVISIBLE = (0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)  # soft hyphen, zero-width spaces and joiners
+PYTHON = ("", "python", "python3", "py", "py3", "python2", "ipython", "ipython3")
+
+
+def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
+    """A reward that looks at each reply's text alone."""
+
+    def reward(completions, **columns):
+        return [judge(reply_text(completion)) for completion in completions]
+
+    reward.__name__ = name
+    return reward
+
+
+# ---- Answers ----
+
+
+def answer_match(column: str = "answer") -> Reward:
+    r"""1 if the reply gives the answer in the column, 0 if it does not or if that is in doubt; None without an answer.
+
+    The reply's answer is what the last \boxed{} or #### marks, otherwise what follows the last `answer is`, otherwise
+    the whole reply or, if the true answer is a number, the last number. Numbers are compared by value and unit (1,000
+    is 1000.0, 0.5 is 1/2, 120 mm is 12 cm). A unit that only one side has is taken to be understood; a calculation that
+    is left undone is no number. Expressions, equations, sets and intervals are compared by math-verify, words as text,
+    letter case aside. In the column an answer may stand as in a reply (GSM8K) or alone; of a list any one is right.
+    """
+    equal = Algebra()
+
+    def judge(completion: Text, true: object) -> float | None:
+        alternatives = [str(one) for one in (true if isinstance(true, list | tuple) else [true]) if not _is_blank(one)]
+        if not alternatives:
+            return None
+        return float(any(same_answer(reply_text(completion), one, equal) for one in alternatives))
+
+    def reward(completions, **columns):
+        _require_column(columns, column, "answer_match")
+        return [judge(*pair) for pair in zip(completions, columns[column], strict=True)]
+
+    reward.__name__ = "answer_match"
+    return reward
+
+
+def _is_blank(answer: object) -> bool:
+    return answer is None or (isinstance(answer, float) and isnan(answer)) or not str(answer).strip()
+
+
+# ---- Formats ----
+
+
+def matches(pattern: str, whole: bool = False) -> Reward:
+    """1 where the regular expression is found in the reply (`whole`: where it is the whole reply), else 0."""
+    try:
+        compiled = re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        got = f"{pattern!r}: {error}"
+        raise UserError("not a regular expression", got=got, mend="in a recipe %26 stands for &, %25 for %") from error
+    find = compiled.fullmatch if whole else compiled.search
+    return rule("matches", lambda text: float(find(text) is not None))
+
+
+def parses_as_json(keys: list[str] | None = None) -> Reward:
+    """1 where the whole reply is JSON, and, with `keys`, an object that has them all; else 0."""
+
+    def judge(text: str) -> float:
+        try:
+            value = json.loads(text, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            return 0.0
+        return float(keys is None or (isinstance(value, dict) and set(keys) <= value.keys()))
+
+    return rule("parses_as_json", judge)
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no JSON")
+
+
+# ---- Length ----
+
+
+def length_band(low: int, high: int, fall: int = 0, unit: str = "words") -> Reward:
+    """1 for a length of low to high, falling to 0 at `fall` beyond either; 0 at once where fall is 0.
+
+    Args:
+        unit: words, characters (without white space around the reply), or tokens as sampled.
+    """
+    if not (0 <= low <= high and fall >= 0):
+        got = f"{low} to {high}, fall {fall}"
+        raise UserError("length_band has no such band", got=got, needed="0 <= low <= high, 0 <= fall")
+
+    def judge(length: int) -> float:
+        beyond = max(low - length, length - high, 0)
+        return 1.0 if beyond == 0 else max(0.0, 1 - beyond / fall) if fall else 0.0
+
+    return _by_length("length_band", judge, unit)
+
+
+def length_penalty(each: float, free: int = 0, unit: str = "words") -> Reward:
+    """-each for every word (character, token) beyond `free`."""
+    return _by_length("length_penalty", lambda length: -each * max(0, length - free), unit)
+
+
+def _by_length(name: str, judge: Callable[[int], float], unit: str) -> Reward:
+    units = {"words": lambda text: len(text.split()), "characters": lambda text: len(text.strip()), "tokens": None}
+    if unit not in units:
+        raise unknown("unit of length", unit, tuple(units))
+    if unit != "tokens":
+        return rule(name, lambda text: judge(units[unit](text)))
+
+    def reward(completions, completion_ids=None, **columns):
+        if completion_ids is None:
+            return [None] * len(completions)
+        return [judge(len(ids)) for ids in completion_ids]
+
+    reward.__name__ = name
+    return reward
+
+
+# ---- Words ----
+
+
+def without_words(words: list[str] | None = None, file: str | None = None, penalty: float = 1.0) -> Reward:
+    """-penalty for a reply with any of the words or phrases in it, else 0.
+
+    Letter case, the width of white space, and how an accent or an apostrophe is encoded, do not matter.
+
+    Args:
+        file: a text file, a word or phrase a line.
+    """
+    if file is not None and not Path(file).is_file():
+        raise UserError(f"no file {file}", needed="a text file with a word a line")
+    lines = Path(file).read_text(encoding="utf-8-sig").splitlines() if file else []
+    forbidden = [_folded(word).split() for word in [*(words or []), *lines] if word.strip()]
+    if not forbidden:
+        raise UserError("without_words forbids nothing", needed="words, or a file that lists some")
+    phrases = "|".join(r"\s+".join(map(re.escape, phrase)) for phrase in forbidden)
+    found = re.compile(rf"(?<![^\W_])(?:{phrases})(?![^\W_])")  # _word_ in Markdown is that word
+    return rule("without_words", lambda text: -penalty if found.search(_folded(text)) else 0.0)
+
+
+def _folded(text: str) -> str:
+    """Text without the differences between ways to write the same letters."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").translate(dict.fromkeys(INVISIBLE))
+
+
+# ---- Code ----
+
+
+def code_of(text: str) -> str:
+    """The code of a reply.
+
+    The last complete block that is labelled as Python, otherwise the last complete one without a label, otherwise a
+    block that has no end; the whole reply if it has no block. Thoughts are left out.
+    """
+    text = after_thought(text).replace("\r\n", "\n").replace("\r", "\n")
+    blocks = fenced_blocks(text)
+    if not blocks:
+        return text
+    order = [(False, True), (False, False), (True, True), (True, False)]  # (open, labelled)
+    found = {(is_open, bool(label)): code for label, code, is_open in blocks if label.lower() in PYTHON}
+    return next((found[kind] for kind in order if kind in found), "")
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str, bool]]:
+    """(label, content, whether it has no end) of the blocks fenced by ``` or ~~~, without the fence's indentation."""
+    blocks, fence, label, lines = [], None, "", []
+    for line in text.split("\n"):
+        if fence is None:
+            if (fence := FENCE.fullmatch(line)) is not None:
+                label, lines = (LABEL.match(fence["label"]) or [""])[0].strip("{}. "), []
+        elif (bare := line.strip(" \t>")).startswith(fence["fence"]) and not bare.strip(fence["fence"][0]):
+            blocks.append((label, "\n".join([*lines, ""]), False))
+            fence = None
+        else:
+            lines.append(re.sub(rf"^[ \t>]{{0,{len(fence['indent'])}}}", "", line))
+    return blocks if fence is None else [*blocks, (label, "\n".join(lines), True)]
+
+
+def code_parses() -> Reward:
+    """1 where the reply's code is Python by its syntax, else 0. It is not run."""
+
+    def judge(text: str) -> float:
+        try:
+            code = ast.parse(code_of(text)).body
+            return float(
+                any(not _is_word(one) for one in code) if "```" not in text and "~~~" not in text else bool(code)
+            )
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return 0.0
+
+    return rule("code_parses", judge)
+
+
+def _is_word(statement: ast.stmt) -> bool:
+    """Whether a statement calls and assigns nothing: `Paris`, `yes, thanks` and `this is it` are Python as well."""
+    return isinstance(statement, ast.Expr) and not any(isinstance(one, ast.Call) for one in ast.walk(statement))
+
+
+def code_passes(
+    allow_execution: bool = False, column: str = "tests", seconds: float = 5.0, megabytes: int = 512
+) -> Reward:
+    """1 if the reply's code runs and then the row's tests pass, else 0; None if the row has no tests.
+
+    The code is run, as a module that is imported, in another process than the tests: see sandbox.py beside this file
+    for what is limited, and what the tests can ask of it. That limits accidents, not attackers.
+
+    Args:
+        allow_execution: must be true.
+        column: Python code, such as assertions, or a list of it. Functions named test... are called if nothing else is.
+    """
+    if not allow_execution:
+        raise UserError(
+            "code_passes runs code that a model wrote, which is off",
+            needed="your leave: limits on time, memory, files and network guard against accidents, not attackers",
+            mend="allow_execution=true, on a machine that may be harmed",
+        )
+    from reward_models.rules.sandbox import run_code
+
+    if run_code("works = True", "assert works", seconds, megabytes) != "passed":
+        raise UserError(
+            "code_passes cannot run code on this machine within its limits",
+            got=f"seconds={seconds}, megabytes={megabytes}",
+            mend="raise the limits; `python -I reward_models/rules/sandbox_child.py` shows where it fails",
+        )
+
+    def judge(pair: tuple) -> float | None:
+        completion, tests = pair
+        if tests is None or not (tests := tests if isinstance(tests, str) else "\n".join(tests)).strip():
+            return None
+        _require_calls(tests)
+        return float(run_code(code_of(reply_text(completion)), tests, seconds, megabytes) == "passed")
+
+    def reward(completions, **columns):
+        _require_column(columns, column, "code_passes")
+        with ThreadPoolExecutor(cpu_count()) as threads:
+            return list(threads.map(judge, zip(completions, columns[column], strict=True)))
+
+    reward.__name__ = "code_passes"
+    return reward
+
+
+def _require_calls(tests: str) -> None:
+    """Refuse tests that any code would pass; tests that are no Python fail on their own."""
+    try:
+        empty = runs_nothing(tests) and not test_functions(tests)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    if empty:
+        raise UserError(
+            "code_passes: a row's tests run nothing, so any code would pass",
+            got=tests.strip().splitlines()[0],
+            needed="assertions, a call such as check(NAME), or functions named test...",
+            mend="add the call to the column",
+        )
+
+
+def _require_column(columns: dict, column: str, name: str) -> None:
+    if column not in columns:
+        raise UserError(
+            f"{name}: the rows have no column {column!r}",
+            got=", ".join(sorted(columns)) or "no further columns",
+            mend=f"name the column: reward_models.rules:{name}?column=NAME",
+        )

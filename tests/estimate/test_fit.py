@@ -1,0 +1,95 @@
+"""What does not fit the memory: how sure that is, what is proposed, and runs that it stops."""
+
+import pytest
+from transformers import LlamaConfig
+
+import align as console
+from alignment.check import run as check_run
+from alignment.check.capacity import memory_finding
+from alignment.estimate import compute
+from alignment.estimate.compute import Device
+from alignment.estimate.estimate import Estimate, estimate
+from alignment.estimate.summary import describe
+from alignment.estimate.workload import TokenStatistics
+from alignment.pipeline.graph import stage_module
+from alignment.pipeline.recipes.recipe import build_configs
+
+MEDIUM = {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16}
+ROWS = TokenStatistics(10_000, 400, 1024)
+
+
+def of(stage: str, gigabytes: float, layers: int = 18, **keys) -> Estimate:
+    given = {"output_dir": "nowhere", "dataset_name": "rows", "model_name_or_path": "here", "max_length": 1024}
+    if stage == "ppo":
+        given |= {"reward_model_path": "there"}
+        del given["max_length"]
+    configs = build_configs(stage_module(stage, "alignment.stages").CONFIGS, given | {"bf16": False} | keys, "a test")
+    config = LlamaConfig(**MEDIUM, num_hidden_layers=layers, max_position_embeddings=4096)
+    return estimate(stage, configs, config, ROWS, Device("a machine", round(gigabytes * 1e9)))
+
+
+def keys_of(mend: str) -> dict:
+    """What a mend says, as keys of a recipe."""
+    pairs = dict(pair.split(": ") for pair in mend.removesuffix(" (tight)").split(", "))
+    return {key: int(value) if value.isdigit() else {"true": True}.get(value, value) for key, value in pairs.items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "gigabytes", "keys"),
+    [
+        ("sft", 4, {"per_device_train_batch_size": 6}),
+        ("sft", 2.9, {"use_peft": True}),
+        ("dpo", 8, {"per_device_train_batch_size": 8}),
+        ("ppo", 8, {"per_device_train_batch_size": 8, "steps_per_generation": 2}),
+    ],
+)
+def test_a_model_that_cannot_fit_is_an_error_that_says_what_would(stage, gigabytes, keys):
+    told = of(stage, gigabytes, **keys)
+    found = memory_finding(told)
+    assert found.severity == "error" and "however small its batches" in found.what
+    smallest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "activation_checkpointing": True}
+    rollout = {"steps_per_generation": 16} if stage == "ppo" else {}
+    assert of(stage, gigabytes, **keys | smallest | rollout).verdict == "does not fit"
+    assert told.mends and all(mend in found.mend and mend in describe(told) for mend in told.mends)
+    for mend in told.mends:
+        assert of(stage, gigabytes, **keys | keys_of(mend)).verdict == ("tight" if "(tight)" in mend else "fits")
+
+
+def test_the_largest_model_that_would_fit_does():
+    told = of("sft", 4)
+    assert "M parameters or fewer" in memory_finding(told).mend
+    one, two = [of("sft", 4, layers).parameters for layers in (1, 2)]
+    layers = 1 + (told.largest_model - one) // (two - one)
+    fitting = of("sft", 4, layers)
+    assert 0.8 * told.largest_model < fitting.parameters <= told.largest_model
+    assert fitting.least <= 4e9 < told.least
+
+
+def test_how_sure_it_is_depends_on_how_far_beyond():
+    needed = of("sft", 100).total_memory / 1e9
+    assert memory_finding(of("sft", needed * 1.01)) is None
+    near = memory_finding(of("sft", needed / 1.2, per_device_train_batch_size=8))
+    assert near.severity == "warning" and "may not fit" in near.what
+    beyond = memory_finding(of("sft", needed / 1.3, per_device_train_batch_size=8))
+    assert beyond.severity == "error" and "will not fit" in beyond.what
+    parted = memory_finding(of("sft", 1), sharded=True)
+    assert parted.severity == "warning"
+
+
+def test_on_a_machine_that_holds_nothing_its_size_is_the_mend():
+    told = of("sft", 0.5)
+    assert told.mends == [] and told.largest_model == 0
+    assert "a machine with at least" in memory_finding(told).mend and "a machine with at least" in describe(told)
+
+
+def test_a_stage_that_cannot_fit_is_stopped_unless_it_is_not_checked(case, capsys, monkeypatch):
+    small = Device("a small machine", 10**8)
+    for module in (compute, check_run):
+        monkeypatch.setattr(module, "this_device", lambda measure=True: small)
+    code, printed = case.check(capsys)
+    assert code == 1 and "error: sft: the model does not fit the memory" in printed
+    stage = ["sft", str(case.write()), "--output_dir", str(case.folder / "runs/sft"), "--dry-run"]
+    assert console.main(stage) == 2
+    assert "a machine with at least" in capsys.readouterr().err
+    assert console.main([*stage, "--no-check"]) == 0
+    assert not (case.folder / "runs").exists()

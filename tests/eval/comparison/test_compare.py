@@ -1,0 +1,312 @@
+"""Paired comparisons: verdicts, and what is refused."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+from stored_runs import make_run
+
+from alignment.errors import UserError
+from eval.comparison.compare import compare, compare_pairs, side_names
+from eval.comparison.find import find_runs, match
+from eval.harness.store import load_run, save_run
+
+
+@pytest.fixture
+def sides(tmp_path):
+    rng = np.random.default_rng(0)
+    base = {"easy": rng.random(200) < 0.3, "hard": rng.random(200) < 0.3}
+    better = {"easy": base["easy"] | (rng.random(200) < 0.5), "hard": base["hard"]}
+    return make_run(tmp_path / "a", "pretrain", base), make_run(tmp_path / "b", "sft", better)
+
+
+def test_better_tied_worse(sides):
+    easy, hard, macro = compare(*sides)
+    assert (easy["a"], easy["b"], easy["suite"], easy["format"]) == ("pretrain", "sft", "toy", "plain")
+    assert (easy["verdict"], hard["verdict"], macro["verdict"]) == ("better", "tied", "better")
+    assert easy["ci_low"] < easy["delta"] < easy["ci_high"] and easy["regressed"] == 0
+    assert easy["delta"] == pytest.approx(easy["fixed"] / 200)
+    assert macro["delta"] == pytest.approx(easy["delta"] / 2) and macro["n"] == 400
+    assert hard["p"] == 1.0 and hard["delta"] == 0
+    assert json.dumps([easy, hard, macro])
+    back = compare(*reversed(sides))
+    assert [row["verdict"] for row in back] == ["worse", "tied", "worse"]
+    assert back[0]["delta"] == -easy["delta"]
+
+
+def test_the_seed_is_of_the_bootstrap_alone(sides):
+    def without(rows):
+        return [{key: value for key, value in row.items() if not key.startswith("boot_")} for row in rows]
+
+    plain, same, other = compare(*sides), compare(*sides, seed=0), compare(*sides, seed=1)
+    assert plain == same != other and without(other) == without(plain)
+
+
+def test_lower_can_be_better(tmp_path):
+    rng = np.random.default_rng(1)
+    bits, size = rng.normal(3, 0.5, 100), list(rng.integers(50, 200, 100).astype(float))
+    options = {"higher_is_better": False, "metric": "bits_per_byte", "weights": size}
+    a = make_run(tmp_path / "a", "pretrain", {"clean": bits}, **options)
+    b = make_run(tmp_path / "b", "sft", {"clean": bits - rng.uniform(0.05, 0.15, 100)}, **options)
+    assert {row["verdict"] for row in compare(a, b)} == {"better"}
+    assert {row["verdict"] for row in compare(b, a)} == {"worse"}
+
+
+def test_pairing_sees_what_two_intervals_do_not(tmp_path):
+    """A small gain on every item is lost in the spread between items unless items are paired."""
+    scores = np.random.default_rng(2).normal(0, 1, 100)
+    a = make_run(tmp_path / "a", "pretrain", {"gold": scores}, metric="gold_reward")
+    gain = 0.05 + np.random.default_rng(3).normal(0, 0.05, 100)
+    b = make_run(tmp_path / "b", "sft", {"gold": scores + gain}, metric="gold_reward")
+    row = compare(a, b)[0]
+    assert row["verdict"] == "better" and row["se"] < 0.01 < scores.std() / 10
+
+
+def test_holm_over_tasks(tmp_path):
+    """One p of 0.03 among five tasks is no finding; the same alone is."""
+    fixed = [0.0] * 100
+    gain = [1.0] * 6 + fixed[6:]  # exact McNemar: 2 / 2^6 = 0.03
+    names = ["t1", "t2", "t3", "t4", "t5"]
+    for count, verdict in ((5, "tied"), (1, "better")):
+        a = make_run(tmp_path / f"a{count}", "pretrain", dict.fromkeys(names[:count], fixed))
+        b = make_run(tmp_path / f"b{count}", "sft", dict.fromkeys(names[:count], fixed) | {"t1": gain})
+        row = compare(a, b)[0]
+        assert (row["p"], row["p_holm"], row["verdict"]) == (0.03125, min(1, 0.03125 * count), verdict)
+
+
+def test_dependent_items_need_more_evidence(tmp_path):
+    """Ten fixed items of one entity are one finding: McNemar, which takes them for ten, is not used."""
+    before, after = [0.0] * 40, [1.0] * 10 + [0.0] * 30
+    alone = compare(make_run(tmp_path / "a", "pretrain", {"t": before}), make_run(tmp_path / "b", "sft", {"t": after}))
+    entities = {"clusters": [str(i // 10) for i in range(40)]}
+    a, b = (make_run(tmp_path / f"c{s}", s, {"t": v}, **entities) for s, v in (("pretrain", before), ("sft", after)))
+    assert alone[0]["verdict"] == "better" and compare(a, b)[0]["verdict"] == "tied"
+
+
+def test_rows_in_another_order_still_pair(sides, tmp_path):
+    items = pandas.read_parquet(sides[1] / "items.parquet")
+    record = json.loads((sides[1] / "run.json").read_text())
+    save_run(tmp_path / "c", record, items.sample(frac=1, random_state=0))
+    straight, shuffled = compare(*sides), compare(sides[0], tmp_path / "c")
+    assert [row["delta"] for row in straight] == pytest.approx([row["delta"] for row in shuffled])
+    assert [row["fixed"] for row in straight] == [row["fixed"] for row in shuffled]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"format": "chat"}, "different formats"),
+        ({"suite": "other"}, "different suites"),
+        ({"suite_digest": "e"}, "changed between the runs"),
+        ({"settings": {"num_fewshot": 2, "limit": None}}, "numbers of few-shot"),
+        ({"versions": {"lm_eval": "0.4.14"}}, "versions of lm-eval"),
+    ],
+)
+def test_different_measurements_are_refused(sides, tmp_path, changes, problem):
+    other = make_run(tmp_path / "c", "sft", {"easy": [1.0] * 200, "hard": [1.0] * 200}, **changes)
+    with pytest.raises(UserError, match=problem):
+        compare(sides[0], other)
+
+
+def test_different_items_are_refused(sides, tmp_path):
+    other = make_run(tmp_path / "c", "sft", {"easy": [1.0] * 200, "hard": [1.0] * 150})
+    with pytest.raises(UserError, match="same items"):
+        compare(sides[0], other)
+
+
+def test_runs_of_checkpoints(tmp_path):
+    for stage, score in (("pretrain", 0.0), ("sft", 1.0)):
+        (tmp_path / "demo" / stage / "checkpoint").mkdir(parents=True)
+        make_run(tmp_path / "demo/evals" / f"{stage}-toy-plain", stage, {"t": [score] * 20})
+    make_run(tmp_path / "demo/evals/sft-lora-toy-plain", "sft-lora", {"t": [0.0] * 20})  # its name begins as sft's do
+    a, b = (tmp_path / "demo" / stage / "checkpoint" for stage in ("pretrain", "sft"))
+    assert find_runs(a) == {("toy", "plain", ""): (tmp_path / "demo/evals/pretrain-toy-plain").resolve()}
+    verdicts = [row["verdict"] for row in compare_pairs(match(a, [b])[0])]
+    assert verdicts == ["better", "better"]
+    same = match(a.parent, [tmp_path / "demo/evals/sft-toy-plain"])[0]
+    assert [run.path for run in same[0]] == [run.path for run in match(a, [b], ["toy"])[0][0]]
+    with pytest.raises(UserError, match="'other'"):
+        find_runs(a, ["other"])
+    with pytest.raises(UserError, match="No eval runs"):
+        find_runs(tmp_path / "demo/sft-l")
+
+
+def test_runs_of_a_run_directory_and_of_a_folder_of_runs(tmp_path):
+    """Of several stages like is compared with like, named after its run directory; of one, the stages may differ."""
+    for run, score in (("one", 0.0), ("two", 1.0)):
+        for stage in ("pretrain", "sft"):
+            make_run(tmp_path / run / "evals" / f"{stage}-toy-plain", stage, {"t": [score] * 20})
+    pairs, skipped = match(tmp_path / "one", [tmp_path / "two/evals"])
+    rows = [row for row in compare_pairs(pairs) if not row["aggregate"]]
+    assert [(row["a"], row["b"]) for row in rows] == [("one/pretrain", "two/pretrain"), ("one/sft", "two/sft")]
+    assert not skipped and len(find_runs(tmp_path / "one")) == 2
+    make_run(tmp_path / "three/dpo-toy-plain", "dpo", {"t": [1.0] * 20})
+    ((a, b),) = match(tmp_path / "one/sft", [tmp_path / "three"])[0]
+    assert (a.record["stage"], b.record["stage"]) == ("sft", "dpo")
+
+
+def test_runs_of_a_checkpoint_outside_any_run_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, checkpoint in (("pythia-14m", "EleutherAI/pythia-14m"), ("mine", str(tmp_path / "models/mine"))):
+        make_run(tmp_path / f"runs/evals/{name}-toy-plain", name, {"t": [0.0, 1.0]}, checkpoint=checkpoint)
+    for given, name in (("EleutherAI/pythia-14m", "pythia-14m"), ("models/mine", "mine")):
+        assert list(find_runs(given).values()) == [(tmp_path / f"runs/evals/{name}-toy-plain").resolve()]
+
+
+def test_what_only_one_side_has_is_named(sides, tmp_path):
+    folder = tmp_path / "runs"
+    scores = {"easy": [1.0] * 200, "hard": [1.0] * 200}
+    make_run(folder / "x", "dpo", scores)
+    make_run(folder / "y", "dpo", scores, format="chat", variant={"limit": 2})
+    pairs, skipped = match(sides[0], [sides[1], folder])
+    assert len(pairs) == 2
+    assert skipped == [f"toy chat limit 2: {folder} has it, {sides[0]} has not"]
+    rows = load_run(folder / "x").record["tasks"]
+    make_run(folder / "x", "dpo", scores, tasks=[rows[0], rows[1] | {"is_mean": False}])
+    assert match(sides[0], [folder / "x"])[1] == ["toy: hard/exact_match is no mean over items"]
+
+
+def test_nothing_in_common(sides, tmp_path):
+    chat = make_run(tmp_path / "c", "sft", {"easy": [1.0]}, format="chat")
+    with pytest.raises(UserError, match="in common"):
+        match(sides[0], [chat])
+
+
+def test_identical_runs_are_tied(tmp_path):
+    """b + c = 0: no p-value but 1, an interval of no width, and no claim of what could have been detected."""
+    scores = {"t": [0.0, 1.0] * 20}
+    a, b = (make_run(tmp_path / stage, stage, scores) for stage in ("sft", "dpo"))
+    for row in [*compare(a, b), *compare(a, a)]:
+        assert (row["verdict"], row["p"], row["p_holm"], row["delta"]) == ("tied", 1.0, 1.0, 0.0)
+        assert (row["ci_low"], row["ci_high"], row["boot_low"], row["fixed"], row["mde"]) == (0.0, 0.0, 0.0, 0, None)
+
+
+def test_graded_scores_that_are_alike_are_tied(tmp_path):
+    scores = {"t": np.random.default_rng(0).normal(size=40)}
+    a, b = (make_run(tmp_path / s, s, scores, metric="gold_reward") for s in ("sft", "dpo"))
+    assert {(row["verdict"], row["p"], row["test"]) for row in compare(a, b)} == {("tied", 1.0, "t")}
+
+
+def test_one_item_says_nothing(tmp_path):
+    a, b = (make_run(tmp_path / s, s, {"t": [score]}) for s, score in (("sft", 0.0), ("dpo", 1.0)))
+    row = compare(a, b)[0]
+    assert (row["verdict"], row["se"], row["ci_low"], row["mde"], row["clusters"]) == ("unknown", None, None, None, 1)
+    assert row["p"] is row["p_holm"] is None and "fewer than two clusters" in row["reason"]
+
+
+def test_different_templates_are_refused_in_chat_only(tmp_path):
+    runs = {
+        (stage, format): make_run(
+            tmp_path / f"{stage}-{format}", stage, {"t": [1.0, 0.0]}, format=format, template_digest=stage
+        )
+        for stage in ("sft", "dpo")
+        for format in ("plain", "chat")
+    }
+    with pytest.raises(UserError, match="chat templates"):
+        compare(runs["sft", "chat"], runs["dpo", "chat"])
+    assert compare(runs["sft", "chat"], runs["dpo", "chat"], any_template=True)
+    assert compare(runs["sft", "plain"], runs["dpo", "plain"])
+
+
+def test_few_shot_examples_drawn_otherwise_are_refused(tmp_path):
+    def run(stage, shots, seed):
+        seeds, settings = {"fewshot": seed, "sampling": seed}, {"num_fewshot": shots, "limit": None}
+        return make_run(tmp_path / f"{stage}{shots}", stage, {"t": [1.0, 0.0]}, settings=settings, seeds=seeds)
+
+    with pytest.raises(UserError, match="different seeds"):
+        compare(run("sft", 3, 0), run("dpo", 3, 1))
+    assert compare(run("sft", 0, 0), run("dpo", 0, 1))
+
+
+def test_scores_that_are_no_numbers_are_refused(sides, tmp_path):
+    broken = make_run(tmp_path / "c", "sft", {"easy": [float("nan")] * 200, "hard": [1.0] * 200})
+    with pytest.raises(UserError, match=r"no numbers[.]\n  got: +200 of 400"):
+        compare(sides[0], broken)
+
+
+def test_ids_that_stand_for_several_items_are_refused(sides, tmp_path):
+    items = load_run(sides[1]).items
+    items.loc[1, "item_id"] = items.loc[0, "item_id"]
+    save_run(tmp_path / "c", load_run(sides[1]).record, items)
+    with pytest.raises(UserError, match="an id stands for several"):
+        compare(sides[0], tmp_path / "c")
+
+
+def test_refusals_of_several_pairs_come_together(sides, tmp_path):
+    runs = [load_run(side) for side in sides]
+    odd = load_run(make_run(tmp_path / "c", "sft", {"easy": [1.0] * 200}, suite_digest="e"))
+    few = load_run(make_run(tmp_path / "d", "sft", {"easy": [1.0] * 200}))
+    with pytest.raises(UserError, match=r"(?s)changed between.*same items"):
+        compare_pairs([(runs[0], odd), (runs[0], runs[1]), (runs[0], few)])
+
+
+def test_a_pair_has_the_same_verdict_whatever_it_is_compared_beside(tmp_path):
+    """The report compares pair by pair, `align compare` all at once: p_holm is of the tasks of one pair in both."""
+    base, gain = [0.0] * 100, [1.0] * 6 + [0.0] * 94  # exact McNemar: 2 / 2^6 = 0.03
+    first = load_run(make_run(tmp_path / "a", "sft", {"t": base, "u": base}))
+    others = [
+        load_run(make_run(tmp_path / f"b{i}", f"dpo{i}", {"t": gain if i else base, "u": base})) for i in range(3)
+    ]
+    together = compare_pairs([(first, other) for other in others])
+    alone = [row for other in others for row in compare(first, other)]
+    assert together == alone
+    assert [row["p_holm"] for row in alone if row["task"] == "t"] == [1.0, 2 * 0.03125, 2 * 0.03125]
+
+
+@pytest.mark.parametrize("items", [2, 5, 40])
+def test_a_constant_difference_of_graded_scores_is_no_finding(tmp_path, items):
+    """Nothing shows how much other items would differ: no p, least of all 0, and no interval of no width."""
+    scores = np.random.default_rng(0).normal(size=items)
+    a = make_run(tmp_path / "a", "sft", {"t": scores, "u": scores}, metric="gold_reward")
+    b = make_run(tmp_path / "b", "dpo", {"t": scores + 0.2, "u": scores + 0.2}, metric="gold_reward")
+    for row in compare(a, b):
+        assert (row["verdict"], row["p"], row["p_holm"], row["se"]) == ("unknown", None, None, 0.0)
+        assert (row["ci_low"], row["boot_low"], row["mde"]) == (None, None, None) and "changed alike" in row["reason"]
+        assert row["delta"] == pytest.approx(0.2)
+
+
+def test_right_or_wrong_scores_that_all_rose_have_an_exact_p_and_no_interval(tmp_path):
+    for items, verdict in ((2, "tied"), (40, "better")):
+        a, b = (make_run(tmp_path / f"{s}{items}", s, {"t": [x] * items}) for s, x in (("sft", 0.0), ("dpo", 1.0)))
+        row = compare(a, b)[0]
+        assert (row["verdict"], row["p"], row["ci_low"]) == (verdict, 2 * 0.5**items, None)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 5, [4, 4, 1], [40, 1]])
+def test_a_macro_mean_with_a_lone_item_has_no_verdict(tmp_path, sizes):
+    before = {f"t{i}": np.zeros(size) for i, size in enumerate(sizes)}
+    after = {task: scores + 1 for task, scores in before.items()}
+    a, b = (make_run(tmp_path / s, s, v) for s, v in (("sft", before), ("dpo", after)))
+    whole = compare(a, b)[-1]
+    assert whole["aggregate"] and whole["delta"] == 1 and whole["verdict"] == "unknown"
+    assert [whole[key] for key in ("se", "df", "ci_low", "boot_low", "p", "p_holm", "mde")] == [None] * 7
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+
+
+def test_undefined_tasks_do_not_count_in_the_family(tmp_path):
+    before = {"t": np.zeros(100), "alone": np.zeros(1)}
+    after = {"t": np.repeat([1.0, 0.0], [6, 94]), "alone": np.ones(1)}
+    rows = compare(*(make_run(tmp_path / s, s, v) for s, v in (("sft", before), ("dpo", after))))
+    assert [(row["p_holm"], row["verdict"]) for row in rows[:2]] == [(0.03125, "better"), (None, "unknown")]
+
+
+def test_the_macro_test_and_its_interval_agree(tmp_path):
+    rng = np.random.default_rng(4)
+    for place in range(12):
+        before = {f"t{i}": rng.normal(size=3) for i in range(8)}
+        after = {task: scores + rng.normal(0.25, 0.6, size=3) for task, scores in before.items()}
+        whole = compare(*(make_run(tmp_path / f"{s}{place}", s, v) for s, v in (("a", before), ("b", after))))[-1]
+        assert (whole["ci_low"] > 0) == (whole["verdict"] == "better") and whole["df"] <= 16
+
+
+def test_sides_of_one_name_are_told_apart(tmp_path):
+    def names(*places):
+        return list(
+            side_names([load_run(make_run(tmp_path / place, "sft", {"t": [1.0]})) for place in places]).values()
+        )
+
+    assert names("one/evals/sft-toy-plain") == ["sft"]
+    assert names("one/evals/sft-toy-plain", "one/evals/sft-toy-chat") == ["sft", "sft"]
+    assert names("one/evals/sft-toy-plain", "two/evals/sft-toy-plain") == ["one/sft", "two/sft"]
+    assert names("x/one/evals/s", "y/one/evals/s") == [f"{tmp_path}/{place}/one/sft" for place in "xy"]

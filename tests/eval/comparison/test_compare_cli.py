@@ -1,0 +1,134 @@
+"""`align compare`: what it prints, writes and refuses."""
+
+import argparse
+import json
+import re
+
+import numpy as np
+import pytest
+from stored_runs import make_run
+
+from alignment.cli.evaluate import compare
+from alignment.errors import UserError
+
+
+def call(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    return compare.main(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """sft, and of it a worse dpo and an equal ppo."""
+    scores = {"easy": np.ones(60), "hard": np.tile([0.0, 1.0], 30)}
+    worse = {"easy": np.repeat([0.0, 1.0], [20, 40]), "hard": scores["hard"]}
+    for stage, values in (("sft", scores), ("dpo", worse), ("ppo", scores)):
+        make_run(tmp_path / "demo/evals" / f"{stage}-toy-plain", stage, values)
+    return tmp_path / "demo"
+
+
+def test_two_against_the_first(run_dir, capsys):
+    assert call(run_dir / "sft", run_dir / "dpo", run_dir / "ppo") == 0
+    out = capsys.readouterr().out
+    first, second = out.split("sft -> ppo")
+    assert first.startswith("sft -> dpo") and "worse" in first and "worse" not in second.split("p: adjusted")[0]
+    assert "over the tasks of a metric in a pair" in out and "2 pairs, each judged by itself" in out
+    assert "(one training seed each)" in out
+
+
+def test_what_has_no_verdict_says_why_everywhere(tmp_path, capsys):
+    for stage, score in (("sft", 1.0), ("dpo", 0.0)):
+        make_run(tmp_path / f"demo/evals/{stage}-toy-plain", stage, {f"t{i}": [score] for i in range(3)})
+    sides = tmp_path / "demo/sft", tmp_path / "demo/dpo"
+    files = {name: tmp_path / f"c.{name}" for name in ("md", "json", "html")}
+    options = [text for name, file in files.items() for text in (f"--{name}", file)]
+    assert call(*sides, *options, "--fail-on-regression", "toy:0.1") == 1  # nothing shows that the loss is noise
+    out = capsys.readouterr().out
+    assert "unknown: a task has fewer than two clusters of items" in out and "worse by 1.0000, verdict unknown" in out
+    assert "nan" not in out.lower()
+    assert "fewer than two clusters" in files["md"].read_text()
+    page = files["html"].read_text()
+    assert '<span class="verdict unknown">unknown</span>' in page and "fewer than two clusters" in page
+    assert "one training run with one seed" in page and "nan" not in page.lower()
+    assert {row["verdict"] for row in json.loads(files["json"].read_text())["comparisons"]} == {"unknown"}
+
+
+def test_items_that_changed(run_dir, capsys):
+    assert call(run_dir / "ppo", run_dir / "dpo", "--show", 2) == 0
+    out = capsys.readouterr().out
+    assert "regressed: easy easy-0 (toy plain, exact_match 1 -> 0)" in out and "easy-2" not in out
+    assert re.search(r'prompt: +"easy 0\?"\n +expected: "!"\n +ppo: +"ppo says 1"\n +dpo: +"dpo says 0"', out)
+
+
+def test_exit_code_for_continuous_integration(run_dir, capsys):
+    sft, dpo, ppo = (run_dir / stage for stage in ("sft", "dpo", "ppo"))
+    assert call(sft, dpo, "--fail-on-regression", "easy:0.3") == 1
+    assert "FAILED  easy:0.3: easy/exact_match (toy plain), sft -> dpo: worse by 0.3333" in capsys.readouterr().out
+    assert call(sft, dpo, "--fail-on-regression", "easy:0.4") == 0
+    assert call(sft, dpo, "--fail-on-regression", "easy:0.4", "--strict") == 1
+    assert call(sft, dpo, "--fail-on-regression", "hard:0", "--fail-on-regression", "*:0.01") == 1
+    assert call(sft, ppo, "--fail-on-regression", "*:0", "--strict") == 0
+    assert call(sft, ppo, dpo, "--fail-on-regression", "easy:0.01") == 1
+    with pytest.raises(UserError, match="not compared"):
+        call(sft, ppo, "--fail-on-regression", "esay:0.01")
+
+
+def test_files(run_dir, tmp_path, capsys):
+    files = {name: tmp_path / f"out/comparison.{name}" for name in ("md", "json", "html")}
+    options = [text for name, file in files.items() for text in (f"--{name}", file)]
+    assert call(run_dir / "sft", run_dir / "dpo", "--show", 3, "--fail-on-regression", "easy:0.3", *options) == 1
+    content = json.loads(files["json"].read_text())
+    assert set(content) == {"comparisons", "skipped", "gates", "flips"}
+    assert content["comparisons"][0]["verdict"] == "worse" and content["gates"][0]["failed"]
+    assert [flip["item_id"] for flip in content["flips"]] == ["easy-0", "easy-1", "easy-2"]
+    markdown = files["md"].read_text()
+    assert "| toy | plain | easy | exact\\_match | 1.0000 | 0.6667 | -0.3333 |" in markdown
+    assert "- FAILED" in markdown and "```text\ndpo says 0\n```" in markdown
+    page = files["html"].read_text()
+    assert "\N{MINUS SIGN}33.3 points" in page and "dpo says 0" in page and "FAILED" in page
+    assert not re.search(r"""(src|href)=["'](?!#)|@import|url\(""", page)
+
+
+def test_what_a_model_says_stays_text(run_dir, tmp_path):
+    """Model output is no markup, neither in the page nor in Markdown nor on the terminal."""
+    from eval.harness.store import load_run, save_run
+
+    run = load_run(run_dir / "evals/dpo-toy-plain")
+    run.items.loc[0, "output"] = "<script>alert(1)</script>\n```\n# not a heading \x1b[31m"
+    save_run(run.path, run.record, run.items)
+    page, markdown = tmp_path / "c.html", tmp_path / "c.md"
+    assert call(run_dir / "sft", run_dir / "dpo", "--show", 1, "--html", page, "--md", markdown) == 0
+    assert "<script>" not in page.read_text()
+    assert "````text\n<script>alert(1)</script>\n```\n# not a heading" in markdown.read_text()
+
+
+def test_no_control_characters_on_the_terminal(run_dir, capsys):
+    from eval.harness.store import load_run, save_run
+
+    run = load_run(run_dir / "evals/dpo-toy-plain")
+    run.items.loc[0, "output"] = "red \x1b[31m"
+    save_run(run.path, run.record, run.items)
+    assert call(run_dir / "sft", run_dir / "dpo", "--show", 1) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_named(run_dir, capsys):
+    make_run(run_dir / "evals/sft-toy-chat", "sft", {"easy": [1.0]}, format="chat")
+    assert call(run_dir / "sft", run_dir / "dpo") == 0
+    assert f"not compared: toy chat: {run_dir / 'sft'} has it, {run_dir / 'dpo'} has not" in capsys.readouterr().out
+
+
+def test_nothing_that_could_be_paired(tmp_path):
+    record = {"tasks": [{"task": "t", "metric": "f1", "is_mean": False, "members": None}]}
+    sides = [make_run(tmp_path / stage, stage, {"t": [1.0]}, **record) for stage in ("sft", "dpo")]
+    with pytest.raises(UserError, match="Nothing to compare"):
+        call(*sides)
+
+
+def test_different_templates_need_leave(tmp_path):
+    for stage in ("sft", "dpo"):
+        make_run(tmp_path / f"evals/{stage}", stage, {"t": [1.0, 0.0]}, format="chat", template_digest=stage)
+    with pytest.raises(UserError, match="any_template"):
+        call(tmp_path / "sft", tmp_path / "dpo")
+    assert call(tmp_path / "sft", tmp_path / "dpo", "--any_template") == 0

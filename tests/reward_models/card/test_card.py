@@ -1,0 +1,282 @@
+"""The reward card: its arithmetic by hand values, and the command that writes it."""
+
+import json
+import math
+from itertools import combinations, pairwise
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+import align
+from alignment.data.reading.formats import convert
+from alignment.data.reading.sources import load_source
+from reward_models.card.best_of_n import best_of_n
+from reward_models.card.card import card_markdown
+from reward_models.card.margins import calibration, quantile_bins, share
+from reward_models.card.pairwise import (
+    GAP_EDGES,
+    PairScores,
+    by_gap,
+    judge_pairs,
+    pair_card,
+    pairwise_card,
+    score_drift,
+    score_pairs,
+)
+from reward_models.learned import reward
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def test_accuracy_and_the_rule_of_length():
+    margins, extra = np.array([1.0, -1.0, 2.0, 0.0]), np.array([-3, 2, -1, -4])
+    card = pairwise_card(margins, extra)
+    assert (card["accuracy"], card["n"], card["ties"], card["left_out"]) == (0.625, 4, 1, 0)
+    assert card["se"] == pytest.approx(np.std([1, 0, 1, 0.5], ddof=1) / 2)
+    assert (card["length_baseline"], card["length_rule"]) == (0.75, "shorter")
+    longer = pairwise_card(margins, -extra)
+    assert (longer["length_baseline"], longer["length_rule"]) == (0.75, "longer")
+
+
+def test_gold_decides_which_reply_is_right_and_which_pairs_count():
+    margins, extra, gaps = np.array([1.0, 1.0, -1.0, 1.0]), np.array([5, 5, 5, 5]), np.array([0.6, -0.6, -0.9, 0.05])
+    card = pairwise_card(margins, extra, gaps, min_gap=0.1, subsets=np.array(["a", "b", "b", "b"]))
+    assert (card["n"], card["left_out"], card["accuracy"]) == (3, 1, pytest.approx(2 / 3))
+    assert card["length_baseline"] == pytest.approx(2 / 3) and card["length_rule"] == "shorter"
+    assert [(one["name"], one["n"], one["accuracy"]) for one in card["by_subset"]] == [("a", 1, 1.0), ("b", 2, 0.5)]
+    assert [one["n"] for one in card["by_gap"]] == [0, 0, 2, 1, 0]
+    assert sum(one["n"] for one in card["by_length"]) == sum(one["n"] for one in card["by_margin"]) == 3
+
+
+def test_pairs_are_scored_by_reply_and_labelled_by_gold():
+    def reply(words: str) -> list[dict]:
+        return [{"role": "assistant", "content": words}]
+
+    def words(prompts, completions, kind, **columns):
+        return [float(len(one[0]["content"].split())) for one in completions]
+
+    rows = {"prompt": [reply("x")] * 2, "chosen": [reply("a b c"), reply("a")], "rejected": [reply("a"), reply("a b")]}
+    plain = score_pairs(words, Dataset.from_dict(rows | {"kind": [1, 2]}))
+    assert (plain.chosen.tolist(), plain.rejected.tolist()) == ([3, 1], [1, 2])
+    assert (plain.words_chosen.tolist(), plain.words_rejected.tolist()) == ([3, 1], [1, 2])
+    assert plain.gold_gaps is None and plain.subsets is None
+    half = rows | {"kind": [1, 2], "gold_chosen": [0.5, 0.25]}
+    assert score_pairs(words, Dataset.from_dict(half)).gold_gaps is None
+    gold = score_pairs(words, Dataset.from_dict(half | {"gold_rejected": [0.25, 1.0]}), "kind")
+    assert gold.gold_gaps.tolist() == [0.25, -0.75] and gold.subsets.tolist() == ["1", "2"]
+    card = pair_card(gold)  # which leaves out no pair for its gap unless told to
+    assert (card["n"], card["left_out"], card["min_gap"], card["accuracy"]) == (2, 0, 0.0, 1.0)
+    assert card["length_rule"] == "longer" and card["length_baseline"] == 1.0
+    assert [(one["low"], one["high"], one["n"]) for one in card["by_length"]] == [(1.0, 2.0, 2)]
+    assert (pair_card(gold, 0.5)["n"], pairwise_card(np.ones(2), np.ones(2), np.array([0.1, 0.0]))["n"]) == (1, 2)
+
+
+def test_ranges_of_the_gold_gap_hold_their_low_end_and_not_their_high_one():
+    found = by_gap(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.3, 0.29, 2.0]))
+    assert [(one["low"], one["high"]) for one in found] == list(pairwise(GAP_EDGES)) and GAP_EDGES[-1] > 2
+    assert [(one["n"], one["accuracy"]) for one in found] == [(2, 1.0), (1, 0.0), (0, None), (0, None), (1, 1.0)]
+
+
+def test_fifths_hold_equally_many_and_equal_values_stay_together():
+    values, right = np.arange(10.0), np.array([1.0, 0.0] * 5)
+    bins = quantile_bins(values, right)
+    assert [one["n"] for one in bins] == [1, 2, 2, 2, 3]
+    assert (bins[0]["low"], bins[-1]["high"]) == (0.0, 9.0)
+    for before, after in pairwise(bins):
+        assert before["high"] == after["low"]
+    for one in bins:
+        inside = (values >= one["low"]) & ((values < one["high"]) | (one is bins[-1]))
+        assert (one["n"], one["accuracy"]) == (inside.sum(), right[inside].mean())
+    assert quantile_bins(np.zeros(4), np.array([1.0, 1.0, 0.0, 1.0])) == [
+        {"low": 0.0, "high": 0.0, **share(np.array([1.0, 1.0, 0.0, 1.0]))}
+    ]
+    assert quantile_bins(np.zeros(0), np.zeros(0)) == []
+    assert share(np.array([1.0])) == {"n": 1, "accuracy": 1.0, "se": None}
+    assert share(np.zeros(0)) == {"n": 0, "accuracy": None, "se": None}
+
+
+def test_calibration_by_hand():
+    # Four pairs said with 0.9, three of them right; two said with 0.6, one right.
+    margins = np.array([logit(0.9)] * 3 + [-logit(0.9)] + [logit(0.6), -logit(0.6)])
+    found = calibration(margins)
+    assert found["ece"] == pytest.approx(4 / 6 * abs(0.75 - 0.9) + 2 / 6 * abs(0.5 - 0.6))
+    assert found["brier"] == pytest.approx((3 * 0.01 + 0.81 + 0.16 + 0.36) / 6)
+    assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.9, 0.9, 0.1, 0.6, 0.4]).mean())
+    edges = [*(one["low"] for one in found["bins"]), found["bins"][-1]["high"]]
+    assert edges == pytest.approx(np.linspace(0.5, 1, 11).tolist()) and found["bins"][0]["high"] == edges[1]
+    held = {round(one["confidence"], 3): (one["n"], one["accuracy"]) for one in found["bins"] if one["n"]}
+    assert held == {0.9: (4, 0.75), 0.6: (2, 0.5)} and sum(one["n"] for one in found["bins"]) == 6
+    assert calibration(np.array([800.0, -800.0, 0.0]))["ece"] == pytest.approx(1 / 3)
+
+
+def test_a_calibrated_model_has_no_calibration_error():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 2, 40_000)
+    signs = np.where(rng.random(len(margins)) < 1 / (1 + np.exp(-margins)), 1, -1)
+    assert calibration(margins * signs)["ece"] < 0.01
+    assert calibration(3 * margins * signs)["ece"] > 0.08
+
+
+def test_best_of_n_is_the_mean_over_all_subsets():
+    rng = np.random.default_rng(1)
+    proxy, gold = rng.normal(size=(5, 6)), rng.normal(size=(5, 6))
+    proxy[0, 1] = proxy[0, 4]  # a tie
+
+    def best(scores, true, subset) -> float:
+        top = [index for index in subset if scores[index] == max(scores[list(subset)])]
+        return np.mean(true[top])
+
+    curve = best_of_n(proxy.tolist(), gold.tolist())
+    assert [one["n"] for one in curve] == [1, 2, 4, 6]
+    for one in curve:
+        subsets = list(combinations(range(6), one["n"]))
+        chosen = [np.mean([best(p, g, subset) for subset in subsets]) for p, g in zip(proxy, gold, strict=True)]
+        assert one["gold"] == pytest.approx(np.mean(chosen))
+        assert one["gold_se"] == pytest.approx(np.std(chosen, ddof=1) / math.sqrt(5))
+        assert one["kl"] == pytest.approx(math.log(one["n"]) - (one["n"] - 1) / one["n"])
+    assert curve[0]["gold"] == pytest.approx(gold.mean()) and curve[-1]["proxy"] == pytest.approx(proxy.max(1).mean())
+
+
+def test_best_of_n_goes_as_far_as_the_prompt_with_the_fewest():
+    assert [one["n"] for one in best_of_n([[1, 2, 3], [1, 2, 3, 4, 5]], [[1, 2, 3], [1, 2, 3, 4, 5]])] == [1, 2, 3]
+
+
+def test_scores_and_their_drift():
+    scores = PairScores(*(np.array(one, dtype=float) for one in ([1, 3, np.nan], [0, 2, 1], [2, 4, 1], [1, 3, 1])))
+    card = pair_card(scores)
+    assert (card["n"], card["unscored"], card["accuracy"]) == (2, 1, 1.0)
+    found = card["scores"]
+    assert (found["n"], found["mean"], found["margin_mean"], found["margin_std"]) == (4, 1.5, 1.0, 0.0)
+    assert found["std"] == pytest.approx(np.std([0, 1, 2, 3])) and found["length_correlation"] == pytest.approx(1.0)
+    moved = found | {"mean": 2.5, "std": 2 * found["std"]}
+    moved["quantiles"] = {key: value + (2 if key == "0.95" else 0) for key, value in found["quantiles"].items()}
+    drift = score_drift(found, moved)
+    assert drift["mean_shift"] == pytest.approx(1 / found["std"]) and drift["std_ratio"] == 2
+    assert drift["largest_quantile_shift"] == pytest.approx(2 / found["std"])
+    assert set(score_drift(found | {"std": 0.0}, moved).values()) == {None}
+
+
+def test_a_card_of_nothing_is_still_a_card():
+    nothing = PairScores(*[np.array([np.nan])] * 2, *[np.array([1])] * 2)
+    card = pair_card(nothing)
+    assert (card["n"], card["accuracy"], card["unscored"]) == (0, None, 1) and "calibration" not in card
+    assert json.loads(json.dumps(card, allow_nan=False)) == card and card_markdown(card) == ""
+
+
+def test_the_card_in_words_holds_every_section():
+    def one(name: str, n: int, accuracy: float) -> dict:
+        return {"name": name, "low": 0.5, "high": 1.5, "n": n, "accuracy": accuracy, "confidence": 0.9, "se": 0.1}
+
+    found = {"n": 9, "accuracy": 0.75, "se": 0.1444, "left_out": 3, "min_gap": 0.2, "unscored": 4}
+    found |= {"length_rule": "longer", "length_baseline": 0.625, "by_margin": [one("", 11, 0.11), one("", 12, 0.12)]}
+    found |= {"by_length": [one("", 21, 0.21)], "by_gap": [one("", 31, 0.31)]}
+    found |= {"by_subset": [one("a", 41, 0.41), one("b", 42, 0.42)]}
+    found["calibration"] = {"ece": 0.011, "brier": 0.022, "log_loss": 0.033}
+    found["calibration"]["bins"] = [one("", 51, 0.51), one("", 0, None), one("", 52, 0.52)]
+    found["scores"] = {"n": 18, "mean": 1.25, "std": 0.5, "length_correlation": -0.3}
+    found["drift"] = {"since": "old.json", "mean_shift": 0.75, "std_ratio": 1.5}
+    found["best_of_n"] = [{"n": n, "kl": n / 10, "proxy": n, "gold": n / 2, "gold_se": 0.1} for n in (1, 2)]
+    said = card_markdown(found)
+    for words in (
+        "Right on **75.0%** of 9 pairs (standard error 0.144), 3 closer in gold than 0.2 left out, 4 unscored left out",
+        "Preferring the longer reply would be right on 62.5%.",
+        "error 0.011, Brier score 0.022, log loss 0.033",
+        "18 replies: mean 1.250, deviation 0.500, correlation with the length in words -0.30",
+        "Since old.json the mean moved by +0.75 deviations, the deviation is 1.50 times what it was.",
+        "| 1 | 0.10 | 1.000 | 0.500 +- 0.196 |",
+    ):
+        assert words in said
+    pairs = [f"{n} | {n / 100:.1%}" for n in (11, 12, 21, 31, 41, 42)]
+    assert [row for row in pairs if f"| {row} |" not in said] == []
+    assert "| 51 | 0.900 | 0.510 |" in said and "| 52 | 0.900 | 0.520 |" in said and "| 0 |" not in said
+
+
+def test_the_shorter_reply_is_preferred_on_hh_harmless(shared_data):
+    """Of the whole test split 55.7% is known; here are its first 1,500 rows."""
+    path = shared_data / "hh/harmless-1500.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    pairs, report = convert(load_source(str(path), kind="preference"), "preference", keep=None)
+
+    def short(completions, **columns):
+        return [-float(len(one[-1]["content"].split())) for one in completions]
+
+    card = judge_pairs(short, pairs, 0.0)
+    assert card["n"] == report.kept > 1450 and card["length_rule"] == "shorter"
+    assert card["length_baseline"] == pytest.approx(0.557, abs=0.005)
+    assert card["accuracy"] == card["length_baseline"]  # it is that rule
+
+
+def written_pairs(folder) -> str:
+    words = [f"w{index}" for index in range(14)]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": words[i % 14]}],
+            "chosen": [{"role": "assistant", "content": " ".join(words[: 1 + i % 5])}],
+            "rejected": [{"role": "assistant", "content": " ".join(words[3 : 5 + i % 7])}],
+            "source": "ab"[i % 2],
+        }
+        for i in range(40)
+    ]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "pairs.jsonl")
+
+
+def test_the_command_writes_card_and_plots(whole, tmp_path, capsys):
+    pairs, judge = written_pairs(tmp_path), reward(whole[0])
+    lines = [{"prompt": f"w{i}", "completion": f" w{j}", "gold": (i * j) % 5} for i in range(4) for j in range(5)]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = ["reward-card", whole[0], "--pairs", pairs, "--subset", "source"]
+    command += ["--samples", str(tmp_path / "samples.jsonl"), "--output_dir", str(tmp_path / "card")]
+    assert align.main(command) == 0
+    card = json.loads((tmp_path / "card/reward_card.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    prompts = [row["prompt"] for row in rows]
+    chosen, rejected = (judge(prompts=prompts, completions=[row[s] for row in rows]) for s in ("chosen", "rejected"))
+    right = np.array(chosen) > np.array(rejected)
+    assert card["accuracy"] == pytest.approx(right.mean()) and card["n"] == 40
+    assert [one["accuracy"] for one in card["by_subset"]] == pytest.approx([right[::2].mean(), right[1::2].mean()])
+    proxy = [judge(prompts=[f"w{i}"] * 5, completions=[f" w{j}" for j in range(5)]) for i in range(4)]
+    assert card["best_of_n"] == [
+        pytest.approx(one) for one in best_of_n(proxy, [[(i * j) % 5 for j in range(5)] for i in range(4)])
+    ]
+    for name in ("reliability.svg", "best_of_n.svg"):
+        assert ElementTree.parse(tmp_path / "card" / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    text = (tmp_path / "card/reward_card.md").read_text()
+    assert f"{right.mean():.1%}" in text and "| a | 20 |" in text and "nan" not in text.lower()
+    assert card_markdown(card) in capsys.readouterr().out
+    command[-1] = str(tmp_path / "again")
+    assert align.main([*command, "--against", str(tmp_path / "card/reward_card.json")]) == 0
+    drift = json.loads((tmp_path / "again/reward_card.json").read_text())["drift"]
+    assert (drift["mean_shift"], drift["std_ratio"]) == (0.0, 1.0) and drift["since"].endswith("card/reward_card.json")
+
+
+def test_the_command_takes_any_reward_by_its_name(tmp_path):
+    spec = "reward_models.rules:length_band?low=1&high=2"
+    assert (
+        align.main(["reward-card", spec, "--pairs", written_pairs(tmp_path), "--output", str(tmp_path / "card")]) == 0
+    )
+    card = json.loads((tmp_path / "card/reward_card.json").read_text())
+    assert card["reward"] == spec and card["ties"] > 0 and card["n"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to judge the reward on"),
+        (["--pairs", "PAIRS", "--subset", "family"], "no column family"),
+        (["--samples", "PAIRS"], "holds no completions with gold scores"),
+        (["--pairs", "PAIRS", "--against", "nowhere.json"], "no file nowhere.json"),
+        (["--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_mistakes_are_said(arguments, said, tmp_path, capsys):
+    pairs = written_pairs(tmp_path)
+    spec = "reward_models.rules:length_band?low=1&high=2"
+    command = ["reward-card", spec, "--output_dir", str(tmp_path / "card")]
+    assert align.main([*command, *(pairs if word == "PAIRS" else word for word in arguments)]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "card").exists()

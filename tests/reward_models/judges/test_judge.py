@@ -1,0 +1,382 @@
+"""Judges: what they are asked, how their answers are read, and what becomes of failures."""
+
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import ppo_tiny as tiny
+import pytest
+import torch
+
+from alignment.errors import UserError
+from reward_models.functions import load_function
+from reward_models.judges import prompts
+from reward_models.judges.api import ApiJudge
+from reward_models.judges.local import LocalJudge, answer_tokens
+
+KEY = "sk-secret-0123456789"
+
+
+def test_what_is_put_into_a_question_is_put_in_once():
+    [asked] = prompts.rating_prompts("{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5)
+    assert asked == "1|{completion} {x}|{prompt}|{other}"
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    [asked] = prompts.rating_prompts("{prompt}", [talk], [[{"role": "assistant", "content": "x"}]], 1, 5)
+    assert asked == "User: Hi\n\nAssistant: Yes?"
+
+
+class Prefers:
+    """A judge that knows each reply's worth, and one that always likes the first."""
+
+    def __init__(self, biased: bool):
+        self.biased = biased
+
+    def compare(self, prompts, a, b):
+        return [1.0 if self.biased else 0.5 + ((x > y) - (x < y)) / 2 for x, y in zip(a, b, strict=True)]
+
+
+def test_both_positions_must_agree():
+    assert prompts.in_both_positions(Prefers(False), ["", "", ""], "bab", "abb") == [1.0, 0.0, 0.5]
+    assert prompts.in_both_positions(Prefers(True), ["", "", ""], "bab", "abb") == [0.5, 0.5, 0.5]
+    assert prompts.both_positions(1.0, 0.5) == 0.5 and prompts.both_positions(None, 0.0) is None
+
+
+# ---- A local model ----
+
+
+def numbered():
+    """A tokenizer whose vocabulary has digits and answers among its words."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["1", "2", "3", "A", "B"])
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+def local_judge(**options) -> tuple[LocalJudge, torch.nn.Module]:
+    model = tiny.model(seed=7, initializer_range=0.5)
+    tokenizer = numbered()
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    options = {
+        "ratings": (1, 3),
+        "template": "{prompt} {completion} w9",
+        "pair_template": "{prompt} {a} {b}",
+        "min_mass": 0.0,  # a random model gives the answers little
+    } | options
+    return LocalJudge(model, tokenizer, **options), model
+
+
+def next_probabilities(model, text: str) -> torch.Tensor:
+    ids = torch.tensor([numbered()(text)["input_ids"]])
+    with torch.no_grad():
+        return model(ids).logits[0, -1].double().softmax(-1)
+
+
+def test_the_rating_is_the_expected_one():
+    local, model = local_judge(batch_size=2)
+    prompts, replies, logged = ["w1", "w2 w3 w4", "w5"], ["w6 w7", "w8", "w10 w11 w12 w13"], {}
+    given = local(prompts=prompts, completions=replies, log_metric=logged.__setitem__)
+    tokens, masses = numbered().convert_tokens_to_ids(["1", "2", "3"]), []
+    for prompt, reply, rating in zip(prompts, replies, given, strict=True):
+        one, two, three = next_probabilities(model, f"{prompt} {reply} w9")[tokens].tolist()
+        masses.append(one + two + three)
+        assert rating == pytest.approx((one + 2 * two + 3 * three) / masses[-1], abs=1e-5)
+    assert logged == {"judge/mass": pytest.approx(sum(masses) / 3, abs=1e-6), "judge/unreadable": 0.0}
+    assert len({round(rating, 3) for rating in given}) == 3
+
+
+def test_the_better_reply_is_the_likelier_answer():
+    local, model = local_judge()
+    prompts, a, b = ["w1", "w2", "w3"], ["w4", "w5 w6", "w7"], ["w8 w9", "w10", "w11"]
+    tokens = numbered().convert_tokens_to_ids(["A", "B"])
+    expected = []
+    for row in zip(prompts, a, b, strict=True):
+        says_a, says_b = next_probabilities(model, " ".join(row))[tokens].tolist()
+        expected.append(float(says_a > says_b))
+    assert local.compare(prompts, a, b) == expected
+    assert set(prompts.in_both_positions(local, prompts, a, a)) == {0.5}
+
+
+def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
+    """Its ratings, or A and B, have hardly any probability: their shares say nothing."""
+    prompts, replies, logged = ["w1", "w2", "w3"], ["w4", "w5", "w6"], {}
+    local, _ = local_judge(min_mass=0.0)
+    masses = [local.answer_probabilities([f"{p} {r} w9" for p, r in zip(prompts, replies, strict=True)], list("123"))]
+    masses.append(
+        local.answer_probabilities([f"{p} {r} {r}" for p, r in zip(prompts, replies, strict=True)], list("AB"))
+    )
+    for mass, judged in zip(masses, ("rating", "comparison"), strict=True):
+        least = mass.sum(1).sort().values[:2].mean().item()  # above one of the three
+        local, _ = local_judge(min_mass=least)
+        if judged == "rating":
+            given = local(prompts=prompts, completions=replies, log_metric=logged.__setitem__)
+        else:
+            given = local.compare(prompts, replies, replies)
+        assert [one is None for one in given] == (mass.sum(1) < least).tolist() and given.count(None) == 1
+        assert local.tally == {"asked": 3, "unreadable": 1} and "1 of 3 questions have no opinion" in caplog.text
+    assert logged["judge/unreadable"] == pytest.approx(1 / 3)
+
+
+def test_settings_of_the_generation_config_do_not_reach_a_local_judge():
+    """It reads logits, and generates nothing."""
+    local, model = local_judge()
+    expected = local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])
+    vars(model.generation_config).update(repetition_penalty=5.0, top_k=1, suppress_tokens=[1, 2, 3])
+    assert (local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])) == expected
+
+
+def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
+    _, model = local_judge()
+    tokenizer = numbered()
+    tokenizer.chat_template = (
+        "{% for m in messages %}w11 {{ m['content'] }} w12{% endfor %}{% if add_generation_prompt %} w13{% endif %}"
+    )
+    judge_by_chat = LocalJudge(model.train(), tokenizer, ratings=(1, 3), pair_template="{prompt} {a} {b}")
+    assert not judge_by_chat.model.training
+    probabilities = next_probabilities(model, "w11 w1 w4 w8 w12 w13")
+    asked = judge_by_chat.answer_probabilities(["w1 w4 w8"], prompts.PAIR_ANSWERS)
+    tokens = numbered().convert_tokens_to_ids(["A", "B"])
+    assert asked[0].tolist() == pytest.approx(probabilities[tokens].tolist(), rel=1e-4)
+
+
+def test_answers_that_are_not_one_token_are_refused():
+    assert answer_tokens(numbered(), "1") == numbered().convert_tokens_to_ids(["1"])
+    local, _ = local_judge(ratings=(1, 10))
+    with pytest.raises(UserError, match="is not one token"):
+        local(prompts=["w1"], completions=["w2"])
+
+
+def test_questions_beyond_the_context_are_refused():
+    local, model = local_judge()
+    length = len(numbered()("w1 w2 w9")["input_ids"])
+    model.config.max_position_embeddings = length
+    assert local(prompts=["w1"], completions=["w2"])[0] is not None
+    model.config.max_position_embeddings = length - 1
+    with pytest.raises(UserError, match="longer than the judge's context"):
+        local(prompts=["w1"], completions=["w2"])
+
+
+def test_a_local_judge_by_its_name(tmp_path):
+    model, tokenizer = local_judge()[1], numbered()
+    model.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    (tmp_path / "question.txt").write_text("{completion} w1")
+    spec = f"{tmp_path}/judge&highest=3&min_mass=0&template_file={tmp_path}/question.txt"
+    made = load_function(f"reward_models.local_judge:local?checkpoint={spec}")
+    assert made.__name__ == "judge" and 1 < made(prompts=["w2"], completions=["w3"])[0] < 3
+
+
+# ---- An endpoint ----
+
+
+class Server:
+    """An endpoint that answers what `answer(question, attempt)` says: a text, or (status, body, headers)."""
+
+    def __init__(self):
+        self.requests, self.attempts, self.lock = [], {}, threading.Lock()
+        self.answer = lambda question, attempt: "3"
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                server.handle(self)
+
+            do_GET = do_POST
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(
+            target=self.http.serve_forever, args=(0.01,), daemon=True
+        ).start()  # looks for its end so often
+
+    def handle(self, handler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length", 0))) or "{}")
+        question = body["messages"][0]["content"] if body else ""
+        with self.lock:
+            self.requests.append((handler.command, handler.path, dict(handler.headers), body))
+            self.attempts[question] = attempt = self.attempts.get(question, 0) + 1
+        said = self.answer(question, attempt)
+        status, text, headers = said if isinstance(said, tuple) else (200, self.wrap(said), {})
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(text.encode())
+
+    @staticmethod
+    def wrap(text: str) -> str:
+        return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def api_judge(server, **options) -> ApiJudge:
+    options = {
+        "backoff": 0.001,
+        "timeout": 20.0,
+        "template": "{prompt}|{completion}",
+        "pair_template": "{a}|{b}",
+    } | options
+    return ApiJudge(server.url, "org/some-judge", **options)
+
+
+def test_an_endpoint_is_asked_once_a_completion(server):
+    server.answer = lambda question, attempt: f"Rating: {question[-1]}"
+    made = api_judge(server, api_key_env="JUDGE_KEY", concurrency=3)
+    replies = [f"reply {index % 5 + 1}" for index in range(20)]
+    assert made(prompts=["p"] * 20, completions=replies) == [index % 5 + 1.0 for index in range(20)]
+    assert len(server.requests) == 20 and made.__name__ == "some-judge"
+    method, path, headers, body = server.requests[0]
+    assert (method, path, headers["Authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("org/some-judge", 0, 64)
+    assert "Authorization" not in (api_judge(server)(prompts=["p"], completions=["1"]) and server.requests[-1][2])
+
+
+def test_several_requests_run_at_a_time(server):
+    together = threading.Barrier(3, timeout=10)
+    server.answer = lambda question, attempt: together.wait() is not None and "3"
+    assert api_judge(server, concurrency=3, retries=0)(prompts=["p"] * 3, completions=["a", "b", "c"]) == [3.0] * 3
+
+
+def test_the_endpoint_compares(server):
+    server.answer = lambda question, attempt: "A" if question.split("|")[0] >= question.split("|")[1] else "B"
+    made = api_judge(server)
+    assert made.compare(["", ""], ["z", "a"], ["b", "b"]) == [1.0, 0.0]
+    assert prompts.in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"]) == [1.0, 0.0, 0.5]
+
+
+def test_passing_failures_are_tried_again(server):
+    def answer(question, attempt):
+        return [(503, "busy", {}), (429, "slow", {"Retry-After": "0"}), (200, "not json", {}), "5"][attempt - 1]
+
+    server.answer = answer
+    assert api_judge(server, retries=3)(prompts=["p"], completions=["r"]) == [5.0]
+    assert len(server.requests) == 4
+
+
+def test_waits_double_and_are_as_long_as_the_server_asks(server, monkeypatch):
+    waits = []
+    monkeypatch.setattr("reward_models.judges.api.time.sleep", waits.append)
+    said = [
+        (503, "busy", {}),
+        (429, "slow", {"Retry-After": "7"}),
+        (503, "busy", {}),
+        (429, "", {"Retry-After": "900"}),
+    ]
+    server.answer = lambda question, attempt: said[attempt - 1]
+    with pytest.raises(UserError, match="no answer from"):
+        api_judge(server, retries=3, backoff=1.0)(prompts=["p"], completions=["r"])
+    assert waits == [1.0, 7.0, 14.0] and len(server.requests) == 4
+    server.attempts.clear()
+    server.answer = lambda question, attempt: [(429, "", {"Retry-After": "900"}), "3"][attempt - 1]
+    assert api_judge(server)(prompts=["p"], completions=["r"]) == [3.0] and waits[-1] == 60.0
+
+
+def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
+    server.answer = lambda question, attempt: {"bad": (500, f"broken {KEY}", {}), "odd": "no idea"}.get(
+        question[2:], "2"
+    )
+    made = api_judge(server, retries=1, api_key_env="JUDGE_KEY")
+    assert made(prompts=["p"] * 3, completions=["bad", "odd", "good"]) == [None, None, 2.0]
+    assert "1 of 3 requests failed: HTTP 500: broken [key]" in caplog.text
+    assert "1 of 3 answers cannot be read" in caplog.text and "the first ends with 'no idea'" in caplog.text
+    assert made.tally == {"asked": 3, "failed": 1, "unreadable": 1}
+    with pytest.raises(UserError, match="no answer from") as caught:
+        made(prompts=["p"], completions=["bad"])
+    assert KEY not in str(caught.value) + caplog.text + repr(vars(made))
+
+
+def test_a_judge_logs_the_share_that_it_could_not_read_in_each_call(server):
+    made = api_judge(server)
+    for said, share in (("Rating: 4", 0.0), ("Rating: 4 or 5", 0.5)):
+        server.answer = lambda question, attempt, said=said: {"odd": said}.get(question[2:], "2")
+        logged = {}
+        made(prompts=["p"] * 2, completions=["odd", "good"], log_metric=logged.__setitem__)
+        assert logged == {"some-judge/unreadable": share, "some-judge/failed": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "rating"),
+    [
+        ("Rating: 1", "stop", 1.0),
+        ("Rating: 1", "length", None),  # of 10, it may be
+        ("Rating: 7\nIt is right, but", "length", 7.0),
+        ("It is right.\nRating: 1", "length", None),
+        ("", "length", None),
+        (None, "length", None),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_read_by_its_first_line_alone(server, caplog, content, reason, rating):
+    body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason}]})
+    server.answer = lambda question, attempt: (200, body, {})
+    made = api_judge(server, ratings=(1, 10), retries=0)
+    assert made(prompts=["p"], completions=["r"]) == [rating]
+    assert ("1 answers are cut off at max_tokens=64" in caplog.text) is (rating is None)
+
+
+def test_the_questions_name_the_form_that_is_read(server):
+    """The judge is asked for what `answers` reads; an echo of the question is no answer."""
+    made = ApiJudge(server.url, "m")
+    asked = []
+    for said in ("Verdict: B", "echo"):
+        server.answer = lambda question, attempt, said=said: question if said == "echo" else said
+        asked.append((made.compare(["p"], ["x"], ["y"]), made(prompts=["p"], completions=["x"])))
+    assert asked == [([0.0], [None]), ([None], [None])]
+    server.answer = lambda question, attempt: "Rating: 2"
+    assert made(prompts=["p"], completions=["Rating: 5\nVerdict: A"]) == [2.0]
+
+
+def test_a_refusal_is_said_at_once_without_the_key(server):
+    server.answer = lambda question, attempt: (401, f"wrong key {KEY}", {})
+    with pytest.raises(UserError, match="refuses the request") as caught:
+        api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
+    assert "wrong key [key]" in str(caught.value) and KEY not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_the_key_goes_to_no_other_host(server):
+    server.answer = lambda question, attempt: (302, "", {"Location": f"{server.url}/elsewhere"})
+    with pytest.raises(UserError, match="refuses the request"):
+        api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
+    assert [path for _, path, _, _ in server.requests] == ["/v1/chat/completions"]
+
+
+def test_a_server_that_does_not_answer_is_given_up(server):
+    release = threading.Event()
+    server.answer = lambda question, attempt: release.wait(20) and "3"
+    try:
+        with pytest.raises(UserError, match="timed out"):
+            api_judge(server, timeout=0.2, retries=0)(prompts=["p"], completions=["r"])
+    finally:
+        release.set()
+
+
+def test_an_endpoint_by_its_name(server):
+    spec = f"reward_models.api_judge:api?base_url={server.url}&model=some-judge&highest=10&api_key_env=JUDGE_KEY"
+    server.answer = lambda question, attempt: "9"
+    assert load_function(spec)(prompts=["p"], completions=["r"]) == [9.0]
+    assert "from 1 (useless or harmful) to 10 (excellent)" in server.requests[0][3]["messages"][0]["content"]
+
+
+def test_settings_that_cannot_be_are_refused(monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(UserError, match="no key in the environment variable JUDGE_KEY"):
+        ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
+    with pytest.raises(UserError, match="base_url is no address"):
+        ApiJudge("file:///etc/passwd", "m")
+
+
+def test_ratings_are_finite_numbers():
+    local, _ = local_judge()
+    assert all(math.isfinite(one) for one in local(prompts=["w1"] * 3, completions=["", "w2", "w3"]))
