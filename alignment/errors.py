@@ -1,4 +1,4 @@
-"""Mistakes a user can make, reported as: what was got, what was needed, how to mend it."""
+"""Mistakes a user can make, reported as: what was got, what was expected, how to fix it."""
 
 import difflib
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from .masking import mask_text  # relative, as exported checkpoints take both fi
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints it without a traceback.
+    """A mistake that the user can fix; the command line prints it without a traceback.
 
     Args:
         problem: one line that names what is wrong.
         got: what was found.
-        needed: what would have been accepted.
-        mend: what to do about it.
+        expected: what would have been accepted.
+        fix: what to do about it.
     """
 
-    def __init__(self, problem: str, *, got: object = None, needed: object = None, mend: str | None = None):
-        self.problem, self.got, self.needed, self.mend = problem, got, needed, mend
+    def __init__(self, problem: str, *, got: object = None, expected: object = None, fix: str | None = None):
+        self.problem, self.got, self.expected, self.fix = problem, got, expected, fix
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = [("got", self.got), ("needed", self.needed), ("mend", self.mend)]
-        lines = [f"  {label + ':':8}{value}" for label, value in parts if value is not None]
+        parts = [("got", self.got), ("expected", self.expected), ("fix", self.fix)]
+        lines = [f"  {label + ':':10}{value}" for label, value in parts if value is not None]
         return mask_text("\n".join([self.problem, *lines]))
 
 
@@ -63,8 +63,8 @@ def raise_all(errors: list[UserError]) -> None:
         raise UserErrors(errors)
 
 
-def unknown(what: str, got: str, known: Sequence[str], needed: str | None = None) -> UserError:
+def unknown(what: str, got: str, known: Sequence[str], expected: str | None = None) -> UserError:
     """The error for a name that is none of those known; it asks for the nearest."""
     close = difflib.get_close_matches(got, known, n=1)
-    mend = f"did you mean {close[0]}?" if close else "take one of those"
-    return UserError(f"Unknown {what}: {got}.", got=got, needed=needed or f"one of {', '.join(known)}", mend=mend)
+    fix = f"did you mean {close[0]}?" if close else "take one of those"
+    return UserError(f"Unknown {what}: {got}.", got=got, expected=expected or f"one of {', '.join(known)}", fix=fix)

@@ -104,7 +104,9 @@ def ensemble(
     if aggregate not in AGGREGATES:
         raise unknown("aggregate of an ensemble", aggregate, AGGREGATES)  # before anything is loaded
     if len(members) < 2:
-        raise UserError("an ensemble of one", got=", ".join(members), needed="two members or more, with commas between")
+        raise UserError(
+            "an ensemble of one", got=", ".join(members), expected="two members or more, with commas between"
+        )
     rewards = load_members(members, batch_size, device, dtype)
     if reference is None:
         if aggregate != "mean":

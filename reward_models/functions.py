@@ -49,19 +49,19 @@ def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
     address, query, text = spec.partition("?")
     place, colon, name = address.rpartition(":")
     if not colon:
-        raise UserError(f"{spec!r} names no function", needed="path/to/file.py:name or package.module:name")
+        raise UserError(f"{spec!r} names no function", expected="path/to/file.py:name or package.module:name")
     try:
         module = _load_file(place) if place.endswith(".py") else _load_module(place)
     except (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError) as error:
         raise UserError(
             f"{place} cannot be imported",
             got=f"{type(error).__name__}: {error}",
-            needed=f"a Python file or module that holds {name}",
-            mend="correct it: `python` followed by its path shows where it fails",
+            expected=f"a Python file or module that holds {name}",
+            fix="correct it: `python` followed by its path shows where it fails",
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise UserError(f"{place} has no function {name!r}", mend="check the name after the colon")
+        raise UserError(f"{place} has no function {name!r}", fix="check the name after the colon")
     return function, _read_options(function, name, text) if query else None
 
 
@@ -78,12 +78,12 @@ def _read_options(function: Callable, name: str, text: str) -> dict[str, Any]:
         try:
             options[key] = _convert(unquote(value), kinds.get(key, str))
         except ValueError:
-            errors.append(UserError(f"{name}: {key} has no such value", got=value, needed=_kind_name(kinds[key])))
+            errors.append(UserError(f"{name}: {key} has no such value", got=value, expected=_kind_name(kinds[key])))
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    needed = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in variable]
-    missing = [key for key in needed if key not in options]
+    expected = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in variable]
+    missing = [key for key in expected if key not in options]
     if missing and not errors:
-        errors.append(UserError(f"{name} needs more options", got=text or "none", needed=", ".join(missing)))
+        errors.append(UserError(f"{name} needs more options", got=text or "none", expected=", ".join(missing)))
     raise_all(errors)
     return options
 
@@ -109,7 +109,7 @@ def _kind_name(kind: Any) -> str:
 def _load_file(place: str):
     path = Path(place)
     if not path.is_file():
-        raise UserError(f"no file {place}", needed="the Python file that holds the reward function")
+        raise UserError(f"no file {place}", expected="the Python file that holds the reward function")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -119,5 +119,5 @@ def _load_file(place: str):
 def _load_module(place: str):
     place = MODULES.get(place.removeprefix("reward_models."), place)
     if importlib.util.find_spec(place.partition(".")[0]) is None:
-        raise UserError(f"no module {place}", needed="an importable module, or a path that ends in .py")
+        raise UserError(f"no module {place}", expected="an importable module, or a path that ends in .py")
     return importlib.import_module(place)

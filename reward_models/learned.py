@@ -48,7 +48,7 @@ class LearnedReward:
     ):
         if model.config.num_labels != 1:
             raise UserError(
-                f"{name} does not give one score", got=f"{model.config.num_labels} labels", needed="1 label"
+                f"{name} does not give one score", got=f"{model.config.num_labels} labels", expected="1 label"
             )
         self.model, self.tokenizer, self.batch_size, self.adapter = model, tokenizer, batch_size, adapter
         self.__name__ = name

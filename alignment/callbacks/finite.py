@@ -98,7 +98,7 @@ def require_finite(model: torch.nn.Module, what: str) -> None:
         raise Diverged(
             f"{what} is not saved: its weights are not finite",
             got=f"NaN or infinity in {len(broken)} parameters: {', '.join(broken[:3])} ...",
-            mend="a lower learning_rate, a longer warm-up, or bf16 or fp32 in place of fp16",
+            fix="a lower learning_rate, a longer warm-up, or bf16 or fp32 in place of fp16",
         )
 
 
@@ -114,6 +114,6 @@ def diverged(problem: str, rows: str | None, state: TrainerState, args: Training
     return Diverged(
         f"training diverged at step {state.global_step}: {problem}",
         got=", ".join([settings, precision, *([rows] if rows else [])]),
-        needed="finite numbers",
-        mend=", ".join(advice),
+        expected="finite numbers",
+        fix=", ".join(advice),
     )

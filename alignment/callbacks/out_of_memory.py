@@ -31,7 +31,7 @@ class Guarded:
     def __post_init__(self):
         super().__post_init__()
         if self.max_skipped_steps < 1:
-            raise UserError("max_skipped_steps is too small", got=self.max_skipped_steps, needed="1 or more")
+            raise UserError("max_skipped_steps is too small", got=self.max_skipped_steps, expected="1 or more")
 
 
 @contextlib.contextmanager
@@ -55,9 +55,9 @@ def full_memory_named(args: TrainingArguments) -> Iterator[None]:
             raise UserError(
                 "out of memory in one of several processes",
                 got=f"{sizes}: {first_line(error)}",
-                mend=f"a smaller per_device_train_batch_size with more gradient_accumulation_steps, {advice}",
+                fix=f"a smaller per_device_train_batch_size with more gradient_accumulation_steps, {advice}",
             ) from error
-        raise OutOfMemory(f"out of memory with {sizes}", got=first_line(error), mend=advice) from error
+        raise OutOfMemory(f"out of memory with {sizes}", got=first_line(error), fix=advice) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -43,11 +43,11 @@ class Resumable:
             raise UserError(
                 "resume_from_checkpoint is no key of a recipe",
                 got=self.resume_from_checkpoint,
-                mend="leave it out: a stage goes on from its own newest step checkpoint by itself; to start from a "
+                fix="leave it out: a stage goes on from its own newest step checkpoint by itself; to start from a "
                 "model, name it in model_name_or_path",
             )
         if self.save_minutes is not None and self.save_minutes < 0:
-            raise UserError("save_minutes is too small", got=self.save_minutes, needed="0 or more, or null")
+            raise UserError("save_minutes is too small", got=self.save_minutes, expected="0 or more, or null")
 
     @property
     def resumable(self) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from alignment.check.findings import Finding, error, warning
 from alignment.estimate.fit import TOO_LARGE
-from alignment.estimate.summary import SMALLEST, gigabytes, mends
+from alignment.estimate.summary import SMALLEST, fixes, gigabytes
 
 if TYPE_CHECKING:
     from alignment.estimate.estimate import Estimate
@@ -23,13 +23,13 @@ def memory_finding(found: Estimate, sharded: bool = False) -> Finding | None:
     """
     if found.verdict != TOO_LARGE:
         return None
-    mend, memory = "; ".join([*mends(found), "or --no-check, to try it as it is"]), found.device.memory
+    fix, memory = "; ".join([*fixes(found), "or --no-check, to try it as it is"]), found.device.memory
     got = f"about {gigabytes(found.total_memory)} GB of {gigabytes(memory)} GB"
     if sharded:
-        return warning("the stage would not fit one device, if it were not parted among several", got=got, mend=mend)
+        return warning("the stage would not fit one device, if it were not parted among several", got=got, fix=fix)
     if found.least > memory:
         got += f", and about {gigabytes(found.least)} GB with {SMALLEST}"
-        return error("the model does not fit the memory of this machine, however small its batches", got=got, mend=mend)
+        return error("the model does not fit the memory of this machine, however small its batches", got=got, fix=fix)
     if found.total_memory > CLEARLY_TOO_LARGE * memory:
-        return error("the stage will not fit the memory of this machine", got=got, mend=mend)
-    return warning("the stage may not fit the memory of this machine", got=got, mend=mend)
+        return error("the stage will not fit the memory of this machine", got=got, fix=fix)
+    return warning("the stage may not fit the memory of this machine", got=got, fix=fix)

@@ -81,8 +81,8 @@ def show_finding(finding: Finding, colour: bool) -> str:
     head = f"{finding.severity}: {finding.stage}: {finding.what}"
     if colour:
         head = f"{COLOUR_OF[finding.severity]}{head}{PLAIN}"
-    parts = [("got", finding.got), ("needed", finding.needed), ("mend", finding.mend)]
-    return "\n".join([head, *(f"  {label + ':':8}{value}" for label, value in parts if value is not None)])
+    parts = [("got", finding.got), ("expected", finding.expected), ("fix", finding.fix)]
+    return "\n".join([head, *(f"  {label + ':':10}{value}" for label, value in parts if value is not None)])
 
 
 def summary(checks: Sequence[StageCheck]) -> str:

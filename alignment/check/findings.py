@@ -24,24 +24,24 @@ class Finding:
     severity: str
     what: str
     got: str | None = None
-    needed: str | None = None
-    mend: str | None = None
+    expected: str | None = None
+    fix: str | None = None
     stage: str = ""
 
     def of(self, stage: str) -> Finding:
         return replace(self, stage=stage)
 
 
-def error(what: str, got: object = None, needed: object = None, mend: str | None = None) -> Finding:
-    return Finding(ERROR, what, _text(got), _text(needed), mend)
+def error(what: str, got: object = None, expected: object = None, fix: str | None = None) -> Finding:
+    return Finding(ERROR, what, _text(got), _text(expected), fix)
 
 
-def warning(what: str, got: object = None, needed: object = None, mend: str | None = None) -> Finding:
-    return Finding(WARNING, what, _text(got), _text(needed), mend)
+def warning(what: str, got: object = None, expected: object = None, fix: str | None = None) -> Finding:
+    return Finding(WARNING, what, _text(got), _text(expected), fix)
 
 
-def note(what: str, got: object = None, needed: object = None, mend: str | None = None) -> Finding:
-    return Finding(NOTE, what, _text(got), _text(needed), mend)
+def note(what: str, got: object = None, expected: object = None, fix: str | None = None) -> Finding:
+    return Finding(NOTE, what, _text(got), _text(expected), fix)
 
 
 def by_share(share: float, limit: float, what: str, **parts) -> Finding:
@@ -53,7 +53,7 @@ def from_user_error(mistake: UserError) -> list[Finding]:
     """The findings that an error stands for: one, or each of several."""
     if isinstance(mistake, UserErrors):
         return [finding for one in mistake.errors for finding in from_user_error(one)]
-    return [error(mistake.problem, mistake.got, mistake.needed, mistake.mend)]
+    return [error(mistake.problem, mistake.got, mistake.expected, mistake.fix)]
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

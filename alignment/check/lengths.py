@@ -16,8 +16,8 @@ def check_refused(refused: list[Refused]) -> Iterator[Finding]:
         yield error(
             "the chat template refuses rows of the data",
             got=f"{len(refused)} rows, the first is row {refused[0].row}: {refused[0].reason}",
-            needed="conversations that the template can write",
-            mend="correct those rows, or take a template that writes them",
+            expected="conversations that the template can write",
+            fix="correct those rows, or take a template that writes them",
         )
 
 
@@ -30,8 +30,8 @@ def check_masks(material: Material) -> Iterator[Finding]:
         yield error(
             "rows carry no loss: their loss mask is empty",
             got=f"{len(empty)} of {len(material.encoded)} rows looked at, the first is row {empty[0]}",
-            needed="a token to learn in every row",
-            mend="look at the template's generation block: for these rows it writes nothing",
+            expected="a token to learn in every row",
+            fix="look at the template's generation block: for these rows it writes nothing",
         )
 
 
@@ -51,8 +51,8 @@ def check_truncation(material: Material) -> Iterator[Finding]:
             "max_length truncates rows",
             got=f"{len(cut)} of {len(rows)} rows looked at ({len(cut) / len(rows):.1%}) have more than {length} "
             f"tokens, up to {longest}{material.estimated}",
-            needed=f"at most {limit:.0%} of them (--max_truncated)",
-            mend=f"max_length: {longest}, or leave the long rows out (max_characters)",
+            expected=f"at most {limit:.0%} of them (--max_truncated)",
+            fix=f"max_length: {longest}, or leave the long rows out (max_characters)",
         )
     if lost:
         yield by_share(
@@ -60,8 +60,8 @@ def check_truncation(material: Material) -> Iterator[Finding]:
             limit,
             "replies are cut off before their first token: trl drops such rows without a word",
             got=f"{len(lost)} of {len(rows)} rows looked at, at max_length {length}{material.estimated}",
-            needed="a token to learn in every row",
-            mend=f"max_length: {longest}, or shorten the prompts",
+            expected="a token to learn in every row",
+            fix=f"max_length: {longest}, or shorten the prompts",
         )
 
 
@@ -80,8 +80,8 @@ def check_pairs(material: Material) -> Iterator[Finding]:
         yield error(
             "chosen and rejected are the same tokens",
             got=f"{len(same)} of {len(pairs)} pairs looked at, the first is row {same[0].row}",
-            needed="replies that still differ when the template has written them",
-            mend="delete the pairs: they teach nothing",
+            expected="replies that still differ when the template has written them",
+            fix="delete the pairs: they teach nothing",
         )
     if length is None:
         return
@@ -96,8 +96,8 @@ def check_pairs(material: Material) -> Iterator[Finding]:
             "pairs longer than max_length are dropped by trl" if dropped else "max_length truncates pairs",
             got=f"{len(long)} of {len(pairs)} pairs looked at ({share:.1%}) have more than {length} tokens, up to "
             f"{longest}{material.estimated}",
-            needed=f"at most {limit:.0%} of them (--max_truncated)",
-            mend=f"max_length: {longest}, or leave the long pairs out (max_characters)",
+            expected=f"at most {limit:.0%} of them (--max_truncated)",
+            fix=f"max_length: {longest}, or leave the long pairs out (max_characters)",
         )
     if alike and not dropped:
         yield by_share(
@@ -105,8 +105,8 @@ def check_pairs(material: Material) -> Iterator[Finding]:
             limit,
             "chosen and rejected differ only beyond max_length",
             got=f"{len(alike)} of {len(pairs)} pairs are equal in their first {length} tokens{material.estimated}",
-            needed="pairs that differ in what is trained on",
-            mend=f"max_length: {longest}, or leave these pairs out",
+            expected="pairs that differ in what is trained on",
+            fix=f"max_length: {longest}, or leave these pairs out",
         )
 
 
@@ -125,8 +125,8 @@ def check_prompts(material: Material) -> Iterator[Finding]:
             "prompts leave no room for a completion: they are dropped",
             got=f"{len(long)} of {rows} prompts looked at ({share:.1%}), up to {longest} tokens, "
             f"and max_completion_length {room}{material.estimated}",
-            needed=f"together at most {context} tokens, the model's context",
-            mend="shorten max_completion_length, or take shorter prompts",
+            expected=f"together at most {context} tokens, the model's context",
+            fix="shorten max_completion_length, or take shorter prompts",
         )
 
 

@@ -175,7 +175,7 @@ def _new_model(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
     try:
         return new_config(recipe.get("model_config"), tokenizer, length, vocabulary or len(tokenizer))
     except ValueError as refused:
-        raise UserError("model_config is no model", got=refused, mend="docs/model.md lists the options") from refused
+        raise UserError("model_config is no model", got=refused, fix="docs/model.md lists the options") from refused
 
 
 def _from(name: str, load, offline: bool, findings: list[Finding]):
@@ -219,8 +219,8 @@ def inherit(tokenizer: PreTrainedTokenizerBase, tokens: Chain, offline: bool) ->
                 raise UserError(
                     f"{key} is no token of the tokenizer",
                     got=token,
-                    needed="a token that is in its vocabulary",
-                    mend=f"special tokens: {', '.join(tokenizer.all_special_tokens)}",
+                    expected="a token that is in its vocabulary",
+                    fix=f"special tokens: {', '.join(tokenizer.all_special_tokens)}",
                 )
             if isinstance(token, str):
                 setattr(tokenizer, key, token)

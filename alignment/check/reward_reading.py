@@ -63,6 +63,6 @@ def _sampled(material: Material, tokenizer: PreTrainedTokenizerBase, prompts: li
         yield error(
             "completions may be longer than the reward model's context, and are then not scored",
             got=f"prompts of up to {longest - most} tokens, max_completion_length {most}, {context} positions",
-            needed=f"at most {context} tokens together",
-            mend="a shorter max_completion_length, shorter prompts, or a reward model with more positions",
+            expected=f"at most {context} tokens together",
+            fix="a shorter max_completion_length, shorter prompts, or a reward model with more positions",
         )

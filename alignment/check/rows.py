@@ -41,7 +41,7 @@ def check_dropped(material: Material) -> Iterator[Finding]:
     """Every reason for which rows were dropped, with its count."""
     for account in material.rows.report.accounts:
         for lost in (removal for removal in account.removed if removal.lost):
-            what, mend = REASONS.get(lost.reason, (lost.reason, "correct the rows, or filter them out of the data"))
+            what, fix = REASONS.get(lost.reason, (lost.reason, "correct the rows, or filter them out of the data"))
             share, examples = lost.rows / account.read, "; ".join(lost.examples)
             place = f"{account.source}, split {account.source_split}"
             yield by_share(
@@ -49,8 +49,8 @@ def check_dropped(material: Material) -> Iterator[Finding]:
                 material.options.dropped,
                 what if lost.reason.startswith("also in") else f"rows are dropped: {what}",
                 got=f"{lost.rows} of {account.read} rows of {place} ({share:.1%}): {lost.reason} ({examples})",
-                needed=f"at most {material.options.dropped:.0%} for a reason (--max_dropped)",
-                mend=mend,
+                expected=f"at most {material.options.dropped:.0%} for a reason (--max_dropped)",
+                fix=fix,
             )
 
 
@@ -67,14 +67,14 @@ def check_columns(material: Material) -> Iterator[Finding]:
             yield warning(
                 f"the column {name!r} is not read",
                 got=", ".join(columns),
-                mend=f"if {near[0]!r} is meant: columns: {{{name}: {near[0]}}}",
+                fix=f"if {near[0]!r} is meant: columns: {{{name}: {near[0]}}}",
             )
     telling = [name for name in unread if name.lower() in TELLING]
     if telling and material.kind != "text":
         yield warning(
             f"columns that change what a row says are not read: {', '.join(telling)}",
             got=", ".join(columns),
-            mend="put their content into the messages; a system prompt is a first message of role system",
+            fix="put their content into the messages; a system prompt is a first message of role system",
         )
     if unread:
         yield note(f"columns not read: {', '.join(unread)}")
@@ -90,7 +90,7 @@ def check_duplicates(material: Material) -> Iterator[Finding]:
         yield warning(
             "training rows are duplicates of others",
             got=f"{repeated} of {rows} rows ({repeated / rows:.1%})",
-            mend="deduplicate: exact leaves them out",
+            fix="deduplicate: exact leaves them out",
         )
 
 
@@ -108,14 +108,14 @@ def check_leaks(material: Material) -> Iterator[Finding]:
         alike = sum(_near(row) in near for row in held_out) - same
         # Short generated documents coincide; a conversation does not.
         allowed = material.options.leaked_text if material.kind == "text" else 0
-        mend = "take them out of the training data, or let eval_share split the rows: it keeps prompts together"
+        fix = "take them out of the training data, or let eval_share split the rows: it keeps prompts together"
         if same:
             got = f"{same} of {len(held_out)} rows of the {split} split ({same / len(held_out):.1%})"
             what = "held-out rows are in the training rows"
-            yield by_share(same / len(held_out), allowed, what, got=got, needed="none", mend=mend)
+            yield by_share(same / len(held_out), allowed, what, got=got, expected="none", fix=fix)
         if alike:
             got = f"{alike} of {len(held_out)} rows of the {split} split, but for case, space and punctuation"
-            yield warning("held-out rows are near-duplicates of training rows", got=got, needed="none", mend=mend)
+            yield warning("held-out rows are near-duplicates of training rows", got=got, expected="none", fix=fix)
 
 
 def check_scores(material: Material) -> Iterator[Finding]:
@@ -129,8 +129,8 @@ def check_scores(material: Material) -> Iterator[Finding]:
             yield error(
                 f"the column {name!r} has rows without a number",
                 got=f"{missing} of {len(values)} rows are NaN or empty",
-                needed="a label or score in every row",
-                mend="fill them in, or delete the rows",
+                expected="a label or score in every row",
+                fix="fill them in, or delete the rows",
             )
 
 
@@ -141,8 +141,8 @@ def check_labels(rows: list[dict[str, Any]]) -> Iterator[Finding]:
         yield error(
             "all labels are the same",
             got=f"{len(rows)} rows with label {labels.pop()}",
-            needed="desirable and undesirable completions",
-            mend="add rows of the other label, or check the column that is read as label",
+            expected="desirable and undesirable completions",
+            fix="add rows of the other label, or check the column that is read as label",
         )
 
 
@@ -173,8 +173,8 @@ def check_injected(material: Material) -> Iterator[Finding]:
             yield warning(
                 what,
                 got=f"{got}: the template makes the real token of them",
-                needed="text that cannot end or begin a turn",
-                mend="replace them in the data, for example by a space inside",
+                expected="text that cannot end or begin a turn",
+                fix="replace them in the data, for example by a space inside",
             )
 
 

@@ -232,7 +232,7 @@ def raise_errors(checks: Sequence[StageCheck]) -> None:
     """Raise all errors together, as a user's mistakes."""
     raise_all(
         [
-            UserError(f"{found.stage}: {found.what}", got=found.got, needed=found.needed, mend=found.mend)
+            UserError(f"{found.stage}: {found.what}", got=found.got, expected=found.expected, fix=found.fix)
             for found in merged(checks)
             if found.severity == ERROR
         ]

@@ -21,8 +21,8 @@ def check_context(material: Material) -> Iterator[Finding]:
         yield error(
             "max_length is beyond the model's context",
             got=f"max_length {length}, {context} positions",
-            needed=f"max_length of at most {context}",
-            mend=f"max_length: {context}, or a model with more positions",
+            expected=f"max_length of at most {context}",
+            fix=f"max_length: {context}, or a model with more positions",
         )
 
 
@@ -35,8 +35,8 @@ def check_validation(material: Material) -> Iterator[Finding]:
         yield error(
             "the recipe evaluates, and there is no validation split",
             got=f"eval_strategy {strategy}, eval_share 0, no dataset_test_split",
-            needed="rows to validate on",
-            mend="eval_share: 0.05, a dataset_test_split, or eval_strategy: no",
+            expected="rows to validate on",
+            fix="eval_share: 0.05, a dataset_test_split, or eval_strategy: no",
         )
 
 
@@ -69,23 +69,23 @@ def check_steps(material: Material) -> Iterator[Finding]:
         yield error(
             "there are too few rows for one step",
             got=f"{rows} training rows, a batch of {batch}, dataloader_drop_last",
-            needed=f"at least {batch} rows",
-            mend="a smaller per_device_train_batch_size, more rows, or dataloader_drop_last: false",
+            expected=f"at least {batch} rows",
+            fix="a smaller per_device_train_batch_size, more rows, or dataloader_drop_last: false",
         )
         return
     if rows < batch and material.kind != "text" and not material.get("packing"):
         yield warning(
             "there are fewer rows than one optimizer batch",
             got=f"{rows} training rows, a batch of {batch}",
-            mend="a smaller per_device_train_batch_size or gradient_accumulation_steps",
+            fix="a smaller per_device_train_batch_size or gradient_accumulation_steps",
         )
     warmup = material.get("warmup_steps") or 0
     if total and material.kind != "prompts" and warmup >= 1 and warmup >= total and not material.get("packing"):
         yield warning(
             "training ends before the warmup does",
             got=f"{total} steps (epochs x rows / batch), warmup_steps {warmup:g}",
-            needed="fewer warmup steps than steps",
-            mend="fewer warmup_steps, or more epochs",
+            expected="fewer warmup steps than steps",
+            fix="fewer warmup_steps, or more epochs",
         )
 
 
@@ -94,13 +94,13 @@ def check_rollout(material: Material) -> Iterator[Finding]:
     group = material.get("num_generations")
     if group is None or material.options.quick:
         return
-    prompts, needed = material.rows.count("train"), material.get("generation_batch_size") // group
-    if prompts < needed:
+    prompts, expected = material.rows.count("train"), material.get("generation_batch_size") // group
+    if prompts < expected:
         yield error(
             "there are too few prompts for one rollout",
             got=f"{prompts} training prompts",
-            needed=f"{needed}: generation_batch_size / num_generations",
-            mend="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
+            expected=f"{expected}: generation_batch_size / num_generations",
+            fix="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
         )
 
 
@@ -113,15 +113,15 @@ def check_packing(material: Material) -> Iterator[Finding]:
         yield error(
             "packed rows see each other",
             got="packing_strategy: wrapped joins rows without boundaries, and cuts them in the middle",
-            needed="packing_strategy: bfd",
-            mend="packing_strategy: bfd",
+            expected="packing_strategy: bfd",
+            fix="packing_strategy: bfd",
         )
     if material.origin.config is not None and (why := _mixes_documents(material.origin.config)):
         yield error(
             "packed rows see each other",
             got=why,
-            needed="a model that reads document boundaries from position_ids",
-            mend="packing: false" if material.get("packing") else "another model: pretraining packs its documents",
+            expected="a model that reads document boundaries from position_ids",
+            fix="packing: false" if material.get("packing") else "another model: pretraining packs its documents",
         )
 
 

@@ -28,8 +28,8 @@ def check_special_tokens(material: Material) -> Iterator[Finding]:
         yield error(
             "the tokenizer has no eos_token",
             got=f"special tokens {', '.join(tokenizer.all_special_tokens) or 'none'}",
-            needed="a token that ends a text, so that the model learns to stop",
-            mend="set tokenizer.eos_token and save the tokenizer again, or eos_token in the sft recipe",
+            expected="a token that ends a text, so that the model learns to stop",
+            fix="set tokenizer.eos_token and save the tokenizer again, or eos_token in the sft recipe",
         )
     yield from _check_pad(material)
     vocabulary = getattr(material.origin.config, "vocab_size", None)
@@ -41,37 +41,37 @@ def check_special_tokens(material: Material) -> Iterator[Finding]:
         yield error(
             "the tokenizer has tokens beyond the model's vocabulary",
             got=f"{len(beyond)} of them, from {beyond[0][1]!r} (id {beyond[0][0]}); vocab_size {vocabulary}",
-            needed=f"a model with at least {largest + 1} rows of embeddings",
-            mend="model.resize_token_embeddings(len(tokenizer)), then save model and tokenizer together",
+            expected=f"a model with at least {largest + 1} rows of embeddings",
+            fix="model.resize_token_embeddings(len(tokenizer)), then save model and tokenizer together",
         )
 
 
 def _check_pad(material: Material) -> Iterator[Finding]:
     tokenizer = material.tokenizer
     spare = next((token for token in PAD_TOKENS if token in tokenizer.get_vocab()), None)
-    mend = f"pad_token: {spare!r} in the recipe" if spare else "add a token for padding, resize the embeddings, save"
+    fix = f"pad_token: {spare!r} in the recipe" if spare else "add a token for padding, resize the embeddings, save"
     if tokenizer.pad_token_id is None:
         yield error(
             "the tokenizer has no pad token",
             got="none: trl would take the EOS token in its place",
-            needed="a pad token that is not the EOS token",
-            mend=mend,
+            expected="a pad token that is not the EOS token",
+            fix=fix,
         )
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
         if material.kind == "text":
             yield warning(
                 "the pad token is the EOS token",
                 got=f"{tokenizer.pad_token!r}: learned here, for pretraining masks padding by its place",
-                needed="two tokens: other trainers mask by the pad token's id",
-                mend=mend,
+                expected="two tokens: other trainers mask by the pad token's id",
+                fix=fix,
             )
             return
         yield error(
             "the pad token is the EOS token",
             got=f"{tokenizer.pad_token!r} is both: what masks padding by its id never learns the end, and a reward "
             "model reads its score before it",
-            needed="two tokens",
-            mend=mend,
+            expected="two tokens",
+            fix=fix,
         )
 
 
@@ -82,16 +82,14 @@ def check_template(material: Material) -> Iterator[Finding]:
         yield error(
             "the tokenizer has no chat template",
             got=tokenizer.name_or_path or None,
-            needed="a template, so that training and inference write conversations alike",
-            mend="chat_template_path: FILE.jinja in the sft recipe, or the id of a model whose template to take",
+            expected="a template, so that training and inference write conversations alike",
+            fix="chat_template_path: FILE.jinja in the sft recipe, or the id of a model whose template to take",
         )
         return
     try:
         render(tokenizer, CONVERSATION)
     except (TemplateError, TypeError) as refusal:
-        yield error(
-            "the chat template cannot write a plain conversation", got=str(refusal), mend="correct the template"
-        )
+        yield error("the chat template cannot write a plain conversation", got=str(refusal), fix="correct the template")
         return
     end = end_of_turn_id(tokenizer)
     if end is None:
@@ -99,8 +97,8 @@ def check_template(material: Material) -> Iterator[Finding]:
         yield error(
             "the chat template writes no end token after a reply: where to stop is never learned",
             got=f"{after!r} after the last reply",
-            needed=f"a special token, such as {tokenizer.eos_token!r}",
-            mend="write the end-of-turn token after the content of assistant messages",
+            expected=f"a special token, such as {tokenizer.eos_token!r}",
+            fix="write the end-of-turn token after the content of assistant messages",
         )
     elif material.kind == "sft":
         yield from _check_mask(material, end)
@@ -117,8 +115,8 @@ def _check_mask(material: Material, end: int) -> Iterator[Finding]:
         yield error(
             "the end token of a reply is not in the loss mask: where to stop is never learned",
             got=f"{material.tokenizer.decode([end])!r} after the generation block",
-            needed="the end token inside {% generation %}...{% endgeneration %}",
-            mend="move {% endgeneration %} behind the end token, or set assistant_only_loss: false",
+            expected="the end token inside {% generation %}...{% endgeneration %}",
+            fix="move {% endgeneration %} behind the end token, or set assistant_only_loss: false",
         )
 
 
@@ -143,8 +141,8 @@ def training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) ->
             error(
                 "the chat template has no generation markers: with assistant_only_loss no token would be learned",
                 got="no {% generation %} block, and no template that trl knows a training version of",
-                needed="{% generation %}...{% endgeneration %} around the replies and their end token",
-                mend="chat_template_path: FILE.jinja with the markers, or assistant_only_loss: false",
+                expected="{% generation %}...{% endgeneration %} around the replies and their end token",
+                fix="chat_template_path: FILE.jinja with the markers, or assistant_only_loss: false",
             )
         ]
     names = [name for name, value in vars(chat_template_utils).items() if isinstance(value, str) and value == template]
@@ -162,8 +160,8 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iter
         yield error(
             "conversations begin with two BOS tokens",
             got=f"{tokenizer.decode(ids[:6])!r}",
-            needed=f"one {tokenizer.bos_token!r}: by the template, or by the tokenizer, not by both",
-            mend="take the BOS token out of the chat template",
+            expected=f"one {tokenizer.bos_token!r}: by the template, or by the tokenizer, not by both",
+            fix="take the BOS token out of the chat template",
         )
         return
     again = tokenizer(render_text(tokenizer, CONVERSATION, template=template))["input_ids"]
@@ -171,7 +169,7 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iter
         yield note(
             "rendered text that is tokenized again begins with two BOS tokens",
             got="the template writes one, the tokenizer adds one; the stages here leave it to the template",
-            mend="elsewhere: apply_chat_template(tokenize=True), or tokenizer(text, add_special_tokens=False)",
+            fix="elsewhere: apply_chat_template(tokenize=True), or tokenizer(text, add_special_tokens=False)",
         )
 
 
@@ -190,16 +188,16 @@ def check_system(material: Material) -> Iterator[Finding]:
         yield error(
             "the chat template refuses system messages, and the data has them",
             got=f"{refusal} ({len(with_system)} of {len(material.sample)} rows looked at)",
-            needed="a template that writes them",
-            mend="correct the template, or put the system text before the first request in the data",
+            expected="a template that writes them",
+            fix="correct the template, or put the system text before the first request in the data",
         )
         return
     if content not in text:
         yield error(
             "the chat template ignores system messages, and the data has them",
             got=f"{len(with_system)} of {len(material.sample)} rows looked at have one",
-            needed="a template that writes them",
-            mend="correct the template, or put the system text before the first request in the data",
+            expected="a template that writes them",
+            fix="correct the template, or put the system text before the first request in the data",
         )
 
 
@@ -218,8 +216,8 @@ def check_prefix(material: Material) -> Iterator[Finding]:
         yield error(
             "the template writes a prompt otherwise at inference than in training",
             got=wrong[0] + f" ({len(wrong)} replies of {len(rows)} conversations)",
-            needed="the prompt with its generation prompt, then the reply",
-            mend="let add_generation_prompt write exactly what stands before a reply in training",
+            expected="the prompt with its generation prompt, then the reply",
+            fix="let add_generation_prompt write exactly what stands before a reply in training",
         )
 
 

@@ -50,10 +50,10 @@ def _wrong_texts(source: Source) -> list[UserError]:
     columns = source.columns or {}
     if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
         wrong.append("columns")
-    needed = {"columns": "a mapping {theirs: ours}"}
+    expected = {"columns": "a mapping {theirs: ours}"}
     return [
         UserError(
-            f"datasets: {name} cannot take this value.", got=getattr(source, name), needed=needed.get(name, "text")
+            f"datasets: {name} cannot take this value.", got=getattr(source, name), expected=expected.get(name, "text")
         )
         for name in wrong
     ]
@@ -67,8 +67,8 @@ def _wrong_numbers(source: Source) -> list[UserError]:
             continue
         kinds = (int,) if name == "max_rows" else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < float("inf"):
-            needed = "a whole number of 1 or more" if name == "max_rows" else "a number above 0"
-            errors.append(UserError(f"datasets: {name} leaves no rows of {source.name}.", got=value, needed=needed))
+            expected = "a whole number of 1 or more" if name == "max_rows" else "a number above 0"
+            errors.append(UserError(f"datasets: {name} leaves no rows of {source.name}.", got=value, expected=expected))
     return errors
 
 
@@ -79,8 +79,8 @@ def _same_split(source: Source) -> list[UserError]:
         UserError(
             f"{source.name} would be validated on what it trains on.",
             got=f"the split {source.split} for both",
-            needed="two different splits",
-            mend="leave the test split unset: the source's own is taken, or eval_share of the rows",
+            expected="two different splits",
+            fix="leave the test split unset: the source's own is taken, or eval_share of the rows",
         )
     ]
 
@@ -207,19 +207,19 @@ def _wrong_values(args: DataArguments) -> list[UserError]:
     errors = []
     if not 0 <= args.eval_share < 1:
         errors.append(
-            UserError("eval_share is not a share.", got=args.eval_share, needed="0 or more, less than 1"),
+            UserError("eval_share is not a share.", got=args.eval_share, expected="0 or more, less than 1"),
         )
     for name in ("max_train_samples", "max_eval_samples", "max_characters", "decontaminate_ngram"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            needed = "1 or more" + ("" if name == "decontaminate_ngram" else ", or null for all rows")
-            errors.append(UserError(f"{name} leaves no rows.", got=value, needed=needed))
+            expected = "1 or more" + ("" if name == "decontaminate_ngram" else ", or null for all rows")
+            errors.append(UserError(f"{name} leaves no rows.", got=value, expected=expected))
     if args.min_characters and args.max_characters and args.min_characters > args.max_characters:
         got = f"min_characters={args.min_characters}, max_characters={args.max_characters}"
-        errors.append(UserError("The limits on characters leave no rows.", got=got, needed="min below max"))
+        errors.append(UserError("The limits on characters leave no rows.", got=got, expected="min below max"))
     if not 0 < args.near_duplicate_threshold <= 1:
         got = args.near_duplicate_threshold
-        errors.append(UserError("near_duplicate_threshold is not a share.", got=got, needed="above 0, at most 1"))
+        errors.append(UserError("near_duplicate_threshold is not a share.", got=got, expected="above 0, at most 1"))
     return errors
 
 
@@ -227,14 +227,14 @@ def _wrong_source(args: DataArguments) -> list[UserError]:
     """Exactly one of dataset_name and datasets; what belongs to dataset_name is not given beside datasets."""
     if (args.dataset_name is None) == (args.datasets is None):
         got = "neither" if args.dataset_name is None else "both"
-        return [UserError("dataset_name or datasets says what to learn from.", got=got, needed="one of them")]
+        return [UserError("dataset_name or datasets says what to learn from.", got=got, expected="one of them")]
     if args.datasets is None:
         return []
     if not args.datasets:
-        return [UserError("datasets names no source.", got=[], needed="a list of mappings, each with a `name`")]
+        return [UserError("datasets names no source.", got=[], expected="a list of mappings, each with a `name`")]
     defaults = {name: DataArguments.__dataclass_fields__[name].default for name in BESIDE_NAME}
     return [
-        UserError(f"{name} belongs to dataset_name.", got=getattr(args, name), mend=f"datasets: [{{{key}: ...}}]")
+        UserError(f"{name} belongs to dataset_name.", got=getattr(args, name), fix=f"datasets: [{{{key}: ...}}]")
         for name, key in BESIDE_NAME.items()
         if getattr(args, name) != defaults[name]
     ]
@@ -256,10 +256,10 @@ def _read_entry(entry: dict[str, Any]) -> Source:
     for key in entry:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}"
-            errors.append(UserError(f"datasets: unknown key {key!r}.", got=f"{key}: {entry[key]}", mend=mend))
+            fix = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}"
+            errors.append(UserError(f"datasets: unknown key {key!r}.", got=f"{key}: {entry[key]}", fix=fix))
     if "name" not in entry:
-        errors.append(UserError("datasets: a source has no name.", got=entry, needed="`name`, as dataset_name"))
+        errors.append(UserError("datasets: a source has no name.", got=entry, expected="`name`, as dataset_name"))
     raise_all(errors)
     return Source(**entry)
 
@@ -273,11 +273,11 @@ def _wrong_mixture(sources: list[Source]) -> list[UserError]:
             UserError(
                 "datasets: some sources have a weight and some have none.",
                 got=f"no weight for {without}",
-                needed="a weight for each, or for none",
+                expected="a weight for each, or for none",
             )
         )
     places = [(source.name, source.config, source.split, source.columns) for source in sources]
     for source in [source for number, source in enumerate(sources) if places[number] in places[:number]]:
-        mend = "one entry with a higher weight; `epochs` lets rows stand in the mix several times"
-        errors.append(UserError(f"datasets: {source} stands twice.", got=f"split {source.split}", mend=mend))
+        fix = "one entry with a higher weight; `epochs` lets rows stand in the mix several times"
+        errors.append(UserError(f"datasets: {source} stands twice.", got=f"split {source.split}", fix=fix))
     return errors

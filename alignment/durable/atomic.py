@@ -105,7 +105,7 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_full_explained(what: str, where: str | Path, needed: int | None = None) -> Iterator[None]:
+def disk_full_explained(what: str, where: str | Path, expected: int | None = None) -> Iterator[None]:
     """A full disk or quota as a mistake that the user can mend.
 
     Args:
@@ -123,8 +123,8 @@ def disk_full_explained(what: str, where: str | Path, needed: int | None = None)
         raise UserError(
             f"no space left on the disk for {what}; what was written before stands whole and is not replaced",
             got=f"{as_size(free)} free at {place} ({error})",
-            needed=None if needed is None else f"{as_size(needed)} free",
-            mend=f"free space on the disk of {place} (RUN_DIR/previous and older trainer/checkpoint-N may be deleted), "
+            expected=None if expected is None else f"{as_size(expected)} free",
+            fix=f"free space on the disk of {place} (RUN_DIR/previous and older trainer/checkpoint-N may be deleted), "
             "then give the same command again: it goes on from what stands",
         ) from error
 

@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"another align is at work in {folder}",
                 got=holder(file.name),
-                mend="wait for it, or choose another --output_dir",
+                fix="wait for it, or choose another --output_dir",
             ) from error
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         file.truncate(0)

@@ -89,15 +89,15 @@ def damage_of_file(path: Path, name: str, entry: dict, contents: bool = True) ->
     return []
 
 
-def require_intact(folder: str | Path, mend: str | None = None, *, weights: bool = True) -> None:
+def require_intact(folder: str | Path, fix: str | None = None, *, weights: bool = True) -> None:
     """Raise a UserError that names all that is wrong with a folder by its manifest."""
     found = damage(folder, weights=weights)
     if found:
         raise UserError(
             f"{folder} is damaged",
             got="; ".join(found),
-            needed=f"the files as {MANIFEST} lists them",
-            mend=mend or MEND,
+            expected=f"the files as {MANIFEST} lists them",
+            fix=fix or MEND,
         )
 
 
@@ -137,7 +137,7 @@ def digests(folder: str | Path) -> dict[str, str]:
     try:
         return {name: entry["sha256"] for name, entry in read_manifest(folder).items()}
     except ValueError as error:
-        raise UserError(f"{folder} is damaged", got=f"{MANIFEST} is damaged: {error}", mend=MEND) from error
+        raise UserError(f"{folder} is damaged", got=f"{MANIFEST} is damaged: {error}", fix=MEND) from error
 
 
 def digest_checkpoint(folder: str | Path) -> str:

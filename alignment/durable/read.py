@@ -9,7 +9,7 @@ from alignment.errors import UserError
 AGAIN = "restore it from a copy, or run what wrote it again"
 
 
-def read_json(path: str | Path, mend: str = AGAIN) -> dict[str, Any]:
+def read_json(path: str | Path, fix: str = AGAIN) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
@@ -19,13 +19,13 @@ def read_json(path: str | Path, mend: str = AGAIN) -> dict[str, Any]:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of UTF-8
-        raise UserError(f"{path} is damaged", got=error, needed="JSON", mend=mend) from error
+        raise UserError(f"{path} is damaged", got=error, expected="JSON", fix=fix) from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged", got=f"JSON of type {type(value).__name__}", needed="an object", mend=mend)
+        raise UserError(f"{path} is damaged", got=f"JSON of type {type(value).__name__}", expected="an object", fix=fix)
     return value
 
 
-def read_json_lines(path: str | Path, mend: str = AGAIN) -> list[dict[str, Any]]:
+def read_json_lines(path: str | Path, fix: str = AGAIN) -> list[dict[str, Any]]:
     """The objects of a log that is written a line at a time; a last line that was cut off is left out.
 
     Raises:
@@ -41,8 +41,8 @@ def read_json_lines(path: str | Path, mend: str = AGAIN) -> list[dict[str, Any]]
         except ValueError as error:
             if not line.endswith(b"\n"):
                 break  # the writer was killed, or is writing
-            raise UserError(f"{path} is damaged in line {number}", got=error, needed="JSON", mend=mend) from error
+            raise UserError(f"{path} is damaged in line {number}", got=error, expected="JSON", fix=fix) from error
         if not isinstance(row, dict):
-            raise UserError(f"{path} is damaged in line {number}", needed="a JSON object", mend=mend)
+            raise UserError(f"{path} is damaged in line {number}", expected="a JSON object", fix=fix)
         rows.append(row)
     return rows

@@ -58,9 +58,9 @@ def all_steps(trainer_dir: Path) -> list[Path]:
 
 def newest_complete(trainer_dir: Path) -> Path | None:
     """The step checkpoint to go on from, as far as can be told without reading it."""
-    needed = (MANIFEST, PROGRESS_FILE)
+    expected = (MANIFEST, PROGRESS_FILE)
     steps = reversed(all_steps(trainer_dir))
-    return next((path for path in steps if all((path / name).is_file() for name in needed)), None)
+    return next((path for path in steps if all((path / name).is_file() for name in expected)), None)
 
 
 def newest_intact(trainer_dir: Path) -> Path | None:

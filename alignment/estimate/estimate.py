@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.estimate import compute
 from alignment.estimate.compute import Device
-from alignment.estimate.fit import FITS, Change, largest_batch, largest_model, least, mends, verdict
+from alignment.estimate.fit import FITS, Change, fixes, largest_batch, largest_model, least, verdict
 from alignment.estimate.models import PLAIN_NF4_BYTES, is_dense, models_of, new_adapter, precision_of
 from alignment.estimate.peak_memory import Run, memory_parts
 from alignment.estimate.tensor_bytes import MUON, Precision
@@ -64,7 +64,7 @@ class Estimate:
     least: int
     largest_batch: int
     largest_model: int
-    mends: list[str]
+    fixes: list[str]
 
     @property
     def total_memory(self) -> int:
@@ -137,7 +137,7 @@ def estimate(
         least=least(run),
         largest_batch=largest_batch(run, device),
         largest_model=largest_model(run, device),
-        mends=mends(run, device, cheaper) if short else [],
+        fixes=fixes(run, device, cheaper) if short else [],
     )
 
 

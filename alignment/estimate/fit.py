@@ -33,7 +33,7 @@ def least(run: Run) -> int:
     return total(_smallest(run))
 
 
-def mends(run: Run, device: Device, cheaper: Iterable[Change]) -> list[str]:
+def fixes(run: Run, device: Device, cheaper: Iterable[Change]) -> list[str]:
     """The gentlest changes of the recipe after which it fits, each by itself, then together; then what costs more.
 
     Args:

@@ -27,18 +27,18 @@ def describe(estimate: Estimate) -> str:
         ("tokens", f"about {_short(found.tokens)}"),
         ("memory", f"about {total} of {device} GB: {found.verdict}{_batch_words(found.largest_batch)}"),
         ("", ", ".join(shown)),
-        *(("mend", mend) for mend in mends(found)),
+        *(("fix", fix) for fix in fixes(found)),
     ]
     if found.seconds is not None:
         lines.insert(3, ("time", f"about {_duration(found.seconds)} on {found.device.name}"))
     return "\n".join(f"  {label:8}{text}" for label, text in lines)
 
 
-def mends(found: Estimate) -> list[str]:
+def fixes(found: Estimate) -> list[str]:
     """What would fit; the size of a model only where this one does not at all."""
-    if not found.mends and found.verdict != TOO_LARGE:
+    if not found.fixes and found.verdict != TOO_LARGE:
         return []
-    changes = list(found.mends)
+    changes = list(found.fixes)
     if found.least > found.device.memory and found.largest_model >= 1e6:
         changes.append(f"a model of about {_short(found.largest_model)} parameters or fewer, with {SMALLEST}")
     return changes or [f"a machine with at least {gigabytes(round(found.least / SAFE_SHARE))} GB"]

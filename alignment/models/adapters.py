@@ -188,8 +188,8 @@ def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> N
         raise UserError(
             "lora_target_modules names layers that the model does not have",
             got=", ".join(unmatched),
-            needed=f"names of its layers: {', '.join(sorted(linear)) or 'none of them is linear'}",
-            mend="correct them, or leave lora_target_modules out: every linear layer but the output layer",
+            expected=f"names of its layers: {', '.join(sorted(linear)) or 'none of them is linear'}",
+            fix="correct them, or leave lora_target_modules out: every linear layer but the output layer",
         )
 
 
@@ -200,8 +200,8 @@ def _require_fit(folder: Path, found: Any, name: str) -> None:
         raise UserError(
             f"{folder} does not fit its base",
             got=f"missing {missing[:3]}, unexpected {found.unexpected_keys[:3]}",
-            needed="an adapter for the layers that the base has",
-            mend="correct base_model_name_or_path in adapter_config.json",
+            expected="an adapter for the layers that the base has",
+            fix="correct base_model_name_or_path in adapter_config.json",
         )
 
 

@@ -36,7 +36,7 @@ def attend_in_float32(model: PreTrainedModel) -> None:
         raise UserError(
             "attention_in_float32 is for sdpa attention",
             got=f"attention by {used!r}",
-            mend="set attention_in_float32: false",
+            fix="set attention_in_float32: false",
         )
     AttentionInterface.register(NAME, sdpa_float32)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -126,14 +126,14 @@ def require_whole(folder: Path, chain: Chain | None, base: str) -> None:
             raise UserError(
                 f"{folder} is a later adapter of a chain, and an earlier one is not there",
                 got=f"{'another file as' if weights.is_file() else 'no'} {weights}",
-                needed=f"the adapter that {' and '.join(link.stages)} trained: without it this is another model",
-                mend="copy the whole checkpoint folder, with the folders in it",
+                expected=f"the adapter that {' and '.join(link.stages)} trained: without it this is another model",
+                fix="copy the whole checkpoint folder, with the folders in it",
             )
     found = weights_digest(base)
     if None not in (found, chain.base_digest) and found != chain.base_digest:
         raise UserError(
             f"{folder} was trained on another base",
             got=f"{base}, whose weights have the digest {found[:12]}",
-            needed=f"the weights with the digest {chain.base_digest[:12]}: {chain.base} as it was then",
-            mend="put that base back, or correct base_model_name_or_path in adapter_config.json",
+            expected=f"the weights with the digest {chain.base_digest[:12]}: {chain.base} as it was then",
+            fix="put that base back, or correct base_model_name_or_path in adapter_config.json",
         )

@@ -68,8 +68,8 @@ def adapter_base(checkpoint: str | Path) -> str:
     raise UserError(
         f"{checkpoint} is an adapter whose base model is missing",
         got=f"no {recorded}, and no {beside}",
-        needed="the base checkpoint that the adapter was trained on",
-        mend=f"put it back, or to {beside}",
+        expected="the base checkpoint that the adapter was trained on",
+        fix=f"put it back, or to {beside}",
     )
 
 
@@ -151,8 +151,8 @@ def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
             raise UserError(
                 f"{folder} is an adapter whose base model has changed",
                 got=f"{base}, which is not what the adapter was trained on",
-                needed=f"the base whose model digest is {digest[:12]}",
-                mend="put that base back, or train the adapter again",
+                expected=f"the base whose model digest is {digest[:12]}",
+                fix="put that base back, or train the adapter again",
             )
         require_whole(folder, read_chain(folder), base)
 
@@ -164,8 +164,8 @@ def require_safetensors(folder: Path) -> None:
         raise UserError(
             f"the weights of {folder} are pickled, and are not loaded",
             got=", ".join(pickled[:6]),
-            needed="model.safetensors or adapter_model.safetensors: a pickle can run code when it is read",
-            mend="where you trust its maker: python -c 'from transformers import AutoModelForCausalLM as M; "
+            expected="model.safetensors or adapter_model.safetensors: a pickle can run code when it is read",
+            fix="where you trust its maker: python -c 'from transformers import AutoModelForCausalLM as M; "
             'M.from_pretrained("FOLDER").save_pretrained("NEW_FOLDER")\', and copy the tokenizer\'s files there',
         )
 
@@ -177,14 +177,14 @@ def require_checkpoint(checkpoint: str | Path) -> None:
         raise UserError(
             f"{checkpoint} holds no model",
             got=", ".join(sorted(file.name for file in path.iterdir())[:6]) or "an empty folder",
-            needed="config.json with weights, or adapter_config.json",
-            mend="give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint",
+            expected="config.json with weights, or adapter_config.json",
+            fix="give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint",
         )
     if not path.exists() and is_path(str(checkpoint)):
         raise UserError(
             f"no checkpoint at {checkpoint}",
-            needed="the folder of a checkpoint, or a hub id",
-            mend="check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
+            expected="the folder of a checkpoint, or a hub id",
+            fix="check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
         )
 
 
@@ -196,21 +196,21 @@ def explained(checkpoint: str | Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise UserError(f"the weights of {checkpoint} are damaged", got=error, mend="get them anew") from error
+        raise UserError(f"the weights of {checkpoint} are damaged", got=error, fix="get them anew") from error
     except OSError as error:
         if is_path(str(checkpoint)):
             raise
         raise UserError(
             f"cannot load {checkpoint}",
             got=str(error).strip().splitlines()[0],
-            needed="a checkpoint folder, or the id of a model on the hub that can be reached from here",
-            mend="check the name; offline, only models in the local cache load",
+            expected="a checkpoint folder, or the id of a model on the hub that can be reached from here",
+            fix="check the name; offline, only models in the local cache load",
         ) from error
     except ValueError as error:
         if "custom code" not in str(error):
             raise
         raise UserError(
             f"{checkpoint} needs code of its own to load, and code of a checkpoint is never run here",
-            needed="an architecture that transformers or this project has",
-            mend="for a checkpoint that `align export --to self-contained` made: remove auto_map from its config.json",
+            expected="an architecture that transformers or this project has",
+            fix="for a checkpoint that `align export --to self-contained` made: remove auto_map from its config.json",
         ) from error

@@ -42,7 +42,7 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
         raise UserError(
             f"{whole} is of an architecture that transformers does not know",
             got=str(error).strip().splitlines()[0],
-            mend="check model_type in its config.json",
+            fix="check model_type in its config.json",
         ) from error
     own = adapter_config(checkpoint)
     chain = read_chain(own.parent) if own else None
@@ -64,8 +64,8 @@ def require_reward_model(checkpoint: str | Path) -> None:
         raise UserError(
             f"{checkpoint} is no reward model: its score head would be random.",
             got=", ".join(made_for) or "a config that names no architecture",
-            needed="a sequence-classification model",
-            mend="give the checkpoint of a reward stage",
+            expected="a sequence-classification model",
+            fix="give the checkpoint of a reward stage",
         )
 
 

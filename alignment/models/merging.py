@@ -68,14 +68,14 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
         raise UserError(
             f"{checkpoint} has no adapters to merge",
             got="a full model",
-            needed="the checkpoint of an adapter",
-            mend="use it as it is",
+            expected="the checkpoint of an adapter",
+            fix="use it as it is",
         )
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(
             f"{output_dir} is taken",
-            needed="a folder that is new or empty",
-            mend="give another --output_dir; nothing has been overwritten",
+            expected="a folder that is new or empty",
+            fix="give another --output_dir; nothing has been overwritten",
         )
     origin = _origin(checkpoint)
     dtype = dtype or str(load_config(checkpoint).dtype or torch.float32).removeprefix("torch.")
@@ -93,8 +93,8 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
         raise UserError(
             f"merging {checkpoint} changes what it says",
             got=f"logits that differ by {difference:.2g}, the largest is {largest:.3g}",
-            needed=f"at most {tolerance:g} of the largest",
-            mend="keep the adapter; --dtype float32 rounds less" if dtype != "float32" else "keep the adapter",
+            expected=f"at most {tolerance:g} of the largest",
+            fix="keep the adapter; --dtype float32 rounds less" if dtype != "float32" else "keep the adapter",
         )
     with new_checkpoint(output_dir) as folder:
         merged.to(merged.config.dtype).save_pretrained(folder)

@@ -38,7 +38,7 @@ def keeps_documents_apart(model: PreTrainedModel) -> bool:
     return (outputs[0] - outputs[1]).abs().max() <= 1e-5 * outputs[0].abs().max()
 
 
-def require_documents_apart(checkpoint: str | Path, mend: str) -> None:
+def require_documents_apart(checkpoint: str | Path, fix: str) -> None:
     """Raise where the model of a checkpoint (folder or hub id) lets packed documents read each other.
 
     It is loaded and tried, which costs what loading costs; not so with the GPT of this project.
@@ -48,6 +48,6 @@ def require_documents_apart(checkpoint: str | Path, mend: str) -> None:
         raise UserError(
             f"{checkpoint} lets documents that are packed in one row read each other",
             got=f"a model of type {config.model_type}, whose attention ignores where position_ids restart",
-            needed="a model that keeps packed documents apart, as our GPT, GPT-2, Llama, Qwen3 or Gemma 3 do",
-            mend=mend,
+            expected="a model that keeps packed documents apart, as our GPT, GPT-2, Llama, Qwen3 or Gemma 3 do",
+            fix=fix,
         )

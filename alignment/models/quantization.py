@@ -25,8 +25,8 @@ def require_quantization(what: str) -> None:
         raise UserError(
             f"{what} needs a quantised base, which cannot be loaded here",
             got=" and ".join(missing),
-            needed="a CUDA device, and bitsandbytes (pip install bitsandbytes)",
-            mend="load_in_4bit: false, load_in_8bit: false and dtype: bfloat16 train plain LoRA, on a CPU too",
+            expected="a CUDA device, and bitsandbytes (pip install bitsandbytes)",
+            fix="load_in_4bit: false, load_in_8bit: false and dtype: bfloat16 train plain LoRA, on a CPU too",
         )
 
 

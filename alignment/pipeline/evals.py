@@ -80,7 +80,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         return []
     valid = harness.options()
     errors = [
-        UserError(f"{source}: unknown key 'evals.{key}'", mend=nearest(key, [*OURS, *valid]))
+        UserError(f"{source}: unknown key 'evals.{key}'", fix=nearest(key, [*OURS, *valid]))
         for key in evals.options
         if key not in valid
     ]

@@ -121,12 +121,12 @@ def read_settings(recipe_dir: Path) -> Settings:
             else "no such folder"
             if not recipe_dir.exists()
             else f"no {PIPELINE_FILE}",
-            needed=f"a folder with {PIPELINE_FILE}",
-            mend=f"recipe folders here: {', '.join(found)}" if found else "check the path",
+            expected=f"a folder with {PIPELINE_FILE}",
+            fix=f"recipe folders here: {', '.join(found)}" if found else "check the path",
         )
     content = read_mapping(path)
     errors = [
-        UserError(f"{path}: unknown key {key!r}", mend=nearest(str(key), list(KEYS)))
+        UserError(f"{path}: unknown key {key!r}", fix=nearest(str(key), list(KEYS)))
         for key in content
         if key not in KEYS
     ]
@@ -254,10 +254,10 @@ def load_stage(
     errors: list[UserError] = []
     for key, parent in spec.parents.items():
         with gathered(errors):
-            needed = spec.module.PARENTS[key]
-            check_kind(f"{recipe_path}: {key}", parent, table.KINDS.get(parent), needed)
+            expected = spec.module.PARENTS[key]
+            check_kind(f"{recipe_path}: {key}", parent, table.KINDS.get(parent), expected)
             if mistakes is None or parent not in settings.stages:
-                _check_finished(recipe_path, key, parent, place.parent, needed)
+                _check_finished(recipe_path, key, parent, place.parent, expected)
     if mistakes is None:
         raise_all(errors + _mistakes_of_its_own(spec, place.parent))
     else:
@@ -267,10 +267,10 @@ def load_stage(
 
 def _check_stage_names(settings: Settings, known: list[str], source: Path) -> None:
     if not settings.stages:
-        raise UserError(f"{source} lists no stages", needed="stages: {NAME: RECIPE.yaml, ...}")
+        raise UserError(f"{source} lists no stages", expected="stages: {NAME: RECIPE.yaml, ...}")
     raise_all(
         [
-            UserError(f"{source}: no stage {name!r}", mend=nearest(name, known))
+            UserError(f"{source}: no stage {name!r}", fix=nearest(name, known))
             for name in settings.stages
             if name not in known
         ]
@@ -298,11 +298,11 @@ def _route_overrides(
 
 
 def _unknown_override(key: str, part: str, stages: list[str], inputs: list[str]) -> UserError:
-    needed = "--STAGE.key, where STAGE is " + ", ".join([*stages, "evals"])
+    expected = "--STAGE.key, where STAGE is " + ", ".join([*stages, "evals"])
     if inputs:
-        needed += "; or an input: " + ", ".join(inputs)
-    mend = f"a stage's key takes the stage's name: --sft.{key}" if "." not in key else None
-    return UserError(f"no stage or input for --{key}", got=part, needed=needed, mend=mend or nearest(part, stages))
+        expected += "; or an input: " + ", ".join(inputs)
+    fix = f"a stage's key takes the stage's name: --sft.{key}" if "." not in key else None
+    return UserError(f"no stage or input for --{key}", got=part, expected=expected, fix=fix or nearest(part, stages))
 
 
 def _check_inputs(
@@ -315,15 +315,15 @@ def _check_inputs(
         raise UserError(
             f"the recipe of {asked[undeclared[0]]} asks for an input that {source} does not list",
             got=f"${{{undeclared[0]}}}",
-            needed=f"inputs: {{{undeclared[0]}: what it is}}",
-            mend=nearest(undeclared[0], list(declared)) if declared else None,
+            expected=f"inputs: {{{undeclared[0]}: what it is}}",
+            fix=nearest(undeclared[0], list(declared)) if declared else None,
         )
     missing = [name for name in declared if name in asked and name not in inputs]
     if missing:
         raise UserError(
             f"{source} needs inputs that were not given: {', '.join(missing)}",
-            needed="\n          ".join(f"--{name}  {declared[name]}" for name in missing),
-            mend=" ".join([command, *(f"--{name} {name.upper()}" for name in declared if name in asked)]),
+            expected="\n          ".join(f"--{name}  {declared[name]}" for name in missing),
+            fix=" ".join([command, *(f"--{name} {name.upper()}" for name in declared if name in asked)]),
         )
 
 
@@ -332,8 +332,8 @@ def _refuse_output_dir(recipe: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"{path} sets output_dir",
             got=recipe["output_dir"],
-            needed="none: in a pipeline a stage's folder is RUN_DIR/STAGE",
-            mend="take it out; `align run --output_dir` sets the run directory",
+            expected="none: in a pipeline a stage's folder is RUN_DIR/STAGE",
+            fix="take it out; `align run --output_dir` sets the run directory",
         )
 
 
@@ -343,8 +343,8 @@ def _own_place(output_dir: str | None, path: Path) -> str | None:
         raise UserError(
             f"{path}: output_dir leads out of the working directory",
             got=output_dir,
-            needed=f"a folder below {Path.cwd()}",
-            mend="leave it out of the recipe, and give --output_dir on the command line",
+            expected=f"a folder below {Path.cwd()}",
+            fix="leave it out of the recipe, and give --output_dir on the command line",
         )
     return output_dir
 
@@ -354,8 +354,8 @@ def _refuse_code(recipe: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"{path}: trust_remote_code would run the code of a checkpoint",
             got=recipe["trust_remote_code"],
-            needed="false: models are of architectures that transformers or this project has",
-            mend="take it out",
+            expected="false: models are of architectures that transformers or this project has",
+            fix="take it out",
         )
 
 
@@ -378,14 +378,14 @@ def _stage_spec(
     if quick and "max_steps" in keys:
         recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys}
     parents, outside = {}, {}
-    for key, needed in module.PARENTS.items():
+    for key, expected in module.PARENTS.items():
         value = recipe.get(key)
         if not isinstance(value, str):
             continue
         if value in stage_names:
             parents[key] = value
         else:
-            check_outside(f"{path}: {key}", value, needed, sorted(stage_names))
+            check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
             outside[key] = value
     return StageSpec(name, module, recipe, path, parents, outside)
 
@@ -407,10 +407,10 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: d
     errors = []
     for key, parent in spec.parents.items():
         if parent in later:
-            mend = "a stage cannot start from itself" if parent == spec.name else f"list {parent} above {spec.name}"
+            fix = "a stage cannot start from itself" if parent == spec.name else f"list {parent} above {spec.name}"
             errors.append(
                 UserError(
-                    f"{spec.recipe_path}: {key} names a stage that does not run before this one", got=parent, mend=mend
+                    f"{spec.recipe_path}: {key} names a stage that does not run before this one", got=parent, fix=fix
                 )
             )
         elif parent not in earlier:
@@ -418,8 +418,8 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: d
                 UserError(
                     f"{spec.recipe_path}: {key} names a stage that this pipeline does not have",
                     got=parent,
-                    needed=f"one of {', '.join(earlier) or 'none yet'}, a path or a hub id",
-                    mend=f"list {parent} in {PIPELINE_FILE}, above {spec.name}",
+                    expected=f"one of {', '.join(earlier) or 'none yet'}, a path or a hub id",
+                    fix=f"list {parent} in {PIPELINE_FILE}, above {spec.name}",
                 )
             )
         with gathered(errors):
@@ -427,14 +427,14 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: d
     raise_all(errors)
 
 
-def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, needed: str) -> None:
+def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, expected: str) -> None:
     folder = run_dir / parent / "checkpoint"
     if not folder.is_dir():
         raise UserError(
             f"{recipe_path}: {key} names a stage that has not been run",
             got=f"{parent} (no {folder})",
-            needed=f"a finished {parent} stage, or the path of a {needed} checkpoint",
-            mend=f"align {parent} {recipe_path.parent / parent}.yaml",
+            expected=f"a finished {parent} stage, or the path of a {expected} checkpoint",
+            fix=f"align {parent} {recipe_path.parent / parent}.yaml",
         )
 
 
@@ -445,22 +445,24 @@ def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSp
     own = {key: options.pop(key) for key in ("suites", "stages", "formats", "extra") if key in options}
     extra = own.get("extra", [])
     errors = [
-        UserError(f"{source}: evals.{key} cannot take this value", got=describe_value(value), needed="a list of names")
+        UserError(
+            f"{source}: evals.{key} cannot take this value", got=describe_value(value), expected="a list of names"
+        )
         for key, value in own.items()
         if key != "extra" and not fits(value, list[str])
     ]
     if not fits(extra, list[dict]) or any(not {"stage", "suite", "format"} <= set(item) for item in extra):
-        needed = "a list of mappings with stage, suite and format"
-        errors.append(UserError(f"{source}: evals.extra cannot take this value", got=str(extra), needed=needed))
+        expected = "a list of mappings with stage, suite and format"
+        errors.append(UserError(f"{source}: evals.extra cannot take this value", got=str(extra), expected=expected))
     raise_all(errors)
     for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
         errors += [
-            UserError(f"{source}: evals.{key} has no {name!r}", mend=nearest(name, valid))
+            UserError(f"{source}: evals.{key} has no {name!r}", fix=nearest(name, valid))
             for name in own.get(key, [])
             if name not in valid
         ]
     errors += [
-        UserError(f"{source}: evals.extra has no {key} {item[key]!r}", mend=nearest(item[key], valid))
+        UserError(f"{source}: evals.extra has no {key} {item[key]!r}", fix=nearest(item[key], valid))
         for item in extra
         for key, valid in {"stage": stages, "format": list(FORMATS)}.items()
         if item[key] not in valid

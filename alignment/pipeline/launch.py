@@ -36,7 +36,7 @@ def run_stage_together(
 
     (spec,) = pipeline.stages
     if not any(issubclass(config, TrainingArguments) for config in spec.module.CONFIGS):
-        raise UserError(f"the stage {spec.name} is done by one process", mend="leave the launcher out")
+        raise UserError(f"the stage {spec.name} is done by one process", fix="leave the launcher out")
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     if not PartialState(cpu=on_cpu).is_main_process:
         (trains,) = broadcast_object_list([None])

@@ -37,31 +37,31 @@ def kind_of_checkpoint(folder: Path) -> str | None:
     return "tokenizer" if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
 
 
-def check_kind(subject: str, value: str, kind: str | None, needed: str) -> None:
+def check_kind(subject: str, value: str, kind: str | None, expected: str) -> None:
     """Raise where `value`, of a known kind, cannot serve as what `subject` (a recipe's key) needs."""
-    if kind is not None and kind not in SERVES[needed]:
+    if kind is not None and kind not in SERVES[expected]:
         raise UserError(
             f"{subject} names a checkpoint of the wrong kind",
             got=f"{value} ({kind})",
-            needed=needed,
-            mend=f"point it at a {needed} checkpoint",
+            expected=expected,
+            fix=f"point it at a {expected} checkpoint",
         )
 
 
-def check_outside(subject: str, value: str, needed: str, stage_names: list[str]) -> None:
+def check_outside(subject: str, value: str, expected: str, stage_names: list[str]) -> None:
     """Check a parent that is no stage here: a path must hold the right kind, a near miss of a stage's name is one."""
     if not is_path(value):
         near = difflib.get_close_matches(value, stage_names, n=1, cutoff=0.75)
         if near and value not in stage_names:
-            raise UserError(f"{subject} names no stage", got=value, mend=f"did you mean {near[0]!r}?")
+            raise UserError(f"{subject} names no stage", got=value, fix=f"did you mean {near[0]!r}?")
         return
     folder = Path(value).expanduser()
     if not folder.is_dir():
         raise UserError(
             f"{subject} names no checkpoint",
             got=f"{value} ({'a file' if folder.is_file() else 'no such folder'})",
-            needed="a checkpoint folder, a stage name or a hub id",
-            mend="check the path",
+            expected="a checkpoint folder, a stage name or a hub id",
+            fix="check the path",
         )
     kind = kind_of_checkpoint(folder)
     if kind is None and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
@@ -69,10 +69,10 @@ def check_outside(subject: str, value: str, needed: str, stage_names: list[str])
         raise UserError(
             f"{subject} names a folder that holds no checkpoint",
             got=value,
-            needed="a folder with config.json, adapter_config.json or tokenizer.json",
-            mend=f"did you mean {inner}?" if inner.is_dir() else None,
+            expected="a folder with config.json, adapter_config.json or tokenizer.json",
+            fix=f"did you mean {inner}?" if inner.is_dir() else None,
         )
-    check_kind(subject, value, kind, needed)
+    check_kind(subject, value, kind, expected)
 
 
 def digest_outside(value: str) -> str:

@@ -40,7 +40,7 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
     if until is not None:
         names = [spec.name for spec in specs]
         if until not in names:
-            raise UserError(f"--until names no stage of {pipeline.name}", got=until, mend=nearest(until, names))
+            raise UserError(f"--until names no stage of {pipeline.name}", got=until, fix=nearest(until, names))
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:

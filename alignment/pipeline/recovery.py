@@ -51,7 +51,7 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
                 raise
             if again:
                 problem = f"{error.problem}, as before it went back to its last good checkpoint"
-                raise Diverged(problem, got=error.got, needed=error.needed, mend=error.mend) from error
+                raise Diverged(problem, got=error.got, expected=error.expected, fix=error.fix) from error
             again = True
             record.update("stages", spec.name, diverged=error.problem)
             logger.warning("%s: %s\n%s: goes on once more from the last good checkpoint", spec.name, error, spec.name)

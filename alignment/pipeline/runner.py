@@ -93,7 +93,7 @@ def require_unchanged(record: RunRecord) -> None:
         raise UserError(
             f"{record.path} has changed while the run was planned",
             got="another align was at work there, and has ended",
-            mend="give the command again: what it finished is not done twice",
+            fix="give the command again: what it finished is not done twice",
         )
 
 
@@ -207,8 +207,8 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
                 raise UserError(
                     f"{folder} holds something that is no stage of ours, and is left alone",
                     got=", ".join(sorted(path.name for path in folder.iterdir())[:5]) if folder.is_dir() else "a file",
-                    needed=f"a new or empty folder, or one with {STAGE_FILE}",
-                    mend="choose another --output_dir",
+                    expected=f"a new or empty folder, or one with {STAGE_FILE}",
+                    fix="choose another --output_dir",
                 )
     raise_all(errors)
 

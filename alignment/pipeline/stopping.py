@@ -31,7 +31,7 @@ def seconds(text: str | None) -> float | None:
     total = 3600 * hours + 60 * minutes + rest
     if total == 0:
         raise UserError(
-            "--max-time takes a duration", got=repr(text), needed="hours, minutes, seconds: 2h30m, 45m, 90s"
+            "--max-time takes a duration", got=repr(text), expected="hours, minutes, seconds: 2h30m, 45m, 90s"
         )
     return total
 

@@ -54,8 +54,8 @@ def collect(run_dir: str | Path) -> dict:
         raise UserError(
             f"{run_dir} is no run directory",
             got="a folder that is not there" if not run_dir.is_dir() else "no pipeline.json, stage.json or evals in it",
-            needed="a folder as `align run` or `align STAGE` makes it",
-            mend="give the --output_dir of the run",
+            expected="a folder as `align run` or `align STAGE` makes it",
+            fix="give the --output_dir of the run",
         )
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}

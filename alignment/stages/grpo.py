@@ -77,13 +77,13 @@ class GRPORecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, GRPOConfig):
         lows = {"num_generations": 2, "num_iterations": 1, "max_completion_length": 1, "temperature": 1e-6, "beta": 0}
         for name, low in lows.items():
             if getattr(self, name) is None or getattr(self, name) < low:
-                yield UserError(f"{name} is too small", got=getattr(self, name), needed=f"at least {low}")
+                yield UserError(f"{name} is too small", got=getattr(self, name), expected=f"at least {low}")
 
     def _not_a_choice(self) -> Iterator[UserError]:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                needed = "one of " + ", ".join(choices)
-                yield UserError(f"{name} is not a choice", got=repr(getattr(self, name)), needed=needed)
+                expected = "one of " + ", ".join(choices)
+                yield UserError(f"{name} is not a choice", got=repr(getattr(self, name)), expected=expected)
 
     def _at_odds(self) -> Iterator[UserError]:
         rollout, accumulation = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
@@ -91,24 +91,24 @@ class GRPORecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, GRPOConfig):
             yield UserError(
                 "rollouts and optimizer steps do not end together, so that training could not go on from a checkpoint",
                 got=f"steps_per_generation={self.steps_per_generation}, gradient_accumulation_steps={accumulation}",
-                needed="steps_per_generation a multiple of gradient_accumulation_steps",
+                expected="steps_per_generation a multiple of gradient_accumulation_steps",
             )
         keeps_best = self.load_best_model_at_end or self.save_strategy == SaveStrategy.BEST
         if keeps_best and self.eval_strategy == IntervalStrategy.STEPS and self.eval_steps % self.steps_per_rollout:
             yield UserError(
                 "the best checkpoint could lie inside a rollout, from where training cannot go on",
                 got=f"eval_steps={self.eval_steps}, with {self.steps_per_rollout} steps a rollout",
-                needed=f"eval_steps a multiple of {self.steps_per_rollout}",
+                expected=f"eval_steps a multiple of {self.steps_per_rollout}",
             )
         if self.sync_ref_model and self.beta == 0:
-            yield UserError("sync_ref_model has no reference to move", got="beta=0", mend="a beta, or leave it out")
+            yield UserError("sync_ref_model has no reference to move", got="beta=0", fix="a beta, or leave it out")
         if self.use_vllm and importlib.util.find_spec("vllm") is None:
-            yield UserError("use_vllm: true, and vLLM is not installed", mend="pip install vllm, or use_vllm: false")
+            yield UserError("use_vllm: true, and vLLM is not installed", fix="pip install vllm, or use_vllm: false")
         if self.use_transformers_continuous_batching and (self.bf16 or self.fp16):
             yield UserError(
                 "continuous batching would leave the weights that are trained in 16 bit",
                 got=f"use_transformers_continuous_batching: true, bf16: {self.bf16}, fp16: {self.fp16}",
-                mend="bf16: false, or use_transformers_continuous_batching: false",
+                fix="bf16: false, or use_transformers_continuous_batching: false",
             )
 
 
@@ -122,7 +122,7 @@ def check(args: GRPORecipe, data: DataArguments, model_args: ModelArguments, sou
         raise UserError(
             "sync_ref_model needs a policy that is trained in full",
             got="an adapter, whose reference is the model that it started from",
-            mend="sync_ref_model: false",
+            fix="sync_ref_model: false",
         )
 
 
@@ -239,13 +239,13 @@ def renamed(function: Callable, name: str) -> Callable:
 
 def require_a_rollout(splits: DatasetDict, args: GRPORecipe) -> None:
     """Raise where there are fewer prompts than a rollout takes: TRL drops those that do not fill one."""
-    needed = args.generation_batch_size // args.num_generations
-    if len(splits["train"]) < needed:
+    expected = args.generation_batch_size // args.num_generations
+    if len(splits["train"]) < expected:
         raise UserError(
             "there are too few prompts for one rollout",
             got=f"{len(splits['train'])} training prompts",
-            needed=f"{needed}: {args.generation_batch_size} completions, {args.num_generations} a prompt",
-            mend="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
+            expected=f"{expected}: {args.generation_batch_size} completions, {args.num_generations} a prompt",
+            fix="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
         )
 
 

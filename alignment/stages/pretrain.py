@@ -54,20 +54,20 @@ class PretrainArguments:
         if self.model_name_or_path is None and self.tokenizer_name_or_path is None:
             raise UserError(
                 "there is nothing to start from",
-                needed="tokenizer_name_or_path (for a new model) or model_name_or_path (to go on from one)",
+                expected="tokenizer_name_or_path (for a new model) or model_name_or_path (to go on from one)",
             )
         if self.model_name_or_path is not None and self.model_config is not None:
             raise UserError(
                 "model_config and model_name_or_path exclude each other",
-                mend="leave model_config out to go on from a model",
+                fix="leave model_config out to go on from a model",
             )
         raise_all([_unknown_field(name) for name in self.model_config or {} if name not in MODEL_FIELDS])
 
 
 def _unknown_field(name: str) -> UserError:
     near = difflib.get_close_matches(name, MODEL_FIELDS, n=1)
-    mend = f"did you mean {near[0]!r}?" if near else "docs/model.md lists the options"
-    return UserError(f"model_config: GPTConfig has no field {name!r}", mend=mend)
+    fix = f"did you mean {near[0]!r}?" if near else "docs/model.md lists the options"
+    return UserError(f"model_config: GPTConfig has no field {name!r}", fix=fix)
 
 
 @dataclass
@@ -82,7 +82,7 @@ CONFIGS = (PretrainArguments, DataArguments, PretrainRecipe)
 
 def check(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> None:
     if model_args.model_name_or_path:
-        require_documents_apart(model_args.model_name_or_path, mend="start from a model that does")
+        require_documents_apart(model_args.model_name_or_path, fix="start from a model that does")
 
 
 def run(

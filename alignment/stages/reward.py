@@ -57,13 +57,13 @@ class RewardArguments(DataArguments):
             raise UserError(
                 "dataset_card_split belongs to dataset_name",
                 got="datasets",
-                mend="leave it out: the model is judged on the validation rows of every source",
+                fix="leave it out: the model is judged on the validation rows of every source",
             )
         if self.dataset_card_split == self.dataset_train_split:
             raise UserError(
                 "the reward model would be judged on what it trains on",
                 got=f"the split {self.dataset_card_split} for both",
-                needed="two different splits",
+                expected="two different splits",
             )
 
 
@@ -98,7 +98,7 @@ def run(
         raise UserError(
             f"the pairs have no column {data.card_subset}",
             got=", ".join(judged.column_names),
-            mend="correct card_subset",
+            fix="correct card_subset",
         )
     with adapter_in_32_bit(start_from.model):
         trainer = RewardTrainer(

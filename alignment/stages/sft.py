@@ -66,7 +66,7 @@ class SFTRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SelfChecked, 
         if self.replay_dataset_name and self.packing:
             raise UserError(
                 "replay_dataset_name and packing exclude each other",
-                mend="packing: false (train_sampling_strategy: group_by_length saves most of the padding too)",
+                fix="packing: false (train_sampling_strategy: group_by_length saves most of the padding too)",
             )
 
 
@@ -83,7 +83,7 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
             "packing_strategy: wrapped cuts conversations anywhere and lets them read each other; bfd does not"
         )
     elif args.packing or args.padding_free:
-        require_documents_apart(model_args.model_name_or_path, mend="packing: false, and padding_free: false")
+        require_documents_apart(model_args.model_name_or_path, fix="packing: false, and padding_free: false")
 
 
 def run(

@@ -83,7 +83,7 @@ def take_template(tokenizer: PreTrainedTokenizerBase, source: str, changes: Chan
         raise UserError(
             "chat_template_path names a tokenizer without a chat template",
             got=source,
-            needed="a Jinja file (.jinja), or the folder or hub id of a tokenizer with a template",
+            expected="a Jinja file (.jinja), or the folder or hub id of a tokenizer with a template",
         )
     tokenizer.chat_template = other.chat_template
     named = [token for token in other.get_added_vocab() if token in other.chat_template]

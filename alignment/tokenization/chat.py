@@ -25,8 +25,8 @@ def chat_eos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         raise UserError(
             "Nothing tells the model where to stop.",
             got="a tokenizer with no EOS token, and no chat template that ends a turn with a special token",
-            needed="one of the two",
-            mend="set the tokenizer's eos_token, or give it a chat template",
+            expected="one of the two",
+            fix="set the tokenizer's eos_token, or give it a chat template",
         )
     return ids
 
@@ -40,8 +40,8 @@ def require_template(checkpoint: str, chat_template_path: str | None = None) -> 
     if not chat_template_path and not load_tokenizer(checkpoint).chat_template:
         raise UserError(
             f"the tokenizer of {checkpoint} has no chat template",
-            needed="a template, so that training and inference write conversations alike",
-            mend="give the sft stage one, and start the others from its checkpoint: "
+            expected="a template, so that training and inference write conversations alike",
+            fix="give the sft stage one, and start the others from its checkpoint: "
             "--chat_template_path FILE.jinja, or the id of a model whose template to take",
         )
 

@@ -39,8 +39,8 @@ def train_tokenizer(
         raise UserError(
             "The vocabulary is too small for a byte-level tokenizer.",
             got=f"vocab_size {vocab_size}",
-            needed=f"at least {SMALLEST_VOCABULARY}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens",
-            mend="raise vocab_size",
+            expected=f"at least {SMALLEST_VOCABULARY}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens",
+            fix="raise vocab_size",
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -56,8 +56,8 @@ def train_tokenizer(
     if learned == SMALLEST_VOCABULARY and vocab_size > SMALLEST_VOCABULARY and not sample:
         raise UserError(
             "The texts hold no pair of characters that occurs twice, so no token can be learned.",
-            needed="documents to learn the vocabulary from",
-            mend="check the tokenizer's data set",
+            expected="documents to learn the vocabulary from",
+            fix="check the tokenizer's data set",
         )
     if learned < vocab_size and not sample:
         logger.warning("The texts hold only %d tokens' worth of repetition; %d were asked for.", learned, vocab_size)

@@ -124,7 +124,7 @@ def _require_same_measurement(a: Run, b: Run, any_template: bool) -> None:
         raise UserError(
             "The runs were asked in different chat templates.",
             got=f"{templates[0]} and {templates[1]} (digests)",
-            mend="if each checkpoint is meant to have its own: --any_template; or compare in plain format",
+            fix="if each checkpoint is meant to have its own: --any_template; or compare in plain format",
         )
     _require_same_items(a, b)
 
@@ -136,26 +136,26 @@ def _require_same_items(a: Run, b: Run) -> None:
         raise UserError(
             "Items cannot be paired: an id stands for several.",
             got=f"{twice['item_id']!r} twice in task {twice['task']!r}",
-            mend="give every row of the suite's data its own `id`, or none of them one",
+            fix="give every row of the suite's data its own `id`, or none of them one",
         )
     if len(keys[0]) != len(keys[1]) or set(map(tuple, keys[0].values)) != set(map(tuple, keys[1].values)):
         raise UserError(
             "The runs are not of the same items.",
             got=" and ".join(f"{len(run.items)} rows with --limit {run.record['settings']['limit']}" for run in (a, b)),
-            mend="run `align eval` on both with the same options",
+            fix="run `align eval` on both with the same options",
         )
     for run in (a, b):
         if missing := int((~np.isfinite(run.items["score"])).sum()):
             raise UserError(
                 "A run has scores that are no numbers.",
                 got=f"{missing} of {len(run.items)} in {run.path}",
-                mend="mend the suite's metric; such an item is neither right nor wrong",
+                fix="mend the suite's metric; such an item is neither right nor wrong",
             )
 
 
 def _require_equal(problem: str, a: object, b: object) -> None:
     if a != b:
-        raise UserError(problem, got=f"{a} and {b}", mend="run `align eval` on both with the same options")
+        raise UserError(problem, got=f"{a} and {b}", fix="run `align eval` on both with the same options")
 
 
 def pair_items(a: Run, b: Run) -> pandas.DataFrame:

@@ -38,9 +38,9 @@ def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, .
         raise UserError(
             "No eval runs found" + (f" of suite {' or '.join(map(repr, suites))}." if suites else "."),
             got=path,
-            needed="an eval run's folder (with run.json), a folder of such, RUN/STAGE/checkpoint with runs in "
+            expected="an eval run's folder (with run.json), a folder of such, RUN/STAGE/checkpoint with runs in "
             f"RUN/evals/STAGE-*, or a checkpoint with runs in {ELSEWHERE}",
-            mend="run `align eval` on the checkpoint first, or give a checkpoint with --suite",
+            fix="run `align eval` on the checkpoint first, or give a checkpoint with --suite",
         )
     several = len({record["stage"] for record in records.values()}) > 1
     return {
@@ -71,7 +71,7 @@ def match(
             raise UserError(
                 "The two sides have no suite and format in common.",
                 got=f"{shown[0]} against {shown[1]}",
-                mend="run `align eval` on both with the same --suite and --format",
+                fix="run `align eval` on both with the same --suite and --format",
             )
         for folder in [runs[key] for key in common for runs in (before, after)]:
             loaded[folder] = loaded.get(folder) or load_run(folder)

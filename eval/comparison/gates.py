@@ -38,7 +38,7 @@ def parse_gate(text: str) -> Gate:
         raise UserError(
             "--fail-on-regression cannot be read.",
             got=text,
-            needed="TASK:DELTA, such as gsm8k:0.02, *:0.05 or mmlu/acc:0; TASK may be a glob, DELTA is not negative",
+            expected="TASK:DELTA, such as gsm8k:0.02, *:0.05 or mmlu/acc:0; TASK may be a glob, DELTA is not negative",
         )
     return Gate(tasks, value)
 
@@ -67,7 +67,7 @@ def check_gates(rows: list[dict], gates: Sequence[Gate], *, strict: bool = False
         raise UserError(
             "--fail-on-regression names what was not compared.",
             got=", ".join(idle),
-            needed=f"a task (or TASK/METRIC), or a glob: {', '.join(dict.fromkeys(row['task'] for row in rows))}",
+            expected=f"a task (or TASK/METRIC), or a glob: {', '.join(dict.fromkeys(row['task'] for row in rows))}",
         )
     return [_outcome(gate, row, strict) for gate in gates for row in rows if gate.covers(row)]
 

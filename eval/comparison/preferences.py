@@ -209,10 +209,10 @@ def _require_linked(names: np.ndarray, beaten: np.ndarray, anchor: str) -> None:
     from scipy.sparse.csgraph import connected_components
 
     if anchor not in names:
-        raise UserError("The anchor has no judged pair.", got=anchor, needed=f"one of {', '.join(names)}")
+        raise UserError("The anchor has no judged pair.", got=anchor, expected=f"one of {', '.join(names)}")
     count, group = connected_components(beaten, directed=False)
     if count > 1:
         shown = " | ".join(", ".join(names[group == i]) for i in range(count))
         raise UserError(
-            "Ratings need pairs that link all checkpoints.", got=shown, mend="judge a pair between the groups"
+            "Ratings need pairs that link all checkpoints.", got=shown, fix="judge a pair between the groups"
         )

@@ -245,6 +245,6 @@ def require_points(count: int) -> None:
         raise UserError(
             "too few points for a frontier",
             got=count,
-            needed=f"{FEWEST_POINTS} or more",
-            mend="log more often (logging_steps), or keep more step checkpoints (save_steps)",
+            expected=f"{FEWEST_POINTS} or more",
+            fix="log more often (logging_steps), or keep more step checkpoints (save_steps)",
         )

@@ -46,8 +46,8 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
     if not lines:
         raise UserError(
             "no logged step has both the reward and the KL",
-            needed=f"{PROXY} and {KL}, as the ppo stage logs them where beta is above 0",
-            mend="take step checkpoints instead: --prompts SOURCE",
+            expected=f"{PROXY} and {KL}, as the ppo stage logs them where beta is above 0",
+            fix="take step checkpoints instead: --prompts SOURCE",
         )
     name = _gold_name(lines, gold)
     keys = [KL, PROXY, *([] if name is None else [f"rewards/{name}/mean"])]
@@ -96,7 +96,9 @@ def _gold_name(lines: Sequence[dict], gold: str | None) -> str | None:
         return gold
     watched = watched_rewards(lines)
     if len(watched) > 1:
-        raise UserError("several rewards are logged beside the one trained on", got=", ".join(watched), needed="--gold")
+        raise UserError(
+            "several rewards are logged beside the one trained on", got=", ".join(watched), expected="--gold"
+        )
     return watched[0] if watched else None
 
 
@@ -107,7 +109,7 @@ def read_metrics(path: Path) -> list[dict]:
         UserError: there is none.
     """
     if not path.is_file():
-        raise UserError(f"no {path}", needed="the folder of a ppo stage, such as runs/tiny/ppo")
+        raise UserError(f"no {path}", expected="the folder of a ppo stage, such as runs/tiny/ppo")
     return read_json_lines(path)
 
 
@@ -141,7 +143,7 @@ def measured_points(
     from eval.harness.run_suite import load_checkpoint
 
     if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
-        raise UserError("the KL is of the model's own distribution", needed="temperature 1 and top_p 1")
+        raise UserError("the KL is of the model's own distribution", expected="temperature 1 and top_p 1")
     base = load_checkpoint(reference)
     found = [_measured(0, base, None, rows, format, sampling, proxy, gold)]
     for step, checkpoint in checkpoints.items():
@@ -176,7 +178,7 @@ def _mean(samples: Samples, scores: list[float | None]) -> tuple[float, float]:
     """Mean of the scores that there are, and its standard error over prompts."""
     judged = [place for place, score in enumerate(scores) if score is not None]
     if not judged:
-        raise UserError("a reward has no opinion on any reply", needed="a number for some, at least")
+        raise UserError("a reward has no opinion on any reply", expected="a number for some, at least")
     clusters = np.array([json.dumps(samples.rows[place]["prompt"], sort_keys=True) for place in judged])
     values = np.array([scores[place] for place in judged])
     return float(values.mean()), stats.mean_se(values, clusters=clusters)

@@ -57,7 +57,7 @@ class Sampling:
         }
         wrong = [name for name, (_, holds) in rules.items() if not holds]
         raise_all(
-            [UserError(f"{name} is out of range", got=getattr(self, name), needed=rules[name][0]) for name in wrong]
+            [UserError(f"{name} is out of range", got=getattr(self, name), expected=rules[name][0]) for name in wrong]
         )
 
 
@@ -91,7 +91,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Message
         raise UserError(
             "The chat format needs a tokenizer with a chat template.",
             got="a tokenizer without one",
-            mend="use --format plain, or a checkpoint of the sft stage or later",
+            fix="use --format plain, or a checkpoint of the sft stage or later",
         )
     encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
     return encoded["input_ids"]
@@ -113,8 +113,8 @@ def fitting(
         raise UserError(
             "no prompt leaves room for a reply",
             got=f"prompts of {min(map(len, prompts))} tokens or more, max_new_tokens={max_new_tokens}",
-            needed=f"at most {room + max_new_tokens} tokens together, the model's context",
-            mend="use a smaller --max_new_tokens, or shorter prompts",
+            expected=f"at most {room + max_new_tokens} tokens together, the model's context",
+            fix="use a smaller --max_new_tokens, or shorter prompts",
         )
     return places
 
@@ -145,8 +145,8 @@ def generate(
         raise UserError(
             "a prompt does not fit into the model's context with its reply",
             got=f"{longest} prompt tokens + {sampling.max_new_tokens} for the reply",
-            needed=f"at most {lm.context} together",
-            mend="leave such prompts out (`fitting`), or use a smaller max_new_tokens",
+            expected=f"at most {lm.context} together",
+            fix="leave such prompts out (`fitting`), or use a smaller max_new_tokens",
         )
     with plain_generation(model):
         replies = _replies(lm, reply_keys(prompts, n), sampling)
@@ -230,9 +230,9 @@ def score(reward: Reward, rows: Sequence[dict], replies: Sequence[str]) -> list[
     completions = [[{"role": "assistant", "content": reply}] for reply in replies]
     scores = list(reward(prompts=[row["prompt"] for row in rows], completions=completions, **columns))
     if len(scores) != len(rows):
-        raise UserError("The reward returned the wrong number of scores.", got=len(scores), needed=len(rows))
+        raise UserError("The reward returned the wrong number of scores.", got=len(scores), expected=len(rows))
     bad = [value for value in scores if value is not None and not math.isfinite(value)]
     if bad:
-        needed = "a finite number, or None where it cannot judge"
-        raise UserError("The reward returned no number.", got=f"{bad[0]}, {len(bad)} times", needed=needed)
+        expected = "a finite number, or None where it cannot judge"
+        raise UserError("The reward returned no number.", got=f"{bad[0]}, {len(bad)} times", expected=expected)
     return [None if value is None else float(value) for value in scores]

@@ -190,4 +190,4 @@ def write_new(path: str | Path, parts: Iterable[str]) -> None:
 
 def require_new(path: Path) -> None:
     if path.exists():
-        raise UserError("the output file exists", got=path, mend="remove it, or give another name")
+        raise UserError("the output file exists", got=path, fix="remove it, or give another name")

@@ -96,7 +96,7 @@ def outputs_of_file(path: str | Path) -> dict[tuple[str, int], Output]:
             if line.strip():
                 outputs.append(_read_line(line, f"line {number} of {path}"))
     if not outputs:
-        raise UserError(f"{path} holds no outputs", got="an empty file", needed="JSON lines")
+        raise UserError(f"{path} holds no outputs", got="an empty file", expected="JSON lines")
     return keyed(outputs)
 
 
@@ -107,8 +107,8 @@ def _read_line(line: str, place: str) -> Output:
         raise UserError(
             f"{place} holds no output",
             got=f"{line.strip()[:80]} ({type(error).__name__}: {error})",
-            needed='{"prompt": ..., "completion": ...}, each text or messages, or {"messages": [...]}',
-            mend="`align sample` writes such files",
+            expected='{"prompt": ..., "completion": ...}, each text or messages, or {"messages": [...]}',
+            fix="`align sample` writes such files",
         ) from error
 
 
@@ -172,7 +172,7 @@ def _answers(judge: PairwiseJudge, prompts: list, a: list, b: list) -> list[floa
         raise UserError(
             "the judge's answers cannot be read",
             got=f"{len(answers)} answers to {len(prompts)} prompts" + (f", {bad[0]!r} among them" if bad else ""),
-            needed="1, 0.5, 0 or None for each prompt",
+            expected="1, 0.5, 0 or None for each prompt",
         )
     return answers
 
@@ -293,7 +293,7 @@ def compare_outputs(
     shared = [key for key in a if key in b]
     if not shared:
         raise UserError(
-            "the two sides share no prompt", got=f"{len(a)} and {len(b)} outputs", mend="use the same prompts"
+            "the two sides share no prompt", got=f"{len(a)} and {len(b)} outputs", fix="use the same prompts"
         )
     left, right = [a[key] for key in shared], [b[key] for key in shared]
     before = Counter(getattr(judge, "tally", {}))

@@ -59,6 +59,6 @@ class CleanSampler(ContextSampler):
         raise UserError(
             f"Task {self.task.task_name!r} has too few few-shot examples that are no test items.",
             got=f"{there} rows",
-            needed=f"{wanted} an item",
-            mend="give a smaller num_fewshot, or rows for a training split",
+            expected=f"{wanted} an item",
+            fix="give a smaller num_fewshot, or rows for a training split",
         )

@@ -298,6 +298,6 @@ class CausalLM(HFLM):
             raise UserError(
                 f"A prompt of task {task!r} does not fit into the model's context.",
                 got=f"{prompt} prompt tokens + {reply} for the reply",
-                needed=f"at most {self.context} together",
-                mend="fewer examples or a shorter reply (SUITE?num_fewshot=0&max_gen_toks=64), or leave the task out",
+                expected=f"at most {self.context} together",
+                fix="fewer examples or a shorter reply (SUITE?num_fewshot=0&max_gen_toks=64), or leave the task out",
             )

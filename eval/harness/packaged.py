@@ -64,7 +64,7 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
     share it. Of several tasks on different subsets, one file serves those that its column `subject` names.
     """
     if not data.exists():
-        raise UserError("No such data for a suite.", got=data, needed="a file or a folder", mend="check `data=`")
+        raise UserError("No such data for a suite.", got=data, expected="a file or a folder", fix="check `data=`")
     tasks = list(dict.fromkeys(_members(index, names)))
     subsets = {task: index[task].cfg.get("dataset_name") for task in tasks}
     places = {task: place for task in tasks if (place := _place(data, task, subsets))}
@@ -73,8 +73,8 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
         config = _config(index[task if task in places else template])
         index[task] = _entry(task, _on_local_files(config | {"task": task}, place, subsets.get(task)))
     if not places and not extra:
-        needed = ", ".join(subset or task for task, subset in list(subsets.items())[:8])
-        raise UserError("No task of the suite has a file there.", got=data, needed=f"files named {needed}, ...")
+        expected = ", ".join(subset or task for task, subset in list(subsets.items())[:8])
+        raise UserError("No task of the suite has a file there.", got=data, expected=f"files named {expected}, ...")
     missing = [task for task in tasks if task not in places]
     for task in missing:
         del index[task]

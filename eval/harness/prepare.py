@@ -140,7 +140,7 @@ def _require_free_names(lacking: dict[str, Lacking], variant: dict) -> None:
                     UserError(
                         f"{folder} is to hold an eval run of {checkpoint}, and of another checkpoint of that name",
                         got=taken[folder],
-                        mend="run `align eval` on each with an --output_dir of its own, and compare those folders",
+                        fix="run `align eval` on each with an --output_dir of its own, and compare those folders",
                     )
                 )
             taken[folder] = checkpoint

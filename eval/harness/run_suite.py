@@ -131,9 +131,7 @@ def evaluate_many(
     names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(
-            "Two suites have the same name.", got=", ".join(twice), mend="rename a file, or run one of them"
-        )
+        raise UserError("Two suites have the same name.", got=", ".join(twice), fix="rename a file, or run one of them")
     require_not_others([Path(output_dir) / name for name in names], checkpoint, stage)
     options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
     for _, format in runs:
@@ -167,7 +165,7 @@ def _require_template(tokenizer: PreTrainedTokenizerBase, format: str, checkpoin
         raise UserError(
             "The chat format needs a tokenizer with a chat template.",
             got=f"a tokenizer without one, in {checkpoint}",
-            mend="use --format plain, or evaluate a checkpoint of the sft stage or later",
+            fix="use --format plain, or evaluate a checkpoint of the sft stage or later",
         )
 
 

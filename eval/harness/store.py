@@ -72,12 +72,12 @@ def load_run(path: str | Path) -> Run:
 
     path = Path(path)
     if not (path / "run.json").exists():
-        raise UserError("Not an eval run.", got=path, needed="a folder with run.json and items.parquet")
+        raise UserError("Not an eval run.", got=path, expected="a folder with run.json and items.parquet")
     record = read_record(path)
     if "items" in record:  # runs of before have none
         found = damage_of_file(path / "items.parquet", "items.parquet", record["items"])
         if found:
-            raise UserError(f"the eval run {path} is damaged", got=found[0], mend=AGAIN)
+            raise UserError(f"the eval run {path} is damaged", got=found[0], fix=AGAIN)
     return Run(path, record, pandas.read_parquet(path / "items.parquet"))
 
 
@@ -97,8 +97,8 @@ def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) 
                 UserError(
                     f"{folder} holds an eval run of another checkpoint of that name",
                     got=other,
-                    needed=f"a folder of its own for the run of {checkpoint}",
-                    mend="--output_dir, or remove the run that is there",
+                    expected=f"a folder of its own for the run of {checkpoint}",
+                    fix="--output_dir, or remove the run that is there",
                 )
             )
     raise_all(refused)

@@ -74,7 +74,7 @@ def parse_suite(spec: str) -> tuple[str, dict]:
     for option in filter(None, query.split("&")):
         key, _equals, value = option.partition("=")
         if not value:
-            raise UserError(f"An option of the suite {name} has no value.", got=option, needed=f"{key}=VALUE")
+            raise UserError(f"An option of the suite {name} has no value.", got=option, expected=f"{key}=VALUE")
         options[key] = value if key == "data" else yaml.safe_load(value)
     return name, options
 
@@ -111,7 +111,7 @@ def require_format(spec: str, format: str) -> None:
     """Raise a UserError where a suite cannot be run in a format."""
     known = suite_formats(spec)
     if format not in known:
-        raise UserError(f"Suite {spec!r} cannot be run in this format.", got=format, needed=" or ".join(known))
+        raise UserError(f"Suite {spec!r} cannot be run in this format.", got=format, expected=" or ".join(known))
 
 
 def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_args: dict | None = None) -> Suite:
@@ -143,7 +143,7 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
         raise UserError(
             f"Suite {spec!r} could not be loaded.",
             got=f"{type(error).__name__}: {error}",
-            needed="lm-eval task YAML whose files and functions exist, and suite_args that it knows",
+            expected="lm-eval task YAML whose files and functions exist, and suite_args that it knows",
         ) from error
     for task in loaded["tasks"].values():
         _require_metrics(task)
@@ -217,7 +217,7 @@ def _path(name: str) -> Path | None:
     raise UserError(
         "No such eval suite.",
         got=name,
-        needed=f"one of {', '.join(list_suites())}, the path of a YAML or JSONL file or a folder, or {BUILT_IN}TASK",
+        expected=f"one of {', '.join(list_suites())}, the path of a YAML or JSONL file or a folder, or {BUILT_IN}TASK",
     )
 
 
@@ -263,7 +263,7 @@ def _require_no_options(name: str, options: dict) -> None:
         raise UserError(
             f"Unknown option of the suite {name}.",
             got=", ".join(options),
-            needed="num_fewshot, max_gen_toks, calibration, and data where the suite is not a file",
+            expected="num_fewshot, max_gen_toks, calibration, and data where the suite is not a file",
         )
 
 
@@ -291,7 +291,7 @@ def _defined_name(file: Path) -> str:
         raise UserError(
             "Not an lm-eval suite.",
             got=file,
-            needed="a .yaml file with a `task:` name, or a `group:` name and its tasks",
+            expected="a .yaml file with a `task:` name, or a `group:` name and its tasks",
         )
     return name
 
@@ -307,8 +307,8 @@ def _require_metrics(task: Task) -> None:
             raise UserError(
                 f"Task {task.task_name!r} names an unknown metric.",
                 got=name,
-                needed=", ".join(sorted(METRIC_REGISTRY)),
-                mend="or give a `process_results: !function` that returns it",
+                expected=", ".join(sorted(METRIC_REGISTRY)),
+                fix="or give a `process_results: !function` that returns it",
             )
 
 

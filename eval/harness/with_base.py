@@ -44,7 +44,7 @@ def evaluate_with_base(
     from eval.harness.suite import suite_formats
 
     if not is_adapter(checkpoint):
-        raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, needed="an adapter's folder")
+        raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, expected="an adapter's folder")
     base, changes = adapter_base(checkpoint), lasting_changes(checkpoint)
     model = load_trainable(checkpoint, "causal-lm").to(this_device())
     sides = {"stage": place.stage, "parent": place.parent, "loaded": (model, load_tokenizer(checkpoint))}

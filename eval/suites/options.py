@@ -35,9 +35,9 @@ def rows_of(
     options = dict(suite_args or {})
     data = options.pop("data", None)
     if options:
-        raise UserError(f"Unknown option of the suite {suite}.", got=", ".join(options), needed="data")
+        raise UserError(f"Unknown option of the suite {suite}.", got=", ".join(options), expected="data")
     if data is None and hub is None:
-        raise UserError(f"The suite {suite} needs data.", needed=file, mend=f"--suite '{suite}?data=FILE'")
+        raise UserError(f"The suite {suite} needs data.", expected=file, fix=f"--suite '{suite}?data=FILE'")
     if data is None:
         return load_source(hub, split=split, kind="prompts")
     rows = read_files(local_files(str(data)))
@@ -45,6 +45,6 @@ def rows_of(
         raise UserError(
             f"The suite {suite} cannot read these rows: no {', '.join(missing)}.",
             got=f"columns {', '.join(rows.column_names)} of {data}",
-            needed=", ".join(columns),
+            expected=", ".join(columns),
         )
     return rows

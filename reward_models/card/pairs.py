@@ -48,8 +48,8 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
         raise UserError(
             f"{file} holds no completions with gold scores",
             got=f"columns {', '.join(rows.column_names)}",
-            needed=f"prompt, completion (or a list: completions) and {gold}",
-            mend="name the column of the gold scores with --gold",
+            expected=f"prompt, completion (or a list: completions) and {gold}",
+            fix="name the column of the gold scores with --gold",
         )
     found: dict[str, tuple[Text, list[Text], list[float]]] = {}
     for row in rows:
@@ -67,7 +67,7 @@ def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text
             raise UserError(
                 f"{file}: completions without a gold score",
                 got=f"{len(completions)} completions, {gold} {scores} for {prompt!r}",
-                needed="a number for each",
+                expected="a number for each",
             )
     if all(len(completions) < 2 for _, completions, _ in groups):
-        raise UserError(f"{file} has one completion a prompt", needed="several completions of the same prompt")
+        raise UserError(f"{file} has one completion a prompt", expected="several completions of the same prompt")

@@ -78,7 +78,7 @@ class ApiJudge:
         max_tokens: int = 64,
     ):
         if not base_url.startswith(("http://", "https://")):
-            raise UserError("base_url is no address", got=base_url, needed="such as http://localhost:8000/v1")
+            raise UserError("base_url is no address", got=base_url, expected="such as http://localhost:8000/v1")
         self.url, self.model, self.api_key_env = f"{base_url.rstrip('/')}/chat/completions", model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
         self.template, self.pair_template = (
@@ -115,7 +115,7 @@ class ApiJudge:
         failed = [answer for answer in answers if isinstance(answer, GaveUp)]
         if failed and len(failed) == len(answers):
             raise UserError(
-                f"no answer from {self.url}", got=str(failed[0]), mend="check base_url, model and that the server runs"
+                f"no answer from {self.url}", got=str(failed[0]), fix="check base_url, model and that the server runs"
             )
         values = [None if isinstance(answer, GaveUp) else read(_first_line_if_cut(answer)) for answer in answers]
         unread = values.count(None) - len(failed)
@@ -154,7 +154,7 @@ class ApiJudge:
                 said = self._without_key(f"HTTP {error.code}: {error.read(300).decode(errors='replace')}")
                 if error.code not in PASSING:
                     raise UserError(
-                        f"{self.url} refuses the request", got=said, mend="check the model's name and the key"
+                        f"{self.url} refuses the request", got=said, fix="check the model's name and the key"
                     ) from None
                 asked = error.headers.get("Retry-After", "")
                 wait = max(wait, float(asked)) if asked.isdigit() else wait
@@ -192,7 +192,7 @@ class ApiJudge:
         key = os.environ.get(self.api_key_env)
         if not key:
             name = self.api_key_env
-            raise UserError(f"no key in the environment variable {name}", mend=f"export {name}=...")
+            raise UserError(f"no key in the environment variable {name}", fix=f"export {name}=...")
         return key
 
     def _without_key(self, text: str) -> str:

@@ -121,8 +121,8 @@ class LocalJudge:
             raise UserError(
                 f"{self.__name__}: a question is longer than the judge's context",
                 got=f"{longest} tokens",
-                needed=f"at most {context}",
-                mend="a shorter template, shorter completions, or a judge with a longer context",
+                expected=f"at most {context}",
+                fix="a shorter template, shorter completions, or a judge with a longer context",
             )
 
 
@@ -143,8 +143,8 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
         raise UserError(
             f"{answer!r} is not one token of the judge's",
             got=f"{forms[0]}",
-            needed="answers of one token each",
-            mend="other ratings, such as 1 to 5, or another judge",
+            expected="answers of one token each",
+            fix="other ratings, such as 1 to 5, or another judge",
         )
     return found
 

@@ -80,7 +80,7 @@ def matches(pattern: str, whole: bool = False) -> Reward:
         compiled = re.compile(pattern, re.DOTALL)
     except re.error as error:
         got = f"{pattern!r}: {error}"
-        raise UserError("not a regular expression", got=got, mend="in a recipe %26 stands for &, %25 for %") from error
+        raise UserError("not a regular expression", got=got, fix="in a recipe %26 stands for &, %25 for %") from error
     find = compiled.fullmatch if whole else compiled.search
     return rule("matches", lambda text: float(find(text) is not None))
 
@@ -113,7 +113,7 @@ def length_band(low: int, high: int, fall: int = 0, unit: str = "words") -> Rewa
     """
     if not (0 <= low <= high and fall >= 0):
         got = f"{low} to {high}, fall {fall}"
-        raise UserError("length_band has no such band", got=got, needed="0 <= low <= high, 0 <= fall")
+        raise UserError("length_band has no such band", got=got, expected="0 <= low <= high, 0 <= fall")
 
     def judge(length: int) -> float:
         beyond = max(low - length, length - high, 0)
@@ -155,11 +155,11 @@ def without_words(words: list[str] | None = None, file: str | None = None, penal
         file: a text file, a word or phrase a line.
     """
     if file is not None and not Path(file).is_file():
-        raise UserError(f"no file {file}", needed="a text file with a word a line")
+        raise UserError(f"no file {file}", expected="a text file with a word a line")
     lines = Path(file).read_text(encoding="utf-8-sig").splitlines() if file else []
     forbidden = [_folded(word).split() for word in [*(words or []), *lines] if word.strip()]
     if not forbidden:
-        raise UserError("without_words forbids nothing", needed="words, or a file that lists some")
+        raise UserError("without_words forbids nothing", expected="words, or a file that lists some")
     phrases = "|".join(r"\s+".join(map(re.escape, phrase)) for phrase in forbidden)
     found = re.compile(rf"(?<![^\W_])(?:{phrases})(?![^\W_])")  # _word_ in Markdown is that word
     return rule("without_words", lambda text: -penalty if found.search(_folded(text)) else 0.0)
@@ -238,8 +238,8 @@ def code_passes(
     if not allow_execution:
         raise UserError(
             "code_passes runs code that a model wrote, which is off",
-            needed="your leave: limits on time, memory, files and network guard against accidents, not attackers",
-            mend="allow_execution=true, on a machine that may be harmed",
+            expected="your leave: limits on time, memory, files and network guard against accidents, not attackers",
+            fix="allow_execution=true, on a machine that may be harmed",
         )
     from reward_models.rules.sandbox import run_code
 
@@ -247,7 +247,7 @@ def code_passes(
         raise UserError(
             "code_passes cannot run code on this machine within its limits",
             got=f"seconds={seconds}, megabytes={megabytes}",
-            mend="raise the limits; `python -I reward_models/rules/sandbox_child.py` shows where it fails",
+            fix="raise the limits; `python -I reward_models/rules/sandbox_child.py` shows where it fails",
         )
 
     def judge(pair: tuple) -> float | None:
@@ -276,8 +276,8 @@ def _require_calls(tests: str) -> None:
         raise UserError(
             "code_passes: a row's tests run nothing, so any code would pass",
             got=tests.strip().splitlines()[0],
-            needed="assertions, a call such as check(NAME), or functions named test...",
-            mend="add the call to the column",
+            expected="assertions, a call such as check(NAME), or functions named test...",
+            fix="add the call to the column",
         )
 
 
@@ -286,5 +286,5 @@ def _require_column(columns: dict, column: str, name: str) -> None:
         raise UserError(
             f"{name}: the rows have no column {column!r}",
             got=", ".join(sorted(columns)) or "no further columns",
-            mend=f"name the column: reward_models.rules:{name}?column=NAME",
+            fix=f"name the column: reward_models.rules:{name}?column=NAME",
         )

@@ -134,7 +134,7 @@ FAULTS = {
         "sft",
         set_case(recipe={"use_peft": True, "lora_target_modules": ["query_key_value"]}),
         1,
-        ["lora_target_modules names layers that the model does not have", "got:    query_key_value", "q_proj"],
+        ["lora_target_modules names layers that the model does not have", "got:      query_key_value", "q_proj"],
     ),
     "4 bit without CUDA": (
         "sft",

@@ -77,7 +77,7 @@ def test_a_users_mistake_has_no_traceback_and_exits_2(tmp_path):
     assert "Traceback" not in done.stderr
     assert "unknown key 'learning_rat'" in done.stderr and "did you mean 'learning_rate'?" in done.stderr
     assert "unknown key 'debugging_steps'" in done.stderr
-    assert "got:    'many' (text)" in done.stderr and "needed: a whole number" in done.stderr
+    assert "got:      'many' (text)" in done.stderr and "expected: a whole number" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["sft.yaml"]
 
 

@@ -25,8 +25,8 @@ def test_datasets_make_several():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "got:    neither"),
-        ({"dataset_name": "a", "datasets": [{"name": "b"}]}, "got:    both"),
+        ({}, "got:      neither"),
+        ({"dataset_name": "a", "datasets": [{"name": "b"}]}, "got:      both"),
         ({"datasets": []}, "names no source"),
         ({"datasets": [{"name": "a", "wieght": 1}]}, "unknown key 'wieght'(.|\n)*did you mean 'weight'"),
         ({"datasets": [{"name": "a", "path": 1}]}, "unknown key 'path'(.|\n)*valid: name, config, split"),

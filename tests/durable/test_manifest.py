@@ -73,7 +73,7 @@ def test_every_damage_is_named_at_once(folder):
     truncate(folder / "model.safetensors")
     (folder / "config.json").unlink()
     with pytest.raises(UserError) as raised:
-        require_intact(folder, mend="do this")
+        require_intact(folder, fix="do this")
     assert "config.json is missing; model.safetensors has" in str(raised.value)
     assert "do this" in str(raised.value)
 

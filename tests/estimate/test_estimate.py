@@ -417,15 +417,15 @@ def test_what_does_not_fit_is_told_with_mends():
     small = Device("a small machine", 3 * 10**9)
     told = of("sft", rows, device=small, **keys)
     assert told.verdict == "does not fit"
-    assert of("sft", rows, device=Device("a large one", 10**11), **keys).mends == []
-    first = dict(part.split(": ") for part in told.mends[0].split(", "))
+    assert of("sft", rows, device=Device("a large one", 10**11), **keys).fixes == []
+    first = dict(part.split(": ") for part in told.fixes[0].split(", "))
     batch = int(first["per_device_train_batch_size"]) * int(first["gradient_accumulation_steps"])
     assert batch == 512  # the optimizer's batch stays
     mended = {key: int(value) for key, value in first.items()}
     assert of("sft", rows, device=small, **{**keys, **mended}).verdict == "fits"
-    assert any("activation_checkpointing: true" in mend for mend in told.mends)
-    assert any("use_peft" in mend for mend in told.mends)
-    assert "does not fit" in describe(told) and told.mends[0] in describe(told)
+    assert any("activation_checkpointing: true" in fix for fix in told.fixes)
+    assert any("use_peft" in fix for fix in told.fixes)
+    assert "does not fit" in describe(told) and told.fixes[0] in describe(told)
 
 
 def test_between_fitting_and_not_there_is_tight():

@@ -28,9 +28,9 @@ def of(stage: str, gigabytes: float, layers: int = 18, **keys) -> Estimate:
     return estimate(stage, configs, config, ROWS, Device("a machine", round(gigabytes * 1e9)))
 
 
-def keys_of(mend: str) -> dict:
+def keys_of(fix: str) -> dict:
     """What a mend says, as keys of a recipe."""
-    pairs = dict(pair.split(": ") for pair in mend.removesuffix(" (tight)").split(", "))
+    pairs = dict(pair.split(": ") for pair in fix.removesuffix(" (tight)").split(", "))
     return {key: int(value) if value.isdigit() else {"true": True}.get(value, value) for key, value in pairs.items()}
 
 
@@ -50,14 +50,14 @@ def test_a_model_that_cannot_fit_is_an_error_that_says_what_would(stage, gigabyt
     smallest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "activation_checkpointing": True}
     rollout = {"steps_per_generation": 16} if stage == "ppo" else {}
     assert of(stage, gigabytes, **keys | smallest | rollout).verdict == "does not fit"
-    assert told.mends and all(mend in found.mend and mend in describe(told) for mend in told.mends)
-    for mend in told.mends:
-        assert of(stage, gigabytes, **keys | keys_of(mend)).verdict == ("tight" if "(tight)" in mend else "fits")
+    assert told.fixes and all(fix in found.fix and fix in describe(told) for fix in told.fixes)
+    for fix in told.fixes:
+        assert of(stage, gigabytes, **keys | keys_of(fix)).verdict == ("tight" if "(tight)" in fix else "fits")
 
 
 def test_the_largest_model_that_would_fit_does():
     told = of("sft", 4)
-    assert "M parameters or fewer" in memory_finding(told).mend
+    assert "M parameters or fewer" in memory_finding(told).fix
     one, two = [of("sft", 4, layers).parameters for layers in (1, 2)]
     layers = 1 + (told.largest_model - one) // (two - one)
     fitting = of("sft", 4, layers)
@@ -78,8 +78,8 @@ def test_how_sure_it_is_depends_on_how_far_beyond():
 
 def test_on_a_machine_that_holds_nothing_its_size_is_the_mend():
     told = of("sft", 0.5)
-    assert told.mends == [] and told.largest_model == 0
-    assert "a machine with at least" in memory_finding(told).mend and "a machine with at least" in describe(told)
+    assert told.fixes == [] and told.largest_model == 0
+    assert "a machine with at least" in memory_finding(told).fix and "a machine with at least" in describe(told)
 
 
 def test_a_stage_that_cannot_fit_is_stopped_unless_it_is_not_checked(case, capsys, monkeypatch):

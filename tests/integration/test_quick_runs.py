@@ -156,16 +156,16 @@ def test_a_merged_adapter_answers_as_the_adapter_does(quick_lora_run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "missing.jsonl"], ["missing.jsonl", "no file", "mend"]),
+        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "missing.jsonl"], ["missing.jsonl", "no file", "fix"]),
         (["sft", "recipes/tiny/sft.yaml", "--learning_rat", "1"], ["learning_rat", "learning_rate"]),
-        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "odd.jsonl"], ["foo", "columns", "mend"]),
+        (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "odd.jsonl"], ["foo", "columns", "fix"]),
         (["sft", "recipes/tiny/sft.yaml", "--dataset_name", "empty.jsonl"], ["empty.jsonl", "empty"]),
-        (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "runs/nowhere"], ["runs/nowhere", "mend"]),
+        (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "runs/nowhere"], ["runs/nowhere", "fix"]),
         (["sft", "recipes/tiny/sft.yaml", "--model_name_or_path", "reward"], ["sequence-classification", "causal-lm"]),
-        (["dpo", "recipes/tiny/dpo.yaml", "--model_name_or_path", "./bare"], ["./bare", "no chat template", "mend"]),
-        (["ppo", "recipes/tiny/ppo.yaml", "--reward_funcs", "[nowhere.py:brief]"], ["nowhere.py", "needed"]),
-        (["eval", "runs/nowhere", "--suite", "tinyworld"], ["runs/nowhere", "needed"]),
-        (["chat", "runs/nowhere", "--prompt", "hello"], ["runs/nowhere", "mend"]),
+        (["dpo", "recipes/tiny/dpo.yaml", "--model_name_or_path", "./bare"], ["./bare", "no chat template", "fix"]),
+        (["ppo", "recipes/tiny/ppo.yaml", "--reward_funcs", "[nowhere.py:brief]"], ["nowhere.py", "expected"]),
+        (["eval", "runs/nowhere", "--suite", "tinyworld"], ["runs/nowhere", "expected"]),
+        (["chat", "runs/nowhere", "--prompt", "hello"], ["runs/nowhere", "fix"]),
     ],
 )
 def test_mistakes_are_explained_on_one_screen_and_cost_nothing(arguments, words, quick_run, workplace):

@@ -450,7 +450,7 @@ def test_positions_past_the_table_are_refused():
     model = build(CLASSIC)
     with pytest.raises(UserError, match="longer than the table") as caught:
         model(token_ids(1, 65))
-    assert (caught.value.got, caught.value.needed) == ("position 64", "positions below max_position_embeddings=64")
+    assert (caught.value.got, caught.value.expected) == ("position 64", "positions below max_position_embeddings=64")
     with pytest.raises(UserError, match="longer than the table"):
         model.generate(token_ids(1, 60), max_new_tokens=8, do_sample=False, eos_token_id=None)
     padded = torch.cat((torch.zeros(1, 6, dtype=torch.long), token_ids(1, 60)), dim=1)

@@ -92,7 +92,7 @@ def test_what_cannot_be_built_is_refused(changes, problem):
     with pytest.raises(UserError, match=problem) as caught:
         GPTConfig(**changes)
     assert caught.value.got is not None
-    assert caught.value.needed
+    assert caught.value.expected
 
 
 def test_mistakes_are_reported_together():

@@ -336,7 +336,7 @@ def test_a_self_contained_export_is_still_a_checkpoint_here(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "shape", "changes", "got", "needed", "fitting"),
+    ("target", "shape", "changes", "got", "expected", "fitting"),
     [
         ("llama", MODERN, {"norm_placement": "post"}, "norm_placement=post", "norm_placement=pre", ""),
         ("llama", FAMILIES["qk-norm"], {}, "qk_norm=True", "qk_norm=False", "qwen3 or "),
@@ -411,12 +411,12 @@ def test_a_self_contained_export_is_still_a_checkpoint_here(tmp_path):
         ),
     ],
 )
-def test_a_target_that_lacks_an_option_is_refused_by_name(target, shape, changes, got, needed, fitting, tmp_path):
+def test_a_target_that_lacks_an_option_is_refused_by_name(target, shape, changes, got, expected, fitting, tmp_path):
     GPTConfig(**shape | changes).save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match=f"options that {target} lacks") as raised:
         export_checkpoint(tmp_path / "ours", target, tmp_path / "theirs")
-    assert (raised.value.got, raised.value.needed) == (got, needed)
-    assert raised.value.mend == f"--to {fitting}self-contained"
+    assert (raised.value.got, raised.value.expected) == (got, expected)
+    assert raised.value.fix == f"--to {fitting}self-contained"
     assert not (tmp_path / "theirs").exists()
 
 
@@ -542,7 +542,7 @@ def test_a_reward_adapter_is_merged_first(tmp_path):
     torch.testing.assert_close(loaded(ids).logits, expected, rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="only causal language models become llama models") as raised:
         export_checkpoint(tmp_path / "adapter", "llama", tmp_path / "llama")
-    assert "self-contained" in raised.value.mend
+    assert "self-contained" in raised.value.fix
 
 
 def test_a_taken_folder_is_refused(tmp_path):

@@ -32,7 +32,7 @@ class FakeHarness:
 
     def formats(self, suite):
         if suite != "facts":
-            raise UserError("No such eval suite.", got=suite, needed="facts")
+            raise UserError("No such eval suite.", got=suite, expected="facts")
         return ("plain", "chat")
 
     def name(self, suite):

@@ -44,8 +44,8 @@ def test_a_parent_of_the_wrong_kind(project):
     project.write("aligned", {"model_name_or_path": "judge", "reward_model_path": "tuned"})
     with pytest.raises(UserErrors) as caught:
         project.load()
-    assert "judge (sequence-classification)" in str(caught.value) and "needed: causal-lm" in str(caught.value)
-    assert "tuned (causal-lm)" in str(caught.value) and "needed: sequence-classification" in str(caught.value)
+    assert "judge (sequence-classification)" in str(caught.value) and "expected: causal-lm" in str(caught.value)
+    assert "tuned (causal-lm)" in str(caught.value) and "expected: sequence-classification" in str(caught.value)
 
 
 def test_any_checkpoint_serves_as_tokenizer(project):
@@ -109,7 +109,7 @@ def test_kinds_of_checkpoints(tmp_path, files, kind):
 
 def test_a_path_of_the_wrong_kind(tmp_path):
     folder = checkpoint(tmp_path / "reward", config={"architectures": ["GPTForSequenceClassification"]})
-    with pytest.raises(UserError, match=r"got: .*sequence-classification(?s:.*)needed: causal-lm"):
+    with pytest.raises(UserError, match=r"got: .*sequence-classification(?s:.*)expected: causal-lm"):
         check_outside("a.yaml: model_name_or_path", str(folder), "causal-lm", [])
 
 
@@ -170,7 +170,7 @@ def test_mistakes_in_the_data_are_found_before_anything_runs(tmp_path):
     with pytest.raises(UserErrors) as caught:
         load_pipeline(tmp_path)
     words, columns = caught.value.errors
-    assert "pretrian" in words.problem and "pretrain" in words.mend
+    assert "pretrian" in words.problem and "pretrain" in words.fix
     assert "foo" in str(columns)
     (tmp_path / "words.yaml").write_text("dataset_name: texts/*.txt")
     (tmp_path / "base.yaml").write_text("tokenizer_name_or_path: tokenizer\ndataset_name: tinyworld?peeple=3")

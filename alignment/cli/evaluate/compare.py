@@ -63,11 +63,13 @@ def main(args: argparse.Namespace) -> int:
         formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
         evaluate_missing(args.a, args.b, args.suite, formats, limit=args.limit, batch_size=args.batch_size)
     elif args.format or args.limit:
-        raise UserError("--format and --limit say how to evaluate what a suite lacks", needed="--suite NAME with them")
+        raise UserError(
+            "--format and --limit say how to evaluate what a suite lacks", expected="--suite NAME with them"
+        )
     pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite])
     rows = compare_pairs(pairs, any_template=args.any_template)
     if not rows:
-        raise UserError("Nothing to compare.", got="; ".join(skipped), needed="a figure that is a mean over items")
+        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="a figure that is a mean over items")
     names = side_names([run for pair in pairs for run in pair])
     changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
     changed.sort(key=lambda flip: flip["change"] != "regressed")

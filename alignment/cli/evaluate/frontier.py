@@ -57,7 +57,7 @@ def logged(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
 
     given = [f"--{name}" for name in ("reward", "reference", "split", "limit") if getattr(args, name) is not None]
     if given:
-        raise UserError(f"{', '.join(given)} without --prompts", needed="--prompts SOURCE: what to sample on")
+        raise UserError(f"{', '.join(given)} without --prompts", expected="--prompts SOURCE: what to sample on")
     points, gold = logged_points(read_metrics(stage / "metrics.jsonl"), args.gold)
     return points, {"proxy": "reward", "gold": gold}
 
@@ -75,7 +75,7 @@ def measured(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
     proxy = args.reward or parent(stage, "reward_model_path")
     missing = [f"--{name}" for name, value in (("reference", reference), ("reward", proxy)) if not value]
     if missing:
-        raise UserError(f"{stage}/stage.json names no {', '.join(missing)}", mend=f"give {', '.join(missing)}")
+        raise UserError(f"{stage}/stage.json names no {', '.join(missing)}", fix=f"give {', '.join(missing)}")
     sampling = Sampling(max_new_tokens=args.max_new_tokens, seed=args.seed, batch_size=args.batch_size)
     rewards = [None if name is None else load_reward(name, args.batch_size) for name in (proxy, args.gold)]
     rows, account = load_prompts(args.prompts, args.split or own_test_split(args.prompts), args.limit)

@@ -38,7 +38,7 @@ def load_reward(name: str, batch_size: int, device: str | None = None, dtype: st
         return reward(name, batch_size, device, dtype)
     function = load_function(name)
     if inspect.iscoroutinefunction(function):
-        raise UserError(f"{name} is async", needed="a plain function", mend="wrap it with asyncio.run")
+        raise UserError(f"{name} is async", expected="a plain function", fix="wrap it with asyncio.run")
     return function
 
 

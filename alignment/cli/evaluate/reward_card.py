@@ -46,11 +46,11 @@ def main(args: argparse.Namespace) -> int:
     from reward_models.card.pairwise import judge_pairs
 
     if args.pairs is None and args.samples is None:
-        raise UserError("nothing to judge the reward on", needed="--pairs FILE, --samples FILE or both")
+        raise UserError("nothing to judge the reward on", expected="--pairs FILE, --samples FILE or both")
     before = older_scores(args)
     pairs = None if args.pairs is None else read_pairs(args.pairs, args.split, args.limit)
     if pairs is not None and args.subset and args.subset not in pairs.column_names:
-        raise UserError(f"no column {args.subset}", got=", ".join(pairs.column_names), mend="correct --subset")
+        raise UserError(f"no column {args.subset}", got=", ".join(pairs.column_names), fix="correct --subset")
     samples = None if args.samples is None else read_samples(args.samples, args.gold)
     reward = load_reward(args.reward, args.batch_size, args.device, args.dtype)
     card = {"reward": args.reward, "pairs": args.pairs, "split": args.split, "samples": args.samples}
@@ -82,7 +82,7 @@ def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[
         raise UserError(
             "the reward has no opinion of some completions",
             got=f"{values.count(None)} of {len(values)} without a score",
-            needed="a score for each, to choose the best of n",
+            expected="a score for each, to choose the best of n",
         )
     rest = iter(values)
     return [[next(rest) for _ in some] for some in completions]
@@ -98,10 +98,10 @@ def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
     if file is None:
         return None
     if not file.is_file():
-        raise UserError(f"no file {file}", needed="a reward_card.json", mend="correct --against")
+        raise UserError(f"no file {file}", expected="a reward_card.json", fix="correct --against")
     scores = json.loads(file.read_text(encoding="utf-8")).get("scores")
     if scores is None and args.against:
-        raise UserError(f"{file} has no scores", needed="a reward card made from pairs")
+        raise UserError(f"{file} has no scores", expected="a reward card made from pairs")
     return scores and (str(file), scores)
 
 

@@ -114,7 +114,7 @@ def rows_of(args: argparse.Namespace, samples: Samples) -> tuple[list[dict], Cou
         raise UserError(
             "no prompt gives a row",
             got=", ".join(f"{count} prompts: {why}" for why, count in without.items()),
-            mend="draw more replies, at a higher temperature, or use a reward that tells them apart"
+            fix="draw more replies, at a higher temperature, or use a reward that tells them apart"
             + (", or a larger --max_new_tokens" if any("truncated" in why for why in without) else ""),
         )
     return rows, without
@@ -127,23 +127,23 @@ def check_arguments(args: argparse.Namespace) -> None:
     chosen = [f"--best-of {args.best_of}"] * (args.best_of is not None) + ["--pairs"] * args.pairs
     errors = []
     if len(chosen) == 2:
-        errors.append(UserError("--best-of and --pairs write different rows", mend="run `align sample` twice"))
+        errors.append(UserError("--best-of and --pairs write different rows", fix="run `align sample` twice"))
     if chosen and not args.reward:
-        errors.append(UserError(f"{chosen[0]} needs a reward", needed=f"--reward: {REWARD_HELP}"))
+        errors.append(UserError(f"{chosen[0]} needs a reward", expected=f"--reward: {REWARD_HELP}"))
     if args.keep_truncated and not chosen:
         errors.append(
-            UserError("--keep_truncated is for chosen replies", needed="--best-of or --pairs", mend="leave it out")
+            UserError("--keep_truncated is for chosen replies", expected="--best-of or --pairs", fix="leave it out")
         )
     if args.best_of is not None and args.n is not None:
         errors.append(
-            UserError("--best-of says how many replies are drawn", got=f"--n {args.n} too", mend="leave --n out")
+            UserError("--best-of says how many replies are drawn", got=f"--n {args.n} too", fix="leave --n out")
         )
     n = args.best_of if args.best_of is not None else args.n
     least = 2 if chosen else 1
     if n is not None and n < least:
-        errors.append(UserError("too few replies to each prompt", got=n, needed=f"{least} or more"))
+        errors.append(UserError("too few replies to each prompt", got=n, expected=f"{least} or more"))
     if args.limit is not None and args.limit < 1:
-        errors.append(UserError("--limit leaves no prompt", got=args.limit, needed="1 or more"))
+        errors.append(UserError("--limit leaves no prompt", got=args.limit, expected="1 or more"))
     if chosen and args.temperature == 0:
-        errors.append(UserError(f"{chosen[0]} needs different replies", got="--temperature 0", needed="above 0"))
+        errors.append(UserError(f"{chosen[0]} needs different replies", got="--temperature 0", expected="above 0"))
     raise_all(errors)

@@ -56,15 +56,15 @@ def check_arguments(args: argparse.Namespace) -> None:
     sides = [side for side in (args.a, args.b) if not Path(side).is_file()]
     errors = []
     if len(sides) == 2 and not args.prompts:
-        errors.append(UserError("two checkpoints need prompts", needed="--prompts SOURCE, such as tinyworld:prompts"))
+        errors.append(UserError("two checkpoints need prompts", expected="--prompts SOURCE, such as tinyworld:prompts"))
     if len(sides) < 2 and args.prompts:
         errors.append(
-            UserError("the prompts are those of the file", got=f"--prompts {args.prompts}", mend="leave it out")
+            UserError("the prompts are those of the file", got=f"--prompts {args.prompts}", fix="leave it out")
         )
     if args.n is not None and args.n < 1:
-        errors.append(UserError("--n leaves no prompt", got=args.n, needed="1 or more"))
+        errors.append(UserError("--n leaves no prompt", got=args.n, expected="1 or more"))
     if args.epsilon < 0:
-        errors.append(UserError("--epsilon cannot be negative", got=args.epsilon, needed="0 or more"))
+        errors.append(UserError("--epsilon cannot be negative", got=args.epsilon, expected="0 or more"))
     raise_all(errors)
     for side in sides:
         check_outside("A or B", side, "causal-lm", [])

@@ -42,12 +42,12 @@ def main(args: argparse.Namespace) -> int:
     if recipe.is_file():
         stage = stage_of(recipe, args.stage)
         if stage == "tokenizer":
-            raise UserError("the tokenizer stage has no steps to measure", needed="the recipe of another stage")
+            raise UserError("the tokenizer stage has no steps to measure", expected="the recipe of another stage")
         place = str(Path(args.output_dir) / stage) if args.output_dir else None
         pipeline = load_stage(stage, recipe, bare_overrides(args.overrides, timer, args.rows), place)
     else:
         if recipe.suffix in (".yaml", ".yml") or recipe.exists():
-            raise UserError(f"no recipe file at {recipe}", needed="a preset, or a recipe: recipes/tiny/sft.yaml")
+            raise UserError(f"no recipe file at {recipe}", expected="a preset, or a recipe: recipes/tiny/sft.yaml")
         GPTConfig.from_preset(args.what)  # names the presets where there is none of that name
     with redirect_stdout(sys.stderr):  # Trainer prints
         if recipe.is_file():

@@ -56,9 +56,9 @@ def check_settings(args: argparse.Namespace) -> None:
     from alignment.errors import UserError
 
     if args.temperature < 0:
-        raise UserError("--temperature cannot be negative", got=args.temperature, needed="0 or more")
+        raise UserError("--temperature cannot be negative", got=args.temperature, expected="0 or more")
     if args.max_new_tokens < 1:
-        raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, needed="1 or more")
+        raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, expected="1 or more")
 
 
 def settings_lines(settings: dict, recommended: bool) -> list[str]:
@@ -155,8 +155,8 @@ class Chat:
             raise UserError(
                 "the prompt is longer than the model's context",
                 got=f"{prompt['input_ids'].shape[1]} tokens",
-                needed=f"fewer than {context}",
-                mend="shorten it",
+                expected=f"fewer than {context}",
+                fix="shorten it",
             )
         return prompt | {"max_new_tokens": min(room, self.max_new_tokens)}
 

@@ -86,7 +86,7 @@ def stage_of(recipe: Path, given: str | None) -> str:
         raise UserError(
             f"{recipe} does not say which stage it is of",
             got=f"a file named {stage}" if given is None else f"--stage {stage}",
-            needed=f"one of {', '.join(STAGES)}",
-            mend="--stage NAME",
+            expected=f"one of {', '.join(STAGES)}",
+            fix="--stage NAME",
         )
     return stage

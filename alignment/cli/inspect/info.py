@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     lineage, chain = _lineage(args), _chain(args.checkpoint) if args.checkpoint else None
     config = _config(args, (lineage or chain) is not None)
     if args.context is not None and args.context < 1:
-        raise UserError("--context is too small", got=args.context, needed="at least 1")
+        raise UserError("--context is too small", got=args.context, expected="at least 1")
     name, found = args.preset or args.checkpoint, None if config is None else sizes(config, args.context)
     if args.json:
         print(
@@ -109,7 +109,7 @@ def _verify(args: argparse.Namespace) -> int:
     for checkpoint in sorted(folder.glob("*/checkpoint")) if run else [folder]:
         with gathered(errors):
             if not (checkpoint / MANIFEST).is_file():
-                require_intact(checkpoint, mend="a checkpoint from elsewhere has no manifest, and cannot be verified")
+                require_intact(checkpoint, fix="a checkpoint from elsewhere has no manifest, and cannot be verified")
             require_sound(checkpoint)
             files = read_manifest(checkpoint).values()
             print(f"{checkpoint}: intact, {len(files)} files, {as_size(sum(file['size'] for file in files))}")
@@ -163,7 +163,7 @@ def _config(args: argparse.Namespace, told_otherwise: bool) -> GPTConfig | None:
         raise UserError(
             "align info describes one model",
             got="both a checkpoint and --preset" if args.preset else "neither a checkpoint nor --preset",
-            needed=f"a checkpoint, or --preset with one of {', '.join(GPTConfig.preset_names())}",
+            expected=f"a checkpoint, or --preset with one of {', '.join(GPTConfig.preset_names())}",
         )
     if args.preset:
         return GPTConfig.from_preset(args.preset)
@@ -178,6 +178,6 @@ def _config(args: argparse.Namespace, told_otherwise: bool) -> GPTConfig | None:
     raise UserError(
         f"{args.checkpoint} is not of the architecture defined here",
         got=f"model_type {config.model_type}",
-        needed=GPTConfig.model_type,
-        mend="align import makes it one, where its options allow",
+        expected=GPTConfig.model_type,
+        fix="align import makes it one, where its options allow",
     )

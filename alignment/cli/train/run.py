@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             "align run is one process",
             got=f"{processes} processes of a launcher",
-            mend="launch the stages one by one: accelerate launch -m align STAGE RECIPE",
+            fix="launch the stages one by one: accelerate launch -m align STAGE RECIPE",
         )
     max_seconds = seconds(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)

@@ -167,7 +167,7 @@ def put_together(parts: Sequence[Part], sources: Sequence[Source], limit: tuple[
     """
     for part in parts:
         if not len(part.rows):
-            raise UserError(f"No {part.account.split} row is left.", got=str(part.account), needed="at least one")
+            raise UserError(f"No {part.account.split} row is left.", got=str(part.account), expected="at least one")
     if len(parts) == 1 and all(source.epochs == 1 for source in sources):
         picked = range(len(parts[0].rows))
     else:

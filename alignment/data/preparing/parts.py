@@ -92,8 +92,8 @@ def concatenated(parts: Sequence[Part]) -> Dataset:
         raise UserError(
             "The sources have columns of one name and different kinds.",
             got=str(error),
-            needed="columns that mean the same",
-            mend="rename one with `columns`",
+            expected="columns that mean the same",
+            fix="rename one with `columns`",
         ) from None
 
 

@@ -40,8 +40,8 @@ def draw_groups(part: Part, kind: str, share: float, seed: int) -> tuple[list[in
         raise UserError(
             "There are too few different rows to split some off for validation.",
             got=f"{len(keys)} row(s), {len(groups)} different; {part.account}",
-            needed="2 or more",
-            mend="set eval_share: 0, or name a dataset_test_split",
+            expected="2 or more",
+            fix="set eval_share: 0, or name a dataset_test_split",
         )
     size = min(max(1, round(share * len(groups))), len(groups) - 1)
     held_out = set(random.Random(seed).sample(groups, size))

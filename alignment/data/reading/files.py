@@ -46,7 +46,7 @@ def local_files(name: str) -> list[Path]:
         files = [file for file in sorted(path.rglob("*")) if file.is_file() and extension_of(file) in READERS]
         found = [file for file in files if file.name.lower() not in NOT_ROWS]
         if not found:
-            raise UserError(f"The folder {name} holds no data.", needed=f"files ending in {', '.join(READERS)}")
+            raise UserError(f"The folder {name} holds no data.", expected=f"files ending in {', '.join(READERS)}")
         return found
     if path.is_file():
         return [path]
@@ -65,8 +65,8 @@ def split_files(name: str, split: str) -> list[Path]:
         raise UserError(
             f"{name} has no split {split}.",
             got=f"the split(s) {', '.join(sorted(splits)) or 'train'}",
-            needed=f"a folder with files named {split}.EXTENSION",
-            mend="leave dataset_test_split unset to have a share of the rows split off (eval_share)",
+            expected=f"a folder with files named {split}.EXTENSION",
+            fix="leave dataset_test_split unset to have a share of the rows split off (eval_share)",
         )
     return files
 
@@ -108,16 +108,16 @@ def _reader(files: list[Path]) -> Callable[[list[Path]], Tables]:
         raise UserError(
             "The files are of several kinds." if len(extensions) > 1 else f"Cannot read {files[0]}.",
             got=", ".join(extension or "no extension" for extension in extensions),
-            needed=f"one of {', '.join(READERS)} (text, JSON and CSV also with .gz)",
-            mend="name the files by a glob, such as FOLDER/*.jsonl" if len(extensions) > 1 else "convert or rename it",
+            expected=f"one of {', '.join(READERS)} (text, JSON and CSV also with .gz)",
+            fix="name the files by a glob, such as FOLDER/*.jsonl" if len(extensions) > 1 else "convert or rename it",
         )
     zipped = [file for file in files if file.suffix == ".gz" and extensions[0] in BINARY]
     if zipped:
         raise UserError(
             f"Cannot read {zipped[0]}.",
             got=f"{extensions[0]} inside gzip",
-            needed=f"{extensions[0]} as it is: the format compresses by itself",
-            mend=f"gunzip {zipped[0]}",
+            expected=f"{extensions[0]} as it is: the format compresses by itself",
+            fix=f"gunzip {zipped[0]}",
         )
     return readers.pop()
 
@@ -129,8 +129,8 @@ def _refuse_pointers(files: list[Path]) -> None:
                 raise UserError(
                     f"{file} is not the data but a pointer to it.",
                     got="a git-LFS pointer, which a clone leaves where the large files were not fetched",
-                    needed="the file itself",
-                    mend="run `git lfs pull` in that repository, or download the file from its page",
+                    expected="the file itself",
+                    fix="run `git lfs pull` in that repository, or download the file from its page",
                 )
 
 
@@ -145,8 +145,8 @@ def _missing(path: Path) -> UserError:
     return UserError(
         f"There is no file {path}.",
         got=f"{folder}/ has no {wanted}",
-        needed="a file, a folder or a glob that matches files",
-        mend=f"did you mean {' or '.join(str(folder / name) for name in close)}?" if close else "check the path",
+        expected="a file, a folder or a glob that matches files",
+        fix=f"did you mean {' or '.join(str(folder / name) for name in close)}?" if close else "check the path",
     )
 
 
@@ -163,15 +163,15 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         raise UserError(
             f"{file} is cut off.",
             got="gzip data that ends in the middle",
-            needed="the whole file",
-            mend="download or write it again",
+            expected="the whole file",
+            fix="download or write it again",
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"Cannot read {file}.",
             got=str(error),
-            needed="data compressed by gzip",
-            mend="drop the .gz, or compress it",
+            expected="data compressed by gzip",
+            fix="drop the .gz, or compress it",
         ) from None
 
 
@@ -195,8 +195,8 @@ def _decode(file: Path, line: bytes, number: int) -> str:
         raise UserError(
             f"{file} is not UTF-8 at line {number}.",
             got=f"byte 0x{line[error.start]:02x} after {line[max(0, error.start - 30) : error.start]!r}",
-            needed="text in UTF-8",
-            mend=f"convert the file, for example with iconv -f LATIN1 -t UTF-8 {file}",
+            expected="text in UTF-8",
+            fix=f"convert the file, for example with iconv -f LATIN1 -t UTF-8 {file}",
         ) from None
 
 
@@ -312,8 +312,8 @@ def _parse_json(file: Path, text: str, line: int) -> Any:
         raise UserError(
             f"{file} is not valid JSON at line {line + error.lineno - 1}, column {error.colno}: {error.msg}.",
             got=repr(text[max(0, error.pos - 30) : error.pos + 30]),
-            needed="one JSON object a line, or one list of objects",
-            mend="correct that line",
+            expected="one JSON object a line, or one list of objects",
+            fix="correct that line",
         ) from None
 
 
@@ -322,7 +322,7 @@ def _check_object(file: Path, value: Any, where: str, *, check_halves: bool) -> 
         raise UserError(
             f"{file} holds something other than objects at {where}.",
             got=f"{type(value).__name__}: {str(value)[:60]}",
-            needed='objects with named columns, such as {"text": "..."}',
+            expected='objects with named columns, such as {"text": "..."}',
         )
     try:
         if check_halves:
@@ -331,8 +331,8 @@ def _check_object(file: Path, value: Any, where: str, *, check_halves: bool) -> 
         raise UserError(
             f"{file} holds half a character at {where}.",
             got=f"the escape \\u{ord(error.object[error.start]):04x} (a surrogate without its other half)",
-            needed="text that can be written as UTF-8",
-            mend="correct or delete it",
+            expected="text that can be written as UTF-8",
+            fix="correct or delete it",
         ) from None
     return value
 
@@ -452,16 +452,16 @@ def _csv_rows(file: Path) -> Iterator[list[str]]:
                     raise UserError(
                         f"Cannot read {file}: line {reader.line_num} has not as many values as the header.",
                         got=f"{len(row)} values",
-                        needed=f"{len(header)}: {', '.join(header)}",
-                        mend="quote values that hold a separator, and write missing ones as empty",
+                        expected=f"{len(header)}: {', '.join(header)}",
+                        fix="quote values that hold a separator, and write missing ones as empty",
                     )
                 yield row
         except csv.Error as error:
             raise UserError(
-                f"Cannot read {file} at line {reader.line_num}.", got=str(error), needed="a header line and rows"
+                f"Cannot read {file} at line {reader.line_num}.", got=str(error), expected="a header line and rows"
             ) from None
     if not header or len(set(header)) < len(header):
-        raise UserError(f"Cannot read {file}.", got=f"the header {header}", needed="a header line of different names")
+        raise UserError(f"Cannot read {file}.", got=f"the header {header}", expected="a header line of different names")
 
 
 @contextmanager
@@ -522,7 +522,7 @@ def _columnar(
                 yield whole.replace_schema_metadata(schema.metadata)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OSError) as error:
         names = ", ".join(map(str, files))
-        raise UserError(f"Cannot read {names}.", got=str(error), needed=f"{what} files of like columns") from None
+        raise UserError(f"Cannot read {names}.", got=str(error), expected=f"{what} files of like columns") from None
 
 
 READERS: dict[str, Callable[[list[Path]], Tables]] = {

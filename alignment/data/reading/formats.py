@@ -122,8 +122,8 @@ def convert(
         raise UserError(
             f"No row can be used as {kind}.",
             got=str(Report(**error.args[0])),
-            needed="at least one row that is complete",
-            mend="look at a row of the data set, or map other columns with `columns`",
+            expected="at least one row that is complete",
+            fix="look at a row of the data set, or map other columns with `columns`",
         ) from None
     return rows, Report(**notes)
 
@@ -184,8 +184,8 @@ def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
         raise UserError(
             f"`columns` names columns that the data set does not have: {', '.join(missing)}.",
             got=f"columns {', '.join(dataset.column_names)}",
-            needed="a mapping {column of the data set: recognised column}",
-            mend="name one of the columns got on the left",
+            expected="a mapping {column of the data set: recognised column}",
+            fix="name one of the columns got on the left",
         )
     targets = list(columns.values())
     twice = sorted({name for name in targets if targets.count(name) > 1})
@@ -193,8 +193,8 @@ def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
         raise UserError(
             f"`columns` maps two columns to one name: {', '.join(twice)}.",
             got=dict(columns),
-            needed="different names on the right",
-            mend="keep one of them",
+            expected="different names on the right",
+            fix="keep one of them",
         )
     in_the_way = [name for name in targets if name in dataset.column_names and name not in columns]
     return dataset.remove_columns(in_the_way).rename_columns(dict(columns))
@@ -213,8 +213,8 @@ def recognise(column_names: Sequence[str], kind: str, mapped: Iterable[str] = ()
     raise UserError(
         f"The columns are not recognised as {kind} data.",
         got=f"columns {', '.join(column_names)}",
-        needed=f"one of these sets of columns: {accepted}",
-        mend=f"map yours to ours in the recipe, for example `columns: {{{example}}}`",
+        expected=f"one of these sets of columns: {accepted}",
+        fix=f"map yours to ours in the recipe, for example `columns: {{{example}}}`",
     )
 
 

@@ -58,8 +58,8 @@ def parse_python_sources(name: str, kind: str) -> PythonSources:
         raise UserError(
             f"{name} has no {kind} data.",
             got=f"kind {kind}",
-            needed="a stage that learns from plain text: tokenizer or pretrain",
-            mend="name another data set",
+            expected="a stage that learns from plain text: tokenizer or pretrain",
+            fix="name another data set",
         )
     address, _, query = name.partition("?")
     packages = tuple(_normal(package) for package in address.partition(":")[2].split(",") if package.strip())
@@ -69,12 +69,12 @@ def parse_python_sources(name: str, kind: str) -> PythonSources:
         if key != "docstrings":
             raise unknown(f"{PYTHON_SOURCES} option", key, ("docstrings",))
         if value not in ("true", "false"):
-            raise UserError(f"{PYTHON_SOURCES} option {key} has no such value.", got=value, needed="true or false")
+            raise UserError(f"{PYTHON_SOURCES} option {key} has no such value.", got=value, expected="true or false")
         docstrings = value == "true"
     known = (STANDARD_LIBRARY, *_distributions())
     for package in packages:
         if package not in known:
-            raise unknown("package", package, known, needed="a package that is installed, or stdlib")
+            raise unknown("package", package, known, expected="a package that is installed, or stdlib")
     return PythonSources(packages, docstrings)
 
 

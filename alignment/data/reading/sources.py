@@ -68,7 +68,7 @@ def load_source(
     except NoRowsError:
         rows = ()
     if not len(rows):
-        raise UserError(f"The data set {name} is empty.", got="0 rows", needed="at least one row")
+        raise UserError(f"The data set {name} is empty.", got="0 rows", expected="at least one row")
     return rows if max_rows is None or max_rows >= len(rows) else rows.select(range(max_rows))
 
 
@@ -96,8 +96,8 @@ def _load_python_sources(name: str, split: str, kind: str) -> Dataset:
         raise UserError(
             f"{name} has no split {split}.",
             got="the split train",
-            needed="train",
-            mend="leave dataset_test_split unset to have a share of the rows split off (eval_share)",
+            expected="train",
+            fix="leave dataset_test_split unset to have a share of the rows split off (eval_share)",
         )
     return read_python_sources(wanted)
 
@@ -125,7 +125,7 @@ def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
     try:
         return tinyworld.load(rows, split, config)
     except ValueError as error:  # no such split, or an option out of range
-        raise UserError(f"Cannot generate {name}, split {split}.", got=str(error), mend="change the option") from None
+        raise UserError(f"Cannot generate {name}, split {split}.", got=str(error), fix="change the option") from None
 
 
 def world_config(query: str) -> WorldConfig:
@@ -142,7 +142,7 @@ def world_config(query: str) -> WorldConfig:
             options[key] = value == "true" if types[key] is bool else types[key](value)
         except ValueError:
             raise UserError(
-                f"tinyworld option {key} has no such value.", got=value, needed=types[key].__name__
+                f"tinyworld option {key} has no such value.", got=value, expected=types[key].__name__
             ) from None
     return WorldConfig(**options)
 
@@ -195,6 +195,6 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise UserError(
             f"Cannot load the data set {name} from the hub.",
             got=str(error.__cause__ or error),
-            needed="a local file or folder, tinyworld:NAME, python-sources:, or a data set on the hub in reach",
-            mend="check the spelling (a local path that does not exist is taken for a hub id), config and split",
+            expected="a local file or folder, tinyworld:NAME, python-sources:, or a data set on the hub in reach",
+            fix="check the spelling (a local path that does not exist is taken for a hub id), config and split",
         ) from None

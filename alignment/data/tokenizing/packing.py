@@ -119,7 +119,7 @@ def write_rows(documents: Iterable[np.ndarray], length: int, window: int, folder
 
     write_shards(packed(), folder)
     if not counts["rows"]:
-        raise UserError("There is nothing to pack.", got="no tokens", needed="documents that are not empty")
+        raise UserError("There is nothing to pack.", got="no tokens", expected="documents that are not empty")
     (folder / REPORT).write_text(json.dumps(asdict(PackingReport(**counts, length=length))) + "\n", encoding="utf-8")
 
 

@@ -69,8 +69,8 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
     return UserError(
         f"Cannot write {folder}.",
         got=str(error),
-        needed="a folder on a disk with room for the token ids: 4 bytes a token, twice where they are packed",
-        mend="set the environment variable HF_DATASETS_CACHE to such a folder",
+        expected="a folder on a disk with room for the token ids: 4 bytes a token, twice where they are packed",
+        fix="set the environment variable HF_DATASETS_CACHE to such a folder",
     )
 
 

@@ -134,8 +134,8 @@ def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise UserError(
             "Documents cannot be told apart: the tokenizer has no EOS token.",
-            needed="a tokenizer with an eos_token",
-            mend="set tokenizer.eos_token and save the tokenizer again",
+            expected="a tokenizer with an eos_token",
+            fix="set tokenizer.eos_token and save the tokenizer again",
         )
     return tokenizer.eos_token_id
 

@@ -30,8 +30,8 @@ class TokenWindows(torch.utils.data.Dataset):
             raise UserError(
                 "The text is shorter than a window.",
                 got=f"{self.starts[-1]} tokens",
-                needed=f"more than max_length={length}",
-                mend="lower max_length, or give more text",
+                expected=f"more than max_length={length}",
+                fix="lower max_length, or give more text",
             )
 
     def __len__(self) -> int:

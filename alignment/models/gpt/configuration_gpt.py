@@ -186,8 +186,8 @@ class GPTConfig(PreTrainedConfig):
                 raise UserError(
                     "RoPE parameters are given, yet positions are learned",
                     got=self.rope_parameters,
-                    needed='rope_parameters=None, or position_embedding_type="rope"',
-                    mend="drop one of the two",
+                    expected='rope_parameters=None, or position_embedding_type="rope"',
+                    fix="drop one of the two",
                 )
             self.rope_parameters = None  # transformers fills it in for every config that has the field
 
@@ -222,25 +222,25 @@ class GPTConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Report every setting that cannot be built, at once; `@strict` calls this after `__init__` and on saving."""
         errors = [
-            UserError(f"{name} is not known", got=repr(getattr(self, name)), needed="one of " + ", ".join(choices))
+            UserError(f"{name} is not known", got=repr(getattr(self, name)), expected="one of " + ", ".join(choices))
             for name, choices in CHOICES.items()
             if getattr(self, name) not in choices
         ]
         errors += [
-            UserError(f"{name} is too small", got=getattr(self, name), needed="at least 1")
+            UserError(f"{name} is too small", got=getattr(self, name), expected="at least 1")
             for name in POSITIVE
             if getattr(self, name) < 1
         ]
         if self.num_experts and "sparse" not in self.mlp_layer_types:
             got = f"num_experts {self.num_experts}, mlp_layer_types all dense"
-            errors.append(UserError("no layer has the experts", got=got, needed="a sparse layer, or num_experts 0"))
+            errors.append(UserError("no layer has the experts", got=got, expected="a sparse layer, or num_experts 0"))
         errors += [
-            UserError(f"{name} is out of range", got=getattr(self, name), needed="at least 0 and below 1")
+            UserError(f"{name} is out of range", got=getattr(self, name), expected="at least 0 and below 1")
             for name in DROPOUTS
             if not 0 <= getattr(self, name) < 1
         ]
         errors += [
-            UserError(f"{name} is out of range", got=getattr(self, name), needed="above 0, or None for no cap")
+            UserError(f"{name} is out of range", got=getattr(self, name), expected="above 0, or None for no cap")
             for name in CAPS
             if getattr(self, name) is not None and getattr(self, name) <= 0
         ]
@@ -254,8 +254,8 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "the heads do not fill the hidden size",
                     got=f"hidden_size={self.hidden_size}, num_attention_heads={heads}",
-                    needed="hidden_size a multiple of num_attention_heads",
-                    mend="change one of the two, or set head_dim",
+                    expected="hidden_size a multiple of num_attention_heads",
+                    fix="change one of the two, or set head_dim",
                 )
             )
         if heads % kv_heads:
@@ -263,7 +263,7 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "the query heads do not divide among the key-value heads",
                     got=f"num_attention_heads={heads}, num_key_value_heads={kv_heads}",
-                    needed="num_attention_heads a multiple of num_key_value_heads",
+                    expected="num_attention_heads a multiple of num_key_value_heads",
                 )
             )
         return errors
@@ -277,11 +277,11 @@ class GPTConfig(PreTrainedConfig):
                     UserError(
                         f"{name} does not fit the number of layers",
                         got=f"{len(types)} types, num_hidden_layers={self.num_hidden_layers}",
-                        needed="one type a layer",
+                        expected="one type a layer",
                     )
                 )
             errors += [
-                UserError(f"{name} has an unknown type", got=repr(one), needed="one of " + ", ".join(choices))
+                UserError(f"{name} has an unknown type", got=repr(one), expected="one of " + ", ".join(choices))
                 for one in sorted(set(types) - set(choices))
             ]
         slides = "sliding_attention" in self.layer_types
@@ -290,7 +290,7 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "layers slide, and there is no window",
                     got=f"sliding_window={self.sliding_window}",
-                    needed="sliding_window of at least 1",
+                    expected="sliding_window of at least 1",
                 )
             )
         return errors
@@ -298,14 +298,16 @@ class GPTConfig(PreTrainedConfig):
     def _expert_errors(self) -> list[UserError]:
         if self.num_experts == 0:
             sparse = "sparse" in self.mlp_layer_types
-            return [UserError("sparse layers need experts", got="num_experts=0", needed="at least 1")] if sparse else []
+            return (
+                [UserError("sparse layers need experts", got="num_experts=0", expected="at least 1")] if sparse else []
+            )
         errors = []
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
             errors.append(
                 UserError(
                     "a token cannot be sent to so many experts",
                     got=f"num_experts_per_tok={self.num_experts_per_tok}, num_experts={self.num_experts}",
-                    needed="num_experts_per_tok from 1 to num_experts",
+                    expected="num_experts_per_tok from 1 to num_experts",
                 )
             )
         if self.mlp_type != "gated" or self.mlp_bias:
@@ -313,7 +315,7 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "experts are gated and have no biases",
                     got=f"mlp_type={self.mlp_type!r}, mlp_bias={self.mlp_bias}",
-                    needed='mlp_type="gated", mlp_bias=False',
+                    expected='mlp_type="gated", mlp_bias=False',
                 )
             )
         if self.router_z_loss_coef and not self.router_aux_loss_coef:
@@ -321,7 +323,7 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "the z-loss travels with the load-balancing loss, which is off",
                     got=f"router_aux_loss_coef=0, router_z_loss_coef={self.router_z_loss_coef}",
-                    needed="both, or neither",
+                    expected="both, or neither",
                 )
             )
         return errors
@@ -335,14 +337,16 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "RoPE turns pairs of features, and a head has an odd number of them",
                     got=f"head_dim={self.head_dim}",
-                    needed="an even head_dim",
+                    expected="an even head_dim",
                 )
             )
         known = ("default", *ROPE_INIT_FUNCTIONS)
         if self.rope_parameters["rope_type"] not in known:
             errors.append(
                 UserError(
-                    "rope_type is not known", got=self.rope_parameters["rope_type"], needed="one of " + ", ".join(known)
+                    "rope_type is not known",
+                    got=self.rope_parameters["rope_type"],
+                    expected="one of " + ", ".join(known),
                 )
             )
         if self.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
@@ -350,7 +354,7 @@ class GPTConfig(PreTrainedConfig):
                 UserError(
                     "RoPE turns whole heads here",
                     got=f"partial_rotary_factor={self.rope_parameters['partial_rotary_factor']}",
-                    needed="partial_rotary_factor=1.0",
+                    expected="partial_rotary_factor=1.0",
                 )
             )
         return errors

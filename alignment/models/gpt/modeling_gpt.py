@@ -513,8 +513,8 @@ class GPTModel(GPTPreTrainedModel):
             raise UserError(
                 f"the attention backend {backend!r} cannot honour {option}",
                 got=f"{option}={getattr(config, option)}",
-                needed="eager" if lacks_sinks else "eager, flex_attention or flash attention",
-                mend='model.set_attn_implementation("eager")',
+                expected="eager" if lacks_sinks else "eager, flex_attention or flash attention",
+                fix='model.set_attn_implementation("eager")',
             )
 
     def _require_known_tokens(self, input_ids: torch.LongTensor) -> None:
@@ -526,8 +526,8 @@ class GPTModel(GPTPreTrainedModel):
             raise UserError(
                 "a token id is not in the vocabulary",
                 got=f"token id {largest}",
-                needed=f"ids below vocab_size={known}",
-                mend="use the tokenizer that the model was trained with, or resize_token_embeddings",
+                expected=f"ids below vocab_size={known}",
+                fix="use the tokenizer that the model was trained with, or resize_token_embeddings",
             )
 
     def _positions(
@@ -554,8 +554,8 @@ class GPTModel(GPTPreTrainedModel):
             raise UserError(
                 "a sequence is longer than the table of learned positions",
                 got=f"position {largest}",
-                needed=f"positions below max_position_embeddings={size}",
-                mend="shorten the sequence or max_new_tokens, or train with more positions or with RoPE",
+                expected=f"positions below max_position_embeddings={size}",
+                fix="shorten the sequence or max_new_tokens, or train with more positions or with RoPE",
             )
         return self.embed_positions(position_ids)
 

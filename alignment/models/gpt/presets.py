@@ -152,7 +152,7 @@ def preset_fields(name: str) -> dict:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         raise UserError(
             f"no preset is called {name!r}",
-            needed=", ".join(PRESETS),
-            mend=f"did you mean {near[0]!r}?" if near else None,
+            expected=", ".join(PRESETS),
+            fix=f"did you mean {near[0]!r}?" if near else None,
         )
     return PRESETS[name]

@@ -99,8 +99,8 @@ def import_checkpoint(source: str | Path, output_dir: str | Path) -> Conversion:
         raise UserError(
             f"{source} is of this project's architecture already",
             got=f"model_type {theirs.model_type!r}",
-            needed="one of " + ", ".join(FAMILIES),
-            mend="use it as it is; `align export` goes the other way",
+            expected="one of " + ", ".join(FAMILIES),
+            fix="use it as it is; `align export` goes the other way",
         )
     if misfits := import_misfits(theirs):
         raise _misfit_error(
@@ -130,15 +130,15 @@ def export_checkpoint(checkpoint: str | Path, target: str, output_dir: str | Pat
             checkpoint is no GPT; or the folder is taken.
     """
     if target not in TARGETS:
-        raise UserError(f"no target is called {target!r}", needed="one of " + ", ".join(TARGETS))
+        raise UserError(f"no target is called {target!r}", expected="one of " + ", ".join(TARGETS))
     output_dir = _free_folder(output_dir)
     config = _config(checkpoint)
     if config.model_type != GPTConfig.model_type:
         raise UserError(
             f"{checkpoint} is not of this project's architecture",
             got=f"model_type {config.model_type!r}",
-            needed=f"model_type {GPTConfig.model_type!r}",
-            mend="`align import` makes it one",
+            expected=f"model_type {GPTConfig.model_type!r}",
+            fix="`align import` makes it one",
         )
     model_class, load = _how_to_load(checkpoint, config)
     if target == SELF_CONTAINED:
@@ -163,8 +163,8 @@ def _free_folder(output_dir: str | Path) -> Path:
         raise UserError(
             f"{output_dir} is taken",
             got="a folder with files in it" if output_dir.is_dir() else "a file",
-            needed="a folder that is new or empty",
-            mend="give another --output_dir; nothing has been overwritten",
+            expected="a folder that is new or empty",
+            fix="give another --output_dir; nothing has been overwritten",
         )
     return output_dir
 
@@ -180,7 +180,7 @@ def _config(checkpoint: str | Path) -> PreTrainedConfig:
             raise UserError(
                 f"{whole} is of an architecture that is not known here",
                 got=f"model_type {model_type!r}",
-                needed="one of " + ", ".join((*FAMILIES, GPTConfig.model_type)),
+                expected="one of " + ", ".join((*FAMILIES, GPTConfig.model_type)),
             )
         return AutoConfig.from_pretrained(whole, trust_remote_code=False)
 
@@ -198,14 +198,16 @@ def _how_to_load(checkpoint: str | Path, config: GPTConfig) -> tuple[type, Calla
     if is_adapter(checkpoint):
         task = json.loads((Path(checkpoint) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
         if task not in ADAPTED:
-            needed = "one of " + ", ".join(ADAPTED)
-            raise UserError(f"{checkpoint} is an adapter for another task", got=f"task_type {task!r}", needed=needed)
+            expected = "one of " + ", ".join(ADAPTED)
+            raise UserError(
+                f"{checkpoint} is an adapter for another task", got=f"task_type {task!r}", expected=expected
+            )
         model_class, kind = ADAPTED[task]
         return model_class, lambda: _merged(checkpoint, kind)
     known = {cls.__name__: cls for cls in HEADS.values()}
     name = (config.architectures or [GPTForCausalLM.__name__])[0]
     if name not in known:
-        raise UserError(f"{checkpoint} is of an unknown class", got=name, needed="one of " + ", ".join(known))
+        raise UserError(f"{checkpoint} is of an unknown class", got=name, expected="one of " + ", ".join(known))
     return known[name], lambda: _loaded(checkpoint, known[name])
 
 
@@ -222,7 +224,7 @@ def _loaded(checkpoint: str | Path, model_class: type) -> PreTrainedModel:
         raise UserError(
             f"the weights of {checkpoint} are not those of its architecture",
             got="; ".join(f"{kind}: {', '.join(map(str, names[:6]))}" for kind, names in odd.items()),
-            needed=f"the weights of a {type(model).__name__}, no more and no fewer",
+            expected=f"the weights of a {type(model).__name__}, no more and no fewer",
         )
     return model
 
@@ -232,19 +234,19 @@ def _require_fit(checkpoint: str | Path, config: GPTConfig, model_class: type, t
         raise UserError(
             f"only causal language models become {target} models",
             got=model_class.__name__,
-            needed=GPTForCausalLM.__name__,
-            mend=f"--to {SELF_CONTAINED} takes every head",
+            expected=GPTForCausalLM.__name__,
+            fix=f"--to {SELF_CONTAINED} takes every head",
         )
     if misfits := export_misfits(config, target):
         fitting = [other for other in NATIVE_TARGETS if not export_misfits(config, other)]
-        mend = "--to " + " or ".join([*fitting, SELF_CONTAINED])
-        raise _misfit_error(f"{checkpoint} has options that {target} lacks", misfits, mend)
+        fix = "--to " + " or ".join([*fitting, SELF_CONTAINED])
+        raise _misfit_error(f"{checkpoint} has options that {target} lacks", misfits, fix)
 
 
-def _misfit_error(problem: str, misfits: list[Misfit], mend: str) -> UserError:
+def _misfit_error(problem: str, misfits: list[Misfit], fix: str) -> UserError:
     got = ", ".join(f"{misfit.option}={_shown(misfit.has)}" for misfit in misfits)
-    needed = ", ".join(f"{misfit.option}={_shown(misfit.needed)}" for misfit in misfits)
-    return UserError(problem, got=got, needed=needed, mend=mend)
+    expected = ", ".join(f"{misfit.option}={_shown(misfit.expected)}" for misfit in misfits)
+    return UserError(problem, got=got, expected=expected, fix=fix)
 
 
 def _shown(value: Any) -> str:

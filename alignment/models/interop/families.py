@@ -39,7 +39,7 @@ class Misfit:
 
     option: str
     has: Any
-    needed: Any
+    expected: Any
 
 
 def same(*names: str) -> dict[str, str]:
@@ -177,20 +177,20 @@ def import_misfits(theirs: PreTrainedConfig) -> list[Misfit]:
         found.append(Misfit("rope_parameters.partial_rotary_factor", turned, 1.0))
     quantization = getattr(theirs, "quantization_config", None)
     found.append(Misfit("quantization_config", quantization, None))
-    return [misfit for misfit in found if misfit.has != misfit.needed]
+    return [misfit for misfit in found if misfit.has != misfit.expected]
 
 
 def export_misfits(config: GPTConfig, model_type: str) -> list[Misfit]:
     """Options of a GPT that a family cannot express, and what they are in all of its models."""
     family = FAMILIES[model_type]
-    needed = _own_defaults(GPTConfig) | _needed_layers(config, family) | family.fixed
+    expected = _own_defaults(GPTConfig) | _needed_layers(config, family) | family.fixed
     if model_type == "gpt2":
-        needed["num_key_value_heads"] = config.num_attention_heads
-        needed["head_dim"] = config.hidden_size // config.num_attention_heads
+        expected["num_key_value_heads"] = config.num_attention_heads
+        expected["head_dim"] = config.hidden_size // config.num_attention_heads
     moot = FOLLOWING | TRAINING_ONLY | ({"intermediate_size"} if family.has_experts else OF_EXPERTS)
     found = [
         Misfit(name, getattr(config, name), value)
-        for name, value in needed.items()
+        for name, value in expected.items()
         if name not in {*family.paired.values(), *moot} and getattr(config, name) != value
     ]
     if model_type in ("gpt2", "llama") and config.hidden_size % config.num_attention_heads:

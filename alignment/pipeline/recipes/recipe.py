@@ -57,7 +57,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(
             f"{where}: not valid YAML",
             got=getattr(error, "problem", None) or str(error),
-            mend="correct that line; text with a colon, # or brackets in it goes in quotes",
+            fix="correct that line; text with a colon, # or brackets in it goes in quotes",
         ) from error
 
 
@@ -67,18 +67,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
-        mend = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise UserError(f"no recipe at {path}", needed="a YAML file", mend=mend) from error
+        fix = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=fix) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         kind = "a folder" if path.is_dir() else "a file that is not UTF-8 text"
-        mend = "`align run` takes a folder, `align STAGE` a recipe file" if path.is_dir() else None
-        raise UserError(f"{path} is not a recipe", got=kind, needed="a YAML file", mend=mend) from error
+        fix = "`align run` takes a folder, `align STAGE` a recipe file" if path.is_dir() else None
+        raise UserError(f"{path} is not a recipe", got=kind, expected="a YAML file", fix=fix) from error
     value = parse_yaml(text, str(path))
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise UserError(
-            f"{path} is not a recipe", got=describe_value(value), needed="a mapping: lines of the form `key: value`"
+            f"{path} is not a recipe", got=describe_value(value), expected="a mapping: lines of the form `key: value`"
         )
     return value
 
@@ -101,14 +101,14 @@ def read_recipe(path: str | Path, inputs: dict[str, Any] | None = None) -> dict[
 def _read_extending(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in [child.resolve() for child in children]:
         chain = " -> ".join(map(str, [*children, path]))
-        raise UserError(f"{children[0]} extends itself", got=chain, mend="take one `extends` out of the circle")
+        raise UserError(f"{children[0]} extends itself", got=chain, fix="take one `extends` out of the circle")
     recipe = read_mapping(path)
     if "extends" not in recipe:
         return recipe
     base = recipe.pop("extends")
     if not isinstance(base, str):
         raise UserError(
-            f"{path}: `extends` takes one recipe", got=describe_value(base), needed="a path, from this file"
+            f"{path}: `extends` takes one recipe", got=describe_value(base), expected="a path, from this file"
         )
     return merge(_read_extending(path.parent / base, (*children, path)), recipe)
 
@@ -134,7 +134,7 @@ def fill_inputs(recipe: dict[str, Any], inputs: dict[str, Any], source: str) -> 
     """A recipe with each `${name}` replaced; a value that is nothing but `${name}` keeps the input's type."""
     missing = sorted(placeholders(recipe) - set(inputs))
     if missing:
-        raise UserError(f"{source} asks for inputs that were not given", got=None, needed=", ".join(missing))
+        raise UserError(f"{source} asks for inputs that were not given", got=None, expected=", ".join(missing))
 
     def fill(value: Any) -> Any:
         if isinstance(value, dict):
@@ -156,7 +156,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         token = rest.pop(0)
         if not token.startswith("--") or not token.strip("-"):
             raise UserError(
-                "an argument that belongs to no key", got=token, needed="--key value", mend="write lists as '[a, b]'"
+                "an argument that belongs to no key", got=token, expected="--key value", fix="write lists as '[a, b]'"
             )
         key, equals, text = token[2:].partition("=")
         if not equals:
@@ -213,7 +213,7 @@ def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str
         UserError(
             f"{source}: unknown key {key!r}",
             got=f"{key}: {value}",
-            mend=renamed.get(key) or nearest(str(key), list(valid)),
+            fix=renamed.get(key) or nearest(str(key), list(valid)),
         )
         for key, value in recipe.items()
         if key not in valid
@@ -224,7 +224,7 @@ def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str
                 errors.append(_wrong_type(source, field, recipe[field.name], hints[field.name]))
             if field.name not in recipe and _required(field):
                 errors.append(
-                    UserError(f"{source}: the key {field.name!r} is missing", needed=describe(hints[field.name]))
+                    UserError(f"{source}: the key {field.name!r} is missing", expected=describe(hints[field.name]))
                 )
     raise_all(_distinct(errors))
 
@@ -256,8 +256,8 @@ def _wrong_type(source: str, field: dataclasses.Field, value: Any, hint: Any) ->
     return UserError(
         f"{source}: {field.name} cannot take this value",
         got=describe_value(value),
-        needed=describe(hint),
-        mend=None if example is None else f"for example `{field.name}: {written}`",
+        expected=describe(hint),
+        fix=None if example is None else f"for example `{field.name}: {written}`",
     )
 
 

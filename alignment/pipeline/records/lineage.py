@@ -49,8 +49,8 @@ def require_own(name: str, record: RunRecord, run_dir: Path) -> None:
         raise UserError(
             f"{checkpoint} is not the checkpoint that the stage {name} wrote",
             got=f"model digest {digest_checkpoint(checkpoint)[:12]}",
-            needed=f"{written[:12]}, as {record.path} has it",
-            mend=f"put it back, or move {run_dir / name} away to run the stage again; a checkpoint from elsewhere is "
+            expected=f"{written[:12]}, as {record.path} has it",
+            fix=f"put it back, or move {run_dir / name} away to run the stage again; a checkpoint from elsewhere is "
             "named by its path in the recipes",
         )
 

@@ -63,7 +63,7 @@ def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
             abs(found - total / count),
             loss_tolerance(trainer, total / count),
             failure="the trainer's loss is not that of its rows, each read alone",
-            mend="packing: false and padding_free: false, or another attn_implementation",
+            fix="packing: false and padding_free: false, or another attn_implementation",
         )
 
 
@@ -164,7 +164,7 @@ def check_preference_loss(trainer: Trainer) -> Iterator[Outcome]:
         abs(found - float(expected)),
         loss_tolerance(trainer, float(expected)),
         failure="the trainer's loss is not that of its pairs, each row scored alone",
-        mend="another attn_implementation; a padding token that is not the end-of-sequence token",
+        fix="another attn_implementation; a padding token that is not the end-of-sequence token",
     )
 
 
@@ -216,7 +216,7 @@ def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
         rewards,
         trainer.beta * SAME_PASS * length,
         failure="DPO's reference is not the model that training starts from",
-        mend="start from the checkpoint that the reference is",
+        fix="start from the checkpoint that the reference is",
     )
     yield from check_replies(trainer, rows, measured)
     with moved_weights(trainer.model):
@@ -228,7 +228,7 @@ def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
         float(not (any(policy) and any(apart))),
         failure="moving the trained weights moves "
         + ("the reference along with the policy" if any(policy) else "no log-probability"),
-        mend="see that the policy runs the trained adapter, and that the reference does not",
+        fix="see that the policy runs the trained adapter, and that the reference does not",
     )
 
 
@@ -251,5 +251,5 @@ def check_replies(trainer: Trainer, rows: Sequence[dict[str, Any]], measured: di
             abs(measured[f"logps/{side}"] - plain),
             0.1 * tolerance(trainer) * length,
             failure=f"DPO's log-probabilities of the {side} replies are not theirs, each read alone",
-            mend="padding_free: false, or another attn_implementation",
+            fix="padding_free: false, or another attn_implementation",
         )

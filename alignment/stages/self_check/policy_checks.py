@@ -188,7 +188,7 @@ def check_sampler(trainer: PPOTrainer, prompts: list[list[int]]) -> Iterator[Out
         "trained weights matter",
         float(torch.equal(same[mask], trained[mask])),
         failure="moving the trained weights changes no log-probability",
-        mend="see that the adapter sits on layers that the model runs",
+        fix="see that the adapter sits on layers that the model runs",
     )
 
 
@@ -198,7 +198,7 @@ def sampler_outcome(trainer: Trainer, difference: float) -> Outcome:
         difference,
         tolerance(trainer),
         failure="completions are sampled from other weights than those that are trained",
-        mend="sampler: generate; use_vllm: false; see that the adapter is part of the model that samples",
+        fix="sampler: generate; use_vllm: false; see that the adapter is part of the model that samples",
     )
 
 
@@ -223,7 +223,7 @@ def kl_outcome(difference: float) -> Outcome:
         difference,
         SAME_PASS,
         failure="the KL is measured from another model than the one that training starts from",
-        mend="start from the checkpoint that the reference is",
+        fix="start from the checkpoint that the reference is",
     )
 
 
@@ -232,7 +232,7 @@ def reference_outcome(stays: bool) -> Outcome:
         "reference stays",
         float(not stays),
         failure="the reference moves with the policy, so that the KL would stay 0 whatever is trained",
-        mend="report it with the recipe",
+        fix="report it with the recipe",
     )
 
 
@@ -242,5 +242,5 @@ def ratio_outcome(trainer: Trainer, difference: float) -> Outcome:
         difference,
         tolerance(trainer),
         failure="training's log-probabilities of fresh completions are not those that the rollout recorded",
-        mend="another attn_implementation; a padding token that is not the end-of-sequence token",
+        fix="another attn_implementation; a padding token that is not the end-of-sequence token",
     )

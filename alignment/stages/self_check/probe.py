@@ -79,5 +79,5 @@ def compare(name: str, probe: dict[str, Any] | None, model: nn.Module) -> Iterat
         difference,
         probe_tolerance(model),
         failure=f"a model is not the one that its checkpoint holds ({name})",
-        mend="see that the base and every adapter of the checkpoint are there and unchanged (align info --verify)",
+        fix="see that the base and every adapter of the checkpoint are there and unchanged (align info --verify)",
     )

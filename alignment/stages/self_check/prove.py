@@ -51,7 +51,7 @@ class Outcome:
     difference: float = 0.0
     tolerance: float = 0.0
     failure: str | None = None
-    mend: str | None = None
+    fix: str | None = None
     warning: str | None = None
 
     @property
@@ -63,8 +63,8 @@ class Outcome:
         return UserError(
             f"the self-check failed: {self.failure or self.name}",
             got=f"{self.name}: a difference of {self.difference:.3g}",
-            needed=f"at most {self.tolerance:.3g}",
-            mend=f"{self.mend or 'report it with the recipe'}; self_check: false (--no-self-check) trains all the same",
+            expected=f"at most {self.tolerance:.3g}",
+            fix=f"{self.fix or 'report it with the recipe'}; self_check: false (--no-self-check) trains all the same",
         )
 
 
@@ -95,7 +95,7 @@ def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | No
     failed = [outcome for outcome in outcomes if not outcome.holds]
     if any_process(bool(failed), trainer.args):
         raise_all([outcome.error for outcome in failed])
-        raise UserError("the self-check failed in another process", mend="its message says which check")
+        raise UserError("the self-check failed in another process", fix="its message says which check")
     for outcome in outcomes:
         if outcome.warning:
             logger.warning("self-check: %s", outcome.warning)

@@ -75,7 +75,7 @@ def alone_outcome(trainer: Trainer, name: str, together: Tensor, alone: Tensor) 
         largest(together, alone),
         tolerance(trainer) * scale(together),
         failure=f"the score of {name} depends on what else is in the batch",
-        mend="another attn_implementation, or a reward model with a padding token of its own",
+        fix="another attn_implementation, or a reward model with a padding token of its own",
     )
 
 
@@ -91,7 +91,7 @@ def probed(trainer: Trainer, reward: ModelReward, probe: dict[str, Any]) -> Iter
         largest(found, torch.tensor(probe["scores"], device=found.device)),
         probe_tolerance(reward.scorer.model, *([policy] if policy else [])),
         failure=f"the reward model {reward.name} is not the one that its checkpoint holds",
-        mend="see that its base and every adapter are there and unchanged (align info --verify)",
+        fix="see that its base and every adapter are there and unchanged (align info --verify)",
     )
 
 
@@ -157,7 +157,7 @@ def spread(name: str, scores: Tensor, completions: Sequence[Any]) -> Iterator[Ou
         f"{name} tells completions apart",
         float(known.max() == known.min()),
         failure=f"{name} gives every completion the same score, {float(known[0]):g}",
-        mend="see that it was trained (align reward-card), and that this is its checkpoint",
+        fix="see that it was trained (align reward-card), and that this is its checkpoint",
     )
 
 

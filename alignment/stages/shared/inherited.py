@@ -28,8 +28,8 @@ def require_inherited(tokenizer: PreTrainedTokenizerBase, parent: str, args: Any
         raise UserError(
             "the tokenizer to train with is not the parent's",
             got=f"another {' and another '.join(drifted)} than {parent} has",
-            needed="the tokenizer that the parent was trained with",
-            mend="start from the parent's own checkpoint; chat_template_path or eos_token in the recipe ask for others",
+            expected="the tokenizer that the parent was trained with",
+            fix="start from the parent's own checkpoint; chat_template_path or eos_token in the recipe ask for others",
         )
 
 

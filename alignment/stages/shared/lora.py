@@ -104,15 +104,15 @@ def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
         yield UserError(
             f"adapter_mode: {mode} trains a new adapter, and the recipe has none",
             got="use_peft: false",
-            needed="use_peft: true, with lora_r and what else the adapter is to have",
-            mend="set it, or adapter_mode: continue; to train all weights, start from what `align merge` writes",
+            expected="use_peft: true, with lora_r and what else the adapter is to have",
+            fix="set it, or adapter_mode: continue; to train all weights, start from what `align merge` writes",
         )
     if mode == "stack" and (model_args.use_dora or _changes_base(model_args)):
         yield UserError(
             "a DoRA or PiSSA adapter cannot stand over another",
             got=f"use_dora: {model_args.use_dora}, init_lora_weights: {model_args.init_lora_weights}",
-            needed="plain LoRA: both would start from the base's weights, not from what the parent makes of them",
-            mend="adapter_mode: merge, or use_dora: false and no init_lora_weights",
+            expected="plain LoRA: both would start from the base's weights, not from what the parent makes of them",
+            fix="adapter_mode: merge, or use_dora: false and no init_lora_weights",
         )
 
 
@@ -123,42 +123,42 @@ def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
         yield UserError(
             "a quantised model cannot be trained in full",
             got="use_peft: false",
-            needed="an adapter",
-            mend="use_peft: true",
+            expected="an adapter",
+            fix="use_peft: true",
         )
     if quantised and model_args.dtype == "auto":
         yield UserError(
             "a quantised base needs the type that it is to compute in",
             got="dtype: auto",
-            needed="bfloat16, float16 or float32",
-            mend="dtype: bfloat16",
+            expected="bfloat16, float16 or float32",
+            fix="dtype: bfloat16",
         )
     if quantised and new and _changes_base(model_args):
         yield UserError(
             "PiSSA takes its share out of the base's weights, and quantised ones stay as they are",
             got=f"init_lora_weights: {begin}",
-            needed="a base that is not quantised",
-            mend="leave init_lora_weights out, or load_in_4bit: false",
+            expected="a base that is not quantised",
+            fix="leave init_lora_weights out, or load_in_4bit: false",
         )
     if begin is not None and not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_[1-9]\d*)?", begin):
         yield UserError(
             "init_lora_weights has no such way to begin",
             got=begin,
-            needed="gaussian, orthogonal, pissa or pissa_niter_N",
-            mend="leave it out for LoRA's own, whose B begins as 0",
+            expected="gaussian, orthogonal, pissa or pissa_niter_N",
+            fix="leave it out for LoRA's own, whose B begins as 0",
         )
     if _changes_base(model_args) and new and method in ("dpo", "ppo", "grpo"):
         yield UserError(
             "PiSSA changes the base, which is the reference here",
             got=f"init_lora_weights: {begin}",
-            needed="a base that stays as it is",
-            mend=f"begin with PiSSA in the sft stage, and let {method} go on with its adapter",
+            expected="a base that stays as it is",
+            fix=f"begin with PiSSA in the sft stage, and let {method} go on with its adapter",
         )
     if model_args.loraplus_lr_ratio is not None and method == "ppo":
         yield UserError(
             "loraplus_lr_ratio does nothing for ppo, whose optimizer has the critic's rate beside the policy's",
             got=model_args.loraplus_lr_ratio,
-            mend="leave it out",
+            fix="leave it out",
         )
 
 

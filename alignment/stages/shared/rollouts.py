@@ -29,13 +29,13 @@ class RewardSources:
     def __post_init__(self):
         rewards = [self.reward_model_path, *self.reward_funcs] if self.reward_model_path else self.reward_funcs
         if not rewards:
-            raise UserError("nothing gives a reward", needed="reward_model_path, reward_funcs or both")
+            raise UserError("nothing gives a reward", expected="reward_model_path, reward_funcs or both")
         if self.reward_weights is not None and len(self.reward_weights) != len(rewards):
             raise UserError(
                 "reward_weights does not fit the rewards",
                 got=f"{self.reward_weights} for {', '.join(rewards)}",
-                needed="a weight for the reward model if there is one, then one for each function",
-                mend="reward_weights: null weighs each by 1",
+                expected="a weight for the reward model if there is one, then one for each function",
+                fix="reward_weights: null weighs each by 1",
             )
         for spec in self.reward_funcs:
             check_function(spec)  # a misspelt name is found before any stage runs
@@ -60,8 +60,8 @@ def without_long_prompts(
             raise UserError(
                 f"no prompt of the {name} split leaves room for a completion",
                 got=f"prompts of {min(lengths)} tokens or more, max_completion_length={max_completion_length}",
-                needed=f"at most {context} tokens together, the model's context",
-                mend="shorten max_completion_length, or take shorter prompts",
+                expected=f"at most {context} tokens together, the model's context",
+                fix="shorten max_completion_length, or take shorter prompts",
             )
         if len(fitting) < len(lengths):
             dropped = len(lengths) - len(fitting)

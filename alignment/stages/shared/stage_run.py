@@ -140,8 +140,8 @@ def require_context(checkpoint: str, max_length: int | None) -> None:
         raise UserError(
             "max_length is beyond the model's context",
             got=f"max_length={max_length}, {context} positions in the model",
-            needed=f"max_length of at most {context}",
-            mend=f"max_length: {context}, or a model with more positions",
+            expected=f"max_length of at most {context}",
+            fix=f"max_length: {context}, or a model with more positions",
         )
 
 

@@ -14,14 +14,14 @@ def check_arguments(args: PPOConfig, train_dataset, eval_dataset, scheduler) -> 
         raise UserError(
             "A scheduler of your own cannot know of the critic, which joins the optimizer here.",
             got=f"optimizers=(..., {type(scheduler).__name__})",
-            needed="optimizers=(optimizer, None)",
-            mend="name the schedule by lr_scheduler_type and lr_scheduler_kwargs",
+            expected="optimizers=(optimizer, None)",
+            fix="name the schedule by lr_scheduler_type and lr_scheduler_kwargs",
         )
     if args.n_gpu > 1 or args.deepspeed or args.fsdp:
         raise UserError(
             "PPO trains on one device a process, with whole models.",
             got=f"{args.n_gpu} GPUs in one process, deepspeed={args.deepspeed}, fsdp={args.fsdp}",
-            mend="`accelerate launch --multi_gpu` without DeepSpeed and FSDP, or CUDA_VISIBLE_DEVICES=0 for one GPU",
+            fix="`accelerate launch --multi_gpu` without DeepSpeed and FSDP, or CUDA_VISIBLE_DEVICES=0 for one GPU",
         )
     eval_datasets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     for dataset in [train_dataset, *eval_datasets]:
@@ -33,7 +33,7 @@ def check_arguments(args: PPOConfig, train_dataset, eval_dataset, scheduler) -> 
             raise UserError(
                 "PPO needs data sets with a `prompt` column.",
                 got=f"{len(dataset)} rows with columns {getattr(dataset, 'column_names', None)}",
-                mend="name the column of the prompts `prompt`",
+                fix="name the column of the prompts `prompt`",
             )
 
 
@@ -45,8 +45,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> No
             "A model has a smaller vocabulary than the tokenizer.",
             got=f"vocab_size {config.get_text_config().vocab_size} of {config.name_or_path or type(model).__name__}, "
             f"{len(tokenizer)} tokens",
-            needed="a model trained with this tokenizer",
-            mend="name a reward model's own tokenizer in reward_processing_classes, or resize_token_embeddings",
+            expected="a model trained with this tokenizer",
+            fix="name a reward model's own tokenizer in reward_processing_classes, or resize_token_embeddings",
         )
 
 
@@ -62,15 +62,15 @@ def check_prompts(
         rows = [{"prompt": prompt} for prompt in dataset["prompt"]]
         lengths = [len(prompt) for prompt in encode_prompts(rows, tokenizer)]
         if min(lengths) == 0:
-            raise UserError(f"The prompt of row {lengths.index(0)} has no tokens.", needed="at least one token")
+            raise UserError(f"The prompt of row {lengths.index(0)} has no tokens.", expected="at least one token")
         too_long = [length for length in lengths if context and length + args.max_completion_length > context]
         if too_long:
             raise UserError(
                 "A prompt and its completion may not fit the model's context.",
                 got=f"{len(too_long)} of {len(lengths)} prompts, the longest of {max(too_long)} tokens, and "
                 f"max_completion_length={args.max_completion_length}",
-                needed=f"at most {context} tokens together",
-                mend="shorten max_completion_length, or leave out the long prompts",
+                expected=f"at most {context} tokens together",
+                fix="shorten max_completion_length, or leave out the long prompts",
             )
 
 
@@ -80,8 +80,8 @@ def check_weights(weights: list[float] | None, rewards: list) -> None:
         raise UserError(
             "reward_weights does not fit the rewards.",
             got=len(weights),
-            needed=len(rewards),
-            mend="give a weight for each of reward_funcs, in their order; null weighs each by 1",
+            expected=len(rewards),
+            fix="give a weight for each of reward_funcs, in their order; null weighs each by 1",
         )
 
 
@@ -91,8 +91,8 @@ def check_resumable(path: str, step: int, args: PPOConfig) -> None:
         raise UserError(
             "The checkpoint lies inside a rollout.",
             got=f"{path} at step {step}, with {args.steps_per_rollout} steps a rollout",
-            needed="a step that is a multiple of the steps a rollout",
-            mend=f"resume from another checkpoint, and save every multiple of {args.steps_per_rollout} steps",
+            expected="a step that is a multiple of the steps a rollout",
+            fix=f"resume from another checkpoint, and save every multiple of {args.steps_per_rollout} steps",
         )
 
 
@@ -104,6 +104,6 @@ def find_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     if not found:
         raise UserError(
             "Neither the model's generation config nor the tokenizer names an end-of-sequence token.",
-            mend="set eos_token_id in generation_config.json",
+            fix="set eos_token_id in generation_config.json",
         )
     return found

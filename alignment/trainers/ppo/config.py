@@ -58,8 +58,8 @@ def names_renamed_keys(cls: type) -> type:
             raise UserError(
                 "these keys of TRL's old PPOConfig are called otherwise here",
                 got=", ".join(old),
-                needed="; ".join(f"{key}: {RENAMED[key]}" for key in old),
-                mend="docs/ppo-migration.md has them all",
+                expected="; ".join(f"{key}: {RENAMED[key]}" for key in old),
+                fix="docs/ppo-migration.md has them all",
             )
         construct(self, *args, **kwargs)
 
@@ -223,17 +223,19 @@ class PPOConfig(TrainingArguments):
         lows = {"max_completion_length": 1, "num_iterations": 1, "temperature": 1e-6, "beta": 0, "ptx_max_length": 2}
         for name, low in lows.items():
             if getattr(self, name) < low:
-                yield UserError(f"{name} is too small.", got=getattr(self, name), needed=f"at least {low}")
+                yield UserError(f"{name} is too small.", got=getattr(self, name), expected=f"at least {low}")
         if self.delta is not None and self.delta <= 1 + self.epsilon:
-            yield UserError("delta is too small.", got=self.delta, needed=f"more than 1 + epsilon = {1 + self.epsilon}")
+            yield UserError(
+                "delta is too small.", got=self.delta, expected=f"more than 1 + epsilon = {1 + self.epsilon}"
+            )
         if self.kl_target is not None and self.kl_target <= 0:
-            yield UserError("kl_target is too small.", got=self.kl_target, needed="more than 0 nats")
+            yield UserError("kl_target is too small.", got=self.kl_target, expected="more than 0 nats")
 
     def _not_a_choice(self) -> Iterator[UserError]:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                needed = "one of " + ", ".join(map(str, choices))
-                yield UserError(f"{name} is not a choice.", got=repr(getattr(self, name)), needed=needed)
+                expected = "one of " + ", ".join(map(str, choices))
+                yield UserError(f"{name} is not a choice.", got=repr(getattr(self, name)), expected=expected)
 
     def _at_odds(self) -> Iterator[UserError]:
         accumulation = self.gradient_accumulation_steps
@@ -241,13 +243,13 @@ class PPOConfig(TrainingArguments):
             yield UserError(
                 "A rollout must hold whole minibatches.",
                 got=f"steps_per_generation={self.steps_per_generation}, gradient_accumulation_steps={accumulation}",
-                needed="steps_per_generation a multiple of gradient_accumulation_steps",
+                expected="steps_per_generation a multiple of gradient_accumulation_steps",
             )
         if self.kl_placement == "loss" and self.kl_estimator == "k1":
             yield UserError(
                 "kl_placement: loss does nothing with k1.",
                 got="kl_estimator: k1, whose gradient is 0 on average",
-                needed="kl_estimator k2 (the gradient of the KL) or k3",
+                expected="kl_estimator k2 (the gradient of the KL) or k3",
             )
         if self.reward_normalization and self.reward_baseline:
             yield UserError(
@@ -257,7 +259,7 @@ class PPOConfig(TrainingArguments):
         if self.importance_sampling_clip is not None and self.sampler == "generate":
             yield UserError(
                 "importance_sampling_clip needs the sampler's probabilities, which generate does not tell.",
-                needed="sampler: continuous_batching",
+                expected="sampler: continuous_batching",
             )
         # The best checkpoint is written where the evaluation was; the others can wait for the end of a rollout.
         keeps_best = self.load_best_model_at_end or self.save_strategy == SaveStrategy.BEST
@@ -266,10 +268,10 @@ class PPOConfig(TrainingArguments):
             yield UserError(
                 "The best checkpoint could lie inside a rollout, from where training cannot go on.",
                 got=f"eval_steps={self.eval_steps}, with {steps} steps a rollout",
-                needed=f"eval_steps a multiple of {steps}",
+                expected=f"eval_steps a multiple of {steps}",
             )
         if self.kl_target is not None and self.beta == 0:
-            yield UserError("kl_target has no beta to adapt.", got="beta=0", needed="a beta to start from")
+            yield UserError("kl_target has no beta to adapt.", got="beta=0", expected="a beta to start from")
 
     @property
     def rollout_size(self) -> int:

@@ -42,7 +42,7 @@ class ModelScorer:
             raise UserError(
                 "Not a model that gives one score.",
                 got=f"{type(inner(model)).__name__} with {model.config.num_labels} labels",
-                needed="a sequence-classification model with a `score` head and 1 label",
+                expected="a sequence-classification model with a `score` head and 1 label",
             )
         self.model = model
 
@@ -183,7 +183,7 @@ def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterSc
         raise UserError(
             f"{checkpoint} does not fit the policy.",
             got=f"missing {missing[:3]}, unexpected {found.unexpected_keys[:3]}",
-            needed="an adapter for the architecture of the policy's base",
+            expected="an adapter for the architecture of the policy's base",
         )
     return AdapterScorer(policy, name, head)
 
@@ -198,7 +198,7 @@ def make_critic(
     """
     mode = mode or ("lora" if isinstance(policy, PeftModel) and value_model is None else "separate")
     if mode != "separate" and value_model is not None:
-        raise UserError(f"critic_mode: {mode} leaves no room for a value_model.", needed="critic_mode: separate")
+        raise UserError(f"critic_mode: {mode} leaves no room for a value_model.", expected="critic_mode: separate")
     if mode == "shared_head":
         return HeadScorer(policy)
     if mode == "lora":
@@ -212,8 +212,8 @@ def make_critic(
         raise UserError(
             "A critic of its own cannot start from a quantised policy, whose weights it would train.",
             got=f"critic_mode: {mode}, and neither a reward model nor a value_model to start from",
-            needed="a critic that shares the policy's base, or a model to start from",
-            mend="critic_mode: lora or shared_head, or a value_model_path",
+            expected="a critic that shares the policy's base, or a model to start from",
+            fix="critic_mode: lora or shared_head, or a value_model_path",
         )
     else:
         critic = ModelScorer(_critic_from_policy(policy))
@@ -223,7 +223,7 @@ def make_critic(
 
 def _adapter_critic(policy: nn.Module, rewards: list[Scorer]) -> AdapterScorer:
     if not isinstance(policy, PeftModel):
-        raise UserError("critic_mode: lora needs a policy with an adapter.", mend="a peft_config (use_peft: true)")
+        raise UserError("critic_mode: lora needs a policy with an adapter.", fix="a peft_config (use_peft: true)")
     head, source, below = new_head(policy), policy.active_adapter, policy.active_adapters[1:]
     if len(rewards) == 1 and isinstance(rewards[0], AdapterScorer):
         source, below = rewards[0].name, []

@@ -23,19 +23,19 @@ def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Mo
     if not isinstance(model, PeftModel):
         model = model if peft_config is None else get_peft_model(model, peft_config)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise UserError("Nothing in the policy is trainable.", mend="model.requires_grad_(True), or a peft_config")
+            raise UserError("Nothing in the policy is trainable.", fix="model.requires_grad_(True), or a peft_config")
         return model
     if peft_config is not None:
         raise UserError(
             "The policy already has an adapter.",
             got=f"adapter {model.active_adapter!r} and a peft_config",
-            mend="merge the adapter first (merge_and_unload), or leave peft_config out to go on training it",
+            fix="merge the adapter first (merge_and_unload), or leave peft_config out to go on training it",
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
             "The policy's adapter is frozen.",
-            needed="a trainable adapter",
-            mend="load it with PeftModel.from_pretrained(..., is_trainable=True)",
+            expected="a trainable adapter",
+            fix="load it with PeftModel.from_pretrained(..., is_trainable=True)",
         )
     return model
 

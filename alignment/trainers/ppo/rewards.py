@@ -60,7 +60,7 @@ def read_completions(
 
     def log_extra(column: str, values: list) -> None:
         if len(values) != len(rows):
-            raise UserError(f"log_extra: {column} has the wrong length.", got=len(values), needed=len(rows))
+            raise UserError(f"log_extra: {column} has the wrong length.", got=len(values), expected=len(rows))
         extras[column] = values
 
     return Samples(rollout, rows, completions, columns | told | {"log_extra": log_extra}, extras)
@@ -156,14 +156,14 @@ class FunctionReward:
             raise UserError(
                 f"Reward function {self.name!r} returned the wrong number of rewards.",
                 got=len(rewards),
-                needed=f"{len(samples.rows)}, one a completion",
+                expected=f"{len(samples.rows)}, one a completion",
             )
         for index, reward in enumerate(rewards):
             if reward is not None and not math.isfinite(reward):
                 raise UserError(
                     f"Reward function {self.name!r} returned no number.",
                     got=f"{reward} for {samples.completions[index]!r}",
-                    needed="a finite number, or None for a completion that it cannot judge",
+                    expected="a finite number, or None for a completion that it cannot judge",
                 )
         values = [math.nan if reward is None else float(reward) for reward in rewards]
         return torch.tensor(values, device=samples.rollout.input_ids.device)
@@ -209,7 +209,7 @@ def make_rewards(
     tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
     if len(tokenizers) != len(reward_funcs):
         raise UserError(
-            "reward_processing_classes does not fit reward_funcs.", got=len(tokenizers), needed=len(reward_funcs)
+            "reward_processing_classes does not fit reward_funcs.", got=len(tokenizers), expected=len(reward_funcs)
         )
     rewards = []
     for index, (item, tokenizer) in enumerate(zip(reward_funcs, tokenizers, strict=True)):

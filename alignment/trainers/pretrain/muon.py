@@ -58,8 +58,8 @@ def _muon() -> type[torch.optim.Optimizer]:
         raise UserError(
             "this torch has no Muon",
             got=f"torch {torch.__version__}",
-            needed="torch 2.9 or later",
-            mend="upgrade torch, or set muon: false",
+            expected="torch 2.9 or later",
+            fix="upgrade torch, or set muon: false",
         )
     return torch.optim.Muon
 

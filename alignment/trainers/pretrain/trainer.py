@@ -70,19 +70,19 @@ class PretrainConfig(TrainingArguments):
         errors = []
         if self.decay_share is not None and (self.lr_scheduler_type != WSD or not 0 < self.decay_share <= 1):
             got = f"decay_share={self.decay_share}, lr_scheduler_type={self.lr_scheduler_type}"
-            errors.append(UserError("decay_share is the share of WSD", got=got, needed=f"0 to 1, with {WSD}"))
+            errors.append(UserError("decay_share is the share of WSD", got=got, expected=f"0 to 1, with {WSD}"))
         if self.muon and self.optim not in ADAMW:
-            errors.append(UserError("Muon goes with AdamW", got=f"optim={self.optim}", needed=" or ".join(ADAMW)))
+            errors.append(UserError("Muon goes with AdamW", got=f"optim={self.optim}", expected=" or ".join(ADAMW)))
         if self.muon and (self.fsdp or self.deepspeed):
             errors.append(
-                UserError("Muon needs whole matrices", got="FSDP or DeepSpeed, which split them", mend="muon: false")
+                UserError("Muon needs whole matrices", got="FSDP or DeepSpeed, which split them", fix="muon: false")
             )
         if self.window_stride is not None and self.window_stride < 1:
-            errors.append(UserError("window_stride is too small", got=self.window_stride, needed="at least 1"))
+            errors.append(UserError("window_stride is too small", got=self.window_stride, expected="at least 1"))
         if self.loss_chunk_size is not None and self.loss_chunk_size < 1:
-            errors.append(UserError("loss_chunk_size is too small", got=self.loss_chunk_size, needed="at least 1"))
+            errors.append(UserError("loss_chunk_size is too small", got=self.loss_chunk_size, expected="at least 1"))
         if self.z_loss and self.loss_chunk_size is None:
-            errors.append(UserError("z_loss is part of the chunked loss", mend="set loss_chunk_size, such as 2048"))
+            errors.append(UserError("z_loss is part of the chunked loss", fix="set loss_chunk_size, such as 2048"))
         raise_all(errors)
 
 

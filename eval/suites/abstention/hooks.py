@@ -27,7 +27,7 @@ def load_questions(suite_args: dict | None = None, **_: object) -> dict[str, Dat
         raise UserError(
             "The abstention suite cannot read these rows.",
             got=f"columns {', '.join(rows.column_names)} of {options['data']}",
-            needed="question (text) and answerable (true or false) in every row",
+            expected="question (text) and answerable (true or false) in every row",
         )
     return {"test": rows}
 

@@ -25,8 +25,8 @@ def load_documents(suite_args: dict | None = None, **_: object) -> dict[str, Dat
         raise UserError(
             "The text suite needs a text.",
             got=", ".join(["no data", *options]) if data is None else ", ".join(options),
-            needed="data, and split where it has several",
-            mend="--suite 'text?data=FILE'",
+            expected="data, and split where it has several",
+            fix="--suite 'text?data=FILE'",
         )
     rows, _report = convert(load_source(str(data), split=split, kind="text"), "text")
     return {"test": rows}

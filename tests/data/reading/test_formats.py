@@ -202,7 +202,7 @@ def test_dropped_transcripts(chosen, rejected, reason):
 
 def test_no_usable_row_is_an_error():
     with pytest.raises(
-        UserError, match=r"No row can be used as text.\n  got:    2 rows .* 2 dropped \(2 text is empty: row 1, 2\)"
+        UserError, match=r"No row can be used as text.\n  got:      2 rows .* 2 dropped \(2 text is empty: row 1, 2\)"
     ):
         converted([{"text": ""}, {"text": " "}], "text")
 
@@ -242,10 +242,10 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
         recognise(["ask", "say"], "sft")
     assert str(error.value) == (
         "The columns are not recognised as sft data.\n"
-        "  got:    columns ask, say\n"
-        "  needed: one of these sets of columns: messages | conversations | prompt, completion | prompt, response | "
+        "  got:      columns ask, say\n"
+        "  expected: one of these sets of columns: messages | conversations | prompt, completion | prompt, response | "
         "instruction, output | instruction, instances | question, answer | query, response | transcript\n"
-        "  mend:   map yours to ours in the recipe, for example `columns: {ask: messages}`"
+        "  fix:      map yours to ours in the recipe, for example `columns: {ask: messages}`"
     )
 
 

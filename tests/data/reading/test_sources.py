@@ -80,7 +80,7 @@ def test_splits_by_file_name(tmp_path):
     assert rows_of(tmp_path) == rows_of(tmp_path, split="train") == ROWS[:1]
     assert rows_of(tmp_path, split="test") == ROWS[1:]
     assert own_test_split(str(tmp_path)) == "test"
-    with pytest.raises(UserError, match=r"has no split validation.\n  got:    the split\(s\) test, train"):
+    with pytest.raises(UserError, match=r"has no split validation.\n  got:      the split\(s\) test, train"):
         rows_of(tmp_path, split="validation")
 
 
@@ -120,14 +120,14 @@ def test_long_texts_are_cut_at_blank_lines():
     [
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', r"a.jsonl is not valid JSON at line 3, column 7"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', r"a.json is not valid JSON at line 2, column 7"),
-        ("a.jsonl", '{"a": 1}\n"b"\n', r"other than objects at line 2.\n  got:    str: b"),
-        ("a.json", '[{"a": 1}, 7]', r"other than objects at item 2.\n  got:    int: 7"),
+        ("a.jsonl", '{"a": 1}\n"b"\n', r"other than objects at line 2.\n  got:      str: b"),
+        ("a.json", '[{"a": 1}, 7]', r"other than objects at item 2.\n  got:      int: 7"),
         ("a.jsonl", "\n", "is empty"),
         ("a.txt", "\n \n", "is empty"),
         ("a.csv", "", "Cannot read"),
         ("a.csv", 'a,b\n1,2\n1,"2,3\n', "Cannot read"),
         ("a.parquet", "text", "Cannot read"),
-        ("a.docx", "text", r"Cannot read .*a.docx.\n  got:    .docx\n  needed: one of .jsonl, .json, .txt"),
+        ("a.docx", "text", r"Cannot read .*a.docx.\n  got:        .docx\n  expected: one of .jsonl, .json, .txt"),
         ("a.jsonl.gz", '{"a": 1}', "Cannot read (?s:.*)Not a gzip"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 def test_a_folder_of_several_formats(tmp_path):
     write_rows(tmp_path / "a.jsonl")
     write_rows(tmp_path / "b.csv")
-    with pytest.raises(UserError, match=r"several kinds.\n  got:    .csv, .jsonl"):
+    with pytest.raises(UserError, match=r"several kinds.\n  got:        .csv, .jsonl"):
         rows_of(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no data"):
@@ -261,7 +261,7 @@ def test_tinyworld_names_and_options(world):
     [
         ("tinyworld:sfd", r"Unknown tinyworld data set: sfd(?s:.*)did you mean sft\?"),
         ("tinyworld:sft?peple=3", r"Unknown tinyworld option: peple(?s:.*)one of seed, people, noise(?s:.*)people\?"),
-        ("tinyworld:sft?people=many", r"option people has no such value(?s:.*)needed: int"),
+        ("tinyworld:sft?people=many", r"option people has no such value(?s:.*)expected: int"),
     ],
 )
 def test_tinyworld_mistakes(world, name, message):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from alignment.errors import UserError
 from reward_models.functions import load_function
-from reward_models.rules.answers import same_answer
 from reward_models.rules import algebra, rules
+from reward_models.rules.answers import same_answer
 
 
 def judged(reward, *replies: str, **columns) -> list:
