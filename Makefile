@@ -17,7 +17,7 @@ help:
 	@echo "make demo       set up, then train and evaluate the tiny pipeline (runs/tiny/report.html)"
 	@echo "make test       set up, then run the tests; make test-slow runs the slow ones too"
 	@echo "make trl-1.12   the last TRL that has PPO, for benchmarks/ppo_speed.py and a slow test"
-	@echo "make lint       check style; make format mends it"
+	@echo "make lint       check style and types; make format corrects the style"
 
 install: $(INSTALLED)
 
@@ -49,6 +49,7 @@ trl-1.12: .trl-1.12/.installed
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix .

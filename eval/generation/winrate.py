@@ -2,7 +2,7 @@
 
 A judge says of each prompt 1 (a is better), 0 (b is), 0.5 (a tie) or None (no opinion). One that compares two replies
 is asked in both positions: a side wins if both answers say so, otherwise the pair is a tie
-(`reward_models.judges.prompts.both_positions`), so that a judge that only likes the first reply calls ties.
+(`reward_models.judges.questions.both_positions`), so that a judge that only likes the first reply calls ties.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eval.comparison.preferences import length_controlled_win_rate
 from eval.comparison.stats import wilson
 from eval.generation.generate import Messages, Reward, Sampling, score
 from eval.generation.replies import distinct_n
-from reward_models.judges.prompts import both_positions
+from reward_models.judges.questions import both_positions
 
 if TYPE_CHECKING:
     from eval.harness.run_suite import LoadedModel

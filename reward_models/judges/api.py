@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError
-from reward_models.judges import prompts
+from reward_models.judges import questions
 from reward_models.protocol import Text
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ApiJudge:
         retries: further attempts, the first after `backoff` seconds, each later one after twice as long, or as the
             server's Retry-After says.
         concurrency: requests at a time.
-        template, pair_template: what is asked; default: judge.WRITTEN_RATING_PROMPT and judge.WRITTEN_PAIR_PROMPT.
+        template, pair_template: what is asked; default: questions.WRITTEN_RATING_PROMPT and judge.WRITTEN_PAIR_PROMPT.
         max_tokens: length of an answer at most; more for models that reason first. An answer that it cuts off is read
             by its first line alone.
     """
@@ -82,8 +82,8 @@ class ApiJudge:
         self.url, self.model, self.api_key_env = f"{base_url.rstrip('/')}/chat/completions", model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
         self.template, self.pair_template = (
-            template or prompts.WRITTEN_RATING_PROMPT,
-            pair_template or prompts.WRITTEN_PAIR_PROMPT,
+            template or questions.WRITTEN_RATING_PROMPT,
+            pair_template or questions.WRITTEN_PAIR_PROMPT,
         )
         self.concurrency, self.max_tokens = concurrency, max_tokens
         self.__name__, self.tally = model.split("/")[-1], Counter()
@@ -97,9 +97,9 @@ class ApiJudge:
         completion_ids: Sequence[Sequence[int]] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        texts = prompts.rating_prompts(self.template, prompts, completions, *self.ratings)
+        texts = questions.rating_prompts(self.template, prompts, completions, *self.ratings)
         before = Counter(self.tally)
-        ratings = self._ask_all(texts, lambda answer: prompts.read_rating(answer, *self.ratings))
+        ratings = self._ask_all(texts, lambda answer: questions.read_rating(answer, *self.ratings))
         if "log_metric" in columns and ratings:
             for name in ("unreadable", "failed"):
                 columns["log_metric"](f"{self.__name__}/{name}", (self.tally[name] - before[name]) / len(ratings))
@@ -107,7 +107,7 @@ class ApiJudge:
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         """What is preferred with a standing first: 1 for a, 0 for b, 0.5 for a tie, None for no answer."""
-        return self._ask_all(prompts.pair_prompts(self.pair_template, prompts, a, b), prompts.read_preference)
+        return self._ask_all(questions.pair_prompts(self.pair_template, prompts, a, b), questions.read_preference)
 
     def _ask_all(self, texts: Sequence[str], read: Callable[[str], float | None]) -> list[float | None]:
         with ThreadPoolExecutor(self.concurrency) as threads:

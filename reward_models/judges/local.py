@@ -12,7 +12,7 @@ import torch
 
 from alignment.errors import UserError
 from alignment.models.loading import load_causal_lm
-from reward_models.judges import prompts
+from reward_models.judges import questions
 from reward_models.learned import checkpoint_name
 from reward_models.protocol import Text
 
@@ -32,7 +32,7 @@ class LocalJudge:
 
     Args:
         ratings: the least and the greatest; the whole numbers between them are the scale, each one token.
-        template: with {prompt}, {completion}, {lowest} and {highest}; default: judge.RATING_PROMPT.
+        template: with {prompt}, {completion}, {lowest} and {highest}; default: questions.RATING_PROMPT.
         pair_template: with {prompt}, {a} and {b}; it asks for A or B.
         min_mass: the least probability of all answers together for which they are read.
     """
@@ -51,7 +51,7 @@ class LocalJudge:
         self.min_mass, self.tally = min_mass, Counter()
         self.model, self.tokenizer, self.batch_size, self.__name__ = model.eval(), tokenizer, batch_size, name
         self.scale = list(range(ratings[0], ratings[1] + 1))
-        self.template, self.pair_template = template or prompts.RATING_PROMPT, pair_template or prompts.PAIR_PROMPT
+        self.template, self.pair_template = template or questions.RATING_PROMPT, pair_template or questions.PAIR_PROMPT
 
     def __call__(
         self,
@@ -60,7 +60,7 @@ class LocalJudge:
         completion_ids: Sequence[Sequence[int]] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        texts = prompts.rating_prompts(self.template, prompts, completions, self.scale[0], self.scale[-1])
+        texts = questions.rating_prompts(self.template, prompts, completions, self.scale[0], self.scale[-1])
         masses = self.answer_probabilities(texts, [str(rating) for rating in self.scale])
         answered = self._answered(masses)
         if "log_metric" in columns and answered:
@@ -72,7 +72,7 @@ class LocalJudge:
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         """What is preferred with a standing first: 1 for a, 0 for b, 0.5 if both are as likely, None for no opinion."""
         masses = self.answer_probabilities(
-            prompts.pair_prompts(self.pair_template, prompts, a, b), prompts.PAIR_ANSWERS
+            questions.pair_prompts(self.pair_template, prompts, a, b), questions.PAIR_ANSWERS
         )
         return _where((1 + torch.sign(masses[:, 0] - masses[:, 1])) / 2, self._answered(masses))
 

@@ -24,7 +24,7 @@ from eval.generation.winrate import (
     wilson,
     win_rate,
 )
-from reward_models.judges import prompts
+from reward_models.judges import questions
 
 
 def output(text, prompt="p", **columns):
@@ -105,7 +105,7 @@ def test_there_is_one_tie_rule_for_both_positions():
             return [pair[(self.calls - 1) % 2] for pair in pairs]
 
     judged = judge_in_both_positions(Says(), *sides([f"a{i}" for i in range(16)], [f"b{i}" for i in range(16)]))
-    expected = np.array([prompts.both_positions(*pair) for pair in pairs], dtype=float)
+    expected = np.array([questions.both_positions(*pair) for pair in pairs], dtype=float)
     np.testing.assert_equal(judged.outcomes, expected)
     assert set(judged.outcomes[~np.isnan(judged.outcomes)]) == {0.0, 0.5, 1.0}
 

@@ -11,7 +11,7 @@ import torch
 
 from alignment.errors import UserError
 from reward_models.functions import load_function
-from reward_models.judges import prompts
+from reward_models.judges import questions
 from reward_models.judges.api import ApiJudge
 from reward_models.judges.local import LocalJudge, answer_tokens
 
@@ -19,10 +19,12 @@ KEY = "sk-secret-0123456789"
 
 
 def test_what_is_put_into_a_question_is_put_in_once():
-    [asked] = prompts.rating_prompts("{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5)
+    [asked] = questions.rating_prompts(
+        "{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5
+    )
     assert asked == "1|{completion} {x}|{prompt}|{other}"
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
-    [asked] = prompts.rating_prompts("{prompt}", [talk], [[{"role": "assistant", "content": "x"}]], 1, 5)
+    [asked] = questions.rating_prompts("{prompt}", [talk], [[{"role": "assistant", "content": "x"}]], 1, 5)
     assert asked == "User: Hi\n\nAssistant: Yes?"
 
 
@@ -37,9 +39,9 @@ class Prefers:
 
 
 def test_both_positions_must_agree():
-    assert prompts.in_both_positions(Prefers(False), ["", "", ""], "bab", "abb") == [1.0, 0.0, 0.5]
-    assert prompts.in_both_positions(Prefers(True), ["", "", ""], "bab", "abb") == [0.5, 0.5, 0.5]
-    assert prompts.both_positions(1.0, 0.5) == 0.5 and prompts.both_positions(None, 0.0) is None
+    assert questions.in_both_positions(Prefers(False), ["", "", ""], "bab", "abb") == [1.0, 0.0, 0.5]
+    assert questions.in_both_positions(Prefers(True), ["", "", ""], "bab", "abb") == [0.5, 0.5, 0.5]
+    assert questions.both_positions(1.0, 0.5) == 0.5 and questions.both_positions(None, 0.0) is None
 
 
 # ---- A local model ----
@@ -94,7 +96,7 @@ def test_the_better_reply_is_the_likelier_answer():
         says_a, says_b = next_probabilities(model, " ".join(row))[tokens].tolist()
         expected.append(float(says_a > says_b))
     assert local.compare(prompts, a, b) == expected
-    assert set(prompts.in_both_positions(local, prompts, a, a)) == {0.5}
+    assert set(questions.in_both_positions(local, prompts, a, a)) == {0.5}
 
 
 def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
@@ -134,7 +136,7 @@ def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
     judge_by_chat = LocalJudge(model.train(), tokenizer, ratings=(1, 3), pair_template="{prompt} {a} {b}")
     assert not judge_by_chat.model.training
     probabilities = next_probabilities(model, "w11 w1 w4 w8 w12 w13")
-    asked = judge_by_chat.answer_probabilities(["w1 w4 w8"], prompts.PAIR_ANSWERS)
+    asked = judge_by_chat.answer_probabilities(["w1 w4 w8"], questions.PAIR_ANSWERS)
     tokens = numbered().convert_tokens_to_ids(["A", "B"])
     assert asked[0].tolist() == pytest.approx(probabilities[tokens].tolist(), rel=1e-4)
 
@@ -253,7 +255,7 @@ def test_the_endpoint_compares(server):
     server.answer = lambda question, attempt: "A" if question.split("|")[0] >= question.split("|")[1] else "B"
     made = api_judge(server)
     assert made.compare(["", ""], ["z", "a"], ["b", "b"]) == [1.0, 0.0]
-    assert prompts.in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"]) == [1.0, 0.0, 0.5]
+    assert questions.in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"]) == [1.0, 0.0, 0.5]
 
 
 def test_passing_failures_are_tried_again(server):
