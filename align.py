@@ -5,7 +5,7 @@ No package is imported until a verb is chosen, so `align --help` answers at once
 
 import argparse
 import difflib
-import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -13,15 +13,20 @@ from collections.abc import Callable
 
 STAGE = "alignment.cli.train.stage"
 
+
+def stage_verbs() -> dict[str, tuple[str, str]]:
+    """The stages as verbs, from their table; the file is read without its package, whose import takes seconds."""
+    package = importlib.util.find_spec("alignment")
+    path = os.path.join(package.submodule_search_locations[0], "stages", "__init__.py")
+    spec = importlib.util.spec_from_file_location("stage_table", path)
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return {name: (STAGE, stage.help) for name, stage in table.STAGES.items()}
+
+
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("alignment.cli.train.run", "run the stages of a recipe folder in order, with evals between them"),
-    "tokenizer": (STAGE, "train a byte-level BPE tokenizer on the stage's text"),
-    "pretrain": (STAGE, "train a language model from random weights (or go on with one)"),
-    "sft": (STAGE, "fine-tune on instructions and conversations"),
-    "reward": (STAGE, "train a reward model on preference pairs"),
-    "dpo": (STAGE, "align on preference pairs with DPO"),
-    "ppo": (STAGE, "align with PPO against a reward model"),
-    "grpo": (STAGE, "align with GRPO: rewards of several completions a prompt, compared"),
+    **stage_verbs(),
     "check": ("alignment.cli.inspect.check", "look at a recipe, its data and its cost before any training"),
     "bench": ("alignment.cli.inspect.bench", "tokens a second, model FLOP utilisation and where a step's time goes"),
     "eval": ("alignment.cli.evaluate.eval", "run eval suites on a checkpoint"),

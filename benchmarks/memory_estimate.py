@@ -32,7 +32,8 @@ from alignment.estimate.workload import TokenStatistics
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.recipes.recipe import build_configs
 from alignment.pipeline.records.environment import hardware
-from alignment.stages.shared.stage_run import save_checkpoint
+from alignment.stages import STAGES
+from alignment.stages.shared.saving import save_checkpoint
 from alignment.tokenization.train import train_tokenizer
 
 BASE = {"eval_share": 0.0, "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}
@@ -108,14 +109,14 @@ def measure(folder: Path, preset: str, config: GPTConfig, row: str, lengths: dic
     stage, keys = ROWS[row]
     module = importlib.import_module(f"alignment.stages.{stage}")
     recipe = BASE | {"output_dir": str(folder / "run"), "model_name_or_path": str(folder / preset)} | keys
-    recipe |= {"dataset_name": str(folder / f"{module.DATA_KIND}.jsonl")}
+    recipe |= {"dataset_name": str(folder / f"{STAGES[stage].data}.jsonl")}
     recipe |= {"per_device_train_batch_size": args.batch, "per_device_eval_batch_size": args.batch}
     if stage == "ppo":
         recipe["max_completion_length"] = args.length // 8
     else:
         recipe["max_length"] = args.length
     configs = build_configs(module.CONFIGS, recipe, row)
-    found = estimate(stage, configs, config, lengths[module.DATA_KIND], this_device(measure=False))
+    found = estimate(stage, configs, config, lengths[STAGES[stage].data], this_device(measure=False))
     framework = found.memory["framework"] if torch.cuda.is_available() else 0
     result = module.run(*configs)
     figures = {"predicted": (found.total_memory - framework) / 1e9, "measured": result.peak_memory_gb}

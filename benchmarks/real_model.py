@@ -166,7 +166,7 @@ def small_inputs(folder: Path) -> dict[str, Path]:
 def make_small(args: argparse.Namespace) -> None:
     """A model of random weights, and a few rows of each kind."""
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
-    from alignment.stages.shared.stage_run import save_checkpoint
+    from alignment.stages.shared.saving import save_checkpoint
     from alignment.tokenization.train import train_tokenizer
 
     for name, value in (small_inputs(args.output_dir / "small") | QUICK).items():

@@ -87,7 +87,7 @@ def check_pairs(material: Material) -> Iterator[Finding]:
         return
     long = [pair for pair in pairs if max(len(pair.chosen), len(pair.rejected)) > length]
     alike = [pair for pair in long if pair not in same and pair.chosen[:length] == pair.rejected[:length]]
-    dropped = material.method == "reward"
+    dropped = material.facts.drops_long_rows
     if long:
         share = len(long) / len(pairs)
         yield by_share(

@@ -16,7 +16,9 @@ from alignment.data.reading.formats import KINDS
 from alignment.data.reading.python_sources import is_python_sources
 from alignment.data.reading.sources import is_local, is_tinyworld, parse_tinyworld
 from alignment.data.tokenizing.encoding import Encoded, Pair
-from alignment.stages.shared.stage_run import eval_texts
+from alignment.stages import STAGES, Stage
+from alignment.stages.shared.inputs import eval_texts
+from alignment.stages.shared.recipe_keys import recipe_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,7 +125,11 @@ class Material:
 
     def get(self, name: str, default: Any = None) -> Any:
         """A setting, from whichever of the stage's dataclasses has it."""
-        return next((getattr(config, name) for config in self.configs if hasattr(config, name)), default)
+        return recipe_key(self.configs, name, default)
+
+    @property
+    def facts(self) -> Stage:
+        return STAGES[self.method]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

@@ -21,6 +21,7 @@ from alignment.models.checkpoints import is_adapter, is_path
 from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
 from alignment.pipeline.recipes.recipe import read_recipe
+from alignment.stages import STAGES
 from alignment.stages.pretrain import new_config
 from alignment.tokenization.base import Changes, make_chat_ready, take_template
 from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
@@ -67,7 +68,7 @@ def chain(
         remaining: stages whose checkpoint is there and stays.
     """
     below, methods, recipe, seen = [], [], spec.recipe, {spec.name}
-    method = spec.module.__name__.rpartition(".")[2]
+    method = spec.method
     while True:
         below.insert(0, recipe)
         methods.insert(0, method)
@@ -206,7 +207,7 @@ def inherit(tokenizer: PreTrainedTokenizerBase, tokens: Chain, offline: bool) ->
     new: list[str] = []
     for method, recipe in zip(tokens.methods, tokens.recipes, strict=True):
         path = recipe.get("chat_template_path")
-        if method == "sft":
+        if STAGES[method].starts_from_base:
             load = partial(make_chat_ready, tokenizer, pad_token=recipe.get("pad_token"))
             changes = (_from(path, load, offline, findings) if isinstance(path, str) else load(None)) or Changes()
             new += changes.new_tokens

@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError
 from alignment.check.findings import Finding, error, note
 from alignment.check.material import Material
 from alignment.data.tokenizing.encoding import render
+from alignment.stages import CLASSIFIER
 from alignment.tokenization.chat import end_of_turn_id
 from alignment.tokenization.reward_rows import REPLY, Prompt, ending_of_tokens, padding_id, reward_rows, score_index
 
@@ -22,13 +23,14 @@ TRIED_PROMPTS = 8
 
 def check_reward_reading(material: Material) -> Iterator[Finding]:
     """The token that scores are read at, how sampled completions are read, and whether they fit the reward model."""
-    tokenizer = material.tokenizer if material.method == "reward" else material.origin.reward_tokenizer
+    trains_it = material.facts.checkpoint == CLASSIFIER
+    tokenizer = material.tokenizer if trains_it else material.origin.reward_tokenizer
     if tokenizer is None or not tokenizer.chat_template or material.tokenizer is None:
         return
     prompts = [row["prompt"] for row in material.sample[:TRIED_PROMPTS]]
     try:
         yield from _token_read(tokenizer, prompts[0])
-        if material.method != "reward":
+        if not trains_it:
             yield from _sampled(material, tokenizer, prompts)
     except (TemplateError, TypeError):
         return  # prompts that the template refuses are reported by check_refused

@@ -13,6 +13,7 @@ from typing import Any
 from alignment.check.findings import Finding, by_share, error, note, warning
 from alignment.check.material import Material
 from alignment.data.reading.formats import KINDS, READ_COLUMNS
+from alignment.stages import TOKENIZER
 from reward_models.card.pairwise import GOLD_COLUMNS
 
 SCORES = re.compile(r"label|score|reward|margin|rating|gold")
@@ -82,7 +83,7 @@ def check_columns(material: Material) -> Iterator[Finding]:
 
 def check_duplicates(material: Material) -> Iterator[Finding]:
     """Training rows that stand there more than once."""
-    if material.method == "tokenizer":
+    if material.facts.checkpoint == TOKENIZER:
         return  # a vocabulary is no worse for it
     accounts = [account for account in material.rows.report.accounts if account.duplicates]
     repeated, rows = sum(account.duplicates for account in accounts), sum(account.rows for account in accounts)
@@ -96,7 +97,7 @@ def check_duplicates(material: Material) -> Iterator[Finding]:
 
 def check_leaks(material: Material) -> Iterator[Finding]:
     """No row that a model is judged on, nor a near-duplicate of one, is a training row."""
-    if material.method == "tokenizer":
+    if material.facts.checkpoint == TOKENIZER:
         return
     exact, near = set(), set()
     for row in material.read("train"):

@@ -17,7 +17,7 @@ from alignment.check.material import Material, Options, Rows, from_the_hub, read
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import check_source
-from alignment.data.reading.formats import KINDS
+from alignment.data.reading.formats import CONVERSATIONS, KINDS
 from alignment.data.tokenizing.encoding import encode_rows
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device
@@ -27,6 +27,7 @@ from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.plan import Step, remaining_checkpoints
+from alignment.stages import STAGES, TOKENIZER
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
     if found is None:
         return [], []
     lines = describe(found).splitlines()
-    if material.method == "pretrain" and material.get("model_name_or_path") is None:
+    if material.get("model_name_or_path") is None:  # pretraining from random weights
         law = beside(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
         lines.insert(3, f"  rates   {law}")
     sharded = bool(material.get("fsdp") or material.get("deepspeed")) or model_is_sharded()
@@ -123,7 +124,7 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
 def estimate_of(material: Material, device: Device) -> Estimate | None:
     """What a stage will take, by the tokens of its rows; None where it trains no model, or has no tokens to count."""
     sizes, origin = material.token_counts(), material.origin
-    if not sizes or origin.model is None or material.method == "tokenizer":
+    if not sizes or origin.model is None or material.facts.checkpoint == TOKENIZER:
         return None
     reward = origin.reward_model
     return estimate(
@@ -142,7 +143,7 @@ def look(
     spec: StageSpec, run_dir: Path, recipes: dict[str, dict[str, Any]], remaining: dict[str, Path], options: Options
 ) -> tuple[Material | None, list[Finding]]:
     """A stage's material and all findings about it; no material where its rows are not here to look at."""
-    kind, method = spec.module.DATA_KIND, spec.module.__name__.rpartition(".")[2]
+    kind = STAGES[spec.method].data
     try:
         configs = spec.configs(run_dir)
     except UserError as mistake:
@@ -156,7 +157,7 @@ def look(
     texts = ["\n".join(rows.texts_of(row)) for row in train.select(range(min(STAND_IN_ROWS, len(train))))]
     origin, found = find_origin(spec, recipes, remaining, texts, options.offline)
     findings += found
-    material = Material(spec.name, method, kind, configs, read, origin, options)
+    material = Material(spec.name, spec.method, kind, configs, read, origin, options)
     if material.tokenizer is not None:
         material, found = encode(material)
         findings += found
@@ -195,7 +196,7 @@ def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
 
 def encode(material: Material) -> tuple[Material, list[Finding]]:
     """The material with its sample in tokens, as the stage's trainer will make them."""
-    replies_only = material.kind == "sft" and bool(material.get("assistant_only_loss"))
+    replies_only = material.kind == CONVERSATIONS and bool(material.get("assistant_only_loss"))
     swapped, findings = template.training_template(material.tokenizer, replies_only)
     material = replace(material, training_template=swapped)
     if material.kind != "text" and not material.tokenizer.chat_template:

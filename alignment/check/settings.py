@@ -10,6 +10,7 @@ from alignment.check.material import Material
 from alignment.data.reading.sources import own_test_split
 from alignment.errors import UserError
 from alignment.models.quantization import require_quantization
+from alignment.stages import TOKENIZER
 
 
 def check_context(material: Material) -> Iterator[Finding]:
@@ -107,7 +108,7 @@ def check_rollout(material: Material) -> Iterator[Finding]:
 def check_packing(material: Material) -> Iterator[Finding]:
     """Packed documents do not see each other."""
     packed = material.kind == "text" or material.get("packing")
-    if not packed or material.method == "tokenizer":
+    if not packed or material.facts.checkpoint == TOKENIZER:
         return
     if material.get("packing") and material.get("packing_strategy") == "wrapped":
         yield error(

@@ -9,6 +9,7 @@ from jinja2.exceptions import TemplateError
 
 from alignment.check.findings import Finding, error, note, warning
 from alignment.check.material import Material
+from alignment.data.reading.formats import CONVERSATIONS
 from alignment.data.tokenizing.encoding import Messages, encode_conversation, render, render_text
 from alignment.tokenization.base import PAD_TOKENS
 from alignment.tokenization.chat import end_of_turn_id
@@ -100,7 +101,7 @@ def check_template(material: Material) -> Iterator[Finding]:
             expected=f"a special token, such as {tokenizer.eos_token!r}",
             fix="write the end-of-turn token after the content of assistant messages",
         )
-    elif material.kind == "sft":
+    elif material.kind == CONVERSATIONS:
         yield from _check_mask(material, end)
     yield from _check_bos(tokenizer, material.training_template)
 

@@ -19,8 +19,9 @@ from alignment.estimate.fit import FITS, Change, fixes, largest_batch, largest_m
 from alignment.estimate.models import PLAIN_NF4_BYTES, is_dense, models_of, new_adapter, precision_of
 from alignment.estimate.peak_memory import Run, memory_parts
 from alignment.estimate.tensor_bytes import MUON, Precision
-from alignment.estimate.workload import SAMPLING, Keys, TokenStatistics, batch_of, steps_of
+from alignment.estimate.workload import Keys, TokenStatistics, batch_of, steps_of
 from alignment.models.quantization import missing_for_quantization
+from alignment.stages import STAGES
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -143,7 +144,7 @@ def estimate(
 
 def _cheaper(run: Run, keys: Keys, config: PreTrainedConfig, reward: tuple | None, device: Device) -> Iterator[Change]:
     """Ways to train the same model in less memory: LoRA, on a base in 16 bit, in 4 bit where that can be had."""
-    if run.stage == "pretrain":
+    if STAGES[run.stage].data == "text":  # pretraining has no adapters
         return
     changed = []
     if not run.models.policy.has_adapter:
@@ -165,9 +166,9 @@ def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float
     tokens = trained_rows * batch.sides * batch.padded
     flops, passes = _training_work(run, tokens, trained_rows)
     forward = compute.forward_flops(models.policy, batch.padded)
-    if run.stage == "dpo":
+    if STAGES[run.stage].has_reference and not STAGES[run.stage].samples:
         flops, passes = flops + tokens * forward, passes + trained_rows / batch.micro * models.policy.layers
-    if run.stage in SAMPLING:
+    if STAGES[run.stage].samples:
         flops, passes = flops * keys.num_iterations, passes * keys.num_iterations
         rollouts = trained_rows / batch.rollout
         # Policy, PPO's critic, and the frozen.

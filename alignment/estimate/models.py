@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from alignment.estimate.compute import Device
 from alignment.estimate.shape import Shape, shape_of
 from alignment.estimate.tensor_bytes import Precision
-from alignment.estimate.workload import SAMPLING, Keys
+from alignment.estimate.workload import Keys
+from alignment.stages import CLASSIFIER, STAGES
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -40,14 +41,15 @@ def new_adapter(stage: str, keys: Keys) -> PeftConfig:
     """The adapter that a stage adds, with a row of the embeddings for those of the template's tokens, which are few."""
     from peft import LoraConfig
 
+    classifies = STAGES[stage].checkpoint == CLASSIFIER
     return LoraConfig(
         r=keys.lora_r,
         lora_dropout=keys.lora_dropout,
         target_modules=keys.lora_target_modules or "all-linear",
-        modules_to_save=["score"] if stage == "reward" else keys.lora_modules_to_save,
+        modules_to_save=["score"] if classifies else keys.lora_modules_to_save,
         use_dora=keys.use_dora,
-        trainable_token_indices=None if stage == "reward" else [0],
-        task_type="SEQ_CLS" if stage == "reward" else "CAUSAL_LM",
+        trainable_token_indices=None if classifies else [0],
+        task_type="SEQ_CLS" if classifies else "CAUSAL_LM",
     )
 
 
@@ -59,27 +61,27 @@ def models_of(
     has_reference: bool,
 ) -> Models:
     """Which models a stage holds; for PPO as docs/ppo.md says. A base under several adapters is held once."""
-    kind = "sequence-classification" if stage == "reward" else "causal-lm"
-    trained, adapter = shape_of(*policy, kind), policy[1]
-    if stage != "dpo" and stage not in SAMPLING:
+    facts = STAGES[stage]
+    trained, adapter = shape_of(*policy, facts.checkpoint), policy[1]
+    if not facts.has_reference:
         return Models(trained)
     # Of a policy that is an adapter the reference is another adapter.
     copy_size = trained.trainable if adapter is not None else trained.parameters
-    frozen = {"reference model": copy_size} if has_reference and (stage == "dpo" or keys.beta > 0) else {}
-    if stage == "dpo":
+    frozen = {"reference model": copy_size} if has_reference and (not facts.samples or keys.beta > 0) else {}
+    if not facts.samples:
         return Models(trained, frozen)
     # In PPO a reward model that is an adapter sits on the policy's base; TRL's trainer has it whole.
-    shared = stage == "ppo" and reward is not None and reward[1] is not None and adapter is not None
+    shared = facts.has_critic and reward is not None and reward[1] is not None and adapter is not None
     if reward is not None:
-        judge = shape_of(*reward, "sequence-classification")
+        judge = shape_of(*reward, CLASSIFIER)
         frozen["reward model"] = judge.trainable if shared else judge.parameters
-    if stage == "grpo":
+    if not facts.has_critic:
         return Models(trained, frozen)
     mode = keys.critic_mode or ("lora" if adapter is not None else "separate")
     critic = None
     if mode == "separate":
         start = policy if reward is None or shared else reward
-        critic = shape_of(*start, "sequence-classification")
+        critic = shape_of(*start, CLASSIFIER)
     return Models(trained, frozen, critic, mode)
 
 
@@ -95,5 +97,5 @@ def precision_of(keys: Keys, config: PreTrainedConfig) -> Precision:
 
 def is_dense(stage: str, keys: Keys, shape: Shape, device: Device) -> bool:
     """Whether attention keeps its scores: eager attention does, and on a CPU any with dropout (PPO, GRPO: none)."""
-    has_dropout = shape.dropout > 0 and stage not in SAMPLING
+    has_dropout = shape.dropout > 0 and not STAGES[stage].samples
     return keys.attn_implementation == "eager" or (has_dropout and not device.on_gpu)

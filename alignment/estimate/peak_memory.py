@@ -9,7 +9,8 @@ from alignment.estimate import tensor_bytes
 from alignment.estimate.models import Models
 from alignment.estimate.shape import Shape
 from alignment.estimate.tensor_bytes import Precision
-from alignment.estimate.workload import SAMPLING, Batch
+from alignment.estimate.workload import Batch
+from alignment.stages import COMPLETIONS, NONE, STAGES, WHOLE
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def memory_parts(run: Run) -> dict[str, int]:
     elif models.critic_mode == "lora":
         parts["critic"] = _trained_bytes(models.policy, run) + tensor_bytes.FLOAT * models.policy.trainable
     phases = [*_training(run), _evaluation(run)]
-    if run.stage in SAMPLING:
+    if STAGES[run.stage].samples:
         phases.append(_sampling(run))
     return parts | max(phases, key=lambda phase: sum(phase.values()))
 
@@ -101,13 +102,14 @@ def _logits(run: Run, sequences: int, gradients: bool) -> int:
     """Of sampled completions, else of whole sequences."""
     precision, policy = run.precision, run.models.policy
     positions = sequences * (run.batch.completion or run.batch.length)
-    if run.stage == "reward":
+    logits = STAGES[run.stage].logits
+    if logits == NONE:
         return 0
     if run.loss_chunk:
         return tensor_bytes.chunked_logit_bytes(policy, precision, positions, run.loss_chunk, gradients)
-    if run.stage == "ppo" and gradients:
+    if logits == COMPLETIONS and gradients:
         return tensor_bytes.policy_logit_bytes(policy, precision, positions)
-    if run.stage in ("pretrain", "ppo"):
+    if logits in (WHOLE, COMPLETIONS):
         return tensor_bytes.whole_logit_bytes(policy, precision, positions)
     return tensor_bytes.tiled_logit_bytes(policy, precision, positions, run.on_gpu, gradients)
 

@@ -18,18 +18,14 @@ from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.recipes.recipe import apply_overrides, build_configs
 from alignment.pipeline.recovery import seed_everything
+from alignment.stages import STAGES
 from alignment.stages.pretrain import PretrainRecipe
-from alignment.stages.shared.stage_run import count_parameters
+from alignment.stages.shared.parameters import count_parameters
 from alignment.trainers.pretrain.trainer import PretrainTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIDES = {
-    "pretrain": 1,
-    "sft": 1,
-    "reward": 2,
-}  # sequences of a row, in stages that do nothing but train on their tokens
 # What a bench leaves out of a run.
 BARE = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none"}
 BARE |= {"disable_tqdm": True, "push_to_hub": False}
@@ -119,7 +115,6 @@ def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch
 
 def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
     """Run a stage for as many steps as the timer asks for, on its own data and parents; nothing written is kept."""
-    method = spec.module.__name__.rpartition(".")[2]
     with TemporaryDirectory() as folder:
         configs = spec.configs(run_dir)
         (args,) = [config for config in configs if isinstance(config, TrainingArguments)]
@@ -127,8 +122,8 @@ def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
         seed_everything(spec)
         result = spec.module.run(*configs, callbacks=[timer])
     counted = result.trainable_parameters, result.total_parameters
-    name = f"{spec.recipe_path} ({method})"
-    return _throughput(name, method, args, timer, result.tokens, counted, result.peak_memory_gb)
+    name = f"{spec.recipe_path} ({spec.method})"
+    return _throughput(name, spec.method, args, timer, result.tokens, counted, result.peak_memory_gb)
 
 
 def bare_overrides(overrides: Sequence[str], timer: StepTimer, rows: int) -> list[str]:
@@ -157,8 +152,9 @@ def _throughput(
     peak, source = peak_flops(args.device, dtype)
     per_step = tokens / timer.max_steps
     model_flops = None
-    if method in SIDES:
-        sequences = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * SIDES[method]
+    if not STAGES[method].has_reference:  # a stage that does nothing but train on the tokens of its rows
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        sequences = rows * STAGES[method].sequences
         model_flops = _model_flops(timer.config, counted, per_step / sequences)
     on_gpu = args.device.type == "cuda"
     return Throughput(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from alignment.stages import STAGES
+from alignment.stages.shared.recipe_keys import recipe_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-SIDES = {"reward": 2, "dpo": 2}  # sequences of a row
-SAMPLING = ("ppo", "grpo")  # stages that train on what they sample
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class Batch:
     group: int = 1
 
 
+@dataclass(frozen=True)
 class Keys:
-    """The recipe's keys, whichever dataclass of the stage has them; None for a key that the stage does not have."""
+    """The recipe's keys as attributes; None for a key that the stage does not have."""
 
-    def __init__(self, configs: tuple[Any, ...]):
-        self._values = {entry.name: getattr(config, entry.name) for config in configs for entry in fields(config)}
+    configs: tuple[Any, ...]
 
     def __getattr__(self, name: str) -> Any:
-        return self._values.get(name)
+        return recipe_key(self.configs, name)
 
 
 def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatistics) -> Batch:
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or rows.max_tokens
-    limit = keys.max_length or (context if stage == "pretrain" else rows.max_tokens)
+    limit = keys.max_length or (context if STAGES[stage].data == "text" else rows.max_tokens)
     longest = min(rows.max_tokens, limit)
     mean = min(rows.mean_tokens, longest)
     padded = (mean + longest) / 2
@@ -81,13 +81,13 @@ def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatis
     batch = Batch(
         micro=keys.per_device_train_batch_size,
         accumulation=keys.gradient_accumulation_steps,
-        sides=SIDES.get(stage, 1),
+        sides=STAGES[stage].sequences,
         length=longest,
         mean=mean,
         padded=padded,
         evaluated=keys.per_device_eval_batch_size,
     )
-    if stage not in SAMPLING:
+    if not STAGES[stage].samples:
         return batch
     completion = keys.max_completion_length
     prompt = min(rows.max_tokens, context - completion)  # the stage leaves longer prompts out
@@ -104,7 +104,7 @@ def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatis
 
 
 def is_packed(stage: str, keys: Keys) -> bool:
-    return stage == "pretrain" or (stage == "sft" and bool(keys.packing))
+    return STAGES[stage].data == "text" or bool(keys.packing)
 
 
 def packed_rows(rows: TokenStatistics, length: int) -> int:
@@ -118,20 +118,20 @@ def steps_of(stage: str, keys: Keys, rows: TokenStatistics, batch: Batch) -> tup
     Of PPO and GRPO the rows are the completions sampled. SFT's replay is taken to be as long as the conversations.
     """
     count = rows.rows
-    if stage == "sft" and keys.replay_dataset_name:
+    if keys.replay_dataset_name:
         count += round(keys.replay_ratio * count)
     if is_packed(stage, keys):
         count = packed_rows(rows, batch.length)
-    if stage in SAMPLING:
+    if STAGES[stage].samples:
         per_rollout = keys.steps_per_generation * keys.num_iterations  # micro-batches
         rollouts = count * batch.group / batch.rollout  # TRL leaves prompts out that do not fill one
-        micro_batches = (math.ceil(rollouts) if stage == "ppo" else math.floor(rollouts)) * per_rollout
+        micro_batches = (math.floor(rollouts) if STAGES[stage].fills_rollouts else math.ceil(rollouts)) * per_rollout
     elif keys.dataloader_drop_last:
         micro_batches = count // batch.micro
     else:
         micro_batches = math.ceil(count / batch.micro)
     per_epoch = max(1, math.ceil(micro_batches / batch.accumulation))
     steps = keys.max_steps if keys.max_steps > 0 else math.ceil(keys.num_train_epochs * per_epoch)
-    if stage in SAMPLING:
+    if STAGES[stage].samples:
         return steps, math.ceil(steps * batch.accumulation / per_rollout) * batch.rollout
     return steps, min(steps * batch.micro * batch.accumulation, count * steps / per_epoch)

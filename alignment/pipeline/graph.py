@@ -6,7 +6,7 @@ Everything that can be known before a stage runs is checked here, and all that i
 import dataclasses
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ from alignment.pipeline.recipes.recipe import (
     set_key,
 )
 from alignment.pipeline.recipes.typecheck import describe_value, fits
+from alignment.stages import Stage
 
 PIPELINE_FILE = "pipeline.yaml"
 STAGE_PACKAGE = "alignment.stages"
@@ -44,8 +45,9 @@ class StageSpec:
 
     `recipe` is resolved (extended, overridden, inputs and seed filled in), but names its parents as it was written and
     holds no output_dir, so that it is the same in every run directory. `parents` are the recipe keys that name another
-    stage of the run directory, `outside` those that name a path or hub id. `once` are keys for this run alone, which
-    change nothing that the stage makes, and so are no part of what decides whether it is up to date.
+    stage of the run directory, `outside` those that name a path or hub id. `method` is the stage's row in the table of
+    stages, which need not be its name, and `facts` is that row. `once` are keys for this run alone, which change
+    nothing that the stage makes, and so are no part of what decides whether it is up to date.
     """
 
     name: str
@@ -54,6 +56,8 @@ class StageSpec:
     recipe_path: Path
     parents: dict[str, str]
     outside: dict[str, str]
+    method: str
+    facts: Stage
     once: dict[str, Any] = field(default_factory=dict)
 
     def configs(self, run_dir: Path) -> tuple[Any, ...]:
@@ -139,6 +143,15 @@ def read_settings(recipe_dir: Path) -> Settings:
     return Settings(**{"name": recipe_dir.resolve().name} | content)
 
 
+def stage_table(package: str) -> Mapping[str, Stage]:
+    return importlib.import_module(package).STAGES
+
+
+def checkpoint_kind(table: Mapping[str, Stage], stage: str) -> str | None:
+    """The kind of checkpoint that a stage writes; None for a stage that the table does not have."""
+    return table[stage].checkpoint if stage in table else None
+
+
 def stage_module(name: str, package: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
@@ -158,20 +171,20 @@ def load_pipeline(
         overrides: `--STAGE.key value`, `--evals.key value` and `--INPUT value`, as given on the command line.
         output_dir: the run directory; default runs/NAME.
         seed: in place of the pipeline's own seed.
-        package: the package whose STAGES, KINDS and modules are the stages.
+        package: the package whose STAGES and modules are the stages.
         quick: a smoke run: two steps a stage and two items a task, whatever the recipes say.
         mistakes: where given, what is wrong with a stage's own keys is put here by its name and not raised, and no
             data is looked at: `align check` does that.
     """
     recipe_dir = Path(recipe_dir)
     settings = read_settings(recipe_dir)
-    table = importlib.import_module(package)
+    table = stage_table(package)
     run_dir = Path(output_dir) if output_dir else Path("runs") / settings.name
     seed = seed if seed is not None else settings.seed or 0
 
     errors: list[UserError] = []
     with gathered(errors):
-        _check_stage_names(settings, list(table.STAGES), recipe_dir / PIPELINE_FILE)
+        _check_stage_names(settings, list(table), recipe_dir / PIPELINE_FILE)
     raise_all(errors)
     paths = {name: recipe_dir / file for name, file in settings.stages.items()}
     recipes: dict[str, dict[str, Any]] = {}
@@ -196,9 +209,9 @@ def load_pipeline(
             recipe = fill_inputs(recipe, inputs, str(paths[name]))
             earlier = [stage.name for stage in stages]
             later = [other for other in recipes if other not in earlier]
-            spec = _stage_spec(name, name, paths[name], recipe, seed, package, {*table.STAGES, *recipes}, quick)
+            spec = _stage_spec(name, name, paths[name], recipe, seed, package, {*table, *recipes}, quick)
             stages.append(spec)
-            _check_order(spec, earlier, later, table.KINDS)
+            _check_order(spec, earlier, later, table)
     raise_all(errors)
     for spec in stages:
         if mistakes is None:
@@ -234,7 +247,7 @@ def load_stage(
     recipe = read_recipe(recipe_path)
     beside = recipe_path.parent / PIPELINE_FILE
     settings = read_settings(recipe_path.parent) if beside.is_file() else Settings(recipe_path.resolve().parent.name)
-    table = importlib.import_module(package)
+    table = stage_table(package)
     inputs = {}
     for key, value in parse_overrides(list(overrides)).items():
         if key in settings.inputs:
@@ -249,13 +262,13 @@ def load_stage(
     seed = seed if seed is not None else settings.seed or 0
     beside_it = {path.parent.name for path in place.parent.glob("*/stage.json")}
     spec = _stage_spec(
-        place.name, stage, recipe_path, recipe, seed, package, {*table.STAGES, *beside_it} - {place.name}, quick
+        place.name, stage, recipe_path, recipe, seed, package, {*table, *beside_it} - {place.name}, quick
     )
     errors: list[UserError] = []
     for key, parent in spec.parents.items():
         with gathered(errors):
             expected = spec.module.PARENTS[key]
-            check_kind(f"{recipe_path}: {key}", parent, table.KINDS.get(parent), expected)
+            check_kind(f"{recipe_path}: {key}", parent, checkpoint_kind(table, parent), expected)
             if mistakes is None or parent not in settings.stages:
                 _check_finished(recipe_path, key, parent, place.parent, expected)
     if mistakes is None:
@@ -371,7 +384,7 @@ def _stage_spec(
 ) -> StageSpec:
     """The spec of a stage, its parents parted into stages of the run directory and what comes from outside."""
     _refuse_code(recipe, path)
-    module = stage_module(stage, package)
+    module, facts = stage_module(stage, package), stage_table(package)[stage]
     keys = {entry.name for config in module.CONFIGS for entry in dataclasses.fields(config)}
     if "seed" in keys:
         recipe = {"seed": seed} | recipe
@@ -387,7 +400,7 @@ def _stage_spec(
         else:
             check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
             outside[key] = value
-    return StageSpec(name, module, recipe, path, parents, outside)
+    return StageSpec(name, module, recipe, path, parents, outside, stage, facts)
 
 
 def _mistakes_of_its_own(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:
@@ -399,11 +412,11 @@ def _mistakes_of_its_own(spec: StageSpec, run_dir: Path, with_data: bool = True)
     for data in configs:
         if with_data and isinstance(data, DataArguments):
             with gathered(errors):
-                check_source(data, spec.module.DATA_KIND)
+                check_source(data, spec.facts.data)
     return errors
 
 
-def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: dict[str, str]) -> None:
+def _check_order(spec: StageSpec, earlier: list[str], later: list[str], table: Mapping[str, Stage]) -> None:
     errors = []
     for key, parent in spec.parents.items():
         if parent in later:
@@ -423,7 +436,7 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], kinds: d
                 )
             )
         with gathered(errors):
-            check_kind(f"{spec.recipe_path}: {key}", parent, kinds.get(parent), spec.module.PARENTS[key])
+            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(table, parent), spec.module.PARENTS[key])
     raise_all(errors)
 
 

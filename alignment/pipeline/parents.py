@@ -7,20 +7,21 @@ from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_path, require_sound
+from alignment.stages import CAUSAL_LM, CLASSIFIER, TOKENIZER
 
 # Any checkpoint carries its tokenizer.
 SERVES = {
-    "tokenizer": ("tokenizer", "causal-lm", "sequence-classification"),
-    "causal-lm": ("causal-lm",),
-    "sequence-classification": ("sequence-classification",),
+    TOKENIZER: (TOKENIZER, CAUSAL_LM, CLASSIFIER),
+    CAUSAL_LM: (CAUSAL_LM,),
+    CLASSIFIER: (CLASSIFIER,),
 }
 ARCHITECTURES = {
-    "ForCausalLM": "causal-lm",
-    "LMHeadModel": "causal-lm",
-    "ForConditionalGeneration": "causal-lm",
-    "ForSequenceClassification": "sequence-classification",
+    "ForCausalLM": CAUSAL_LM,
+    "LMHeadModel": CAUSAL_LM,
+    "ForConditionalGeneration": CAUSAL_LM,
+    "ForSequenceClassification": CLASSIFIER,
 }
-ADAPTERS = {"CAUSAL_LM": "causal-lm", "SEQ_CLS": "sequence-classification"}
+ADAPTERS = {"CAUSAL_LM": CAUSAL_LM, "SEQ_CLS": CLASSIFIER}
 
 
 def kind_of_checkpoint(folder: Path) -> str | None:
@@ -34,7 +35,7 @@ def kind_of_checkpoint(folder: Path) -> str | None:
                 if name.endswith(ending):
                     return kind
         return None
-    return "tokenizer" if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
+    return TOKENIZER if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
 
 
 def check_kind(subject: str, value: str, kind: str | None, expected: str) -> None:

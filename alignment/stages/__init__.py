@@ -1,22 +1,109 @@
-"""The stages by name: one module each, imported when it is needed."""
+"""The table of stages: the facts about each stage that the rest of the code asks for.
 
-STAGES: dict[str, str] = {
-    "tokenizer": "train a byte-level BPE tokenizer on the stage's text",
-    "pretrain": "train a language model from random weights (or go on with one)",
-    "sft": "fine-tune on instructions and conversations",
-    "reward": "train a reward model on preference pairs",
-    "dpo": "align on preference pairs with DPO",
-    "ppo": "align with PPO against a reward model",
-    "grpo": "align with GRPO: rewards of several completions a prompt, compared",
-}
+A stage is a module of this package with the name of its row (docs/architecture.md says what it holds), imported when
+it is needed. This file imports nothing, so that `align --help` can read it at once.
+"""
 
-# What the checkpoint of a stage is, so that a parent of the wrong kind is found before anything runs.
-KINDS: dict[str, str] = {
-    "tokenizer": "tokenizer",
-    "pretrain": "causal-lm",
-    "sft": "causal-lm",
-    "reward": "sequence-classification",
-    "dpo": "causal-lm",
-    "ppo": "causal-lm",
-    "grpo": "causal-lm",
+from dataclasses import dataclass
+
+# Kinds of checkpoint. A tokenizer comes with any checkpoint, so every kind serves as one.
+TOKENIZER, CAUSAL_LM, CLASSIFIER = "tokenizer", "causal-lm", "sequence-classification"
+
+# How much memory the logits of a stage take: those of all tokens at once (our trainers), of the completions alone when
+# gradients are taken (PPO), in tiles (TRL's trainers), or none (a classifier).
+WHOLE, COMPLETIONS, TILED, NONE = "whole", "completions", "tiled", "none"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Facts about a stage.
+
+    Attributes:
+        help: one line for `align --help`.
+        label: the name in the report.
+        data: the kind of its rows, a key of `alignment.data.reading.formats.KINDS`.
+        checkpoint: the kind of checkpoint that it writes.
+        sequences: sequences per row that the model reads.
+        logits: what is held of the logits: WHOLE, COMPLETIONS, TILED or NONE.
+        samples: whether it trains on completions that it samples.
+        has_reference: whether the policy is compared with a reference model.
+        has_critic: whether a critic is trained with the policy.
+        fills_rollouts: whether prompts that do not fill a last rollout are left out.
+        starts_from_base: whether a base model without a chat template may start it, and is given one.
+        drops_long_rows: whether rows longer than max_length are dropped, and not truncated.
+        tone: the number of its colour in the report, from 0.
+    """
+
+    help: str
+    label: str
+    data: str
+    checkpoint: str = CAUSAL_LM
+    sequences: int = 1
+    logits: str = TILED
+    samples: bool = False
+    has_reference: bool = False
+    has_critic: bool = False
+    fills_rollouts: bool = False
+    starts_from_base: bool = False
+    drops_long_rows: bool = False
+    tone: int | None = None
+
+
+STAGES: dict[str, Stage] = {
+    "tokenizer": Stage(
+        help="train a tokenizer: byte-level BPE, or characters",
+        label="tokenizer",
+        data="text",
+        checkpoint=TOKENIZER,
+    ),
+    "pretrain": Stage(
+        help="train a language model from random weights, or continue training one",
+        label="pretrain",
+        data="text",
+        logits=WHOLE,
+        tone=4,
+    ),
+    "sft": Stage(
+        help="fine-tune on instructions and conversations",
+        label="SFT",
+        data="sft",
+        starts_from_base=True,
+        tone=0,
+    ),
+    "reward": Stage(
+        help="train a reward model on preference pairs",
+        label="reward",
+        data="preference",
+        checkpoint=CLASSIFIER,
+        sequences=2,
+        logits=NONE,
+        drops_long_rows=True,
+        tone=3,
+    ),
+    "dpo": Stage(
+        help="align on preference pairs with DPO",
+        label="DPO",
+        data="preference",
+        sequences=2,
+        has_reference=True,
+        tone=1,
+    ),
+    "ppo": Stage(
+        help="align with PPO against a reward model or reward functions",
+        label="PPO",
+        data="prompts",
+        logits=COMPLETIONS,
+        samples=True,
+        has_reference=True,
+        has_critic=True,
+        tone=2,
+    ),
+    "grpo": Stage(
+        help="align with GRPO: advantages from the rewards of several completions per prompt",
+        label="GRPO",
+        data="prompts",
+        samples=True,
+        has_reference=True,
+        fills_rollouts=True,
+    ),
 }

@@ -12,17 +12,15 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from alignment.callbacks.out_of_memory import Guarded
-from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import is_adapter
 from alignment.models.generation import plain_generation
 from alignment.models.loading import load_tokenizer
+from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.self_check.policy_checks import grpo_checks, starts_from
-from alignment.stages.self_check.prove import SelfChecked, self_check
-from alignment.stages.shared.defaults import HardwareDefaults
 from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.inputs import load_data, loading_options
 from alignment.stages.shared.lora import (
     ModelArguments,
     Start,
@@ -33,22 +31,15 @@ from alignment.stages.shared.lora import (
     expose_head_bias,
     starting_point,
 )
+from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.rollouts import RewardSources, without_long_prompts
-from alignment.stages.shared.stage_run import (
-    StageResult,
-    count_parameters,
-    finish,
-    load_data,
-    loading_options,
-    start,
-    train,
-)
+from alignment.stages.shared.stage_keys import StageKeys
+from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat import require_template
 from reward_models.functions import load_function
 from reward_models.learned import load_members
 
-PARENTS = {"model_name_or_path": "causal-lm", "reward_model_path": "sequence-classification"}
-DATA_KIND = "prompts"
+PARENTS = {"model_name_or_path": CAUSAL_LM, "reward_model_path": CLASSIFIER}
 CHOICES = {  # TRL finds out about them after the first rollout
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "importance_sampling_level": ("token", "sequence"),
@@ -58,7 +49,7 @@ CHOICES = {  # TRL finds out about them after the first rollout
 
 
 @dataclass
-class GRPORecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, GRPOConfig):
+class GRPORecipe(StageKeys, GRPOConfig):
     """TRL's `GRPOConfig`, without dropout: with it the policy would differ from its reference before any step."""
 
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off in policy and reference."})
@@ -133,31 +124,18 @@ def run(
     sources: RewardSources,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> StageResult:
-    stage_dir, own, clock = start(args)
-    trainer = make_trainer(args, data, model_args, sources, stage_dir, *own, *callbacks)
-    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
-    counted = count_parameters(trainer.model)
+    parent = model_args.model_name_or_path
+    stage = StageRun("grpo", args, callbacks)
+    trainer = make_trainer(args, data, model_args, sources, stage.folder, *stage.callbacks)
+    require_inherited(trainer.processing_class, parent, args)
+    checks = [starts_from(parent), grpo_checks(sources.reward_model_path)]
     # TRL sets temperature, top_p, top_k, min_p and repetition_penalty; transformers takes all other settings from the
     # checkpoint, so that completions would come from another distribution than the one that is trained.
     with plain_generation(trainer.model):
-        checks = [starts_from(model_args.model_name_or_path), grpo_checks(sources.reward_model_path)]
-        checked = self_check(trainer, checks)
-        tokens, metrics = train(trainer, ["reward", "reward_std", "kl", "entropy", "completions/mean_length"])
-    return finish(
-        trainer,
-        stage_dir,
-        clock,
-        method="grpo",
-        parents={
-            "model_name_or_path": model_args.model_name_or_path,
-            "reward_model_path": sources.reward_model_path,
-        },
-        data=data.title,
-        counted=counted,
-        tokens=tokens,
-        metrics=metrics,
-        self_check=checked,
-    )
+        logged = ["reward", "reward_std", "kl", "entropy", "completions/mean_length"]
+        metrics = stage.train(trainer, checks, logged=logged)
+    parents = {"model_name_or_path": parent, "reward_model_path": sources.reward_model_path}
+    return stage.finish(trainer, parents, data.title, metrics)
 
 
 def make_trainer(
@@ -170,8 +148,8 @@ def make_trainer(
 ) -> GRPOTrainer:
     """TRL's trainer with policy, reference, tokenizer, rewards and prompts, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir)
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=None)
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir)
+    splits = load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None)
     splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length)
     require_a_rollout(splits, args)
     if model_args.model_revision != "main":

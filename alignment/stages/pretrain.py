@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from transformers import (
     PreTrainedModel,
@@ -12,8 +13,6 @@ from transformers import (
     set_seed,
 )
 
-from alignment.callbacks.out_of_memory import Guarded
-from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.data.tokenizing.packing import PackedRows, pack
 from alignment.data.tokenizing.scored import ScoredTexts
@@ -23,15 +22,16 @@ from alignment.errors import UserError, raise_all
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.models.packed_documents import require_documents_apart
+from alignment.stages import CAUSAL_LM, STAGES, TOKENIZER
 from alignment.stages.self_check.loss_checks import check_language_model_loss
 from alignment.stages.self_check.policy_checks import starts_from
-from alignment.stages.self_check.prove import SelfChecked, self_check
-from alignment.stages.shared.defaults import HardwareDefaults
-from alignment.stages.shared.stage_run import StageResult, count_parameters, finish, load_data, start, train
+from alignment.stages.shared.inputs import load_data
+from alignment.stages.shared.result import StageResult
+from alignment.stages.shared.stage_keys import StageKeys
+from alignment.stages.shared.stage_run import StageRun
 from alignment.trainers.pretrain.trainer import PretrainConfig, PretrainTrainer
 
-PARENTS = {"tokenizer_name_or_path": "tokenizer", "model_name_or_path": "causal-lm"}
-DATA_KIND = "text"
+PARENTS = {"tokenizer_name_or_path": TOKENIZER, "model_name_or_path": CAUSAL_LM}
 MODEL_FIELDS = ("preset", *(one.name for one in fields(GPTConfig)), *GPTConfig.attribute_map)
 
 
@@ -71,7 +71,7 @@ def _unknown_field(name: str) -> UserError:
 
 
 @dataclass
-class PretrainRecipe(HardwareDefaults, Resumable, Guarded, SelfChecked, PretrainConfig):
+class PretrainRecipe(StageKeys, PretrainConfig):
     """Our `PretrainConfig`."""
 
     bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
@@ -88,21 +88,35 @@ def check(model_args: PretrainArguments, data: DataArguments, args: PretrainReci
 def run(
     model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, own, clock = start(args)
+    parent = model_args.model_name_or_path
+    stage = StageRun("pretrain", args, callbacks)
+    trainer = make_trainer(model_args, data, args, stage.folder, *stage.callbacks)
+    checks = [starts_from(parent), check_language_model_loss]
+    metrics = stage.train(trainer, checks, evaluated=["eval_loss", "eval_bits_per_byte"])
+    parents = {"model_name_or_path": parent, "tokenizer_name_or_path": model_args.tokenizer_name_or_path}
+    return stage.finish(trainer, parents, data.title, metrics)
+
+
+def make_trainer(
+    model_args: PretrainArguments,
+    data: DataArguments,
+    args: PretrainRecipe,
+    stage_dir: Path,
+    *callbacks: TrainerCallback,
+) -> PretrainTrainer:
+    """Return our trainer with model, tokenizer and rows, ready to train."""
     set_seed(args.seed)
     tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
     length = args.max_length or tokenizer.model_max_length
-    # Any id will do where a tokenizer has none to pad with: padding has no labels, and no document sees it.
+    # Without a padding token any id will do: padding has no labels, and no document sees it.
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     model = make_model(model_args, tokenizer, length)
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir)
-    with args.main_process_first(
-        local=False, desc="tokenize and pack"
-    ):  # the other processes take the rows from the cache
+    splits = load_data(data, STAGES["pretrain"].data, args.seed, stage_dir)
+    with args.main_process_first(local=False, desc="tokenize and pack"):  # the others take the rows from the cache
         documents = {name: tokenize(split, tokenizer) for name, split in splits.items()}
         rows = {name: make_rows(split, args, length, pad_id, name) for name, split in documents.items()}
     validation = documents.get("validation")
-    trainer = PretrainTrainer(
+    return PretrainTrainer(
         model=model,
         args=args,
         train_dataset=rows["train"],
@@ -111,26 +125,7 @@ def run(
         eval_text=None if validation is None else ScoredTexts(validation, tokenizer, length, pad_id),
         data_collator=default_data_collator,
         processing_class=tokenizer,
-        callbacks=[*own, *callbacks],
-    )
-    checked = self_check(trainer, [starts_from(model_args.model_name_or_path), check_language_model_loss])
-    tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_bits_per_byte"])
-    parents = {
-        "model_name_or_path": model_args.model_name_or_path,
-        "tokenizer_name_or_path": model_args.tokenizer_name_or_path,
-    }
-    counted = count_parameters(model)
-    return finish(
-        trainer,
-        stage_dir,
-        clock,
-        method="pretrain",
-        parents=parents,
-        data=data.title,
-        counted=counted,
-        tokens=tokens,
-        metrics=metrics,
-        self_check=checked,
+        callbacks=[*callbacks],
     )
 
 
@@ -146,7 +141,7 @@ def make_rows(
 def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
     """A new GPT for this tokenizer and context, or the model to go on from."""
     if args.model_name_or_path:
-        return load_trainable(args.model_name_or_path, "causal-lm", dtype="float32")
+        return load_trainable(args.model_name_or_path, CAUSAL_LM, dtype="float32")
     return GPTForCausalLM(new_config(args.model_config, tokenizer, length, len(tokenizer)))
 
 

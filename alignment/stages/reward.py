@@ -2,38 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from datasets import Dataset, DatasetDict
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
-from alignment.callbacks.out_of_memory import Guarded
-from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
+from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.self_check.loss_checks import check_preference_loss, pairs_shown
-from alignment.stages.self_check.prove import SelfChecked, self_check
-from alignment.stages.shared.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.inputs import load_data, loading_options, require_context
 from alignment.stages.shared.lora import ModelArguments, adapt_trainer, adapter_in_32_bit, check_adapter, starting_point
-from alignment.stages.shared.stage_run import (
-    StageResult,
-    count_parameters,
-    finish,
-    load_data,
-    loading_options,
-    require_context,
-    start,
-    train,
-)
+from alignment.stages.shared.result import StageResult
+from alignment.stages.shared.stage_keys import StageKeys
+from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs
 from reward_models.learned import LearnedReward
 
-PARENTS = {"model_name_or_path": "causal-lm"}
-DATA_KIND = "preference"
+PARENTS = {"model_name_or_path": CAUSAL_LM}
 PAIR = ["prompt", "chosen", "rejected"]
 
 
@@ -68,7 +61,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SelfChecked, RewardConfig):
+class RewardRecipe(StageKeys, SpeedLevers, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -84,16 +77,36 @@ def check(args: RewardRecipe, data: RewardArguments, model_args: ModelArguments)
 def run(
     args: RewardRecipe, data: RewardArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, own, clock = start(args)
+    parent = model_args.model_name_or_path
+    stage = StageRun("reward", args, callbacks)
+    trainer, splits = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
+    require_inherited(trainer.processing_class, parent, args)
+    checks = [check_preference_loss, pairs_shown(splits["train"])]
+    metrics = stage.train(trainer, checks, evaluated=["eval_loss", "eval_accuracy"])
+    judged = card_pairs(splits)
+    if judged is not None:
+        reward = LearnedReward(trainer.model, trainer.processing_class, "reward", args.per_device_eval_batch_size)
+        metrics["pairwise"] = judge_pairs(reward, judged, data.card_min_gap, data.card_subset)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
+
+
+def card_pairs(splits: DatasetDict) -> Dataset | None:
+    """The pairs that the finished model is judged on: a split of their own, or the validation rows."""
+    return splits.get("card", splits.get("validation"))
+
+
+def make_trainer(
+    args: RewardRecipe, data: RewardArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
+) -> tuple[RewardTrainer, DatasetDict]:
+    """Return TRL's trainer with model, tokenizer and pairs, ready to train; and the splits of the data."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    options = loading_options(model_args)
-    start_from = starting_point(model_args, options, tokenizer, "sequence-classification", stage_dir)
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, CLASSIFIER, stage_dir)
     speed_up(start_from.model, args)
     start_from.model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
     keep = [*GOLD_COLUMNS, *([data.card_subset] if data.card_subset else [])]
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir, keep=keep, held_out=held_out)
-    judged = splits.get("card", splits.get("validation"))
+    splits = load_data(data, STAGES["reward"].data, args.seed, stage_dir, keep=keep, held_out=held_out)
+    judged = card_pairs(splits)
     if judged is not None and data.card_subset and data.card_subset not in judged.column_names:
         raise UserError(
             f"the pairs have no column {data.card_subset}",
@@ -108,26 +121,8 @@ def run(
             eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
             processing_class=tokenizer,
             peft_config=start_from.peft_config,
-            callbacks=[*own, *start_from.callbacks, *callbacks],
+            callbacks=[*callbacks, *start_from.callbacks],
         )
     adapt_trainer(trainer, model_args)
     group_pairs_by_length(trainer)
-    require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
-    counted = count_parameters(trainer.model)
-    checked = self_check(trainer, [check_preference_loss, pairs_shown(splits["train"])])
-    tokens, metrics = train(trainer, evaluated=["eval_loss", "eval_accuracy"])
-    if judged is not None:
-        reward = LearnedReward(trainer.model, tokenizer, "reward", args.per_device_eval_batch_size)
-        metrics["pairwise"] = judge_pairs(reward, judged, data.card_min_gap, data.card_subset)
-    return finish(
-        trainer,
-        stage_dir,
-        clock,
-        method="reward",
-        parents={"model_name_or_path": model_args.model_name_or_path},
-        data=data.title,
-        counted=counted,
-        tokens=tokens,
-        metrics=metrics,
-        self_check=checked,
-    )
+    return trainer, splits

@@ -9,8 +9,6 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from alignment.callbacks.out_of_memory import Guarded
-from alignment.callbacks.step_checkpoints import Resumable
 from alignment.data.arguments import DataArguments
 from alignment.data.tokenizing.tokens import tokenize_documents
 from alignment.errors import UserError
@@ -18,11 +16,12 @@ from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_tokenizer
 from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
+from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
 from alignment.stages.self_check.policy_checks import starts_from
-from alignment.stages.self_check.prove import SelfChecked, self_check
-from alignment.stages.shared.defaults import HardwareDefaults, SpeedLevers
+from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
+from alignment.stages.shared.inputs import load_data, loading_options, require_context
 from alignment.stages.shared.lora import (
     ModelArguments,
     adapt_trainer,
@@ -31,27 +30,19 @@ from alignment.stages.shared.lora import (
     expose_head_bias,
     starting_point,
 )
-from alignment.stages.shared.stage_run import (
-    StageResult,
-    count_parameters,
-    finish,
-    load_data,
-    loading_options,
-    require_context,
-    start,
-    train,
-)
+from alignment.stages.shared.result import StageResult
+from alignment.stages.shared.stage_keys import StageKeys
+from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
 
-PARENTS = {"model_name_or_path": "causal-lm"}
-DATA_KIND = "sft"
+PARENTS = {"model_name_or_path": CAUSAL_LM}
 
 
 @dataclass
-class SFTRecipe(HardwareDefaults, SpeedLevers, Resumable, Guarded, SelfChecked, SFTConfig):
+class SFTRecipe(StageKeys, SpeedLevers, SFTConfig):
     """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
@@ -89,25 +80,13 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
 def run(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
-    stage_dir, own, clock = start(args)
-    trainer, conversations = make_trainer(args, data, model_args, stage_dir, *own, *callbacks)
-    counted = count_parameters(trainer.model)
-    checks = [starts_from(model_args.model_name_or_path), check_language_model_loss, tokens_shown(conversations)]
-    checked = self_check(trainer, checks)
-    tokens, metrics = train(trainer, ["mean_token_accuracy"], ["eval_loss", "eval_mean_token_accuracy"])
-    parents = {"model_name_or_path": model_args.model_name_or_path}
-    return finish(
-        trainer,
-        stage_dir,
-        clock,
-        method="sft",
-        parents=parents,
-        data=data.title,
-        counted=counted,
-        tokens=tokens,
-        metrics=metrics,
-        self_check=checked,
-    )
+    parent = model_args.model_name_or_path
+    stage = StageRun("sft", args, callbacks)
+    trainer, conversations = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
+    checks = [starts_from(parent), check_language_model_loss, tokens_shown(conversations)]
+    evaluated = ["eval_loss", "eval_mean_token_accuracy"]
+    metrics = stage.train(trainer, checks, logged=["mean_token_accuracy"], evaluated=evaluated)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
 
 
 def make_trainer(
@@ -117,9 +96,9 @@ def make_trainer(
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
     rows = len(tokenizer) if changes.new_tokens else 0
-    start_from = starting_point(model_args, loading_options(model_args), tokenizer, "causal-lm", stage_dir, rows)
+    start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
     speed_up(start_from.model, args)
-    splits = load_data(data, DATA_KIND, args.seed, stage_dir).select_columns(["messages"])
+    splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
     with adapter_in_32_bit(start_from.model):
         trainer = SFTTrainer(
             model=start_from.model,

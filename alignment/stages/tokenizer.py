@@ -6,11 +6,12 @@ from pathlib import Path
 from alignment.callbacks.clock import StageClock
 from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import new_checkpoint
-from alignment.stages.shared.stage_run import StageResult, load_data
+from alignment.stages import STAGES
+from alignment.stages.shared.inputs import load_data
+from alignment.stages.shared.result import StageResult
 from alignment.tokenization.train import character_tokenizer, train_tokenizer
 
 PARENTS: dict[str, str] = {}
-DATA_KIND = "text"
 
 
 @dataclass
@@ -32,7 +33,7 @@ CONFIGS = (TokenizerArguments, DataArguments)
 
 def run(args: TokenizerArguments, data: DataArguments) -> StageResult:
     clock, stage_dir = StageClock(), Path(args.output_dir)
-    texts = load_data(data, DATA_KIND, 0, stage_dir)
+    texts = load_data(data, STAGES["tokenizer"].data, 0, stage_dir)
     train = iter(texts["train"]["text"])
     if args.characters:
         tokenizer = character_tokenizer(train, args.model_max_length)

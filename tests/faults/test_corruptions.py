@@ -18,7 +18,7 @@ from alignment.models.loading import load_causal_lm, load_tokenizer, load_traina
 from alignment.pipeline.records.record import RunRecord
 from alignment.report import write_report
 from alignment.report.content import collect
-from alignment.stages.shared.stage_run import save_checkpoint
+from alignment.stages.shared.saving import save_checkpoint
 from eval.frontier.points import read_metrics
 from eval.harness.store import is_whole, load_run, save_run
 

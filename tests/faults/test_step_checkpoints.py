@@ -17,7 +17,7 @@ from alignment.durable.manifest import MANIFEST, write_manifest
 from alignment.durable.steps import Progress, all_steps, newest_complete, newest_intact, prune
 from alignment.errors import UserError
 from alignment.stages.pretrain import PretrainRecipe
-from alignment.stages.shared.stage_run import start, train
+from alignment.stages.shared.stage_run import StageRun
 from alignment.trainers.pretrain.trainer import PretrainTrainer
 
 
@@ -49,9 +49,9 @@ def recipe(folder: Path, **options) -> PretrainRecipe:
 def learn(folder: Path, *callbacks: TrainerCallback, **options) -> PretrainTrainer:
     """Train on 12 rows, 3 steps an epoch; on rows that it has never seen the loss soon rises."""
     args = recipe(folder, **options)
-    _, own, _ = start(args)
-    trainer = PretrainTrainer(build(MODERN), args, None, rows(12, 1), rows(8, 2), callbacks=[*own, *callbacks])
-    train(trainer)
+    stage = StageRun("pretrain", args, callbacks)
+    trainer = PretrainTrainer(build(MODERN), args, None, rows(12, 1), rows(8, 2), callbacks=stage.callbacks)
+    stage.train(trainer, [])
     return trainer
 
 

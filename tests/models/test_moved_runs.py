@@ -12,7 +12,7 @@ from peft import get_peft_model
 from alignment.durable.manifest import cover, digest_checkpoint, new_checkpoint
 from alignment.models.checkpoints import adapter_base
 from alignment.models.loading import load_causal_lm, load_trainable
-from alignment.stages.shared.stage_run import save_checkpoint
+from alignment.stages.shared.saving import save_checkpoint
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

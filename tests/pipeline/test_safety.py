@@ -21,9 +21,9 @@ from alignment.models.interop import export_checkpoint
 from alignment.models.loading import load_causal_lm, load_config, load_tokenizer
 from alignment.pipeline.graph import load_stage
 from alignment.report import write_report
-from alignment.stages.shared import stage_run
+from alignment.stages.shared import saving
 from alignment.stages.shared.model_card import write_card
-from alignment.stages.shared.stage_run import StageResult
+from alignment.stages.shared.result import StageResult
 from eval.harness.store import save_run
 
 TOKEN = "hf_" + "Ab1" * 12
@@ -225,9 +225,9 @@ def test_the_hub_gets_the_checkpoint_and_no_pickled_arguments(tmp_path, monkeypa
         def upload_folder(self, **options):
             uploads.append((self.token, options))
 
-    monkeypatch.setattr(stage_run, "HfApi", Api)
+    monkeypatch.setattr(saving, "HfApi", Api)
     arguments = SimpleNamespace(hub_token=TOKEN, hub_revision=None)
     trainer = SimpleNamespace(args=arguments, hub_model_id="me/model", is_world_process_zero=lambda: True)
-    stage_run.push(trainer, tmp_path / "checkpoint")
+    saving.push(trainer, tmp_path / "checkpoint")
     expected = {"repo_id": "me/model", "folder_path": tmp_path / "checkpoint", "revision": None}
     assert uploads == [(TOKEN, expected)]

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer
 
 from alignment.models.loading import load_trainable
 from alignment.stages.shared.lora import complete_reference, expose_head_bias
-from alignment.stages.shared.stage_run import save_checkpoint
+from alignment.stages.shared.saving import save_checkpoint
 
 
 @pytest.fixture

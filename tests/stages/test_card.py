@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from alignment.stages.shared.model_card import write_card
-from alignment.stages.shared.stage_run import StageResult
+from alignment.stages.shared.result import StageResult
 
 PAIRWISE = {
     "n": 8,

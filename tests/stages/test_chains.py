@@ -21,7 +21,7 @@ from alignment.models.merging import merge
 from alignment.stages import dpo, grpo, ppo, reward, sft
 from alignment.stages.shared.chains import record_chain
 from alignment.stages.shared.lora import ModelArguments
-from alignment.stages.shared.stage_run import save_checkpoint
+from alignment.stages.shared.saving import save_checkpoint
 from eval.harness.store import checkpoint_digest
 from reward_models.learned import load_members
 

@@ -7,7 +7,7 @@ import pytest
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.stages.reward import RewardArguments
-from alignment.stages.shared.stage_run import load_data
+from alignment.stages.shared.inputs import load_data
 from eval.suites.tinyworld.hooks import load_items
 
 

@@ -17,7 +17,7 @@ from alignment.pipeline.recipes.recipe import build_configs
 from alignment.stages import grpo
 from alignment.stages.shared.lora import ModelArguments
 from alignment.stages.shared.rollouts import RewardSources
-from alignment.stages.shared.stage_run import save_checkpoint
+from alignment.stages.shared.saving import save_checkpoint
 
 OPTIONS = {
     "num_generations": 4,

@@ -11,7 +11,7 @@ from alignment.data.tinyworld import gold
 from alignment.data.tinyworld.tasks import Task
 from alignment.errors import UserError
 from alignment.pipeline.recipes.recipe import build_configs, read_recipe
-from alignment.stages import ppo
+from alignment.stages import STAGES, ppo
 from reward_models.functions import load_function
 from reward_models.tinyworld import gold_reward
 
@@ -37,7 +37,8 @@ def test_own_files_have_no_gold_reward():
 
 
 def test_the_gold_reward_reads_the_prompts_as_the_stage_loads_them():
-    rows = load_splits(DataArguments("tinyworld:prompts?prompts=30"), ppo.DATA_KIND, 0, keep=None)["train"].to_dict()
+    prompts = DataArguments("tinyworld:prompts?prompts=30")
+    rows = load_splits(prompts, STAGES["ppo"].data, 0, keep=None)["train"].to_dict()
     tasks = [Task.from_json(text) for text in rows["task"]]
     for replies in ([task.answer for task in tasks], ["You fool."] * len(tasks)):
         completions = [[{"role": "assistant", "content": reply}] for reply in replies]

@@ -36,13 +36,14 @@ def main(args: argparse.Namespace) -> int:
     from alignment.estimate.throughput import bare_overrides, bench_preset, bench_stage, describe
     from alignment.models.gpt import GPTConfig
     from alignment.pipeline.graph import load_stage
+    from alignment.stages import STAGES, TOKENIZER
 
     timer = StepTimer(args.steps, args.warmup, Path(args.profile) if args.profile else None)
     recipe = Path(args.what)
     if recipe.is_file():
         stage = stage_of(recipe, args.stage)
-        if stage == "tokenizer":
-            raise UserError("the tokenizer stage has no steps to measure", expected="the recipe of another stage")
+        if STAGES[stage].checkpoint == TOKENIZER:
+            raise UserError(f"the {stage} stage has no steps to measure", expected="the recipe of another stage")
         place = str(Path(args.output_dir) / stage) if args.output_dir else None
         pipeline = load_stage(stage, recipe, bare_overrides(args.overrides, timer, args.rows), place)
     else:

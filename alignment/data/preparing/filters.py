@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignment.data.reading.formats import KINDS, Messages
+from alignment.data.reading.formats import CONVERSATIONS, KINDS, Messages
 from alignment.data.words import folded, is_unspaced, words
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def asked_text(row: Row, kind: str) -> str:
 def asked(row: Row, kind: str) -> str | Messages:
     if kind == "text":
         return row["text"]
-    return row["messages"][:-1] if kind == "sft" else row["prompt"]
+    return row["messages"][:-1] if kind == CONVERSATIONS else row["prompt"]
 
 
 def _contents(values: Iterable[Any]) -> Iterator[str]:

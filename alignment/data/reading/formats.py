@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Messages = list[dict[str, str]]
 
+CONVERSATIONS = "sft"
 KINDS = {
     "text": ("text",),
     "sft": ("messages",),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from alignment.data.reading.formats import CONVERSATIONS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -96,7 +98,7 @@ def encode_rows(
         try:
             if kind == "text":
                 encoded.append(_encode_text(number, row["text"], tokenizer))
-            elif kind == "sft":
+            elif kind == CONVERSATIONS:
                 encoded.append(encode_conversation(number, row["messages"], tokenizer, replies_only, template))
             elif kind == "preference":
                 pairs.append(encode_pair(number, row, tokenizer))

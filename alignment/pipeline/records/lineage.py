@@ -13,6 +13,7 @@ from alignment.models.checkpoints import adapter_base, is_adapter, read_lineage,
 from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.recipes.recipe import gathered
 from alignment.pipeline.records.record import RunRecord
+from alignment.stages import STAGES, TOKENIZER
 
 # What a stage's entry in pipeline.json says that goes along with its checkpoint.
 KEPT = ("recipe_digest", "data", "code", "git", "seed", "versions", "started")
@@ -23,12 +24,12 @@ def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
     errors: list[UserError] = []
     for key, name in spec.parents.items():
         with gathered(errors):
-            weights = spec.module.PARENTS[key] != "tokenizer"
+            weights = spec.module.PARENTS[key] != TOKENIZER
             require_sound(run_dir / name / "checkpoint", weights=weights)
             require_own(name, record, run_dir)
     for key, name in spec.outside.items():
         with gathered(errors):
-            require_sound(Path(name).expanduser(), weights=spec.module.PARENTS[key] != "tokenizer")
+            require_sound(Path(name).expanduser(), weights=spec.module.PARENTS[key] != TOKENIZER)
     raise_all(errors)
 
 
@@ -61,7 +62,7 @@ def write_lineage(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
     places = {key: str(run_dir / name / "checkpoint") for key, name in spec.parents.items()} | spec.outside
     lineage = {
         "stage": spec.name,
-        "method": spec.module.__name__.rpartition(".")[2],
+        "method": spec.method,
         "digest": digest_checkpoint(checkpoint),
         "adapter": is_adapter(checkpoint),
         **{key: record.stages[spec.name].get(key) for key in KEPT},
@@ -104,7 +105,9 @@ def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0, told: 
         return [f"{start}{lineage['from']}, from outside" + (f", model {short(digest)}" if digest else "")]
     words = [lineage["method"]]
     words += [f"adapter on {base_name(lineage['base'])}"] if lineage.get("adapter") else []
-    words += ["from random weights"] if not model_parents(lineage) and lineage["method"] != "tokenizer" else []
+    facts = STAGES.get(lineage["method"])
+    has_weights = facts is None or facts.checkpoint != TOKENIZER
+    words += ["from random weights"] if has_weights and not model_parents(lineage) else []
     words += [f"seed {lineage['seed']}"] if lineage.get("seed") is not None else []
     head = f"{start}{lineage['stage']} ({', '.join(words)}), model {short(digest)}"
     if digest in told:

@@ -21,6 +21,7 @@ from alignment.models.loading import REFERENCE_ADAPTER, load_config, load_stack,
 from alignment.models.merging import merge_once
 from alignment.models.quantization import quantization_of, require_quantization
 from alignment.models.vocabulary import make_room, trained_rows
+from alignment.stages import STAGES
 from alignment.stages.shared.stage_run import INITIAL_ADAPTER
 
 logger = logging.getLogger(__name__)
@@ -147,16 +148,16 @@ def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
             expected="gaussian, orthogonal, pissa or pissa_niter_N",
             fix="leave it out for LoRA's own, whose B begins as 0",
         )
-    if _changes_base(model_args) and new and method in ("dpo", "ppo", "grpo"):
+    if _changes_base(model_args) and new and STAGES[method].has_reference:
         yield UserError(
             "PiSSA changes the base, which is the reference here",
             got=f"init_lora_weights: {begin}",
             expected="a base that stays as it is",
             fix=f"begin with PiSSA in the sft stage, and let {method} go on with its adapter",
         )
-    if model_args.loraplus_lr_ratio is not None and method == "ppo":
+    if model_args.loraplus_lr_ratio is not None and STAGES[method].has_critic:
         yield UserError(
-            "loraplus_lr_ratio does nothing for ppo, whose optimizer has the critic's rate beside the policy's",
+            f"loraplus_lr_ratio has no effect in the {method} stage, whose optimizer has a rate for the critic",
             got=model_args.loraplus_lr_ratio,
             fix="leave it out",
         )

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import reward_models.card.card as reward_card
 from alignment.durable.atomic import write_text
 from alignment.masking import mask_text
+from alignment.stages import CLASSIFIER, STAGES
 
 if TYPE_CHECKING:
-    from alignment.stages.shared.stage_run import StageResult
+    from alignment.stages.shared.result import StageResult
 
 LOADING = {
     "reward": """import alignment
@@ -33,7 +34,7 @@ model = AutoModelForCausalLM.from_pretrained("{checkpoint}")""",
 def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     """Write README.md with the front matter that the hub reads; of a reward model its reward card as well."""
     adapter = (checkpoint / "adapter_config.json").is_file()
-    kind = " ".join(["reward"] * (result.method == "reward") + ["adapter"] * adapter) or "model"
+    kind = " ".join(["reward"] * (STAGES[result.method].checkpoint == CLASSIFIER) + ["adapter"] * adapter) or "model"
     front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]
     front[-1] += f"{result.method}]"
     numbers = [

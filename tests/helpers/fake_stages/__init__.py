@@ -1,16 +1,11 @@
 """Stages that take no time: each writes its settings and its parents' checkpoints as its own checkpoint."""
 
+from alignment.stages import CLASSIFIER, TOKENIZER, Stage
+
 STAGES = {
-    "words": "a tokenizer",
-    "base": "a language model",
-    "tuned": "a better one",
-    "judge": "a reward model",
-    "aligned": "the best one",
-}
-KINDS = {
-    "words": "tokenizer",
-    "base": "causal-lm",
-    "tuned": "causal-lm",
-    "judge": "sequence-classification",
-    "aligned": "causal-lm",
+    "words": Stage("a tokenizer", "words", "text", TOKENIZER),
+    "base": Stage("a language model", "base", "text"),
+    "tuned": Stage("a better one", "tuned", "sft"),
+    "judge": Stage("a reward model", "judge", "preference", CLASSIFIER),
+    "aligned": Stage("the best one", "aligned", "prompts"),
 }

@@ -1,0 +1,13 @@
+"""The recipe keys that every trainer stage has beside those of its trainer."""
+
+from dataclasses import dataclass
+
+from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.step_checkpoints import Resumable
+from alignment.stages.self_check.prove import SelfChecked
+from alignment.stages.shared.defaults import HardwareDefaults
+
+
+@dataclass
+class StageKeys(HardwareDefaults, Resumable, Guarded, SelfChecked):
+    """Mixed in before a TrainingArguments class: defaults by hardware, step checkpoints, faults, self-check."""
