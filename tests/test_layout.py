@@ -1,4 +1,4 @@
-"""The layout that CONTRIBUTING.md promises: small folders, names that say one thing, no stage's name in a comparison."""
+"""The layout: small folders, names that say one thing, no comparison with the name of a stage."""
 
 import ast
 from collections import defaultdict

@@ -166,8 +166,8 @@ def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float
     tokens = trained_rows * batch.sides * batch.padded
     flops, passes = _training_work(run, tokens, trained_rows)
     forward = compute.forward_flops(models.policy, batch.padded)
-    if STAGES[run.stage].has_reference and not STAGES[run.stage].samples:
-        flops, passes = flops + tokens * forward, passes + trained_rows / batch.micro * models.policy.layers
+    extra = STAGES[run.stage].extra_passes
+    flops, passes = flops + extra * tokens * forward, passes + extra * trained_rows / batch.micro * models.policy.layers
     if STAGES[run.stage].samples:
         flops, passes = flops * keys.num_iterations, passes * keys.num_iterations
         rollouts = trained_rows / batch.rollout

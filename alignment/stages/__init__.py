@@ -31,6 +31,7 @@ class Stage:
         fills_rollouts: whether prompts that do not fill a last rollout are left out.
         starts_from_base: whether a base model without a chat template may start it, and is given one.
         drops_long_rows: whether rows longer than max_length are dropped, and not truncated.
+        extra_passes: passes without gradients per row of an offline trainer: the reference's, say.
         tone: the number of its colour in the report, from 0.
     """
 
@@ -46,6 +47,7 @@ class Stage:
     fills_rollouts: bool = False
     starts_from_base: bool = False
     drops_long_rows: bool = False
+    extra_passes: int = 0
     tone: int | None = None
 
 
@@ -86,6 +88,7 @@ STAGES: dict[str, Stage] = {
         data="preference",
         sequences=2,
         has_reference=True,
+        extra_passes=1,
         tone=1,
     ),
     "ppo": Stage(
