@@ -31,7 +31,7 @@ class Stage:
         fills_rollouts: whether prompts that do not fill a last rollout are left out.
         starts_from_base: whether a base model without a chat template may start it, and is given one.
         drops_long_rows: whether rows longer than max_length are dropped, and not truncated.
-        extra_passes: passes without gradients per row of an offline trainer: the reference's, say.
+        extra_passes: passes without gradients per row of an offline trainer: the reference's, and KTO's for its KL.
         tone: the number of its colour in the report, from 0.
     """
 
@@ -90,6 +90,13 @@ STAGES: dict[str, Stage] = {
         has_reference=True,
         extra_passes=1,
         tone=1,
+    ),
+    "kto": Stage(
+        help="align with KTO on single replies, each labelled as wanted or not",
+        label="KTO",
+        data="kto",
+        has_reference=True,
+        extra_passes=3,
     ),
     "ppo": Stage(
         help="align with PPO against a reward model or reward functions",

@@ -88,12 +88,18 @@ DATA = {
     "sft": conversations,
     "preference": preferences,
     "prompts": lambda: [{"prompt": row["prompt"]} for row in preferences()],
+    "kto": lambda: [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in preferences(20)
+        for side in ("chosen", "rejected")
+    ],
     "text": lambda: [{"text": f"The {WORDS[number % 10]} number {number} is here."} for number in range(40)],
 }
 KIND_OF = {
     "sft": "sft",
     "reward": "preference",
     "dpo": "preference",
+    "kto": "kto",
     "ppo": "prompts",
     "grpo": "prompts",
     "pretrain": "text",
@@ -103,6 +109,7 @@ OWN = {
     "sft": {"max_length": 128},
     "reward": {"max_length": 128},
     "dpo": {"max_length": 128},
+    "kto": {"max_length": 128},
     "ppo": {"max_completion_length": 16, "reward_funcs": ["rewards.py:brief"]},
     "grpo": {"max_completion_length": 16, "reward_funcs": ["rewards.py:brief"], "num_generations": 2},
     "pretrain": {"max_length": 128},

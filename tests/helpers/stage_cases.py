@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_trainable
-from alignment.stages import dpo, grpo, pretrain, reward, sft
+from alignment.stages import dpo, grpo, kto, pretrain, reward, sft
 from alignment.stages.shared.lora import ModelArguments
 from alignment.stages.shared.rollouts import RewardSources
 
@@ -91,6 +91,11 @@ def preferences() -> list[dict]:
     ]
 
 
+def labelled() -> list[dict]:
+    rows = [(row, side) for row in preferences()[:4] for side in ("chosen", "rejected")]
+    return [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for row, side in rows]
+
+
 def prompts() -> list[dict]:
     return [{"prompt": ragged.ask(prompt)} for prompt, _, _ in ragged.TALKS[1:3]]
 
@@ -150,6 +155,17 @@ def dpo_trainer(case: Case, setting: Setting, folder: Path, out: Path, rows=None
     args = dpo.DPORecipe(str(out), **KEYS | setting.keys() | options | {"loss_weights": None} | keys)
     data = data_of(out / "rows.jsonl", setting.arranged(preferences() if rows is None else rows))
     trainer = dpo.make_trainer(args, data, model_arguments(case, setting, folder), out)
+    stir_reference(trainer)
+    return trainer
+
+
+def kto_trainer(case: Case, setting: Setting, folder: Path, out: Path, rows=None, **keys) -> Trainer:
+    """On the replies of the pairs, each by itself, with weights that tell the labels apart."""
+    options = {"max_length": 120, "pad_to_multiple_of": setting.multiple, "beta": 0.5}
+    options |= {"desirable_weight": 1.5, "undesirable_weight": 0.7}
+    args = kto.KTORecipe(str(out), **KEYS | setting.keys() | options | keys)
+    data = data_of(out / "rows.jsonl", setting.arranged(labelled() if rows is None else rows))
+    trainer = kto.make_trainer(args, data, model_arguments(case, setting, folder), out)
     stir_reference(trainer)
     return trainer
 
@@ -278,6 +294,29 @@ def dpo_loss(trainer: Trainer) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def kto_loss(trainer: Trainer) -> Tensor:
+    """Eq. 7 and 8 of arXiv 2402.01306: a batch's KL is that of its prompts with the reply of the row before each."""
+    args, size, batches = trainer.args, trainer.args.per_device_train_batch_size, []
+    rows = list(trainer.train_dataset)
+
+    def margin(prompt: list[int], reply: list[int]) -> Tensor:
+        ids = (prompt, reply)
+        return reply_log_probs(trainer.model, *ids).sum() - reference_log_probs(trainer, *ids).sum()
+
+    for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
+        kl, losses = torch.tensor(0.0), []
+        if args.loss_type == "kto":
+            before = [batch[place - 1]["completion_ids"] for place in range(len(batch))]
+            pairs = zip(batch, before, strict=True)
+            kl = torch.stack([margin(row["prompt_ids"], reply).detach() for row, reply in pairs]).mean().clamp(min=0)
+        for row in batch:
+            sign, weight = (1, args.desirable_weight) if row["label"] else (-1, args.undesirable_weight)
+            gain = margin(row["prompt_ids"], row["completion_ids"])
+            losses.append(weight * (1 - torch.sigmoid(sign * args.beta * (gain - kl))))
+        batches.append(torch.stack(losses).mean())
+    return torch.stack(batches).mean()
+
+
 def grpo_loss(case: Case, trainer: Trainer) -> Tensor:
     """TRL's default, DAPO: the mean over all tokens; advantages by the mean and the deviation of each group.
 
@@ -344,6 +383,12 @@ def check_sft(case: Case, setting: Setting, folder: Path, out: Path, **keys) -> 
 def check_dpo(case: Case, setting: Setting, folder: Path, out: Path, **keys) -> None:
     trainer = dpo_trainer(case, setting, folder, out, **keys)
     check_trainer(trainer, dpo_loss(trainer))
+
+
+def check_kto(case: Case, setting: Setting, folder: Path, out: Path, **keys) -> None:
+    """Without its KL, whose estimate belongs to the batch, a step hangs on nothing but its rows."""
+    trainer = kto_trainer(case, setting, folder, out, loss_type="apo_zero_unpaired", **keys)
+    check_trainer(trainer, kto_loss(trainer))
 
 
 def check_grpo(case: Case, setting: Setting, folder: Path, out: Path, monkeypatch, **keys) -> None:

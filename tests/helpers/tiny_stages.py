@@ -35,6 +35,7 @@ KEYS = {
     "sft-lora": ("sft", {"dataset_name": "sft.jsonl", "max_length": 64, **LORA}),
     "reward": ("reward", {"dataset_name": "pairs.jsonl", "max_length": 64}),
     "dpo": ("dpo", {"dataset_name": "pairs.jsonl", "max_length": 64}),
+    "kto": ("kto", {"dataset_name": "pairs.jsonl", "max_length": 64}),
     "ppo": ("ppo", {"dataset_name": "prompts.jsonl"}),
     "ppo-lora": ("ppo", {"dataset_name": "prompts.jsonl", **LORA}),
     "grpo": ("grpo", {"dataset_name": "prompts.jsonl", "max_completion_length": 8, "num_generations": 4, "beta": 0.1}),

@@ -19,6 +19,7 @@ PAGES = [
     "docs/comparing.md",
     "docs/ppo.md",
     "docs/grpo.md",
+    "docs/kto.md",
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
@@ -29,7 +30,7 @@ PAGES = [
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs.
 ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier", "align check recipes/lora")
-LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "ppo", "grpo")
+LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "kto", "ppo", "grpo")
 
 
 def blocks(page: str) -> list[str]:

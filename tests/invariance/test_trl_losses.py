@@ -1,4 +1,4 @@
-"""A step of SFT, the reward model, DPO and GRPO is that of its rows one by one, in any batches, order and padding."""
+"""A step of the trainers of TRL is that of its rows one by one, in any batches, order and padding."""
 
 import pytest
 import stage_cases as cases
@@ -16,7 +16,7 @@ def named(row: dict) -> str:
     return "-".join(str(value) for value in row.values())
 
 
-CHECKS = {"sft": cases.check_sft, "reward": cases.check_reward, "dpo": cases.check_dpo}
+CHECKS = {"sft": cases.check_sft, "reward": cases.check_reward, "dpo": cases.check_dpo, "kto": cases.check_kto}
 DESIGN = covering(cases.CASES | cases.SETTINGS)
 
 

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     return tiny_stages.make(tmp_path_factory.mktemp("parents"))
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft-lora", "reward", "dpo", "ppo", "grpo"])
+@pytest.mark.parametrize("name", ["pretrain", "sft-lora", "reward", "dpo", "kto", "ppo", "grpo"])
 def test_a_stage_ends_with_the_same_bits_whether_it_checks_itself_or_not(name, folder, tmp_path):
     record = tiny_stages.run(name, folder, tmp_path / "with")["self_check"]
     assert record["checks"] and all(one["difference"] <= one["tolerance"] for one in record["checks"])

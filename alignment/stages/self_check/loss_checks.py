@@ -204,25 +204,26 @@ def shown_pairs(trainer: Trainer, pairs: Sequence[dict[str, Any]]) -> Iterator[P
 
 
 def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
-    """DPO starts from its reference: neither reply's implicit reward has moved, and moving the policy moves it."""
+    """DPO and KTO start from their reference: no reply's implicit reward has moved, and moving the policy moves it."""
     rows = first_rows(trainer)
     if not rows:
         return
     _, measured = trainers_loss(trainer, rows)
-    length = max(len(row[f"{side}_ids"]) for row in rows for side in SIDES)
-    rewards = max(abs(measured[f"rewards/{side}"]) for side in SIDES)
+    sides = [side for side in SIDES if f"rewards/{side}" in measured]  # KTO's rows may all have the same label
+    length = max(len(ids) for row in rows for ids in replies_of(row).values())
+    rewards = max(abs(measured[f"rewards/{side}"]) for side in sides)
     yield Outcome(
         "margins 0",
-        rewards,
+        max(rewards, trainer.beta * abs(measured.get("kl", 0.0))),
         trainer.beta * SAME_PASS * length,
-        failure="DPO's reference is not the model that training starts from",
+        failure="the reference is not the model that training starts from",
         fix="start from the checkpoint that the reference is",
     )
     yield from check_replies(trainer, rows, measured)
     with moved_weights(trainer.model):
         _, moved = trainers_loss(trainer, rows)
-    policy = [moved[f"logps/{side}"] != measured[f"logps/{side}"] for side in SIDES]
-    apart = [moved[f"rewards/{side}"] != measured[f"rewards/{side}"] for side in SIDES] if trainer.beta else policy
+    policy = [moved[f"logps/{side}"] != measured[f"logps/{side}"] for side in sides]
+    apart = [moved[f"rewards/{side}"] != measured[f"rewards/{side}"] for side in sides] if trainer.beta else policy
     yield Outcome(
         "trained weights move the policy alone",
         float(not (any(policy) and any(apart))),
@@ -232,24 +233,35 @@ def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
     )
 
 
+def replies_of(row: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the token ids of a row's replies by side: both of a pair (DPO), or the side of the label (KTO)."""
+    if "completion_ids" in row:
+        return {"chosen" if row["label"] else "rejected": row["completion_ids"]}
+    return {side: row[f"{side}_ids"] for side in SIDES}
+
+
 def check_replies(trainer: Trainer, rows: Sequence[dict[str, Any]], measured: dict[str, float]) -> Iterator[Outcome]:
     """The log-probabilities of chosen and rejected replies, against each of them alone."""
     most = trainer.args.max_length or math.inf
-    whole = [[[*row["prompt_ids"], *row[f"{side}_ids"]] for side in SIDES] for row in rows]
-    if trainer.args.ld_alpha is not None or max(len(ids) for pair in whole for ids in pair) > most:
+    replies = [(side, row["prompt_ids"], ids) for row in rows for side, ids in replies_of(row).items()]
+    if getattr(trainer.args, "ld_alpha", None) is not None:
+        return  # DPO weighs the tokens beyond the shorter reply's length
+    if max(len(prompt) + len(ids) for _, prompt, ids in replies) > most:
         return
-    for place, side in enumerate(SIDES):
+    for side in SIDES:
+        own = [(prompt, ids) for name, prompt, ids in replies if name == side]
         plain, length = 0.0, 0
-        for row, pair in zip(rows, whole, strict=True):
-            ids = torch.tensor(pair[place])
+        for prompt, reply in own:
+            ids = torch.tensor([*prompt, *reply])
             targets = nn.functional.pad(ids[1:], (0, 1), value=IGNORED)
-            targets[: len(row["prompt_ids"]) - 1] = IGNORED
+            targets[: len(prompt) - 1] = IGNORED
             lost, count = document_loss(trainer.model, ids, targets)
-            plain, length = plain - lost / len(rows), max(length, count)
-        yield Outcome(
-            f"log-probabilities of {side} replies = plain ones",
-            abs(measured[f"logps/{side}"] - plain),
-            0.1 * tolerance(trainer) * length,
-            failure=f"DPO's log-probabilities of the {side} replies are not theirs, each read alone",
-            fix="padding_free: false, or another attn_implementation",
-        )
+            plain, length = plain - lost / len(own), max(length, count)
+        if own:
+            yield Outcome(
+                f"log-probabilities of {side} replies = plain ones",
+                abs(measured[f"logps/{side}"] - plain),
+                0.1 * tolerance(trainer) * length,
+                failure=f"the log-probabilities of the {side} replies are not those of each reply read alone",
+                fix="padding_free: false, or another attn_implementation",
+            )
