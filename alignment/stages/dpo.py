@@ -1,4 +1,4 @@
-"""The DPO stage: TRL's DPOTrainer on preference pairs, against the SFT model as it was."""
+"""The DPO stage: TRL's DPOTrainer on preference pairs, with the parent as reference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The GRPO stage: TRL's GRPOTrainer on prompts, several completions of each, rewarded as in the PPO stage."""
+"""The GRPO stage: TRL's GRPOTrainer on several completions per prompt, with the rewards of the PPO stage."""
 
 import importlib.util
 import inspect
@@ -40,7 +40,7 @@ from reward_models.functions import load_function
 from reward_models.learned import load_members
 
 PARENTS = {"model_name_or_path": CAUSAL_LM, "reward_model_path": CLASSIFIER}
-CHOICES = {  # TRL finds out about them after the first rollout
+CHOICES = {  # TRL checks them only after the first rollout
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
@@ -50,18 +50,18 @@ CHOICES = {  # TRL finds out about them after the first rollout
 
 @dataclass
 class GRPORecipe(StageKeys, GRPOConfig):
-    """TRL's `GRPOConfig`, without dropout: with it the policy would differ from its reference before any step."""
+    """TRL's `GRPOConfig` without dropout, with which the policy would differ from its reference before any step."""
 
-    disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off in policy and reference."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Turn off dropout in policy and reference."})
 
     def __post_init__(self):
         raise_all([*self._too_small()])
         super().__post_init__()
-        raise_all([*self._not_a_choice(), *self._at_odds()])
+        raise_all([*self._unknown_choices(), *self._incompatible()])
 
     @property
     def steps_per_rollout(self) -> int:
-        """Optimizer steps of a rollout."""
+        """Optimizer steps per rollout."""
         return max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
 
     def _too_small(self) -> Iterator[UserError]:
@@ -70,34 +70,34 @@ class GRPORecipe(StageKeys, GRPOConfig):
             if getattr(self, name) is None or getattr(self, name) < low:
                 yield UserError(f"{name} is too small", got=getattr(self, name), expected=f"at least {low}")
 
-    def _not_a_choice(self) -> Iterator[UserError]:
+    def _unknown_choices(self) -> Iterator[UserError]:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 expected = "one of " + ", ".join(choices)
-                yield UserError(f"{name} is not a choice", got=repr(getattr(self, name)), expected=expected)
+                yield UserError(f"{name} has an unknown value", got=repr(getattr(self, name)), expected=expected)
 
-    def _at_odds(self) -> Iterator[UserError]:
+    def _incompatible(self) -> Iterator[UserError]:
         rollout, accumulation = self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
         if self.steps_per_generation % accumulation and accumulation % rollout:
             yield UserError(
-                "rollouts and optimizer steps do not end together, so that training could not go on from a checkpoint",
+                "rollouts and optimizer steps do not end together, so that training could not resume from a checkpoint",
                 got=f"steps_per_generation={self.steps_per_generation}, gradient_accumulation_steps={accumulation}",
                 expected="steps_per_generation a multiple of gradient_accumulation_steps",
             )
         keeps_best = self.load_best_model_at_end or self.save_strategy == SaveStrategy.BEST
         if keeps_best and self.eval_strategy == IntervalStrategy.STEPS and self.eval_steps % self.steps_per_rollout:
             yield UserError(
-                "the best checkpoint could lie inside a rollout, from where training cannot go on",
-                got=f"eval_steps={self.eval_steps}, with {self.steps_per_rollout} steps a rollout",
+                "the best checkpoint could lie inside a rollout, from which training cannot resume",
+                got=f"eval_steps={self.eval_steps}, with {self.steps_per_rollout} steps per rollout",
                 expected=f"eval_steps a multiple of {self.steps_per_rollout}",
             )
         if self.sync_ref_model and self.beta == 0:
-            yield UserError("sync_ref_model has no reference to move", got="beta=0", fix="a beta, or leave it out")
+            yield UserError("sync_ref_model has no reference to update", got="beta=0", fix="a beta, or leave it out")
         if self.use_vllm and importlib.util.find_spec("vllm") is None:
-            yield UserError("use_vllm: true, and vLLM is not installed", fix="pip install vllm, or use_vllm: false")
+            yield UserError("use_vllm: true, but vLLM is not installed", fix="pip install vllm, or use_vllm: false")
         if self.use_transformers_continuous_batching and (self.bf16 or self.fp16):
             yield UserError(
-                "continuous batching would leave the weights that are trained in 16 bit",
+                "continuous batching would convert the trained weights to 16 bit",
                 got=f"use_transformers_continuous_batching: true, bf16: {self.bf16}, fp16: {self.fp16}",
                 fix="bf16: false, or use_transformers_continuous_batching: false",
             )
@@ -111,7 +111,7 @@ def check(args: GRPORecipe, data: DataArguments, model_args: ModelArguments, sou
     require_template(model_args.model_name_or_path)
     if args.sync_ref_model and (model_args.use_peft or is_adapter(model_args.model_name_or_path)):
         raise UserError(
-            "sync_ref_model needs a policy that is trained in full",
+            "sync_ref_model needs a policy whose weights are all trained",
             got="an adapter, whose reference is the model that it started from",
             fix="sync_ref_model: false",
         )
@@ -129,8 +129,8 @@ def run(
     trainer = make_trainer(args, data, model_args, sources, stage.folder, *stage.callbacks)
     require_inherited(trainer.processing_class, parent, args)
     checks = [starts_from(parent), grpo_checks(sources.reward_model_path)]
-    # TRL sets temperature, top_p, top_k, min_p and repetition_penalty; transformers takes all other settings from the
-    # checkpoint, so that completions would come from another distribution than the one that is trained.
+    # TRL sets temperature, top_p, top_k, min_p and repetition_penalty; transformers would take all other settings from
+    # the checkpoint, and sample from another distribution than the one that is trained.
     with plain_generation(trainer.model):
         logged = ["reward", "reward_std", "kl", "entropy", "completions/mean_length"]
         metrics = stage.train(trainer, checks, logged=logged)
@@ -146,17 +146,19 @@ def make_trainer(
     stage_dir: Path,
     *callbacks: TrainerCallback,
 ) -> GRPOTrainer:
-    """TRL's trainer with policy, reference, tokenizer, rewards and prompts, ready to train."""
+    """Return TRL's trainer with policy, reference, tokenizer, rewards and prompts, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir)
     splits = load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None)
     splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length)
     require_a_rollout(splits, args)
     if model_args.model_revision != "main":
-        args.model_init_kwargs = {"revision": model_args.model_revision}  # TRL loads the reference of a full model
+        args.model_init_kwargs = {
+            "revision": model_args.model_revision
+        }  # for the reference of a full model, which TRL loads
     beta = args.beta
     if start_from.reference is not None:
-        args.beta = 0.0  # else TRL makes a reference of the newest adapter alone
+        args.beta = 0.0  # otherwise TRL makes a reference from the newest adapter alone
     with adapter_in_32_bit(start_from.model):
         trainer = GRPOTrainer(
             model=start_from.model,
@@ -177,7 +179,7 @@ def make_trainer(
 
 
 def give_reference(trainer: GRPOTrainer, start_from: Start) -> None:
-    """Measure the KL to the parent as it is, where that is not what TRL finds in the model by itself."""
+    """Make the parent the reference, if TRL would not use it by default."""
     if start_from.reference is None or trainer.beta == 0:
         return
     reference = start_from.reference.eval()
@@ -187,10 +189,10 @@ def give_reference(trainer: GRPOTrainer, start_from: Start) -> None:
 
 
 def load_rewards(sources: RewardSources, args: GRPORecipe) -> list[Callable]:
-    """The reward model, then the functions, under distinct names: TRL takes those of one name together in its logs."""
+    """Load the reward model, then the functions, under distinct names: TRL logs rewards of one name together."""
     rewards = [load_function(spec) for spec in sources.reward_funcs]
     if sources.reward_model_path:
-        # TRL would load no adapter, and pass rows beyond the model's context.
+        # TRL would not load an adapter, and would pass rows longer than the model's context.
         rewards[:0] = load_members([sources.reward_model_path], args.per_device_eval_batch_size, str(args.device))
     names = [getattr(one, "__name__", type(one).__name__) for one in rewards]
     return [
@@ -200,7 +202,7 @@ def load_rewards(sources: RewardSources, args: GRPORecipe) -> list[Callable]:
 
 
 def renamed(function: Callable, name: str) -> Callable:
-    """A reward function, sync or async, by another name."""
+    """Return a reward function, sync or async, under another name."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
         async def call(**columns):
@@ -216,21 +218,21 @@ def renamed(function: Callable, name: str) -> Callable:
 
 
 def require_a_rollout(splits: DatasetDict, args: GRPORecipe) -> None:
-    """Raise where there are fewer prompts than a rollout takes: TRL drops those that do not fill one."""
+    """Raise if there are fewer prompts than one rollout needs: TRL drops prompts that do not fill a rollout."""
     expected = args.generation_batch_size // args.num_generations
     if len(splits["train"]) < expected:
         raise UserError(
             "there are too few prompts for one rollout",
             got=f"{len(splits['train'])} training prompts",
-            expected=f"{expected}: {args.generation_batch_size} completions, {args.num_generations} a prompt",
+            expected=f"{expected}: {args.generation_batch_size} completions, {args.num_generations} per prompt",
             fix="more prompts, a smaller per_device_train_batch_size, or fewer steps_per_generation",
         )
 
 
 class OrderOfEpochs(TrainerCallback):
-    """Lets a training that goes on take the prompts in the order in which they would have come.
+    """Restores the order of the prompts when training resumes in a later epoch.
 
-    The order of each epoch is drawn from a generator of TRL's sampler, which begins anew with the trainer.
+    TRL's sampler draws the order of each epoch from a generator that starts over with a new trainer.
     """
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):

@@ -33,13 +33,14 @@ PARENTS = {
 
 @dataclass
 class OtherSources:
-    """What else PPO can learn from."""
+    """Further models and data of PPO."""
 
     value_model_path: str | None = field(
-        default=None, metadata={"help": "What the critic starts from; default: the reward model, or the policy."}
+        default=None,
+        metadata={"help": "The checkpoint that the critic starts from; default: the reward model, or the policy."},
     )
     ptx_dataset_name: str | None = field(
-        default=None, metadata={"help": "Pretraining text to go on learning from, by ptx_coef."}
+        default=None, metadata={"help": "Pretraining text to train on as well, weighted by ptx_coef."}
     )
 
 
@@ -47,7 +48,7 @@ class OtherSources:
 class PPORecipe(StageKeys, PPOConfig):
     """Our `PPOConfig`."""
 
-    bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
+    bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: true if the hardware has it."})
 
 
 CONFIGS = (PPORecipe, DataArguments, ModelArguments, RewardSources, OtherSources)

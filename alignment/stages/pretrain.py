@@ -37,29 +37,29 @@ MODEL_FIELDS = ("preset", *(one.name for one in fields(GPTConfig)), *GPTConfig.a
 
 @dataclass
 class PretrainArguments:
-    """What is pretrained: a new model by `model_config`, or one that goes on."""
+    """The model: a new one, described by `model_config`, or an existing one to continue training."""
 
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "The tokenizer; default: that of model_name_or_path."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Go on from this model; default: a new one."}
+        default=None, metadata={"help": "Continue training this model; default: a new model."}
     )
     model_config: dict | None = field(
         default=None,
-        metadata={"help": "Fields of GPTConfig for a new model; `preset` names one to take the others from."},
+        metadata={"help": "Fields of GPTConfig for a new model; `preset` names a shape that gives the other fields."},
     )
 
     def __post_init__(self):
         if self.model_name_or_path is None and self.tokenizer_name_or_path is None:
             raise UserError(
                 "there is nothing to start from",
-                expected="tokenizer_name_or_path (for a new model) or model_name_or_path (to go on from one)",
+                expected="tokenizer_name_or_path (for a new model) or model_name_or_path (to continue one)",
             )
         if self.model_name_or_path is not None and self.model_config is not None:
             raise UserError(
                 "model_config and model_name_or_path exclude each other",
-                fix="leave model_config out to go on from a model",
+                fix="leave out model_config to continue training a model",
             )
         raise_all([_unknown_field(name) for name in self.model_config or {} if name not in MODEL_FIELDS])
 
@@ -74,7 +74,7 @@ def _unknown_field(name: str) -> UserError:
 class PretrainRecipe(StageKeys, PretrainConfig):
     """Our `PretrainConfig`."""
 
-    bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: where the hardware has it."})
+    bf16: bool | None = field(default=None, metadata={"help": "Train in bf16; default: true if the hardware has it."})
 
 
 CONFIGS = (PretrainArguments, DataArguments, PretrainRecipe)
@@ -82,7 +82,7 @@ CONFIGS = (PretrainArguments, DataArguments, PretrainRecipe)
 
 def check(model_args: PretrainArguments, data: DataArguments, args: PretrainRecipe) -> None:
     if model_args.model_name_or_path:
-        require_documents_apart(model_args.model_name_or_path, fix="start from a model that does")
+        require_documents_apart(model_args.model_name_or_path, fix="start from a model that keeps documents apart")
 
 
 def run(
@@ -132,14 +132,14 @@ def make_trainer(
 def make_rows(
     documents: TokenizedDocuments, args: PretrainRecipe, length: int, pad_id: int, split: str
 ) -> PackedRows | TokenWindows:
-    """Documents packed whole, or windows of the text; validation text is cut into windows once."""
+    """Pack whole documents, or cut the text into windows; windows of validation text do not overlap."""
     if args.window_stride is None:
         return pack(documents, length, pad_id)
     return TokenWindows(documents, length, args.window_stride if split == "train" else length)
 
 
 def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, length: int) -> PreTrainedModel:
-    """A new GPT for this tokenizer and context, or the model to go on from."""
+    """Return a new GPT for this tokenizer and context, or load the model to continue training."""
     if args.model_name_or_path:
         return load_trainable(args.model_name_or_path, CAUSAL_LM, dtype="float32")
     return GPTForCausalLM(new_config(args.model_config, tokenizer, length, len(tokenizer)))
@@ -148,7 +148,7 @@ def make_model(args: PretrainArguments, tokenizer: PreTrainedTokenizerBase, leng
 def new_config(
     model_config: dict | None, tokenizer: PreTrainedTokenizerBase, length: int, vocab_size: int
 ) -> GPTConfig:
-    """The config of a new GPT: what it inherits of tokenizer and context, and the recipe's fields over that."""
+    """Return the config of a new GPT: the recipe's fields, and the rest from tokenizer and context length."""
     inherited = {
         "vocab_size": vocab_size,
         "max_position_embeddings": length,

@@ -1,4 +1,4 @@
-"""The reward stage: TRL's RewardTrainer on preference pairs, and a card of how well the model ranks held-out pairs."""
+"""The reward stage: TRL's RewardTrainer on preference pairs, and a reward card on held-out pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,16 +32,16 @@ PAIR = ["prompt", "chosen", "rejected"]
 
 @dataclass
 class RewardArguments(DataArguments):
-    """Which pairs the reward model learns from, and which it is judged on."""
+    """The pairs that the reward model is trained and evaluated on."""
 
     dataset_card_split: str | None = field(
-        default=None, metadata={"help": "The split that the finished model is judged on; default: the validation rows."}
+        default=None, metadata={"help": "The split for the reward card; default: the validation rows."}
     )
     card_min_gap: float = field(
-        default=0.1, metadata={"help": "Where gold rewards are known, pairs closer than this are not judged."}
+        default=0.1, metadata={"help": "Least difference of gold rewards: closer pairs are left out of the card."}
     )
     card_subset: str | None = field(
-        default=None, metadata={"help": "A column of the pairs: the card tells the accuracy for each of its values."}
+        default=None, metadata={"help": "A column of the pairs: the card shows the accuracy for each of its values."}
     )
 
     def __post_init__(self):
@@ -50,11 +50,11 @@ class RewardArguments(DataArguments):
             raise UserError(
                 "dataset_card_split belongs to dataset_name",
                 got="datasets",
-                fix="leave it out: the model is judged on the validation rows of every source",
+                fix="leave it out: the card is made on the validation rows of every source",
             )
         if self.dataset_card_split == self.dataset_train_split:
             raise UserError(
-                "the reward model would be judged on what it trains on",
+                "the reward card would be made on the training rows",
                 got=f"the split {self.dataset_card_split} for both",
                 expected="two different splits",
             )
@@ -91,7 +91,7 @@ def run(
 
 
 def card_pairs(splits: DatasetDict) -> Dataset | None:
-    """The pairs that the finished model is judged on: a split of their own, or the validation rows."""
+    """Return the pairs of the reward card: a split of their own, or the validation rows."""
     return splits.get("card", splits.get("validation"))
 
 

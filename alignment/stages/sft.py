@@ -43,14 +43,16 @@ PARENTS = {"model_name_or_path": CAUSAL_LM}
 
 @dataclass
 class SFTRecipe(StageKeys, SpeedLevers, SFTConfig):
-    """TRL's `SFTConfig`, learning from the replies alone unless told otherwise."""
+    """TRL's `SFTConfig`, with the loss on the replies alone by default."""
 
-    assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the replies and their ends, no prompts."})
+    assistant_only_loss: bool = field(
+        default=True, metadata={"help": "Compute the loss on replies and their end tokens, not on prompts."}
+    )
     replay_dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Pretraining text to go on learning from, so that the model forgets less of it."},
+        metadata={"help": "Pretraining text to train on as well, so that the model forgets less."},
     )
-    replay_ratio: float = field(default=1.0, metadata={"help": "Documents of the replay for each conversation."})
+    replay_ratio: float = field(default=1.0, metadata={"help": "Documents of replay_dataset_name per conversation."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,12 +68,12 @@ CONFIGS = (SFTRecipe, DataArguments, ModelArguments)
 
 def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> None:
     check_adapter(model_args, "sft")
-    if is_adapter(model_args.model_name_or_path):  # a full model's tokenizer is given what it lacks
+    if is_adapter(model_args.model_name_or_path):  # the tokenizer of a full model is given a template
         require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
-            "packing_strategy: wrapped cuts conversations anywhere and lets them read each other; bfd does not"
+            "packing_strategy: wrapped cuts conversations anywhere and lets them attend to each other; bfd does not"
         )
     elif args.packing or args.padding_free:
         require_documents_apart(model_args.model_name_or_path, fix="packing: false, and padding_free: false")
@@ -92,7 +94,7 @@ def run(
 def make_trainer(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
 ) -> tuple[SFTTrainer, Dataset]:
-    """TRL's trainer with model, tokenizer and rows, ready to train; and the conversations that it learns from."""
+    """Return TRL's trainer with model, tokenizer and rows, ready to train; and the training conversations."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
     rows = len(tokenizer) if changes.new_tokens else 0
@@ -118,17 +120,17 @@ def make_trainer(
     adapt_trainer(trainer, model_args)
     if args.replay_dataset_name:
         trainer.train_dataset = with_replay(trainer.train_dataset, args, data, tokenizer, stage_dir)
-    # Generation has to stop where a reply ends, not only where a document does.
+    # Generation has to stop at the end of a reply, not only at the end of a document.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
     return trainer, splits["train"]
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> Changes:
-    """Give a base model's tokenizer what conversations need.
+    """Give a base model's tokenizer the chat template and the tokens that conversations need.
 
-    It takes the place of TRL's own way with `chat_template_path`, which grows the embeddings without a word and trains
-    new rows of the input layer alone.
+    Replaces TRL's handling of `chat_template_path`, which grows the embeddings silently and trains only the new rows of
+    the input layer.
     """
     changes = make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
     args.chat_template_path = None
@@ -144,11 +146,11 @@ def with_replay(
     tokenizer: PreTrainedTokenizerBase,
     stage_dir: Path,
 ) -> Dataset:
-    """The trainer's tokenized conversations and, for each, `replay_ratio` documents, learned in full.
+    """Return the tokenized conversations with `replay_ratio` documents per conversation, whose every token is trained.
 
-    Fine-tuning a small model on replies alone overwrites what pretraining put in; going on with some of the old data
-    keeps it (Ouyang et al. 2022, PPO-ptx; Ibrahim et al. 2024, arXiv 2403.08763). The documents are kept clean of the
-    same eval suites.
+    Fine-tuning a small model on replies alone makes it forget its pretraining; some of the old data prevents that
+    (Ouyang et al. 2022, PPO-ptx; Ibrahim et al. 2024, arXiv 2403.08763). The documents are
+    decontaminated against the same eval suites.
     """
     conversations = conversations.select_columns(["input_ids", "labels"])
     wanted = round(args.replay_ratio * len(conversations))

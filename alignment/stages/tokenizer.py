@@ -16,14 +16,15 @@ PARENTS: dict[str, str] = {}
 
 @dataclass
 class TokenizerArguments:
-    """What is learned, and where it goes."""
+    """The tokenizer to train, and its folder."""
 
     output_dir: str = field(metadata={"help": "The stage's folder; the tokenizer goes to its subfolder `checkpoint`."})
-    vocab_size: int = field(default=1024, metadata={"help": "Tokens, the special ones included."})
+    vocab_size: int = field(default=1024, metadata={"help": "Number of tokens, including special tokens."})
     characters: bool = field(
-        default=False, metadata={"help": "A token a character of the text, in place of learned ones and vocab_size."}
+        default=False,
+        metadata={"help": "One token per character of the text, instead of learned tokens; vocab_size is ignored."},
     )
-    model_max_length: int = field(default=256, metadata={"help": "The context length that later stages inherit."})
+    model_max_length: int = field(default=256, metadata={"help": "Context length that later stages inherit."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the tokenizer to the hub."})
     hub_model_id: str | None = field(default=None, metadata={"help": "The repository to push to."})
 

@@ -83,4 +83,4 @@ def test_packing_without_borders_is_said(tmp_path, caplog):
     recipe = {"output_dir": str(tmp_path / "out"), "bf16": False, "use_cpu": True, "max_length": 64}
     args = sft.SFTRecipe(**recipe, packing=True, packing_strategy="wrapped")
     sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path)))
-    assert "lets them read each other" in caplog.text
+    assert "lets them attend to each other" in caplog.text

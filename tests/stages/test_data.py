@@ -39,7 +39,7 @@ def test_a_suite_that_there_is_not_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset_name": "a", "dataset_card_split": "train"}, "judged on what it trains on"),
+        ({"dataset_name": "a", "dataset_card_split": "train"}, "made on the training rows"),
         ({"datasets": [{"name": "a"}], "dataset_card_split": "test"}, "dataset_card_split belongs to dataset_name"),
     ],
 )

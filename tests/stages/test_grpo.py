@@ -166,11 +166,11 @@ TIMES = ("seconds", "step_time", "train_runtime", "train_samples_per_second", "t
     [
         ({"num_generations": 1}, "num_generations is too small"),
         ({"num_generations": 3}, "must be divisible by num_generations"),
-        ({"loss_type": "ppo", "scale_rewards": "groups"}, r"loss_type is not a choice[\s\S]*scale_rewards is not"),
+        ({"loss_type": "ppo", "scale_rewards": "groups"}, r"loss_type has an unknown value[\s\S]*scale_rewards has an"),
         ({"gradient_accumulation_steps": 4, "steps_per_generation": 6}, "do not end together"),
         (BEST | {"eval_steps": 3, "num_iterations": 2}, "multiple of 2"),
-        ({"use_transformers_continuous_batching": True, "bf16": True}, "in 16 bit"),
-        ({"sync_ref_model": True}, "no reference to move"),
+        ({"use_transformers_continuous_batching": True, "bf16": True}, "to 16 bit"),
+        ({"sync_ref_model": True}, "no reference to update"),
         ({"use_vllm": True}, "vLLM is not installed"),
         ({"num_generation": 4}, "num_generations"),
     ],
@@ -184,7 +184,7 @@ def test_keys_that_cannot_be_are_refused_before_anything_runs(keys, said):
 def test_what_parent_and_rows_show_to_be_impossible_is_refused(folder, tmp_path):
     parent = str(folder / "sft/checkpoint")
     new, pissa = ModelArguments(parent, use_peft=True), {"use_peft": True, "init_lora_weights": "pissa"}
-    with pytest.raises(UserError, match="trained in full"):
+    with pytest.raises(UserError, match="whose weights are all trained"):
         grpo.check(grpo.GRPORecipe("out", sync_ref_model=True, beta=0.1, **OPTIONS), None, new, None)
     with pytest.raises(UserError, match="PiSSA changes the base"):
         grpo.check(grpo.GRPORecipe("out", **OPTIONS), None, ModelArguments(parent, **pissa), None)

@@ -1,4 +1,4 @@
-"""What a finished adapter's checkpoint records of its chain."""
+"""The record of an adapter's chain in its finished checkpoint."""
 
 import shutil
 from dataclasses import replace
@@ -23,17 +23,19 @@ from alignment.models.vocabulary import rows_of
 
 
 def record_chain(model: PeftModel, checkpoint: Path, stage: str, parent: str | None, parent_stage: str | None) -> Chain:
-    """Write to an adapter's checkpoint on what it sits, and the adapters that it stands over beside it.
+    """Write an adapter's base and the adapters below it to its checkpoint, with copies of those adapters.
 
     Args:
-        stage: that trained it.
+        stage: the stage that trained the adapter.
         parent: the checkpoint that the stage started from.
-        parent_stage: its name in the lineage.
+        parent_stage: the parent's name in the lineage.
     """
     base = model.peft_config[model.active_adapter].base_model_name_or_path
     below = _links(parent, parent_stage) if parent and is_adapter(parent) and adapter_base(parent) == base else []
     count = len(model.active_adapters)
-    trained_by = [*below[-1].stages, stage] if len(below) == count else [stage]  # the parent's own went on
+    trained_by = (
+        [*below[-1].stages, stage] if len(below) == count else [stage]
+    )  # the parent's adapter was trained further
     links = [replace(link, folder=earlier_name(position)) for position, link in enumerate(below[: count - 1], 1)]
     for source, link in zip(below, links, strict=False):
         (checkpoint / link.folder).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Defaults that depend on the machine: what the recipe leaves open."""
+"""Defaults that depend on the machine, for keys that the recipe leaves open."""
 
 import importlib.util
 import logging
@@ -14,9 +14,9 @@ COMPILED = ("torch_compile", "compile_layers")
 
 
 class HardwareDefaults:
-    """Mixed in before a TrainingArguments class: bf16 where the hardware has it, less memory for time only on a GPU.
+    """Mixed in before a TrainingArguments class: bf16 if the hardware has it, activation checkpointing only on a GPU.
 
-    TRL's own defaults (bf16 and activation checkpointing always on) are refused on a CPU, or slow it down.
+    TRL's own defaults (both always on) are refused on a CPU, or slow it down.
     """
 
     def __post_init__(self):
@@ -27,22 +27,22 @@ class HardwareDefaults:
             logger.warning("bf16 has no effect: this CPU has no instructions for it")
             self.bf16 = False
         if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu = True  # else transformers refuses bf16 that was asked for
+            self.use_cpu = True  # otherwise transformers refuses bf16
         if self.activation_checkpointing is None:
             self.activation_checkpointing = on_gpu
         for key in COMPILED:
             if getattr(self, key, False) and not has_compiler(on_gpu):
                 logger.warning("%s has no effect: there is no %s", key, "Triton" if on_gpu else "C++ compiler")
                 setattr(self, key, False)
-        # Pinned pages speed up copies to a GPU; without one torch only warns about them.
+        # Pinned pages speed up copies to a GPU; without a GPU torch only warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         super().__post_init__()
 
 
 def lacks_bf16() -> bool:
-    """Whether this is an x86 CPU without bf16 products (AVX-512 BF16 or AMX), where they are made of 32-bit ones.
+    """Whether this is an x86 CPU without bf16 instructions (AVX-512 BF16 or AMX), which computes in 32 bit instead.
 
-    Of other CPUs, and with a torch that does not tell (before 2.10), nothing is known.
+    False for other CPUs, and with torch before 2.10, which does not report capabilities.
     """
     told = getattr(torch.cpu, "get_capabilities", dict)()
     return told.get("architecture") == "x86_64" and not (told.get("avx512_bf16") or told.get("amx_bf16"))
@@ -50,19 +50,22 @@ def lacks_bf16() -> bool:
 
 @dataclass
 class SpeedLevers:
-    """Mixed into the recipes of TRL's trainers: how the layers compute, not what (`models.speed`)."""
+    """Mixed into the recipes of TRL's trainers: faster layers with the same results (`models.speed`)."""
 
     attention_in_float32: bool | None = field(
-        default=None, metadata={"help": "With bf16: sdpa attention in 32 bit; default: on a CPU, where it is faster."}
+        default=None,
+        metadata={"help": "With bf16: sdpa attention in 32 bit; default: true on a CPU, where it is faster."},
     )
     compile_layers: bool = field(
         default=False,
-        metadata={"help": "Compile the layers, not the model as torch_compile does: alike layers are compiled once."},
+        metadata={
+            "help": "Compile each layer instead of the whole model (torch_compile): identical layers compile once."
+        },
     )
 
 
 def has_compiler(on_gpu: bool) -> bool:
-    """Whether torch.compile finds what it compiles with: Triton on a GPU, g++ or what CXX names on a CPU."""
+    """Whether torch.compile finds its compiler: Triton on a GPU, g++ (or the compiler that CXX names) on a CPU."""
     if on_gpu:
         return importlib.util.find_spec("triton") is not None
     return shutil.which(os.environ.get("CXX", "g++")) is not None

@@ -1,4 +1,4 @@
-"""Tokenizer and chat template pass from parent to child as they are, unless the recipe asks for others."""
+"""Tokenizer and chat template pass from parent to child unchanged, unless the recipe asks for others."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from eval.harness.store import template_digest, tokenizer_digest
 
-# Recipe keys that ask for a change, and of what.
+# Recipe keys that ask for a change, and the parts that they change.
 ASKING = {"chat_template_path": ("vocabulary", "chat template", "EOS token"), "eos_token": ("EOS token",)}
 
 
 def require_inherited(tokenizer: PreTrainedTokenizerBase, parent: str, args: Any) -> None:
-    """Raise where the tokenizer that a stage trains and saves is not its parent's, before any training.
+    """Raise if the tokenizer that a stage trains with and saves is not its parent's.
 
-    A model reads only what its own tokenizer writes: a child with another would be trained on noise, and nobody could
-    compare the two.
+    With another tokenizer the model would be trained on tokens that it has never seen in these roles, and the two
+    checkpoints could not be compared.
 
     Args:
         args: the stage's configuration, whose keys may ask for a change.
@@ -27,7 +27,7 @@ def require_inherited(tokenizer: PreTrainedTokenizerBase, parent: str, args: Any
     if drifted:
         raise UserError(
             "the tokenizer to train with is not the parent's",
-            got=f"another {' and another '.join(drifted)} than {parent} has",
+            got=f"another {' and another '.join(drifted)} than that of {parent}",
             expected="the tokenizer that the parent was trained with",
             fix="start from the parent's own checkpoint; chat_template_path or eos_token in the recipe ask for others",
         )

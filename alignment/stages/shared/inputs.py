@@ -1,4 +1,4 @@
-"""What a trainer stage loads: rows, and the options that its model is loaded with."""
+"""Inputs of a trainer stage: rows, and the options for loading its model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ def load_data(
     held_out: Mapping[str, str] | None = None,
     account: str = "data.json",
 ) -> DatasetDict:
-    """The stage's rows as `prepare` gives them; what became of every row is written to the stage's folder."""
-    with PartialState().main_process_first():  # the others take the rows from the cache
+    """Return the stage's rows by split, and write the account of every row to the stage's folder."""
+    with PartialState().main_process_first():  # the other processes read the rows from the cache
         prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     if PartialState().is_main_process:
         stage_dir.mkdir(parents=True, exist_ok=True)
@@ -39,15 +39,15 @@ def load_data(
 
 
 def eval_texts(data: DataArguments) -> dict[str, list[str]]:
-    """The items of each suite that training is to be kept clean of."""
+    """Return the items of each suite that the training rows must not contain."""
     return {suite: item_texts(suite) for suite in data.decontaminate}
 
 
 def loading_options(model_args: ModelConfig) -> dict[str, Any]:
-    """How `load_trainable` loads what a recipe trains: in 32 bit unless it says otherwise.
+    """Return the options for `load_trainable`: in 32 bit unless the recipe sets another dtype.
 
-    Left to itself, transformers takes the type that a checkpoint was saved in: Adam would train weights, gradients and
-    moments of 16 bit, in which small steps vanish.
+    By default transformers takes the dtype that a checkpoint was saved in; with 16-bit weights, gradients and moments
+    Adam loses small steps.
     """
     options = {"dtype": model_args.dtype, "revision": model_args.model_revision}
     if model_args.attn_implementation is not None:
@@ -59,7 +59,7 @@ def loading_options(model_args: ModelConfig) -> dict[str, Any]:
 
 
 def require_context(checkpoint: str, max_length: int | None) -> None:
-    """Raise where rows may be longer than what the model was made for: beyond it, it reads badly and says nothing."""
+    """Raise if rows may be longer than the model's context, beyond which it reads badly without an error."""
     context = getattr(load_config(checkpoint), "max_position_embeddings", None)
     if context is not None and (max_length is None or max_length > context):
         raise UserError(

@@ -1,4 +1,4 @@
-"""LoRA in the stages: which adapter is trained, on what it sits, and what it is measured against."""
+"""LoRA in the stages: the adapter that is trained, its base, and its reference."""
 
 import logging
 import re
@@ -29,40 +29,42 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ModelArguments(ModelConfig):
-    """TRL's `ModelConfig`, and how a stage goes on from a parent that is an adapter."""
+    """TRL's `ModelConfig`, and how a stage continues from a parent that is an adapter."""
 
     adapter_mode: Literal["continue", "stack", "merge"] = field(
         default="continue",
         metadata={
-            "help": "Where the parent is an adapter: train it further (continue), train a new one over it (stack), or "
-            "merge it into its base, which is written beside the checkpoint, and train a new one on that (merge)."
+            "help": "If the parent is an adapter: train that adapter further (continue), train a new one on top of it "
+            "(stack), or merge it into its base, write the merged base beside the checkpoint, and train a new adapter "
+            "on that (merge)."
         },
     )
     init_lora_weights: str | None = field(
         default=None,
         metadata={
-            "help": "PEFT's key: how a new adapter begins: gaussian, orthogonal, pissa, or pissa_niter_4 (a faster, "
-            "approximate one). PiSSA's adapter is saved as plain LoRA of twice the rank, on the base as it was."
+            "help": "PEFT's key for initialising a new adapter: gaussian, orthogonal, pissa, or pissa_niter_4 (faster, "
+            "approximate). A PiSSA adapter is saved as plain LoRA of twice the rank, on the unchanged base."
         },
     )
     loraplus_lr_ratio: float | None = field(
-        default=None, metadata={"help": "LoRA+: how many times faster LoRA's B matrices learn than its A matrices."}
+        default=None,
+        metadata={"help": "LoRA+: learning rate of LoRA's B matrices, as a multiple of the rate of its A matrices."},
     )
 
     def __post_init__(self):
         super().__post_init__()
-        # TRL makes a text of a list of one name, which PEFT would take for an expression that whole names are to match.
+        # TRL turns a list of one name into a string, which PEFT reads as a regular expression for whole module names.
         if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
             self.lora_target_modules = [self.lora_target_modules]
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage trains.
+    """The model that a stage trains.
 
     Attributes:
-        peft_config: of the adapter that the trainer is to add; None where the model has it, or is trained in full.
-        reference: the parent as it is, where that is not what the trainer would take for it by itself.
+        peft_config: the adapter that the trainer is to add; None if the model has its adapter, or is trained in full.
+        reference: the parent model, if the trainer would not use it as reference by default.
     """
 
     model: PreTrainedModel | PeftModel
@@ -76,7 +78,7 @@ class Start:
 
 
 class KeepStack(TrainerCallback):
-    """Puts all adapters of a stack to work again: a Trainer that resumes sets the first one alone."""
+    """Activates all adapters of a stack when training begins: a Trainer that resumes activates only the first."""
 
     def __init__(self, adapters: list[str]):
         self.adapters = adapters
@@ -86,7 +88,7 @@ class KeepStack(TrainerCallback):
 
 
 def check_adapter(model_args: ModelArguments, method: str) -> None:
-    """Raise for an adapter that the stage cannot train: all that is wrong with its keys together."""
+    """Raise one error with all problems if the stage cannot train the adapter that its keys describe."""
     raise_all([*_wrong_mode(model_args), *_wrong_keys(model_args, method)])
     if model_args.load_in_4bit or model_args.load_in_8bit:
         require_quantization(f"load_in_{'4' if model_args.load_in_4bit else '8'}bit: true")
@@ -103,16 +105,16 @@ def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
         return
     if not model_args.use_peft:
         yield UserError(
-            f"adapter_mode: {mode} trains a new adapter, and the recipe has none",
+            f"adapter_mode: {mode} trains a new adapter, but the recipe defines none",
             got="use_peft: false",
-            expected="use_peft: true, with lora_r and what else the adapter is to have",
-            fix="set it, or adapter_mode: continue; to train all weights, start from what `align merge` writes",
+            expected="use_peft: true, with lora_r and the adapter's other keys",
+            fix="set use_peft: true, or adapter_mode: continue; to train all weights, `align merge` the parent first",
         )
     if mode == "stack" and (model_args.use_dora or _changes_base(model_args)):
         yield UserError(
-            "a DoRA or PiSSA adapter cannot stand over another",
+            "a DoRA or PiSSA adapter cannot be stacked on another adapter",
             got=f"use_dora: {model_args.use_dora}, init_lora_weights: {model_args.init_lora_weights}",
-            expected="plain LoRA: both would start from the base's weights, not from what the parent makes of them",
+            expected="plain LoRA: DoRA and PiSSA start from the base's weights, without the parent's adapter",
             fix="adapter_mode: merge, or use_dora: false and no init_lora_weights",
         )
 
@@ -129,31 +131,31 @@ def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
         )
     if quantised and model_args.dtype == "auto":
         yield UserError(
-            "a quantised base needs the type that it is to compute in",
+            "a quantised base needs a compute dtype",
             got="dtype: auto",
             expected="bfloat16, float16 or float32",
             fix="dtype: bfloat16",
         )
     if quantised and new and _changes_base(model_args):
         yield UserError(
-            "PiSSA takes its share out of the base's weights, and quantised ones stay as they are",
+            "PiSSA changes the base's weights, and quantised weights cannot change",
             got=f"init_lora_weights: {begin}",
             expected="a base that is not quantised",
             fix="leave init_lora_weights out, or load_in_4bit: false",
         )
     if begin is not None and not re.fullmatch(r"gaussian|orthogonal|pissa(_niter_[1-9]\d*)?", begin):
         yield UserError(
-            "init_lora_weights has no such way to begin",
+            "init_lora_weights has an unknown value",
             got=begin,
             expected="gaussian, orthogonal, pissa or pissa_niter_N",
-            fix="leave it out for LoRA's own, whose B begins as 0",
+            fix="leave it out for LoRA's default, whose B starts at 0",
         )
     if _changes_base(model_args) and new and STAGES[method].has_reference:
         yield UserError(
-            "PiSSA changes the base, which is the reference here",
+            "PiSSA changes the base, which is the reference in this stage",
             got=f"init_lora_weights: {begin}",
-            expected="a base that stays as it is",
-            fix=f"begin with PiSSA in the sft stage, and let {method} go on with its adapter",
+            expected="a base that does not change",
+            fix=f"use PiSSA in the sft stage, and let {method} continue with its adapter",
         )
     if model_args.loraplus_lr_ratio is not None and STAGES[method].has_critic:
         yield UserError(
@@ -175,37 +177,37 @@ def starting_point(
     stage_dir: Path,
     rows: int = 0,
 ) -> Start:
-    """The model of a stage, by `adapter_mode` where its parent is an adapter.
+    """Load the model that a stage trains; if its parent is an adapter, `adapter_mode` says how.
 
     Args:
-        options: for `from_pretrained`.
+        options: keyword arguments for `from_pretrained`.
         kind: causal-lm or sequence-classification.
-        stage_dir: where the merged base is written.
-        rows: of embeddings that the model is to have at least.
+        stage_dir: the folder that a merged base is written to.
+        rows: least number of rows of the embeddings.
     """
     parent = model_args.model_name_or_path
     if not is_adapter(parent):
         model = load_trainable(parent, kind, **options)
         grown = make_room(model, rows)
         if grown:
-            logger.info("the model's embeddings grow from %d to %d rows, for the new tokens", grown.start, grown.stop)
+            logger.info("the model's embeddings grow from %d to %d rows for the new tokens", grown.start, grown.stop)
         return Start(model, new_adapter(model, model_args, tokenizer, kind, grown))
     if model_args.adapter_mode == "merge":
         base = merge_once(parent, stage_dir / "base", options)
-        logger.info("the parent is an adapter: merged into its base, which is %s; a new adapter sits on that", base)
+        logger.info("the parent is an adapter: merged into its base (%s), on which a new adapter is trained", base)
         model = load_trainable(str(base), kind, **options)
         return Start(model, new_adapter(model, model_args, tokenizer, kind))
     if model_args.adapter_mode == "stack":
-        logger.info("the parent is an adapter: it stays as it is, under a new one")
+        logger.info("the parent is an adapter: frozen, with a new adapter on top")
         model = load_stack(parent, kind, **options)
         config = new_adapter(model, model_args, tokenizer, kind)
-        config.trainable_token_indices = None  # the adapters below have trained them, and PEFT saves one such adapter
+        config.trainable_token_indices = None  # trained by the adapters below, and PEFT saves one such adapter
         reference = frozen_copy(model)
         put_on_top(model, config)
         return Start(model, reference=reference)
-    logger.info("the parent is an adapter: it is trained further, on its own base")
+    logger.info("the parent is an adapter: trained further, on its own base")
     model = load_trainable(parent, kind, **options)
-    # TRL's and our own copy of an adapter for reference would be without those below it.
+    # A reference adapter, as TRL and PPOTrainer make it, would lack the adapters below.
     return Start(model, reference=frozen_copy(model) if len(model.active_adapters) > 1 else None)
 
 
@@ -216,11 +218,11 @@ def new_adapter(
     kind: str,
     grown: Sequence[int] = (),
 ) -> LoraConfig | None:
-    """The config of the adapter to add; none without use_peft.
+    """Return the config of the adapter to add; None without use_peft.
 
     Args:
         kind: causal-lm or sequence-classification.
-        grown: rows of embeddings that only the adapter will hold.
+        grown: new rows of the embeddings, which only the adapter will hold.
     """
     if not model_args.use_peft:
         return None
@@ -237,10 +239,10 @@ def new_adapter(
 
 @contextmanager
 def adapter_in_32_bit(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Around the making of a TRL trainer: an adapter on a quantised base stays in 32 bit, as on any other base.
+    """Keep an adapter on a quantised base in 32 bit while a TRL trainer is made.
 
-    TRL rounds it to bfloat16, in which steps of the size of DPO's (2e-5) are lost on most of LoRA's weights, and the
-    adapter that a stage goes on with would no longer be the one that it is measured against.
+    TRL rounds it to bfloat16: steps of the size of DPO's (2e-5) are then lost on most of LoRA's weights, and an adapter
+    that a stage continues with would differ from its reference.
     """
     quantised = quantization_of(model) is not None
     before = {id(one): one.data for one in model.parameters() if one.requires_grad} if quantised else {}
@@ -252,16 +254,16 @@ def adapter_in_32_bit(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 
 
 def adapt_trainer(trainer: Trainer, model_args: ModelArguments) -> None:
-    """What PEFT's own keys ask of a trainer whose adapter is in place: LoRA+'s rates, PiSSA's start to compare with."""
+    """Apply the keys of LoRA+ (learning rates) and PiSSA (a copy of the initial adapter) to a trainer."""
     if not isinstance(trainer.model, PeftModel):
         return
     if model_args.loraplus_lr_ratio is not None:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(trainer.args)
-        # PEFT's own rate for embeddings, 1e-6, would leave the rows of the turn markers as they are.
+        # PEFT's default rate for embeddings, 1e-6, would hardly train the rows of the turn markers.
         options |= {"loraplus_lr_ratio": model_args.loraplus_lr_ratio, "loraplus_lr_embedding": options["lr"]}
         options |= {"weight_decay": trainer.args.weight_decay}
         trainer.optimizer = create_loraplus_optimizer(trainer.model, kind, **options)
-    # What PiSSA's adapter has learned is its difference from how it began.
+    # A PiSSA adapter is converted by its difference from its initial weights.
     config = trainer.model.peft_config[trainer.model.active_adapter]
     if str(config.init_lora_weights).startswith("pissa"):
         begin, config.init_lora_weights = config.init_lora_weights, True  # as PEFT's guide to PiSSA has it
@@ -270,7 +272,7 @@ def adapt_trainer(trainer: Trainer, model_args: ModelArguments) -> None:
 
 
 def expose_head_bias(model: PreTrainedModel | PeftModel) -> None:
-    """Let an output layer whose tokens are trained answer for its missing bias.
+    """Give an output layer with trainable tokens a `bias` of None.
 
     TRL reads `weight` and `bias` of the output layer. PEFT's wrapper around tied embeddings with trainable tokens gives
     the merged weight, but raises for the bias, which no tied embedding has.
@@ -281,20 +283,20 @@ def expose_head_bias(model: PreTrainedModel | PeftModel) -> None:
 
 
 def complete_reference(model: PreTrainedModel | PeftModel) -> None:
-    """Make TRL's reference adapter the whole copy that it is meant to be.
+    """Copy the trained tokens of a policy's adapter into TRL's reference adapter, which has LoRA's matrices alone.
 
-    Where a policy's adapter goes on, DPOTrainer copies LoRA's matrices into an adapter `ref`, but not the trained
-    tokens (their parameters end with the adapter's name): the reference would be another model than the policy.
+    If training continues an adapter, TRL copies the parameters whose names contain `.default.` into an adapter `ref`;
+    the names of trained tokens end in `default`, so that the reference would be another model than the policy.
     """
     if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:
         copy_adapter(model, model.active_adapter, REFERENCE_ADAPTER)
 
 
 def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that the chat template writes.
+    """Return the ids of the special tokens that the chat template writes.
 
     A base model has never seen them: their embeddings are noise, which low-rank updates of the other layers cannot
-    mend (peft#334), so their rows are trained with the adapter.
+    correct (peft#334), so their rows are trained with the adapter.
     """
     if not tokenizer.chat_template:
         return []

@@ -1,4 +1,4 @@
-"""The model card that every checkpoint carries: what it is, what it was made from, how to load it."""
+"""The model card in every checkpoint: parent, data, cost, metrics, and how to load it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ model = AutoModelForCausalLM.from_pretrained("{checkpoint}")""",
 
 
 def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
-    """Write README.md with the front matter that the hub reads; of a reward model its reward card as well."""
+    """Write README.md with the hub's front matter, and for a reward model its reward card."""
     adapter = (checkpoint / "adapter_config.json").is_file()
     kind = " ".join(["reward"] * (STAGES[result.method].checkpoint == CLASSIFIER) + ["adapter"] * adapter) or "model"
     front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]

@@ -6,7 +6,7 @@ import torch
 
 
 def count_parameters(model: torch.nn.Module, other_than: Iterable[torch.nn.Parameter] = ()) -> tuple[int, int]:
-    """Trainable and all parameters, without some."""
+    """Return the numbers of trainable and of all parameters, without those of `other_than`."""
     left_out = {id(parameter) for parameter in other_than}
     sizes = [
         (numbers_in(parameter), parameter.requires_grad)
@@ -17,6 +17,6 @@ def count_parameters(model: torch.nn.Module, other_than: Iterable[torch.nn.Param
 
 
 def numbers_in(parameter: torch.nn.Parameter) -> int:
-    """How many numbers a parameter stands for: of 4 bit several are packed into one."""
+    """Return how many numbers a parameter holds; 4-bit parameters pack several into one element."""
     packed = getattr(parameter, "quant_state", None)
     return parameter.numel() if packed is None else packed.shape.numel()

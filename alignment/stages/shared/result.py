@@ -1,4 +1,4 @@
-"""What a finished stage reports: stage.json."""
+"""The record of a finished stage: stage.json."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,11 +9,11 @@ from alignment.masking import masked
 
 @dataclass
 class StageResult:
-    """What a stage wrote and what it took, as stage.json has it.
+    """The record of a finished stage.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, padding aside; `faults` counts skipped steps and loss
-    spikes. `adapter_chain` is what an adapter's checkpoint records of its base and of the adapters in between.
+    names a checkpoint. `tokens` counts the tokens trained on, without padding; `faults` counts skipped steps and loss
+    spikes. `adapter_chain` is the record in an adapter's checkpoint of its base and of the adapters in between.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""What the stages that sample have in common: rewards from a recipe, and prompts that leave room for a completion."""
+"""Rewards and prompts of the stages that sample: rewards from a recipe, prompts that leave room for a completion."""
 
 import logging
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RewardSources:
-    """What the completions are rewarded by; `reward_weights` follow this order: the model, then the functions."""
+    """The rewards of completions; `reward_weights` are in this order: the model, then the functions."""
 
     reward_model_path: str | None = field(default=None, metadata={"help": "A reward model's checkpoint."})
     reward_funcs: list[str] = field(
@@ -23,13 +23,13 @@ class RewardSources:
         metadata={"help": "Functions: path/to/file.py:name or package.module:name, with options ?key=value&key=value."},
     )
     reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "The trainer's; here to be counted before any stage runs."}
+        default=None, metadata={"help": "A weight per reward: the reward model's first."}
     )
 
     def __post_init__(self):
         rewards = [self.reward_model_path, *self.reward_funcs] if self.reward_model_path else self.reward_funcs
         if not rewards:
-            raise UserError("nothing gives a reward", expected="reward_model_path, reward_funcs or both")
+            raise UserError("the recipe has no reward", expected="reward_model_path, reward_funcs or both")
         if self.reward_weights is not None and len(self.reward_weights) != len(rewards):
             raise UserError(
                 "reward_weights does not fit the rewards",
@@ -44,10 +44,10 @@ class RewardSources:
 def without_long_prompts(
     splits: DatasetDict, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_completion_length: int
 ) -> DatasetDict:
-    """The prompts that leave room for a completion in the model's context; how many do not is said.
+    """Return the prompts that leave room for a completion in the model's context, and log how many are dropped.
 
     Raises:
-        UserError: none does.
+        UserError: no prompt of a split leaves room.
     """
     context = getattr(config, "max_position_embeddings", None)
     if context is None:

@@ -1,4 +1,4 @@
-"""How a stage's finished checkpoint is written and pushed to the hub."""
+"""Writing a stage's finished checkpoint, and pushing it to the hub."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from alignment.models.loading import load_config
 
 
 def stage_of(checkpoint: str | None) -> str | None:
-    """The stage that a checkpoint path belongs to (its folder's name), else the path or hub id itself."""
+    """Return the name of the stage that wrote a checkpoint, or the path or hub id if no stage did."""
     if checkpoint is None:
         return None
     path = Path(checkpoint)
@@ -22,15 +22,15 @@ def stage_of(checkpoint: str | None) -> str | None:
 def save_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, initial: str | None = None
 ) -> None:
-    """Weights (safetensors), config, tokenizer and generation config; of a PeftModel the adapter alone.
+    """Save weights (safetensors), config, tokenizer and generation config; for a PeftModel the adapter alone.
 
     Args:
-        initial: of an adapter that changed its base as it began (PiSSA), the folder of it as it was then: it is saved
-            as an adapter of the base as it was before.
+        initial: the folder of the adapter's initial weights, if its initialisation changed the base (PiSSA); it is then
+            saved as an adapter of the unchanged base.
     """
-    # A reference adapter beside the trained one stays out, and so do those that it stands over.
+    # Only the trained adapter is saved: neither the reference adapter nor the adapters below.
     selected = {}
-    if isinstance(model, PeftModel):  # of embeddings the trained rows alone, where the base was given some more as well
+    if isinstance(model, PeftModel):  # only the trained rows of the embeddings, even if the base has grown
         selected = {"selected_adapters": [model.active_adapter], "save_embedding_layers": False}
         if initial is not None and Path(initial).is_dir():
             selected["path_initial_model_for_weight_conversion"] = initial
@@ -38,20 +38,22 @@ def save_checkpoint(
     if "path_initial_model_for_weight_conversion" in selected:
         add_token_rows(model, checkpoint)
     tokenizer.save_pretrained(checkpoint)
-    # PEFT leaves the generation config out, and with it where a reply ends.
+    # PEFT does not save the generation config, which says where a reply ends.
     if is_adapter(checkpoint) and getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(checkpoint)
 
 
 def as_parent(model: PreTrainedModel | PeftModel, parent: str | None) -> None:
-    """Undo what TRL's trainers set in the config of a mixture of experts for training: transformers' own models with
-    `output_router_logits` cannot generate from a cache."""
+    """Restore the parent's `output_router_logits`, which TRL's trainers set in the config of a mixture of experts.
+
+    With it, transformers' own models cannot generate from a cache.
+    """
     config = model.config.get_text_config()
     if parent is not None and hasattr(config, "output_router_logits"):
         config.output_router_logits = load_config(parent).get_text_config().output_router_logits
 
 
 def push(trainer: Trainer, checkpoint: Path) -> None:
-    """Upload a finished checkpoint as it stands; Trainer's own push adds its pickled arguments, with hub_token."""
+    """Upload a finished checkpoint. Trainer's own push would add its pickled arguments, with hub_token."""
     api, revision = HfApi(token=trainer.args.hub_token), trainer.args.hub_revision
     api.upload_folder(repo_id=trainer.hub_model_id, folder_path=checkpoint, revision=revision)
