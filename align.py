@@ -17,8 +17,10 @@ STAGE = "alignment.cli.train.stage"
 def stage_verbs() -> dict[str, tuple[str, str]]:
     """The stages as verbs, from their table; the file is read without its package, whose import takes seconds."""
     package = importlib.util.find_spec("alignment")
+    assert package and package.submodule_search_locations
     path = os.path.join(package.submodule_search_locations[0], "stages", "__init__.py")
     spec = importlib.util.spec_from_file_location("stage_table", path)
+    assert spec and spec.loader
     table = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(table)
     return {name: (STAGE, stage.help) for name, stage in table.STAGES.items()}

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 from transformers import TrainerCallback
@@ -203,18 +204,17 @@ def load_rewards(sources: RewardSources, args: GRPORecipe) -> list[Callable]:
 
 def renamed(function: Callable, name: str) -> Callable:
     """Return a reward function, sync or async, under another name."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
-        async def call(**columns):
-            return await function(**columns)
+    async def call_async(**columns: Any) -> Any:
+        return await function(**columns)
 
-    else:
+    def call(**columns: Any) -> Any:
+        return function(**columns)
 
-        def call(**columns):
-            return function(**columns)
-
-    call.__name__ = name
-    return call
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    chosen: Callable = call_async if is_async else call
+    chosen.__name__ = name
+    return chosen
 
 
 def require_a_rollout(splits: DatasetDict, args: GRPORecipe) -> None:

@@ -63,6 +63,13 @@ class PretrainArguments:
             )
         raise_all([_unknown_field(name) for name in self.model_config or {} if name not in MODEL_FIELDS])
 
+    @property
+    def tokenizer_source(self) -> str:
+        """The checkpoint whose tokenizer is used."""
+        source = self.tokenizer_name_or_path or self.model_name_or_path
+        assert source is not None  # as __post_init__ has checked
+        return source
+
 
 def _unknown_field(name: str) -> UserError:
     near = difflib.get_close_matches(name, MODEL_FIELDS, n=1)
@@ -106,7 +113,7 @@ def make_trainer(
 ) -> PretrainTrainer:
     """Return our trainer with model, tokenizer and rows, ready to train."""
     set_seed(args.seed)
-    tokenizer = load_tokenizer(model_args.tokenizer_name_or_path or model_args.model_name_or_path)
+    tokenizer = load_tokenizer(model_args.tokenizer_source)
     length = args.max_length or tokenizer.model_max_length
     # Without a padding token any id will do: padding has no labels, and no document sees it.
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -31,7 +31,10 @@ def record_chain(model: PeftModel, checkpoint: Path, stage: str, parent: str | N
         parent_stage: the parent's name in the lineage.
     """
     base = model.peft_config[model.active_adapter].base_model_name_or_path
-    below = _links(parent, parent_stage) if parent and is_adapter(parent) and adapter_base(parent) == base else []
+    below: list[Link] = []
+    sources = Path()
+    if parent and is_adapter(parent) and adapter_base(parent) == base:
+        below, sources = _links(parent, parent_stage), adapter_folder(parent)
     count = len(model.active_adapters)
     trained_by = (
         [*below[-1].stages, stage] if len(below) == count else [stage]
@@ -40,7 +43,7 @@ def record_chain(model: PeftModel, checkpoint: Path, stage: str, parent: str | N
     for source, link in zip(below, links, strict=False):
         (checkpoint / link.folder).mkdir(exist_ok=True)
         for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
-            shutil.copyfile(adapter_folder(parent) / source.folder / name, checkpoint / link.folder / name)
+            shutil.copyfile(sources / source.folder / name, checkpoint / link.folder / name)
     rows, of_base = rows_of(model.get_base_model()), load_config(base).get_text_config().vocab_size
     chain = Chain(
         base=base,

@@ -5,19 +5,29 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments as Arguments
+else:
+    Arguments = object  # mixed in before a TrainingArguments class
 
 logger = logging.getLogger(__name__)
 
 COMPILED = ("torch_compile", "compile_layers")
 
 
-class HardwareDefaults:
+class HardwareDefaults(Arguments):
     """Mixed in before a TrainingArguments class: bf16 if the hardware has it, activation checkpointing only on a GPU.
 
     TRL's own defaults (both always on) are refused on a CPU, or slow it down.
     """
+
+    bf16: bool | None
+    activation_checkpointing: bool | None
+    dataloader_pin_memory: bool
 
     def __post_init__(self):
         on_gpu = torch.cuda.is_available()
@@ -44,7 +54,7 @@ def lacks_bf16() -> bool:
 
     False for other CPUs, and with torch before 2.10, which does not report capabilities.
     """
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict = getattr(torch.cpu, "get_capabilities", dict)()
     return told.get("architecture") == "x86_64" and not (told.get("avx512_bf16") or told.get("amx_bf16"))
 
 

@@ -51,11 +51,11 @@ class ModelArguments(ModelConfig):
         metadata={"help": "LoRA+: learning rate of LoRA's B matrices, as a multiple of the rate of its A matrices."},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         # TRL turns a list of one name into a string, which PEFT reads as a regular expression for whole module names.
         if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
-            self.lora_target_modules = [self.lora_target_modules]
+            self.lora_target_modules: list[str] | str | None = [self.lora_target_modules]
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ def starting_point(
         logger.info("the parent is an adapter: frozen, with a new adapter on top")
         model = load_stack(parent, kind, **options)
         config = new_adapter(model, model_args, tokenizer, kind)
+        assert config is not None  # check_adapter requires use_peft
         config.trainable_token_indices = None  # trained by the adapters below, and PEFT saves one such adapter
         reference = frozen_copy(model)
         put_on_top(model, config)

@@ -11,10 +11,8 @@ from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
 
 
-def stage_of(checkpoint: str | None) -> str | None:
+def stage_of(checkpoint: str) -> str:
     """Return the name of the stage that wrote a checkpoint, or the path or hub id if no stage did."""
-    if checkpoint is None:
-        return None
     path = Path(checkpoint)
     return path.parent.name if path.name == "checkpoint" and (path.parent / "stage.json").exists() else checkpoint
 

@@ -120,14 +120,14 @@ class StageRun:
         model = trainer.accelerator.unwrap_model(trainer.model)
         require_finite(model, f"the checkpoint of {self.folder.name}")
         parent, chain, writes = next(iter(parents.values()), None), None, trainer.is_world_process_zero()
+        named = {key: stage_of(path) for key, path in parents.items() if path is not None}
         as_parent(model, parent)
         if writes:
             with new_checkpoint(checkpoint) as folder:
                 initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
                 save_checkpoint(model, trainer.processing_class, folder, initial)
                 if isinstance(model, PeftModel):
-                    chain = asdict(record_chain(model, folder, self.folder.name, parent, stage_of(parent)))
-        named = {key: stage_of(path) for key, path in parents.items() if path is not None}
+                    chain = asdict(record_chain(model, folder, self.folder.name, parent, parent and stage_of(parent)))
         result = StageResult(
             stage=self.folder.name,
             method=self.method,
