@@ -55,6 +55,12 @@ def test_grpo_recipes_load_too(folder, at_root, tmp_path):
     assert args.beta > 0 and args.steps_per_rollout == 1
 
 
+def test_the_kto_recipe_loads_too(at_root, tmp_path):
+    """It is no stage of the pipeline."""
+    (spec,) = load_stage("kto", "recipes/tiny/kto.yaml", ["--model_name_or_path", "m/m"]).stages
+    assert spec.configs(tmp_path)[0].train_sampling_strategy == "sequential"
+
+
 @pytest.mark.parametrize("folder", ["gpt2-124m", "lora-1gpu", "qlora-1gpu", "tldr-pythia-1b"])
 def test_headers_say_what_it_takes(folder):
     for path in sorted((ROOT / "recipes" / folder).glob("*.yaml")):
