@@ -17,7 +17,7 @@ from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from eval.harness.store import is_whole, run_name
 
-OURS = ("suites", "stages", "formats")
+OURS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 
 
@@ -98,6 +98,16 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         for suite, format, digest in runs
     ]
     return jobs + [extra_job(item, parents, harness, options) for item in evals.extra]
+
+
+def report_settings(pipeline: Pipeline, harness: Harness) -> dict[str, Any]:
+    """The keys of `evals:` that the report reads, with each suite by the name that its eval runs have."""
+    given = pipeline.evals.report.given()
+    if "headline" in given:
+        given["headline"] = {harness.name(suite): task for suite, task in given["headline"].items()}
+    if "suite" in given.get("samples", {}):
+        given["samples"] |= {"suite": harness.name(given["samples"]["suite"])}
+    return given
 
 
 def extra_job(

@@ -1,4 +1,4 @@
-"""report.json: everything that a run directory holds, in one object."""
+"""report.json: what a run directory holds, in one object."""
 
 import math
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.report.charts.frontiers import logged_frontiers
-from alignment.report.comparisons import compared, is_headline
-from alignment.report.samples import side_by_side
+from alignment.report.comparisons import compared
+from alignment.report.headlines import headlines
+from alignment.report.samples import PROMPTS, side_by_side
 from eval.frontier.curves import best_of_n_fits
 from reward_models.card.card import CARD_FILE
 
@@ -36,7 +37,6 @@ EVAL_KEYS = (
     "seconds",
 )
 FIGURE_KEYS = ("task", "metric", "value", "se", "ci_low", "ci_high", "n", "chance", "higher_is_better")
-BASE = "pretrain"
 CURVE_POINTS = 400
 
 
@@ -57,24 +57,28 @@ def collect(run_dir: str | Path) -> dict:
             expected="a folder as `align run` or `align STAGE` makes it",
             fix="give the --output_dir of the run",
         )
+    chosen = pipeline.get("report") or {}
+    base, headline, samples = chosen.get("base"), chosen.get("headline") or {}, chosen.get("samples") or {}
+    base = base or _first_evaluated(records)
+    suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
-    comparisons, refused, regressions = compared(run_dir, records, BASE)
+    comparisons, refused, regressions = compared(run_dir, records, base, headline)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
         "seed": pipeline.get("seed"),
-        "base": BASE,
+        "base": base,
         "stages": stages,
-        "evals": [row for record in records.values() for row in scores(record)],
+        "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
         "eval_runs": [{key: record.get(key) for key in EVAL_KEYS} for record in records.values()],
         "comparisons": comparisons,
         "not_compared": refused,
         "regressions": regressions,
-        "samples": side_by_side(run_dir, records, names),
+        "samples": side_by_side(run_dir, records, names, suites, samples.get("n", PROMPTS)),
         "curves": {name: curves for name in names if (curves := curves_of(metrics[name]))},
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
-        "reward_model": (stages.get("reward", {}).get("metrics") or {}).get("pairwise"),
+        "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
     }
     return finite(report)
@@ -87,8 +91,25 @@ def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
     return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order))))
 
 
-def scores(record: dict) -> list[dict]:
-    """The rows of report.json's `evals` for one eval run."""
+def _first_evaluated(records: dict[str, dict]) -> str | None:
+    """The first stage that was evaluated, by the order of the stages."""
+    return next((record["stage"] for record in records.values()), None)
+
+
+def _suites(records: dict[str, dict], pipeline: dict) -> list[str]:
+    """The suites that were run, in the order of the pipeline; suites run by hand follow."""
+    listed = [records[name]["suite"] for name in pipeline.get("evals", {}) if name in records]
+    return list(dict.fromkeys([*listed, *(record["suite"] for record in records.values())]))
+
+
+def scores(record: dict, task: str | None = None) -> list[dict]:
+    """The rows of report.json's `evals` for one eval run.
+
+    Args:
+        record: the run's run.json.
+        task: the task that represents the suite, if it is not the suite's aggregate.
+    """
+    represent = headlines(record, task)
     shared = {key: record.get(key) for key in ("stage", "suite", "format")}
     return [
         {
@@ -96,7 +117,7 @@ def scores(record: dict) -> list[dict]:
             **{key: figure.get(key) for key in FIGURE_KEYS},
             "num_fewshot": (record.get("settings") or {}).get("num_fewshot"),
             "variant": record.get("variant") or {},
-            "headline": is_headline(figure, record["suite"]),
+            "headline": (figure["task"], figure["metric"]) in represent,
         }
         for figure in record["tasks"]
     ]
@@ -169,11 +190,16 @@ def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:
 
 def _reward_card(stage: Path, entry: dict) -> dict | None:
     """The card of a reward stage, and of what `align reward-card` found since: another card, or best of n alone."""
-    own, later = (entry["metrics"] or {}).get("pairwise"), _read_json(stage / "reward_card" / CARD_FILE)
+    own, later = _own_card(entry), _read_json(stage / "reward_card" / CARD_FILE)
     card = later if later.get("n") or not own else own | later
     if not card.get("best_of_n"):
         return card or None
     return card | {"best_of_n_fits": best_of_n_fits(card["best_of_n"])}
+
+
+def _own_card(entry: dict) -> dict | None:
+    """The card that a reward stage made at its end."""
+    return (entry["metrics"] or {}).get("pairwise")
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from alignment.report.charts.plots import Estimate, forest_axis, forest_row
 from alignment.report.charts.scales import Scale, spread
-from alignment.report.labels import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
+from alignment.report.labels import BITS, delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 from alignment.report.samples import MARKERS
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
@@ -103,24 +103,35 @@ def _cell(row: dict, picture: str | None = None) -> dict:
 
 
 def task_tables(report: dict) -> list[dict]:
-    """A table a (suite, metric, format): tasks down, stages across."""
+    """One table per suite, metric and format: tasks down, stages across."""
     groups: dict[tuple, list[dict]] = {}
     for row in report["evals"]:
         if not is_whole(row):
             groups.setdefault(order(row), []).append(row)
-    tables = []
-    for key in sorted(groups):
-        rows = groups[key]
-        names = list(dict.fromkeys(row_name(row, report.get("base")) for row in rows))
-        lines: dict[str, dict] = {}
-        for row in rows:
-            lines.setdefault(row["task"], {})[row_name(row, report.get("base"))] = _cell(row)
-        body = [{"name": task, "cells": [cells.get(name) for name in names]} for task, cells in lines.items()]
-        title = f"{metric_of(rows[0]['metric']).name}, {rows[0]['format']}"
-        tables.append(
-            {"title": title, "metric": rows[0]["metric"], "suite": rows[0].get("suite"), "columns": names, "rows": body}
-        )
-    return tables
+    return [_task_table(groups[key], report.get("base")) for key in sorted(groups)]
+
+
+def _task_table(rows: list[dict], base: str | None) -> dict:
+    names = list(dict.fromkeys(row_name(row, base) for row in rows))
+    lines: dict[str, dict] = {}
+    for row in rows:
+        lines.setdefault(row["task"], {})[row_name(row, base)] = _cell(row)
+    metric = rows[0]["metric"]
+    return {
+        "title": f"{metric_of(metric).name}, {rows[0]['format']}",
+        "caption": _cost_caption(rows) if metric == BITS else "± one standard error, with the number of items.",
+        "metric": metric,
+        "suite": rows[0].get("suite"),
+        "columns": names,
+        "rows": [{"name": task, "cells": [cells.get(name) for name in names]} for task, cells in lines.items()],
+    }
+
+
+def _cost_caption(rows: list[dict]) -> str:
+    """The caption of a table of bits per byte: which task's growth is the cost of alignment."""
+    headline = next((row["task"] for row in rows if row.get("headline")), None)
+    cost = f" Growth on {headline} is the cost of alignment; growth on the other tasks is not." if headline else ""
+    return f"By task; lower is better.{cost}"
 
 
 def regressions(report: dict) -> list[tuple[str, list[dict]]]:

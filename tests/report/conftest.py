@@ -38,6 +38,7 @@ def write_run(run_dir: Path, stages=tuple(PARENTS), evaluated=tuple(ABILITY), it
         "seed": 0,
         "stages": {name: _entry(name, index) for index, name in enumerate(stages)},
         "evals": {},
+        "report": {"headline": {"tinyworld_bpb": "clean"}},
     }
     _write_json(run_dir / "pipeline.json", record)
     for index, name in enumerate(stages):

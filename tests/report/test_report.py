@@ -115,15 +115,15 @@ def test_what_fell_furthest_from_the_stage_before_is_shown_with_both_answers(rep
 
 def test_samples_hold_every_stage_and_changed_answers_first(report):
     assert all(list(sample["outputs"]) == EVALUATED for sample in report["samples"])
-    per_family = {}
+    per_task = {}
     for sample in report["samples"]:
-        per_family.setdefault(sample["family"], []).append(sample["change"])
+        per_task.setdefault(sample["task"], []).append(sample["change"])
         parents = [("pretrain", "sft"), ("sft", "dpo"), ("sft", "ppo")]
-        broken = any(sample["correct"][a] and not sample["correct"][b] for a, b in parents)
-        assert (sample["change"] == "broken") == broken
-    rank = {"broken": 0, "mended": 1, None: 2}
-    assert all(changes == sorted(changes, key=rank.get) for changes in per_family.values())
-    assert any("broken" in changes for changes in per_family.values())
+        regressed = any(sample["correct"][a] and not sample["correct"][b] for a, b in parents)
+        assert (sample["change"] == "regressed") == regressed
+    rank = {"regressed": 0, "fixed": 1, None: 2}
+    assert all(changes == sorted(changes, key=rank.get) for changes in per_task.values())
+    assert any("regressed" in changes for changes in per_task.values())
 
 
 def test_curves_are_thinned_and_finite(report):
