@@ -9,7 +9,7 @@ from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
 from alignment.report.headlines import headlines
 from alignment.report.samples import PROMPTS, side_by_side
-from eval.frontier.curves import best_of_n_fits
+from eval.frontier.scaling_fits import best_of_n_fits
 from reward_models.card.card import CARD_FILE
 
 STAGE_KEYS = (

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignment.errors import UserError, raise_all
-from eval.comparison import stats
+from eval.comparison.hypothesis_tests import holm, mcnemar_clustered, minimum_detectable_effect, t_test_p
+from eval.comparison.intervals import bootstrap_ci, t_interval
+from eval.comparison.standard_errors import macro_error, macro_mean
 from eval.harness.store import Run, load_run
 
 if TYPE_CHECKING:
@@ -171,25 +173,28 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
     score_a, score_b, weights, clusters = [rows[c].to_numpy() for c in ("score_a", "score", "weight", "cluster")]
     tasks = np.zeros(len(rows)) if figure["pooled"] else rows["task"].to_numpy()
     change, groups = score_b - score_a, len(np.unique(clusters))
-    delta, error = stats.macro_mean(change, weights, tasks), stats.macro_error(change, weights, tasks, clusters)
+    delta, error = (
+        macro_mean(change, weights, tasks),
+        macro_error(change, weights, tasks, clusters),
+    )
     exact = np.isin([score_a, score_b], (0, 1)).all() and np.all(weights == 1) and len(np.unique(tasks)) == 1
     enough, changed = not np.isnan(error.se), bool(np.any(change != 0))
     low, high = boot_low, boot_high = (float("nan"), float("nan")) if changed or not enough else (0.0, 0.0)
     if changed and error.se > 0:
-        low, high = stats.t_interval(delta, error.se, groups, df=error.df)
-        boot_low, boot_high = stats.bootstrap_ci(change, weights, tasks, clusters, seed=seed)
+        low, high = t_interval(delta, error.se, groups, df=error.df)
+        boot_low, boot_high = bootstrap_ci(change, weights, tasks, clusters, seed=seed)
     if not enough:
         p = float("nan")
     elif not changed:
         p = 1.0
     elif exact:
-        p = stats.mcnemar_clustered(change, clusters)
+        p = mcnemar_clustered(change, clusters)
     else:
-        p = stats.t_test_p(delta, error.se, groups, df=error.df)
+        p = t_test_p(delta, error.se, groups, df=error.df)
     return {
         "metric": figure["metric"],
-        "value_a": stats.macro_mean(score_a, weights, tasks),
-        "value_b": stats.macro_mean(score_b, weights, tasks),
+        "value_a": macro_mean(score_a, weights, tasks),
+        "value_b": macro_mean(score_b, weights, tasks),
         "delta": delta,
         "se": _number(error.se),
         "df": _number(error.df),
@@ -202,7 +207,7 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
         "test": "exact" if exact else "t",
         "fixed": int(np.sum(change > 0)),
         "regressed": int(np.sum(change < 0)),
-        "mde": _number(stats.minimum_detectable_effect(error.se, groups, df=error.df)),
+        "mde": _number(minimum_detectable_effect(error.se, groups, df=error.df)),
         "n": len(rows),
         "clusters": groups,
         "higher_is_better": figure["higher_is_better"],
@@ -216,7 +221,7 @@ def _judged(rows: list[dict]) -> list[dict]:
     for row in rows:
         families.setdefault((row["metric"], row["task"] if row["aggregate"] else None), []).append(row)
     for family in families.values():
-        for row, adjusted in zip(family, stats.holm([row["p"] for row in family]), strict=True):
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
             row |= {"p": _number(row["p"]), "p_holm": _number(adjusted)}
             row |= {"verdict": _verdict(row), "reason": _reason(row)}
     return rows

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignment.errors import UserError
-from eval.comparison import stats
+from eval.comparison.intervals import resampled_counts, t_interval
+from eval.comparison.standard_errors import clustered_se
 
 # The standard deviation of the normal prior on every coefficient, in logits. It moves an estimate from 100 pairs by
 # less than 0.1%, and keeps finite what the outcomes alone would send to infinity: a side that wins every pair.
@@ -80,7 +81,7 @@ def length_controlled_win_rate(
     # How far each outcome moves the intercept: a sandwich of the curvature and the residuals.
     influence = (np.linalg.inv(_information(design, p, ones)) @ (design * (y - p)[:, None]).T)[0]
     groups = len(np.unique(clusters))
-    low, high = stats.t_interval(beta[0], stats.clustered_se(influence, clusters), groups, level=level)
+    low, high = t_interval(beta[0], clustered_se(influence, clusters), groups, level=level)
     known = not np.isnan(low) and np.ptp(y) > 0
     return {
         "win_rate": float(expit(beta[0])),
@@ -136,7 +137,7 @@ def elo_ratings(
     ratings = _ratings(wins.sum(0), games.sum(0), pairs, at, len(names), anchor_rating)
     draws = [
         _ratings(drawn @ wins, drawn @ games, pairs, at, len(names), anchor_rating)
-        for counts in stats.resampled_counts(len(games), iterations, seed)
+        for counts in resampled_counts(len(games), iterations, seed)
         for drawn in counts
     ]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)

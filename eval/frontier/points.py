@@ -13,7 +13,7 @@ import numpy as np
 
 from alignment.durable.read import read_json_lines
 from alignment.errors import UserError, unknown
-from eval.comparison import stats
+from eval.comparison.standard_errors import mean_se
 from eval.frontier.curves import Point
 from eval.generation.generate import Reward, Sampling, encode_prompts
 
@@ -181,7 +181,7 @@ def _mean(samples: Samples, scores: list[float | None]) -> tuple[float, float]:
         raise UserError("a reward has no opinion on any reply", expected="a number for some, at least")
     clusters = np.array([json.dumps(samples.rows[place]["prompt"], sort_keys=True) for place in judged])
     values = np.array([scores[place] for place in judged])
-    return float(values.mean()), stats.mean_se(values, clusters=clusters)
+    return float(values.mean()), mean_se(values, clusters=clusters)
 
 
 def _kl(loaded: LoadedModel, reference: LoadedModel, samples: Samples, format: str, batch_size: int) -> float:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.comparison import stats
+from eval.comparison.intervals import macro_interval, t_interval
+from eval.comparison.standard_errors import macro_error, macro_mean, weighted_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -178,7 +179,7 @@ def _score(metric: str, value: object) -> tuple[float, float] | None:
 
 def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: bool | None, guess: float | None) -> dict:
     scores, weights = items["score"].to_numpy(), items["weight"].to_numpy()
-    is_mean = len(items) and math.isclose(stats.weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
+    is_mean = len(items) and math.isclose(weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
     spread = _spread(scores, weights, np.zeros(len(items)), items["cluster"].to_numpy()) if is_mean else NO_SPREAD
     return {
         "value": float(value),
@@ -195,8 +196,8 @@ def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: boo
 
 def _spread(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray) -> dict:
     """{se, df, ci_low, ci_high} of the mean over tasks; None where it is not defined."""
-    error = stats.macro_error(scores, weights, tasks, clusters)
-    low, high = stats.macro_interval(scores, weights, tasks, clusters)
+    error = macro_error(scores, weights, tasks, clusters)
+    low, high = macro_interval(scores, weights, tasks, clusters)
     return {"se": _number(error.se), "df": _number(error.df), "ci_low": _number(low), "ci_high": _number(high)}
 
 
@@ -243,7 +244,7 @@ def _centred_spread(value: float, parts: list[dict]) -> dict:
     if not varying:
         return NO_SPREAD | {"se": se}
     df = float(shares.sum() ** 2 / np.sum(shares**2 / [row["df"] for row in varying]))
-    low, high = stats.t_interval(value, se, sum(row["n"] for row in parts), df=df)
+    low, high = t_interval(value, se, sum(row["n"] for row in parts), df=df)
     return {"se": se, "df": df, "ci_low": low, "ci_high": high}
 
 
@@ -261,7 +262,7 @@ def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
         if aggregate.weight_by_size:
             arrays[2] = np.zeros(len(found))  # one pool of items
         guess = _mean_or_none([part["chance"] for part in parts]) if not aggregate.weight_by_size else None
-        value = stats.macro_mean(*arrays[:3])
+        value = macro_mean(*arrays[:3])
         figures.append(
             {
                 "task": group.name,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 
-from eval.comparison import stats
+from eval.comparison.standard_errors import macro_mean, macro_se, mean_se
 from eval.harness.store import save_run
 from reward_models.card.pairwise import PairScores, pair_card
 
@@ -204,10 +204,18 @@ def _figures(frame: pandas.DataFrame, suite: str) -> list[dict]:
     rows = []
     for (task, metric), group in frame.groupby(["task", "metric"], sort=False):
         scores, clusters = group["score"].to_numpy(), group["cluster"].to_numpy()
-        rows.append(_figure(task, metric, float(scores.mean()), stats.mean_se(scores, clusters=clusters), len(scores)))
+        rows.append(_figure(task, metric, float(scores.mean()), mean_se(scores, clusters=clusters), len(scores)))
     if suite == "tinyworld":
         arrays = [frame[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
-        rows.append(_figure(suite, "exact_match", stats.macro_mean(*arrays[:3]), stats.macro_se(*arrays), len(frame)))
+        rows.append(
+            _figure(
+                suite,
+                "exact_match",
+                macro_mean(*arrays[:3]),
+                macro_se(*arrays),
+                len(frame),
+            )
+        )
         rows[-1] |= {"members": list(FAMILIES)}
     return rows
 

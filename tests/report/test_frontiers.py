@@ -10,8 +10,9 @@ from alignment.report.charts.frontiers import frontier_section, logged_frontiers
 from alignment.report.charts.reward_figures import card_section, subset_table
 from alignment.report.content import collect
 from alignment.report.render import render
-from eval.frontier.curves import Point, fit, frontier
+from eval.frontier.curves import Point, frontier
 from eval.frontier.points import logged_points
+from eval.frontier.scaling_fits import fit
 from reward_models.card.best_of_n import best_of_n
 
 

@@ -65,7 +65,7 @@ def logged(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
 def measured(args: argparse.Namespace, stage: Path) -> tuple[list[Point], dict]:
     from alignment.data.reading.sources import own_test_split
     from alignment.errors import UserError
-    from eval.frontier.curves import require_points
+    from eval.frontier.gold_peak import require_points
     from eval.frontier.points import measured_points, step_checkpoints
     from eval.generation.generate import Sampling, load_prompts
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from alignment.report.charts.plots import Mark, Panel, Series, panel_chart
 from alignment.report.labels import number, p_text, stage_name
-from eval.frontier.curves import FEWEST_POINTS, FORMS, frontier
+from eval.frontier.curves import frontier
+from eval.frontier.gold_peak import FEWEST_POINTS
 from eval.frontier.points import logged_points, placed_lines, watched_rewards
+from eval.frontier.scaling_fits import FORMS
 
 DISTANCE = "square root of KL (nats per answer)"
 CURVE = 60  # points of a fitted curve

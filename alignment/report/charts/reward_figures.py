@@ -15,7 +15,7 @@ from alignment.report.charts.plots import (
 )
 from alignment.report.charts.scales import Scale
 from alignment.report.labels import number, percent, stage_name
-from eval.comparison.stats import wilson
+from eval.comparison.intervals import wilson
 
 NORMAL_95 = 1.96
 CELL_WIDTH, CELL_MARGIN = 190, 10

@@ -9,8 +9,10 @@ import torch
 
 from alignment.cli.evaluate import frontier as cli
 from alignment.errors import UserError
-from eval.frontier.curves import Point, best_of_n_fits, correlated_noise, fit, frontier, peak, smoother
+from eval.frontier.curves import Point, frontier
+from eval.frontier.gold_peak import correlated_noise, peak, smoother
 from eval.frontier.points import log_probabilities, logged_points, measured_points, watched_rewards
+from eval.frontier.scaling_fits import best_of_n_fits, fit
 from eval.generation.generate import Sampling
 
 STEPS = np.arange(4, 204, 4)

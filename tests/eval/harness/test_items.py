@@ -6,7 +6,8 @@ import numpy as np
 import pandas
 import pytest
 
-from eval.comparison import stats
+from eval.comparison.intervals import macro_interval
+from eval.comparison.standard_errors import mean_se
 from eval.harness.items import _aggregates, _centred_average, _figure
 
 
@@ -38,9 +39,9 @@ def test_a_groups_interval_is_that_of_its_mean_over_tasks():
     figure = of_group(found)
     arrays = [found[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
     assert figure["se"] == pytest.approx((2 * (1 / 9)) ** 0.5 / 3) and figure["df"] == pytest.approx(4)
-    assert (figure["ci_low"], figure["ci_high"]) == stats.macro_interval(*arrays)
+    assert (figure["ci_low"], figure["ci_high"]) == macro_interval(*arrays)
     pooled = of_group(found, by_size=True)
-    assert pooled["df"] == pytest.approx(8) and pooled["se"] == pytest.approx(stats.mean_se(arrays[0]))
+    assert pooled["df"] == pytest.approx(8) and pooled["se"] == pytest.approx(mean_se(arrays[0]))
 
 
 @pytest.mark.parametrize("alone", [0, 1])
