@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
@@ -41,10 +42,10 @@ CURVE_POINTS = 400
 
 
 def collect(run_dir: str | Path) -> dict:
-    """What report.json says about a run directory, finished or not.
+    """Collect the content of report.json from a run directory, finished or not.
 
     Raises:
-        UserError: the folder is no run directory.
+        UserError: the folder is not a run directory.
     """
     run_dir = Path(run_dir)
     pipeline = _read_json(run_dir / "pipeline.json")
@@ -52,9 +53,9 @@ def collect(run_dir: str | Path) -> dict:
     records = eval_records(run_dir, names)
     if not names and not records:
         raise UserError(
-            f"{run_dir} is no run directory",
-            got="a folder that is not there" if not run_dir.is_dir() else "no pipeline.json, stage.json or evals in it",
-            expected="a folder as `align run` or `align STAGE` makes it",
+            f"{run_dir} is not a run directory",
+            got="no such folder" if not run_dir.is_dir() else "a folder without pipeline.json, stage.json or evals",
+            expected="a folder made by `align run` or `align STAGE`",
             fix="give the --output_dir of the run",
         )
     chosen = pipeline.get("report") or {}
@@ -85,7 +86,7 @@ def collect(run_dir: str | Path) -> dict:
 
 
 def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
-    """Folder name -> run.json of every finished eval, in the order of the stages."""
+    """Folder name -> run.json of every finished eval run, in the order of the stages."""
     found = {path.parent.name: _read_json(path) for path in sorted(run_dir.glob("evals/*/run.json"))}
     order = {stage: index for index, stage in enumerate(stages)}
     return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order))))
@@ -135,14 +136,14 @@ def curves_of(metrics: list[dict]) -> dict[str, list]:
 
 
 def thinned(points: list, limit: int = CURVE_POINTS) -> list:
-    """At most `limit` of the points, evenly spaced, with the first and the last."""
+    """At most `limit` of the points, evenly spaced, including the first and the last."""
     if len(points) <= limit:
         return points
     return [points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit)]
 
 
-def finite(value):
-    """The same structure with None for NaN and infinities, which JSON does not have."""
+def finite(value: Any) -> Any:
+    """The same structure with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
         return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -151,23 +152,23 @@ def finite(value):
 
 
 def _read_json(path: Path) -> dict:
-    """The object in a file; empty where there is no such file."""
+    """The object in a file; empty if there is no such file."""
     return read_json(path) if path.is_file() else {}
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """The whole lines of a metrics file; the last one may be half written while its stage runs."""
+    """The complete lines of a metrics file; while a stage runs, the last line may be incomplete."""
     return read_json_lines(path) if path.is_file() else []
 
 
 def _stage_names(run_dir: Path, pipeline: dict) -> list[str]:
-    """Stages in the order of the pipeline; those run by hand follow, oldest first."""
+    """Stages in the order of the pipeline; stages run by hand follow, oldest first."""
     found = sorted(run_dir.glob("*/stage.json"), key=lambda path: path.stat().st_mtime_ns)
     return list(dict.fromkeys([*pipeline.get("stages", {}), *(path.parent.name for path in found)]))
 
 
 def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
-    """What stage.json and pipeline.json say about a stage; the keys are there even where the stage has not ended."""
+    """A stage's entries from stage.json and pipeline.json; None for keys that are missing while it runs."""
     ended, entry = _read_json(run_dir / name / "stage.json"), pipeline.get("stages", {}).get(name, {})
     stage = {key: ended.get(key) for key in STAGE_KEYS} | {key: entry.get(key) for key in RECORD_KEYS}
     parents = (ended.get("parents") or {}) | (entry.get("parents") or {})
@@ -183,13 +184,13 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
 
 
 def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:
-    """The frontier that `align frontier --json STAGE/frontier.json` left, else those of the stage's log."""
+    """The frontier in STAGE/frontier.json (of `align frontier --json`), or otherwise those of the stage's log."""
     measured = _read_json(stage / "frontier.json")
     return [measured] if measured else logged_frontiers(stage.name, metrics)
 
 
 def _reward_card(stage: Path, entry: dict) -> dict | None:
-    """The card of a reward stage, and of what `align reward-card` found since: another card, or best of n alone."""
+    """A reward stage's card, with the later results of `align reward-card`: another card, or only best of n."""
     own, later = _own_card(entry), _read_json(stage / "reward_card" / CARD_FILE)
     card = later if later.get("n") or not own else own | later
     if not card.get("best_of_n"):
@@ -198,12 +199,12 @@ def _reward_card(stage: Path, entry: dict) -> dict | None:
 
 
 def _own_card(entry: dict) -> dict | None:
-    """The card that a reward stage made at its end."""
+    """The card that a reward stage made when it finished."""
     return (entry["metrics"] or {}).get("pairwise")
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:
-    """The stage whose checkpoint a path is; any other parent (a hub id, another run) as it was given."""
+    """The stage of a checkpoint in this run directory; any other parent (a hub id, another run) unchanged."""
     path = Path(value or "")
     if path.name == "checkpoint" and path.parent.name in names and path.parents[1].name == run_dir.resolve().name:
         return path.parent.name

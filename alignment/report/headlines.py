@@ -1,4 +1,4 @@
-"""Which figures of an eval run represent its suite in the report."""
+"""The figures of an eval run that represent its suite in the report."""
 
 
 def headlines(record: dict, task: str | None = None) -> set[tuple[str, str]]:

@@ -16,10 +16,11 @@ from eval.comparison.standard_errors import macro_error, macro_mean
 def t_interval(
     value: float, se: float, clusters: int, *, df: float | None = None, level: float = 0.95
 ) -> tuple[float, float]:
-    """`value` -+ the t quantile times `se`; NaN for fewer than two clusters, and where `se` is 0 or unknown.
+    """Return `value` -+ the t quantile times `se`; NaN for fewer than two clusters, and if `se` is 0 or NaN.
 
     Args:
-        clusters: how many there are; the degrees of freedom are one less, unless `df` says how many they are.
+        clusters: number of clusters.
+        df: degrees of freedom; by default the number of clusters less one.
     """
     from scipy.stats import t
 
@@ -32,13 +33,19 @@ def t_interval(
 def wilson(
     rate: float, se: float, clusters: int, level: float = 0.95, *, df: float | None = None
 ) -> tuple[float, float]:
-    """Wilson's interval of a rate for as many independent outcomes as give its standard error, at Student's quantile.
+    """Wilson's interval of a rate, at Student's quantile, for the effective number of independent outcomes.
 
-    Where the standard error is 0 it says nothing: there are then as many outcomes as clusters. NaN for fewer than two
-    clusters, and where the standard error is unknown.
+    The effective number is the one that gives the rate its standard error. A standard error of 0 does not determine
+    the number, so it is then the number of clusters.
 
     Args:
-        df: degrees of freedom; by default one less than clusters.
+        rate: in [0, 1].
+        se: standard error of the rate.
+        clusters: number of clusters.
+        df: degrees of freedom; by default the number of clusters less one.
+
+    Returns:
+        (low, high); NaN for fewer than two clusters, and if the standard error is NaN.
     """
     from scipy.stats import t
 
@@ -54,10 +61,10 @@ def wilson(
 def macro_interval(
     scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray
 ) -> tuple[float, float]:
-    """95% interval of one model's `macro_mean`: Wilson's of right-or-wrong scores, else Student's t. All arrays (n,).
+    """95% interval of one model's `macro_mean`: Wilson's for right-or-wrong scores, otherwise Student's t.
 
-    A mean near 0 or 1 varies the less the nearer it is, so that a symmetric interval falls short on one side. NaN where
-    a task has fewer than two clusters, and of graded scores that do not vary.
+    The nearer a rate is to 0 or 1, the less it varies, so that a symmetric interval would fall short on one side.
+    All arrays are (n,). NaN if a task has fewer than two clusters, and for graded scores that do not vary.
     """
     value, error = macro_mean(scores, weights, tasks), macro_error(scores, weights, tasks, clusters)
     groups = len(np.unique(clusters))
@@ -76,10 +83,10 @@ def bootstrap_ci(
     iterations: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of `macro_mean` (of the plain weighted mean where there is one task), resampling clusters.
+    """Percentile interval of `macro_mean`, by resampling clusters.
 
-    All arrays (n,). Differences of paired scores give the interval of a difference. NaN for fewer than two clusters. It
-    is too narrow where tasks have few clusters, as it has no small-sample factor.
+    All arrays are (n,). Differences of paired scores give the interval of a difference. The interval is too narrow if
+    tasks have few clusters, because it has no small-sample factor. NaN for fewer than two clusters.
     """
     _, task = np.unique(tasks, return_inverse=True)
     _, cluster = np.unique(clusters, return_inverse=True)
@@ -92,7 +99,7 @@ def bootstrap_ci(
     means = []
     for counts in resampled_counts(shape[0], iterations, seed):
         drawn = counts @ weight
-        # A rare task can be missing from a resample: the macro mean is then over the tasks that are there.
+        # A rare task can be missing from a resample: the macro mean is then over the tasks present.
         ratios = np.divide(counts @ total, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
         means.append(np.nanmean(ratios, axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
@@ -100,9 +107,9 @@ def bootstrap_ci(
 
 
 def resampled_counts(groups: int, iterations: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of `groups` clusters is in each bootstrap resample: `iterations` of them, as (draws, groups).
+    """Yield how often each of `groups` clusters is in each of `iterations` bootstrap resamples.
 
-    In blocks of about a million counts, so that memory stays small with many clusters.
+    Each block is (draws, groups) and holds about a million counts, so that memory stays small with many clusters.
     """
     rng = np.random.default_rng(seed)
     block = max(1, min(iterations, 1_000_000 // groups))

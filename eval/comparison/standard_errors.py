@@ -15,20 +15,23 @@ ROUNDING = 1e-9  # of the largest score: a smaller standard error counts as 0
 
 
 def weighted_mean(scores: np.ndarray, weights: np.ndarray) -> float:
-    """`sum(w * s) / sum(w)` of (n,) scores and weights; NaN without weight."""
+    """Return `sum(w * s) / sum(w)` for (n,) scores and weights; NaN if the weights sum to 0."""
     total = np.sum(weights)
     return float(np.sum(scores * weights) / total) if total > 0 else float("nan")
 
 
 def clustered_se(influence: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of an estimate from its items' influence on it.
+    """Standard error of an estimate, clustered, from the influence of its items.
+
+    The variance is the sum over clusters of the squared sum of influence, with the small-sample factor G / (G - 1) for
+    G clusters. With one item per cluster this is the textbook standard error s / sqrt(n).
 
     Args:
         influence: (n,), how far each item moves the estimate; sums to zero.
-        clusters: (n,), labels; items with equal labels may depend on each other.
+        clusters: (n,) labels; items with equal labels may depend on each other.
 
-    The usual clustered variance, the sum over clusters of the squared sum of influence, with the small-sample factor
-    G / (G - 1). With one item a cluster it is the textbook standard error s / sqrt(n). NaN for fewer than two clusters.
+    Returns:
+        The standard error; NaN for fewer than two clusters.
     """
     _, index = np.unique(clusters, return_inverse=True)
     sums = np.bincount(index, weights=influence)
@@ -38,7 +41,7 @@ def clustered_se(influence: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def mean_influence(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n,): each item's influence on the weighted mean (the delta method's linearisation of a ratio)."""
+    """Return (n,) each item's influence on the weighted mean (the delta method's linearisation of a ratio)."""
     return weights * (scores - weighted_mean(scores, weights)) / np.sum(weights)
 
 
@@ -47,8 +50,8 @@ def mean_se(scores: np.ndarray, weights: np.ndarray | None = None, clusters: np.
 
     Args:
         scores: (n,) item scores.
-        weights: (n,), ones by default; denominators as weights give the ratio estimator's delta-method error.
-        clusters: (n,) labels; every item its own cluster by default.
+        weights: (n,), by default ones; denominators as weights give the ratio estimator's delta-method error.
+        clusters: (n,) labels; by default each item is its own cluster.
     """
     weights = np.ones(len(scores)) if weights is None else weights
     clusters = np.arange(len(scores)) if clusters is None else clusters
@@ -57,24 +60,24 @@ def mean_se(scores: np.ndarray, weights: np.ndarray | None = None, clusters: np.
 
 
 def _is_rounding(se: float, scores: np.ndarray) -> bool:
-    """Whether a standard error of (n,) scores is what rounding left of 0."""
+    """Whether the standard error of (n,) scores is 0 up to rounding."""
     return len(scores) > 0 and se <= ROUNDING * float(np.abs(scores).max())
 
 
 def macro_mean(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray) -> float:
-    """Mean over tasks of the tasks' weighted means. All arrays (n,); `tasks` holds labels."""
+    """Mean over tasks of each task's weighted mean. All arrays are (n,); `tasks` holds labels."""
     task = np.unique(tasks, return_inverse=True)[1]
     with np.errstate(invalid="ignore"):  # a task without weight has no mean
         return float(np.mean(np.bincount(task, weights=weights * scores) / np.bincount(task, weights=weights)))
 
 
 class MacroError(NamedTuple):
-    """How uncertain a `macro_mean` is; all NaN where a task has fewer than two clusters.
+    """Uncertainty of a `macro_mean`; all NaN if a task has fewer than two clusters.
 
     Attributes:
         se: standard error.
         df: Satterthwaite's degrees of freedom of the standard error.
-        most_df: the degrees of freedom if every task added as much to the standard error as every other.
+        most_df: degrees of freedom if all tasks contributed equally to the standard error.
     """
 
     se: float
@@ -86,24 +89,24 @@ NO_ERROR = MacroError(float("nan"), float("nan"), float("nan"))
 
 
 def macro_se(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of `macro_mean`: that of `macro_error`."""
+    """Standard error of `macro_mean`."""
     return macro_error(scores, weights, tasks, clusters).se
 
 
 def macro_error(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray) -> MacroError:
     """Standard error of `macro_mean` and its degrees of freedom.
 
+    Each task is a stratum with the small-sample factor of its own G clusters, G / (G - 1): with few items per task that
+    factor is far from 1, and a factor for all clusters together would leave most of it out. A cluster's sums in several
+    tasks are added before they are squared. Degrees of freedom are Satterthwaite's (1946): V^2 / sum(V_s^2 / df_s) over
+    strata s, with df_s = G - 1. Tasks that share clusters form one stratum, whose df_s is Kish's effective number of
+    clusters less one (Carter, Schnepel and Steigerwald 2017), because a cluster that spans all tasks adds little
+    independent evidence. With one task the result is `mean_se` with G - 1.
+
     Args:
         scores, weights: (n,).
         tasks: (n,) labels. Tasks are fixed: the error is over other items of the same tasks.
         clusters: (n,) labels; a cluster may have items in several tasks.
-
-    Each task is a stratum with the small-sample factor of its own G clusters, G / (G - 1): with few items a task that
-    factor is far from 1, and a factor of all clusters together leaves most of it out. A cluster's sums in several tasks
-    are added before they are squared. Degrees of freedom are Satterthwaite's (1946): V^2 / sum(V_s^2 / df_s) over
-    strata s, with df_s = G - 1. Tasks that share clusters are one stratum, whose df_s is one less than Kish's effective
-    number of its clusters (Carter, Schnepel and Steigerwald 2017), so that one cluster in all tasks counts as little as
-    it is worth. With one task it is `mean_se` with G - 1.
     """
     task = np.unique(tasks, return_inverse=True)[1]
     cluster = np.unique(clusters, return_inverse=True)[1]
@@ -136,10 +139,10 @@ def macro_error(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clus
 
 
 def _linked_tasks(cell_task: np.ndarray, cell_cluster: np.ndarray) -> np.ndarray:
-    """(tasks,): the number of each task's stratum; tasks that share a cluster, directly or by others, share it.
+    """Return (tasks,) the number of each task's stratum; tasks linked by clusters, directly or not, share a stratum.
 
     Args:
-        cell_task, cell_cluster: the pairs of a task and a cluster that have items.
+        cell_task, cell_cluster: (cells,), the task and the cluster of each combination that has items.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -21,10 +21,10 @@ class Point:
 
     Attributes:
         step: optimizer step; 0 is the reference.
-        kl: to the reference, nats a completion; an estimate, which may fall below 0.
-        proxy: mean of the reward that is trained on.
-        gold: mean of the reward that it stands for; None where it is not known.
-        proxy_se, gold_se: their standard errors; None where they are not known.
+        kl: KL to the reference in nats per completion; an estimate, which may fall below 0.
+        proxy: mean of the reward trained on.
+        gold: mean of the gold reward, which the proxy approximates; None if unknown.
+        proxy_se, gold_se: standard errors of proxy and gold; None if unknown.
     """
 
     step: int
@@ -36,15 +36,21 @@ class Point:
 
     @property
     def distance(self) -> float:
+        """Square root of the KL."""
         return max(self.kl, 0.0) ** 0.5
 
 
 def frontier(points: Sequence[Point], form: str = "rl") -> dict:
-    """All that is told of a run's points, as JSON values.
+    """Analyse a run's points: the peak of gold, and the fits of both rewards.
+
+    Args:
+        points: at least FEWEST_POINTS, in any order.
+        form: the form of the fits: rl or best_of_n.
 
     Returns:
-        {points: [{step, kl, distance, proxy, gold, proxy_se, gold_se, gold_smoothed}], peak: `peak` and the distance,
-        KL and the interval's distances there, or None without gold; fits: [`fit` and {of: proxy or gold}]}.
+        JSON values: {points: [{step, kl, distance, proxy, gold, proxy_se, gold_se, gold_smoothed}], peak: `peak` with
+        the distance and KL of the peak and the distances of its interval, or None without gold; fits: [`fit` and {of:
+        proxy or gold}]}.
     """
     points = sorted(points, key=lambda point: point.step)
     require_points(len(points))

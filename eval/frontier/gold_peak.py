@@ -9,6 +9,7 @@ CORRELATION_TIMES = 20  # how many are tried, from a quarter of a point to the l
 
 
 def require_points(count: int) -> None:
+    """Raise a UserError for fewer than FEWEST_POINTS points."""
     if count < FEWEST_POINTS:
         raise UserError(
             "too few points for a frontier",
@@ -27,21 +28,23 @@ def peak(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict:
-    """Where the smoothed gold reward is highest, and whether it has fallen since.
+    """Find where the smoothed gold reward is highest, and test whether it has fallen since.
 
-    The smoothing is over steps, a sixth of the run wide (or as wide as points lie apart, if that is more). The noise of
-    the points is drawn anew: from their standard errors where they are given, else by `correlated_noise`, for the
-    points of one training run are alike where they are near.
+    The smoothing is over steps; its width is a sixth of the run, or the distance between points if that is larger.
+    The noise of the points is resampled: from their standard errors if given, otherwise by `correlated_noise`, because
+    neighbouring points of one training run are correlated.
 
     Args:
         steps, gold: (n,), n >= 4, steps rising.
-        gold_se: (n,), standard errors of gold; points with them (checkpoints) are taken to be independent.
+        gold_se: (n,), standard errors of gold; points that have them (checkpoints) are assumed to be independent.
+        draws, seed: number and seed of the resamples.
+        level: level of the interval.
 
     Returns:
         {index, step, gold, low, high, fall, fall_p, over_optimised, smoothed: list of n}. [low, high] are steps, the
-        interval of the highest place. `fall` is smoothed gold at the peak less that at the end. As a peak is chosen for
-        being high, noise alone makes a fall: `fall_p` is how often noise around a flat curve makes one as large, and
-        the run is `over_optimised` where that is at most 1 - level.
+        interval of the peak's place. `fall` is smoothed gold at the peak less smoothed gold at the end. Because a peak
+        is selected for being high, noise alone produces a fall: `fall_p` is the share of noise around a flat curve that
+        produces a fall as large, and the run is `over_optimised` if that is at most 1 - level.
     """
     require_points(len(steps))
     width = max((steps[-1] - steps[0]) / 6, float(np.median(np.diff(steps))))
@@ -73,10 +76,10 @@ def peak(
 
 
 def smoother(steps: np.ndarray, width: float) -> np.ndarray:
-    """(n, n) matrix of local linear regression with Gaussian weights: `smoother(steps, width) @ values` is smooth.
+    """Return the (n, n) matrix of local linear regression with Gaussian weights: `matrix @ values` is smooth.
 
     Args:
-        steps: (n,), all different.
+        steps: (n,), all distinct.
         width: standard deviation of the weights, in steps.
     """
     offsets = steps[None, :] - steps[:, None]
@@ -87,16 +90,21 @@ def smoother(steps: np.ndarray, width: float) -> np.ndarray:
 
 
 def correlated_noise(steps: np.ndarray, gold: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(draws, n): noise like that of a curve about its trend, with what is not known of it drawn too.
+    """Draw noise like that of a curve about its trend, including the uncertainty about its size and correlation.
+
+    The trend is a parabola (a line for fewer than 7 points), the noise a first-order autoregression over steps: its
+    correlation falls as exp(-distance / time). The residuals of a flexible curve show too little of a slow noise,
+    because the curve follows it. Therefore the time comes from the restricted likelihood, which allows for the fitted
+    trend. Because few points determine it badly, each draw has its own time and variance from their posterior (prior:
+    uniform over the logarithm of the time, up to the length of the run).
 
     Args:
         steps, gold: (n,), n >= 4, steps rising.
+        draws: number of draws.
+        rng: source of randomness.
 
-    The trend is a parabola (a line, of fewer than 7 points), the noise a first-order autoregression over steps: its
-    correlation falls as exp(-distance / time). Residuals of a flexible curve show too little of a slow noise, as the
-    curve follows it. So the time comes from the restricted likelihood, which allows for the fitted trend, and as few
-    points say little of it, each draw has a time and a variance of their posterior (all times on a logarithmic scale
-    alike before, up to the length of the run).
+    Returns:
+        (draws, n).
     """
     gaps = np.abs(steps[:, None] - steps[None, :]) / np.median(np.diff(steps))
     trend = np.vander((steps - steps.mean()) / np.ptp(steps), min(3, 1 + (len(steps) - 1) // 3))
@@ -116,7 +124,7 @@ def correlated_noise(steps: np.ndarray, gold: np.ndarray, draws: int, rng: np.ra
 
 
 def _restricted(root: np.ndarray, trend: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Of values with a correlation: the sum of squares about the trend, and the rest of the restricted log-likelihood.
+    """Sum of squares of correlated values about a trend, and the other terms of the restricted log-likelihood.
 
     Args:
         root: (n, n) Cholesky factor of the correlation.

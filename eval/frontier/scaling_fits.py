@@ -11,18 +11,20 @@ FORMS = {"best_of_n": lambda d: d, "rl": lambda d: np.log(np.maximum(d, 1e-300))
 
 
 def fit(distance: np.ndarray, reward: np.ndarray, form: str) -> dict | None:
-    """Least squares of R(d) = start + d (alpha - beta g(d)), with g(d) = d (best_of_n) or log d (rl).
+    """Fit R(d) = start + d (alpha - beta g(d)) by least squares, with g(d) = d (best_of_n) or log d (rl).
 
-    The paper counts rewards from 0 at d = 0; here the start is a third coefficient, as rewards have any zero.
+    The paper's rewards are 0 at d = 0; here the start is a third coefficient, because the zero of a reward is
+    arbitrary.
 
     Args:
-        distance, reward: (n,); n of 0 and more, d >= 0.
+        distance, reward: (n,), n >= 0, distance >= 0.
+        form: best_of_n or rl.
 
     Returns:
-        {form, alpha, beta, start, alpha_se, beta_se, start_se, r2, peak_distance}; the errors are those of ordinary
-        least squares, for independent noise of one size. `peak_distance` is where the fitted curve is highest: alpha /
-        (2 beta), or exp(alpha / beta - 1); None where beta is not above 0: the curve has no peak. None in place of it
-        all where the points do not settle three coefficients.
+        {form, alpha, beta, start, alpha_se, beta_se, start_se, r2, peak_distance}, or None if the points do not
+        determine the three coefficients. The errors are those of ordinary least squares, for independent noise of one
+        variance. `peak_distance` is where the fitted curve is highest: alpha / (2 beta), or exp(alpha / beta - 1); None
+        if beta is not above 0, because the curve then has no peak.
     """
     design = np.stack([np.ones_like(distance), distance, -distance * FORMS[form](distance)], axis=1)
     if len(distance) < FEWEST_POINTS or np.linalg.matrix_rank(design) < 3:
@@ -52,10 +54,13 @@ def _peak_distance(form: str, alpha: float, beta: float) -> float | None:
 
 
 def best_of_n_fits(curve: Sequence[dict]) -> list[dict]:
-    """The fits of a best-of-n curve: [`fit` and {of: proxy or gold}], empty where its points do not settle them.
+    """Fit a best-of-n curve.
 
     Args:
-        curve: {n, kl, proxy, gold}, as reward_models.card.best_of_n gives it.
+        curve: [{n, kl, proxy, gold}], as reward_models.card.best_of_n returns it.
+
+    Returns:
+        [`fit` and {of: proxy or gold}]; empty if the points do not determine the coefficients.
     """
     distance = np.sqrt([one["kl"] for one in curve])
     fits = [(name, fit(distance, np.array([one[name] for one in curve]), "best_of_n")) for name in ("proxy", "gold")]

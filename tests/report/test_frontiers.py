@@ -122,7 +122,7 @@ def test_a_measured_frontier_stands_in_place_of_the_log(run_dir):
     report = collect(run_dir)
     assert report["frontiers"] == [measured]
     page = section(render(report), "Reward and distance")
-    assert "A dot for each checkpoint" in page and "reward against gold<" in page
+    assert "One dot per checkpoint" in page and "reward against gold<" in page
 
 
 def test_the_card_of_the_reward_stage_is_on_the_page(run_dir):

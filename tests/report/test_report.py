@@ -253,7 +253,7 @@ def test_failed_stage_without_files_renders(make_run, tmp_path):
 
 def test_faults_that_training_overcame_are_named(make_run, tmp_path):
     run_dir = make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ())
-    assert "Faults overcome" not in render(collect(run_dir))
+    assert "Faults that training recovered from" not in render(collect(run_dir))
     for path, change in (
         (run_dir / "pretrain/stage.json", lambda all: all.update(faults={"skipped_steps": 3, "loss_spikes": 0})),
         (
@@ -307,9 +307,9 @@ def test_write_report_replaces_both_files(make_run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         write_report(tmp_path)
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="no such folder"):
         write_report(tmp_path / "missing")
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Which charts the report draws, each with the one sentence that says what it shows."""
+"""The report's charts of training curves and scores, each with a caption."""
 
 import math
 import re
@@ -14,14 +14,21 @@ REWARD = re.compile("rewards/(.+)/mean")
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart that is drawn for every stage that logged one of its keys."""
+    """A line chart, drawn for every stage that logged one of its keys.
+
+    Attributes:
+        title, y_label, caption: text of the chart.
+        lines: (logged key, label) of each line.
+        log: whether the y axis may be logarithmic.
+        unless: a stage that logged this key has no such chart.
+    """
 
     title: str
     lines: tuple[tuple[str, str], ...]
     y_label: str
     caption: str
     log: bool = False
-    unless: str = ""  # not drawn for a stage that logged this key
+    unless: str = ""
 
 
 CHARTS = (
@@ -43,13 +50,13 @@ CHARTS = (
         "reward margin",
         (("rewards/margins", "training"), ("eval_rewards/margins", "held out")),
         "margin",
-        "How far the implicit reward of the chosen answer lies above that of the rejected one.",
+        "Implicit reward of the chosen answer less that of the rejected answer.",
     ),
     Chart(
         "implicit rewards",
         (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected")),
         "implicit reward",
-        "Scaled gain in log-probability over the reference, for chosen and for rejected training answers.",
+        "Scaled gain in log-probability over the reference, for chosen and rejected training answers.",
     ),
     Chart(
         "accuracy on pairs",
@@ -61,52 +68,52 @@ CHARTS = (
         "margin on pairs",
         (("margin", "training"), ("eval_margin", "held out")),
         "margin",
-        "The reward model's score of the chosen answer less that of the rejected one.",
+        "The reward model's score of the chosen answer less that of the rejected answer.",
     ),
     Chart(
         "reward",
         (("reward", "training"), ("eval_reward", "held out")),
         "reward",
-        "Mean reward of answers sampled from the policy: the weighted sum that training raises.",
+        "Mean reward of answers sampled from the policy: the weighted sum that training maximises.",
     ),
     Chart(
         "KL to the reference",
         (("kl/completion", "training"), ("eval_kl/completion", "held out")),
         "nats per answer",
-        "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
-        "more reward is drift.",
+        "Distance of the policy's answers from those of the model that it started from; growth without more reward "
+        "is drift.",
     ),
     Chart(
         "KL to the reference",
         (("kl", "training"), ("eval_kl", "held out")),
         "nats per token",
-        "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
-        "more reward is drift.",
+        "Distance of the policy's answers from those of the model that it started from; growth without more reward "
+        "is drift.",
         unless="kl/completion",
     ),
     Chart(
         "entropy",
         (("entropy", "training"), ("eval_entropy", "held out")),
         "nats per token",
-        "Mean entropy of the next-token distribution; near 0 there is but one answer left to each prompt.",
+        "Mean entropy of the next-token distribution; near 0 the policy has only one answer per prompt.",
     ),
     Chart(
         "answer length",
         (("completions/mean_length", "training"), ("eval_completions/mean_length", "held out")),
         "tokens",
-        "Mean length of the sampled answers; steady growth suggests that length is being rewarded.",
+        "Mean length of the sampled answers; steady growth suggests that the reward favours length.",
     ),
     Chart(
         "explained variance",
         (("value/explained_variance", "critic"),),
         "share of variance",
-        "How much of the variance of the returns the critic explains; 1 is all of it, 0 what a constant would explain.",
+        "The share of the returns' variance that the critic explains; 1 is all of it, 0 what a constant explains.",
     ),
     Chart(
         "clip ratio",
         (("clip_ratio/region_mean", "clipped"),),
         "share of tokens",
-        "The share of tokens whose probability ratio was clipped; a large one means updates that are too big.",
+        "The share of tokens whose probability ratio was clipped; a large share means that updates are too large.",
     ),
 )
 
@@ -134,26 +141,26 @@ def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
 
 
 def _watched_figures(stage: str, logged: dict) -> list[dict]:
-    """The reward trained on above each that is logged beside it; where the KL is known, frontiers.py draws both."""
+    """The reward trained on, above each other logged reward; with a logged KL, frontiers.py draws them instead."""
     rewards = {found[1]: curve for key, curve in logged.items() if (found := REWARD.fullmatch(key))}
     trained_on = logged.get("reward", [])
-    beside = {name: curve for name, curve in rewards.items() if not _same(curve, trained_on)}
-    if len(rewards) < 2 or not trained_on or not beside or "kl/completion" in logged:
+    others = {name: curve for name, curve in rewards.items() if not _same(curve, trained_on)}
+    if len(rewards) < 2 or not trained_on or not others or "kl/completion" in logged:
         return []
     caption = (
-        "At the top the reward that training sees, below it what is logged beside. Both should rise; where only the "
-        "upper one does, the policy learns to please the reward model and nothing else."
+        "Top: the reward that is trained on; below: other logged rewards. All should rise; if only the top curve does, "
+        "the policy exploits the reward model."
     )
-    title = f"{stage}: reward against {', '.join(beside)}"
+    title = f"{stage}: reward against {', '.join(others)}"
     panels = [
         Panel(name, (Series(name, curve, index),))
-        for index, (name, curve) in enumerate({"reward (trained on)": trained_on, **beside}.items())
+        for index, (name, curve) in enumerate({"reward (trained on)": trained_on, **others}.items())
     ]
     return [{"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label="step")}]
 
 
 def _same(curve: list, other: list) -> bool:
-    """Whether two curves are one but for rounding: a reward that alone is trained on is `reward` itself."""
+    """Whether two curves are equal up to rounding: the only reward that is trained on is `reward` itself."""
     values = [[value for _, value in one] for one in (curve, other)]
     near = (math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in zip(*values, strict=False))
     return len(curve) == len(other) and all(near)

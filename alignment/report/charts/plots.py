@@ -1,6 +1,6 @@
-"""Charts as small inline SVG, coloured by the page's CSS classes so that light, dark and print all work.
+"""Charts as small inline SVG, coloured by the page's CSS classes, so that light mode, dark mode and print work.
 
-Every function takes plain numbers and returns an SVG string; every text in it is escaped.
+Every function takes plain numbers and returns an SVG string whose text is escaped.
 """
 
 import math
@@ -13,16 +13,19 @@ from alignment.report.charts.scales import Scale, nice_ticks, short, spread
 STYLE = Path(__file__).parents[1] / "templates" / "style.css"
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
-PANEL = 106  # height of one panel of several, its label included
-FEW = 40  # dots that may hide each other a little; more are drawn faint
+PANEL = 106  # height of a panel, including its label
+FEW = 40  # more dots than this are drawn faint
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line or one set of points; `tone` is the number of a colour in the style sheet, or `ink`.
+    """One line or one set of points.
 
     Attributes:
-        half_widths: of the interval about each point, None where it is not known; empty: no intervals.
+        label: name in the legend.
+        points: (x, y) pairs.
+        tone: number of a colour in the style sheet, or `ink`.
+        half_widths: half the interval about each point, None if unknown; empty for no intervals.
     """
 
     label: str
@@ -32,14 +35,14 @@ class Series:
 
     @property
     def ends(self) -> list[float]:
-        """The y of all points and of the ends of their intervals."""
+        """y of all points and of the ends of their intervals."""
         known = [(y, half) for (_, y), half in zip(self.points, self.half_widths, strict=False) if half is not None]
         return [y for _, y in self.points] + [end for y, half in known for end in (y - half, y + half)]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A place on the x axis, drawn as an upright line within the band of its interval."""
+    """A place on the x axis, drawn as a vertical line in the band of its interval."""
 
     at: float
     low: float
@@ -48,7 +51,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of several charts over a common x axis: dots, lines over them, and a place that is marked."""
+    """One of several charts over a common x axis: dots, lines over them, and a marked place."""
 
     label: str
     lines: tuple[Series, ...] = ()
@@ -73,14 +76,14 @@ class Estimate:
 
 
 def standalone(chart: str) -> str:
-    """A chart as a file of its own: with its name space, and the page's style sheet for its colours."""
+    """A chart as a standalone SVG file, with its namespace and the page's style sheet."""
     style = escape(STYLE.read_text(encoding="utf-8") + "svg { background: var(--page); }")
     named = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return named.replace("</title>", f"</title><style>{style}</style>", 1)
 
 
 def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, log: bool = False) -> str:
-    """Lines over a common axis, with a legend when there is more than one."""
+    """Lines over a common axis, with a legend for more than one line."""
     series = [one for one in series if one.points]
     top = TOP + (18 if len(series) > 1 else 0)
     xs = [x for one in series for x, _ in one.points]
@@ -98,7 +101,7 @@ def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, 
 
 
 def panel_chart(panels: list[Panel], *, title: str, x_label: str) -> str:
-    """Panels one above the other over a common x axis: what is of different size keeps its shape."""
+    """Panels one above the other over a common x axis, each with its own y axis."""
     xs = [x for panel in panels for one in panel.series for x, _ in one.points]
     dotted = any(panel.dots for panel in panels)
     x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0.05 if dotted or max(xs) == min(xs) else 0)
@@ -118,7 +121,7 @@ def panel_chart(panels: list[Panel], *, title: str, x_label: str) -> str:
 
 
 def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, top: float | None = None) -> str:
-    """Upright bars from zero with optional intervals; `note` stands above each bar."""
+    """Vertical bars from zero with optional intervals; `note` is printed above each bar."""
     ends = [value for bar in bars for value in (bar.value, bar.low, bar.high) if value is not None]
     y_scale = Scale(min(0.0, *ends), top or max(*ends, 0.0) * 1.15 or 1.0, HEIGHT - BOTTOM, TOP)
     slot = (WIDTH - LEFT - RIGHT) / len(bars)
@@ -146,7 +149,7 @@ def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, t
 
 
 def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, high: float) -> str:
-    """One row an estimate: a dot with its interval on a common axis, the label left and the note right."""
+    """One row per estimate: a dot with its interval on a common axis, the label left and the note right."""
     left, right, row_height = 62, 118, 26
     bottom = TOP + row_height * len(rows)
     scale = Scale(low, high, left, WIDTH - right)
@@ -168,7 +171,7 @@ def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, hig
 
 
 def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str, y_label: str) -> str:
-    """Points with intervals on both axes and a legend; the lines through zero are drawn."""
+    """Points with intervals on both axes, a legend, and lines through zero."""
 
     def ends(side: int) -> list[float]:
         one = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
@@ -189,11 +192,11 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
     return _svg(parts, title)
 
 
-def forest_row(row: Estimate, scale: Scale, nothing: float | None = 0.0, height: int = 22) -> str:
-    """The picture of one estimate, for a table cell: interval, dot, and the line at the value that says nothing."""
+def forest_row(row: Estimate, scale: Scale, null: float | None = 0.0, height: int = 22) -> str:
+    """The picture of an estimate for a table cell: interval, dot, and a line at the null value."""
     line = []
-    if nothing is not None and scale.low <= nothing <= scale.high:
-        x = scale(nothing)
+    if null is not None and scale.low <= null <= scale.high:
+        x = scale(null)
         line = [f'<line class="grid zero" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>']
     picture = [*line, _interval(row, scale, height / 2)]
     return _svg(picture, row.label, width=round(scale.end + scale.start), height=height)

@@ -1,4 +1,4 @@
-"""A reward card on the page: how far a reward model can be trusted, and where not."""
+"""A reward card on the page: numbers, charts and tables about a reward model's accuracy and calibration."""
 
 import math
 
@@ -23,17 +23,17 @@ SHARE = "share of pairs"
 
 
 MARGIN = (
-    "Pairs in fifths by how far apart their scores are. It should rise: where the model sees little difference it may "
-    "err; where it errs at large margins, training on it is unsafe."
+    "Pairs in fifths by the difference of their scores. Accuracy should rise: errors are expected at small margins; "
+    "errors at large margins make it unsafe to train on the reward."
 )
 LENGTH = (
-    "Pairs in fifths by how much longer the better answer is. A model that goes by length is right at one end alone."
+    "Pairs in fifths by how much longer the better answer is. A model that judges by length is right at one end only."
 )
-GAP = "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones."
+GAP = "Pairs grouped by the difference of the two answers' gold rewards; close pairs are hard."
 
 
 def card_section(stage: str, card: dict) -> dict:
-    """The numbers, charts and tables of one reward model's card; what the card does not hold is left out."""
+    """The numbers, charts and tables of a reward model's card; parts that the card lacks are left out."""
     curve = card.get("best_of_n") or []
     return {
         "title": stage_name(stage),
@@ -43,7 +43,7 @@ def card_section(stage: str, card: dict) -> dict:
             *_accuracy_bars(card),
             *_reliability(card.get("calibration")),
             *_bars(card, "by_margin", "Accuracy by margin", "difference of the two scores", MARGIN),
-            *_bars(card, "by_length", "Accuracy by length", "words that the better answer has more", LENGTH),
+            *_bars(card, "by_length", "Accuracy by length", "additional words of the better answer", LENGTH),
             *_bars(card, "by_gap", "Accuracy by gap in gold reward", "gap in gold reward", GAP),
             *_best_of_n(card),
         ],
@@ -54,7 +54,7 @@ def card_section(stage: str, card: dict) -> dict:
 
 
 def subset_table(rows: list[dict]) -> dict | None:
-    """Accuracy of each subset with its picture, the lowest first."""
+    """Accuracy per subset with a picture, the lowest first."""
     rows = sorted((row for row in rows if row["accuracy"] is not None), key=lambda row: row["accuracy"])
     if not rows:
         return None
@@ -68,10 +68,10 @@ def subset_table(rows: list[dict]) -> dict | None:
 
 
 def _facts(card: dict) -> list[tuple[str, str]]:
-    """Names and numbers at the head of a card."""
+    """Labels and numbers at the top of a card."""
     found = card.get("calibration") or {}
     scores = card.get("scores") or {}
-    gold = f", {card['left_out']} too close in gold reward left out" if card.get("left_out") else ""
+    gold = f", {card['left_out']} left out (gold rewards too close)" if card.get("left_out") else ""
     accuracy = percent(card.get("accuracy")) + (f" ± {percent(card['se'])}" if card.get("se") else "")
     facts = [
         ("pairs", f"{card['n']}{gold}" if card.get("n") else None),
@@ -100,35 +100,35 @@ def _accuracy_bars(card: dict) -> list[dict]:
     if not bars:
         return []
     caption = (
-        f"The share of {card.get('n')} held-out pairs ranked rightly by the reward model, and by preferring "
-        f"the {card.get('length_rule', 'shorter')} answer whatever it says; 0.5 is chance."
+        f"The share of {card.get('n')} held-out pairs that the reward model ranks correctly, and the share that always "
+        f"preferring the {card.get('length_rule', 'shorter')} answer ranks correctly; 0.5 is chance."
     )
     svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label=SHARE, top=1.1)
     return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
 
 
 def _reliability(found: dict | None) -> list[dict]:
-    """How often the model is right at each confidence that its margins claim."""
+    """A reliability diagram: accuracy by the confidence that the margins imply."""
     bins = [one for one in (found or {}).get("bins", []) if one["n"]]
-    if not bins:
+    if found is None or not bins:
         return []
     halves = tuple(None if one["se"] is None else NORMAL_95 * one["se"] for one in bins)
     points = Series("reward model", [(one["confidence"], one["accuracy"]) for one in bins], 0, halves)
     caption = (
-        f"A margin m claims to be right with probability sigmoid(|m|). Below the diagonal the model is too sure of "
-        f"itself, above it too timid. Expected calibration error {number(found['ece'])}."
+        f"A margin m implies a probability of sigmoid(|m|) to be right. Below the diagonal the model is overconfident, "
+        f"above it underconfident. Expected calibration error {number(found['ece'])}."
     )
     svg = line_chart(
         [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)],
         title=f"Reliability. {caption}",
-        x_label="claimed",
+        x_label="implied probability",
         y_label=SHARE + " right",
     )
     return [{"title": "Reliability", "caption": caption, "svg": svg}]
 
 
 def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[dict]:
-    """Accuracy in ranges, each with the number of its pairs."""
+    """Accuracy by ranges of a quantity, with the number of pairs."""
     bins = [one for one in card.get(key) or [] if one.get("accuracy") is not None]
     if not bins:
         return []
@@ -140,7 +140,7 @@ def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[
 
 
 def _best_of_n(card: dict) -> list[dict]:
-    """Proxy and gold score of the best of n over the distance of best of n, with their fits."""
+    """Proxy and gold score of the best of n, by the distance from the policy, with fits."""
     curve = card.get("best_of_n") or []
     if len(curve) < 2:
         return []
@@ -153,8 +153,8 @@ def _best_of_n(card: dict) -> list[dict]:
         panels.append(Panel(label, fitted_line(fits.get(name), furthest), (dots,)))
     sizes = ", ".join(str(one["n"]) for one in curve)
     caption = (
-        f"What choosing the best of {sizes} answers by this reward brings in it, and in gold. Where gold falls while "
-        "the upper one rises, the reward is over-optimised."
+        f"Mean reward and gold of the answer that this reward ranks best among {sizes}. If gold falls while the reward "
+        "rises, the reward is over-optimised."
     )
     svg = panel_chart(panels, title=f"Best of n. {caption}", x_label="square root of KL (nats)")
     return [{"title": "Best of n", "caption": caption, "svg": svg}]
@@ -167,7 +167,7 @@ def _curve_row(one: dict) -> dict:
 
 
 def _ranges(bins: list[dict]) -> list[str]:
-    """Each range by its two ends, with as many digits as tell the largest apart."""
+    """Labels of the ranges, low and high, with enough digits to distinguish them."""
     most = max(abs(one[key]) for one in bins for key in ("low", "high"))
     digits = max(0, 1 - math.floor(math.log10(most))) if most else 0
     between = "\N{HORIZONTAL ELLIPSIS}" if any(one["low"] < 0 for one in bins) else "\N{EN DASH}"
@@ -175,6 +175,6 @@ def _ranges(bins: list[dict]) -> list[str]:
 
 
 def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
-    """A proportion with Wilson's 95% interval; of fewer than two pairs there is none."""
+    """A proportion with Wilson's 95% interval; fewer than two pairs have no interval."""
     low, high = wilson(share, (share * (1 - share) / (n - 1)) ** 0.5, n) if n and n > 1 else (None, None)
     return Estimate(label, share, low, high, color, number(share, 2))

@@ -33,7 +33,7 @@ def test_two_against_the_first(run_dir, capsys):
     out = capsys.readouterr().out
     first, second = out.split("sft -> ppo")
     assert first.startswith("sft -> dpo") and "worse" in first and "worse" not in second.split("p: adjusted")[0]
-    assert "over the tasks of a metric in a pair" in out and "2 pairs, each judged by itself" in out
+    assert "over the tasks of a metric in a pair" in out and "2 pairs, each tested separately" in out
     assert "(one training seed each)" in out
 
 
@@ -116,7 +116,9 @@ def test_no_control_characters_on_the_terminal(run_dir, capsys):
 def test_what_is_left_out_is_named(run_dir, capsys):
     make_run(run_dir / "evals/sft-toy-chat", "sft", {"easy": [1.0]}, format="chat")
     assert call(run_dir / "sft", run_dir / "dpo") == 0
-    assert f"not compared: toy chat: {run_dir / 'sft'} has it, {run_dir / 'dpo'} has not" in capsys.readouterr().out
+    assert (
+        f"not compared: toy chat: only {run_dir / 'sft'} has it, {run_dir / 'dpo'} does not" in capsys.readouterr().out
+    )
 
 
 def test_nothing_that_could_be_paired(tmp_path):

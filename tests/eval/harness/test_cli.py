@@ -139,7 +139,7 @@ def test_a_run_of_another_checkpoint_is_not_written_over(checkpoints, suite, tmp
     call(eval, others[0], *options)
     written = tmp_path / "runs/model-objects-plain-limit-2/run.json"
     before = written.read_text()
-    with pytest.raises(UserError, match=f"(?s)another checkpoint of that name.*{others[0]}.*--output_dir"):
+    with pytest.raises(UserError, match=f"(?s)another checkpoint with that name.*{others[0]}.*--output_dir"):
         call(eval, others[1], *options)
     assert written.read_text() == before
     run_dir = tmp_path / "run"

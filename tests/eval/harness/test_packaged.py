@@ -125,7 +125,7 @@ def test_data_for_no_task(tmp_path):
     write(tmp_path / "data" / "other.jsonl", SUBJECT)
     with pytest.raises(UserError, match="No task of the suite"):
         load_suite(f"mmlu?data={tmp_path / 'data'}", "plain")
-    with pytest.raises(UserError, match="No such data"):
+    with pytest.raises(UserError, match="does not exist"):
         load_suite(f"mmlu?data={tmp_path / 'nowhere'}", "plain")
 
 
@@ -178,7 +178,7 @@ def test_names_and_formats_of_suites_with_options():
 
 @pytest.mark.parametrize(
     ("spec", "problem"),
-    [("gsm8k?data", "has no value"), ("gsm8k?poeple=3", "Unknown option"), ("text?split=test", "needs a text")],
+    [("gsm8k?data", "has no value"), ("gsm8k?poeple=3", "Unknown option"), ("text?split=test", "needs data")],
 )
 def test_options_that_are_wrong(spec, problem):
     with pytest.raises(UserError, match=problem):

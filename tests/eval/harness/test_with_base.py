@@ -172,11 +172,11 @@ def test_checkpoints_that_are_not_base_and_adapter_are_loaded_each(models, check
 def test_runs_of_one_name_are_not_written_over(models, suite, loads):
     (models / "more").mkdir()
     copytree(models / "base", models / "more/base")
-    with pytest.raises(UserError, match="another checkpoint of that name"):
+    with pytest.raises(UserError, match="another checkpoint with that name"):
         call(models / "base", models / "more/base", "--suite", suite, "--limit", 2)
     assert loads == [] and not Path("runs").exists()
     evaluate(models / "base", suite, "plain", "runs/evals/base-objects-plain-limit-2", variant={"limit": 2}, limit=2)
-    with pytest.raises(UserError, match="another checkpoint of that name"):
+    with pytest.raises(UserError, match="another checkpoint with that name"):
         call(models / "more/base", models / "adapter", "--suite", suite, "--limit", 2)
 
 
