@@ -1,4 +1,4 @@
-"""Paired comparisons: verdicts, and what is refused."""
+"""Paired comparisons: verdicts and refusals."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_pairing_sees_what_two_intervals_do_not(tmp_path):
 
 
 def test_holm_over_tasks(tmp_path):
-    """One p of 0.03 among five tasks is no finding; the same alone is."""
+    """A p of 0.03 among five tasks is not significant; alone it is."""
     fixed = [0.0] * 100
     gain = [1.0] * 6 + fixed[6:]  # exact McNemar: 2 / 2^6 = 0.03
     names = ["t1", "t2", "t3", "t4", "t5"]
@@ -76,7 +76,7 @@ def test_holm_over_tasks(tmp_path):
 
 
 def test_dependent_items_need_more_evidence(tmp_path):
-    """Ten fixed items of one entity are one finding: McNemar, which takes them for ten, is not used."""
+    """Ten fixed items of one entity count as one: McNemar's test, which counts ten, is not used."""
     before, after = [0.0] * 40, [1.0] * 10 + [0.0] * 30
     alone = compare(make_run(tmp_path / "a", "pretrain", {"t": before}), make_run(tmp_path / "b", "sft", {"t": after}))
     entities = {"clusters": [str(i // 10) for i in range(40)]}
@@ -133,7 +133,7 @@ def test_runs_of_checkpoints(tmp_path):
 
 
 def test_runs_of_a_run_directory_and_of_a_folder_of_runs(tmp_path):
-    """Of several stages like is compared with like, named after its run directory; of one, the stages may differ."""
+    """With several stages, equal stages are compared and named after their run directory; single stages may differ."""
     for run, score in (("one", 0.0), ("two", 1.0)):
         for stage in ("pretrain", "sft"):
             make_run(tmp_path / run / "evals" / f"{stage}-toy-plain", stage, {"t": [score] * 20})
@@ -188,7 +188,7 @@ def test_equal_graded_scores_are_tied(tmp_path):
     assert {(row["verdict"], row["p"], row["test"]) for row in compare(a, b)} == {("tied", 1.0, "t")}
 
 
-def test_one_item_says_nothing(tmp_path):
+def test_one_item_has_no_verdict(tmp_path):
     a, b = (make_run(tmp_path / s, s, {"t": [score]}) for s, score in (("sft", 0.0), ("dpo", 1.0)))
     row = compare(a, b)[0]
     assert (row["verdict"], row["se"], row["ci_low"], row["mde"], row["clusters"]) == ("unknown", None, None, None, 1)
@@ -242,7 +242,7 @@ def test_refusals_of_several_pairs_come_together(sides, tmp_path):
 
 
 def test_other_pairs_do_not_change_a_verdict(tmp_path):
-    """The report compares pair by pair, `align compare` all at once: p_holm is of the tasks of one pair in both."""
+    """The report compares pair by pair, `align compare` all together: both adjust p over the tasks of one pair."""
     base, gain = [0.0] * 100, [1.0] * 6 + [0.0] * 94  # exact McNemar: 2 / 2^6 = 0.03
     first = load_run(make_run(tmp_path / "a", "sft", {"t": base, "u": base}))
     others = [
@@ -256,7 +256,7 @@ def test_other_pairs_do_not_change_a_verdict(tmp_path):
 
 @pytest.mark.parametrize("items", [2, 5, 40])
 def test_a_constant_difference_of_graded_scores_is_unknown(tmp_path, items):
-    """Nothing shows how much other items would differ: no p, least of all 0, and no interval of no width."""
+    """The items do not show how much others would differ: no p (certainly not 0), and no interval of width 0."""
     scores = np.random.default_rng(0).normal(size=items)
     a = make_run(tmp_path / "a", "sft", {"t": scores, "u": scores}, metric="gold_reward")
     b = make_run(tmp_path / "b", "dpo", {"t": scores + 0.2, "u": scores + 0.2}, metric="gold_reward")
