@@ -10,7 +10,7 @@ def headlines(record: dict, task: str | None = None) -> set[tuple[str, str]]:
 
     Returns:
         The figures of `task`; by default, for each metric, the aggregate with the most members. A suite without
-        aggregates is represented by the task of its own name, or by its only task.
+        aggregates is represented by the task with its name, or by its only task.
     """
     figures = record["tasks"]
     if task is not None:

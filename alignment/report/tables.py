@@ -123,6 +123,7 @@ def _task_table(rows: list[dict], base: str | None) -> dict:
         "title": f"{metric_of(metric).name}, {rows[0]['format']}",
         "caption": _cost_caption(rows) if metric == BITS else "± one standard error, with the number of items.",
         "metric": metric,
+        "format": rows[0]["format"],
         "suite": rows[0].get("suite"),
         "columns": names,
         "rows": [{"name": task, "cells": [cells.get(name) for name in names]} for task, cells in lines.items()],

@@ -99,10 +99,10 @@ def records_of(given: str | Path) -> dict[Path, dict]:
     if own:
         return own
     stage = path.parent if path.name == "checkpoint" else path
-    beside = _records(sorted(file.parent for file in stage.parent.glob("evals/*/run.json")))
-    beside = {folder: record for folder, record in beside.items() if record["stage"] == stage.name}
-    if beside:
-        return beside
+    all_stages = _records(sorted(file.parent for file in stage.parent.glob("evals/*/run.json")))
+    of_stage = {folder: record for folder, record in all_stages.items() if record["stage"] == stage.name}
+    if of_stage:
+        return of_stage
     elsewhere = _records(sorted(file.parent.resolve() for file in ELSEWHERE.glob("*/run.json")))
     names = (str(given), str(path))
     return {

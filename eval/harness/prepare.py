@@ -109,7 +109,7 @@ def _as_of_base(lacking: Lacking, base: str) -> Lacking:
 
 
 def _run(checkpoint: str, lacking: Lacking, options: dict, base: str | None = None) -> None:
-    """Suites with the same formats at a time, so that mostly the model is loaded once."""
+    """Run suites, grouped by their formats, so that the model is usually loaded once."""
     place = place_of(checkpoint)
     for formats in {tuple(formats) for formats in lacking.values()}:
         suites = [suite for suite, its in lacking.items() if tuple(its) == formats]

@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -136,3 +137,9 @@ def test_number_formats():
         "+0.50",
     ]
     assert [p_text(0.0004), p_text(0.04), p_text(None)] == ["< 0.001", "0.040", "\N{EN DASH}"]
+
+
+def test_long_labels_of_a_dot_chart_end_before_the_axis():
+    rows = [Estimate("a stage with a long name", 0.5, 0.4, 0.6)]
+    svg = dot_chart(rows, title="scores", x_label="score", low=0, high=1)
+    assert float(re.search(r'class="grid zero" x1="([\d.]+)"', svg)[1]) > 6 * len(rows[0].label)

@@ -93,8 +93,8 @@ def parent(stage: Path, key: str) -> str | None:
 
     file = stage / "stage.json"
     name = read_json(file)["parents"].get(key) if file.is_file() else None
-    beside = None if name is None else stage.resolve().parent / name / "checkpoint"
-    return str(beside) if beside is not None and beside.is_dir() else name
+    sibling = None if name is None else stage.resolve().parent / name / "checkpoint"
+    return str(sibling) if sibling is not None and sibling.is_dir() else name
 
 
 def lines(result: dict) -> list[str]:

@@ -203,7 +203,7 @@ def _score_estimate(row: dict, base: str | None) -> Estimate:
 
 
 def tax_figures(report: dict) -> list[dict]:
-    """What alignment bought (accuracy over base) against what it cost (bits per byte over base).
+    """The gain of alignment (accuracy over base) against its cost (bits per byte over base).
 
     One chart per suite with an accuracy; in chat format, if any suite was run in it. The cost is that of the first
     suite with bits per byte.

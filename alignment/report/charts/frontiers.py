@@ -96,7 +96,7 @@ def _by_distance(found: dict, stage: str) -> dict:
     if peak:
         caption += f" The vertical line marks the peak of {_last(found['gold'])}, the band its 95% interval."
     if peak and peak["over_optimised"]:
-        caption += " Beyond it the reward is over-optimised: a larger beta or fewer steps would end the run there."
+        caption += " Beyond it the reward is over-optimised: use a larger beta or fewer steps."
     title = f"{stage}: rewards by distance"
     return {"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label=DISTANCE)}
 

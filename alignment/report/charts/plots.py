@@ -14,6 +14,7 @@ STYLE = Path(__file__).parents[1] / "templates" / "style.css"
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
 PANEL = 106  # height of a panel, including its label
+LETTER = 6.4  # width of a letter in a label, about
 FEW = 40  # more dots than this are drawn faint
 
 
@@ -150,7 +151,7 @@ def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, t
 
 def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, high: float) -> str:
     """One row per estimate: a dot with its interval on a common axis, the label left and the note right."""
-    left, right, row_height = 62, 118, 26
+    left, right, row_height = max(62.0, LETTER * max(len(row.label) for row in rows) + 8), 118, 26
     bottom = TOP + row_height * len(rows)
     scale = Scale(low, high, left, WIDTH - right)
     parts = []
@@ -286,7 +287,7 @@ def _legend(series: list[Series]) -> str:
     for one in series:
         parts.append(f'<line class="line t{one.tone}" x1="{x:.0f}" x2="{x + 16:.0f}" y1="12" y2="12"/>')
         parts.append(f'<text class="name" x="{x + 21:.0f}" y="16">{escape(one.label)}</text>')
-        x += 38 + 6.4 * len(one.label)
+        x += 38 + LETTER * len(one.label)
     return "".join(parts)
 
 

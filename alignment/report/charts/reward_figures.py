@@ -19,7 +19,6 @@ from eval.comparison.intervals import wilson
 
 NORMAL_95 = 1.96
 CELL_WIDTH, CELL_MARGIN = 190, 10
-SHARE = "share of pairs"
 
 
 MARGIN = (
@@ -103,7 +102,7 @@ def _accuracy_bars(card: dict) -> list[dict]:
         f"The share of {card.get('n')} held-out pairs that the reward model ranks correctly, and the share that always "
         f"preferring the {card.get('length_rule', 'shorter')} answer ranks correctly; 0.5 is chance."
     )
-    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label=SHARE, top=1.1)
+    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label="share of pairs", top=1.1)
     return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
 
 
@@ -122,7 +121,7 @@ def _reliability(found: dict | None) -> list[dict]:
         [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)],
         title=f"Reliability. {caption}",
         x_label="implied probability",
-        y_label=SHARE + " right",
+        y_label="accuracy",
     )
     return [{"title": "Reliability", "caption": caption, "svg": svg}]
 
@@ -135,7 +134,7 @@ def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[
     names = _ranges(bins)
     bars = [_share(name, one["accuracy"], one.get("n"), 0) for name, one in zip(names, bins, strict=True)]
     counts = ", ".join(str(one["n"]) for one in bins)
-    svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label=SHARE + " right", top=1.1)
+    svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label="accuracy", top=1.1)
     return [{"title": title, "caption": f"{caption} Pairs: {counts}.", "svg": svg}]
 
 
