@@ -145,9 +145,9 @@ def thinned(points: list, limit: int = CURVE_POINTS) -> list:
 def finite(value: Any) -> Any:
     """The same structure with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -16,9 +16,9 @@ def side_by_side(
 ) -> list[dict]:
     """Prompts of one suite with the answers of every stage that was evaluated on it.
 
-    The format is the one that most stages were run in; chat if both are equal. `n` prompts are shared evenly among the
+    The format is that of most stages' runs; chat if both are equal. `n` prompts are shared evenly among the
     tasks. If answers are right or wrong, each task shows first a prompt that a stage gets wrong and its parent got
-    right (change: regressed), then one that a stage gets right and its parent got wrong (change: fixed), then others;
+    right (change: regressed), then a prompt that a stage gets right and its parent got wrong (fixed), then others;
     otherwise the task's first prompts.
 
     Args:
@@ -57,7 +57,7 @@ def _answers(folder: Path, record: dict) -> Answers:
     """The scored answer to each item, by the first of the run's metrics that has a score for it."""
     import pandas
 
-    rank = {metric: place for place, metric in enumerate(dict.fromkeys(one["metric"] for one in record["tasks"]))}
+    rank = {metric: place for place, metric in enumerate(dict.fromkeys(figure["metric"] for figure in record["tasks"]))}
     answers: Answers = {}
     for row in pandas.read_parquet(folder / "items.parquet").to_dict("records"):
         key = row["task"], row["item_id"]
@@ -77,10 +77,10 @@ def _samples(tables: dict[str, Answers], parents: dict[str, str | None]) -> list
 
 def _sample(rows: dict[str, dict], parents: dict[str, str | None], graded: bool) -> dict:
     row = next(iter(rows.values()))
-    correct = {stage: None if graded else one["score"] == 1.0 for stage, one in rows.items()}
+    correct = {stage: None if graded else answer["score"] == 1.0 for stage, answer in rows.items()}
     return {
         "prompt": MARKERS.sub("", row["prompt"]).strip(),
-        "outputs": {stage: one["output"] for stage, one in rows.items()},
+        "outputs": {stage: answer["output"] for stage, answer in rows.items()},
         "correct": correct,
         "task": row["task"],
         "target": row["target"].strip(),
@@ -99,7 +99,7 @@ def _chosen(samples: list[dict], n: int) -> list[dict]:
     for sample in samples:
         tasks.setdefault(sample["task"], []).append(sample)
     each = max(1, n // max(1, len(tasks)))
-    return [sample for one in tasks.values() for sample in _mixed(one, each)][:n]
+    return [sample for own in tasks.values() for sample in _mixed(own, each)][:n]
 
 
 def _mixed(samples: list[dict], count: int) -> list[dict]:

@@ -88,7 +88,7 @@ def _logged_rewards(lines: Sequence[dict]) -> list[str]:
 def _is_trained_on(name: str, lines: Sequence[dict]) -> bool:
     """Whether a reward is the only one trained on: equal to the weighted sum of all, up to rounding."""
     pairs = [(line[f"rewards/{name}/mean"], line[PROXY]) for line in _with(lines, f"rewards/{name}/mean")]
-    return all(math.isclose(one, both, rel_tol=1e-4, abs_tol=1e-5) for one, both in pairs)
+    return all(math.isclose(mean, both, rel_tol=1e-4, abs_tol=1e-5) for mean, both in pairs)
 
 
 def _gold_name(lines: Sequence[dict], gold: str | None) -> str | None:
@@ -200,7 +200,7 @@ def _kl(loaded: LoadedModel, reference: LoadedModel, samples: Samples, format: s
     model, tokenizer = loaded
     prompts = encode_prompts(tokenizer, [row["prompt"] for row in samples.rows], format)
     completions = [list(replies[0].token_ids) for replies in samples.replies]
-    sums = [log_probabilities(one, prompts, completions, batch_size) for one in (model, reference[0])]
+    sums = [log_probabilities(policy, prompts, completions, batch_size) for policy in (model, reference[0])]
     return float((sums[0] - sums[1]).mean())
 
 

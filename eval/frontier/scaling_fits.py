@@ -62,6 +62,8 @@ def best_of_n_fits(curve: Sequence[dict]) -> list[dict]:
     Returns:
         [`fit` and {of: proxy or gold}]; empty if the points do not determine the coefficients.
     """
-    distance = np.sqrt([one["kl"] for one in curve])
-    fits = [(name, fit(distance, np.array([one[name] for one in curve]), "best_of_n")) for name in ("proxy", "gold")]
+    distance = np.sqrt([point["kl"] for point in curve])
+    fits = [
+        (name, fit(distance, np.array([point[name] for point in curve]), "best_of_n")) for name in ("proxy", "gold")
+    ]
     return [{"of": name} | found for name, found in fits if found]

@@ -263,7 +263,11 @@ def _aggregates(group: Group, items: pandas.DataFrame, rows: list[dict]) -> list
     """The figures of a group: the macro mean over its tasks, or the mean over items if it weights tasks by size."""
     members = [short_name(task.task_name) for task in group.get_all_tasks()]
     figures = []
-    aggregates = [(one, label(one.metric, name)) for one in group.aggregate_metric_list or [] for name in _filters(one)]
+    aggregates = [
+        (aggregate, label(aggregate.metric, name))
+        for aggregate in group.aggregate_metric_list or []
+        for name in _filters(aggregate)
+    ]
     for aggregate, metric in aggregates:
         parts = [row for row in rows if row["task"] in members and row["metric"] == metric]
         if len(parts) != len(members) or not all(part["is_mean"] for part in parts):

@@ -65,7 +65,7 @@ def _checkpoint(side: str) -> str | None:
     if not is_path(side):
         return side
     folders = (Path(side), Path(side) / "checkpoint")
-    return next((str(one) for one in folders if is_adapter(one) or (one / "config.json").is_file()), None)
+    return next((str(folder) for folder in folders if is_adapter(folder) or (folder / "config.json").is_file()), None)
 
 
 def _missing(suite: str, sides: Sequence[str], formats: Sequence[str] | None, limit: int | None) -> Lacking:

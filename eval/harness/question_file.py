@@ -113,4 +113,4 @@ def _choice(row: dict, answer: object) -> dict | None:
 
 
 def _answers(answer: object) -> list[str]:
-    return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]
+    return [str(text) for text in answer] if isinstance(answer, list) else [str(answer)]

@@ -3,12 +3,14 @@
 import pytest
 
 from alignment.errors import UserError
+from alignment.pipeline.evals import Harness
 
 EVALS = {"suites": ["facts"], "stages": ["base", "tuned"], "formats": ["plain"]}
 
 
 def test_keys_are_recorded_by_the_names_of_eval_runs_and_change_no_evaluation(project):
     project.harness.name = lambda suite: suite.upper()
+    project.harness.tasks = lambda suite, format, options: ["facts", "easy"]
     project.set(evals=EVALS)
     project.run()
     assert project.record()["report"] == {}
@@ -37,6 +39,27 @@ def test_mistakes_are_named(project, key, value, message):
     with pytest.raises(UserError) as caught:
         project.load()
     assert " ".join(message.split()) in " ".join(str(caught.value).split())
+
+
+def test_a_headline_is_a_task_of_its_suite(project):
+    project.harness.tasks = lambda suite, format, options: ["facts", "easy"]
+    project.set(evals=EVALS | {"headline": {"facts": "easi"}})
+    with pytest.raises(UserError, match=r"(?s)evals.headline names a task that the suite facts lacks.*mean 'easy'"):
+        project.run()
+
+
+def test_a_suites_tasks_have_the_names_of_its_figures(tmp_path):
+    rows = tmp_path / "sums.jsonl"
+    rows.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    assert Harness().tasks(str(rows), "plain", {}) == ["sums"]
+    suite = tmp_path / "pair.yaml"
+    tasks = "".join(f"  - {{task: {name}, doc_to_text: '{{{{question}}}}'}}\n" for name in ("one", "two"))
+    suite.write_text(
+        f"group: pair\ntask:\n{tasks}dataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_target: '{{answer}}'\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    assert set(Harness().tasks(str(suite), "plain", {})) == {"pair", "one", "two"}
 
 
 def test_an_override_of_stages_or_suites_may_leave_out_what_the_keys_name(project):

@@ -111,11 +111,11 @@ def lines(result: dict) -> list[str]:
         found += [place, f"fall from there to the end: {peak['fall']:.4f} (p {peak['fall_p']:.2g}): {verdict}"]
     else:
         found.append("no gold reward: give --gold, or log a reward with weight 0 (docs/your-own-reward.md)")
-    for one in result["fits"]:
-        top = fitted_peak(one["peak_distance"], max(point["distance"] for point in result["points"]))
+    for fit in result["fits"]:
+        top = fitted_peak(fit["peak_distance"], max(point["distance"] for point in result["points"]))
         found.append(
-            f"{one['of']}: R(d) = {one['start']:.3f} + d (alpha - beta log d), alpha {one['alpha']:.3f} ± "
-            f"{one['alpha_se']:.3f}, beta {one['beta']:.3f} ± {one['beta_se']:.3f}, {top}"
+            f"{fit['of']}: R(d) = {fit['start']:.3f} + d (alpha - beta log d), alpha {fit['alpha']:.3f} ± "
+            f"{fit['alpha_se']:.3f}, beta {fit['beta']:.3f} ± {fit['beta_se']:.3f}, {top}"
         )
     return found
 

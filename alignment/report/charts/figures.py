@@ -161,7 +161,7 @@ def _watched_figures(stage: str, logged: dict) -> list[dict]:
 
 def _same(curve: list, other: list) -> bool:
     """Whether two curves are equal up to rounding: the only reward that is trained on is `reward` itself."""
-    values = [[value for _, value in one] for one in (curve, other)]
+    values = [[value for _, value in points] for points in (curve, other)]
     near = (math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in zip(*values, strict=False))
     return len(curve) == len(other) and all(near)
 
@@ -186,7 +186,7 @@ def score_figures(report: dict) -> list[dict]:
 
 def _score_figure(metric: str, name: str, form: str, rows: list[dict], base: str | None) -> dict:
     estimates = [_score_estimate(row, base) for row in rows]
-    ends = [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
+    ends = [end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high) if end is not None]
     room = spread(ends, 0, 1)
     low, high = metric_of(metric).limits or (room.low, room.high)
     svg = dot_chart(

@@ -47,38 +47,38 @@ def frontier_section(found: dict) -> dict:
         "title": f"{stage}: reward{against}",
         "figures": [_by_distance(found, stage), *([_by_step(found, stage)] if found["peak"] else [])],
         "peak": found["peak"] and _peak(found),
-        "fits": [fit_row(one, furthest) for one in found["fits"]],
+        "fits": [fit_row(fit, furthest) for fit in found["fits"]],
     }
 
 
-def fit_row(one: dict, furthest: float) -> dict:
+def fit_row(fit: dict, furthest: float) -> dict:
     """A fit as the cells of a table.
 
     Args:
-        one: a fit of `eval.frontier.scaling_fits.fit`, with `of`.
+        fit: a fit of `eval.frontier.scaling_fits.fit`, with `of`.
         furthest: the largest distance of a point.
     """
-    coefficients = {name: f"{number(one[name])} ± {number(one[f'{name}_se'])}" for name in ("start", "alpha", "beta")}
+    coefficients = {name: f"{number(fit[name])} ± {number(fit[f'{name}_se'])}" for name in ("start", "alpha", "beta")}
     return coefficients | {
-        "of": one["of"],
-        "shape": SHAPES[one["form"]],
-        "r2": number(one["r2"], 2),
-        "top": _top(one["peak_distance"], furthest),
+        "of": fit["of"],
+        "shape": SHAPES[fit["form"]],
+        "r2": number(fit["r2"], 2),
+        "top": _top(fit["peak_distance"], furthest),
     }
 
 
-def fitted_line(one: dict | None, furthest: float) -> tuple[Series, ...]:
+def fitted_line(fit: dict | None, furthest: float) -> tuple[Series, ...]:
     """The fitted curve from distance 0 to the furthest point; empty without a fit."""
-    if one is None:
+    if fit is None:
         return ()
     ds = [furthest * step / (CURVE - 1) for step in range(CURVE)]
-    values = [(d, float(one["start"] + d * (one["alpha"] - one["beta"] * FORMS[one["form"]](d)))) for d in ds]
-    return (Series(f"fit of {one['of']}", values, "ink"),)
+    values = [(d, float(fit["start"] + d * (fit["alpha"] - fit["beta"] * FORMS[fit["form"]](d)))) for d in ds]
+    return (Series(f"fit of {fit['of']}", values, "ink"),)
 
 
 def _by_distance(found: dict, stage: str) -> dict:
     points, peak = found["points"], found["peak"]
-    fits = {one["of"]: one for one in found["fits"]}
+    fits = {fit["of"]: fit for fit in found["fits"]}
     furthest = max(point["distance"] for point in points)
     panels = [
         Panel(

@@ -85,17 +85,17 @@ def standalone(chart: str) -> str:
 
 def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, log: bool = False) -> str:
     """Lines over a common axis, with a legend for more than one line."""
-    series = [one for one in series if one.points]
+    series = [line for line in series if line.points]
     top = TOP + (18 if len(series) > 1 else 0)
-    xs = [x for one in series for x, _ in one.points]
-    ys = [end for one in series for end in one.ends]
+    xs = [x for line in series for x, _ in line.points]
+    ys = [end for line in series for end in line.ends]
     x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0 if max(xs) > min(xs) else 0.5)
     y_scale = spread(ys, HEIGHT - BOTTOM, top, log=log)
     parts = [_axes(x_scale, y_scale, x_label, y_label, top)]
-    for one in series:
-        parts.append(_line(one, x_scale, y_scale))
-        if len(one.points) <= 12:
-            parts.append(_dots(one, x_scale, y_scale))
+    for line in series:
+        parts.append(_line(line, x_scale, y_scale))
+        if len(line.points) <= 12:
+            parts.append(_dots(line, x_scale, y_scale))
     if len(series) > 1:
         parts.append(_legend(series))
     return _svg(parts, title)
@@ -103,20 +103,20 @@ def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, 
 
 def panel_chart(panels: list[Panel], *, title: str, x_label: str) -> str:
     """Panels one above the other over a common x axis, each with its own y axis."""
-    xs = [x for panel in panels for one in panel.series for x, _ in one.points]
+    xs = [x for panel in panels for curve in panel.series for x, _ in curve.points]
     dotted = any(panel.dots for panel in panels)
     x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0.05 if dotted or max(xs) == min(xs) else 0)
     parts = []
     for index, panel in enumerate(panels):
         top, bottom = PANEL * index + 22, PANEL * (index + 1)
-        ends = [end for one in panel.series for end in one.ends]
+        ends = [end for curve in panel.series for end in curve.ends]
         y_scale = replace(spread(ends, bottom, top, pad=0.1), count=4)
         if panel.mark:
             parts.append(_mark(panel.mark, x_scale, top, bottom))
         parts.append(f'<text class="name" x="{LEFT}" y="{top - 7}">{escape(panel.label)}</text>')
         parts.append(_grid(y_scale, top))
-        parts += [_dots(one, x_scale, y_scale) for one in panel.dots]
-        parts += [_line(one, x_scale, y_scale) for one in panel.lines]
+        parts += [_dots(dots, x_scale, y_scale) for dots in panel.dots]
+        parts += [_line(line, x_scale, y_scale) for line in panel.lines]
     parts += [_x_ticks(x_scale, bottom), _axis_labels(x_label, "", TOP, bottom)]
     return _svg(parts, title, height=bottom + BOTTOM)
 
@@ -175,8 +175,8 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
     """Points with intervals on both axes, a legend, and lines through zero."""
 
     def ends(side: int) -> list[float]:
-        one = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
-        return [0.0, *(value for value in one if value is not None)]
+        values = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
+        return [0.0, *(value for value in values if value is not None)]
 
     top = TOP + 18
     x_scale = spread(ends(0), LEFT, WIDTH - RIGHT, pad=0.12)
@@ -284,10 +284,10 @@ def _axis_labels(x_label: str, y_label: str, top: float, bottom: float = HEIGHT 
 
 def _legend(series: list[Series]) -> str:
     parts, x = [], float(LEFT)
-    for one in series:
-        parts.append(f'<line class="line t{one.tone}" x1="{x:.0f}" x2="{x + 16:.0f}" y1="12" y2="12"/>')
-        parts.append(f'<text class="name" x="{x + 21:.0f}" y="16">{escape(one.label)}</text>')
-        x += 38 + LETTER * len(one.label)
+    for entry in series:
+        parts.append(f'<line class="line t{entry.tone}" x1="{x:.0f}" x2="{x + 16:.0f}" y1="12" y2="12"/>')
+        parts.append(f'<text class="name" x="{x + 21:.0f}" y="16">{escape(entry.label)}</text>')
+        x += 38 + LETTER * len(entry.label)
     return "".join(parts)
 
 

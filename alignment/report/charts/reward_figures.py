@@ -47,8 +47,8 @@ def card_section(stage: str, card: dict) -> dict:
             *_best_of_n(card),
         ],
         "subsets": subset_table(card.get("by_subset") or []),
-        "best_of_n": [_curve_row(one) for one in curve],
-        "fits": [fit_row(one, curve[-1]["kl"] ** 0.5) for one in card.get("best_of_n_fits") or []],
+        "best_of_n": [_curve_row(point) for point in curve],
+        "fits": [fit_row(fit, curve[-1]["kl"] ** 0.5) for fit in card.get("best_of_n_fits") or []],
     }
 
 
@@ -108,11 +108,11 @@ def _accuracy_bars(card: dict) -> list[dict]:
 
 def _reliability(found: dict | None) -> list[dict]:
     """A reliability diagram: accuracy by the confidence that the margins imply."""
-    bins = [one for one in (found or {}).get("bins", []) if one["n"]]
+    bins = [group for group in (found or {}).get("bins", []) if group["n"]]
     if found is None or not bins:
         return []
-    halves = tuple(None if one["se"] is None else NORMAL_95 * one["se"] for one in bins)
-    points = Series("reward model", [(one["confidence"], one["accuracy"]) for one in bins], 0, halves)
+    halves = tuple(None if group["se"] is None else NORMAL_95 * group["se"] for group in bins)
+    points = Series("reward model", [(group["confidence"], group["accuracy"]) for group in bins], 0, halves)
     caption = (
         f"A margin m implies a probability of sigmoid(|m|) to be right. Below the diagonal the model is overconfident, "
         f"above it underconfident. Expected calibration error {number(found['ece'])}."
@@ -128,12 +128,12 @@ def _reliability(found: dict | None) -> list[dict]:
 
 def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[dict]:
     """Accuracy by ranges of a quantity, with the number of pairs."""
-    bins = [one for one in card.get(key) or [] if one.get("accuracy") is not None]
+    bins = [group for group in card.get(key) or [] if group.get("accuracy") is not None]
     if not bins:
         return []
     names = _ranges(bins)
-    bars = [_share(name, one["accuracy"], one.get("n"), 0) for name, one in zip(names, bins, strict=True)]
-    counts = ", ".join(str(one["n"]) for one in bins)
+    bars = [_share(name, group["accuracy"], group.get("n"), 0) for name, group in zip(names, bins, strict=True)]
+    counts = ", ".join(str(group["n"]) for group in bins)
     svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label="accuracy", top=1.1)
     return [{"title": title, "caption": f"{caption} Pairs: {counts}.", "svg": svg}]
 
@@ -143,14 +143,14 @@ def _best_of_n(card: dict) -> list[dict]:
     curve = card.get("best_of_n") or []
     if len(curve) < 2:
         return []
-    fits = {one["of"]: one for one in card.get("best_of_n_fits") or []}
+    fits = {fit["of"]: fit for fit in card.get("best_of_n_fits") or []}
     furthest = curve[-1]["kl"] ** 0.5
     panels = []
     for index, (name, label) in enumerate((("proxy", "this reward"), ("gold", "gold"))):
-        halves = tuple(None if (error := one.get(f"{name}_se")) is None else NORMAL_95 * error for one in curve)
-        dots = Series(label, [(one["kl"] ** 0.5, one[name]) for one in curve], index, halves)
+        halves = tuple(None if (error := point.get(f"{name}_se")) is None else NORMAL_95 * error for point in curve)
+        dots = Series(label, [(point["kl"] ** 0.5, point[name]) for point in curve], index, halves)
         panels.append(Panel(label, fitted_line(fits.get(name), furthest), (dots,)))
-    sizes = ", ".join(str(one["n"]) for one in curve)
+    sizes = ", ".join(str(point["n"]) for point in curve)
     caption = (
         f"Mean reward and gold of the answer that this reward ranks best among {sizes}. If gold falls while the reward "
         "rises, the reward is over-optimised."
@@ -159,18 +159,18 @@ def _best_of_n(card: dict) -> list[dict]:
     return [{"title": "Best of n", "caption": caption, "svg": svg}]
 
 
-def _curve_row(one: dict) -> dict:
-    error = one.get("gold_se")
-    gold = number(one["gold"]) + ("" if error is None else f" ± {number(error)}")
-    return {"n": one["n"], "kl": number(one["kl"], 2), "proxy": number(one["proxy"]), "gold": gold}
+def _curve_row(point: dict) -> dict:
+    error = point.get("gold_se")
+    gold = number(point["gold"]) + ("" if error is None else f" ± {number(error)}")
+    return {"n": point["n"], "kl": number(point["kl"], 2), "proxy": number(point["proxy"]), "gold": gold}
 
 
 def _ranges(bins: list[dict]) -> list[str]:
     """Labels of the ranges, low and high, with enough digits to distinguish them."""
-    most = max(abs(one[key]) for one in bins for key in ("low", "high"))
+    most = max(abs(group[key]) for group in bins for key in ("low", "high"))
     digits = max(0, 1 - math.floor(math.log10(most))) if most else 0
-    between = "\N{HORIZONTAL ELLIPSIS}" if any(one["low"] < 0 for one in bins) else "\N{EN DASH}"
-    return [between.join(number(one[key], digits) for key in ("low", "high")) for one in bins]
+    between = "\N{HORIZONTAL ELLIPSIS}" if any(group["low"] < 0 for group in bins) else "\N{EN DASH}"
+    return [between.join(number(group[key], digits) for key in ("low", "high")) for group in bins]
 
 
 def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
