@@ -62,7 +62,9 @@ import numpy as np
 from scipy.stats import norm, t
 
 from alignment.pipeline.records.environment import hardware
-from eval.comparison import stats
+from eval.comparison.hypothesis_tests import mcnemar_clustered, mcnemar_exact, t_test_p
+from eval.comparison.intervals import bootstrap_ci, macro_interval, t_interval
+from eval.comparison.standard_errors import clustered_se, macro_error, mean_se, weighted_mean
 
 ITEMS, CLUSTERS = 200, (4, 5, 8, 10, 20, 40, 100, 200)
 # Spread of: what both checkpoints make of a cluster, what each does, what both make of an item, what each does.
@@ -109,12 +111,12 @@ def intervals(change: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, tu
     """The 95% intervals of one pair's difference, by kind. `t` is the one that `align compare` prints."""
     ones, one_task = np.ones(len(change)), np.zeros(len(change))
     clusters = len(np.unique(labels))
-    value, se = stats.weighted_mean(change, ones), stats.mean_se(change, clusters=labels)
+    value, se = weighted_mean(change, ones), mean_se(change, clusters=labels)
     return {
-        "t": stats.t_interval(value, se, clusters),
+        "t": t_interval(value, se, clusters),
         "normal": (value - 1.96 * se, value + 1.96 * se),
-        "percentile bootstrap": stats.bootstrap_ci(change, ones, one_task, labels, seed=seed, iterations=1000),
-        "t, clusters ignored": stats.t_interval(value, stats.mean_se(change), len(change)),
+        "percentile bootstrap": bootstrap_ci(change, ones, one_task, labels, seed=seed, iterations=1000),
+        "t, clusters ignored": t_interval(value, mean_se(change), len(change)),
     }
 
 
@@ -134,9 +136,9 @@ def false_alarms(clusters: int, pairs: int, seed: int) -> dict[str, float]:
     labels = cluster_labels(clusters, "equal")
     a, b, _ = simulate(labels, pairs, seed, means=(0.3, 0.3), spreads=SPREADS["usual"])
     tests = {
-        "exact, by cluster": lambda x, y: stats.mcnemar_clustered(y - x, labels),
-        "t, by cluster": lambda x, y: stats.t_test_p((y - x).mean(), stats.mean_se(y - x, clusters=labels), clusters),
-        "McNemar, clusters ignored": stats.mcnemar_exact,
+        "exact, by cluster": lambda x, y: mcnemar_clustered(y - x, labels),
+        "t, by cluster": lambda x, y: t_test_p((y - x).mean(), mean_se(y - x, clusters=labels), clusters),
+        "McNemar, clusters ignored": mcnemar_exact,
     }
     return {
         name: float(np.mean([test(x, y) <= 0.05 for x, y in zip(a, b, strict=True)])) for name, test in tests.items()
@@ -161,16 +163,16 @@ def macro_coverage(tasks: int, items: int, rate: float, pairs: int, seed: int) -
     ones, own = np.ones(tasks * items), np.arange(tasks * items)
     held: dict[str, list[bool]] = {kind: [] for kind in MACRO_KINDS}
     for change, scores in zip(b - a, a, strict=True):
-        error = stats.macro_error(change, ones, labels, own)
+        error = macro_error(change, ones, labels, own)
         if np.isnan(error.se):
             return dict.fromkeys(MACRO_KINDS)
         value = float(change.mean())
         by_task = change.reshape(tasks, items)
         influence = (by_task - by_task.mean(axis=1, keepdims=True)).ravel() / len(own)
-        reach = t.ppf(0.975, len(own) - 1) * stats.clustered_se(influence, own)
+        reach = t.ppf(0.975, len(own) - 1) * clustered_se(influence, own)
         found = {
-            "difference": stats.t_interval(value, error.se, len(own), df=error.df),
-            "one model": stats.macro_interval(scores, ones, labels, own),
+            "difference": t_interval(value, error.se, len(own), df=error.df),
+            "one model": macro_interval(scores, ones, labels, own),
             "pooled factor": (value - reach, value + reach),
         }
         for kind, (low, high) in found.items():

@@ -31,7 +31,7 @@ import time
 import numpy as np
 
 from alignment.pipeline.records.environment import hardware
-from eval.frontier.curves import peak, smoother
+from eval.frontier.gold_peak import peak, smoother
 
 LENGTHS, CORRELATIONS = (20, 40, 80, 200), (0.0, 0.5, 0.9)
 SHAPES = ("flat", "hill", "plateau")

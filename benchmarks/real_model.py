@@ -312,19 +312,21 @@ def judged(args: argparse.Namespace) -> dict:
 
 def difference(a: np.ndarray, b: np.ndarray, weights: np.ndarray, higher_is_better: bool) -> dict:
     """(items,) scores of two sides, paired: the keys of a row of `eval.comparison.compare` that the table needs."""
-    from eval.comparison import stats
+    from eval.comparison.hypothesis_tests import minimum_detectable_effect, t_test_p
+    from eval.comparison.intervals import t_interval
+    from eval.comparison.standard_errors import mean_se, weighted_mean
 
     change, places = b - a, np.arange(len(a))
-    delta, se = stats.weighted_mean(change, weights), stats.mean_se(change, weights)
-    low, high = stats.t_interval(delta, se, len(places))
+    delta, se = weighted_mean(change, weights), mean_se(change, weights)
+    low, high = t_interval(delta, se, len(places))
     return {
-        "value_a": stats.weighted_mean(a, weights),
-        "value_b": stats.weighted_mean(b, weights),
+        "value_a": weighted_mean(a, weights),
+        "value_b": weighted_mean(b, weights),
         "delta": delta,
         "ci_low": low,
         "ci_high": high,
-        "p": stats.t_test_p(delta, se, len(places)),
-        "mde": stats.minimum_detectable_effect(se, len(places)),
+        "p": t_test_p(delta, se, len(places)),
+        "mde": minimum_detectable_effect(se, len(places)),
         "n": len(places),
         "higher_is_better": higher_is_better,
     }
@@ -333,7 +335,7 @@ def difference(a: np.ndarray, b: np.ndarray, weights: np.ndarray, higher_is_bett
 def comparisons(args: argparse.Namespace, stages: list[str]) -> Iterator[dict]:
     """Each model with base and SFT: rows of `compare_pairs`, and the like of the losses, p adjusted over all pairs."""
     from eval.comparison.compare import compare_pairs
-    from eval.comparison.stats import holm
+    from eval.comparison.hypothesis_tests import holm
     from eval.harness.store import load_run
 
     evals = args.output_dir / "evals"

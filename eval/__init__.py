@@ -1,6 +1,6 @@
 """Evaluation: suites and metrics, the harness that runs them, comparisons of runs, and generation.
 
-`from eval import evaluate` runs a suite on a checkpoint; nothing is imported before it is asked for.
+`from eval import evaluate` runs a suite on a checkpoint; the import is lazy.
 """
 
 from typing import Any

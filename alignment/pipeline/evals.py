@@ -17,7 +17,7 @@ from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from eval.harness.store import is_whole, run_name
 
-OURS = ("suites", "stages", "formats")
+OURS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 
 
@@ -41,12 +41,19 @@ class Harness:
 
         return suite_name(suite)
 
+    def tasks(self, suite: str, format: str, options: dict[str, Any]) -> list[str]:
+        """Names of a suite's tasks and groups, as the figures of its eval runs have them."""
+        from eval.harness.items import short_name
+        from eval.harness.suite import load_suite
+
+        loaded = load_suite(suite, format, **_loading(options))
+        return [short_name(name) for name in (*loaded.groups, *loaded.tasks)]
+
     def digest(self, suite: str, format: str, options: dict[str, Any]) -> str:
         """Changes with anything that a suite's figures hang on; loads the suite, and raises where it cannot be."""
         from eval.harness.suite import load_suite, suite_digest
 
-        loading = {key: options[key] for key in ("num_fewshot", "suite_args") if key in options}
-        return suite_digest(load_suite(suite, format, **loading))
+        return suite_digest(load_suite(suite, format, **_loading(options)))
 
     def load(self, checkpoint: str) -> Any:
         from eval.harness.run_suite import load_checkpoint
@@ -57,6 +64,11 @@ class Harness:
         from eval.harness.run_suite import evaluate
 
         evaluate(*arguments, **options)
+
+
+def _loading(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an evaluation that apply when its suite is loaded."""
+    return {key: options[key] for key in ("num_fewshot", "suite_args") if key in options}
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,8 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         with gathered(errors):
             formats = [format for format in evals.formats if format in harness.formats(suite)]
             runs += [(suite, format, harness.digest(suite, format, options)) for format in formats]
+            if formats and suite in evals.report.headline:
+                _require_task(evals.report.headline[suite], suite, harness.tasks(suite, formats[0], options), source)
     raise_all(errors)
     parents = {spec.name: spec.parents.get("model_name_or_path") for spec in pipeline.stages}
     jobs = [
@@ -98,6 +112,23 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         for suite, format, digest in runs
     ]
     return jobs + [extra_job(item, parents, harness, options) for item in evals.extra]
+
+
+def _require_task(task: str, suite: str, tasks: list[str], source: str) -> None:
+    if task not in tasks:
+        raise UserError(
+            f"{source}: evals.headline names a task that the suite {suite} lacks", got=task, fix=nearest(task, tasks)
+        )
+
+
+def report_settings(pipeline: Pipeline, harness: Harness) -> dict[str, Any]:
+    """The keys of `evals:` that the report reads, with each suite by the name that its eval runs have."""
+    given = pipeline.evals.report.given()
+    if "headline" in given:
+        given["headline"] = {harness.name(suite): task for suite, task in given["headline"].items()}
+    if "suite" in given.get("samples", {}):
+        given["samples"] |= {"suite": harness.name(given["samples"]["suite"])}
+    return given
 
 
 def extra_job(

@@ -28,6 +28,7 @@ from alignment.pipeline.recipes.recipe import (
     set_key,
 )
 from alignment.pipeline.recipes.typecheck import describe_value, fits
+from alignment.pipeline.report_keys import ReportKeys, report_keys
 from alignment.stages import Stage
 
 PIPELINE_FILE = "pipeline.yaml"
@@ -71,7 +72,8 @@ class StageSpec:
 class EvalSpec:
     """Which stages are evaluated, on what; `options` go to the evaluation as they are.
 
-    `extra` lists evaluations beside the product of the three: {stage, suite, format, further options}.
+    `extra` lists evaluations beside the product of the three: {stage, suite, format, further options}. `report` says
+    what the report shows of them.
     """
 
     suites: list[str] = field(default_factory=list)
@@ -79,6 +81,7 @@ class EvalSpec:
     formats: list[str] = field(default_factory=lambda: list(FORMATS))
     extra: list[dict[str, Any]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    report: ReportKeys = field(default_factory=ReportKeys)
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ def load_pipeline(
     if quick and evals:
         evals |= QUICK_EVALS
     with gathered(errors):
-        eval_spec = _eval_spec(evals, list(recipes), recipe_dir / PIPELINE_FILE)
+        eval_spec = _eval_spec(evals, settings.evals, list(recipes), recipe_dir / PIPELINE_FILE)
     raise_all(errors)
     return Pipeline(settings.name, seed, run_dir, recipe_dir, stages, eval_spec, inputs)
 
@@ -451,7 +454,13 @@ def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, exp
         )
 
 
-def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSpec:
+def _eval_spec(evals: dict[str, Any], written: dict[str, Any], stages: list[str], source: Path) -> EvalSpec:
+    """The evaluations of a pipeline.
+
+    Args:
+        evals: `evals:` with the overrides of the command line.
+        written: `evals:` as pipeline.yaml has it; the report's keys may name what an override leaves out.
+    """
     if not evals:
         return EvalSpec()
     options = dict(evals)
@@ -481,4 +490,7 @@ def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSp
         if item[key] not in valid
     ]
     raise_all(errors)
-    return EvalSpec(**own, options=options)
+    listed = [*own.get("stages", []), *written.get("stages", [])]
+    suites = [*own.get("suites", []), *written.get("suites", []), *(item["suite"] for item in extra)]
+    report = report_keys(options, list(dict.fromkeys(listed)), list(dict.fromkeys(suites)), source)
+    return EvalSpec(**own, options=options, report=report)

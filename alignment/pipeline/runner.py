@@ -18,7 +18,7 @@ from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpo
 from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
 from alignment.masking import mask_text, masked
-from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
+from alignment.pipeline.evals import EvalJob, Harness, make_jobs, report_settings, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
@@ -78,7 +78,7 @@ def run_pipeline(
     started = time.monotonic()
     with locked(run_dir):
         require_unchanged(record)
-        describe_run(pipeline, record)
+        describe_run(pipeline, record, harness)
         done = []
         for step in steps:
             done.append(bring_up_to_date(step, record, run_dir))
@@ -97,14 +97,16 @@ def require_unchanged(record: RunRecord) -> None:
         )
 
 
-def describe_run(pipeline: Pipeline, record: RunRecord) -> None:
+def describe_run(pipeline: Pipeline, record: RunRecord, harness: Harness) -> None:
     """What this run is, and where it runs: the latest run's account, beside each stage's own."""
-    run = {
+    run: dict[str, Any] = {
         "name": pipeline.name,
         "seed": pipeline.seed,
         "recipe": str(pipeline.recipe_dir),
         "inputs": masked(pipeline.inputs),
     }
+    if pipeline.evals.suites:  # a stage run on its own leaves the pipeline's settings as they are
+        run["report"] = report_settings(pipeline, harness)
     record.describe_run(**run, **surroundings())
 
 

@@ -1,13 +1,13 @@
-"""What a run directory shows: report.json, and report.html rendered from it."""
+"""The report of a run directory: report.json, and report.html rendered from it."""
 
 from pathlib import Path
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write RUN_DIR/report.json and RUN_DIR/report.html anew, each whole or not at all; returns the page's path.
+    """Write RUN_DIR/report.json and RUN_DIR/report.html, each atomically; return the page's path.
 
     Raises:
-        UserError: the folder is no run directory.
+        UserError: the folder is not a run directory.
     """
     import json
 

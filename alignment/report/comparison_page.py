@@ -1,4 +1,4 @@
-"""A comparison as `align compare` makes it, as one self-contained HTML page."""
+"""Renders a comparison of `align compare` as a self-contained HTML page."""
 
 from alignment.report.labels import stage_name
 from alignment.report.render import TEMPLATES, template_environment
@@ -7,9 +7,9 @@ from eval.comparison.table import gate_lines
 
 
 def render_comparison(comparison: dict) -> str:
-    """The page for {comparisons: rows of eval.comparison.compare, skipped, gates, flips}, with nothing to load."""
+    """Render {comparisons: rows of eval.comparison.compare, skipped, gates, flips} as a page without external files."""
     rows = [row | {"headline": row["aggregate"] or is_whole(row)} for row in comparison["comparisons"]]
-    rows = _told_apart(rows)
+    rows = _with_distinct_tasks(rows)
     tasks = [row for row in rows if not row["headline"]]
     pairs = dict.fromkeys((row["a"], row["b"]) for row in rows)
     content = {
@@ -24,8 +24,8 @@ def render_comparison(comparison: dict) -> str:
     return template_environment().get_template("comparison.html.jinja").render(content)
 
 
-def _told_apart(rows: list[dict]) -> list[dict]:
-    """The rows, with the suite before a task's name where several suites have a task of that name."""
+def _with_distinct_tasks(rows: list[dict]) -> list[dict]:
+    """The rows, with the suite before a task's name if several suites have a task with that name."""
     suites: dict[str, set[str]] = {}
     for row in rows:
         suites.setdefault(row["task"], set()).add(row["suite"])

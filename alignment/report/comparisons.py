@@ -1,30 +1,34 @@
-"""Which eval runs are compared with which: each stage with the one it started from, and with base."""
+"""Pairs of eval runs that the report compares: each stage with its parent, and with the base stage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from alignment.errors import UserError
+from alignment.report.headlines import headlines
 from eval.comparison.compare import compare
 from eval.comparison.find import measurement
 from eval.comparison.flips import first_of_each, flips
 from eval.harness.store import Run, load_run
 
-REGRESSIONS = 3  # shown of each metric, of each stage against its parent
+REGRESSIONS = 3  # items shown per stage and metric
 
 
-def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[dict], list[dict], list[dict]]:
+def compared(
+    run_dir: Path, records: dict[str, dict], base: str | None, headline: Mapping[str, str]
+) -> tuple[list[dict], list[dict], list[dict]]:
     """Paired comparisons within a suite and format.
 
     Args:
         run_dir: the run directory.
         records: folder name -> run.json.
-        base: the stage that every other one is compared with.
+        base: the stage that every other stage is compared with.
+        headline: suite -> the task that represents it, if it is not the suite's aggregate.
 
     Returns:
         Rows of eval.comparison.compare, each with `headline`; the pairs that could not be compared, with the reason;
-        and of each stage and its parent the items that fell furthest, as eval.comparison.flips gives them.
+        and for each stage the items that fell furthest below its parent, as eval.comparison.flips gives them.
     """
     rows, refused, fallen = [], [], []
     chosen = pairs(records, base)
@@ -33,29 +37,27 @@ def compared(run_dir: Path, records: dict[str, dict], base: str) -> tuple[list[d
     }
     for first, second in chosen:
         record = records[second]
-        headlines = {
-            (figure["task"], figure["metric"]) for figure in record["tasks"] if is_headline(figure, record["suite"])
-        }
+        represent = headlines(record, headline.get(record["suite"]))
         try:
             found = compare(runs[first], runs[second])
         except UserError as error:
             names = {"a": records[first]["stage"], "b": record["stage"]}
             refused.append(names | {"suite": record["suite"], "format": record["format"], "reason": error.problem})
             continue
-        rows += [row | {"headline": (row["task"], row["metric"]) in headlines} for row in found]
+        rows += [row | {"headline": (row["task"], row["metric"]) in represent} for row in found]
         if records[first]["stage"] == record.get("parent"):
             fallen += first_of_each(list(_fallen(runs[first], runs[second])), REGRESSIONS)
     return rows, refused, fallen
 
 
 def _fallen(a: Run, b: Run) -> Iterator[dict]:
-    """Items that the later run answers worse; those without an answer to show (scored texts) are left out."""
+    """Items that the later run answers worse, if there is an answer to show (scored texts have none)."""
     names = {run.path: run.record["stage"] for run in (a, b)}
     return (flip for flip in flips(a, b, names) if flip["change"] == "regressed" and flip["output_b"])
 
 
-def pairs(records: dict[str, dict], base: str) -> list[tuple[str, str]]:
-    """(a, b) folder names: b's stage against its parent, then against base where that is another stage."""
+def pairs(records: dict[str, dict], base: str | None) -> list[tuple[str, str]]:
+    """(a, b) folder names: b's stage against its parent, then against the base stage if that is another stage."""
     chosen = []
     for name, record in records.items():
         for stage in dict.fromkeys([record.get("parent"), base]):
@@ -65,9 +67,3 @@ def pairs(records: dict[str, dict], base: str) -> list[tuple[str, str]]:
                 if candidate["stage"] == stage != record["stage"] and measurement(candidate) == measurement(record)
             ]
     return chosen
-
-
-def is_headline(figure: dict, suite: str) -> bool:
-    """Whether a figure of run.json stands for its suite: an aggregate, a lone task, or bits per byte of clean text."""
-    clean = figure["metric"] == "bits_per_byte" and figure["task"] == "clean"
-    return bool(figure.get("members")) or figure["task"] == suite or clean

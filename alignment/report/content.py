@@ -1,14 +1,16 @@
-"""report.json: everything that a run directory holds, in one object."""
+"""report.json: what a run directory holds, in one object."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.report.charts.frontiers import logged_frontiers
-from alignment.report.comparisons import compared, is_headline
-from alignment.report.samples import side_by_side
-from eval.frontier.curves import best_of_n_fits
+from alignment.report.comparisons import compared
+from alignment.report.headlines import headlines
+from alignment.report.samples import PROMPTS, side_by_side
+from eval.frontier.scaling_fits import best_of_n_fits
 from reward_models.card.card import CARD_FILE
 
 STAGE_KEYS = (
@@ -36,15 +38,14 @@ EVAL_KEYS = (
     "seconds",
 )
 FIGURE_KEYS = ("task", "metric", "value", "se", "ci_low", "ci_high", "n", "chance", "higher_is_better")
-BASE = "pretrain"
 CURVE_POINTS = 400
 
 
 def collect(run_dir: str | Path) -> dict:
-    """What report.json says about a run directory, finished or not.
+    """Collect the content of report.json from a run directory, finished or not.
 
     Raises:
-        UserError: the folder is no run directory.
+        UserError: the folder is not a run directory.
     """
     run_dir = Path(run_dir)
     pipeline = _read_json(run_dir / "pipeline.json")
@@ -52,43 +53,64 @@ def collect(run_dir: str | Path) -> dict:
     records = eval_records(run_dir, names)
     if not names and not records:
         raise UserError(
-            f"{run_dir} is no run directory",
-            got="a folder that is not there" if not run_dir.is_dir() else "no pipeline.json, stage.json or evals in it",
-            expected="a folder as `align run` or `align STAGE` makes it",
+            f"{run_dir} is not a run directory",
+            got="no such folder" if not run_dir.is_dir() else "a folder without pipeline.json, stage.json or evals",
+            expected="a folder made by `align run` or `align STAGE`",
             fix="give the --output_dir of the run",
         )
+    chosen = pipeline.get("report") or {}
+    base, headline, samples = chosen.get("base"), chosen.get("headline") or {}, chosen.get("samples") or {}
+    base = base or _first_evaluated(records)
+    suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
     stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
-    comparisons, refused, regressions = compared(run_dir, records, BASE)
+    comparisons, refused, regressions = compared(run_dir, records, base, headline)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
         "seed": pipeline.get("seed"),
-        "base": BASE,
+        "base": base,
         "stages": stages,
-        "evals": [row for record in records.values() for row in scores(record)],
+        "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
         "eval_runs": [{key: record.get(key) for key in EVAL_KEYS} for record in records.values()],
         "comparisons": comparisons,
         "not_compared": refused,
         "regressions": regressions,
-        "samples": side_by_side(run_dir, records, names),
+        "samples": side_by_side(run_dir, records, names, suites, samples.get("n", PROMPTS)),
         "curves": {name: curves for name in names if (curves := curves_of(metrics[name]))},
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
-        "reward_model": (stages.get("reward", {}).get("metrics") or {}).get("pairwise"),
+        "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
     }
     return finite(report)
 
 
 def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
-    """Folder name -> run.json of every finished eval, in the order of the stages."""
+    """Folder name -> run.json of every finished eval run, in the order of the stages."""
     found = {path.parent.name: _read_json(path) for path in sorted(run_dir.glob("evals/*/run.json"))}
     order = {stage: index for index, stage in enumerate(stages)}
     return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order))))
 
 
-def scores(record: dict) -> list[dict]:
-    """The rows of report.json's `evals` for one eval run."""
+def _first_evaluated(records: dict[str, dict]) -> str | None:
+    """The first stage that was evaluated, by the order of the stages."""
+    return next((record["stage"] for record in records.values()), None)
+
+
+def _suites(records: dict[str, dict], pipeline: dict) -> list[str]:
+    """The suites that were run, in the order of the pipeline; suites run by hand follow."""
+    listed = [records[name]["suite"] for name in pipeline.get("evals", {}) if name in records]
+    return list(dict.fromkeys([*listed, *(record["suite"] for record in records.values())]))
+
+
+def scores(record: dict, task: str | None = None) -> list[dict]:
+    """The rows of report.json's `evals` for one eval run.
+
+    Args:
+        record: the run's run.json.
+        task: the task that represents the suite, if it is not the suite's aggregate.
+    """
+    represent = headlines(record, task)
     shared = {key: record.get(key) for key in ("stage", "suite", "format")}
     return [
         {
@@ -96,7 +118,7 @@ def scores(record: dict) -> list[dict]:
             **{key: figure.get(key) for key in FIGURE_KEYS},
             "num_fewshot": (record.get("settings") or {}).get("num_fewshot"),
             "variant": record.get("variant") or {},
-            "headline": is_headline(figure, record["suite"]),
+            "headline": (figure["task"], figure["metric"]) in represent,
         }
         for figure in record["tasks"]
     ]
@@ -114,39 +136,39 @@ def curves_of(metrics: list[dict]) -> dict[str, list]:
 
 
 def thinned(points: list, limit: int = CURVE_POINTS) -> list:
-    """At most `limit` of the points, evenly spaced, with the first and the last."""
+    """At most `limit` of the points, evenly spaced, including the first and the last."""
     if len(points) <= limit:
         return points
     return [points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit)]
 
 
-def finite(value):
-    """The same structure with None for NaN and infinities, which JSON does not have."""
+def finite(value: Any) -> Any:
+    """The same structure with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_json(path: Path) -> dict:
-    """The object in a file; empty where there is no such file."""
+    """The object in a file; empty if there is no such file."""
     return read_json(path) if path.is_file() else {}
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """The whole lines of a metrics file; the last one may be half written while its stage runs."""
+    """The complete lines of a metrics file; while a stage runs, the last line may be incomplete."""
     return read_json_lines(path) if path.is_file() else []
 
 
 def _stage_names(run_dir: Path, pipeline: dict) -> list[str]:
-    """Stages in the order of the pipeline; those run by hand follow, oldest first."""
+    """Stages in the order of the pipeline; stages run by hand follow, oldest first."""
     found = sorted(run_dir.glob("*/stage.json"), key=lambda path: path.stat().st_mtime_ns)
     return list(dict.fromkeys([*pipeline.get("stages", {}), *(path.parent.name for path in found)]))
 
 
 def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
-    """What stage.json and pipeline.json say about a stage; the keys are there even where the stage has not ended."""
+    """A stage's entries from stage.json and pipeline.json; None for keys that are missing while it runs."""
     ended, entry = _read_json(run_dir / name / "stage.json"), pipeline.get("stages", {}).get(name, {})
     stage = {key: ended.get(key) for key in STAGE_KEYS} | {key: entry.get(key) for key in RECORD_KEYS}
     parents = (ended.get("parents") or {}) | (entry.get("parents") or {})
@@ -162,22 +184,27 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
 
 
 def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:
-    """The frontier that `align frontier --json STAGE/frontier.json` left, else those of the stage's log."""
+    """The frontier in STAGE/frontier.json (of `align frontier --json`), or otherwise those of the stage's log."""
     measured = _read_json(stage / "frontier.json")
     return [measured] if measured else logged_frontiers(stage.name, metrics)
 
 
 def _reward_card(stage: Path, entry: dict) -> dict | None:
-    """The card of a reward stage, and of what `align reward-card` found since: another card, or best of n alone."""
-    own, later = (entry["metrics"] or {}).get("pairwise"), _read_json(stage / "reward_card" / CARD_FILE)
+    """A reward stage's card, with the later results of `align reward-card`: another card, or only best of n."""
+    own, later = _own_card(entry), _read_json(stage / "reward_card" / CARD_FILE)
     card = later if later.get("n") or not own else own | later
     if not card.get("best_of_n"):
         return card or None
     return card | {"best_of_n_fits": best_of_n_fits(card["best_of_n"])}
 
 
+def _own_card(entry: dict) -> dict | None:
+    """The card that a reward stage made when it finished."""
+    return (entry["metrics"] or {}).get("pairwise")
+
+
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:
-    """The stage whose checkpoint a path is; any other parent (a hub id, another run) as it was given."""
+    """The stage of a checkpoint in this run directory; any other parent (a hub id, another run) unchanged."""
     path = Path(value or "")
     if path.name == "checkpoint" and path.parent.name in names and path.parents[1].name == run_dir.resolve().name:
         return path.parent.name

@@ -1,4 +1,4 @@
-"""Names, units and number formats as the report prints them."""
+"""Stages, metrics and numbers as the report prints them."""
 
 import math
 from dataclasses import dataclass
@@ -8,37 +8,81 @@ ACCURACIES = ("exact_match", "acc")
 
 
 @dataclass(frozen=True)
+class StageLook:
+    """How the report shows a stage: its label, and the number of its colour in the style sheet."""
+
+    label: str
+    tone: int
+
+
+OTHER_TONE = 5
+STAGE_LOOKS = {
+    "pretrain": StageLook("pretrain", 4),
+    "sft": StageLook("SFT", 0),
+    "reward": StageLook("reward", 3),
+    "dpo": StageLook("DPO", 1),
+    "ppo": StageLook("PPO", 2),
+    "grpo": StageLook("GRPO", OTHER_TONE),
+    "kto": StageLook("KTO", OTHER_TONE),
+}
+
+
+def stage_name(stage: str, base: str | None = None) -> str:
+    """A stage's label: `SFT`, `base` for the stage that every other is compared with, or an unknown stage's name."""
+    if stage == base:
+        return "base"
+    return STAGE_LOOKS[stage].label if stage in STAGE_LOOKS else stage
+
+
+def stage_tone(stage: str) -> int:
+    """The number of a stage's colour."""
+    return STAGE_LOOKS[stage].tone if stage in STAGE_LOOKS else OTHER_TONE
+
+
+@dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: values and differences are multiplied by `scale` and printed with `digits`."""
+    """How the report shows a metric.
+
+    Attributes:
+        name: the metric in words.
+        scale: values and differences are multiplied by it.
+        digits: decimal places.
+        unit: unit of a difference, after scaling.
+        rank: order of the metrics.
+        limits: lowest and highest possible value, as the ends of an axis.
+        about: what the score is, for captions.
+    """
 
     name: str
     scale: float = 1.0
     digits: int = 3
     unit: str = ""
     rank: int = 9
+    limits: tuple[float, float] | None = None
+    about: str = "Mean score"
 
 
+BITS = "bits_per_byte"
 METRICS = {
     "exact_match": Metric("accuracy", 100.0, 1, "points", 0),
     "acc": Metric("accuracy", 100.0, 1, "points", 0),
-    "gold_reward": Metric("gold reward", 1.0, 3, "", 1),
-    "bits_per_byte": Metric("bits per byte", 1.0, 4, "", 2),
+    "gold_reward": Metric(
+        "gold reward",
+        rank=1,
+        limits=(-1.0, 1.0),
+        about=f"Mean score by the program that knows the truth, from {MINUS}1 to 1",
+    ),
+    BITS: Metric("bits per byte", digits=4, rank=2),
 }
 
 
 def metric_of(key: str) -> Metric:
+    """How a metric is shown; an unknown metric has its own name, in words."""
     return METRICS.get(key) or Metric(key.replace("_", " "))
 
 
-def stage_name(stage: str, base: str | None = None) -> str:
-    """`SFT`, `DPO`; the stage that everything is compared with is called base."""
-    if stage == base:
-        return "base"
-    return stage.upper() if stage in ("sft", "dpo", "ppo", "grpo", "kto") else stage
-
-
 def variant_texts(variant: dict) -> list[str]:
-    """What sets an eval run apart: `3-shot`, `first 2 of each task`, `split validation`."""
+    """The options that set an eval run apart, in words: `3-shot`, `first 2 of each task`, `split validation`."""
     texts: list[str] = []
     for key, value in variant.items():
         if key == "num_fewshot":
@@ -51,23 +95,25 @@ def variant_texts(variant: dict) -> list[str]:
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """A number with a true minus sign, but for a zero; a dash for what is missing."""
+    """A number with a true minus sign, zero without a sign; a dash for None, NaN and infinities."""
     if value is None or not math.isfinite(value):
         return "\N{EN DASH}"
     return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
 
 
 def percent(share: float | None) -> str:
+    """`0.123` as `12.3%`; a dash for None."""
     return "\N{EN DASH}" if share is None else f"{share:.1%}"
 
 
 def value_text(metric: str, value: float | None) -> str:
+    """A score in its metric's scale and digits."""
     shown = metric_of(metric)
     return number(None if value is None else value * shown.scale, shown.digits)
 
 
 def delta_text(row: dict) -> str:
-    """`+52.1 points [49.0, 55.2]` of one comparison; without an interval the difference alone."""
+    """A comparison's difference and interval, `+52.1 points [49.0, 55.2]`; without an interval, the difference."""
     shown = metric_of(row["metric"])
     delta, low, high = (
         number(None if row.get(key) is None else row[key] * shown.scale, shown.digits, sign=key == "delta")
@@ -78,12 +124,14 @@ def delta_text(row: dict) -> str:
 
 
 def p_text(p: float | None) -> str:
+    """A p-value with three decimals; a dash for None."""
     if p is None:
         return "\N{EN DASH}"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float | None) -> str:
+    """`4.2 s`, `12 s`, `3.5 min`, `2.0 h`; a dash for None."""
     if seconds is None:
         return "\N{EN DASH}"
     if seconds < 90:
@@ -94,7 +142,7 @@ def duration(seconds: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """1,234 up to ten thousand, then 12.3k, 4.56M, 7.89B."""
+    """`1,234` up to ten thousand, then `12.3k`, `4.56M`, `7.89B`; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):

@@ -1,10 +1,10 @@
-"""What the report says about where its numbers come from."""
+"""The report's rows and lines about the origin of its numbers."""
 
 DIGEST_SHOWN = 12
 
 
 def facts(report: dict) -> list[tuple[str, str]]:
-    """Seed, machine and the time spent on evaluations, as far as they were recorded."""
+    """Seed and machine, if they were recorded."""
     machine = next((stage["hardware"] for stage in report["stages"].values() if stage.get("hardware")), None)
     return [
         (label, str(value))
@@ -24,7 +24,7 @@ def machine_text(machine: dict) -> str:
 
 
 def stage_rows(report: dict) -> list[dict]:
-    """A row a stage: status, seed, commit and the digests that say what went in and what came out."""
+    """One row per stage: status, seed, commit, and the digests of recipe and checkpoint."""
     return [
         {
             "stage": name,
@@ -39,7 +39,7 @@ def stage_rows(report: dict) -> list[dict]:
 
 
 def fault_lines(report: dict) -> list[str]:
-    """What went wrong in a stage's training and was overcome, a line a stage that had any."""
+    """One line per stage whose training recovered from faults."""
     lines = []
     for name, stage in report["stages"].items():
         said = [f"{count} {kind.replace('_', ' ')}" for kind, count in (stage.get("faults") or {}).items() if count]
@@ -51,7 +51,7 @@ def fault_lines(report: dict) -> list[str]:
 
 
 def suite_rows(report: dict) -> list[dict]:
-    """A row an eval run, with the digest of the suite and of the chat template."""
+    """One row per eval run, with the digests of suite, checkpoint and chat template."""
     return [
         {key: run.get(key) for key in ("stage", "suite", "format", "seconds")}
         | {key: _short(run.get(key)) for key in ("suite_digest", "checkpoint_digest", "template_digest")}
@@ -61,7 +61,7 @@ def suite_rows(report: dict) -> list[dict]:
 
 
 def version_lines(report: dict) -> list[str]:
-    """The library versions, each distinct set once with the stages that ran on it."""
+    """One line per distinct set of library versions, with the stages that used it."""
     sets: dict[str, list[str]] = {}
     for name, stage in report["stages"].items():
         found = ", ".join(
@@ -77,4 +77,4 @@ def _short(digest: str | None) -> str | None:
 
 
 def _commit(git: dict | None) -> str | None:
-    return git and git["commit"][:DIGEST_SHOWN] + (" with changes" if git.get("dirty") else "")
+    return git["commit"][:DIGEST_SHOWN] + (" with changes" if git.get("dirty") else "") if git else None

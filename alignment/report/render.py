@@ -1,6 +1,7 @@
-"""report.json's content as one self-contained HTML page."""
+"""Renders the content of report.json as a self-contained HTML page."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignment.report import labels, provenance, tables
 from alignment.report.charts import figures
@@ -8,17 +9,21 @@ from alignment.report.charts.diagram import pipeline_svg
 from alignment.report.charts.frontiers import frontier_section
 from alignment.report.charts.reward_figures import card_section
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_OUTPUT = 500
 
 
 def render(report: dict) -> str:
-    """The page for a report as `collect` makes it; it loads nothing from anywhere."""
+    """Render a report of `content.collect` as a page without external files."""
     return template_environment().get_template("report.html.jinja").render(page(report))
 
 
-def template_environment():
-    """jinja2's environment of the pages: escaping, and with the filters that their templates use."""
+def template_environment() -> "Environment":
+    """jinja2's environment for the templates: with escaping and the filters that they use."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -38,7 +43,7 @@ def template_environment():
 
 
 def page(report: dict) -> dict:
-    """What the template needs, section by section; an empty section is left out of the page."""
+    """The template's variables, by section; the page omits empty sections."""
     stages, by_task = report["stages"], tables.task_tables(report)
     return {
         "report": report,
@@ -49,13 +54,13 @@ def page(report: dict) -> dict:
         "verdicts": tables.verdicts(report),
         "diagram": pipeline_svg(stages) if stages else None,
         "suites": tables.suite_table(report),
-        "task_tables": [table for table in by_task if table["metric"] != "bits_per_byte"],
-        "bits": [table for table in by_task if table["metric"] == "bits_per_byte"],
+        "task_tables": [table for table in by_task if table["metric"] != labels.BITS],
+        "bits": [table for table in by_task if table["metric"] == labels.BITS],
         "forests": tables.forests(report, whole=True),
         "task_forests": tables.forests(report, whole=False),
         "regressions": tables.regressions(report),
-        "tax": figures.tax_figure(report),
-        "gold": figures.gold_figures(report),
+        "score_figures": figures.score_figures(report),
+        "tax": figures.tax_figures(report),
         "frontiers": [frontier_section(found) for found in report.get("frontiers") or []],
         "cards": [card_section(stage, card) for stage, card in (report.get("reward_cards") or {}).items()],
         "training": figures.training_figures(report.get("curves") or {}),
@@ -67,8 +72,8 @@ def page(report: dict) -> dict:
     }
 
 
-def visible(text: str | None) -> str:
-    """Model output for a table cell: escaped, line ends shown, and cut when it is very long."""
+def visible(text: str | None) -> "Markup":
+    """Model output for a table cell: escaped, with visible line ends, and cut if it is very long."""
     from markupsafe import Markup, escape
 
     if not text:

@@ -1,8 +1,8 @@
-"""The report's numbers laid out as rows for the template; every figure comes from report.json."""
+"""The report's tables: numbers of report.json as rows for the templates."""
 
 from alignment.report.charts.plots import Estimate, forest_axis, forest_row
 from alignment.report.charts.scales import Scale, spread
-from alignment.report.labels import delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
+from alignment.report.labels import BITS, delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
 from alignment.report.samples import MARKERS
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
@@ -11,42 +11,44 @@ NORMAL_95 = 1.96
 
 
 def order(row: dict) -> tuple:
-    """Accuracy before gold reward before the rest, chat before plain."""
+    """Sort key: accuracies, rewards, then other metrics; chat before plain."""
     return (metric_of(row["metric"]).rank, row["format"] != "chat", row.get("suite") or "", row["metric"])
 
 
 def is_whole(row: dict) -> bool:
-    """Whether a row is a suite's own figure, not one of its tasks'."""
+    """Whether a row is the figure of a whole suite, not of one of its tasks."""
     return row["task"] == row.get("suite")
 
 
 def row_name(row: dict, base: str | None) -> str:
+    """A row's stage, followed by the options that set its eval run apart."""
     return ", ".join([stage_name(row["stage"], base), *variant_texts(row.get("variant") or {})])
 
 
 def verdicts(report: dict) -> list[dict]:
-    """A sentence a stage: the suite-wide differences from the stage that it started from."""
+    """One entry per stage: the headline differences from its parent."""
     sentences = []
     for stage, entry in report["stages"].items():
         own = [row for row in report["comparisons"] if row["b"] == stage and not row.get("variant")]
         rows = sorted((row for row in own if row.get("headline")), key=order)
         parents = {row["a"] for row in rows}
-        parent = entry.get("parent") if entry.get("parent") in parents else min(parents, default=None)
+        if not parents:
+            continue
+        parent = entry["parent"] if entry.get("parent") in parents else min(parents)
         items = [
             {"text": f"{row['format']} {metric_of(row['metric']).name} {delta_text(row)}", "verdict": row["verdict"]}
             for row in rows
             if row["a"] == parent
         ]
-        if items:
-            title = f"{stage_name(stage)} against {stage_name(parent, report.get('base'))}"
-            sentences.append({"title": title, "items": items})
+        title = f"{stage_name(stage)} against {stage_name(parent, report.get('base'))}"
+        sentences.append({"title": title, "items": items})
     return sentences
 
 
 def suite_table(report: dict) -> dict:
-    """Stages down, whole suites across, each score with its picture on the column's axis.
+    """Stages down, suites across, each headline score with a picture on the column's axis.
 
-    Variants such as few-shot runs get a row of their own.
+    Variants such as few-shot runs have separate rows.
     """
     stages, base = list(report["stages"]), report.get("base")
     rows = [row for row in report["evals"] if row.get("headline")]
@@ -67,15 +69,15 @@ def suite_table(report: dict) -> dict:
 
 
 def _score_scale(column: list[dict]) -> Scale | None:
-    """An axis that holds the intervals of a column's scores, and chance where it is known."""
+    """An axis for the intervals of a column's scores, and for chance if known."""
     known = [row for row in column if row.get("value") is not None]
-    ends = [end for row in known for end in (row["value"], *interval_of(row), row.get("chance"))]
-    ends = [end for end in ends if end is not None]
+    values = [end for row in known for end in (row["value"], *interval_of(row), row.get("chance"))]
+    ends = [end for end in values if end is not None]
     return spread(ends, 4, SCORE_WIDTH - 4) if ends else None
 
 
 def _score_picture(row: dict, scale: Scale | None) -> str | None:
-    if row.get("value") is None:
+    if row.get("value") is None or scale is None:
         return None
     estimate = Estimate(
         f"{value_text(row['metric'], row['value'])} with its 95% interval", row["value"], *interval_of(row)
@@ -84,7 +86,7 @@ def _score_picture(row: dict, scale: Scale | None) -> str | None:
 
 
 def interval_of(row: dict) -> tuple[float | None, float | None]:
-    """The 95% interval of a score: the eval run's own, or of an older run without one the normal interval of its se."""
+    """A score's 95% interval: the eval run's own; in older runs without one, the normal interval of the se."""
     if row.get("ci_low") is not None:
         return row["ci_low"], row["ci_high"]
     reach = NORMAL_95 * row["se"] if row.get("se") else None
@@ -103,28 +105,40 @@ def _cell(row: dict, picture: str | None = None) -> dict:
 
 
 def task_tables(report: dict) -> list[dict]:
-    """A table a (suite, metric, format): tasks down, stages across."""
+    """One table per suite, metric and format: tasks down, stages across."""
     groups: dict[tuple, list[dict]] = {}
     for row in report["evals"]:
         if not is_whole(row):
             groups.setdefault(order(row), []).append(row)
-    tables = []
-    for key in sorted(groups):
-        rows = groups[key]
-        names = list(dict.fromkeys(row_name(row, report.get("base")) for row in rows))
-        lines: dict[str, dict] = {}
-        for row in rows:
-            lines.setdefault(row["task"], {})[row_name(row, report.get("base"))] = _cell(row)
-        body = [{"name": task, "cells": [cells.get(name) for name in names]} for task, cells in lines.items()]
-        title = f"{metric_of(rows[0]['metric']).name}, {rows[0]['format']}"
-        tables.append(
-            {"title": title, "metric": rows[0]["metric"], "suite": rows[0].get("suite"), "columns": names, "rows": body}
-        )
-    return tables
+    return [_task_table(groups[key], report.get("base")) for key in sorted(groups)]
+
+
+def _task_table(rows: list[dict], base: str | None) -> dict:
+    names = list(dict.fromkeys(row_name(row, base) for row in rows))
+    lines: dict[str, dict] = {}
+    for row in rows:
+        lines.setdefault(row["task"], {})[row_name(row, base)] = _cell(row)
+    metric = rows[0]["metric"]
+    return {
+        "title": f"{metric_of(metric).name}, {rows[0]['format']}",
+        "caption": _cost_caption(rows) if metric == BITS else "± one standard error, with the number of items.",
+        "metric": metric,
+        "format": rows[0]["format"],
+        "suite": rows[0].get("suite"),
+        "columns": names,
+        "rows": [{"name": task, "cells": [cells.get(name) for name in names]} for task, cells in lines.items()],
+    }
+
+
+def _cost_caption(rows: list[dict]) -> str:
+    """The caption of a table of bits per byte: which task's growth is the cost of alignment."""
+    headline = next((row["task"] for row in rows if row.get("headline")), None)
+    cost = f" Growth on {headline} is the cost of alignment; growth on the other tasks is not." if headline else ""
+    return f"By task; lower is better.{cost}"
 
 
 def regressions(report: dict) -> list[tuple[str, list[dict]]]:
-    """What stands above the table of a stage and its parent, and its rows."""
+    """(heading, rows) per stage: the items that fell below its parent."""
     pairs: dict[str, list[dict]] = {}
     for row in report.get("regressions") or []:
         names = {"before": stage_name(row["a"]), "after": stage_name(row["b"])}
@@ -137,7 +151,12 @@ def regressions(report: dict) -> list[tuple[str, list[dict]]]:
 
 
 def forests(report: dict, whole: bool) -> list[dict]:
-    """Paired differences a metric, of whole suites or of their tasks, each row with its picture on a common axis."""
+    """One table of paired differences per metric, with a picture per row on a common axis.
+
+    Args:
+        report: the content of report.json.
+        whole: the headline figures of suites; otherwise their tasks.
+    """
     groups: dict[tuple, list[dict]] = {}
     for row in report["comparisons"]:
         wanted = row.get("headline") if whole else not is_whole(row)
@@ -147,7 +166,7 @@ def forests(report: dict, whole: bool) -> list[dict]:
 
 
 def _place(stage: str, stages: list[str]) -> int:
-    """A stage's place in the pipeline; stages evaluated elsewhere come last."""
+    """A stage's position in the pipeline; stages outside it come last."""
     return stages.index(stage) if stage in stages else len(stages)
 
 

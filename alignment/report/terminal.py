@@ -5,10 +5,10 @@ from alignment.report.tables import suite_table, verdicts
 
 
 def summary(report: dict) -> str:
-    """The suite table and the differences of each stage; where nothing was evaluated, the stages that there are."""
+    """The suite table and each stage's differences; without evaluations, the names of the stages."""
     table = suite_table(report)
     if not table["rows"]:
-        return f"{report['name']}: {', '.join(map(stage_name, report['stages']))}; nothing was evaluated yet"
+        return f"{report['name']}: {', '.join(map(stage_name, report['stages']))}; no evaluations yet"
     header = ["stage", *(f"{column['name']} ({column['format']})" for column in table["columns"])]
     rows = [[row["name"], *(_cell(cell) for cell in row["cells"])] for row in table["rows"]]
     lines = []
@@ -24,7 +24,7 @@ def _cell(cell: dict | None) -> str:
 
 
 def _columns(rows: list[list[str]]) -> str:
-    """Names to the left, numbers to the right."""
+    """Columns with names left-aligned and numbers right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

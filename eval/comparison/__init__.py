@@ -1,1 +1,1 @@
-"""Comparisons of evaluated checkpoints: which runs, which statistics, which verdicts."""
+"""Comparisons of evaluated checkpoints: pairs of runs, statistics and verdicts."""

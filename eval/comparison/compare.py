@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignment.errors import UserError, raise_all
-from eval.comparison import stats
+from eval.comparison.hypothesis_tests import holm, mcnemar_clustered, minimum_detectable_effect, t_test_p
+from eval.comparison.intervals import bootstrap_ci, t_interval
+from eval.comparison.standard_errors import macro_error, macro_mean
 from eval.harness.store import Run, load_run
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 KEY = ["task", "metric", "item_id"]
-TOO_FEW = "a task has fewer than two clusters of items, so that they do not show how much its score varies"
-NO_SPREAD = "the clusters of items all changed alike, so that they do not show how much others would differ"
+TOO_FEW = "a task has fewer than two clusters of items, so its score's variation cannot be estimated"
+NO_SPREAD = "all clusters of items changed alike, so the variation between items cannot be estimated"
 
 
 def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_template: bool = False) -> list[dict]:
@@ -25,39 +27,40 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
 
     Args:
         a, b: folders of two runs (or loaded runs) of one suite in one format.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         any_template: compare chat runs whose chat templates differ.
 
     Returns:
-        One row for each figure that both runs have, groups' aggregates included: {a, b, suite, task, format, variant,
+        One row per figure that both runs have, including aggregates of groups: {a, b, suite, task, format, variant,
         metric, value_a, value_b, delta (b - a), se, df, ci_low, ci_high (95%, Student's t with df degrees of freedom),
         boot_low, boot_high (95%, percentile bootstrap), p, p_holm, test, fixed, regressed, mde, n, clusters,
-        higher_is_better, aggregate, verdict, reason}. `a` and `b` are stage names where the runs have them. `p` is of
-        the exact test by clusters where scores are right or wrong (McNemar's where each item is its own cluster; `test`
-        is "exact"), else of the t-test ("t"); `p_holm` is adjusted over the tasks of one metric of this pair (an
-        aggregate is a question of its own, and stays as it is). `fixed` and `regressed` count items whose score rose
-        and fell. `mde` is the difference found with 80% power.
-        The verdict is better or worse (for the reader, whichever way the metric points) where p_holm is at most 0.05,
-        tied where it is more, and unknown where there is no p: `reason` (else None) then says why.
-        What is not defined is None: the standard error, interval and p where a task has fewer than two clusters; the
-        interval and the t-test's p where the standard error is 0 though items changed; the detectable effect where the
-        standard error is 0. Where no item changed p is 1 and the interval [0, 0].
+        higher_is_better, aggregate, verdict, reason}. `a` and `b` are stage names if the runs have them. `p` is
+        from the exact test by clusters if scores are right or wrong (McNemar's if each item is its own cluster; `test`
+        is "exact"), otherwise from the t-test ("t"). `p_holm` is adjusted over the tasks of one metric of this pair; an
+        aggregate is a separate question and is not adjusted. `fixed` and `regressed` count items whose score rose and
+        fell. `mde` is the difference detected with 80% power.
+        The verdict is better or worse (whichever direction the metric has) if p_holm is at most 0.05, tied if it is
+        higher, and unknown without a p; `reason` then says why (otherwise None).
+        Undefined values are None: the standard error, interval and p if a task has fewer than two clusters; the
+        interval and the t-test's p if the standard error is 0 although items changed; the detectable effect if the
+        standard error is 0. If no item changed, p is 1 and the interval [0, 0].
 
     Raises:
-        UserError: the runs differ in suite, format, few-shot examples, chat template or items, or one is not a run.
+        UserError: the runs differ in suite, format, few-shot examples, chat template or items, or a folder is not a
+            run.
     """
     a, b = [run if isinstance(run, Run) else load_run(run) for run in (a, b)]
     return compare_pairs([(a, b)], seed=seed, any_template=any_template)
 
 
 def compare_pairs(pairs: list[tuple[Run, Run]], *, seed: int = 0, any_template: bool = False) -> list[dict]:
-    """`compare` for several pairs. Each pair has the p_holm and verdict that it has by itself.
+    """Compare several pairs of runs; each pair has the p_holm and verdict that `compare` gives it alone.
 
-    The family of a p-value is the tasks of one metric in one pair of runs, so of one suite in one format. What other
-    pairs a command or report holds does not change it. An aggregate is a family of its own.
+    P-values are adjusted over the tasks of one metric in one pair of runs, thus of one suite in one format. Other pairs
+    in the same command or report do not change them. An aggregate is not adjusted.
 
     Raises:
-        UserError: a pair cannot be compared; all such are reported together.
+        UserError: pairs cannot be compared; all of them are reported together.
     """
     names = side_names([run for pair in pairs for run in pair])
     rows, refused = [], []
@@ -71,7 +74,7 @@ def compare_pairs(pairs: list[tuple[Run, Run]], *, seed: int = 0, any_template: 
 
 
 def side_names(runs: list[Run]) -> dict[Path, str]:
-    """Run folder -> what to call its checkpoint: the stage, with its run directory where others have such a stage."""
+    """Return run folder -> name of its checkpoint: the stage, preceded by the run directory if stages share a name."""
     sides = {run.path: (_place(run.path.resolve()), run.record["stage"] or run.record["run_id"]) for run in runs}
     for spell in (lambda place: "", lambda place: f"{place.name}/", lambda place: f"{place}/"):
         names = {path: spell(place) + name for path, (place, name) in sides.items()}
@@ -81,12 +84,12 @@ def side_names(runs: list[Run]) -> dict[Path, str]:
 
 
 def _place(folder: Path) -> Path:
-    """The run directory that an eval run is in, else its own folder."""
+    """The run directory of an eval run, or its own folder if it is in none."""
     return folder.parents[1] if folder.parent.name == "evals" else folder
 
 
 def is_own_figure(figure: dict) -> bool:
-    """Whether a figure of run.json is a task's own mean over items, not a group's."""
+    """Whether a figure of run.json is a task's mean over items, not a group's aggregate."""
     return figure["is_mean"] and figure["members"] is None
 
 
@@ -102,9 +105,9 @@ def _rows(a: Run, b: Run, names: dict, seed: int, any_template: bool) -> list[di
 
 
 def _require_same_measurement(a: Run, b: Run, any_template: bool) -> None:
-    """Scores of different questions, or of one question asked in two ways, are not to be subtracted."""
+    """Refuse to subtract scores of different questions, or of one question asked in two ways."""
     for key, what in (("suite", "suites"), ("format", "formats")):
-        _require_equal(f"The runs are of different {what}.", a.record[key], b.record[key])
+        _require_equal(f"The runs have different {what}.", a.record[key], b.record[key])
     shots = [run.record["settings"]["num_fewshot"] or 0 for run in (a, b)]
     _require_equal("The runs have different numbers of few-shot examples.", *shots)
     if shots[0]:
@@ -122,9 +125,9 @@ def _require_same_measurement(a: Run, b: Run, any_template: bool) -> None:
     templates = [run.record.get("template_digest") for run in (a, b)]
     if b.record["format"] == "chat" and templates[0] != templates[1] and not any_template:
         raise UserError(
-            "The runs were asked in different chat templates.",
+            "The runs used different chat templates.",
             got=f"{templates[0]} and {templates[1]} (digests)",
-            fix="if each checkpoint is meant to have its own: --any_template; or compare in plain format",
+            fix="add --any_template if each checkpoint should use its own template, or compare in plain format",
         )
     _require_same_items(a, b)
 
@@ -134,22 +137,22 @@ def _require_same_items(a: Run, b: Run) -> None:
     if any(key.duplicated().any() for key in keys):
         twice = next(key[key.duplicated()] for key in keys if key.duplicated().any()).iloc[0]
         raise UserError(
-            "Items cannot be paired: an id stands for several.",
+            "Items cannot be paired: several items have the same id.",
             got=f"{twice['item_id']!r} twice in task {twice['task']!r}",
-            fix="give every row of the suite's data its own `id`, or none of them one",
+            fix="give every row of the suite's data a unique `id`, or remove the column",
         )
     if len(keys[0]) != len(keys[1]) or set(map(tuple, keys[0].values)) != set(map(tuple, keys[1].values)):
         raise UserError(
-            "The runs are not of the same items.",
+            "The runs have different items.",
             got=" and ".join(f"{len(run.items)} rows with --limit {run.record['settings']['limit']}" for run in (a, b)),
             fix="run `align eval` on both with the same options",
         )
     for run in (a, b):
         if missing := int((~np.isfinite(run.items["score"])).sum()):
             raise UserError(
-                "A run has scores that are no numbers.",
+                "A run has scores that are not numbers.",
                 got=f"{missing} of {len(run.items)} in {run.path}",
-                fix="mend the suite's metric; such an item is neither right nor wrong",
+                fix="correct the suite's metric: such an item is neither right nor wrong",
             )
 
 
@@ -159,37 +162,40 @@ def _require_equal(problem: str, a: object, b: object) -> None:
 
 
 def pair_items(a: Run, b: Run) -> pandas.DataFrame:
-    """Rows of run b, with run a's score and output of the same (task, metric, item) as `score_a` and `output_a`."""
+    """Rows of run b, with run a's score and output for the same (task, metric, item) as `score_a` and `output_a`."""
     before = a.items[[*KEY, "score", "output"]].rename(columns={"score": "score_a", "output": "output_a"})
     return b.items.merge(before, on=KEY, validate="one_to_one")
 
 
 def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
-    """One figure of the comparison, before adjustment for the number of tasks."""
+    """One row of the comparison, before adjustment for the number of tasks."""
     members = figure["members"] or [figure["task"]]
     rows = pairs[pairs["task"].isin(members) & (pairs["metric"] == figure["metric"])]
     score_a, score_b, weights, clusters = [rows[c].to_numpy() for c in ("score_a", "score", "weight", "cluster")]
     tasks = np.zeros(len(rows)) if figure["pooled"] else rows["task"].to_numpy()
     change, groups = score_b - score_a, len(np.unique(clusters))
-    delta, error = stats.macro_mean(change, weights, tasks), stats.macro_error(change, weights, tasks, clusters)
+    delta, error = (
+        macro_mean(change, weights, tasks),
+        macro_error(change, weights, tasks, clusters),
+    )
     exact = np.isin([score_a, score_b], (0, 1)).all() and np.all(weights == 1) and len(np.unique(tasks)) == 1
     enough, changed = not np.isnan(error.se), bool(np.any(change != 0))
     low, high = boot_low, boot_high = (float("nan"), float("nan")) if changed or not enough else (0.0, 0.0)
     if changed and error.se > 0:
-        low, high = stats.t_interval(delta, error.se, groups, df=error.df)
-        boot_low, boot_high = stats.bootstrap_ci(change, weights, tasks, clusters, seed=seed)
+        low, high = t_interval(delta, error.se, groups, df=error.df)
+        boot_low, boot_high = bootstrap_ci(change, weights, tasks, clusters, seed=seed)
     if not enough:
         p = float("nan")
     elif not changed:
         p = 1.0
     elif exact:
-        p = stats.mcnemar_clustered(change, clusters)
+        p = mcnemar_clustered(change, clusters)
     else:
-        p = stats.t_test_p(delta, error.se, groups, df=error.df)
+        p = t_test_p(delta, error.se, groups, df=error.df)
     return {
         "metric": figure["metric"],
-        "value_a": stats.macro_mean(score_a, weights, tasks),
-        "value_b": stats.macro_mean(score_b, weights, tasks),
+        "value_a": macro_mean(score_a, weights, tasks),
+        "value_b": macro_mean(score_b, weights, tasks),
         "delta": delta,
         "se": _number(error.se),
         "df": _number(error.df),
@@ -202,7 +208,7 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
         "test": "exact" if exact else "t",
         "fixed": int(np.sum(change > 0)),
         "regressed": int(np.sum(change < 0)),
-        "mde": _number(stats.minimum_detectable_effect(error.se, groups, df=error.df)),
+        "mde": _number(minimum_detectable_effect(error.se, groups, df=error.df)),
         "n": len(rows),
         "clusters": groups,
         "higher_is_better": figure["higher_is_better"],
@@ -211,12 +217,12 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
 
 
 def _judged(rows: list[dict]) -> list[dict]:
-    """The rows of one pair of runs with p_holm adjusted family by family, verdict and reason."""
+    """The rows of one pair of runs with adjusted p_holm, verdict and reason."""
     families: dict[tuple, list[dict]] = {}
     for row in rows:
         families.setdefault((row["metric"], row["task"] if row["aggregate"] else None), []).append(row)
     for family in families.values():
-        for row, adjusted in zip(family, stats.holm([row["p"] for row in family]), strict=True):
+        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
             row |= {"p": _number(row["p"]), "p_holm": _number(adjusted)}
             row |= {"verdict": _verdict(row), "reason": _reason(row)}
     return rows
@@ -232,12 +238,12 @@ def _verdict(row: dict) -> str:
 
 
 def _reason(row: dict) -> str | None:
-    """Why there is no verdict; None where there is one."""
+    """Why the verdict is unknown; None otherwise."""
     if row["p"] is not None:
         return None
     return TOO_FEW if row["se"] is None else NO_SPREAD
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """None for NaN, which JSON lacks."""
     return None if np.isnan(value) else value

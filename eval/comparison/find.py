@@ -1,4 +1,4 @@
-"""Which eval runs a path stands for, and which of two sides' runs belong together."""
+"""Eval runs found by path, and the pairs of runs of two sides that measure the same thing."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pathlib import Path
 from alignment.errors import UserError
 from eval.harness.store import Run, load_run, read_record, variant_words
 
-ELSEWHERE = Path("runs/evals")  # where `align eval` puts the runs of a checkpoint that is in no run directory
+ELSEWHERE = Path("runs/evals")  # eval runs of checkpoints outside a run directory
 
 
 def measurement(record: dict) -> tuple[str, str, str]:
-    """What was measured: suite, format, and the options that set the run apart, in words. Only equals are compared."""
+    """(suite, format, options that set the run apart, in words); only runs with equal measurements are compared."""
     return record["suite"], record["format"], " ".join(variant_words(record.get("variant") or {}))
 
 
 def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, ...], Path]:
-    """The eval runs that a path stands for.
+    """Find the eval runs that belong to a path.
 
     Args:
         path: an eval run's folder; a checkpoint (`RUN/STAGE/checkpoint`) or stage folder (`RUN/STAGE`) of a run
-            directory, for all runs of that stage in `RUN/evals`; another checkpoint, by the path or hub id that `align
-            eval` was given, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all in it.
-        suites: only runs of suites of these names.
+            directory, for all runs of that stage in `RUN/evals`; another checkpoint, by the path or hub id given to
+            `align eval`, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all its runs.
+        suites: names of suites; only their runs are returned.
 
     Returns:
-        (suite, format, the variant in words) -> folder; where the runs are of several stages, the stage comes last in
-        the key, so that like stages are compared.
+        (suite, format, the variant in words) -> folder; if the runs belong to several stages, the key ends with the
+        stage, so that equal stages are compared.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such runs.
     """
     found = records_of(path)
     records = {folder: record for folder, record in found.items() if not suites or record["suite"] in suites}
@@ -38,7 +38,7 @@ def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, .
         raise UserError(
             "No eval runs found" + (f" of suite {' or '.join(map(repr, suites))}." if suites else "."),
             got=path,
-            expected="an eval run's folder (with run.json), a folder of such, RUN/STAGE/checkpoint with runs in "
+            expected="an eval run's folder (with run.json), a folder of eval runs, RUN/STAGE/checkpoint with runs in "
             f"RUN/evals/STAGE-*, or a checkpoint with runs in {ELSEWHERE}",
             fix="run `align eval` on the checkpoint first, or give a checkpoint with --suite",
         )
@@ -51,11 +51,11 @@ def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, .
 def match(
     first: str | Path, others: Sequence[str | Path], suites: Sequence[str] = ()
 ) -> tuple[list[tuple[Run, Run]], list[str]]:
-    """Pairs of runs of one measurement, the first side's and each other side's.
+    """Pair the first side's runs with the runs of each other side that measure the same thing.
 
     Returns:
-        The pairs, side by side; and what is left out, in words: what only one side has, and figures that are no mean
-        over items.
+        The pairs (first, other); and what is not compared, in words: runs that only one side has, and figures that are
+        not means over items.
 
     Raises:
         UserError: a side has no runs, or two sides have no measurement in common.
@@ -77,9 +77,11 @@ def match(
             loaded[folder] = loaded.get(folder) or load_run(folder)
         pairs += [(loaded[before[key]], loaded[after[key]]) for key in common]
         for side, runs, missing in ((first, before, other), (other, after, first)):
-            skipped += [f"{_words(key)}: {side} has it, {missing} has not" for key in runs if key not in common]
+            skipped += [f"{_words(key)}: only {side} has it, {missing} does not" for key in runs if key not in common]
     figures = [(run.record["suite"], figure) for _, run in pairs for figure in run.record["tasks"]]
-    unpaired = [f"{name}: {f['task']}/{f['metric']} is no mean over items" for name, f in figures if not f["is_mean"]]
+    unpaired = [
+        f"{name}: {f['task']}/{f['metric']} is not a mean over items" for name, f in figures if not f["is_mean"]
+    ]
     return pairs, list(dict.fromkeys([*skipped, *unpaired]))
 
 
@@ -89,7 +91,7 @@ def _words(key: tuple[str, ...]) -> str:
 
 
 def records_of(given: str | Path) -> dict[Path, dict]:
-    """Folder -> run.json of all runs that a path stands for."""
+    """Folder -> run.json for each eval run that belongs to a path, as `find_runs` describes."""
     path = Path(given).resolve()
     if (path / "run.json").exists():
         return _records([path])
@@ -97,10 +99,10 @@ def records_of(given: str | Path) -> dict[Path, dict]:
     if own:
         return own
     stage = path.parent if path.name == "checkpoint" else path
-    beside = _records(sorted(file.parent for file in stage.parent.glob("evals/*/run.json")))
-    beside = {folder: record for folder, record in beside.items() if record["stage"] == stage.name}
-    if beside:
-        return beside
+    all_stages = _records(sorted(file.parent for file in stage.parent.glob("evals/*/run.json")))
+    of_stage = {folder: record for folder, record in all_stages.items() if record["stage"] == stage.name}
+    if of_stage:
+        return of_stage
     elsewhere = _records(sorted(file.parent.resolve() for file in ELSEWHERE.glob("*/run.json")))
     names = (str(given), str(path))
     return {

@@ -1,24 +1,25 @@
-"""The items whose score changed between two runs, with what was asked and both answers."""
+"""Items whose score changed between two runs, with the prompt and both answers."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from eval.comparison.compare import is_own_figure, pair_items, side_names
 from eval.harness.store import Run
 
 
-def flips(a: Run, b: Run, names: dict | None = None) -> list[dict]:
-    """Regressed and fixed items of two comparable runs, regressions first, the largest change first.
+def flips(a: Run, b: Run, names: dict[Path, str] | None = None) -> list[dict]:
+    """List the regressed and fixed items of two comparable runs: regressions first, the largest change first.
 
     Args:
         a, b: runs that `compare` takes.
-        names: run folder -> name of its checkpoint; by default after the stages.
+        names: run folder -> name of its checkpoint; by default the stage's.
 
     Returns:
         {a, b, suite, format, variant, task, metric, item_id, cluster, change, prompt, target, output_a, output_b,
-        score_a, score_b}. `change` is regressed or fixed, for the reader, whichever way the metric points. Of items of
-        equal change the first of each task come first, then the second of each.
+        score_a, score_b}. `change` is regressed or fixed, whichever direction the metric has. Items with equal changes
+        alternate between tasks.
     """
     names = names or side_names([a, b])
     about = {"a": names[a.path], "b": names[b.path], "suite": b.record["suite"], "format": b.record["format"]}
@@ -28,7 +29,8 @@ def flips(a: Run, b: Run, names: dict | None = None) -> list[dict]:
         for figure in b.record["tasks"]
         if is_own_figure(figure)
     }
-    found, seen = [], Counter()
+    found: list[tuple[tuple, dict]] = []
+    seen: Counter[tuple] = Counter()
     for row in pair_items(a, b).to_dict("records"):
         gain = (row["score"] - row["score_a"]) * signs.get((row["task"], row["metric"]), 0)
         if gain:
@@ -40,8 +42,8 @@ def flips(a: Run, b: Run, names: dict | None = None) -> list[dict]:
 
 
 def first_of_each(found: list[dict], count: int) -> list[dict]:
-    """The first `count` regressed and the first `count` fixed items of each metric of each pair of runs."""
-    taken = Counter()
+    """The first `count` regressed and the first `count` fixed items per metric and pair of runs."""
+    taken: Counter[tuple[str, ...]] = Counter()
     chosen = []
     for flip in found:
         key = tuple(str(flip[name]) for name in ("a", "b", "suite", "format", "variant", "metric", "change"))

@@ -1,4 +1,4 @@
-"""Limits on how much worse a checkpoint may have become, for continuous integration."""
+"""Limits on regressions, for continuous integration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ ROUNDING = 1e-9  # 0.55 - 0.5 is not worse than 0.05
 
 @dataclass(frozen=True)
 class Gate:
-    """Tasks, as a glob of TASK or TASK/METRIC, and by how much their score may get worse, in units of the score."""
+    """The largest loss that is allowed on some tasks.
+
+    Attributes:
+        tasks: glob over TASK or TASK/METRIC.
+        limit: the largest allowed loss, in units of the score.
+    """
 
     tasks: str
     limit: float
 
     def covers(self, row: dict) -> bool:
+        """Whether the glob matches a comparison row."""
         name = f"{row['task']}/{row['metric']}" if "/" in self.tasks else row["task"]
         return fnmatchcase(name, self.tasks)
 
 
 def parse_gate(text: str) -> Gate:
-    """`TASK:DELTA`.
+    """Parse `TASK:DELTA`.
 
     Raises:
-        UserError: it is not that, or DELTA is negative.
+        UserError: the text has another form, or DELTA is negative.
     """
     tasks, _, limit = text.rpartition(":")
     try:
@@ -36,7 +42,7 @@ def parse_gate(text: str) -> Gate:
         value = float("nan")
     if not tasks or not 0 <= value < float("inf"):
         raise UserError(
-            "--fail-on-regression cannot be read.",
+            "--fail-on-regression cannot be parsed.",
             got=text,
             expected="TASK:DELTA, such as gsm8k:0.02, *:0.05 or mmlu/acc:0; TASK may be a glob, DELTA is not negative",
         )
@@ -44,28 +50,28 @@ def parse_gate(text: str) -> Gate:
 
 
 def check_gates(rows: list[dict], gates: Sequence[Gate], *, strict: bool = False) -> list[dict]:
-    """What the gates say of a comparison.
+    """Apply gates to a comparison.
 
     Args:
-        rows: of `compare`.
-        gates: each looks at the rows that its glob covers, in every suite, format and pair.
-        strict: fail unless the interval (without one, the verdict better) rules out a loss beyond the limit. Otherwise
-            a gate fails where the loss is beyond the limit and the verdict is worse: noise alone does not fail it, nor
-            does it show that all is well. Where the verdict is unknown noise cannot be told from loss: a loss beyond
-            the limit then fails too.
+        rows: rows of `compare`.
+        gates: each applies to the rows that its glob covers, in every suite, format and pair.
+        strict: fail unless the interval (or, without an interval, the verdict better) rules out a loss beyond the
+            limit. Otherwise a gate fails if the loss is beyond the limit and the verdict is worse or unknown: noise
+            alone does not fail a gate, but a passed gate does not prove that nothing was lost. With an unknown verdict
+            noise cannot be separated from loss.
 
     Returns:
         For each gate and each row that it covers, {gate, strict, failed, loss, loss_high, limit, a, b, suite, format,
-        variant, task, metric, verdict}. `loss` is by how much b is worse, `loss_high` the interval's worse end (None
-        where there is no interval).
+        variant, task, metric, verdict}. `loss` is how much worse b is, `loss_high` the worse end of the interval (None
+        without an interval).
 
     Raises:
-        UserError: a gate covers no row; all such are named.
+        UserError: gates that cover no row; all of them are named.
     """
     idle = [gate.tasks for gate in gates if not any(gate.covers(row) for row in rows)]
     if idle:
         raise UserError(
-            "--fail-on-regression names what was not compared.",
+            "--fail-on-regression names tasks that were not compared.",
             got=", ".join(idle),
             expected=f"a task (or TASK/METRIC), or a glob: {', '.join(dict.fromkeys(row['task'] for row in rows))}",
         )

@@ -1,6 +1,6 @@
-"""What pairwise preferences say: a win rate with length held equal, and ratings of several checkpoints.
+"""Statistics of pairwise preferences: length-controlled win rate, and Elo ratings of several checkpoints.
 
-Pure functions. Both fit a logistic regression to outcomes between 0 and 1, where a tie is half a win.
+Pure functions. Both fit a logistic regression to outcomes between 0 and 1, with a tie as half a win.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignment.errors import UserError
-from eval.comparison import stats
+from eval.comparison.intervals import resampled_counts, t_interval
+from eval.comparison.standard_errors import clustered_se
 
-# The standard deviation of the normal prior on every coefficient, in logits. It moves an estimate from 100 pairs by
-# less than 0.1%, and keeps finite what the outcomes alone would send to infinity: a side that wins every pair.
+# The standard deviation of the normal prior on every coefficient, in logits. The prior moves an estimate from 100 pairs
+# by less than 0.1%, and keeps estimates finite if a side wins every pair.
 PRIOR_SD = 10.0
 ELO_PER_LOGIT = 400 / np.log(10)
 
 
 def fit_logistic(design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(k,) coefficients of a logistic regression by penalised maximum likelihood.
+    """Fit a logistic regression by penalised maximum likelihood; return its (k,) coefficients.
 
     Args:
         design: (n, k).
         outcomes: (n,) in [0, 1].
-        weights: (n,), how many observations each row stands for.
+        weights: (n,), the number of observations of each row.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -39,31 +40,32 @@ def fit_logistic(design: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) 
 
 
 def _information(design: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(k, k): curvature of the penalised log-likelihood at fitted probabilities `p`."""
+    """(k, k) curvature of the penalised log-likelihood at the fitted probabilities `p`."""
     return (design * (weights * p * (1 - p))[:, None]).T @ design + np.eye(design.shape[1]) / PRIOR_SD**2
 
 
 def length_controlled_win_rate(
     outcomes: np.ndarray, length_difference: np.ndarray, clusters: np.ndarray | None = None, level: float = 0.95
 ) -> dict:
-    """The win rate to expect were both sides' replies of one length.
+    """Estimate the win rate if both sides' replies had the same length.
 
-    A logistic regression of the outcome on tanh(length difference / its standard deviation), read at a difference of 0:
-    the length term of AlpacaEval 2 (Dubois et al. 2024, "Length-Controlled AlpacaEval"), without its terms for single
-    prompts. Without an effect of length it is the raw win rate. It takes away what goes with length, whether the judge
-    likes length itself or what long replies say.
+    The outcome is regressed on tanh(length difference / its standard deviation), and the rate is read at a difference
+    of 0: the length term of AlpacaEval 2 (Dubois et al. 2024, "Length-Controlled AlpacaEval"), without its terms for
+    single prompts. If length has no effect, the result is the raw win rate. It removes everything correlated with
+    length, whether the judge prefers length itself or the content of long replies.
 
     Args:
-        outcomes: (n,), 1 where the side wins, 0.5 for a tie, 0; NaN for no opinion, which is left out.
+        outcomes: (n,), 1 for a win, 0.5 for a tie, 0 for a loss; NaN for no opinion, which is left out.
         length_difference: (n,), the side's length less the other's, in tokens, words or characters.
-        clusters: (n,) labels; outcomes of one cluster (a prompt) may depend on each other. By default each its own.
-        level: of the interval.
+        clusters: (n,) labels; outcomes of one cluster (a prompt) may depend on each other. By default each outcome is
+            its own cluster.
+        level: level of the interval.
 
     Returns:
-        {win_rate, ci_low, ci_high, length_effect, n}. The interval is of the logit, with clustered standard error and
-        Student's quantile. It is None where all outcomes are the same, for then they do not show how they vary, and
-        for fewer than two clusters. `length_effect` is the regression's slope, in logits for one unit of the tanh;
-        above 0 where the longer reply wins. The rates are None where nothing was judged.
+        {win_rate, ci_low, ci_high, length_effect, n}. The interval is computed for the logit, with clustered
+        standard error and Student's quantile. It is None if all outcomes are equal, because they then do not show how
+        they vary, and for fewer than two clusters. `length_effect` is the regression's slope, in logits per unit of the
+        tanh; above 0 if longer replies win. The rates are None if nothing was judged.
     """
     from scipy.special import expit
 
@@ -80,7 +82,7 @@ def length_controlled_win_rate(
     # How far each outcome moves the intercept: a sandwich of the curvature and the residuals.
     influence = (np.linalg.inv(_information(design, p, ones)) @ (design * (y - p)[:, None]).T)[0]
     groups = len(np.unique(clusters))
-    low, high = stats.t_interval(beta[0], stats.clustered_se(influence, clusters), groups, level=level)
+    low, high = t_interval(beta[0], clustered_se(influence, clusters), groups, level=level)
     known = not np.isnan(low) and np.ptp(y) > 0
     return {
         "win_rate": float(expit(beta[0])),
@@ -103,24 +105,24 @@ def elo_ratings(
     iterations: int = 500,
     level: float = 0.95,
 ) -> list[dict]:
-    """Ratings of several checkpoints from pairwise outcomes: Bradley and Terry's model on the Elo scale.
+    """Rate several checkpoints by pairwise outcomes: the Bradley-Terry model on the Elo scale.
 
-    The chance that one beats another is 1 / (1 + 10^(difference of ratings / -400)). Fitted to all outcomes at once, so
-    their order does not matter.
+    The probability that a checkpoint beats another is 1 / (1 + 10^(difference of ratings / -400)). All outcomes are
+    fitted together, so their order does not matter.
 
     Args:
         a, b: (n,) names of the two sides of each pair.
-        outcomes: (n,), 1 where a wins, 0.5 for a tie, 0 where b wins; NaN for no opinion, which is left out.
-        clusters: (n,) labels: pairs on one prompt are resampled together. By default each pair its own.
-        anchor: the name whose rating is set; by default the first of `a`.
-        anchor_rating: what it is set to.
-        seed, iterations, level: of the percentile bootstrap, which is too narrow with fewer than 40 clusters.
+        outcomes: (n,), 1 if a wins, 0.5 for a tie, 0 if b wins; NaN for no opinion, which is left out.
+        clusters: (n,) labels: pairs on one prompt are resampled together. By default each pair is its own cluster.
+        anchor: the name whose rating is fixed; by default the first of `a`.
+        anchor_rating: the anchor's rating.
+        seed, iterations, level: settings of the percentile bootstrap, which is too narrow below 40 clusters.
 
     Returns:
         Best first, {name, rating, ci_low, ci_high, games, score (wins, ties half), bounded}. Ratings are relative, so
         the anchor's interval has no width; with fewer than two clusters there is nothing to resample, and every other
-        interval is None. `bounded` is False where a set of checkpoints won every pair against the
-        others, or lost it: the outcomes then set no bound on how far apart they are, and a weak prior does.
+        interval is None. `bounded` is False if a set of checkpoints won, or lost, every pair against the others: the
+        outcomes then do not bound their distance, only a weak prior does.
 
     Raises:
         UserError: the anchor played no pair, or the checkpoints fall into groups without a pair between them.
@@ -136,7 +138,7 @@ def elo_ratings(
     ratings = _ratings(wins.sum(0), games.sum(0), pairs, at, len(names), anchor_rating)
     draws = [
         _ratings(drawn @ wins, drawn @ games, pairs, at, len(names), anchor_rating)
-        for counts in stats.resampled_counts(len(games), iterations, seed)
+        for counts in resampled_counts(len(games), iterations, seed)
         for drawn in counts
     ]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -160,7 +162,7 @@ def elo_ratings(
 def _tally(
     sides: np.ndarray, outcomes: np.ndarray, clusters: np.ndarray, names: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each cluster adds: wins of the first and games (clusters, pairs), of the pairs of names (pairs, 2)."""
+    """Wins of the first name and games, both (clusters, pairs), and the pairs of names (pairs, 2)."""
     swapped = sides[0] > sides[1]
     first, second = np.minimum(*sides), np.maximum(*sides)
     keys, pair = np.unique(first * names + second, return_inverse=True)
@@ -175,7 +177,7 @@ def _tally(
 def _ratings(
     wins: np.ndarray, games: np.ndarray, pairs: np.ndarray, anchor: int, names: int, anchor_rating: float
 ) -> np.ndarray:
-    """(names,) ratings from wins of the first and games of each pair, both (pairs,)."""
+    """(names,) ratings from the first name's wins and the games of each pair, both (pairs,)."""
     rows = np.arange(len(pairs))
     design = np.zeros((len(pairs), names))
     design[rows, pairs[:, 0]], design[rows, pairs[:, 1]] = 1.0, -1.0
@@ -185,14 +187,14 @@ def _ratings(
 
 
 def _per_name(games: np.ndarray, wins: np.ndarray, pairs: np.ndarray, names: int) -> tuple[np.ndarray, np.ndarray]:
-    """(names,) games played, and points scored in them."""
+    """(names,) games played, and (names,) points scored."""
     both = pairs.T.ravel()
     played = np.bincount(both, weights=np.tile(games, 2), minlength=names)
     return played, np.bincount(both, weights=np.concatenate([wins, games - wins]), minlength=names)
 
 
 def _beaten(wins: np.ndarray, games: np.ndarray, pairs: np.ndarray, names: int) -> np.ndarray:
-    """(names, names) of bool: the first took a point from the second."""
+    """(names, names) bool: whether the first name took a point from the second."""
     beaten = np.zeros((names, names), dtype=bool)
     first, second = pairs.T
     beaten[first, second], beaten[second, first] = wins > 0, games - wins > 0
@@ -214,5 +216,5 @@ def _require_linked(names: np.ndarray, beaten: np.ndarray, anchor: str) -> None:
     if count > 1:
         shown = " | ".join(", ".join(names[group == i]) for i in range(count))
         raise UserError(
-            "Ratings need pairs that link all checkpoints.", got=shown, fix="judge a pair between the groups"
+            "Ratings need pairs that connect all checkpoints.", got=shown, fix="judge pairs between the groups"
         )

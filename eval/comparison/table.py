@@ -9,7 +9,7 @@ from eval.harness.store import variant_words
 
 
 def eval_table(records: list[dict]) -> str:
-    """A table of the figures of eval runs (records as `evaluate` returns them)."""
+    """Format the figures of eval runs (records as `evaluate` returns them) as a table."""
     rows = []
     for record in records:
         for row in record["tasks"]:
@@ -33,15 +33,15 @@ COMPARE_HEADER = [
     "n",
 ]
 COMPARE_NOTE = (
-    "p: adjusted over the tasks of a metric in a pair (Holm); better or worse where p <= 0.05, else tied\n"
-    "detectable: the smallest true difference that these items show with 80% power\n"
-    "intervals and verdicts are about these checkpoints (one training seed each), not about the methods behind them"
+    "p: adjusted over the tasks of a metric in a pair (Holm); better or worse if p <= 0.05, otherwise tied\n"
+    "detectable: the smallest true difference that these items detect with 80% power\n"
+    "intervals and verdicts apply to these checkpoints (one training seed each), not to the training methods"
 )
-SEVERAL_PAIRS = "{count} pairs, each judged by itself: of 20 equal pairs, about one differs by chance on each metric"
+SEVERAL_PAIRS = "{count} pairs, each tested separately: of 20 equal pairs, about one differs by chance on each metric"
 
 
 def compare_table(rows: list[dict]) -> str:
-    """Tables of comparison rows as `compare_pairs` returns them, one a pair; what the verdicts mean stands below."""
+    """Format comparison rows (as `compare_pairs` returns them) as one table per pair, with notes on the columns."""
     tables = [
         f"{a} -> {b}, paired by item\n{_table(COMPARE_HEADER, _compare_cells(found))}"
         for (a, b), found in by_pair(rows).items()
@@ -50,7 +50,7 @@ def compare_table(rows: list[dict]) -> str:
 
 
 def compare_markdown(comparison: dict) -> str:
-    """A comparison {comparisons, skipped, gates, flips} as GitHub's Markdown: for a comment on a pull request."""
+    """Format a comparison {comparisons, skipped, gates, flips} as GitHub Markdown, for a pull request comment."""
     parts = []
     for (a, b), rows in by_pair(comparison["comparisons"]).items():
         rule = ["---"] * 4 + ["---:"] * 3 + ["---"] * 3 + ["---:"] * 2
@@ -69,7 +69,7 @@ def compare_markdown(comparison: dict) -> str:
 
 
 def gate_lines(gates: list[dict]) -> list[str]:
-    """A line for each outcome of `check_gates`."""
+    """Format each outcome of `check_gates` as a line."""
     lines = []
     for gate in gates:
         where = " ".join([gate["suite"], gate["format"], *variant_words(gate["variant"])])
@@ -85,7 +85,7 @@ def gate_lines(gates: list[dict]) -> list[str]:
 
 
 def flips_text(flips: list[dict]) -> str:
-    """Flipped items, one below the other. Texts stand as JSON strings, so that line ends show and take no line."""
+    """Format changed items one below the other; texts are JSON strings, so that line ends are visible."""
     blocks = []
     for flip in flips:
         texts = _flip_texts(flip)
@@ -96,7 +96,7 @@ def flips_text(flips: list[dict]) -> str:
 
 
 def by_pair(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Comparison rows by the names of the two sides."""
+    """Group comparison rows by the names of the two sides."""
     pairs: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         pairs.setdefault((row["a"], row["b"]), []).append(row)
@@ -139,26 +139,26 @@ def _flip_texts(flip: dict) -> list[tuple[str, str]]:
 
 
 def _cell(value: object) -> str:
-    """Text that stays in its place in Markdown."""
+    """A cell's text, escaped for a Markdown table."""
     return re.sub(r"([|\\`*_<\[\]])", r"\\\1", str(value)).replace("\n", " ")
 
 
 def _fenced(text: str) -> str:
-    """A code block whose fence is longer than any row of backticks in it."""
+    """A code block whose fence is longer than any run of backticks in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
 
 
 def side_table(sides: dict[str, dict]) -> str:
-    """A table of the replies of the sides of a win rate, a row for each."""
+    """Format figures about the replies of a win rate's two sides as a table, one row per side."""
     names = list(next(iter(sides.values())))
     rows = [[side.upper(), *[_number(figures[name]) for name in names]] for side, figures in sides.items()]
     return _table(["replies", *names], rows)
 
 
 def frontier_table(points: list[dict], peak: dict | None) -> str:
-    """A table of a frontier's points; a star marks the highest smoothed gold reward."""
+    """Format a frontier's points as a table; a star marks the highest smoothed gold reward."""
     rows = [
         [
             point["step"],
@@ -171,7 +171,7 @@ def frontier_table(points: list[dict], peak: dict | None) -> str:
 
 
 def _table(header: list[str], rows: list[list]) -> str:
-    """Columns padded to their widest cell, numbers to the right."""
+    """Pad columns to their widest cell, with numbers right-aligned."""
     cells = [header, *[[str(cell) for cell in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]

@@ -1,4 +1,4 @@
-"""The points of a frontier: from what a PPO stage logged, or from its step checkpoints, sampled and scored afresh."""
+"""The points of a frontier: from a PPO stage's log, or from its step checkpoints, sampled and scored again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from alignment.durable.read import read_json_lines
 from alignment.errors import UserError, unknown
-from eval.comparison import stats
+from eval.comparison.standard_errors import mean_se
 from eval.frontier.curves import Point
 from eval.generation.generate import Reward, Sampling, encode_prompts
 
@@ -26,28 +26,31 @@ if TYPE_CHECKING:
 
 LOGGED_REWARD = re.compile(r"rewards/(.+)/mean")
 PROXY, KL = "reward", "kl/completion"
-MOST_POINTS = 400  # of a log: smoothing takes time and memory by their square
+MOST_POINTS = 400  # per log: time and memory of smoothing grow with the square of the points
 
 
 def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[list[Point], str | None]:
-    """A point for each logged step that has the reward and the KL, and the name of the gold reward.
+    """Read a point for each logged step that has the reward and the KL.
 
-    Of a step that was logged twice, before and after a resumption, the later line counts. Of a log with more than
-    MOST_POINTS steps, a point is the mean over some that follow each other, named after the last of them.
+    If a step was logged twice, before and after a resume, the later line counts. In a log with more than MOST_POINTS
+    steps, each point is the mean over several consecutive steps and has the number of the last.
 
     Args:
         metrics: the lines of metrics.jsonl.
-        gold: the NAME of `rewards/NAME/mean`; by default the one reward that is logged beside the one trained on.
+        gold: the NAME of `rewards/NAME/mean`; by default the only logged reward that is not trained on.
+
+    Returns:
+        The points, and the name of the gold reward (None without gold).
 
     Raises:
-        UserError: nothing of this was logged, or no such gold reward, or there are several.
+        UserError: no step has both values, there is no such gold reward, or several could be gold.
     """
     lines = placed_lines(metrics)
     if not lines:
         raise UserError(
             "no logged step has both the reward and the KL",
-            expected=f"{PROXY} and {KL}, as the ppo stage logs them where beta is above 0",
-            fix="take step checkpoints instead: --prompts SOURCE",
+            expected=f"{PROXY} and {KL}, as the ppo stage logs them if beta is above 0",
+            fix="use step checkpoints instead: --prompts SOURCE",
         )
     name = _gold_name(lines, gold)
     keys = [KL, PROXY, *([] if name is None else [f"rewards/{name}/mean"])]
@@ -59,18 +62,18 @@ def logged_points(metrics: Sequence[dict], gold: str | None = None) -> tuple[lis
 
 
 def placed_lines(metrics: Sequence[dict]) -> list[dict]:
-    """The lines that have a number for both the reward trained on and the KL."""
+    """The lines with a number for both the reward trained on and the KL."""
     return _with(metrics, PROXY, KL)
 
 
 def watched_rewards(metrics: Sequence[dict]) -> list[str]:
-    """The NAMEs of the `rewards/NAME/mean` that are logged beside the reward trained on."""
+    """The NAMEs in `rewards/NAME/mean` of logged rewards that are not trained on."""
     lines = placed_lines(metrics)
     return [name for name in _logged_rewards(lines) if not _is_trained_on(name, lines)]
 
 
 def _with(lines: Sequence[dict], *keys: str) -> list[dict]:
-    """The lines that have a number for each key."""
+    """The lines with a number for each key."""
     return [line for line in lines if all(_is_finite(line.get(key)) for key in keys)]
 
 
@@ -83,9 +86,9 @@ def _logged_rewards(lines: Sequence[dict]) -> list[str]:
 
 
 def _is_trained_on(name: str, lines: Sequence[dict]) -> bool:
-    """Whether a reward alone is trained on, by its being the same as their weighted sum but for rounding."""
+    """Whether a reward is the only one trained on: equal to the weighted sum of all, up to rounding."""
     pairs = [(line[f"rewards/{name}/mean"], line[PROXY]) for line in _with(lines, f"rewards/{name}/mean")]
-    return all(math.isclose(one, both, rel_tol=1e-4, abs_tol=1e-5) for one, both in pairs)
+    return all(math.isclose(mean, both, rel_tol=1e-4, abs_tol=1e-5) for mean, both in pairs)
 
 
 def _gold_name(lines: Sequence[dict], gold: str | None) -> str | None:
@@ -96,17 +99,15 @@ def _gold_name(lines: Sequence[dict], gold: str | None) -> str | None:
         return gold
     watched = watched_rewards(lines)
     if len(watched) > 1:
-        raise UserError(
-            "several rewards are logged beside the one trained on", got=", ".join(watched), expected="--gold"
-        )
+        raise UserError("several logged rewards are not trained on", got=", ".join(watched), expected="--gold NAME")
     return watched[0] if watched else None
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a stage's metrics.jsonl.
+    """Read the lines of a stage's metrics.jsonl.
 
     Raises:
-        UserError: there is none.
+        UserError: the file does not exist.
     """
     if not path.is_file():
         raise UserError(f"no {path}", expected="the folder of a ppo stage, such as runs/tiny/ppo")
@@ -114,7 +115,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def step_checkpoints(stage: Path) -> dict[int, Path]:
-    """Step -> folder of the checkpoints that a stage kept, the final one included."""
+    """Return step -> folder of a stage's checkpoints, including the final checkpoint."""
     found = {int(path.name.rpartition("-")[2]): path for path in stage.glob("trainer/checkpoint-*") if path.is_dir()}
     last = max(line["step"] for line in read_metrics(stage / "metrics.jsonl"))
     if (stage / "checkpoint").is_dir():
@@ -131,19 +132,28 @@ def measured_points(
     proxy: Reward,
     gold: Reward | None,
 ) -> list[Point]:
-    """A point for the reference (step 0) and each checkpoint: one reply to each prompt, scored, and its KL.
+    """Measure a point for the reference (step 0) and each checkpoint: one scored reply per prompt, and the KL.
 
     Args:
+        checkpoints: step -> folder.
+        reference: folder or hub id of the model that training started from.
         rows: {prompt: messages, ...columns}.
-        sampling: its temperature and top_p must be 1, for the KL is of the model's own distribution.
+        format: plain or chat.
+        sampling: temperature and top_p must be 1, because the KL is that of the model's own distribution.
+        proxy: the reward trained on.
+        gold: the reward that the proxy approximates, if any.
 
     Raises:
-        UserError: the sampling is another.
+        UserError: the sampling has another temperature or top_p.
     """
     from eval.harness.run_suite import load_checkpoint
 
     if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
-        raise UserError("the KL is of the model's own distribution", expected="temperature 1 and top_p 1")
+        raise UserError(
+            "the KL needs samples of the model's own distribution",
+            got=f"temperature {sampling.temperature}, top_p {sampling.top_p}",
+            expected="temperature 1 and top_p 1",
+        )
     base = load_checkpoint(reference)
     found = [_measured(0, base, None, rows, format, sampling, proxy, gold)]
     for step, checkpoint in checkpoints.items():
@@ -165,6 +175,7 @@ def _measured(
 
     samples = draw(loaded, rows, format, sampling, 1, proxy)
     kl = 0.0 if reference is None else _kl(loaded, reference, samples, format, sampling.batch_size)
+    assert samples.scores is not None, "replies drawn with a reward have scores"
     means = {"proxy": _mean(samples, [scores[0] for scores in samples.scores])}
     if gold is not None:
         from eval.generation.generate import score
@@ -175,28 +186,28 @@ def _measured(
 
 
 def _mean(samples: Samples, scores: list[float | None]) -> tuple[float, float]:
-    """Mean of the scores that there are, and its standard error over prompts."""
+    """Mean of the scores that are not None, and its standard error over prompts."""
     judged = [place for place, score in enumerate(scores) if score is not None]
     if not judged:
-        raise UserError("a reward has no opinion on any reply", expected="a number for some, at least")
+        raise UserError("a reward scored no reply", got="None for all replies", expected="a number for some replies")
     clusters = np.array([json.dumps(samples.rows[place]["prompt"], sort_keys=True) for place in judged])
     values = np.array([scores[place] for place in judged])
-    return float(values.mean()), stats.mean_se(values, clusters=clusters)
+    return float(values.mean()), mean_se(values, clusters=clusters)
 
 
 def _kl(loaded: LoadedModel, reference: LoadedModel, samples: Samples, format: str, batch_size: int) -> float:
-    """Mean over completions of log p(completion) - log p_reference(completion): nats a completion, without bias."""
+    """Unbiased KL estimate in nats: mean over completions of log p(completion) - log p_reference(completion)."""
     model, tokenizer = loaded
     prompts = encode_prompts(tokenizer, [row["prompt"] for row in samples.rows], format)
     completions = [list(replies[0].token_ids) for replies in samples.replies]
-    sums = [log_probabilities(one, prompts, completions, batch_size) for one in (model, reference[0])]
+    sums = [log_probabilities(policy, prompts, completions, batch_size) for policy in (model, reference[0])]
     return float((sums[0] - sums[1]).mean())
 
 
 def log_probabilities(
     model: PreTrainedModel, prompts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int
 ) -> torch.Tensor:
-    """(n,): the log-probability of each completion (token ids) after its prompt, in nats."""
+    """Return (n,) the log-probability of each completion (token ids) after its prompt, in nats."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 

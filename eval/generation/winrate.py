@@ -19,9 +19,9 @@ import numpy as np
 
 from alignment.data.words import split_words
 from alignment.errors import UserError
-from eval.comparison import stats
+from eval.comparison.intervals import t_interval, wilson
 from eval.comparison.preferences import length_controlled_win_rate
-from eval.comparison.stats import wilson
+from eval.comparison.standard_errors import mean_se
 from eval.generation.generate import Messages, Reward, Sampling, score
 from eval.generation.replies import distinct_n
 from reward_models.judges.questions import both_positions
@@ -205,7 +205,7 @@ def win_rate(outcomes: np.ndarray, clusters: np.ndarray | None = None, level: fl
         "clusters": len(np.unique(clusters)),
     }
     rate = float(np.mean(values)) if len(values) else None
-    se = stats.mean_se(values, clusters=clusters) if counts["clusters"] > 1 else None
+    se = mean_se(values, clusters=clusters) if counts["clusters"] > 1 else None
     low, high = (None, None) if se is None else wilson(rate, se, counts["clusters"], level)
     verdict = "unknown" if low is None else "tied" if low <= 0.5 <= high else "a" if rate > 0.5 else "b"
     return {"win_rate": rate, "se": se, "ci_low": low, "ci_high": high, **counts, "verdict": verdict}
@@ -253,7 +253,7 @@ def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
     The interval is None for a single cluster, and where every cluster has the same number of extra words.
     """
     groups, mean = len(np.unique(clusters)), float(extra.mean())
-    low, high = stats.t_interval(mean, stats.mean_se(extra, clusters=clusters), groups)
+    low, high = t_interval(mean, mean_se(extra, clusters=clusters), groups)
     known = not math.isnan(low)
     return {"words": mean, "ci_low": low if known else None, "ci_high": high if known else None}
 

@@ -1,4 +1,4 @@
-"""Few-shot examples that never hold what is asked."""
+"""Few-shot examples that never include the evaluated item."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 class CleanSampler(ContextSampler):
-    """A task's own sampler, whose draws are taken anew where one of them asks what the item asks.
+    """A task's own sampler, which draws again if an example has the prompt of the item.
 
-    lm-eval leaves out a row equal to the item, and only where examples and items come from the same test split. Here an
-    example never has the item's prompt; and where the examples are another split, no prompt of any item.
+    lm-eval leaves out a row equal to the item, and only if examples and items come from the same test split. This
+    sampler never draws an example with the item's prompt; if the examples are another split, none with the prompt of
+    any item.
 
     Args:
-        task: with its own sampler in place.
+        task: a task with its own sampler set.
     """
 
     def __init__(self, task: Task):
@@ -34,7 +35,7 @@ class CleanSampler(ContextSampler):
         return self
 
     def sample(self, n: int, eval_doc: dict | None = None, df: object = None, **_: object) -> Sequence[dict]:
-        """`n` examples; `eval_doc` is the item where the examples are drawn from the items themselves."""
+        """Draw `n` examples; `eval_doc` is the item if the examples are drawn from the items themselves."""
         if len(self.own.df) < n + (eval_doc is not None):
             self._refuse(n, len(self.own.df))
         drawn = self.own.sample(n, eval_doc=eval_doc)
@@ -57,8 +58,8 @@ class CleanSampler(ContextSampler):
 
     def _refuse(self, wanted: int, there: int) -> None:
         raise UserError(
-            f"Task {self.task.task_name!r} has too few few-shot examples that are no test items.",
+            f"Task {self.task.task_name!r} has too few few-shot examples that are not test items.",
             got=f"{there} rows",
-            expected=f"{wanted} an item",
-            fix="give a smaller num_fewshot, or rows for a training split",
+            expected=f"{wanted} per item",
+            fix="set a smaller num_fewshot, or add a training split",
         )

@@ -1,18 +1,20 @@
-"""From lm-eval's samples to item rows, and from item rows to a run's figures with standard errors."""
+"""Convert lm-eval's samples to rows of items.parquet, and summarise them as a run's figures with standard errors."""
 
 from __future__ import annotations
 
 import json
 import math
-from numbers import Number
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.comparison import stats
+from eval.comparison.intervals import macro_interval, t_interval
+from eval.comparison.standard_errors import macro_error, macro_mean, weighted_mean
 
 if TYPE_CHECKING:
     import pandas
+    from lm_eval.api.group import Group
     from lm_eval.api.task import Task
 
     from eval.harness.lm import Reply
@@ -27,17 +29,19 @@ NO_SPREAD = dict.fromkeys(("se", "df", "ci_low", "ci_high"))
 
 
 def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tuple, list[Reply]]) -> pandas.DataFrame:
-    """A row for each (task, metric, item).
+    """Make one row per task, metric and item.
 
     Args:
-        samples: lm-eval's logged samples by task name.
+        samples: task name -> lm-eval's logged samples.
         suite: the suite that was run.
-        replies: by (task name, document index), the replies generated, for their lengths.
+        replies: (task name, document index) -> the generated replies, for their lengths.
 
-    Columns: task, metric, item_id, cluster (the row's `cluster` where its data has one, else the item), prompt, target,
-    output, score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and truncated
-    (both None where nothing was generated), and of multiple choice gold_probability and confidence: the shares of the
-    right and of the likeliest choice in the choices' probability. Metrics without a number for each item have no rows.
+    Returns:
+        Columns task, metric, item_id, cluster (the data's `cluster`, or the item if there is none), prompt, target,
+        output, score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and truncated
+        (both None if nothing was generated), and for multiple choice gold_probability and confidence: the shares of the
+        right and of the likeliest choice in the probability of all choices. Metrics without a number per item have no
+        rows.
     """
     import pandas
 
@@ -61,16 +65,22 @@ def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tu
 
 
 def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict]:
-    """A run's figures: one entry for each (task, metric), then one for each aggregate of a group.
+    """Compute a run's figures: one per task and metric, then one per aggregate of a group.
 
-    Each is {task, metric, value, se, df, ci_low, ci_high, n, chance, centred, higher_is_better, is_mean, members,
-    pooled}. `is_mean` says that the figure is the (weighted) mean of the items' scores; without that there is no `se`,
-    no 95% interval and no comparison, and neither where a task has fewer than two clusters of items. `df` are the
-    degrees of freedom of `se`.
-    `members` lists the tasks of a group's aggregate, which is their macro mean, or with `pooled` the mean over all
-    their items. A suite's centred average has an `se` too, though its items' scores have other scales.
+    Args:
+        items: rows as `collect_items` returns them.
+        results: the results of lm-eval.
+        suite: the suite that was run.
+
+    Returns:
+        [{task, metric, value, se, df, ci_low, ci_high, n, chance, centred, higher_is_better, is_mean, members,
+        pooled}]. `is_mean` says that the figure is the (weighted) mean of the items' scores; other figures have no
+        `se`, no 95% interval and no comparison, nor do figures of a task with fewer than two clusters of items. `df`
+        are the degrees of freedom of `se`. `members` lists the tasks of a group's aggregate, which is their macro mean,
+        or with `pooled` the mean over all their items. A suite's centred average has an `se` although its items' scores
+        have different scales.
     """
-    rows = []
+    rows: list[dict] = []
     for name, task in suite.tasks.items():
         directions = results["higher_is_better"][name]
         for key, value in results["results"][name].items():
@@ -87,26 +97,26 @@ def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict
 
 
 def label(metric: str, filter_name: str) -> str:
-    """A metric's name in tables: lm-eval's, with the filter where the task has one."""
+    """A metric's name in tables: lm-eval's name, followed by the filter if the task has one."""
     return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
 def short_name(task: str) -> str:
-    """`group::task`, lm-eval's name of a task defined within its group, without the group."""
+    """The task of `group::task`, lm-eval's name for a task defined within its group."""
     return task.rpartition("::")[2]
 
 
 def chance(task: Task, metric: str, docs: list[dict]) -> float | None:
-    """The score of guessing on some items, where it is known: multiple choice, and exact match of free text (zero)."""
+    """The expected score of guessing, if known: for multiple choice, and for exact match of free text (zero)."""
     if task.OUTPUT_TYPE == "loglikelihood" and metric == "acc":
-        return 0.0  # the very word, out of all
+        return 0.0  # one word among all words
     if task.OUTPUT_TYPE == "multiple_choice" and metric in ("acc", "acc_norm") and not task.config.process_results:
         return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in docs]))
     return 0.0 if metric == "exact_match" else None
 
 
 def _describe(sample: dict, task: Task) -> dict:
-    """The columns that say which item it was and what came back."""
+    """The columns about the item and the answer."""
     doc, arguments, response = sample["doc"], sample["arguments"], sample["filtered_resps"]
     item_id = str(doc.get("id", f"{sample['doc_id']}-{sample['doc_hash'][:8]}"))
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -130,7 +140,7 @@ def _describe(sample: dict, task: Task) -> dict:
 
 
 def choice_probabilities(sample: dict, task: Task) -> np.ndarray | None:
-    """(choices,) probabilities of a multiple-choice item's choices, which sum to 1; None for other items."""
+    """(choices,) probabilities of a multiple-choice item's choices, summing to 1; None for other items."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return None
     count = len(task.doc_to_choice(sample["doc"]))
@@ -140,24 +150,26 @@ def choice_probabilities(sample: dict, task: Task) -> np.ndarray | None:
 
 
 def gold_choice(sample: dict, task: Task) -> int | None:
-    """The number of a multiple-choice item's one right choice; None where there is not one."""
+    """The index of a multiple-choice item's only right choice; None if there is no such choice."""
     target = sample["target"]
     if task.OUTPUT_TYPE != "multiple_choice" or task.config.process_results:
         return None
     if isinstance(target, str):
         choices = task.doc_to_choice(sample["doc"])
         return choices.index(target) if target in choices else int(target) if target.isdigit() else None
-    return int(target) if isinstance(target, Number) and target >= 0 else None
+    is_number = isinstance(target, Real)
+    return int(target) if is_number and target >= 0 else None
 
 
 def sample_brier(sample: dict, task: Task) -> float:
     """The Brier score of a multiple-choice item: the squared distance of the probabilities to the right choice."""
     probabilities = choice_probabilities(sample, task)
+    assert probabilities is not None, "a Brier score is asked of multiple choice alone"
     return float(np.square(probabilities - np.eye(len(probabilities))[gold_choice(sample, task)]).sum())
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance of confidence to accuracy over bins of equal width, weighed by their items.
+    """Mean distance between confidence and accuracy over bins of equal width, weighted by their items.
 
     Args:
         confidence: (items,) in (0, 1].
@@ -168,17 +180,17 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _score(metric: str, value: object) -> tuple[float, float] | None:
-    """(score, weight) of an item; None where the metric has no number for it."""
+def _score(metric: str, value: Any) -> tuple[float, float] | None:
+    """(score, weight) of an item; None if the metric has no number for it."""
     if metric == "bits_per_byte":
         log_likelihood, size = value
         return -log_likelihood / (size * math.log(2)), float(size)
-    return (float(value), 1.0) if isinstance(value, (bool, Number, np.bool_)) else None
+    return (float(value), 1.0) if isinstance(value, (bool, Real, np.bool_)) else None
 
 
 def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: bool | None, guess: float | None) -> dict:
     scores, weights = items["score"].to_numpy(), items["weight"].to_numpy()
-    is_mean = len(items) and math.isclose(stats.weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
+    is_mean = len(items) and math.isclose(weighted_mean(scores, weights), value, rel_tol=1e-6, abs_tol=1e-9)
     spread = _spread(scores, weights, np.zeros(len(items)), items["cluster"].to_numpy()) if is_mean else NO_SPREAD
     return {
         "value": float(value),
@@ -194,14 +206,14 @@ def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: boo
 
 
 def _spread(scores: np.ndarray, weights: np.ndarray, tasks: np.ndarray, clusters: np.ndarray) -> dict:
-    """{se, df, ci_low, ci_high} of the mean over tasks; None where it is not defined."""
-    error = stats.macro_error(scores, weights, tasks, clusters)
-    low, high = stats.macro_interval(scores, weights, tasks, clusters)
+    """{se, df, ci_low, ci_high} of the mean over tasks; None for undefined values."""
+    error = macro_error(scores, weights, tasks, clusters)
+    low, high = macro_interval(scores, weights, tasks, clusters)
     return {"se": _number(error.se), "df": _number(error.df), "ci_low": _number(low), "ci_high": _number(high)}
 
 
 def _calibration(items: pandas.DataFrame) -> list[dict]:
-    """Brier score and expected calibration error of one task's items; nothing without items."""
+    """Brier score and expected calibration error of one task's items; empty without items."""
     if items.empty:
         return []
     confidence, gold = items["confidence"].to_numpy(float), items["gold_probability"].to_numpy(float)
@@ -213,7 +225,7 @@ def _calibration(items: pandas.DataFrame) -> list[dict]:
 
 
 def _centred_average(suite: Suite, rows: list[dict]) -> list[dict]:
-    """The mean of (score - chance) / (1 - chance) over a suite's tasks; nothing where the suite asks for none."""
+    """The mean of (score - chance) / (1 - chance) over a suite's tasks; empty if the suite defines none."""
     parts = [row for row in rows if suite.centred.get(row["task"]) == row["metric"] and row["centred"] is not None]
     if not parts:
         return []
@@ -243,15 +255,19 @@ def _centred_spread(value: float, parts: list[dict]) -> dict:
     if not varying:
         return NO_SPREAD | {"se": se}
     df = float(shares.sum() ** 2 / np.sum(shares**2 / [row["df"] for row in varying]))
-    low, high = stats.t_interval(value, se, sum(row["n"] for row in parts), df=df)
+    low, high = t_interval(value, se, sum(row["n"] for row in parts), df=df)
     return {"se": se, "df": df, "ci_low": low, "ci_high": high}
 
 
-def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
-    """The figures of a group: the macro mean over its tasks, or the mean over items where it weighs tasks by size."""
+def _aggregates(group: Group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
+    """The figures of a group: the macro mean over its tasks, or the mean over items if it weights tasks by size."""
     members = [short_name(task.task_name) for task in group.get_all_tasks()]
     figures = []
-    aggregates = [(one, label(one.metric, name)) for one in group.aggregate_metric_list or [] for name in _filters(one)]
+    aggregates = [
+        (aggregate, label(aggregate.metric, name))
+        for aggregate in group.aggregate_metric_list or []
+        for name in _filters(aggregate)
+    ]
     for aggregate, metric in aggregates:
         parts = [row for row in rows if row["task"] in members and row["metric"] == metric]
         if len(parts) != len(members) or not all(part["is_mean"] for part in parts):
@@ -261,7 +277,7 @@ def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
         if aggregate.weight_by_size:
             arrays[2] = np.zeros(len(found))  # one pool of items
         guess = _mean_or_none([part["chance"] for part in parts]) if not aggregate.weight_by_size else None
-        value = stats.macro_mean(*arrays[:3])
+        value = macro_mean(*arrays[:3])
         figures.append(
             {
                 "task": group.name,
@@ -280,14 +296,16 @@ def _aggregates(group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:
     return figures
 
 
-def _filters(aggregate) -> list[str]:
+def _filters(aggregate: Any) -> list[str]:
+    """The filters of an aggregate: lm-eval calls the absence of a filter `none`."""
     return aggregate.filter_list or ["none"]
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """None for NaN, which JSON lacks."""
     return None if math.isnan(value) else value
 
 
 def _mean_or_none(values: list[float | None]) -> float | None:
-    return None if None in values else float(np.mean(values))
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None

@@ -1,8 +1,8 @@
-"""The language model that lm-eval asks: batched generation with exact lengths, and log-likelihoods sorted by length.
+"""The model class for lm-eval: batched generation with exact lengths, and log-likelihoods sorted by length.
 
 lm-eval's own `HFLM.generate_until` decodes before it looks for stops, stops a batch only when its slowest row has met a
-stop string, cuts long prompts with a warning, and keeps no reply lengths. Its log-likelihoods are taken of logits at
-all positions, padding included: with a large vocabulary that is most of the work.
+stop string, cuts long prompts with a warning, and keeps no reply lengths. Its log-likelihoods use logits at all
+positions, including padding: with a large vocabulary that is most of the work.
 """
 
 from __future__ import annotations
@@ -35,8 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reply:
-    """A generated reply: its text without stop or special tokens, its length in tokens (the stop included), whether the
-    length limit cut it off, and its tokens as generated, as many as `gen_len`."""
+    """A generated reply.
+
+    Attributes:
+        text: without stop or special tokens.
+        gen_len: length in tokens, including the stop.
+        truncated: whether the length limit cut the reply.
+        token_ids: the `gen_len` generated tokens.
+    """
 
     text: str
     gen_len: int
@@ -45,22 +51,22 @@ class Reply:
 
 
 class StopAtText(StoppingCriteria):
-    """Stops each row once its newly generated text holds one of the stop strings."""
+    """Stops each row when its generated text contains a stop string."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str], prompt_length: int):
         self.tokenizer, self.stops, self.prompt_length = tokenizer, stops, prompt_length
         # A token is at least one byte, so a stop that the newest token completes lies within this many tokens.
         self.lookback = max(len(stop.encode()) for stop in stops)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs) -> torch.Tensor:
-        """(batch, length) token ids -> (batch,) bool."""
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: object) -> torch.Tensor:
+        """Return (batch,) bool for (batch, length) token ids."""
         recent = input_ids[:, self.prompt_length :][:, -self.lookback :]
         texts = self.tokenizer.batch_decode(recent)
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 
 def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model may see at once, from its config, else from its tokenizer."""
+    """The model's context length in tokens, from its config, or otherwise from its tokenizer."""
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
         if isinstance(getattr(config, name, None), int):
@@ -69,7 +75,7 @@ def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a reply: `generation_config.eos_token_id` and the tokenizer's end of text."""
+    """Ids that end a reply: `generation_config.eos_token_id`, and the tokenizer's end-of-text token."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
@@ -77,7 +83,7 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
 
 @contextmanager
 def _ties_kept(model: PreTrainedModel) -> Iterator[None]:
-    """lm-eval ties the weights of a model again, and fails where PEFT has wrapped embeddings to train rows of them."""
+    """Keep lm-eval from tying weights again, which fails if PEFT has wrapped embeddings to train some of their rows."""
     tied = getattr(model.config, "tie_word_embeddings", False)
     if not tied:
         yield
@@ -90,17 +96,21 @@ def _ties_kept(model: PreTrainedModel) -> Iterator[None]:
 
 
 class CausalLM(HFLM):
-    """A loaded causal LM (or PEFT model) and its tokenizer, as lm-eval's model class.
+    """lm-eval's model class for a loaded causal LM (or PEFT model) and its tokenizer.
+
+    Generation settings of the checkpoint (such as a repetition penalty) apply to `generate_until`, as in lm-eval's own
+    model class, and a warning names them.
 
     Args:
         model: in evaluation mode and on its device.
-        tokenizer: used as it is; a missing pad token is set by lm-eval.
-        batch_size: rows of a batch; batches are formed from requests of similar length.
+        tokenizer: used unchanged; lm-eval sets a missing pad token.
+        batch_size: rows per batch; batches are formed from requests of similar length.
 
-    Generation settings of the checkpoint (a repetition penalty, say) apply to `generate_until` as they do in lm-eval's
-    own model class, and a warning names them. After it, `replies` maps (task name, document index) to the list of
-    replies given.
+    Attributes:
+        replies: (task name, document index) -> the replies of `generate_until`.
     """
+
+    add_bos_token: bool | None  # of HFLM
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
         self.context = context_length(model, tokenizer)
@@ -115,7 +125,9 @@ class CausalLM(HFLM):
         self.warned: set[str] = set()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Replies to `requests` in their order; longest prompts first, requests with equal settings together.
+        """Generate replies, returned in the order of `requests`.
+
+        Requests with equal settings are batched together, longest prompts first.
 
         Raises:
             UserError: a prompt leaves no room for its reply within the model's context.
@@ -124,7 +136,7 @@ class CausalLM(HFLM):
         prompts = [encoded[request.args[0]] for request in requests]
         settings = [repr(sorted(request.args[1].items())) for request in requests]
         order = sorted(range(len(requests)), key=lambda i: (settings[i], -len(prompts[i]), prompts[i]))
-        found: list[Reply | None] = [None] * len(requests)
+        found: dict[int, Reply] = {}
         for _, group in groupby(order, key=lambda i: settings[i]):
             rows = list(group)
             options = normalize_gen_kwargs(requests[rows[0]].args[1], self.max_gen_toks)
@@ -132,14 +144,14 @@ class CausalLM(HFLM):
             self._require_room(len(prompts[rows[0]]), options["max_gen_toks"], requests[rows[0]].task_name)
             for start in trange(0, len(rows), self.batch_size, desc="batches", disable=None, leave=False):
                 batch = rows[start : start + self.batch_size]
-                for i, reply in zip(batch, self.reply([prompts[i] for i in batch], options), strict=True):
-                    found[i] = reply
-        for request, reply in zip(requests, found, strict=True):
+                found |= zip(batch, self.reply([prompts[i] for i in batch], options), strict=True)
+        replies = [found[i] for i in range(len(requests))]
+        for request, reply in zip(requests, replies, strict=True):
             self.replies.setdefault((request.task_name, request.doc_id), []).append(reply)
-        return [reply.text for reply in found]
+        return [reply.text for reply in replies]
 
     def _warn_of_settings(self, sampled: bool) -> None:
-        """Warn once of settings in the checkpoint's generation config that change replies, as they do in lm-eval."""
+        """Warn once about settings in the checkpoint's generation config that change replies, as in lm-eval."""
         found = {
             name: value
             for name, value in own_settings(self.model.generation_config).items()
@@ -153,7 +165,7 @@ class CausalLM(HFLM):
         self.warned |= found.keys()
 
     def reply(self, prompts: list[list[int]], options: dict) -> list[Reply]:
-        """One batch of prompts (token ids) -> replies. `options` are lm-eval's normalised generation settings."""
+        """Generate replies to one batch of prompts (token ids) with lm-eval's normalised generation settings."""
         options = dict(options)
         stops, limit = [stop for stop in options.pop("until") if stop], options.pop("max_gen_toks")
         if not options["do_sample"]:
@@ -172,7 +184,7 @@ class CausalLM(HFLM):
         return [self._read(row, stops, limit) for row in output[:, width:].tolist()]
 
     def _read(self, tokens: list[int], stops: list[str], limit: int) -> Reply:
-        """Cut generated token ids at the first stop token or stop string; what follows in a batch is padding."""
+        """Cut generated token ids at the first stop token or stop string; padding follows."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
         text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
         cuts = [text.index(stop) for stop in stops if stop in text]
@@ -184,7 +196,7 @@ class CausalLM(HFLM):
         return Reply(text, length, truncated=end is None, token_ids=tuple(tokens[:length]))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As lm-eval's, but refuses what would not fit instead of cutting it from the left."""
+        """Like lm-eval's method, but raises for requests that do not fit instead of cutting them from the left."""
         contexts = [context.rstrip() for context, _ in (request.args for request in requests)]
         self.encoded = self._encode([*contexts, *("".join(request.args) for request in requests)])
         try:
@@ -196,13 +208,13 @@ class CausalLM(HFLM):
         return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
 
     def _encode(self, texts: list[str]) -> dict[str, list[int]]:
-        """`tok_encode` of each text, many at a time."""
+        """Encode texts like `tok_encode`, in one batch."""
         special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
         begun = self.tokenizer.decode(self.prefix_token_id)
         groups: dict[bool, list[str]] = {False: [], True: []}
         for text in dict.fromkeys(texts):
             groups[has_bos_prefix(text, begun)].append(text)
-        encoded = {}
+        encoded: dict[str, list[int]] = {}
         for has_begun, group in groups.items():
             options = {"add_special_tokens": False} if has_begun else special
             ids = self.tokenizer(group, return_attention_mask=False, **options)["input_ids"] if group else []
@@ -210,20 +222,20 @@ class CausalLM(HFLM):
         return encoded
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: object) -> list[int]:
-        """As lm-eval's, from what was encoded together where it was."""
+        """Like lm-eval's method, but looks up texts that `_encode` has encoded."""
         if add_special_tokens is None and string in self.encoded:
             return self.encoded[string]
         return super().tok_encode(string, add_special_tokens, **options)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids of a context and its continuation; an empty context is the BOS token, as lm-eval has it."""
+        """Token ids of a context and its continuation; an empty context becomes the BOS token, as in lm-eval."""
         if context:
             return super()._encode_pair(context, continuation)
         ids = self.tok_encode(continuation, add_special_tokens=False)
         return ([self.prefix_token_id], ids) if ids[0] != self.prefix_token_id else (ids[:1], ids[1:])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """As lm-eval's, with texts of similar length in one batch. Long texts are scored in windows, none is cut."""
+        """Like lm-eval's method, with texts of similar length per batch; long texts are scored in windows, not cut."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
         # lm-eval conditions the first token on the BOS token; one that the tokenizer adds would be scored as text.
         before, self.add_bos_token = self.add_bos_token, False
@@ -239,30 +251,29 @@ class CausalLM(HFLM):
         disable_tqdm: bool = True,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood, whether it is the greedy one) of each continuation.
+        """(log-likelihood, whether it is the greedy continuation) of each continuation.
 
         Args:
-            requests: (anything, context ids, continuation ids). Those with the same input, which is all but the last
-                token, share a row: the choices A, B, C and D of a question cost one.
-            disable_tqdm, override_bs: of lm-eval's interface, not used.
+            requests: (anything, context ids, continuation ids). Requests with the same input, all tokens but the last,
+                share a row: the choices A, B, C and D of a question cost one row.
+            disable_tqdm, override_bs: part of lm-eval's interface, not used.
         """
         rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, (_, context, continuation) in enumerate(requests):
             rows[tuple(context + continuation)[:-1]].append(i)
         inputs = sorted(rows, key=lambda ids: (-len(ids), ids))
-        found: list[tuple[float, bool] | None] = [None] * len(requests)
+        found: dict[int, tuple[float, bool]] = {}
         for start in trange(0, len(inputs), self.batch_size, desc="batches", disable=None, leave=False):
             batch = inputs[start : start + self.batch_size]
             asked = [(row, i) for row, ids in enumerate(batch) for i in rows[ids]]
             scores = self._score_batch(batch, [(row, requests[i][2]) for row, i in asked])
-            for (_, i), score in zip(asked, scores, strict=True):
-                found[i] = score
-        return found
+            found |= zip((i for _, i in asked), scores, strict=True)
+        return [found[i] for i in range(len(requests))]
 
     def _score_batch(
         self, inputs: list[tuple[int, ...]], continuations: list[tuple[int, list[int]]]
     ) -> list[tuple[float, bool]]:
-        """Scores of (row, continuation ids), of which the last token is not in the row's input."""
+        """Score continuations, given as (row, token ids); the last token is not part of the row's input."""
         lengths = [len(ids) for ids in inputs]
         first = min(lengths[row] - len(ids) for row, ids in continuations)
         logits = self._logits(inputs, first)
@@ -282,9 +293,10 @@ class CausalLM(HFLM):
         return [(float(part.sum()), bool(hits.all())) for part, hits in parts]
 
     def _logits(self, inputs: list[tuple[int, ...]], first: int) -> torch.Tensor:
-        """(rows, positions from `first` to the longest row's end, vocabulary), computed nowhere else if the model can.
+        """(rows, positions from `first` to the longest row's end, vocabulary) logits.
 
-        Rows are padded to the right and need no mask: causal attention does not see what follows.
+        A model with `logits_to_keep` computes no other positions. Rows are padded on the right and need no mask,
+        because causal attention does not see later positions.
         """
         width = max(map(len, inputs))
         padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in inputs], device=self.device)
@@ -298,6 +310,6 @@ class CausalLM(HFLM):
             raise UserError(
                 f"A prompt of task {task!r} does not fit into the model's context.",
                 got=f"{prompt} prompt tokens + {reply} for the reply",
-                expected=f"at most {self.context} together",
-                fix="fewer examples or a shorter reply (SUITE?num_fewshot=0&max_gen_toks=64), or leave the task out",
+                expected=f"at most {self.context} tokens",
+                fix="use fewer examples or shorter replies (SUITE?num_fewshot=0&max_gen_toks=64), or omit the task",
             )

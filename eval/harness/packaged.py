@@ -1,8 +1,8 @@
-"""lm-eval's packaged tasks without its scan of all of them, and the same tasks on local files.
+"""Load lm-eval's packaged tasks without scanning all of them, and run them on local files.
 
-A suite's `packaged.yaml` names the folders of lm-eval's own tasks that it takes (`folders`) and the tasks, groups or
-tags in them (`tasks`). Their rows come from the hub, or with the option `data` from local files in the columns that the
-hub's rows have. Prompts, filters and metrics are lm-eval's either way.
+A suite's `packaged.yaml` names folders of lm-eval's own tasks (`folders`) and the tasks, groups or tags to take from
+them (`tasks`). Their rows come from the hub, or with the option `data` from local files with the columns of the hub's
+rows. Prompts, filters and metrics are lm-eval's in both cases.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 
@@ -23,32 +23,37 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Index = dict[str, "Entry"]
-HELD_OUT = ("test", "validation", "valid", "dev", "train")  # which split is asked where the task's own is not there
-SUBJECT = "subject"  # MMLU's column that says which task a row of one large file belongs to
+Location = tuple[Path, str | None]  # the file or folder of a task's rows, and the subject to select in it
+HELD_OUT = ("test", "validation", "valid", "dev", "train")  # order of preference if the task's own split is missing
+SUBJECT = "subject"  # MMLU's column with the task of a row, if one file holds several tasks
 
 
 def task_manager(folders: list[str] | None, metadata: dict) -> TaskManager:
-    """lm-eval's task manager over some folders of its own tasks; over all, which takes 15 seconds, for None."""
+    """lm-eval's task manager for some folders of its tasks; None stands for all, which takes 15 seconds."""
     from lm_eval.tasks import TaskManager
 
     if folders is None:
         return TaskManager(metadata=metadata)
-    root = Path(find_spec("lm_eval").origin).parent / "tasks"
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.origin is not None, "lm_eval was imported above"
+    root = Path(spec.origin).parent / "tasks"
     return TaskManager(include_path=[root / folder for folder in folders], include_defaults=False, metadata=metadata)
 
 
 def load_packaged(
     names: list[str], folders: list[str] | None, data: str | None, metadata: dict, template: str | None = None
 ) -> dict:
-    """lm-eval's {tasks, groups} of packaged tasks, groups or tags.
+    """Load lm-eval's {tasks, groups} for packaged tasks, groups or tags.
 
     Args:
-        data: file or folder to take the rows from, see `retarget`.
-        metadata: handed to the tasks' `custom_dataset` functions.
-        template: the task whose settings serve for files of `data` that are named after no task.
+        names: tasks, groups or tags.
+        folders: the folders of lm-eval's tasks that hold them; None for all.
+        data: file or folder with the rows, see `retarget`.
+        metadata: passed to the tasks' `custom_dataset` functions.
+        template: the task whose settings apply to files of `data` that are named after no task.
 
     Raises:
-        UserError: nothing of `data` serves these tasks.
+        UserError: `data` has no rows for these tasks.
     """
     manager = task_manager(folders, metadata)
     if data is not None:
@@ -57,24 +62,28 @@ def load_packaged(
 
 
 def retarget(index: Index, names: list[str], data: Path, template: str | None) -> None:
-    """Let the tasks under `names` read local files, and leave out those that have none, with a line in the log.
+    """Make the tasks under `names` read local files; tasks without a file are removed and logged.
 
-    A folder holds a file or folder for each task, named as the task or as its subset on the hub (`ARC-Easy.jsonl`,
-    `anatomy/test.csv`). One task alone may have the whole folder or a file of any name, and tasks on the same subset
-    share it. Of several tasks on different subsets, one file serves those that its column `subject` names.
+    A folder holds a file or folder for each task, named after the task or its subset on the hub (`ARC-Easy.jsonl`,
+    `anatomy/test.csv`). A single task may use the whole folder or a file of any name; tasks on the same subset share
+    it. A single file for several subsets serves the tasks that its column `subject` names.
     """
     if not data.exists():
-        raise UserError("No such data for a suite.", got=data, expected="a file or a folder", fix="check `data=`")
+        raise UserError(
+            "The suite's data does not exist.", got=data, expected="a file or a folder", fix="check `data=`"
+        )
     tasks = list(dict.fromkeys(_members(index, names)))
     subsets = {task: index[task].cfg.get("dataset_name") for task in tasks}
     places = {task: place for task in tasks if (place := _place(data, task, subsets))}
     extra = _other_files(data, places, names[0]) if template else {}
     for task, place in (places | extra).items():
-        config = _config(index[task if task in places else template])
-        index[task] = _entry(task, _on_local_files(config | {"task": task}, place, subsets.get(task)))
+        config = _config(index[template if template and task in extra else task])
+        index[task] = _entry(task, _on_local_files(config | {"task": task}, place))
     if not places and not extra:
         expected = ", ".join(subset or task for task, subset in list(subsets.items())[:8])
-        raise UserError("No task of the suite has a file there.", got=data, expected=f"files named {expected}, ...")
+        raise UserError(
+            "No task of the suite has a file in its data.", got=data, expected=f"files named {expected}, ..."
+        )
     missing = [task for task in tasks if task not in places]
     for task in missing:
         del index[task]
@@ -84,7 +93,15 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
 
 
 def read_local(files: dict[str, str], subject: str | None = None, **_: object) -> dict[str, Dataset]:
-    """The `custom_dataset` of a retargeted task: split -> rows. `files`: split -> `PATH` or `PATH?split`."""
+    """The `custom_dataset` function of tasks on local files.
+
+    Args:
+        files: split -> `PATH` or `PATH?split`.
+        subject: only rows of this subject.
+
+    Returns:
+        Split -> rows.
+    """
     from alignment.data.reading.files import local_files, read_files, split_files
 
     splits = {}
@@ -96,7 +113,7 @@ def read_local(files: dict[str, str], subject: str | None = None, **_: object) -
 
 
 def _members(index: Index, names: list[str]) -> Iterator[str]:
-    """The tasks that tasks, groups and tags stand for."""
+    """Yield the tasks among `names`, and those of its groups and tags."""
     for name in names:
         entry = index.get(name)
         if entry is None:
@@ -109,8 +126,8 @@ def _members(index: Index, names: list[str]) -> Iterator[str]:
             yield name
 
 
-def _place(data: Path, task: str, subsets: dict[str, str | None]) -> tuple[Path, str | None] | None:
-    """Where a task's rows are: (file or folder, the subject to take of it), or None."""
+def _place(data: Path, task: str, subsets: dict[str, str | None]) -> Location | None:
+    """The place of a task's rows, or None."""
     from alignment.data.reading.files import local_files, read_files
 
     own = [name for name in (task, subsets[task]) if name]
@@ -126,8 +143,8 @@ def _place(data: Path, task: str, subsets: dict[str, str | None]) -> tuple[Path,
     return None
 
 
-def _other_files(data: Path, places: dict, prefix: str) -> dict[str, tuple[Path, None]]:
-    """The data files of a folder (or a single one) that no task has taken, as tasks of their own."""
+def _other_files(data: Path, places: dict[str, Location], prefix: str) -> dict[str, Location]:
+    """New tasks for the data files of a folder (or the single file) that no task uses."""
     from alignment.data.reading.files import READERS, extension_of
 
     taken = {place for place, _ in places.values()}
@@ -135,13 +152,12 @@ def _other_files(data: Path, places: dict, prefix: str) -> dict[str, tuple[Path,
     return {f"{prefix}_{f.stem}": (f, None) for f in files if f not in taken and extension_of(f) in READERS}
 
 
-def _on_local_files(config: dict, place: tuple[Path, str | None], subset: str | None) -> dict:
-    """A task's settings with its rows from local files. Where those have no training split, the few-shot examples of an
-    item are other items."""
+def _on_local_files(config: dict, place: Location) -> dict:
+    """A task's settings with rows from local files; without a training split, few-shot examples are other items."""
     from alignment.data.reading.files import local_splits
 
     path, subject = place
-    asked = config.get("test_split") or config.get("validation_split") or config.get("training_split")
+    asked: Any = config.get("test_split") or config.get("validation_split") or config.get("training_split")
     own = local_splits(str(path))
     if own and asked not in own:
         asked = next(split for split in HELD_OUT if split in own)
@@ -150,7 +166,7 @@ def _on_local_files(config: dict, place: tuple[Path, str | None], subset: str | 
     changed = {"training_split": None, "validation_split": None, "test_split": asked}
     if "samples" not in (config.get("fewshot_config") or {}):
         changed["fewshot_split"] = next((split for split in examples if split in files), asked)
-    kwargs = {"files": files} | ({"subject": subject} if subject else {})
+    kwargs: dict[str, object] = {"files": files} | ({"subject": subject} if subject else {})
     return config | changed | {"custom_dataset": read_local, "dataset_kwargs": kwargs}
 
 
@@ -169,7 +185,7 @@ def _entry(name: str, config: dict) -> Entry:
 
 
 def _prune(index: Index, names: list[str], extra: list[str]) -> None:
-    """Take members that are gone out of groups and tags, empty ones too, and put `extra` into the first group."""
+    """Remove missing members and empty groups and tags, and add `extra` to the first group."""
     for name in names:
         entry = index.get(name)
         if entry is None:

@@ -1,8 +1,8 @@
-"""Rules that tell a refusal and an "I don't know" by their words.
+"""Rules that recognise a refusal or an "I don't know" by its wording.
 
-They read the first sentences of a reply, where both are said; what follows a refusal is advice, and what follows an
-answer may well hold "cannot". They are for comparing checkpoints with one another, not for a verdict on one reply: a
-refusal in other words is missed, and "I'm sorry to hear that" followed by "I can't" counts as one.
+They read only the first sentences of a reply: advice follows a refusal, and the rest of an answer may contain "cannot".
+They serve to compare checkpoints, not to judge a single reply: a refusal in other words is missed, and "I'm sorry to
+hear that" followed by "I can't" counts as a refusal.
 """
 
 from __future__ import annotations

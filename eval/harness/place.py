@@ -1,4 +1,4 @@
-"""Where a checkpoint stands: its stage, and where its eval runs go."""
+"""A checkpoint's stage, parent and seed, and the folder of its eval runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from eval.comparison.find import ELSEWHERE
 
 @dataclass(frozen=True)
 class Place:
-    """A checkpoint's place in its run directory; outside of one it is named after its folder.
+    """A checkpoint's place in its run directory.
 
     Attributes:
-        stage: that made it.
-        parent: the stage before, where it is known.
-        folder: of its runs.
-        seed: of its run directory.
+        stage: the stage that made it; outside a run directory, the name of its folder.
+        parent: the stage that it started from, if known.
+        folder: the folder of its eval runs.
+        seed: the seed of its run directory.
     """
 
     stage: str
@@ -28,6 +28,7 @@ class Place:
 
 
 def place_of(checkpoint: str | Path) -> Place:
+    """Find a checkpoint's place by its path."""
     path = Path(checkpoint).resolve()
     if path.name != "checkpoint":
         return Place(path.name, None, ELSEWHERE, 0)
@@ -37,5 +38,5 @@ def place_of(checkpoint: str | Path) -> Place:
 
 
 def _read_key(file: Path, key: str) -> Any:
-    """A key of a JSON file; None where there is no such file or key."""
+    """A key's value in a JSON file; None if there is no such file or key."""
     return read_json(file).get(key) if file.exists() else None

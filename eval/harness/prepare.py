@@ -1,4 +1,4 @@
-"""The eval runs that a comparison lacks: made before it, as `align eval` would make them."""
+"""Evaluate the checkpoints of a comparison that lack eval runs, as `align eval` would."""
 
 from __future__ import annotations
 
@@ -30,45 +30,46 @@ def evaluate_missing(
 ) -> None:
     """Run suites on the checkpoints of a comparison that have no runs of them.
 
-    Where the first is the base of another, which is an adapter, and neither has any, both are run from one load.
+    If `first` is the base of an adapter among `others` and both lack the same runs, both are evaluated from one load.
 
     Args:
-        first, others: as `eval.comparison.find.match` takes them; what is no checkpoint (a run's folder, say) is left
-            as it is.
-        suites: as `evaluate_many`'s.
-        formats: default: those in which a checkpoint of the comparison was run, else both.
-        limit: items of each task; the runs are a variant of their own, as with `align eval`.
+        first, others: as for `eval.comparison.find.match`; folders of runs, which are not checkpoints, are skipped.
+        suites: as for `evaluate_many`.
+        formats: by default the formats in which a checkpoint of the comparison was run, or both formats.
+        limit: items per task; such runs are a variant, as with `align eval`.
+        batch_size: rows per batch.
     """
     sides = list(dict.fromkeys([first, *others]))
     checkpoints = {side: found for side in sides if (found := _checkpoint(side)) is not None}
-    options = {"limit": limit, "variant": {"limit": limit} if limit else {}, "batch_size": batch_size}
+    variant = {"limit": limit} if limit else {}
+    options = {"limit": limit, "variant": variant, "batch_size": batch_size}
     lacking: dict[str, Lacking] = {side: {} for side in checkpoints}
     for suite in suites:
         for side, missing in _missing(suite, sides, formats, limit).items():
-            if side in checkpoints and (missing := _possible(checkpoints[side], suite, missing, formats)):
-                lacking[side][suite] = missing
-    _require_free_names({checkpoints[side]: missing for side, missing in lacking.items()}, options["variant"])
+            if side in checkpoints and (possible := _possible(checkpoints[side], suite, missing, formats)):
+                lacking[side][suite] = possible
+    _require_free_names({checkpoints[side]: missing for side, missing in lacking.items()}, variant)
     above = (side for side in others if lacking.get(side) and _is_base(checkpoints.get(first), checkpoints[side]))
     adapter = next(above, None)
     if adapter and lacking[first] and lacking[first] == _as_of_base(lacking[adapter], checkpoints[first]):
         del lacking[first]
         _run(checkpoints[adapter], lacking.pop(adapter), options, checkpoints[first])
-    for side, missing in lacking.items():
-        _run(checkpoints[side], missing, options)
+    for side, suites_left in lacking.items():
+        _run(checkpoints[side], suites_left, options)
 
 
 def _checkpoint(side: str) -> str | None:
-    """The checkpoint that a side of a comparison is; None for a folder of runs."""
+    """The checkpoint at a side of a comparison; None for a folder of runs."""
     from alignment.models.checkpoints import is_adapter, is_path
 
     if not is_path(side):
         return side
     folders = (Path(side), Path(side) / "checkpoint")
-    return next((str(one) for one in folders if is_adapter(one) or (one / "config.json").is_file()), None)
+    return next((str(folder) for folder in folders if is_adapter(folder) or (folder / "config.json").is_file()), None)
 
 
 def _missing(suite: str, sides: Sequence[str], formats: Sequence[str] | None, limit: int | None) -> Lacking:
-    """Side -> the formats in which it has not been through a suite that the others are, or are to be, compared in."""
+    """Side -> the formats of a suite in which the comparison needs a run that the side lacks."""
     name, variant = suite_name(suite), " ".join(variant_words({"limit": limit} if limit else {}))
     measured = {
         side: {found for found in map(measurement, records_of(side).values()) if found[0] == name} for side in sides
@@ -83,7 +84,7 @@ def _missing(suite: str, sides: Sequence[str], formats: Sequence[str] | None, li
 
 
 def _possible(checkpoint: str, suite: str, missing: list[str], asked: Sequence[str] | None) -> list[str]:
-    """Of the missing formats those that the suite has; chat only where there is a template, unless it was asked for."""
+    """The missing formats that the suite has; chat only with a chat template, unless the format was requested."""
     from alignment.models.loading import load_tokenizer
 
     left = [format for format in missing if format in suite_formats(suite)]
@@ -102,13 +103,13 @@ def _is_base(checkpoint: str | None, other: str) -> bool:
 
 
 def _as_of_base(lacking: Lacking, base: str) -> Lacking:
-    """What `evaluate_with_base` would run on the base."""
+    """The suites and formats that `evaluate_with_base` would run on the base."""
     possible = {suite: _possible(base, suite, formats, None) for suite, formats in lacking.items()}
     return {suite: formats for suite, formats in possible.items() if formats}
 
 
 def _run(checkpoint: str, lacking: Lacking, options: dict, base: str | None = None) -> None:
-    """Suites with the same formats at a time, so that mostly the model is loaded once."""
+    """Run suites, grouped by their formats, so that the model is usually loaded once."""
     place = place_of(checkpoint)
     for formats in {tuple(formats) for formats in lacking.values()}:
         suites = [suite for suite, its in lacking.items() if tuple(its) == formats]
@@ -118,12 +119,12 @@ def _run(checkpoint: str, lacking: Lacking, options: dict, base: str | None = No
         if base:
             evaluate_with_base(checkpoint, suites, list(formats), place, place_of(base), **given)
         else:
-            sides = {"stage": place.stage, "parent": place.parent}
-            evaluate_many(checkpoint, suites, list(formats), place.folder, **sides, **given)
+            given |= {"stage": place.stage, "parent": place.parent}
+            evaluate_many(checkpoint, suites, list(formats), place.folder, **given)
 
 
 def _require_free_names(lacking: dict[str, Lacking], variant: dict) -> None:
-    """Raise where the runs of one checkpoint would be written over those of another with the same name."""
+    """Raise if a checkpoint's runs would overwrite those of another checkpoint with the same name."""
     taken: dict[Path, str] = {}
     refused = []
     for checkpoint, missing in lacking.items():
@@ -138,9 +139,9 @@ def _require_free_names(lacking: dict[str, Lacking], variant: dict) -> None:
             if folder in taken:
                 refused.append(
                     UserError(
-                        f"{folder} is to hold an eval run of {checkpoint}, and of another checkpoint of that name",
+                        f"{folder} would hold eval runs of {checkpoint} and of another checkpoint with that name",
                         got=taken[folder],
-                        fix="run `align eval` on each with an --output_dir of its own, and compare those folders",
+                        fix="run `align eval` on each with a different --output_dir, and compare those folders",
                     )
                 )
             taken[folder] = checkpoint

@@ -1,4 +1,4 @@
-"""A suite from a user's own JSONL file of questions with answers, or with choices."""
+"""A suite from a user's JSONL file: questions with answers, or with choices."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ MAX_GEN_TOKS = 64
 
 
 def question_task(file: Path, format: str) -> dict:
-    """lm-eval's settings for a file of {question, answer} rows, or of {question, choices, answer} rows.
+    """Make lm-eval's settings for a file of {question, answer} rows, or of {question, choices, answer} rows.
 
-    The first kind is generated (in plain format up to the end of the line) and matched after normalisation; `answer`
-    may be a list of right answers. The second is scored as multiple choice; `answer` is a choice, or its number from 0.
+    Without choices, replies are generated (in plain format up to the end of the line) and matched after normalisation;
+    `answer` may be a list of right answers. With choices, the task is multiple choice; `answer` is a choice or its
+    number from 0.
 
     Raises:
-        UserError: rows without these keys, of both kinds, or whose answer is no choice.
+        UserError: rows lack these keys, mix both kinds, or have an answer that is not a choice.
     """
     rows = read_questions(file)
     shared = {
@@ -54,17 +55,18 @@ def question_task(file: Path, format: str) -> dict:
 
 
 def load_questions(file: str, **_: object) -> dict[str, Dataset]:
-    """The `custom_dataset` of these tasks."""
+    """The `custom_dataset` function of these tasks."""
     from datasets import Dataset
 
     return {"test": Dataset.from_list(read_questions(Path(file)))}
 
 
 def read_questions(file: Path) -> list[dict]:
-    """The rows, with `answers` (texts) or with `choices` and `answer` (a number); other keys are kept."""
+    """Read the rows, with `answers` (texts) or with `choices` and `answer` (a number); other keys are kept."""
     from alignment.data.reading.files import local_files, read_files
 
-    rows, problems = [], []
+    rows: list[dict] = []
+    problems: list[UserError] = []
     for number, row in enumerate(read_files(local_files(str(file))), 1):
         given = {key: value for key, value in row.items() if value is not None}
         problem = _problem(given, with_choices="choices" in rows[0] if rows else "choices" in given)
@@ -72,7 +74,8 @@ def read_questions(file: Path) -> list[dict]:
             problems.append(UserError(f"{file}, row {number}: {problem}", got=given))
         else:
             answer = given.pop("answer")  # one column of a data set cannot hold texts, lists and numbers
-            rows.append(given | (_choice(given, answer) if "choices" in given else {"answers": _answers(answer)}))
+            choice = _choice(given, answer) if "choices" in given else None
+            rows.append(given | (choice or {"answers": _answers(answer)}))
     if problems:
         left = len(problems) - SHOWN_PROBLEMS
         raise_all(problems[:SHOWN_PROBLEMS] + ([UserError(f"... and {left} more such rows")] if left > 0 else []))
@@ -80,12 +83,12 @@ def read_questions(file: Path) -> list[dict]:
 
 
 def exact_match(doc: dict, results: list[str]) -> dict[str, float]:
-    """1.0 where the reply is one of the answers: case, punctuation, articles and white space aside."""
+    """Return 1.0 if the reply is one of the answers, ignoring case, punctuation, articles and white space."""
     return {"exact_match": float(normalise(results[0]) in {normalise(answer) for answer in doc["answers"]})}
 
 
 def normalise(text: str) -> str:
-    """Lower case without punctuation, articles and needless white space, as SQuAD's evaluation has it."""
+    """Normalise like SQuAD's evaluation: lower case, without punctuation, articles and redundant white space."""
     kept = "".join(sign for sign in text.lower() if sign not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split()) or kept.strip()
 
@@ -101,13 +104,13 @@ def _problem(row: dict, with_choices: bool) -> str | None:
 
 
 def _choice(row: dict, answer: object) -> dict | None:
-    """`choices` as texts and the `answer`'s number; None where the answer is no choice."""
+    """`choices` as texts and the `answer`'s number; None if the answer is not a choice."""
     choices = [str(choice) for choice in row["choices"]]
     if isinstance(answer, str) and answer in choices:
         return {"choices": choices, "answer": choices.index(answer)}
-    number = int(answer) if str(answer).isdigit() else -1
+    number = int(str(answer)) if str(answer).isdigit() else -1
     return {"choices": choices, "answer": number} if 0 <= number < len(choices) else None
 
 
 def _answers(answer: object) -> list[str]:
-    return [str(one) for one in answer] if isinstance(answer, list) else [str(answer)]
+    return [str(text) for text in answer] if isinstance(answer, list) else [str(answer)]

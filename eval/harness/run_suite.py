@@ -1,4 +1,4 @@
-"""Running eval suites on a checkpoint."""
+"""Run eval suites on a checkpoint: `evaluate` for one suite in one format, `evaluate_many` for several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from eval.harness.store import (
@@ -53,20 +53,20 @@ def evaluate(
             `lm_eval:TASK`; options follow as a query (`gsm8k?data=FILE`).
         format: plain (the prompt as text) or chat (the prompt as the user's turn of the tokenizer's chat template).
         output_dir: the run's own folder.
-        stage: name of the checkpoint's stage, kept in the record.
-        parent: name of its parent's stage, kept in the record.
+        stage: name of the checkpoint's stage, stored in the record.
+        parent: name of the parent's stage, stored in the record.
         num_fewshot: examples before each item; None for the suite's own number.
-        batch_size: rows of a batch. Greedy scores do not depend on it; sampled ones do, through the order of draws.
-        limit: items of each task, from the first; None for all.
-        seed: draws few-shot examples and sampled replies.
+        batch_size: rows per batch. Greedy scores do not depend on it; sampled scores do, through the order of draws.
+        limit: items per task, from the first; None for all.
+        seed: seed of few-shot examples and sampled replies.
         suite_args: options of the suite's data (for tinyworld, fields of `WorldConfig`, and `split`).
-        variant: those of these options that set the run apart from the others of its stage, suite and format; kept in
-            the record, and compared only with the same variant.
-        loaded: the checkpoint's (model, tokenizer), where the caller has them; used on the device where they are. The
-            model's modes and the random states of python, numpy and torch are as before afterwards.
+        variant: the options that set the run apart from other runs of its stage, suite and format; stored in the
+            record. Only runs with the same variant are compared.
+        loaded: the checkpoint's (model, tokenizer), if the caller has loaded them; used on their device. Afterwards the
+            model's modes and the random states of python, numpy and torch are restored.
 
     Returns:
-        The record that is in run.json.
+        The record in run.json.
 
     Raises:
         UserError: no such checkpoint, suite or format; no chat template; a prompt longer than the context.
@@ -103,24 +103,24 @@ def evaluate_many(
     *,
     stage: str,
     variant: dict | None = None,
-    **options,
+    **options: Any,
 ) -> list[dict]:
-    """Run several suites in several formats on a checkpoint that is loaded once.
+    """Run several suites in several formats on a checkpoint, which is loaded once.
 
     Args:
         checkpoint: folder or hub id.
-        suites: as `evaluate`'s suite.
-        formats: a suite that has not this format is run without it (tinyworld_bpb has no chat format).
-        output_dir: folder of the runs; each is written to `STAGE-SUITE-FORMAT` in it, its variant appended.
+        suites: as for `evaluate`.
+        formats: formats that a suite lacks are skipped (tinyworld_bpb has no chat format).
+        output_dir: folder of the runs; each run is written to its subfolder `STAGE-SUITE-FORMAT[-VARIANT]`.
         stage: name of the checkpoint's stage.
-        variant: as `evaluate`'s.
+        variant: as for `evaluate`.
         options: further keyword arguments of `evaluate`.
 
     Returns:
-        The records of the runs, suite by suite.
+        The records of the runs, in the order of the suites.
 
     Raises:
-        UserError: as `evaluate`; two suites have the same name; a run's folder holds one of another checkpoint.
+        UserError: as for `evaluate`; two suites have the same name; a run's folder holds another checkpoint's run.
     """
     from eval.harness.suite import require_format, suite_formats, suite_name
 
@@ -131,7 +131,9 @@ def evaluate_many(
     names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError("Two suites have the same name.", got=", ".join(twice), fix="rename a file, or run one of them")
+        raise UserError(
+            "Two suites have the same name.", got=", ".join(twice), fix="rename a file, or run them separately"
+        )
     require_not_others([Path(output_dir) / name for name in names], checkpoint, stage)
     options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
     for _, format in runs:
@@ -143,7 +145,7 @@ def evaluate_many(
 
 
 def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
-    """Load a checkpoint (full model or adapter) and its tokenizer, on the GPU where there is one.
+    """Load a checkpoint (full model or adapter) and its tokenizer, on the GPU if available.
 
     Raises:
         UserError: there is no such checkpoint.
@@ -155,6 +157,7 @@ def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
 
 
 def this_device() -> str:
+    """`cuda` if a GPU is available, otherwise `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -169,8 +172,10 @@ def _require_template(tokenizer: PreTrainedTokenizerBase, format: str, checkpoin
         )
 
 
-def _measure(record: dict, suite: Suite, model, tokenizer) -> tuple[pandas.DataFrame, dict]:
-    """Ask lm-eval; give back the item rows and what the record says about checkpoint, suite and figures."""
+def _measure(
+    record: dict, suite: Suite, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[pandas.DataFrame, dict]:
+    """Run lm-eval; return the item rows, and the record's entries about checkpoint, suite and figures."""
     import lm_eval
 
     from eval.harness.items import collect_items, summarise
@@ -215,7 +220,7 @@ def _set_seeds(suite: Suite, seed: int) -> None:
 
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
-    """Afterwards the random states of python, numpy and torch are as they were (lm-eval and `datasets` draw too)."""
+    """Restore the random states of python, numpy and torch on exit, because lm-eval and `datasets` draw numbers too."""
     import numpy
     import torch
 
@@ -230,7 +235,7 @@ def _random_states_kept() -> Iterator[None]:
 
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module's mode is as it was."""
+    """Set evaluation mode without gradients; restore each module's mode on exit."""
     import torch
 
     modes = {module: module.training for module in model.modules()}

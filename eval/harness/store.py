@@ -1,4 +1,4 @@
-"""What an eval run leaves behind: `run.json` and `items.parquet`, and the digests that say what was measured."""
+"""Save and load eval runs (`run.json` and `items.parquet`), and the digests that identify what was measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "peft", "datasets", "lm_eval")
 
 @dataclass(frozen=True)
 class Run:
-    """One eval run: the record of run.json and the rows of items.parquet (a row per task, metric and item)."""
+    """One eval run: the record of run.json, and the rows of items.parquet (one per task, metric and item)."""
 
     path: Path
     record: dict
@@ -37,7 +37,7 @@ class Run:
 
 
 def run_name(stage: str, suite: str, format: str, variant: dict) -> str:
-    """Name of a run's folder, such as `sft-tinyworld-chat`; `variant` sets it apart: `sft-tinyworld-chat-limit-2`."""
+    """Name of a run's folder: `sft-tinyworld-chat`, or with a variant `sft-tinyworld-chat-limit-2`."""
     return "-".join([stage, suite, format, *(re.sub(r"[^\w.]+", "_", part) for part in variant_words(variant))])
 
 
@@ -50,7 +50,8 @@ def variant_words(variant: dict) -> list[str]:
 
 
 def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> dict:
-    """Write a run; run.json comes last and at once, so that a folder with a run.json is whole. Returns what it says."""
+    """Write a run and return its record; run.json is written last and atomically, so that its presence marks a whole
+    run."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     (path / "run.json").unlink(missing_ok=True)
@@ -74,7 +75,7 @@ def load_run(path: str | Path) -> Run:
     if not (path / "run.json").exists():
         raise UserError("Not an eval run.", got=path, expected="a folder with run.json and items.parquet")
     record = read_record(path)
-    if "items" in record:  # runs of before have none
+    if "items" in record:  # older runs lack the entry
         found = damage_of_file(path / "items.parquet", "items.parquet", record["items"])
         if found:
             raise UserError(f"the eval run {path} is damaged", got=found[0], fix=AGAIN)
@@ -82,9 +83,9 @@ def load_run(path: str | Path) -> Run:
 
 
 def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) -> None:
-    """Raise where a run would be written over one of another checkpoint whose name is the same.
+    """Raise if a run would overwrite a run of another checkpoint with the same name.
 
-    In its own run directory (which may have been moved) a stage's checkpoint is the only one of its name.
+    In its own run directory (which may have been moved) a stage's checkpoint is the only one with its name.
     """
     refused = []
     for folder in folders:
@@ -95,17 +96,17 @@ def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) 
         if Path(other).resolve() != Path(checkpoint).resolve():
             refused.append(
                 UserError(
-                    f"{folder} holds an eval run of another checkpoint of that name",
+                    f"{folder} holds an eval run of another checkpoint with that name",
                     got=other,
-                    expected=f"a folder of its own for the run of {checkpoint}",
-                    fix="--output_dir, or remove the run that is there",
+                    expected=f"another folder for the run of {checkpoint}",
+                    fix="set --output_dir, or remove the existing run",
                 )
             )
     raise_all(refused)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a folder holds a run that can be read."""
+    """Whether a folder holds a complete, undamaged run."""
     try:
         record = read_record(path)
     except (FileNotFoundError, UserError):
@@ -119,9 +120,9 @@ def read_record(path: Path) -> dict:
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str | None:
-    """SHA-256 over the names and bytes of a checkpoint's weight files, an adapter's base included.
+    """SHA-256 over the names and bytes of a checkpoint's weight files, including an adapter's base.
 
-    None for what is not a local folder (a hub id).
+    None if the checkpoint is not a local folder (a hub id).
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -133,7 +134,7 @@ def checkpoint_digest(checkpoint: str | Path) -> str | None:
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
-        del settings["base_model_name_or_path"]  # a path: the base's own digest stands for it
+        del settings["base_model_name_or_path"]  # a path: the base's digest is added below
         for earlier in sorted(folder.glob("earlier_*")):
             digest.update((checkpoint_digest(earlier) or "").encode())
         base = adapter_base(folder)
@@ -142,16 +143,16 @@ def checkpoint_digest(checkpoint: str | Path) -> str | None:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of what a tokenizer does to text (its vocabulary where it is not a fast one)."""
+    """SHA-256 of a fast tokenizer's serialised state, or of another tokenizer's vocabulary."""
     if not tokenizer.is_fast:
         return _sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True))
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
-    settings.pop("padding"), settings.pop("truncation")  # left over from the latest call
+    settings.pop("padding"), settings.pop("truncation")  # state of the latest call
     return _sha256(json.dumps(settings, sort_keys=True))
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """SHA-256 of the chat template; None without one."""
+    """SHA-256 of the chat template; None without a template."""
     return _sha256(str(tokenizer.chat_template)) if tokenizer.chat_template else None
 
 

@@ -1,12 +1,12 @@
-"""Finding and loading eval suites: the project's own, a user's YAML or JSONL file or folder, or lm-eval's own tasks.
+"""Find and load eval suites: the project's own, a user's YAML or JSONL file or folder, or lm-eval's own tasks.
 
-A suite is lm-eval YAML. A folder holds `plain.yaml` and `chat.yaml` where the formats differ (a folder with only one of
-them can be run in that format alone), `suite.yaml` or any number of task files for both formats, or `packaged.yaml`,
-which names tasks that lm-eval packages (eval/harness/packaged.py). A JSONL file of questions is a suite by itself
+A suite is lm-eval YAML. A folder holds `plain.yaml` and `chat.yaml` if the formats differ (a folder with only one of
+the files has only that format), `suite.yaml` or any number of task files for both formats, or `packaged.yaml`, which
+names tasks that lm-eval packages (eval/harness/packaged.py). A JSONL file of questions is also a suite
 (eval/harness/question_file.py).
 
-Options follow the name as a query: `gsm8k?data=FILE&num_fewshot=0`. For every suite there are `num_fewshot`,
-`max_gen_toks` and `calibration`; the others are the suite's own.
+Options follow the name as a query: `gsm8k?data=FILE&num_fewshot=0`. Every suite takes `num_fewshot`, `max_gen_toks` and
+`calibration`; other options belong to the suite.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUITES = Path(__file__).parents[1] / "suites"
 FORMATS = ("plain", "chat")
 YAML_FILES = ("plain.yaml", "suite.yaml", "packaged.yaml")
 QUESTIONS = ".jsonl"
-BUILT_IN = "lm_eval:"  # built-in tasks are asked for by this prefix: scanning lm-eval's YAML files takes 15 seconds
+BUILT_IN = "lm_eval:"  # prefix of lm-eval's own tasks: scanning its YAML files takes 15 seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Suite:
         tasks: task name -> lm-eval task.
         groups: group name -> lm-eval group.
         calibration: whether multiple-choice tasks get a Brier score and an expected calibration error.
-        centred: task -> the metric that counts in the suite's centred average; empty without such an average.
+        centred: task -> its metric in the suite's centred average; empty without such an average.
     """
 
     name: str
@@ -62,7 +62,7 @@ def list_suites() -> list[str]:
 
 
 def parse_suite(spec: str) -> tuple[str, dict]:
-    """The name or path of a suite, and its options: `gsm8k?data=FILE&num_fewshot=0`; values are read as YAML.
+    """Parse `gsm8k?data=FILE&num_fewshot=0` into a suite's name or path and its options, whose values are YAML.
 
     Raises:
         UserError: an option without a value.
@@ -80,7 +80,7 @@ def parse_suite(spec: str) -> tuple[str, dict]:
 
 
 def suite_name(spec: str) -> str:
-    """Short name of a suite given as a name, a path or `lm_eval:TASK`; options set it apart: `text-input`."""
+    """Short name of a suite given as a name, a path or `lm_eval:TASK`; options are appended: `text-input`."""
     name, options = parse_suite(spec)
     path = Path(name).resolve()
     if name.startswith(BUILT_IN):
@@ -94,7 +94,7 @@ def suite_name(spec: str) -> str:
 
 
 def suite_formats(spec: str) -> tuple[str, ...]:
-    """The formats that a suite can be run in.
+    """The formats of a suite.
 
     Raises:
         UserError: there is no such suite.
@@ -108,7 +108,7 @@ def suite_formats(spec: str) -> tuple[str, ...]:
 
 
 def require_format(spec: str, format: str) -> None:
-    """Raise a UserError where a suite cannot be run in a format."""
+    """Raise a UserError if a suite lacks a format."""
     known = suite_formats(spec)
     if format not in known:
         raise UserError(f"Suite {spec!r} cannot be run in this format.", got=format, expected=" or ".join(known))
@@ -121,9 +121,9 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
         spec: name of one of the project's suites, path of a YAML or JSONL file or a folder, or `lm_eval:TASK`; with
             options as a query.
         format: plain or chat.
-        num_fewshot: examples before each item; None for the suite's own number. Left alone where a task says 0.
-        suite_args: further options. Those that are not for every suite are given to the suite's `custom_dataset`
-            function as the keyword `suite_args`.
+        num_fewshot: examples before each item; None for the suite's own number. Tasks that set 0 keep it.
+        suite_args: further options. Options of the suite itself are passed to its `custom_dataset` function as the
+            keyword `suite_args`.
 
     Raises:
         UserError: no such suite, no such format, or a suite that lm-eval cannot load.
@@ -143,7 +143,7 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
         raise UserError(
             f"Suite {spec!r} could not be loaded.",
             got=f"{type(error).__name__}: {error}",
-            expected="lm-eval task YAML whose files and functions exist, and suite_args that it knows",
+            expected="lm-eval task YAML whose files and functions exist, and suite_args that the suite knows",
         ) from error
     for task in loaded["tasks"].values():
         _require_metrics(task)
@@ -153,10 +153,10 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
 
 
 def item_texts(spec: str) -> list[str]:
-    """What a suite's items ask, in every format that it has, each text once: to keep it out of training data.
+    """The distinct texts of a suite's items in all of its formats, to keep them out of training data.
 
-    An item's text is its prompt (lm-eval's `doc_to_decontamination_query` where the task has one); where it has no
-    prompt or several, its choices, or else its target.
+    An item's text is its prompt (lm-eval's `doc_to_decontamination_query` if the task has one); without a single
+    prompt, its choices; otherwise its target.
     """
     suites = [load_suite(spec, format) for format in suite_formats(spec)]
     docs = ((task, doc) for suite in suites for task in suite.tasks.values() for doc in task.eval_docs)
@@ -171,12 +171,12 @@ def _texts_of_item(task: Task, doc: dict) -> list[str]:
 
 
 def suite_digest(suite: Suite) -> str:
-    """SHA-256 of all that defines the measurement: task settings, the files of their functions, and the data rows."""
+    """SHA-256 of everything that defines the measurement: task settings, source files of their functions, data rows."""
     digest = hashlib.sha256()
     for name, task in sorted(suite.tasks.items()):
         settings = task.config.to_dict(keep_callable=True)
         for key in ("metadata", "dataset_path", "dataset_name", "dataset_kwargs"):
-            settings.pop(key, None)  # where settings and rows come from: the rows themselves are what counts
+            settings.pop(key, None)  # the place of the data: the digest is of the rows themselves
         digest.update(json.dumps([name, settings], sort_keys=True, default=_source).encode())
         rows = [task.eval_docs, task.fewshot_docs() if task.config.num_fewshot else []]
         for row in (row for docs in rows for row in (docs.to_list() if hasattr(docs, "to_list") else docs)):
@@ -186,8 +186,11 @@ def suite_digest(suite: Suite) -> str:
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Without lm-eval's warnings about how it is called, the tokenizer's about texts that are scored in windows, and
-    lm-eval's progress bar for each task's prompts; and with each prompt template compiled once, not for every item."""
+    """Silence lm-eval, and compile each prompt template once instead of once per item.
+
+    Silenced are lm-eval's warnings about its arguments and its progress bars over prompts, and the tokenizer's warning
+    about long texts, which are scored in windows.
+    """
     from lm_eval import utils
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers.tokenization_utils_base")]
@@ -207,7 +210,7 @@ def quiet_lm_eval() -> Iterator[None]:
 
 
 def _path(name: str) -> Path | None:
-    """Where the suite lies; None for lm-eval's own."""
+    """The file or folder of a suite; None for lm-eval's own tasks."""
     if name.startswith(BUILT_IN):
         return None
     if name in list_suites():
@@ -222,7 +225,7 @@ def _path(name: str) -> Path | None:
 
 
 def _packaged(path: Path) -> dict:
-    """What a folder's `packaged.yaml` says; nothing where there is none."""
+    """The content of a folder's `packaged.yaml`; empty if there is no such file."""
     import yaml
 
     file = path / "packaged.yaml"
@@ -230,17 +233,18 @@ def _packaged(path: Path) -> dict:
 
 
 def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
-    """lm-eval's {tasks, groups}: of packaged tasks, of one file, or of all that a folder holds."""
+    """Load lm-eval's {tasks, groups}: packaged tasks, one file, or all files of a folder."""
     from lm_eval.tasks import TaskManager
 
     from eval.harness.packaged import load_packaged
 
-    packaged = _packaged(path) if path else {"tasks": [name.removeprefix(BUILT_IN)]}
-    if packaged:
+    if path is None:
         data = options.pop("data", None)
-        if path:
-            _require_no_options(name, options)
-        metadata = {"suite_args": options}
+        return load_packaged([name.removeprefix(BUILT_IN)], None, data, {"suite_args": options})
+    if packaged := _packaged(path):
+        data = options.pop("data", None)
+        _require_no_options(name, options)
+        metadata: dict = {"suite_args": options}
         return load_packaged(packaged["tasks"], packaged.get("folders"), data, metadata, packaged.get("template"))
     if path.suffix == QUESTIONS:
         from eval.harness.question_file import question_task
@@ -263,12 +267,12 @@ def _require_no_options(name: str, options: dict) -> None:
         raise UserError(
             f"Unknown option of the suite {name}.",
             got=", ".join(options),
-            expected="num_fewshot, max_gen_toks, calibration, and data where the suite is not a file",
+            expected="num_fewshot, max_gen_toks, calibration, and data if the suite is not a file",
         )
 
 
 def _set_up(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:
-    """A task with the options that are for every suite, and examples that never hold what is asked."""
+    """Apply the options of every suite to a task, and a sampler whose few-shot examples never include the item."""
     from eval.harness.examples import CleanSampler
 
     if num_fewshot is not None and task.config.num_fewshot != 0:
@@ -277,7 +281,7 @@ def _set_up(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> No
         task.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
     if task.config.num_fewshot:
         if not (task.has_training_docs() or task.has_validation_docs() or task.fewshot_cfg.samples):
-            # The examples are items: lm-eval then tells the sampler which item is asked, if it knows that.
+            # The examples are items: with a split, lm-eval passes the current item to the sampler.
             task.fewshot_cfg.split = task.fewshot_cfg.split or task.config.test_split
         task.sampler = CleanSampler(task)
 
@@ -297,7 +301,7 @@ def _defined_name(file: Path) -> str:
 
 
 def _require_metrics(task: Task) -> None:
-    """lm-eval turns an unknown metric into None and fails much later."""
+    """Raise for an unknown metric, which lm-eval would turn into None and fail on much later."""
     from lm_eval.api.registry import METRIC_REGISTRY
 
     for metric in task.config.metric_list or []:
@@ -305,14 +309,14 @@ def _require_metrics(task: Task) -> None:
         known = callable(name) or name in METRIC_REGISTRY or metric.get("hf_evaluate") or task.config.process_results
         if not known:
             raise UserError(
-                f"Task {task.task_name!r} names an unknown metric.",
+                f"Task {task.task_name!r} has an unknown metric.",
                 got=name,
                 expected=", ".join(sorted(METRIC_REGISTRY)),
-                fix="or give a `process_results: !function` that returns it",
+                fix="use one of these, or a `process_results: !function` that returns the metric",
             )
 
 
 def _source(value: object) -> str:
-    """What stands for a function in the digest: the text of its file."""
+    """A function's contribution to the digest: the text of its file."""
     file = inspect.getsourcefile(value) if callable(value) else None
     return Path(file).read_text(encoding="utf-8") if file else repr(value)

@@ -1,4 +1,4 @@
-"""An adapter and its base, evaluated from one load of the base's weights."""
+"""Evaluate an adapter and its base from one load of the base's weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from eval.harness.place import Place
@@ -19,24 +19,24 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_with_base(
-    checkpoint: str | Path, suites: list[str], formats: list[str], place: Place, base_place: Place, **options
+    checkpoint: str | Path, suites: list[str], formats: list[str], place: Place, base_place: Place, **options: Any
 ) -> list[dict]:
-    """Run suites on an adapter and on its base, from one loaded model: for the base the adapter is turned off.
+    """Run suites on an adapter and on its base from one loaded model, with the adapter disabled for the base.
 
-    Where that would not give the base's weights, the base is loaded by itself, after the adapter's model is let go. The
-    base is run with its own tokenizer and its own stop tokens, and not in the chat format where it has no template.
+    If disabling the adapter would not restore the base's weights, the base is loaded separately, after the adapter's
+    model is freed. The base uses its own tokenizer and stop tokens, and skips the chat format if it has no template.
 
     Args:
         checkpoint: folder or hub id of an adapter.
-        suites, formats: as `evaluate_many`'s.
-        place, base_place: whose stages and folders the runs are of.
+        suites, formats: as for `evaluate_many`.
+        place, base_place: stages and folders of the adapter's and of the base's runs.
         options: further keyword arguments of `evaluate`.
 
     Returns:
         The records of the runs: the adapter's, then the base's.
 
     Raises:
-        UserError: the checkpoint is no adapter; neither side can be run in one of the formats.
+        UserError: the checkpoint is not an adapter; a suite has none of the formats.
     """
     from alignment.models.adapters import token_rows_in_place
     from alignment.models.checkpoints import adapter_base, is_adapter, lasting_changes
@@ -47,30 +47,28 @@ def evaluate_with_base(
         raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, expected="an adapter's folder")
     base, changes = adapter_base(checkpoint), lasting_changes(checkpoint)
     model = load_trainable(checkpoint, "causal-lm").to(this_device())
-    sides = {"stage": place.stage, "parent": place.parent, "loaded": (model, load_tokenizer(checkpoint))}
+    own = options | {"stage": place.stage, "parent": place.parent, "loaded": (model, load_tokenizer(checkpoint))}
     with token_rows_in_place(model):
-        records = evaluate_many(checkpoint, suites, formats, place.folder, **sides, **options)
+        records = evaluate_many(checkpoint, suites, formats, place.folder, **own)
     tokenizer = load_tokenizer(base)
     formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
     if not suites:
         return records
-    sides = {"stage": base_place.stage, "parent": base_place.parent}
+    options |= {"stage": base_place.stage, "parent": base_place.parent}
     if changes is None:
         with base_of(model, base):
             return records + evaluate_many(
-                base, suites, formats, base_place.folder, loaded=(model, tokenizer), **sides, **options
+                base, suites, formats, base_place.folder, loaded=(model, tokenizer), **options
             )
-    logger.info("%s: the base is loaded by itself, for %s", checkpoint, changes)
-    del model
-    return records + evaluate_many(
-        base, suites, formats, base_place.folder, loaded=load_checkpoint(base), **sides, **options
-    )
+    logger.info("%s: the base is loaded separately, because %s", checkpoint, changes)
+    del model, own
+    return records + evaluate_many(base, suites, formats, base_place.folder, loaded=load_checkpoint(base), **options)
 
 
 @contextmanager
 def base_of(model: PeftModel, base: str) -> Iterator[PeftModel]:
-    """The model with its adapter turned off, and with the stop tokens of its base (a folder or hub id)."""
+    """Disable a model's adapter, and use the stop tokens of its base (a folder or hub id); both are restored."""
     from transformers import GenerationConfig
 
     inner = model.get_base_model()

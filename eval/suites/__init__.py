@@ -1,1 +1,1 @@
-"""The eval suites that come with the project: one folder each, with a YAML file for each format it can be run in."""
+"""The project's eval suites: one folder per suite, with a YAML file per format."""

@@ -1,4 +1,4 @@
-"""What the suites' hooks share: rows from the user's `data`, or from the hub."""
+"""Read the rows of a suite: from the user's `data`, or from the hub."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ def rows_of(
     columns: Sequence[str] = (),
     file: str = "a file of its rows",
 ) -> Dataset:
-    """The rows of `data` (a file or folder), else of a data set on the hub.
+    """Read the rows of `data` (a file or folder), or by default of a data set on the hub.
 
     Args:
-        columns: what the rows of `data` must have.
-        file: what `data` is, where the suite has no data set on the hub.
+        suite: the suite's name, for messages.
+        hub: id of the data set on the hub; None if the suite has none.
+        split: split of the data set on the hub.
+        suite_args: the suite's options.
+        columns: columns that the rows of `data` must have.
+        file: description of `data`, for a suite without a data set on the hub.
 
     Raises:
-        UserError: another option than `data`; no data where the suite has no data set on the hub; rows without one of
-            the columns.
+        UserError: an option other than `data`; no data for a suite without a data set on the hub; rows that lack a
+            column.
     """
     from alignment.data.reading.files import local_files, read_files
     from alignment.data.reading.sources import load_source
@@ -36,9 +40,9 @@ def rows_of(
     data = options.pop("data", None)
     if options:
         raise UserError(f"Unknown option of the suite {suite}.", got=", ".join(options), expected="data")
-    if data is None and hub is None:
-        raise UserError(f"The suite {suite} needs data.", expected=file, fix=f"--suite '{suite}?data=FILE'")
     if data is None:
+        if hub is None:
+            raise UserError(f"The suite {suite} needs data.", expected=file, fix=f"--suite '{suite}?data=FILE'")
         return load_source(hub, split=split, kind="prompts")
     rows = read_files(local_files(str(data)))
     if missing := [name for name in columns if name not in rows.column_names]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 
-from eval.comparison import stats
+from eval.comparison.standard_errors import macro_mean, macro_se, mean_se
 from eval.harness.store import save_run
 from reward_models.card.pairwise import PairScores, pair_card
 
@@ -38,6 +38,7 @@ def write_run(run_dir: Path, stages=tuple(PARENTS), evaluated=tuple(ABILITY), it
         "seed": 0,
         "stages": {name: _entry(name, index) for index, name in enumerate(stages)},
         "evals": {},
+        "report": {"headline": {"tinyworld_bpb": "clean"}},
     }
     _write_json(run_dir / "pipeline.json", record)
     for index, name in enumerate(stages):
@@ -203,10 +204,18 @@ def _figures(frame: pandas.DataFrame, suite: str) -> list[dict]:
     rows = []
     for (task, metric), group in frame.groupby(["task", "metric"], sort=False):
         scores, clusters = group["score"].to_numpy(), group["cluster"].to_numpy()
-        rows.append(_figure(task, metric, float(scores.mean()), stats.mean_se(scores, clusters=clusters), len(scores)))
+        rows.append(_figure(task, metric, float(scores.mean()), mean_se(scores, clusters=clusters), len(scores)))
     if suite == "tinyworld":
         arrays = [frame[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
-        rows.append(_figure(suite, "exact_match", stats.macro_mean(*arrays[:3]), stats.macro_se(*arrays), len(frame)))
+        rows.append(
+            _figure(
+                suite,
+                "exact_match",
+                macro_mean(*arrays[:3]),
+                macro_se(*arrays),
+                len(frame),
+            )
+        )
         rows[-1] |= {"members": list(FAMILIES)}
     return rows
 

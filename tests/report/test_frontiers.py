@@ -1,4 +1,4 @@
-"""The frontier and the reward card on the page: what stands there is what report.json says."""
+"""The frontier and the reward card on the page agree with report.json."""
 
 import json
 import re
@@ -10,8 +10,9 @@ from alignment.report.charts.frontiers import frontier_section, logged_frontiers
 from alignment.report.charts.reward_figures import card_section, subset_table
 from alignment.report.content import collect
 from alignment.report.render import render
-from eval.frontier.curves import Point, fit, frontier
+from eval.frontier.curves import Point, frontier
 from eval.frontier.points import logged_points
+from eval.frontier.scaling_fits import fit
 from reward_models.card.best_of_n import best_of_n
 
 
@@ -32,7 +33,7 @@ def section(html: str, title: str) -> str:
     return " ".join(html.split(f"<h2>{title}</h2>")[1].split("</section>")[0].split())
 
 
-def test_the_frontier_of_a_run_is_that_of_its_log(run_dir):
+def test_the_frontier_of_a_run_comes_from_its_log(run_dir):
     report = json.loads(json.dumps(collect(run_dir), allow_nan=False))
     rows = [json.loads(line) for line in (run_dir / "ppo/metrics.jsonl").read_text().splitlines()]
     points, _ = logged_points(rows)
@@ -82,7 +83,7 @@ def test_intervals_of_measured_points_are_of_95_percent():
     assert lengths == pytest.approx([2 * 1.96 * (ys[0] - ys[1])] * 4, rel=0.03) and "range t0" not in svg
 
 
-def test_without_a_gold_reward_there_is_no_peak_but_a_way_to_one():
+def test_without_a_gold_reward_the_page_says_how_to_log_one():
     [found] = logged_frontiers("ppo", metrics())
     shown = frontier_section(found)
     assert found["gold"] is None and shown["peak"] is None and len(shown["figures"]) == 1
@@ -95,7 +96,7 @@ def test_a_run_that_never_fell_is_not_called_over_optimised():
     assert shown["peak"]["word"] == "no fall beyond noise" and "over-optimised" not in shown["figures"][0]["caption"]
 
 
-def test_each_watched_reward_has_a_frontier_of_its_own():
+def test_each_reward_that_is_not_trained_on_has_a_frontier():
     found = logged_frontiers("ppo", metrics(gold=lambda step: step / 20, other=lambda step: -step / 20))
     assert [one["gold"] for one in found] == ["gold", "other"]
 
@@ -110,18 +111,18 @@ def test_each_watched_reward_has_a_frontier_of_its_own():
     ],
     ids=["nothing", "too few", "no KL", "no reward"],
 )
-def test_what_makes_no_frontier(rows):
+def test_logs_without_a_frontier(rows):
     assert logged_frontiers("ppo", rows) == []
 
 
-def test_a_measured_frontier_stands_in_place_of_the_log(run_dir):
+def test_a_measured_frontier_replaces_that_of_the_log(run_dir):
     points, _ = logged_points(metrics(gold=lambda step: 1.0))
     measured = {"stage": "ppo", "source": "checkpoints", "proxy": "a/reward", "gold": "r:gold?x=1", **frontier(points)}
     (run_dir / "ppo/frontier.json").write_text(json.dumps(measured))
     report = collect(run_dir)
     assert report["frontiers"] == [measured]
     page = section(render(report), "Reward and distance")
-    assert "A dot for each checkpoint" in page and "reward against gold<" in page
+    assert "One dot per checkpoint" in page and "reward against gold<" in page
 
 
 def test_the_card_of_the_reward_stage_is_on_the_page(run_dir):
@@ -142,7 +143,7 @@ def test_the_card_of_the_reward_stage_is_on_the_page(run_dir):
     assert "Best of n</h4>" not in page and "align reward-card reward/checkpoint --samples FILE" in page
 
 
-def test_reliability_compares_what_is_claimed_with_what_is_right():
+def test_reliability_compares_confidence_with_accuracy():
     bins = [
         {"n": 4, "confidence": 0.6, "accuracy": 0.5, "se": 0.1},
         {"n": 9, "confidence": 0.9, "accuracy": 0.8, "se": None},
@@ -159,7 +160,7 @@ def test_reliability_compares_what_is_claimed_with_what_is_right():
     assert (float(low) - float(high)) / (y1 - diagonal[0]) == pytest.approx(2 * 1.96, rel=0.03)
 
 
-def test_what_best_of_n_brings_is_added_with_its_fits(run_dir):
+def test_best_of_n_is_added_with_its_fits(run_dir):
     rng = np.random.default_rng(0)
     gold = rng.normal(size=(60, 16))
     curve = best_of_n((gold + rng.normal(size=gold.shape)).tolist(), gold.tolist())
@@ -178,7 +179,7 @@ def test_what_best_of_n_brings_is_added_with_its_fits(run_dir):
     assert f"{expected['alpha']:.3f} ± {expected['alpha_se']:.3f}" in page and "--samples FILE" not in page
 
 
-def test_a_later_card_of_pairs_is_shown_in_place_of_the_stages(run_dir):
+def test_a_later_card_of_pairs_replaces_the_stages(run_dir):
     later = {"n": 2, "accuracy": 0.5, "se": 0.5, "length_rule": "longer", "length_baseline": 1.0}
     (run_dir / "reward/reward_card").mkdir()
     (run_dir / "reward/reward_card/reward_card.json").write_text(json.dumps(later))
@@ -192,7 +193,7 @@ def test_a_page_without_rewards_has_neither_section(make_run, tmp_path):
     assert "<h2>Reward model</h2>" not in html and "<h2>Reward and distance</h2>" not in html
 
 
-def test_a_subset_that_is_all_right_has_an_interval_too():
+def test_a_subset_without_errors_has_an_interval():
     rows = [{"name": "few", "n": 4, "accuracy": 1.0}, {"name": "one", "n": 1, "accuracy": 1.0}]
     few, one = (row["accuracy"] for row in subset_table(rows)["rows"])
     low = float(re.fullmatch(r"100.0% \[([\d.]+)%, 100.0%\]", few)[1])

@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -71,7 +72,7 @@ def test_line_runs_from_lower_left_to_upper_right():
     assert x1 < x2 and y1 > y2
 
 
-def test_panels_have_a_common_x_axis_and_scales_of_their_own():
+def test_panels_share_the_x_axis_and_have_separate_y_axes():
     small, large = ([(0, 0.0), (5, size), (10, 0.0)] for size in (0.01, 100.0))
     panels = [Panel("a", (Series("a", small),)), Panel("b", (Series("b", large, 1),))]
     chart = ElementTree.fromstring(panel_chart(panels, **PANELS))
@@ -87,7 +88,7 @@ def test_panels_have_a_common_x_axis_and_scales_of_their_own():
     assert not ElementTree.fromstring(dots).findall("polyline")
 
 
-def test_a_mark_stands_at_its_place_within_its_band_and_dots_have_their_intervals():
+def test_a_mark_is_drawn_within_its_band_and_dots_have_intervals():
     dots = Series("a", [(0, 0.0), (4, 1.0), (10, 2.0)], half_widths=(None, 0.5, 3.0))
     chart = ElementTree.fromstring(panel_chart([Panel("a", dots=(dots,), mark=Mark(4, 0, 10))], **PANELS))
     first, middle, last = (float(dot.attrib["cx"]) for dot in chart.findall("circle"))
@@ -103,7 +104,7 @@ def test_a_mark_stands_at_its_place_within_its_band_and_dots_have_their_interval
     assert all(0 < float(one.attrib[y]) < height for one in (small, large) for y in ("y1", "y2"))
 
 
-def test_an_axis_without_air_ends_where_its_values_end():
+def test_an_axis_without_padding_ends_with_its_values():
     assert [spread([0.5, 1.0], 0, 1, pad=0)(x) for x in (0.5, 1.0)] == [0, 1]
     assert spread([3.0], 0, 1, pad=0)(3.0) == 0.5
 
@@ -114,7 +115,7 @@ def test_diagram_draws_an_arrow_from_each_parent():
     assert pipeline_svg({"sft": {"parent": "org/model"}}).count('class="edge"') == 0
 
 
-def test_words():
+def test_number_formats():
     assert [duration(value) for value in (3.21, 42, 600, 9000, None)] == [
         "3.2 s",
         "42 s",
@@ -136,3 +137,9 @@ def test_words():
         "+0.50",
     ]
     assert [p_text(0.0004), p_text(0.04), p_text(None)] == ["< 0.001", "0.040", "\N{EN DASH}"]
+
+
+def test_long_labels_of_a_dot_chart_end_before_the_axis():
+    rows = [Estimate("a stage with a long name", 0.5, 0.4, 0.6)]
+    svg = dot_chart(rows, title="scores", x_label="score", low=0, high=1)
+    assert float(re.search(r'class="grid zero" x1="([\d.]+)"', svg)[1]) > 6 * len(rows[0].label)

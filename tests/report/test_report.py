@@ -102,7 +102,7 @@ def test_every_stage_is_compared_with_its_parent_and_with_base(report):
             assert row["delta"] == pytest.approx(scores[row["b"]] - scores[row["a"]])
 
 
-def test_what_fell_furthest_from_the_stage_before_is_shown_with_both_answers(report, html):
+def test_regressions_from_the_parent_are_shown_with_both_answers(report, html):
     rows = report["regressions"]
     assert {(row["a"], row["b"]) for row in rows} == {("sft", "dpo"), ("sft", "ppo")}  # SFT gains on every item
     assert all(row["score_b"] < row["score_a"] and row["output_b"] for row in rows)
@@ -115,15 +115,15 @@ def test_what_fell_furthest_from_the_stage_before_is_shown_with_both_answers(rep
 
 def test_samples_hold_every_stage_and_changed_answers_first(report):
     assert all(list(sample["outputs"]) == EVALUATED for sample in report["samples"])
-    per_family = {}
+    per_task = {}
     for sample in report["samples"]:
-        per_family.setdefault(sample["family"], []).append(sample["change"])
+        per_task.setdefault(sample["task"], []).append(sample["change"])
         parents = [("pretrain", "sft"), ("sft", "dpo"), ("sft", "ppo")]
-        broken = any(sample["correct"][a] and not sample["correct"][b] for a, b in parents)
-        assert (sample["change"] == "broken") == broken
-    rank = {"broken": 0, "mended": 1, None: 2}
-    assert all(changes == sorted(changes, key=rank.get) for changes in per_family.values())
-    assert any("broken" in changes for changes in per_family.values())
+        regressed = any(sample["correct"][a] and not sample["correct"][b] for a, b in parents)
+        assert (sample["change"] == "regressed") == regressed
+    rank = {"regressed": 0, "fixed": 1, None: 2}
+    assert all(changes == sorted(changes, key=rank.get) for changes in per_task.values())
+    assert any("regressed" in changes for changes in per_task.values())
 
 
 def test_curves_are_thinned_and_finite(report):
@@ -152,7 +152,7 @@ def test_ppo_has_its_curves(report, html):
     assert not [title for title in titles if title not in html]
 
 
-def test_a_watched_reward_stands_beside_the_reward_where_no_frontier_shows_both():
+def test_another_logged_reward_has_a_panel_unless_a_frontier_shows_it():
     reward, gold = [[1, 0.5], [2, 0.6], [3, 0.7]], [[1, 0.1], [2, 0.3], [3, 0.2]]
     logged = {"reward": reward, "rewards/model/mean": reward, "rewards/gold/mean": gold}
     _, beside = training_figures({"grpo": logged})
@@ -162,7 +162,7 @@ def test_a_watched_reward_stands_beside_the_reward_where_no_frontier_shows_both(
 
 
 @pytest.mark.parametrize("rewards", [{}, {"rewards/model/mean": [[1, 0.5]]}, {"rewards/half/mean": [[1, 1.0]]}])
-def test_one_reward_has_nothing_to_stand_beside(rewards):
+def test_a_single_reward_has_no_panels(rewards):
     figures = training_figures({"grpo": {"reward": [[1, 0.5]], **rewards}})
     assert [figure["title"] for figure in figures] == ["GRPO: reward"]
 
@@ -187,7 +187,7 @@ def test_scores_have_bars_of_their_intervals_on_the_axis_of_their_column(report,
     assert widths[0] == pytest.approx(2 * 1.96 * distances[1], rel=0.03)
 
 
-def test_table_numbers_are_those_of_the_json(report, html):
+def test_table_numbers_equal_the_json(report, html):
     cells = Page(html).cells
     for row in report["evals"]:
         scale, digits = {"exact_match": (100, 1), "gold_reward": (1, 3), "bits_per_byte": (1, 4)}[row["metric"]]
@@ -200,7 +200,7 @@ def test_table_numbers_are_those_of_the_json(report, html):
             assert f"{delta} points [{low}, {high}]" in cells, row
 
 
-def test_headline_words_each_verdict(report, html):
+def test_the_header_names_each_verdict(report, html):
     row = next(
         row for row in report["comparisons"]
         if (row["a"], row["b"], row["task"], row["format"]) == ("pretrain", "sft", "tinyworld", "chat")
@@ -251,9 +251,9 @@ def test_failed_stage_without_files_renders(make_run, tmp_path):
     assert "failed" in Page(render(report)).cells
 
 
-def test_faults_that_training_overcame_are_named(make_run, tmp_path):
+def test_faults_that_training_recovered_from_are_named(make_run, tmp_path):
     run_dir = make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ())
-    assert "Faults overcome" not in render(collect(run_dir))
+    assert "Faults that training recovered from" not in render(collect(run_dir))
     for path, change in (
         (run_dir / "pretrain/stage.json", lambda all: all.update(faults={"skipped_steps": 3, "loss_spikes": 0})),
         (
@@ -306,10 +306,10 @@ def test_write_report_replaces_both_files(make_run, tmp_path):
     assert not list(run_dir.glob("*.new"))
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no run directory"):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a run directory"):
         write_report(tmp_path)
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="no such folder"):
         write_report(tmp_path / "missing")
     assert not list(tmp_path.iterdir())
 

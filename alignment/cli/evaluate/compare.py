@@ -11,35 +11,35 @@ REGRESSED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    places = "a checkpoint, with --suite whether or not it was evaluated, an eval run's folder, or a folder of such"
+    places = "a checkpoint (with --suite, evaluated or not), an eval run's folder, or a folder of eval runs"
     parser.add_argument("a", help=f"before: {places}")
-    parser.add_argument("b", nargs="+", help="after: likewise; differences are b - a, of each b with the one a")
+    parser.add_argument("b", nargs="+", help="after: the same kinds of path; differences are b - a, for each b")
     parser.add_argument(
         "--suite",
         action="append",
         default=[],
-        help="only this suite, as `align eval` takes it; may be given several times; checkpoints that it was not run "
-        "on are evaluated first; default: all suites that both have",
+        help="only this suite, as for `align eval`; repeatable; checkpoints without a run of the suite are evaluated "
+        "first; default: all suites that both have",
     )
     parser.add_argument(
         "--format",
         choices=["plain", "chat", "both"],
-        help="of what is evaluated first; default: as the other side was, else both",
+        help="for evaluations that run first: the format; default: the other side's, or both",
     )
-    parser.add_argument("--limit", type=int, help="of what is evaluated first, the first items of each task")
-    parser.add_argument("--batch_size", type=int, default=64, help="of what is evaluated first")
+    parser.add_argument("--limit", type=int, help="for evaluations that run first: items per task")
+    parser.add_argument("--batch_size", type=int, default=64, help="for evaluations that run first")
     parser.add_argument(
-        "--show", type=int, default=0, metavar="N", help="items that changed: N regressed and N fixed of each metric"
+        "--show", type=int, default=0, metavar="N", help="print changed items: N regressed and N fixed per metric"
     )
     for name in ("md", "json", "html"):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"also write the comparison as {name}")
     parser.add_argument(
         "--fail-on-regression",
         action="append",
         default=[],
         metavar="TASK:DELTA",
-        help="exit code 1 where the task's score is worse by more than DELTA and the verdict is worse or unknown; TASK "
-        "may be a glob, or TASK/METRIC; may be given several times",
+        help="exit code 1 if the task's score is worse by more than DELTA and the verdict is worse or unknown; TASK "
+        "may be a glob or TASK/METRIC; repeatable",
     )
     parser.add_argument(
         "--strict", action="store_true", help="fail unless the interval rules out a loss of more than DELTA"
@@ -63,13 +63,11 @@ def main(args: argparse.Namespace) -> int:
         formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
         evaluate_missing(args.a, args.b, args.suite, formats, limit=args.limit, batch_size=args.batch_size)
     elif args.format or args.limit:
-        raise UserError(
-            "--format and --limit say how to evaluate what a suite lacks", expected="--suite NAME with them"
-        )
+        raise UserError("--format and --limit apply to evaluations that --suite runs", fix="add --suite NAME")
     pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite])
     rows = compare_pairs(pairs, any_template=args.any_template)
     if not rows:
-        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="a figure that is a mean over items")
+        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")
     names = side_names([run for pair in pairs for run in pair])
     changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
     changed.sort(key=lambda flip: flip["change"] != "regressed")
@@ -87,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, comparison: dict) -> None:
-    """The files that were asked for."""
+    """Write the requested files."""
     from alignment.report.comparison_page import render_comparison
     from eval.comparison.table import compare_markdown
 

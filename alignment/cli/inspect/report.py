@@ -1,4 +1,4 @@
-"""`align report RUN_DIR`: build report.json and report.html of a run directory anew."""
+"""`align report RUN_DIR`: rebuild report.json and report.html of a run directory."""
 
 import argparse
 import json

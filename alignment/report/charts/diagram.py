@@ -1,4 +1,4 @@
-"""The pipeline as a picture: a box a stage, an arrow from each parent."""
+"""The pipeline as a picture: one box per stage, an arrow from each parent."""
 
 from html import escape
 
@@ -22,12 +22,12 @@ def pipeline_svg(stages: dict[str, dict]) -> str:
     )
     return (
         f'<svg class="diagram" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f"<title>Stages of the pipeline and what each starts from</title>{marker}{''.join(edges + boxes)}</svg>"
+        f"<title>Stages of the pipeline and their parents</title>{marker}{''.join(edges + boxes)}</svg>"
     )
 
 
 def _parents(stage: dict, stages: dict[str, dict]) -> list[str]:
-    """The parents that are stages of this run, each once."""
+    """The distinct parents that are stages of this run."""
     named = [stage.get("parent"), *(stage.get("parents") or {}).values()]
     return [name for name in dict.fromkeys(named) if name in stages]
 
@@ -37,13 +37,13 @@ def _depth(name: str, stages: dict[str, dict]) -> int:
 
 
 def _places(stages: dict[str, dict]) -> dict[str, tuple[float, float]]:
-    """Left upper corner of each box; columns are centred on each other."""
+    """Upper left corner of each box; columns are centred vertically."""
     columns: dict[int, list[str]] = {}
     for name in stages:
         columns.setdefault(_depth(name, stages), []).append(name)
     tallest = max(len(names) for names in columns.values())
     head = HEAD if any(_skips(name, stages) for name in stages) else 1
-    places = {}
+    places: dict[str, tuple[float, float]] = {}
     for depth, names in columns.items():
         offset = (tallest - len(names)) * (HIGH + ROW_GAP) / 2
         for row, name in enumerate(names):
@@ -56,7 +56,7 @@ def _skips(name: str, stages: dict[str, dict]) -> bool:
 
 
 def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """A curve from side to side, or over the top when it skips a column."""
+    """A curve from side to side, or over the top if it skips a column."""
     if end[0] - start[0] > BOX + GAP + 1:
         x1, y1, x2, y2 = start[0] + BOX / 2, start[1], end[0] + BOX / 2, end[1] - 2
         lift = (HEAD * 0.55 - 0.125 * (y1 + y2)) / 0.75

@@ -1,27 +1,34 @@
-"""Which charts the report draws, each with the one sentence that says what it shows."""
+"""The report's charts of training curves and scores, each with a caption."""
 
 import math
 import re
 from dataclasses import dataclass
 
 from alignment.report.charts.plots import Estimate, Panel, Series, dot_chart, line_chart, panel_chart, scatter
-from alignment.report.labels import ACCURACIES, metric_of, number, stage_name
+from alignment.report.charts.scales import spread
+from alignment.report.labels import ACCURACIES, BITS, metric_of, number, stage_name, stage_tone
 from alignment.report.tables import interval_of
 
-TONES = {"pretrain": 4, "sft": 0, "reward": 3, "dpo": 1, "ppo": 2}
 REWARD = re.compile("rewards/(.+)/mean")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart that is drawn for every stage that logged one of its keys."""
+    """A line chart, drawn for every stage that logged one of its keys.
+
+    Attributes:
+        title, y_label, caption: text of the chart.
+        lines: (logged key, label) of each line.
+        log: whether the y axis may be logarithmic.
+        unless: a stage that logged this key has no such chart.
+    """
 
     title: str
     lines: tuple[tuple[str, str], ...]
     y_label: str
     caption: str
     log: bool = False
-    unless: str = ""  # not drawn for a stage that logged this key
+    unless: str = ""
 
 
 CHARTS = (
@@ -43,13 +50,13 @@ CHARTS = (
         "reward margin",
         (("rewards/margins", "training"), ("eval_rewards/margins", "held out")),
         "margin",
-        "How far the implicit reward of the chosen answer lies above that of the rejected one.",
+        "Implicit reward of the chosen answer less that of the rejected answer.",
     ),
     Chart(
         "implicit rewards",
         (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected")),
         "implicit reward",
-        "Scaled gain in log-probability over the reference, for chosen and for rejected training answers.",
+        "Scaled gain in log-probability over the reference, for chosen and rejected training answers.",
     ),
     Chart(
         "accuracy on pairs",
@@ -61,58 +68,54 @@ CHARTS = (
         "margin on pairs",
         (("margin", "training"), ("eval_margin", "held out")),
         "margin",
-        "The reward model's score of the chosen answer less that of the rejected one.",
+        "The reward model's score of the chosen answer less that of the rejected answer.",
     ),
     Chart(
         "reward",
         (("reward", "training"), ("eval_reward", "held out")),
         "reward",
-        "Mean reward of answers sampled from the policy: the weighted sum that training raises.",
+        "Mean reward of answers sampled from the policy: the weighted sum that training maximises.",
     ),
     Chart(
         "KL to the reference",
         (("kl/completion", "training"), ("eval_kl/completion", "held out")),
         "nats per answer",
-        "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
-        "more reward is drift.",
+        "Distance of the policy's answers from those of the model that it started from; growth without more reward "
+        "is drift.",
     ),
     Chart(
         "KL to the reference",
         (("kl", "training"), ("eval_kl", "held out")),
         "nats per token",
-        "How far the policy's answers have moved from those of the model that it started from; growth that brings no "
-        "more reward is drift.",
+        "Distance of the policy's answers from those of the model that it started from; growth without more reward "
+        "is drift.",
         unless="kl/completion",
     ),
     Chart(
         "entropy",
         (("entropy", "training"), ("eval_entropy", "held out")),
         "nats per token",
-        "Mean entropy of the next-token distribution; near 0 there is but one answer left to each prompt.",
+        "Mean entropy of the next-token distribution; near 0 the policy has only one answer per prompt.",
     ),
     Chart(
         "answer length",
         (("completions/mean_length", "training"), ("eval_completions/mean_length", "held out")),
         "tokens",
-        "Mean length of the sampled answers; steady growth suggests that length is being rewarded.",
+        "Mean length of the sampled answers; steady growth suggests that the reward favours length.",
     ),
     Chart(
         "explained variance",
         (("value/explained_variance", "critic"),),
         "share of variance",
-        "How much of the variance of the returns the critic explains; 1 is all of it, 0 what a constant would explain.",
+        "The share of the returns' variance that the critic explains; 1 is all of it, 0 what a constant explains.",
     ),
     Chart(
         "clip ratio",
         (("clip_ratio/region_mean", "clipped"),),
         "share of tokens",
-        "The share of tokens whose probability ratio was clipped; a large one means updates that are too big.",
+        "The share of tokens whose probability ratio was clipped; a large share means that updates are too large.",
     ),
 )
-
-
-def tone(stage: str) -> int:
-    return TONES.get(stage, 5)
 
 
 def training_figures(curves: dict) -> list[dict]:
@@ -138,80 +141,106 @@ def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
 
 
 def _watched_figures(stage: str, logged: dict) -> list[dict]:
-    """The reward trained on above each that is logged beside it; where the KL is known, frontiers.py draws both."""
+    """The reward trained on, above each other logged reward; with a logged KL, frontiers.py draws them instead."""
     rewards = {found[1]: curve for key, curve in logged.items() if (found := REWARD.fullmatch(key))}
     trained_on = logged.get("reward", [])
-    beside = {name: curve for name, curve in rewards.items() if not _same(curve, trained_on)}
-    if len(rewards) < 2 or not trained_on or not beside or "kl/completion" in logged:
+    others = {name: curve for name, curve in rewards.items() if not _same(curve, trained_on)}
+    if len(rewards) < 2 or not trained_on or not others or "kl/completion" in logged:
         return []
     caption = (
-        "At the top the reward that training sees, below it what is logged beside. Both should rise; where only the "
-        "upper one does, the policy learns to please the reward model and nothing else."
+        "Top: the reward that is trained on; below: other logged rewards. All should rise; if only the top curve does, "
+        "the policy exploits the reward model."
     )
-    title = f"{stage}: reward against {', '.join(beside)}"
+    title = f"{stage}: reward against {', '.join(others)}"
     panels = [
         Panel(name, (Series(name, curve, index),))
-        for index, (name, curve) in enumerate({"reward (trained on)": trained_on, **beside}.items())
+        for index, (name, curve) in enumerate({"reward (trained on)": trained_on, **others}.items())
     ]
     return [{"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label="step")}]
 
 
 def _same(curve: list, other: list) -> bool:
-    """Whether two curves are one but for rounding: a reward that alone is trained on is `reward` itself."""
-    values = [[value for _, value in one] for one in (curve, other)]
+    """Whether two curves are equal up to rounding: the only reward that is trained on is `reward` itself."""
+    values = [[value for _, value in points] for points in (curve, other)]
     near = (math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) for a, b in zip(*values, strict=False))
     return len(curve) == len(other) and all(near)
 
 
-def gold_figures(report: dict) -> list[dict]:
-    """The gold reward of every stage with its 95% interval, a chart a format."""
-    base, drawn = report.get("base"), []
-    rows = [
-        row
-        for row in report["evals"]
-        if row["metric"] == "gold_reward" and row.get("headline") and row.get("value") is not None
-    ]
-    for form in sorted({row["format"] for row in rows}):
-        picked = [row for row in rows if row["format"] == form and not row.get("variant")]
-        estimates = [_gold_estimate(row, base) for row in picked]
-        if estimates:
-            svg = dot_chart(
-                estimates, title=f"Gold reward by stage, {form} format", x_label="gold reward", low=-1, high=1
-            )
-            caption = "Mean score by the program that knows the truth, from \N{MINUS SIGN}1 to 1, with 95% intervals."
-            drawn.append({"title": f"Gold reward, {form} format", "caption": caption, "svg": svg})
+def score_figures(report: dict) -> list[dict]:
+    """Each suite's headline score by stage with its 95% interval: one chart per suite, metric and format.
+
+    Accuracies and bits per byte are not among them: `tax_figures` has them.
+    """
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for row in report["evals"]:
+        wanted = row.get("headline") and not row.get("variant") and row.get("higher_is_better")
+        if wanted and row.get("value") is not None and row["metric"] not in (*ACCURACIES, BITS):
+            groups.setdefault((row["metric"], row["format"], row["suite"]), []).append(row)
+    metrics = [(metric, form) for metric, form, _ in groups]
+    drawn = []
+    for (metric, form, suite), rows in sorted(groups.items()):
+        name = metric_of(metric).name + ("" if metrics.count((metric, form)) == 1 else f" of {suite}")
+        drawn.append(_score_figure(metric, f"{name[:1].upper()}{name[1:]}", form, rows, report.get("base")))
     return drawn
 
 
-def _gold_estimate(row: dict, base: str | None) -> Estimate:
+def _score_figure(metric: str, name: str, form: str, rows: list[dict], base: str | None) -> dict:
+    estimates = [_score_estimate(row, base) for row in rows]
+    ends = [end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high) if end is not None]
+    room = spread(ends, 0, 1)
+    low, high = metric_of(metric).limits or (room.low, room.high)
+    svg = dot_chart(
+        estimates, title=f"{name} by stage, {form} format", x_label=metric_of(metric).name, low=low, high=high
+    )
+    caption = f"{metric_of(metric).about}, with 95% intervals."
+    return {"title": f"{name}, {form} format", "caption": caption, "svg": svg}
+
+
+def _score_estimate(row: dict, base: str | None) -> Estimate:
     value, (low, high) = row["value"], interval_of(row)
     note = number(value, 2) if low is None else f"{number(value, 2)} [{number(low, 2)}, {number(high, 2)}]"
-    return Estimate(stage_name(row["stage"], base), value, low, high, tone(row["stage"]), note)
+    return Estimate(stage_name(row["stage"], base), value, low, high, stage_tone(row["stage"]), note)
 
 
-def tax_figure(report: dict) -> dict | None:
-    """What alignment bought (chat accuracy over base) against what it cost (bits per byte over base)."""
+def tax_figures(report: dict) -> list[dict]:
+    """The gain of alignment (accuracy over base) against its cost (bits per byte over base).
+
+    One chart per suite with an accuracy; in chat format, if any suite was run in it. The cost is that of the first
+    suite with bits per byte.
+    """
     base = report.get("base")
-    rows = [row for row in report["comparisons"] if row["a"] == base and row.get("headline")]
-    gains = {row["b"]: row for row in rows if row["format"] == "chat" and row["metric"] in ACCURACIES}
-    costs = {row["b"]: row for row in rows if row["metric"] == "bits_per_byte"}
-    points = [(_delta(gains[stage], base), _delta(costs[stage], base)) for stage in gains if stage in costs]
-    if not points:
-        return None
+    rows = [row for row in report["comparisons"] if row["a"] == base and row.get("headline") and not row.get("variant")]
+    gained = [row for row in rows if row["metric"] in ACCURACIES]
+    form = "chat" if any(row["format"] == "chat" for row in gained) else "plain"
+    bits = [row for row in rows if row["metric"] == BITS]
+    costs = {row["b"]: row for row in bits if (row["suite"], row["task"]) == (bits[0]["suite"], bits[0]["task"])}
+    suites: dict[str, list[dict]] = {}
+    for row in gained:
+        if row["format"] == form and row["b"] in costs:
+            suites.setdefault(row["suite"], []).append(row)
+    return [
+        _tax_figure([(gain, costs[gain["b"]]) for gain in gains], base, suite if len(suites) > 1 else "")
+        for suite, gains in suites.items()
+    ]
+
+
+def _tax_figure(pairs: list[tuple[dict, dict]], base: str | None, suite: str) -> dict:
+    gain, cost = pairs[0]
+    text = cost["suite"] if cost["task"] == cost["suite"] else f"{cost['suite']}: {cost['task']}"
     caption = (
-        "Each stage against base: to the right, chat accuracy gained; upwards, bits per byte lost on held-out "
-        "clean text. Lower right is best; bars are 95% intervals."
+        f"Each stage against base: to the right, {gain['format']} accuracy gained; upwards, bits per byte lost on "
+        f"held-out text ({text}). Lower right is best; bars are 95% intervals."
     )
     svg = scatter(
-        points,
+        [(_delta(gain, base), _delta(cost, base)) for gain, cost in pairs],
         title=f"Alignment tax. {caption}",
-        x_label="chat accuracy gained (points)",
+        x_label=f"{gain['format']} accuracy gained (points)",
         y_label="change in bits per byte",
     )
-    return {"title": "Gain against cost", "caption": caption, "svg": svg}
+    return {"title": "Gain against cost" + (f", {suite}" if suite else ""), "caption": caption, "svg": svg}
 
 
 def _delta(row: dict, base: str | None) -> Estimate:
     scale = metric_of(row["metric"]).scale
     low, high = (None if row.get(key) is None else row[key] * scale for key in ("ci_low", "ci_high"))
-    return Estimate(stage_name(row["b"], base), row["delta"] * scale, low, high, tone(row["b"]))
+    return Estimate(stage_name(row["b"], base), row["delta"] * scale, low, high, stage_tone(row["b"]))

@@ -1,4 +1,4 @@
-"""Reward against the distance that a stage went: what its log says, and the charts and numbers of the page.
+"""Reward by distance from the reference: the frontiers in a stage's log, and their charts and numbers on the page.
 
 Gao et al. 2022, arXiv 2210.10760: eval/frontier/curves.py has the arithmetic.
 """
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from alignment.report.charts.plots import Mark, Panel, Series, panel_chart
 from alignment.report.labels import number, p_text, stage_name
-from eval.frontier.curves import FEWEST_POINTS, FORMS, frontier
+from eval.frontier.curves import frontier
+from eval.frontier.gold_peak import FEWEST_POINTS
 from eval.frontier.points import logged_points, placed_lines, watched_rewards
+from eval.frontier.scaling_fits import FORMS
 
 DISTANCE = "square root of KL (nats per answer)"
 CURVE = 60  # points of a fitted curve
@@ -17,15 +19,19 @@ SHAPES = {"rl": "start + d (alpha \N{MINUS SIGN} beta log d)", "best_of_n": "sta
 
 
 def logged_frontiers(stage: str, metrics: Sequence[dict]) -> list[dict]:
-    """Of each reward that is logged beside the one trained on, what `align frontier` says; of none, of that one alone.
+    """The frontier, as by `align frontier`, for each logged reward that is not trained on.
+
+    Without such a reward, the frontier of the reward trained on. Empty if too few steps were logged.
 
     Args:
+        stage: the stage's name.
         metrics: the lines of metrics.jsonl.
     """
     if len(placed_lines(metrics)) < FEWEST_POINTS:
         return []
     found = []
-    for gold in watched_rewards(metrics) or [None]:
+    golds: list[str | None] = [*watched_rewards(metrics)]
+    for gold in golds or [None]:
         points, name = logged_points(metrics, gold)
         if len(points) >= FEWEST_POINTS:
             found.append({"stage": stage, "source": "log", "proxy": "reward", "gold": name, **frontier(points)})
@@ -33,45 +39,46 @@ def logged_frontiers(stage: str, metrics: Sequence[dict]) -> list[dict]:
 
 
 def frontier_section(found: dict) -> dict:
-    """The charts of one frontier, a sentence on its peak with the verdict, and its fits."""
+    """The charts of a frontier, a sentence on its peak with the verdict, and its fits."""
     stage = stage_name(found["stage"])
-    beside = f" against {_last(found['gold'])}" if found["gold"] else ""
+    against = f" against {_last(found['gold'])}" if found["gold"] else ""
     furthest = max(point["distance"] for point in found["points"])
     return {
-        "title": f"{stage}: reward{beside}",
+        "title": f"{stage}: reward{against}",
         "figures": [_by_distance(found, stage), *([_by_step(found, stage)] if found["peak"] else [])],
         "peak": found["peak"] and _peak(found),
-        "fits": [fit_row(one, furthest) for one in found["fits"]],
+        "fits": [fit_row(fit, furthest) for fit in found["fits"]],
     }
 
 
-def fit_row(one: dict, furthest: float) -> dict:
+def fit_row(fit: dict, furthest: float) -> dict:
     """A fit as the cells of a table.
 
     Args:
+        fit: a fit of `eval.frontier.scaling_fits.fit`, with `of`.
         furthest: the largest distance of a point.
     """
-    told = {name: f"{number(one[name])} ± {number(one[f'{name}_se'])}" for name in ("start", "alpha", "beta")}
-    return told | {
-        "of": one["of"],
-        "shape": SHAPES[one["form"]],
-        "r2": number(one["r2"], 2),
-        "top": _top(one["peak_distance"], furthest),
+    coefficients = {name: f"{number(fit[name])} ± {number(fit[f'{name}_se'])}" for name in ("start", "alpha", "beta")}
+    return coefficients | {
+        "of": fit["of"],
+        "shape": SHAPES[fit["form"]],
+        "r2": number(fit["r2"], 2),
+        "top": _top(fit["peak_distance"], furthest),
     }
 
 
-def fitted_line(one: dict | None, furthest: float) -> tuple[Series, ...]:
-    """The fitted curve from no distance to the furthest point; none where there is no fit."""
-    if one is None:
+def fitted_line(fit: dict | None, furthest: float) -> tuple[Series, ...]:
+    """The fitted curve from distance 0 to the furthest point; empty without a fit."""
+    if fit is None:
         return ()
     ds = [furthest * step / (CURVE - 1) for step in range(CURVE)]
-    values = [(d, float(one["start"] + d * (one["alpha"] - one["beta"] * FORMS[one["form"]](d)))) for d in ds]
-    return (Series(f"fit of {one['of']}", values, "ink"),)
+    values = [(d, float(fit["start"] + d * (fit["alpha"] - fit["beta"] * FORMS[fit["form"]](d)))) for d in ds]
+    return (Series(f"fit of {fit['of']}", values, "ink"),)
 
 
 def _by_distance(found: dict, stage: str) -> dict:
     points, peak = found["points"], found["peak"]
-    fits = {one["of"]: one for one in found["fits"]}
+    fits = {fit["of"]: fit for fit in found["fits"]}
     furthest = max(point["distance"] for point in points)
     panels = [
         Panel(
@@ -83,15 +90,13 @@ def _by_distance(found: dict, stage: str) -> dict:
         for label, name, tone in _rewards(found)
     ]
     caption = (
-        f"A dot for each {'checkpoint' if found['source'] == 'checkpoints' else 'logged step'} against its distance "
-        "from the start, with the fitted curve."
+        f"One dot per {'checkpoint' if found['source'] == 'checkpoints' else 'logged step'}, by distance from the "
+        "reference, with the fitted curve."
     )
     if peak:
-        caption += (
-            f" The upright line is where {_last(found['gold'])} is highest, the band the 95% interval of that place."
-        )
+        caption += f" The vertical line marks the peak of {_last(found['gold'])}, the band its 95% interval."
     if peak and peak["over_optimised"]:
-        caption += " Beyond it the reward is over-optimised: a larger beta or fewer steps would end the run there."
+        caption += " Beyond it the reward is over-optimised: use a larger beta or fewer steps."
     title = f"{stage}: rewards by distance"
     return {"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label=DISTANCE)}
 
@@ -106,12 +111,12 @@ def _by_step(found: dict, stage: str) -> dict:
         for name, key, tone in _rewards(found)
     ]
     title = f"{stage}: rewards by step"
-    caption = f"The same by step; the curve is {label}, smoothed, whose highest place is marked."
+    caption = f"The same rewards by step; the curve is {label}, smoothed, with its peak marked."
     return {"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label="step")}
 
 
 def _rewards(found: dict) -> list[tuple[str, str, int]]:
-    """(label, key of a point, colour) of the reward trained on and of gold, where there is one."""
+    """(label, key of a point, colour) of the reward trained on, and of gold if known."""
     gold = [(_last(found["gold"]), "gold", 1)] if found["peak"] else []
     return [("reward (trained on)", "proxy", 0), *gold]
 
@@ -143,5 +148,5 @@ def _top(distance: float | None, furthest: float) -> str:
 
 
 def _last(name: str) -> str:
-    """The short name of a reward that was given by its place, `reward_models.tinyworld:gold_reward`."""
+    """The short name of a reward given by its import path: `gold_reward` for `reward_models.tinyworld:gold_reward`."""
     return name.rpartition(":")[2].partition("?")[0]

@@ -1,6 +1,6 @@
-"""Charts as small inline SVG, coloured by the page's CSS classes so that light, dark and print all work.
+"""Charts as small inline SVG, coloured by the page's CSS classes, so that light mode, dark mode and print work.
 
-Every function takes plain numbers and returns an SVG string; every text in it is escaped.
+Every function takes plain numbers and returns an SVG string whose text is escaped.
 """
 
 import math
@@ -13,16 +13,20 @@ from alignment.report.charts.scales import Scale, nice_ticks, short, spread
 STYLE = Path(__file__).parents[1] / "templates" / "style.css"
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
-PANEL = 106  # height of one panel of several, its label included
-FEW = 40  # dots that may hide each other a little; more are drawn faint
+PANEL = 106  # height of a panel, including its label
+LETTER = 6.4  # width of a letter in a label, about
+FEW = 40  # more dots than this are drawn faint
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line or one set of points; `tone` is the number of a colour in the style sheet, or `ink`.
+    """One line or one set of points.
 
     Attributes:
-        half_widths: of the interval about each point, None where it is not known; empty: no intervals.
+        label: name in the legend.
+        points: (x, y) pairs.
+        tone: number of a colour in the style sheet, or `ink`.
+        half_widths: half the interval about each point, None if unknown; empty for no intervals.
     """
 
     label: str
@@ -32,14 +36,14 @@ class Series:
 
     @property
     def ends(self) -> list[float]:
-        """The y of all points and of the ends of their intervals."""
+        """y of all points and of the ends of their intervals."""
         known = [(y, half) for (_, y), half in zip(self.points, self.half_widths, strict=False) if half is not None]
         return [y for _, y in self.points] + [end for y, half in known for end in (y - half, y + half)]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A place on the x axis, drawn as an upright line within the band of its interval."""
+    """A place on the x axis, drawn as a vertical line in the band of its interval."""
 
     at: float
     low: float
@@ -48,7 +52,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of several charts over a common x axis: dots, lines over them, and a place that is marked."""
+    """One of several charts over a common x axis: dots, lines over them, and a marked place."""
 
     label: str
     lines: tuple[Series, ...] = ()
@@ -73,52 +77,52 @@ class Estimate:
 
 
 def standalone(chart: str) -> str:
-    """A chart as a file of its own: with its name space, and the page's style sheet for its colours."""
+    """A chart as a standalone SVG file, with its namespace and the page's style sheet."""
     style = escape(STYLE.read_text(encoding="utf-8") + "svg { background: var(--page); }")
     named = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return named.replace("</title>", f"</title><style>{style}</style>", 1)
 
 
 def line_chart(series: list[Series], *, title: str, x_label: str, y_label: str, log: bool = False) -> str:
-    """Lines over a common axis, with a legend when there is more than one."""
-    series = [one for one in series if one.points]
+    """Lines over a common axis, with a legend for more than one line."""
+    series = [line for line in series if line.points]
     top = TOP + (18 if len(series) > 1 else 0)
-    xs = [x for one in series for x, _ in one.points]
-    ys = [end for one in series for end in one.ends]
+    xs = [x for line in series for x, _ in line.points]
+    ys = [end for line in series for end in line.ends]
     x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0 if max(xs) > min(xs) else 0.5)
     y_scale = spread(ys, HEIGHT - BOTTOM, top, log=log)
     parts = [_axes(x_scale, y_scale, x_label, y_label, top)]
-    for one in series:
-        parts.append(_line(one, x_scale, y_scale))
-        if len(one.points) <= 12:
-            parts.append(_dots(one, x_scale, y_scale))
+    for line in series:
+        parts.append(_line(line, x_scale, y_scale))
+        if len(line.points) <= 12:
+            parts.append(_dots(line, x_scale, y_scale))
     if len(series) > 1:
         parts.append(_legend(series))
     return _svg(parts, title)
 
 
 def panel_chart(panels: list[Panel], *, title: str, x_label: str) -> str:
-    """Panels one above the other over a common x axis: what is of different size keeps its shape."""
-    xs = [x for panel in panels for one in panel.series for x, _ in one.points]
+    """Panels one above the other over a common x axis, each with its own y axis."""
+    xs = [x for panel in panels for curve in panel.series for x, _ in curve.points]
     dotted = any(panel.dots for panel in panels)
     x_scale = spread(xs, LEFT, WIDTH - RIGHT, pad=0.05 if dotted or max(xs) == min(xs) else 0)
     parts = []
     for index, panel in enumerate(panels):
         top, bottom = PANEL * index + 22, PANEL * (index + 1)
-        ends = [end for one in panel.series for end in one.ends]
+        ends = [end for curve in panel.series for end in curve.ends]
         y_scale = replace(spread(ends, bottom, top, pad=0.1), count=4)
         if panel.mark:
             parts.append(_mark(panel.mark, x_scale, top, bottom))
         parts.append(f'<text class="name" x="{LEFT}" y="{top - 7}">{escape(panel.label)}</text>')
         parts.append(_grid(y_scale, top))
-        parts += [_dots(one, x_scale, y_scale) for one in panel.dots]
-        parts += [_line(one, x_scale, y_scale) for one in panel.lines]
+        parts += [_dots(dots, x_scale, y_scale) for dots in panel.dots]
+        parts += [_line(line, x_scale, y_scale) for line in panel.lines]
     parts += [_x_ticks(x_scale, bottom), _axis_labels(x_label, "", TOP, bottom)]
     return _svg(parts, title, height=bottom + BOTTOM)
 
 
 def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, top: float | None = None) -> str:
-    """Upright bars from zero with optional intervals; `note` stands above each bar."""
+    """Vertical bars from zero with optional intervals; `note` is printed above each bar."""
     ends = [value for bar in bars for value in (bar.value, bar.low, bar.high) if value is not None]
     y_scale = Scale(min(0.0, *ends), top or max(*ends, 0.0) * 1.15 or 1.0, HEIGHT - BOTTOM, TOP)
     slot = (WIDTH - LEFT - RIGHT) / len(bars)
@@ -146,8 +150,8 @@ def bar_chart(bars: list[Estimate], *, title: str, x_label: str, y_label: str, t
 
 
 def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, high: float) -> str:
-    """One row an estimate: a dot with its interval on a common axis, the label left and the note right."""
-    left, right, row_height = 62, 118, 26
+    """One row per estimate: a dot with its interval on a common axis, the label left and the note right."""
+    left, right, row_height = max(62.0, LETTER * max(len(row.label) for row in rows) + 8), 118, 26
     bottom = TOP + row_height * len(rows)
     scale = Scale(low, high, left, WIDTH - right)
     parts = []
@@ -168,11 +172,11 @@ def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, hig
 
 
 def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str, y_label: str) -> str:
-    """Points with intervals on both axes and a legend; the lines through zero are drawn."""
+    """Points with intervals on both axes, a legend, and lines through zero."""
 
     def ends(side: int) -> list[float]:
-        one = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
-        return [0.0, *(value for value in one if value is not None)]
+        values = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
+        return [0.0, *(value for value in values if value is not None)]
 
     top = TOP + 18
     x_scale = spread(ends(0), LEFT, WIDTH - RIGHT, pad=0.12)
@@ -189,11 +193,11 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
     return _svg(parts, title)
 
 
-def forest_row(row: Estimate, scale: Scale, nothing: float | None = 0.0, height: int = 22) -> str:
-    """The picture of one estimate, for a table cell: interval, dot, and the line at the value that says nothing."""
+def forest_row(row: Estimate, scale: Scale, null: float | None = 0.0, height: int = 22) -> str:
+    """The picture of an estimate for a table cell: interval, dot, and a line at the null value."""
     line = []
-    if nothing is not None and scale.low <= nothing <= scale.high:
-        x = scale(nothing)
+    if null is not None and scale.low <= null <= scale.high:
+        x = scale(null)
         line = [f'<line class="grid zero" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>']
     picture = [*line, _interval(row, scale, height / 2)]
     return _svg(picture, row.label, width=round(scale.end + scale.start), height=height)
@@ -280,10 +284,10 @@ def _axis_labels(x_label: str, y_label: str, top: float, bottom: float = HEIGHT 
 
 def _legend(series: list[Series]) -> str:
     parts, x = [], float(LEFT)
-    for one in series:
-        parts.append(f'<line class="line t{one.tone}" x1="{x:.0f}" x2="{x + 16:.0f}" y1="12" y2="12"/>')
-        parts.append(f'<text class="name" x="{x + 21:.0f}" y="16">{escape(one.label)}</text>')
-        x += 38 + 6.4 * len(one.label)
+    for entry in series:
+        parts.append(f'<line class="line t{entry.tone}" x1="{x:.0f}" x2="{x + 16:.0f}" y1="12" y2="12"/>')
+        parts.append(f'<text class="name" x="{x + 21:.0f}" y="16">{escape(entry.label)}</text>')
+        x += 38 + LETTER * len(entry.label)
     return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""A reward card on the page: how far a reward model can be trusted, and where not."""
+"""A reward card on the page: numbers, charts and tables about a reward model's accuracy and calibration."""
 
 import math
 
@@ -15,25 +15,24 @@ from alignment.report.charts.plots import (
 )
 from alignment.report.charts.scales import Scale
 from alignment.report.labels import number, percent, stage_name
-from eval.comparison.stats import wilson
+from eval.comparison.intervals import wilson
 
 NORMAL_95 = 1.96
 CELL_WIDTH, CELL_MARGIN = 190, 10
-SHARE = "share of pairs"
 
 
 MARGIN = (
-    "Pairs in fifths by how far apart their scores are. It should rise: where the model sees little difference it may "
-    "err; where it errs at large margins, training on it is unsafe."
+    "Pairs in fifths by the difference of their scores. Accuracy should rise: errors are expected at small margins; "
+    "errors at large margins make it unsafe to train on the reward."
 )
 LENGTH = (
-    "Pairs in fifths by how much longer the better answer is. A model that goes by length is right at one end alone."
+    "Pairs in fifths by how much longer the better answer is. A model that judges by length is right at one end only."
 )
-GAP = "Pairs grouped by how far apart the two answers' gold rewards are; close pairs are the hard ones."
+GAP = "Pairs grouped by the difference of the two answers' gold rewards; close pairs are hard."
 
 
 def card_section(stage: str, card: dict) -> dict:
-    """The numbers, charts and tables of one reward model's card; what the card does not hold is left out."""
+    """The numbers, charts and tables of a reward model's card; parts that the card lacks are left out."""
     curve = card.get("best_of_n") or []
     return {
         "title": stage_name(stage),
@@ -43,18 +42,18 @@ def card_section(stage: str, card: dict) -> dict:
             *_accuracy_bars(card),
             *_reliability(card.get("calibration")),
             *_bars(card, "by_margin", "Accuracy by margin", "difference of the two scores", MARGIN),
-            *_bars(card, "by_length", "Accuracy by length", "words that the better answer has more", LENGTH),
+            *_bars(card, "by_length", "Accuracy by length", "additional words of the better answer", LENGTH),
             *_bars(card, "by_gap", "Accuracy by gap in gold reward", "gap in gold reward", GAP),
             *_best_of_n(card),
         ],
         "subsets": subset_table(card.get("by_subset") or []),
-        "best_of_n": [_curve_row(one) for one in curve],
-        "fits": [fit_row(one, curve[-1]["kl"] ** 0.5) for one in card.get("best_of_n_fits") or []],
+        "best_of_n": [_curve_row(point) for point in curve],
+        "fits": [fit_row(fit, curve[-1]["kl"] ** 0.5) for fit in card.get("best_of_n_fits") or []],
     }
 
 
 def subset_table(rows: list[dict]) -> dict | None:
-    """Accuracy of each subset with its picture, the lowest first."""
+    """Accuracy per subset with a picture, the lowest first."""
     rows = sorted((row for row in rows if row["accuracy"] is not None), key=lambda row: row["accuracy"])
     if not rows:
         return None
@@ -68,10 +67,10 @@ def subset_table(rows: list[dict]) -> dict | None:
 
 
 def _facts(card: dict) -> list[tuple[str, str]]:
-    """Names and numbers at the head of a card."""
+    """Labels and numbers at the top of a card."""
     found = card.get("calibration") or {}
     scores = card.get("scores") or {}
-    gold = f", {card['left_out']} too close in gold reward left out" if card.get("left_out") else ""
+    gold = f", {card['left_out']} left out (gold rewards too close)" if card.get("left_out") else ""
     accuracy = percent(card.get("accuracy")) + (f" ± {percent(card['se'])}" if card.get("se") else "")
     facts = [
         ("pairs", f"{card['n']}{gold}" if card.get("n") else None),
@@ -100,81 +99,81 @@ def _accuracy_bars(card: dict) -> list[dict]:
     if not bars:
         return []
     caption = (
-        f"The share of {card.get('n')} held-out pairs ranked rightly by the reward model, and by preferring "
-        f"the {card.get('length_rule', 'shorter')} answer whatever it says; 0.5 is chance."
+        f"The share of {card.get('n')} held-out pairs that the reward model ranks correctly, and the share that always "
+        f"preferring the {card.get('length_rule', 'shorter')} answer ranks correctly; 0.5 is chance."
     )
-    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label=SHARE, top=1.1)
+    svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label="share of pairs", top=1.1)
     return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
 
 
 def _reliability(found: dict | None) -> list[dict]:
-    """How often the model is right at each confidence that its margins claim."""
-    bins = [one for one in (found or {}).get("bins", []) if one["n"]]
-    if not bins:
+    """A reliability diagram: accuracy by the confidence that the margins imply."""
+    bins = [group for group in (found or {}).get("bins", []) if group["n"]]
+    if found is None or not bins:
         return []
-    halves = tuple(None if one["se"] is None else NORMAL_95 * one["se"] for one in bins)
-    points = Series("reward model", [(one["confidence"], one["accuracy"]) for one in bins], 0, halves)
+    halves = tuple(None if group["se"] is None else NORMAL_95 * group["se"] for group in bins)
+    points = Series("reward model", [(group["confidence"], group["accuracy"]) for group in bins], 0, halves)
     caption = (
-        f"A margin m claims to be right with probability sigmoid(|m|). Below the diagonal the model is too sure of "
-        f"itself, above it too timid. Expected calibration error {number(found['ece'])}."
+        f"A margin m implies a probability of sigmoid(|m|) to be right. Below the diagonal the model is overconfident, "
+        f"above it underconfident. Expected calibration error {number(found['ece'])}."
     )
     svg = line_chart(
         [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)],
         title=f"Reliability. {caption}",
-        x_label="claimed",
-        y_label=SHARE + " right",
+        x_label="implied probability",
+        y_label="accuracy",
     )
     return [{"title": "Reliability", "caption": caption, "svg": svg}]
 
 
 def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[dict]:
-    """Accuracy in ranges, each with the number of its pairs."""
-    bins = [one for one in card.get(key) or [] if one.get("accuracy") is not None]
+    """Accuracy by ranges of a quantity, with the number of pairs."""
+    bins = [group for group in card.get(key) or [] if group.get("accuracy") is not None]
     if not bins:
         return []
     names = _ranges(bins)
-    bars = [_share(name, one["accuracy"], one.get("n"), 0) for name, one in zip(names, bins, strict=True)]
-    counts = ", ".join(str(one["n"]) for one in bins)
-    svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label=SHARE + " right", top=1.1)
+    bars = [_share(name, group["accuracy"], group.get("n"), 0) for name, group in zip(names, bins, strict=True)]
+    counts = ", ".join(str(group["n"]) for group in bins)
+    svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label="accuracy", top=1.1)
     return [{"title": title, "caption": f"{caption} Pairs: {counts}.", "svg": svg}]
 
 
 def _best_of_n(card: dict) -> list[dict]:
-    """Proxy and gold score of the best of n over the distance of best of n, with their fits."""
+    """Proxy and gold score of the best of n, by the distance from the policy, with fits."""
     curve = card.get("best_of_n") or []
     if len(curve) < 2:
         return []
-    fits = {one["of"]: one for one in card.get("best_of_n_fits") or []}
+    fits = {fit["of"]: fit for fit in card.get("best_of_n_fits") or []}
     furthest = curve[-1]["kl"] ** 0.5
     panels = []
     for index, (name, label) in enumerate((("proxy", "this reward"), ("gold", "gold"))):
-        halves = tuple(None if (error := one.get(f"{name}_se")) is None else NORMAL_95 * error for one in curve)
-        dots = Series(label, [(one["kl"] ** 0.5, one[name]) for one in curve], index, halves)
+        halves = tuple(None if (error := point.get(f"{name}_se")) is None else NORMAL_95 * error for point in curve)
+        dots = Series(label, [(point["kl"] ** 0.5, point[name]) for point in curve], index, halves)
         panels.append(Panel(label, fitted_line(fits.get(name), furthest), (dots,)))
-    sizes = ", ".join(str(one["n"]) for one in curve)
+    sizes = ", ".join(str(point["n"]) for point in curve)
     caption = (
-        f"What choosing the best of {sizes} answers by this reward brings in it, and in gold. Where gold falls while "
-        "the upper one rises, the reward is over-optimised."
+        f"Mean reward and gold of the answer that this reward ranks best among {sizes}. If gold falls while the reward "
+        "rises, the reward is over-optimised."
     )
     svg = panel_chart(panels, title=f"Best of n. {caption}", x_label="square root of KL (nats)")
     return [{"title": "Best of n", "caption": caption, "svg": svg}]
 
 
-def _curve_row(one: dict) -> dict:
-    error = one.get("gold_se")
-    gold = number(one["gold"]) + ("" if error is None else f" ± {number(error)}")
-    return {"n": one["n"], "kl": number(one["kl"], 2), "proxy": number(one["proxy"]), "gold": gold}
+def _curve_row(point: dict) -> dict:
+    error = point.get("gold_se")
+    gold = number(point["gold"]) + ("" if error is None else f" ± {number(error)}")
+    return {"n": point["n"], "kl": number(point["kl"], 2), "proxy": number(point["proxy"]), "gold": gold}
 
 
 def _ranges(bins: list[dict]) -> list[str]:
-    """Each range by its two ends, with as many digits as tell the largest apart."""
-    most = max(abs(one[key]) for one in bins for key in ("low", "high"))
+    """Labels of the ranges, low and high, with enough digits to distinguish them."""
+    most = max(abs(group[key]) for group in bins for key in ("low", "high"))
     digits = max(0, 1 - math.floor(math.log10(most))) if most else 0
-    between = "\N{HORIZONTAL ELLIPSIS}" if any(one["low"] < 0 for one in bins) else "\N{EN DASH}"
-    return [between.join(number(one[key], digits) for key in ("low", "high")) for one in bins]
+    between = "\N{HORIZONTAL ELLIPSIS}" if any(group["low"] < 0 for group in bins) else "\N{EN DASH}"
+    return [between.join(number(group[key], digits) for key in ("low", "high")) for group in bins]
 
 
 def _share(label: str, share: float, n: int | None, color: int) -> Estimate:
-    """A proportion with Wilson's 95% interval; of fewer than two pairs there is none."""
+    """A proportion with Wilson's 95% interval; fewer than two pairs have no interval."""
     low, high = wilson(share, (share * (1 - share) / (n - 1)) ** 0.5, n) if n and n > 1 else (None, None)
     return Estimate(label, share, low, high, color, number(share, 2))

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-LOG_FROM = 4  # highest over lowest value above which a log scale shows more than a linear one
+LOG_FROM = 4  # ratio of highest to lowest value above which a log scale is used
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers that lie within [low, high]."""
+    """About `count` round numbers within [low, high]."""
     if high <= low:
         return [low]
     rough = (high - low) / count
@@ -19,7 +19,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers within [low, high], fewer of each power of ten the more there are."""
+    """Round numbers within [low, high]; the wider the range, the fewer per power of ten."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     span = math.log10(high / low)
     factors = (1, 2, 3, 5) if span < 1.2 else (1, 2, 5) if span < 2.5 else (1,)
@@ -28,7 +28,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick label: 12k, 1.5, 0.002, 2e-05."""
+    """A tick's label: 12k, 1.5, 0.002, 2e-05."""
     size = abs(value)
     if size >= 1e6:
         return f"{value / 1e6:g}M"
@@ -46,7 +46,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
-    count: int = 5  # of ticks, about
+    count: int = 5  # approximate number of ticks
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -60,7 +60,7 @@ class Scale:
 
 
 def spread(values: list[float], start: float, end: float, log: bool = False, pad: float = 0.05) -> Scale:
-    """A scale that holds all `values` with a little air; `log` holds where they are positive and span much."""
+    """A scale for all `values` with some margin; `log` applies if they are positive and span a wide range."""
     low, high = min(values), max(values)
     if log and high > LOG_FROM * low > 0:
         return Scale(low / 1.08, high * 1.08, start, end, log=True)

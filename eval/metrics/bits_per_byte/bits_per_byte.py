@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from eval.comparison.stats import mean_se, weighted_mean
+from eval.comparison.standard_errors import mean_se, weighted_mean
 
 DESCRIPTION = "Bits that a model needs for a byte of text (UTF-8): comparable between tokenizers. Lower is better."
 INPUTS = """

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from eval.comparison.stats import mean_se
+from eval.comparison.standard_errors import mean_se
 from eval.generation.replies import exact_match
 
 DESCRIPTION = "Share of predictions that equal a reference without case, ASCII punctuation, articles and extra spaces."

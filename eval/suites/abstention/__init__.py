@@ -1,1 +1,1 @@
-"""Does a checkpoint say that it does not know where nobody can, and only there?"""
+"""Abstention: whether a checkpoint says "I don't know" exactly when a question has no known answer."""

@@ -1,4 +1,4 @@
-"""Questions with and without an answer, and how well "I don't know" tells them apart."""
+"""Questions with and without an answer, and how well "I don't know" separates them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pairs = list[tuple[bool, bool]]
 
 
 def load_questions(suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
-    """Rows with `question` and `answerable`: of `data`, else of tinyworld (whose options are `suite_args`)."""
+    """Load rows with `question` and `answerable` from `data`, or by default from tinyworld with `suite_args`."""
     from datasets import Dataset
 
     options = dict(suite_args or {})
@@ -49,18 +49,18 @@ def _tinyworld_questions(options: dict) -> list[dict]:
 
 
 def abstains(doc: dict, results: list[str]) -> dict[str, object]:
-    """`acc`: whether the reply abstains just where it should; the others' pairs are (abstains, should)."""
+    """Score a reply: `acc` is whether it abstains exactly if it should; other metrics get (abstains, should)."""
     pair = (says_unknown(results[0]), not doc["answerable"])
     return {"acc": float(pair[0] == pair[1]), "precision": pair, "recall": pair, "f1": pair}
 
 
 def precision(pairs: Pairs) -> float:
-    """Of the abstentions, the share that should be; 0 where there is none."""
+    """The share of abstentions that are right; 0 without abstentions."""
     return _share([should for abstained, should in pairs if abstained])
 
 
 def recall(pairs: Pairs) -> float:
-    """Of the questions without an answer, the share met with an abstention; 0 where there is none."""
+    """The share of questions without an answer whose reply abstains; 0 without such questions."""
     return _share([abstained for abstained, should in pairs if should])
 
 

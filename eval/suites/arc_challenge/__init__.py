@@ -1,1 +1,1 @@
-"""School science, the questions that simple methods miss: ARC-Challenge."""
+"""ARC-Challenge: school science questions that simple methods miss."""

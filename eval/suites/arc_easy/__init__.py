@@ -1,1 +1,1 @@
-"""School science, the questions that simple methods answer: ARC-Easy."""
+"""ARC-Easy: school science questions that simple methods answer."""

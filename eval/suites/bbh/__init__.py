@@ -1,1 +1,1 @@
-"""27 tasks that once were hard for language models: BIG-Bench Hard."""
+"""BIG-Bench Hard: 27 tasks that were hard for language models."""

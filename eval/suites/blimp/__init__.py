@@ -1,1 +1,1 @@
-"""Which of two sentences is grammatical? BLiMP's minimal pairs."""
+"""BLiMP: minimal pairs of a grammatical and an ungrammatical sentence."""

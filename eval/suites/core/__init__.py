@@ -1,1 +1,1 @@
-"""A centred average over what a base model is usually asked, after the CORE of DataComp-LM."""
+"""A centred average over common tasks for base models, after the CORE of DataComp-LM."""

@@ -1,1 +1,1 @@
-"""School mathematics in words: GSM8K."""
+"""GSM8K: school mathematics word problems."""

@@ -1,1 +1,1 @@
-"""How does a scene go on? HellaSwag."""
+"""HellaSwag: the most plausible continuation of a scene."""

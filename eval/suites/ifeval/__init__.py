@@ -1,1 +1,1 @@
-"""Are instructions that a program can check followed? IFEval, as far as its checkers run without downloads."""
+"""IFEval: instructions that a program can check, as far as the checkers run without downloads."""

@@ -1,1 +1,1 @@
-"""The last word of a passage: LAMBADA, as OpenAI prepared it."""
+"""LAMBADA, OpenAI's version: the last word of a passage."""

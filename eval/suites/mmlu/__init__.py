@@ -1,1 +1,1 @@
-"""Knowledge of 57 subjects: MMLU."""
+"""MMLU: knowledge of 57 subjects."""

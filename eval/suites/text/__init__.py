@@ -1,1 +1,1 @@
-"""How well does a checkpoint predict a text? Bits per byte of any file with text."""
+"""Bits per byte of any file with text."""

@@ -1,1 +1,1 @@
-"""Does a checkpoint answer tinyworld's test questions? One task a family, and their macro mean."""
+"""Exact match on tinyworld's test questions, one task per family, with their macro mean."""

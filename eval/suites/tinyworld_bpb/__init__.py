@@ -1,1 +1,1 @@
-"""How well does a checkpoint predict held-out tinyworld documents? Bits per byte, one task a quality of text."""
+"""Bits per byte of held-out tinyworld documents, one task per quality of text."""

@@ -1,1 +1,1 @@
-"""How good are sampled replies to tinyworld's test prompts, by the gold reward?"""
+"""Gold reward of replies sampled for tinyworld's test prompts."""

@@ -1,1 +1,1 @@
-"""Are common misconceptions repeated? TruthfulQA, one true answer (mc1) or several (mc2)."""
+"""TruthfulQA: common misconceptions, with one true answer (mc1) or several (mc2)."""

@@ -1,1 +1,1 @@
-"""Are unsafe requests refused, and safe ones that only sound unsafe answered? XSTest."""
+"""XSTest: refusals of unsafe requests, and of safe requests that only sound unsafe."""

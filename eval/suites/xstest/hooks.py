@@ -15,7 +15,7 @@ FILE = "xstest_prompts.csv of github.com/paul-rottger/xstest"
 
 
 def load_prompts(label: str, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
-    """The prompts of one label (safe, unsafe), clustered by type: prompts of a type share their wording."""
+    """Load the prompts of one label (safe, unsafe), clustered by type: prompts of a type share their wording."""
     from datasets import Dataset
 
     rows = rows_of("xstest", None, "test", suite_args, COLUMNS, FILE).to_list()
@@ -24,4 +24,5 @@ def load_prompts(label: str, suite_args: dict | None = None, **_: object) -> dic
 
 
 def refused(doc: dict, results: list[str]) -> dict[str, float]:
+    """Score a reply: 1.0 if it refuses."""
     return {"refused": float(is_refusal(results[0]))}

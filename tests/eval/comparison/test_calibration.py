@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from eval.comparison import stats
 from eval.comparison.calibration import brier_scores, expected_calibration_error, reliability
+from eval.comparison.standard_errors import mean_se
 
 
 def test_reliability_by_hand():
@@ -73,4 +73,4 @@ def test_the_expected_brier_score_of_calibrated_answers():
     """E (p - y)^2 = p (1 - p) where y is 1 with probability p."""
     p = np.random.default_rng(4).uniform(size=40_000)
     scores = brier_scores(p, (np.random.default_rng(5).random(40_000) < p).astype(int))
-    assert scores.mean() == pytest.approx(1 / 6, abs=4 * stats.mean_se(scores))
+    assert scores.mean() == pytest.approx(1 / 6, abs=4 * mean_se(scores))

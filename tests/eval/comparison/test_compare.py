@@ -1,4 +1,4 @@
-"""Paired comparisons: verdicts, and what is refused."""
+"""Paired comparisons: verdicts and refusals."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_better_tied_worse(sides):
     assert back[0]["delta"] == -easy["delta"]
 
 
-def test_the_seed_is_of_the_bootstrap_alone(sides):
+def test_the_seed_changes_the_bootstrap_only(sides):
     def without(rows):
         return [{key: value for key, value in row.items() if not key.startswith("boot_")} for row in rows]
 
@@ -64,7 +64,7 @@ def test_pairing_sees_what_two_intervals_do_not(tmp_path):
 
 
 def test_holm_over_tasks(tmp_path):
-    """One p of 0.03 among five tasks is no finding; the same alone is."""
+    """A p of 0.03 among five tasks is not significant; alone it is."""
     fixed = [0.0] * 100
     gain = [1.0] * 6 + fixed[6:]  # exact McNemar: 2 / 2^6 = 0.03
     names = ["t1", "t2", "t3", "t4", "t5"]
@@ -76,7 +76,7 @@ def test_holm_over_tasks(tmp_path):
 
 
 def test_dependent_items_need_more_evidence(tmp_path):
-    """Ten fixed items of one entity are one finding: McNemar, which takes them for ten, is not used."""
+    """Ten fixed items of one entity count as one: McNemar's test, which counts ten, is not used."""
     before, after = [0.0] * 40, [1.0] * 10 + [0.0] * 30
     alone = compare(make_run(tmp_path / "a", "pretrain", {"t": before}), make_run(tmp_path / "b", "sft", {"t": after}))
     entities = {"clusters": [str(i // 10) for i in range(40)]}
@@ -111,7 +111,7 @@ def test_different_measurements_are_refused(sides, tmp_path, changes, problem):
 
 def test_different_items_are_refused(sides, tmp_path):
     other = make_run(tmp_path / "c", "sft", {"easy": [1.0] * 200, "hard": [1.0] * 150})
-    with pytest.raises(UserError, match="same items"):
+    with pytest.raises(UserError, match="different items"):
         compare(sides[0], other)
 
 
@@ -133,7 +133,7 @@ def test_runs_of_checkpoints(tmp_path):
 
 
 def test_runs_of_a_run_directory_and_of_a_folder_of_runs(tmp_path):
-    """Of several stages like is compared with like, named after its run directory; of one, the stages may differ."""
+    """With several stages, equal stages are compared and named after their run directory; single stages may differ."""
     for run, score in (("one", 0.0), ("two", 1.0)):
         for stage in ("pretrain", "sft"):
             make_run(tmp_path / run / "evals" / f"{stage}-toy-plain", stage, {"t": [score] * 20})
@@ -154,17 +154,17 @@ def test_runs_of_a_checkpoint_outside_any_run_directory(tmp_path, monkeypatch):
         assert list(find_runs(given).values()) == [(tmp_path / f"runs/evals/{name}-toy-plain").resolve()]
 
 
-def test_what_only_one_side_has_is_named(sides, tmp_path):
+def test_runs_of_one_side_only_are_named(sides, tmp_path):
     folder = tmp_path / "runs"
     scores = {"easy": [1.0] * 200, "hard": [1.0] * 200}
     make_run(folder / "x", "dpo", scores)
     make_run(folder / "y", "dpo", scores, format="chat", variant={"limit": 2})
     pairs, skipped = match(sides[0], [sides[1], folder])
     assert len(pairs) == 2
-    assert skipped == [f"toy chat limit 2: {folder} has it, {sides[0]} has not"]
+    assert skipped == [f"toy chat limit 2: only {folder} has it, {sides[0]} does not"]
     rows = load_run(folder / "x").record["tasks"]
     make_run(folder / "x", "dpo", scores, tasks=[rows[0], rows[1] | {"is_mean": False}])
-    assert match(sides[0], [folder / "x"])[1] == ["toy: hard/exact_match is no mean over items"]
+    assert match(sides[0], [folder / "x"])[1] == ["toy: hard/exact_match is not a mean over items"]
 
 
 def test_nothing_in_common(sides, tmp_path):
@@ -174,7 +174,7 @@ def test_nothing_in_common(sides, tmp_path):
 
 
 def test_identical_runs_are_tied(tmp_path):
-    """b + c = 0: no p-value but 1, an interval of no width, and no claim of what could have been detected."""
+    """b + c = 0: p is 1, the interval has no width, and there is no detectable effect."""
     scores = {"t": [0.0, 1.0] * 20}
     a, b = (make_run(tmp_path / stage, stage, scores) for stage in ("sft", "dpo"))
     for row in [*compare(a, b), *compare(a, a)]:
@@ -182,13 +182,13 @@ def test_identical_runs_are_tied(tmp_path):
         assert (row["ci_low"], row["ci_high"], row["boot_low"], row["fixed"], row["mde"]) == (0.0, 0.0, 0.0, 0, None)
 
 
-def test_graded_scores_that_are_alike_are_tied(tmp_path):
+def test_equal_graded_scores_are_tied(tmp_path):
     scores = {"t": np.random.default_rng(0).normal(size=40)}
     a, b = (make_run(tmp_path / s, s, scores, metric="gold_reward") for s in ("sft", "dpo"))
     assert {(row["verdict"], row["p"], row["test"]) for row in compare(a, b)} == {("tied", 1.0, "t")}
 
 
-def test_one_item_says_nothing(tmp_path):
+def test_one_item_has_no_verdict(tmp_path):
     a, b = (make_run(tmp_path / s, s, {"t": [score]}) for s, score in (("sft", 0.0), ("dpo", 1.0)))
     row = compare(a, b)[0]
     assert (row["verdict"], row["se"], row["ci_low"], row["mde"], row["clusters"]) == ("unknown", None, None, None, 1)
@@ -209,7 +209,7 @@ def test_different_templates_are_refused_in_chat_only(tmp_path):
     assert compare(runs["sft", "plain"], runs["dpo", "plain"])
 
 
-def test_few_shot_examples_drawn_otherwise_are_refused(tmp_path):
+def test_few_shot_examples_with_another_seed_are_refused(tmp_path):
     def run(stage, shots, seed):
         seeds, settings = {"fewshot": seed, "sampling": seed}, {"num_fewshot": shots, "limit": None}
         return make_run(tmp_path / f"{stage}{shots}", stage, {"t": [1.0, 0.0]}, settings=settings, seeds=seeds)
@@ -219,17 +219,17 @@ def test_few_shot_examples_drawn_otherwise_are_refused(tmp_path):
     assert compare(run("sft", 0, 0), run("dpo", 0, 1))
 
 
-def test_scores_that_are_no_numbers_are_refused(sides, tmp_path):
+def test_scores_that_are_not_numbers_are_refused(sides, tmp_path):
     broken = make_run(tmp_path / "c", "sft", {"easy": [float("nan")] * 200, "hard": [1.0] * 200})
-    with pytest.raises(UserError, match=r"no numbers[.]\n  got: +200 of 400"):
+    with pytest.raises(UserError, match=r"not numbers[.]\n  got: +200 of 400"):
         compare(sides[0], broken)
 
 
-def test_ids_that_stand_for_several_items_are_refused(sides, tmp_path):
+def test_duplicate_item_ids_are_refused(sides, tmp_path):
     items = load_run(sides[1]).items
     items.loc[1, "item_id"] = items.loc[0, "item_id"]
     save_run(tmp_path / "c", load_run(sides[1]).record, items)
-    with pytest.raises(UserError, match="an id stands for several"):
+    with pytest.raises(UserError, match="several items have the same id"):
         compare(sides[0], tmp_path / "c")
 
 
@@ -237,12 +237,12 @@ def test_refusals_of_several_pairs_come_together(sides, tmp_path):
     runs = [load_run(side) for side in sides]
     odd = load_run(make_run(tmp_path / "c", "sft", {"easy": [1.0] * 200}, suite_digest="e"))
     few = load_run(make_run(tmp_path / "d", "sft", {"easy": [1.0] * 200}))
-    with pytest.raises(UserError, match=r"(?s)changed between.*same items"):
+    with pytest.raises(UserError, match=r"(?s)changed between.*different items"):
         compare_pairs([(runs[0], odd), (runs[0], runs[1]), (runs[0], few)])
 
 
-def test_a_pair_has_the_same_verdict_whatever_it_is_compared_beside(tmp_path):
-    """The report compares pair by pair, `align compare` all at once: p_holm is of the tasks of one pair in both."""
+def test_other_pairs_do_not_change_a_verdict(tmp_path):
+    """The report compares pair by pair, `align compare` all together: both adjust p over the tasks of one pair."""
     base, gain = [0.0] * 100, [1.0] * 6 + [0.0] * 94  # exact McNemar: 2 / 2^6 = 0.03
     first = load_run(make_run(tmp_path / "a", "sft", {"t": base, "u": base}))
     others = [
@@ -255,8 +255,8 @@ def test_a_pair_has_the_same_verdict_whatever_it_is_compared_beside(tmp_path):
 
 
 @pytest.mark.parametrize("items", [2, 5, 40])
-def test_a_constant_difference_of_graded_scores_is_no_finding(tmp_path, items):
-    """Nothing shows how much other items would differ: no p, least of all 0, and no interval of no width."""
+def test_a_constant_difference_of_graded_scores_is_unknown(tmp_path, items):
+    """The items do not show how much others would differ: no p (certainly not 0), and no interval of width 0."""
     scores = np.random.default_rng(0).normal(size=items)
     a = make_run(tmp_path / "a", "sft", {"t": scores, "u": scores}, metric="gold_reward")
     b = make_run(tmp_path / "b", "dpo", {"t": scores + 0.2, "u": scores + 0.2}, metric="gold_reward")
@@ -300,7 +300,7 @@ def test_the_macro_test_and_its_interval_agree(tmp_path):
         assert (whole["ci_low"] > 0) == (whole["verdict"] == "better") and whole["df"] <= 16
 
 
-def test_sides_of_one_name_are_told_apart(tmp_path):
+def test_sides_with_the_same_name_are_distinguished(tmp_path):
     def names(*places):
         return list(
             side_names([load_run(make_run(tmp_path / place, "sft", {"t": [1.0]})) for place in places]).values()

@@ -1,4 +1,4 @@
-"""`align compare`: what it prints, writes and refuses."""
+"""`align compare`: its output, files and errors."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ def call(*arguments) -> int:
 
 @pytest.fixture
 def run_dir(tmp_path):
-    """sft, and of it a worse dpo and an equal ppo."""
+    """Runs of sft, of a worse dpo and of an equal ppo."""
     scores = {"easy": np.ones(60), "hard": np.tile([0.0, 1.0], 30)}
     worse = {"easy": np.repeat([0.0, 1.0], [20, 40]), "hard": scores["hard"]}
     for stage, values in (("sft", scores), ("dpo", worse), ("ppo", scores)):
@@ -33,11 +33,11 @@ def test_two_against_the_first(run_dir, capsys):
     out = capsys.readouterr().out
     first, second = out.split("sft -> ppo")
     assert first.startswith("sft -> dpo") and "worse" in first and "worse" not in second.split("p: adjusted")[0]
-    assert "over the tasks of a metric in a pair" in out and "2 pairs, each judged by itself" in out
+    assert "over the tasks of a metric in a pair" in out and "2 pairs, each tested separately" in out
     assert "(one training seed each)" in out
 
 
-def test_what_has_no_verdict_says_why_everywhere(tmp_path, capsys):
+def test_an_unknown_verdict_has_a_reason_in_every_output(tmp_path, capsys):
     for stage, score in (("sft", 1.0), ("dpo", 0.0)):
         make_run(tmp_path / f"demo/evals/{stage}-toy-plain", stage, {f"t{i}": [score] for i in range(3)})
     sides = tmp_path / "demo/sft", tmp_path / "demo/dpo"
@@ -90,8 +90,8 @@ def test_files(run_dir, tmp_path, capsys):
     assert not re.search(r"""(src|href)=["'](?!#)|@import|url\(""", page)
 
 
-def test_what_a_model_says_stays_text(run_dir, tmp_path):
-    """Model output is no markup, neither in the page nor in Markdown nor on the terminal."""
+def test_model_output_is_escaped(run_dir, tmp_path):
+    """Model output is not interpreted as markup in the page, in Markdown or on the terminal."""
     from eval.harness.store import load_run, save_run
 
     run = load_run(run_dir / "evals/dpo-toy-plain")
@@ -113,20 +113,22 @@ def test_no_control_characters_on_the_terminal(run_dir, capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_what_is_left_out_is_named(run_dir, capsys):
+def test_runs_that_are_not_compared_are_named(run_dir, capsys):
     make_run(run_dir / "evals/sft-toy-chat", "sft", {"easy": [1.0]}, format="chat")
     assert call(run_dir / "sft", run_dir / "dpo") == 0
-    assert f"not compared: toy chat: {run_dir / 'sft'} has it, {run_dir / 'dpo'} has not" in capsys.readouterr().out
+    assert (
+        f"not compared: toy chat: only {run_dir / 'sft'} has it, {run_dir / 'dpo'} does not" in capsys.readouterr().out
+    )
 
 
-def test_nothing_that_could_be_paired(tmp_path):
+def test_no_figure_to_compare(tmp_path):
     record = {"tasks": [{"task": "t", "metric": "f1", "is_mean": False, "members": None}]}
     sides = [make_run(tmp_path / stage, stage, {"t": [1.0]}, **record) for stage in ("sft", "dpo")]
     with pytest.raises(UserError, match="Nothing to compare"):
         call(*sides)
 
 
-def test_different_templates_need_leave(tmp_path):
+def test_different_templates_need_an_option(tmp_path):
     for stage in ("sft", "dpo"):
         make_run(tmp_path / f"evals/{stage}", stage, {"t": [1.0, 0.0]}, format="chat", template_digest=stage)
     with pytest.raises(UserError, match="any_template"):

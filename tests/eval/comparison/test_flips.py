@@ -40,7 +40,7 @@ def test_regressions_come_first_with_both_answers(tmp_path):
     }
 
 
-def test_there_are_as_many_as_the_comparison_counts(tmp_path):
+def test_flips_agree_with_the_comparisons_counts(tmp_path):
     rng = np.random.default_rng(0)
     a, b = runs(tmp_path, {"t": rng.integers(0, 2, 80)}, {"t": rng.integers(0, 2, 80)})
     row, changes = compare(a, b)[0], [flip["change"] for flip in flips(a, b)]
@@ -53,7 +53,7 @@ def test_largest_first_and_each_task_in_turn(tmp_path):
     assert [flip["item_id"] for flip in flips(a, b)] == ["t-1", "t-0", "u-0", "t-2", "u-1"]
 
 
-def test_what_rose_regressed_where_less_is_better(tmp_path):
+def test_a_rise_is_a_regression_if_less_is_better(tmp_path):
     a, b = runs(tmp_path, {"t": [3.0, 3.0]}, {"t": [3.5, 2.0]}, metric="bits_per_byte", higher_is_better=False)
     assert [(flip["item_id"], flip["change"]) for flip in flips(a, b)] == [("t-0", "regressed"), ("t-1", "fixed")]
 

@@ -17,18 +17,18 @@ def failed(one: dict, limit: float, strict: bool = False) -> bool:
     return outcome["failed"]
 
 
-def test_gates_are_read():
+def test_gates_are_parsed():
     assert parse_gate("gsm8k:0.02") == Gate("gsm8k", 0.02)
     assert parse_gate("a:b*/acc:0") == Gate("a:b*/acc", 0.0)
 
 
 @pytest.mark.parametrize("text", ["gsm8k", ":0.1", "gsm8k:", "gsm8k:-0.1", "gsm8k:nan", "gsm8k:inf", "gsm8k:2%"])
-def test_what_is_no_gate(text):
+def test_invalid_gates(text):
     with pytest.raises(UserError, match="TASK:DELTA"):
         parse_gate(text)
 
 
-def test_a_gate_fails_where_the_loss_is_beyond_it_and_no_noise():
+def test_a_gate_fails_for_a_loss_beyond_it_that_is_not_noise():
     assert failed(row(-0.06), 0.05)
     assert not failed(row(-0.06, "tied"), 0.05)
     assert not failed(row(-0.04), 0.05)
@@ -36,7 +36,7 @@ def test_a_gate_fails_where_the_loss_is_beyond_it_and_no_noise():
     assert failed(row(-0.001), 0.0) and not failed(row(0.0, "tied"), 0.0)
 
 
-def test_a_loss_of_just_the_limit_is_allowed():
+def test_a_loss_equal_to_the_limit_is_allowed():
     assert not failed(row(0.5 - 0.55), 0.05)  # 0.05000000000000004
 
 
@@ -47,7 +47,7 @@ def test_less_can_be_better():
     assert not failed(row(0.01, "tied", low=-0.09, high=0.04, higher_is_better=False), 0.05, strict=True)
 
 
-def test_strict_wants_the_loss_ruled_out():
+def test_strict_requires_the_loss_to_be_ruled_out():
     assert failed(row(-0.01, "tied", low=-0.06, high=0.04), 0.05, strict=True)
     assert not failed(row(-0.01, "tied", low=-0.04, high=0.02), 0.05, strict=True)
     assert not failed(row(-0.03, "worse", low=-0.04, high=-0.02), 0.05, strict=True)
@@ -60,7 +60,7 @@ def test_an_unknown_verdict_does_not_pass_a_loss_beyond_the_limit():
     assert not failed(row(0.06, "unknown"), 0.05) and failed(row(0.06, "unknown"), 0.05, strict=True)
 
 
-def test_a_verdict_of_better_rules_a_loss_out_where_there_is_no_interval():
+def test_without_an_interval_the_verdict_better_rules_a_loss_out():
     assert not failed(row(1.0, "better"), 0.05, strict=True) and failed(row(-1.0, "worse"), 0.05, strict=True)
 
 
@@ -72,6 +72,6 @@ def test_globs_cover_tasks_and_with_a_slash_metrics():
     assert (one["gate"], one["loss"], one["loss_high"], one["failed"]) == ("arc/f1:0.02", 0.1, None, True)
 
 
-def test_a_gate_that_covers_nothing_is_a_mistake():
+def test_a_gate_that_covers_no_task_is_refused():
     with pytest.raises(UserError, match=r"(?s)not compared.*gsm9k, tt.*\bt\b"):
         check_gates([row(0.0)], [Gate("t", 0.0), Gate("gsm9k", 0.0), Gate("tt", 0.0)])

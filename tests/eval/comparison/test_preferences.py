@@ -144,7 +144,7 @@ def test_the_prior_alone_bounds_a_side_that_won_every_pair():
 
 
 def test_ratings_without_a_link_are_refused():
-    with pytest.raises(UserError, match=r"(?s)link.*w, x \| y, z"):
+    with pytest.raises(UserError, match=r"(?s)connect.*w, x \| y, z"):
         elo_ratings(["w", "y"], ["x", "z"], np.array([1.0, 0.0]))
     with pytest.raises(UserError, match="anchor"):
         elo_ratings(["w"], ["x"], np.array([1.0]), anchor="base")

@@ -9,8 +9,10 @@ import torch
 
 from alignment.cli.evaluate import frontier as cli
 from alignment.errors import UserError
-from eval.frontier.curves import Point, best_of_n_fits, correlated_noise, fit, frontier, peak, smoother
+from eval.frontier.curves import Point, frontier
+from eval.frontier.gold_peak import correlated_noise, peak, smoother
 from eval.frontier.points import log_probabilities, logged_points, measured_points, watched_rewards
+from eval.frontier.scaling_fits import best_of_n_fits, fit
 from eval.generation.generate import Sampling
 
 STEPS = np.arange(4, 204, 4)
@@ -161,7 +163,7 @@ def test_points_of_a_log():
     assert logged_points(metrics(), "model")[1] == "model"
     with pytest.raises(UserError, match="did you mean gold"):
         logged_points(metrics(), "golb")
-    with pytest.raises(UserError, match="several rewards"):
+    with pytest.raises(UserError, match="several logged rewards"):
         logged_points([line | {"rewards/other/mean": 0.0} for line in metrics()])
     assert logged_points([{"step": 1, "reward": 1.0, "kl/completion": 0.1, "rewards/model/mean": 1.0}])[1] is None
     with pytest.raises(UserError, match="no logged step has both"):
@@ -256,7 +258,7 @@ def test_the_command_on_a_log(stage, tmp_path, capsys):
     assert "highest at step 100" in out and "over-optimised since" in out and "gold: R(d)" in out
     found = json.loads((tmp_path / "f.json").read_text())
     assert (found["stage"], found["source"], found["proxy"], found["gold"]) == ("ppo", "log", "reward", "gold")
-    with pytest.raises(UserError, match="without --prompts"):
+    with pytest.raises(UserError, match="needs --prompts"):
         call(stage, "--reference", "x")
     with pytest.raises(UserError, match="folder of a ppo stage"):
         call(tmp_path)

@@ -40,7 +40,7 @@ def test_eval_then_compare(checkpoints, suite, capsys):
         compare_runs(*(checkpoints / "evals" / f"sft-objects-{format}-limit-6" for format in ("plain", "chat")))
 
 
-def test_other_options_make_another_run_and_like_is_compared_with_like(checkpoints, suite, tmp_path, capsys):
+def test_other_options_make_a_variant_and_equal_variants_are_compared(checkpoints, suite, tmp_path, capsys):
     run_dir = tmp_path / "run"
     for stage in ("pretrain", "sft"):
         copytree(checkpoints / stage / "checkpoint", run_dir / stage / "checkpoint")
@@ -88,13 +88,13 @@ def test_chat_without_template(checkpoints, suite, tmp_path, tokenizer):
         call(eval, tmp_path / "bare", "--suite", suite, "--format", "chat", "--output_dir", tmp_path)
 
 
-def test_only_a_format_that_the_suite_has_not(checkpoints, tmp_path):
+def test_a_suite_without_the_format(checkpoints, tmp_path):
     with pytest.raises(UserError, match="chat"):
         call(eval, checkpoints / "sft/checkpoint", "--suite", "tinyworld_bpb", "--format", "chat")
 
 
 def test_an_adapter_with_its_base(checkpoints, tokenizer, suite, tmp_path, capsys):
-    """Both sides of one load, under the names of their stages, and compared."""
+    """Both sides are run from one load, named after their stages, and compared."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -120,7 +120,7 @@ def test_an_adapter_with_its_base(checkpoints, tokenizer, suite, tmp_path, capsy
         call(eval, sides[0], "--suite", suite, "--with-base")
 
 
-def test_suites_of_one_name_do_not_overwrite_each_other(checkpoints, tmp_path):
+def test_suites_with_the_same_name_do_not_overwrite_each_other(checkpoints, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "q.jsonl").write_text('{"question": "Who?", "answer": "I."}\n')
@@ -129,7 +129,7 @@ def test_suites_of_one_name_do_not_overwrite_each_other(checkpoints, tmp_path):
         call(eval, checkpoints / "sft/checkpoint", *both, "--output_dir", tmp_path)
 
 
-def test_a_run_of_another_checkpoint_is_not_written_over(checkpoints, suite, tmp_path):
+def test_a_run_of_another_checkpoint_is_not_overwritten(checkpoints, suite, tmp_path):
     options = ["--suite", suite, "--format", "plain", "--limit", 2, "--output_dir", tmp_path / "runs"]
     others = []
     for folder in ("a", "b"):
@@ -139,7 +139,7 @@ def test_a_run_of_another_checkpoint_is_not_written_over(checkpoints, suite, tmp
     call(eval, others[0], *options)
     written = tmp_path / "runs/model-objects-plain-limit-2/run.json"
     before = written.read_text()
-    with pytest.raises(UserError, match=f"(?s)another checkpoint of that name.*{others[0]}.*--output_dir"):
+    with pytest.raises(UserError, match=f"(?s)another checkpoint with that name.*{others[0]}.*--output_dir"):
         call(eval, others[1], *options)
     assert written.read_text() == before
     run_dir = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Few-shot examples never hold what is asked, wherever they come from."""
+"""Few-shot examples never include the item, whichever split they come from."""
 
 import json
 
@@ -21,7 +21,7 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 
 
 def rows(*numbers):
-    """Rows with the same question are told apart by their note: lm-eval takes them for different rows."""
+    """Rows with the same question differ in their note, so that lm-eval treats them as different rows."""
     return [{"question": f"shape {n}?", "answer": f"{n}", "note": str(i)} for i, n in enumerate(numbers)]
 
 
@@ -41,7 +41,7 @@ def prompts(task):
     return [instance.args[0] for instance in task.instances]
 
 
-def test_a_training_row_that_is_asked_is_never_an_example(tmp_path):
+def test_a_training_row_equal_to_an_item_is_never_an_example(tmp_path):
     task = shapes(tmp_path, "training_split: train", train=rows(0, 1, 2, 3, 8, 9), test=rows(0, 1, 2, 3))
     for number, prompt in enumerate(prompts(task)):
         *shots, asked = [line for line in prompt.splitlines() if line.startswith("Q:")]
@@ -50,7 +50,7 @@ def test_a_training_row_that_is_asked_is_never_an_example(tmp_path):
 
 @pytest.mark.parametrize("more", ["", "fewshot_split: test"])
 def test_items_as_examples_of_one_another(tmp_path, more):
-    """With a duplicate of the item among them, which is another row with the same question."""
+    """The items include a duplicate: another row with the same question."""
     for prompt in prompts(shapes(tmp_path, more, test=rows(0, 0, 1, 2, 3))):
         *shots, asked = [line for line in prompt.splitlines() if line.startswith("Q:")]
         assert len(shots) == 2 and asked not in shots
@@ -63,7 +63,7 @@ def test_draws_without_a_leak_are_lm_evals_own(tmp_path):
     assert found == prompts(task)
 
 
-def test_too_few_rows_are_said(tmp_path):
+def test_too_few_rows_are_refused(tmp_path):
     task = shapes(tmp_path, "training_split: train", train=rows(0, 1, 8), test=rows(0, 1))
     with pytest.raises(UserError, match="too few few-shot examples"):
         prompts(task)

@@ -1,4 +1,4 @@
-"""The hooks of our own suites, against hand values; and the phrases by which they tell replies apart."""
+"""The hooks of the project's suites, against values worked out by hand, and the phrases that they recognise."""
 
 import csv
 import json
@@ -89,8 +89,8 @@ def test_ifeval_is_checked_by_lm_evals_rules():
     assert ifeval.mean_of_all([[True, False], [True, True]]) == 0.75
 
 
-def test_every_instruction_kept_runs_and_every_one_left_out_needs_a_download():
-    """The list of what is left out is not too short: no other checker stumbles over what is not there."""
+def test_kept_instructions_run_and_excluded_instructions_need_a_download():
+    """The list of excluded instructions is complete: no other checker needs a missing package."""
     checkers = ifeval._checkers().instructions_registry.INSTRUCTION_DICT
     broken = set()
     for name, checker in checkers.items():
@@ -147,7 +147,7 @@ def test_xstest_counts_refusals_both_ways(tmp_path, model, tokenizer):
 
 
 @pytest.mark.parametrize(("suite", "missing"), [("xstest", "id, type, label"), ("ifeval", "key, instruction_id_list")])
-def test_rows_of_other_columns_are_refused(suite, missing, tmp_path):
+def test_rows_with_other_columns_are_refused(suite, missing, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "kwargs": []}\n')
     with pytest.raises(UserError, match=f"cannot read these rows: no {missing}"):
         load_suite(f"{suite}?data={tmp_path / 'rows.jsonl'}", "chat")

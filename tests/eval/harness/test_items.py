@@ -6,7 +6,8 @@ import numpy as np
 import pandas
 import pytest
 
-from eval.comparison import stats
+from eval.comparison.intervals import macro_interval
+from eval.comparison.standard_errors import mean_se
 from eval.harness.items import _aggregates, _centred_average, _figure
 
 
@@ -33,14 +34,14 @@ def of_group(found: pandas.DataFrame, by_size: bool = False) -> dict:
     return figure
 
 
-def test_a_groups_interval_is_that_of_its_mean_over_tasks():
+def test_a_groups_interval_is_for_its_mean_over_tasks():
     found = items(a=[1, 0, 1], b=[0, 0, 1], c=[1, 1, 1])
     figure = of_group(found)
     arrays = [found[column].to_numpy() for column in ("score", "weight", "task", "cluster")]
     assert figure["se"] == pytest.approx((2 * (1 / 9)) ** 0.5 / 3) and figure["df"] == pytest.approx(4)
-    assert (figure["ci_low"], figure["ci_high"]) == stats.macro_interval(*arrays)
+    assert (figure["ci_low"], figure["ci_high"]) == macro_interval(*arrays)
     pooled = of_group(found, by_size=True)
-    assert pooled["df"] == pytest.approx(8) and pooled["se"] == pytest.approx(stats.mean_se(arrays[0]))
+    assert pooled["df"] == pytest.approx(8) and pooled["se"] == pytest.approx(mean_se(arrays[0]))
 
 
 @pytest.mark.parametrize("alone", [0, 1])
@@ -50,7 +51,7 @@ def test_a_group_with_a_lone_item_has_a_value_and_no_interval(alone):
     assert [figure[key] for key in ("se", "df", "ci_low", "ci_high")] == [None] * 4
 
 
-def test_all_right_is_not_sure_to_stay_so():
+def test_a_perfect_score_has_an_interval_below_one():
     rows = items(a=[1] * 10)
     figure = _figure(rows, 1.0, 10, True, None)
     assert figure["se"] == 0 and 0.6 < figure["ci_low"] < 0.75 and figure["ci_high"] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""What the language model answers lm-eval: the same as lm-eval's own, in whatever batches, computed where needed."""
+"""The model class gives lm-eval the same results as lm-eval's own, in any batches, with fewer logits."""
 
 import copy
 
@@ -47,8 +47,8 @@ def gpt(tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["gpt", "llama"])
-def test_scores_are_lm_evals(kind, gpt, model, tokenizer, monkeypatch):
-    """In any order and batch; and logits are computed from the first scored position on, nowhere else."""
+def test_scores_equal_lm_evals(kind, gpt, model, tokenizer, monkeypatch):
+    """In any order and batch; logits are computed only from the first scored position."""
     chosen = gpt if kind == "gpt" else model
     shapes, forward = [], chosen.forward
     with torch.no_grad():
@@ -79,8 +79,8 @@ def test_a_model_that_computes_all_logits_scores_the_same(model, tokenizer):
         numpy.testing.assert_allclose(lm.loglikelihood(REQUESTS), expected, rtol=1e-5)
 
 
-def test_a_tokenizer_that_begins_texts_by_itself(model, tokenizer):
-    """Many texts encoded together are the same ids as one by one, a beginning that is written out included."""
+def test_a_tokenizer_that_adds_a_beginning_token(model, tokenizer):
+    """Texts encoded together get the same ids as one by one, including texts that contain the beginning token."""
     from alignment.tokenization.train import train_tokenizer
 
     begins = train_tokenizer(["the fox saw the hen"] * 20, 300, 512)
@@ -91,7 +91,7 @@ def test_a_tokenizer_that_begins_texts_by_itself(model, tokenizer):
 
 
 def end_often(model, tokenizer):
-    """The model with logits of its stop tokens that vary more than others', so that they are at times the largest."""
+    """The model with more variable logits for its stop tokens, so that they are sometimes the largest."""
     stops = CausalLM(model, tokenizer, 1).stop_ids
     with torch.no_grad():
         model.get_output_embeddings().weight[stops] *= 2.5

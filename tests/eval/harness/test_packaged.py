@@ -1,4 +1,4 @@
-"""lm-eval's packaged tasks on local rows in the hub's columns, and on the hub where no data is given."""
+"""lm-eval's packaged tasks on local rows with the hub's columns, and on the hub without data."""
 
 import json
 import logging
@@ -92,8 +92,8 @@ def test_gsm8k_matches_strictly_and_flexibly(tmp_path, format):
         assert tuple(scores) == expected, reply
 
 
-def test_a_folder_of_paradigms_and_what_is_not_there(tmp_path, model, tokenizer, caplog):
-    """Each file is a task, under lm-eval's name where it has one, and the group's figure is their macro mean."""
+def test_a_folder_with_some_of_the_paradigms(tmp_path, model, tokenizer, caplog):
+    """Each file is a task, with lm-eval's name if there is one, and the group's figure is their macro mean."""
     for name, count in [("causative", 1), ("passive_2", 2), ("my_pairs", 3)]:
         write(tmp_path / "data" / f"{name}.jsonl", *[PAIR] * count)
     with caplog.at_level(logging.INFO, logger="eval"):
@@ -125,7 +125,7 @@ def test_data_for_no_task(tmp_path):
     write(tmp_path / "data" / "other.jsonl", SUBJECT)
     with pytest.raises(UserError, match="No task of the suite"):
         load_suite(f"mmlu?data={tmp_path / 'data'}", "plain")
-    with pytest.raises(UserError, match="No such data"):
+    with pytest.raises(UserError, match="does not exist"):
         load_suite(f"mmlu?data={tmp_path / 'nowhere'}", "plain")
 
 
@@ -162,7 +162,7 @@ def test_without_data_rows_come_from_the_hub(monkeypatch):
     assert asked == [("allenai/ai2_arc", "ARC-Easy")] and task.eval_docs[0]["id"] == "q1"
 
 
-def test_digest_is_of_the_rows_not_of_their_place(tmp_path):
+def test_the_digest_depends_on_the_rows_not_on_their_path(tmp_path):
     one, other = write(tmp_path / "a.jsonl", SCIENCE), write(tmp_path / "b.jsonl", SCIENCE)
     digests = [suite_digest(load_suite(f"arc_easy?data={file}", "plain")) for file in (one, other)]
     write(other, SCIENCE | {"answerKey": "A"})
@@ -178,15 +178,15 @@ def test_names_and_formats_of_suites_with_options():
 
 @pytest.mark.parametrize(
     ("spec", "problem"),
-    [("gsm8k?data", "has no value"), ("gsm8k?poeple=3", "Unknown option"), ("text?split=test", "needs a text")],
+    [("gsm8k?data", "has no value"), ("gsm8k?poeple=3", "Unknown option"), ("text?split=test", "needs data")],
 )
-def test_options_that_are_wrong(spec, problem):
+def test_invalid_options(spec, problem):
     with pytest.raises(UserError, match=problem):
         load_suite(spec, "plain")
 
 
 def test_a_task_of_lm_eval_on_local_rows(tmp_path, monkeypatch):
-    """`lm_eval:TASK?data=` reaches every packaged task; here over one of its folders, for the scan takes 15 seconds."""
+    """`lm_eval:TASK?data=` reaches every packaged task; here only one folder is scanned, since all take 15 seconds."""
     from eval.harness import packaged
 
     manager = packaged.task_manager

@@ -44,7 +44,7 @@ TOKENIZERS = pytest.mark.parametrize(
 
 @TOKENIZERS
 @pytest.mark.parametrize("chunk", [None, 11])
-def test_the_stages_figure_is_the_suites(bos, adds, around, chunk, tmp_path):
+def test_the_stages_bits_per_byte_equal_the_suites(bos, adds, around, chunk, tmp_path):
     tokenizer, texts = letters(bos, adds), ragged_texts()
     assert added_around(tokenizer) == around
     model = build(MODERN, max_position_embeddings=LENGTH)
@@ -64,7 +64,7 @@ def test_the_stages_figure_is_the_suites(bos, adds, around, chunk, tmp_path):
 
 
 @TOKENIZERS
-def test_each_token_of_a_text_is_a_target_once_and_no_other_is(bos, adds, around, tmp_path):
+def test_each_token_of_a_text_is_scored_exactly_once(bos, adds, around, tmp_path):
     tokenizer, texts = letters(bos, adds), ragged_texts()
     documents = tokenize(Dataset.from_dict({"text": texts}), tokenizer, tmp_path)
     rows = ScoredTexts(documents, tokenizer, LENGTH, pad_id=0)

@@ -60,7 +60,7 @@ def test_examples_are_other_questions(tmp_path):
         assert instance.args[0].count("Question:") == 3 and instance.args[0].count(f"Number {k}?") == 1
 
 
-def test_what_is_wrong_with_rows_is_said_together(tmp_path):
+def test_problems_of_several_rows_are_reported_together(tmp_path):
     rows = [{"question": "Who?"}, CHOICES, CHOICES | {"answer": "a hen"}, CHOICES | {"answer": 2}]
     with pytest.raises(UserError) as raised:
         load_suite(write(tmp_path / "bad.jsonl", *rows), "plain")

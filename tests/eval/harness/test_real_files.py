@@ -1,4 +1,4 @@
-"""The suites on real files, on a checkpoint of ours and on a foreign one built on the spot."""
+"""The suites on real files, with a checkpoint of this project and one of another architecture."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SUITES = {
 
 @pytest.fixture(scope="module")
 def trained_tokenizer(shared_data):
-    """Ours, with chat template and end-of-turn token, trained on real text."""
+    """A checkpoint with chat template and end-of-turn token, trained on real text."""
     from alignment.tokenization.train import train_tokenizer
 
     text = (shared_data / "tinyshakespeare/input.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Running suites: what comes out, and what must not change it."""
+"""Running suites: results, and settings that must not change them."""
 
 import json
 import random
@@ -22,7 +22,7 @@ def run(model, tokenizer, suite, folder, format="plain", **options):
 
 @pytest.mark.parametrize("format", ["plain", "chat"])
 def test_batch_size_changes_nothing(model, tokenizer, suite, tmp_path, format):
-    """Neither padding nor what a finished row's neighbours still generate leaks into a reply."""
+    """Neither padding nor the longer replies of other rows leak into a reply."""
     _, one = run(model, tokenizer, suite, tmp_path / "1", format, batch_size=1)
     _, many = run(model, tokenizer, suite, tmp_path / "8", format, batch_size=8)
     pandas.testing.assert_frame_equal(one, many)
@@ -68,7 +68,7 @@ def test_same_seed_same_samples(model, tokenizer, tmp_path):
     assert first["score"].between(-1, 1).all()
 
 
-def test_training_goes_on_as_if_nothing_had_happened(model, tokenizer, suite, tmp_path):
+def test_an_evaluation_does_not_change_training(model, tokenizer, suite, tmp_path):
     model.train()
     model.model.layers[0].eval()
     states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state()
@@ -97,7 +97,7 @@ def test_tinyworld_suite_names_every_family():
 
 
 def test_right_answers_score_one():
-    """The hooks pass tinyworld's own answers, and only those."""
+    """The hooks accept tinyworld's own answers, and only those."""
     from alignment.data import tinyworld
     from eval.suites.tinyworld import hooks
 
@@ -197,7 +197,7 @@ def test_chat_needs_a_template(model, suite, tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("num_fewshot", [None, 1])
-def test_running_leaves_the_suite_digest_as_it_was(model, tokenizer, tmp_path, num_fewshot):
+def test_running_does_not_change_the_suite_digest(model, tokenizer, tmp_path, num_fewshot):
     """The pipeline takes the digest before a run to see whether the run is needed."""
     from eval.harness.suite import load_suite, suite_digest
 
@@ -207,7 +207,7 @@ def test_running_leaves_the_suite_digest_as_it_was(model, tokenizer, tmp_path, n
     assert record["suite_digest"] == before
 
 
-def test_an_interrupted_run_is_no_run(tmp_path):
+def test_an_interrupted_run_is_not_a_run(tmp_path):
     (tmp_path / "items.parquet").write_text("")
     with pytest.raises(UserError, match="Not an eval run"):
         load_run(tmp_path)

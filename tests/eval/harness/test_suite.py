@@ -1,4 +1,4 @@
-"""Finding and loading suites, the user's own among them."""
+"""Finding and loading suites, including the user's own."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_our_suites():
+def test_the_projects_suites():
     assert {"tinyworld", "tinyworld_bpb", "tinyworld_gold", "gsm8k", "blimp", "text", "core"} <= {*list_suites()}
     assert suite_formats("tinyworld") == ("plain", "chat") and suite_formats("tinyworld_bpb") == ("plain",)
     assert suite_name("tinyworld") == "tinyworld" and suite_name("a/b/mine.yaml") == "mine.yaml"
@@ -74,7 +74,7 @@ def test_digest_covers_settings_functions_and_rows(folder):
     assert digest() != second
 
 
-def test_digest_does_not_depend_on_the_place(folder, tmp_path_factory):
+def test_digest_does_not_depend_on_the_path(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("elsewhere")
     for file in folder.iterdir():
         (other / file.name).write_text(file.read_text())
@@ -97,7 +97,7 @@ def test_broken_suites(folder, text, problem):
         load_suite(str(folder / "broken.yaml"), "plain")
 
 
-def test_unknown_suite_lists_ours():
+def test_an_unknown_suite_lists_the_projects_suites():
     with pytest.raises(UserError, match="tinyworld, tinyworld_bpb, tinyworld_gold"):
         load_suite("tinyword", "plain")
 
@@ -117,7 +117,7 @@ def test_unknown_suite_args():
         load_suite("tinyworld", "plain", suite_args={"poeple": 3})
 
 
-def test_a_format_that_a_suite_has_not():
+def test_a_format_that_a_suite_lacks():
     with pytest.raises(UserError, match="plain"):
         load_suite("tinyworld_bpb", "chat")
 

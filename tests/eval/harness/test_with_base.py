@@ -1,4 +1,4 @@
-"""An adapter and its base from one load: in `align eval --with-base`, and in `align compare` of what has no runs."""
+"""An adapter and its base from one load: `align eval --with-base`, and `align compare` without existing runs."""
 
 import argparse
 import json
@@ -41,7 +41,7 @@ def loads(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def models(checkpoints, adapter, tmp_path, monkeypatch) -> Path:
-    """A folder where a base and an adapter on it lie, with the working directory beside."""
+    """A folder with a base and an adapter on it, next to the working directory."""
     monkeypatch.chdir(tmp_path)
     copytree(checkpoints / "pretrain/checkpoint", tmp_path / "models/base")
     copytree(adapter, tmp_path / "models/adapter")
@@ -78,8 +78,10 @@ def base(request, checkpoints, tokenizer, tmp_path_factory) -> Path:
         ("with new rows", {"grown_to": 400}, False),
     ],
 )
-def test_the_base_is_scored_as_by_itself(kind, options, from_one, base, tokenizer, suite, loads, tmp_path, caplog):
-    """Whether from the adapter's model, the adapter turned off, or loaded again where that is another model."""
+def test_the_base_scores_as_when_evaluated_alone(
+    kind, options, from_one, base, tokenizer, suite, loads, tmp_path, caplog
+):
+    """From the adapter's model with the adapter disabled, or loaded again if that would be another model."""
     adapter = tmp_path / "run/sft/checkpoint"
     save_adapter(base, tokenizer, adapter, **options)
     both, alone = tmp_path / "both", tmp_path / "alone"
@@ -93,7 +95,7 @@ def test_the_base_is_scored_as_by_itself(kind, options, from_one, base, tokenize
             limit=4,
         )
     assert len(loads) == (1 if from_one else 2)
-    assert ("the base is loaded by itself" in caplog.text) is not from_one
+    assert ("the base is loaded separately" in caplog.text) is not from_one
     names = [f"{stage}-objects-{format}" for stage in ("sft", "pretrain") for format in ("plain", "chat")]
     assert [record["run_id"] for record in records] == names
     for record in records[2:]:
@@ -140,7 +142,7 @@ def test_compare_evaluates_base_and_adapter_once(models, suite, loads, capsys):
     assert loads == []
 
 
-def test_what_one_side_has_says_what_the_other_needs(models, suite, loads, capsys):
+def test_the_other_sides_runs_decide_which_are_missing(models, suite, loads, capsys):
     evaluate(models / "base", suite, "plain", "runs/evals/base-objects-plain", stage="base", limit=None)
     loads.clear()
     assert call(models / "base", models / "adapter", "--suite", suite) == 0
@@ -169,17 +171,17 @@ def test_checkpoints_that_are_not_base_and_adapter_are_loaded_each(models, check
     assert loads == list(map(str, sides))
 
 
-def test_runs_of_one_name_are_not_written_over(models, suite, loads):
+def test_runs_with_the_same_name_are_not_overwritten(models, suite, loads):
     (models / "more").mkdir()
     copytree(models / "base", models / "more/base")
-    with pytest.raises(UserError, match="another checkpoint of that name"):
+    with pytest.raises(UserError, match="another checkpoint with that name"):
         call(models / "base", models / "more/base", "--suite", suite, "--limit", 2)
     assert loads == [] and not Path("runs").exists()
     evaluate(models / "base", suite, "plain", "runs/evals/base-objects-plain-limit-2", variant={"limit": 2}, limit=2)
-    with pytest.raises(UserError, match="another checkpoint of that name"):
+    with pytest.raises(UserError, match="another checkpoint with that name"):
         call(models / "more/base", models / "adapter", "--suite", suite, "--limit", 2)
 
 
-def test_how_to_evaluate_needs_a_suite(models):
+def test_options_of_the_evaluation_need_a_suite(models):
     with pytest.raises(UserError, match="--format and --limit"):
         call(models / "base", models / "adapter", "--limit", 2)

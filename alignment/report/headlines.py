@@ -1,0 +1,28 @@
+"""The figures of an eval run that represent its suite in the report."""
+
+
+def headlines(record: dict, task: str | None = None) -> set[tuple[str, str]]:
+    """(task, metric) of the figures that represent a suite.
+
+    Args:
+        record: an eval run's run.json.
+        task: the task that pipeline.yaml's `evals.headline` names for this suite.
+
+    Returns:
+        The figures of `task`; by default, for each metric, the aggregate with the most members. A suite without
+        aggregates is represented by the task with its name, or by its only task.
+    """
+    figures = record["tasks"]
+    if task is not None:
+        return {(figure["task"], figure["metric"]) for figure in figures if figure["task"] == task}
+    widest: dict[str, dict] = {}
+    for figure in figures:
+        best = widest.get(figure["metric"])
+        if figure.get("members") and (best is None or len(figure["members"]) > len(best["members"])):
+            widest[figure["metric"]] = figure
+    lone = len({figure["task"] for figure in figures}) == 1
+    found = {(figure["task"], metric) for metric, figure in widest.items()}
+    for figure in figures:
+        if figure["metric"] not in widest and (lone or figure["task"] == record["suite"]):
+            found.add((figure["task"], figure["metric"]))
+    return found
