@@ -34,7 +34,9 @@ def test_words_that_have_a_better_form_do_not_come_back():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if any(part in line for part in EXCEPTIONS.get(name, ())):
                 continue
-            found += [f"{name}:{number}: {better}: {line.strip()}" for one, better in PATTERNS.items() if one.search(line)]
+            found += [
+                f"{name}:{number}: {better}: {line.strip()}" for one, better in PATTERNS.items() if one.search(line)
+            ]
     assert not found, "\n".join(found)
 
 

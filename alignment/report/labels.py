@@ -3,40 +3,26 @@
 import math
 from dataclasses import dataclass
 
+from alignment.stages import STAGES
+
 MINUS = "\N{MINUS SIGN}"
 ACCURACIES = ("exact_match", "acc")
 
 
-@dataclass(frozen=True)
-class StageLook:
-    """How the report shows a stage: its label, and the number of its colour in the style sheet."""
-
-    label: str
-    tone: int
-
-
-OTHER_TONE = 5
-STAGE_LOOKS = {
-    "pretrain": StageLook("pretrain", 4),
-    "sft": StageLook("SFT", 0),
-    "reward": StageLook("reward", 3),
-    "dpo": StageLook("DPO", 1),
-    "ppo": StageLook("PPO", 2),
-    "grpo": StageLook("GRPO", OTHER_TONE),
-    "kto": StageLook("KTO", OTHER_TONE),
-}
+OTHER_TONE = 5  # the colour of stages that the table gives none
 
 
 def stage_name(stage: str, base: str | None = None) -> str:
     """A stage's label: `SFT`, `base` for the stage that every other is compared with, or an unknown stage's name."""
     if stage == base:
         return "base"
-    return STAGE_LOOKS[stage].label if stage in STAGE_LOOKS else stage
+    return STAGES[stage].label if stage in STAGES else stage
 
 
 def stage_tone(stage: str) -> int:
     """The number of a stage's colour."""
-    return STAGE_LOOKS[stage].tone if stage in STAGE_LOOKS else OTHER_TONE
+    tone = STAGES[stage].tone if stage in STAGES else None
+    return OTHER_TONE if tone is None else tone
 
 
 @dataclass(frozen=True)
