@@ -21,7 +21,7 @@ from reward_models.rules.answers import after_thought, same_answer
 from reward_models.rules.answers import as_number as as_number
 from reward_models.rules.answers import last_number as last_number
 from reward_models.rules.answers import marked_answer as marked_answer
-from reward_models.rules.sandbox_rpc import runs_nothing, test_functions
+from reward_models.rules.sandbox_tests import runs_nothing, test_functions
 
 FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<label>[^`]*)")
 LABEL = re.compile(r"[ \t]*[{.]*[\w+#-]*")

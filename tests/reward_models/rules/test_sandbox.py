@@ -207,12 +207,28 @@ def test_it_ends_with_the_process_that_waits_for_it(tmp_path):
 def test_without_name_spaces_the_group_is_killed(tmp_path, monkeypatch):
     source = sandbox.CHILD.read_text()
     assert source.count("    leave_name_spaces()\n") == 1
-    (tmp_path / "child.py").write_text(source.replace("    leave_name_spaces()\n", ""))
-    shutil.copy(sandbox.CHILD.with_name("sandbox_rpc.py"), tmp_path)
-    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
+    folder = tmp_path / "reward_models" / "rules"
+    shutil.copytree(sandbox.CHILD.parent, folder)
+    (folder / "child.py").write_text(source.replace("    leave_name_spaces()\n", ""))
+    monkeypatch.setattr(sandbox, "CHILD", folder / "child.py")
     marker = f"left-over-{os.getpid()}-group"
     assert run_code(SPAWN.format(session=False, marker=marker, then=""), "", LONG) == "passed"
     deadline = time.monotonic() + 5
     while processes(marker) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not processes(marker)
+
+
+@pytest.mark.parametrize("module", ["sandbox_rpc", "sandbox_tests"])
+def test_a_sandboxed_process_imports_the_standard_library_alone(module):
+    """It starts once a reply, and its memory is limited."""
+    child = sandbox.CHILD
+    program = f"import runpy, sys; load = runpy.run_path({str(child)!r})['load']; load({module!r}); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True).stdout
+    loaded = {name for name in said.split() if name.split(".")[0] not in sys.stdlib_module_names}
+    bare = subprocess.run(
+        [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True
+    )
+    own = {name for name in loaded - set(bare.stdout.split()) if name != "__mp_main__"}
+    ours = {"sandbox_remote", "sandbox_rpc"} | {module}
+    assert own == {"reward_models", "reward_models.rules", *(f"reward_models.rules.{name}" for name in ours)}

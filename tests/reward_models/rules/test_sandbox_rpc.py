@@ -272,7 +272,7 @@ def f(x):
     return 3
 """
 EVALUATES = """
-import sandbox_rpc, sys
+import sys
 def f(g):
     frame = sys._getframe()
     while "self" not in frame.f_locals: frame = frame.f_back
