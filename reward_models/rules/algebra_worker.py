@@ -20,7 +20,7 @@ from sympy.logic.boolalg import Boolean
 
 SECONDS, BYTES = 3.0, 2 * 2**30
 DECIMAL = re.compile(r"(?<![\w.])(\d*)\.(\d+)")
-LATEX = [  # units are seen to by answers.py: here they would be left out, 3 m as 3
+LATEX = [  # quantities.py compares units; here they would be dropped, 3 m read as 3
     LatexExtractionConfig(
         normalization_config=NormalizationConfig(
             basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False

@@ -244,7 +244,7 @@ class Peer:
         return {"coroutine" if kind is CoroutineType else "handle": self.handles[id(value)]}
 
     def theirs_of(self, handle: int) -> Remote:
-        """The object of the other side behind a handle; if it was sent before, it no longer counts as made by the tests."""
+        """The other side's object behind a handle; if it was sent before, it no longer counts as made by the tests."""
         if handle in self.theirs:
             object.__setattr__(self.theirs[handle], "_made", False)
         return self.theirs.setdefault(handle, Remote(self, handle))
