@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eval.comparison import stats
+from eval.comparison.calibration import expected_calibration_error
 
 if TYPE_CHECKING:
     import pandas
@@ -156,18 +157,6 @@ def sample_brier(sample: dict, task: Task) -> float:
     return float(np.square(probabilities - np.eye(len(probabilities))[gold_choice(sample, task)]).sum())
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance of confidence to accuracy over bins of equal width, weighed by their items.
-
-    Args:
-        confidence: (items,) in (0, 1].
-        correct: (items,) of 0 and 1.
-    """
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
 def _score(metric: str, value: object) -> tuple[float, float] | None:
     """(score, weight) of an item; None where the metric has no number for it."""
     if metric == "bits_per_byte":
@@ -205,7 +194,7 @@ def _calibration(items: pandas.DataFrame) -> list[dict]:
     if items.empty:
         return []
     confidence, gold = items["confidence"].to_numpy(float), items["gold_probability"].to_numpy(float)
-    error = expected_calibration_error(confidence, (gold == confidence).astype(float))
+    error = expected_calibration_error(confidence, (gold == confidence).astype(float), CALIBRATION_BINS, "width")
     named = {"task": items["task"].iloc[0]}
     brier = _figure(items, float(items["score"].mean()), len(items), False, None)
     ece = brier | NO_SPREAD | {"value": error, "is_mean": False}
