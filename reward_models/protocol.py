@@ -4,7 +4,7 @@ PPO and TRL's GRPO and RLOO trainers, `align sample`, `align reward-card` and th
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Messages = list[dict[str, str]]
 Text = str | Messages  # a prompt or completion, as text or as a conversation
@@ -33,11 +33,12 @@ class Reward(Protocol):
         """
 
 
+@runtime_checkable
 class Comparer(Protocol):
-    """A judge that prefers one of two replies, which it sees in this order; judge.in_both_positions asks it twice."""
+    """A judge of two replies, which it sees in the order given; `judge_in_both_positions` asks it in either order."""
 
-    def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        """1 where a is better, 0 where b is, 0.5 for a tie, None where there is no opinion."""
+    def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Sequence[float | None]:
+        """1 if a is better, 0 if b is better, 0.5 for a tie, None for no opinion; per prompt."""
 
 
 def reply_text(completion: Text) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, raise_all
 from alignment.models.generation import plain_generation
+from reward_models.protocol import Messages, Reward
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from eval.harness.lm import CausalLM, Reply
-
-Messages = list[dict[str, str]]
-# TRL's signature: reward(prompts=, completions=, **columns) -> a number for each completion, None for no opinion.
-Reward = Callable[..., Sequence[float | None]]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 
 from alignment.errors import UserError
 from eval.generation.choose import best, best_of_n_kl, preference_pairs, without_reply
-from eval.generation.generate import Reward, Sampling, encode_prompts, fitting, generate, score
+from eval.generation.generate import Sampling, encode_prompts, fitting, generate, score
+from reward_models.protocol import Reward
 
 if TYPE_CHECKING:
     from eval.harness.lm import Reply

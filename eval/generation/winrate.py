@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,21 +22,13 @@ from alignment.errors import UserError
 from eval.comparison import stats
 from eval.comparison.preferences import length_controlled_win_rate
 from eval.comparison.stats import wilson
-from eval.generation.generate import Messages, Reward, Sampling, score
+from eval.generation.generate import Sampling, score
 from eval.generation.replies import distinct_n
-from reward_models.judges.questions import both_positions
+from reward_models.judges.positions import judge_in_both_positions
+from reward_models.protocol import Comparer, Messages, Reward
 
 if TYPE_CHECKING:
     from eval.harness.run_suite import LoadedModel
-
-
-class PairwiseJudge(Protocol):
-    """Prefers one of two replies by looking at both."""
-
-    def compare(
-        self, prompts: Sequence[Messages], a: Sequence[Messages], b: Sequence[Messages]
-    ) -> Sequence[float | None]:
-        """1 where a is better, 0 where b is, 0.5 for a tie, None where there is no opinion."""
 
 
 @dataclass(frozen=True)
@@ -153,28 +145,11 @@ def judge_by_score(reward: Reward, a: Sequence[Output], b: Sequence[Output], eps
     return Judged(np.where(np.isnan(margins), np.nan, outcomes))
 
 
-def judge_in_both_positions(judge: PairwiseJudge, a: Sequence[Output], b: Sequence[Output]) -> Judged:
-    """One outcome of a judge's answers with a first and with b first; the same text twice is a tie and not asked."""
-    differ = [place for place, (one, other) in enumerate(zip(a, b, strict=True)) if one.text != other.text]
-    prompts = [a[place].row["prompt"] for place in differ]
-    sides = [[side[place].completion for place in differ] for side in (a, b)]
-    first = _answers(judge, prompts, *sides) if differ else []
-    second = _answers(judge, prompts, *reversed(sides)) if differ else []
-    outcomes = np.full(len(a), 0.5)
-    outcomes[differ] = np.array([both_positions(*pair) for pair in zip(first, second, strict=True)], dtype=float)
-    return Judged(outcomes, np.array(first, dtype=float), 1 - np.array(second, dtype=float))
-
-
-def _answers(judge: PairwiseJudge, prompts: list, a: list, b: list) -> list[float | None]:
-    answers = list(judge.compare(prompts, a, b))
-    bad = [answer for answer in answers if answer not in (None, 0, 0.5, 1)]
-    if len(answers) != len(prompts) or bad:
-        raise UserError(
-            "the judge's answers cannot be read",
-            got=f"{len(answers)} answers to {len(prompts)} prompts" + (f", {bad[0]!r} among them" if bad else ""),
-            expected="1, 0.5, 0 or None for each prompt",
-        )
-    return answers
+def judge_by_comparison(judge: Comparer, a: Sequence[Output], b: Sequence[Output]) -> Judged:
+    """The side that the judge prefers in both positions wins, otherwise the pair is a tie."""
+    prompts = [output.row["prompt"] for output in a]
+    found = judge_in_both_positions(judge, prompts, *([output.completion for output in side] for side in (a, b)))
+    return Judged(*(np.array(one, dtype=float) for one in (found.preferences, found.a_first, found.b_first)))
 
 
 # Figures ------------------------------------------------------------------------------------------------------------
@@ -258,7 +233,7 @@ def length_drift(extra: np.ndarray, clusters: np.ndarray) -> dict:
     return {"words": mean, "ci_low": low if known else None, "ci_high": high if known else None}
 
 
-def answer_counts(judge: PairwiseJudge | Reward, before: Counter) -> dict | None:
+def answer_counts(judge: Comparer | Reward, before: Counter) -> dict | None:
     """{asked, unreadable, failed}: what a judge's `tally` has counted since `before`; None of a judge without one."""
     if not hasattr(judge, "tally"):
         return None
@@ -273,7 +248,7 @@ def prompt_labels(outputs: Sequence[Output]) -> np.ndarray:
 def compare_outputs(
     a: dict[tuple[str, int], Output],
     b: dict[tuple[str, int], Output],
-    judge: PairwiseJudge | Reward,
+    judge: Comparer | Reward,
     epsilon: float = 0.0,
 ) -> dict:
     """The win rate of a over b on the prompts that both answered.
@@ -297,8 +272,8 @@ def compare_outputs(
         )
     left, right = [a[key] for key in shared], [b[key] for key in shared]
     before = Counter(getattr(judge, "tally", {}))
-    if hasattr(judge, "compare"):
-        judged = judge_in_both_positions(judge, left, right)
+    if isinstance(judge, Comparer):
+        judged = judge_by_comparison(judge, left, right)
     else:
         judged = judge_by_score(judge, left, right, epsilon)
     outcomes = [None if math.isnan(value) else float(value) for value in judged.outcomes]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval.generation.generate import Reward
-    from eval.generation.winrate import PairwiseJudge
+    from reward_models.protocol import Comparer, Reward
 
 REWARD_HELP = (
     "a reward model's checkpoint (folder or hub id), or a reward as recipes name it: file.py:name or "
@@ -42,7 +41,10 @@ def load_reward(name: str, batch_size: int, device: str | None = None, dtype: st
     return function
 
 
-def load_judge(name: str, batch_size: int) -> Reward | PairwiseJudge:
-    """What the name gives: a judge of two replies if it has `compare`, else a reward, whose scores are compared."""
+def load_judge(name: str, batch_size: int) -> Reward | Comparer:
+    """The judge of a name: a comparer if it has `compare` (a class is called first), otherwise a reward."""
     found = load_reward(name, batch_size)
-    return found() if inspect.isclass(found) and hasattr(found, "compare") else found
+    if inspect.isclass(found) and hasattr(found, "compare"):
+        made: Comparer = found()
+        return made
+    return found

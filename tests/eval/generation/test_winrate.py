@@ -14,8 +14,8 @@ from eval.generation.winrate import (
     Output,
     compare_outputs,
     extra_words,
+    judge_by_comparison,
     judge_by_score,
-    judge_in_both_positions,
     keyed,
     length_drift,
     outputs_of_file,
@@ -24,7 +24,7 @@ from eval.generation.winrate import (
     wilson,
     win_rate,
 )
-from reward_models.judges import questions
+from reward_models.judges.positions import agreed
 
 
 def output(text, prompt="p", **columns):
@@ -70,11 +70,11 @@ def test_the_same_text_is_a_tie_though_scores_differ_by_rounding():
 def test_a_judge_is_asked_in_both_positions_and_its_bias_averaged_out():
     a, b = sides(["one", "two", "same"], ["uno", "dos", "same"])
     first = First()
-    judged = judge_in_both_positions(first, a, b)
+    judged = judge_by_comparison(first, a, b)
     assert first.asked == [[("one", "uno"), ("two", "dos")], [("uno", "one"), ("dos", "two")]]
     assert judged.outcomes.tolist() == [0.5, 0.5, 0.5]
     assert position_figures(judged) == {"first": 1.0, "disagree": 1.0}
-    judged = judge_in_both_positions(Longer(), *sides(["xxx", "x", "x"], ["x", "xx", "y"]))
+    judged = judge_by_comparison(Longer(), *sides(["xxx", "x", "x"], ["x", "xx", "y"]))
     assert judged.outcomes.tolist() == [1, 0, 0.5]
     assert position_figures(judged) == {"first": 0.5, "disagree": 0.0}
 
@@ -86,7 +86,7 @@ def test_no_opinion_in_one_position_is_no_opinion():
         def compare(self, prompts, a, b):
             return next(self.answers)
 
-    judged = judge_in_both_positions(Shy(), *sides(["a", "b", "c"], ["x", "y", "z"]))
+    judged = judge_by_comparison(Shy(), *sides(["a", "b", "c"], ["x", "y", "z"]))
     np.testing.assert_equal(judged.outcomes, [np.nan, 1, 0.5])
     figures = win_rate(judged.outcomes)
     assert (figures["win"], figures["tie"], figures["loss"], figures["unjudged"], figures["n"]) == (1, 1, 0, 1, 2)
@@ -104,8 +104,8 @@ def test_there_is_one_tie_rule_for_both_positions():
             self.calls += 1
             return [pair[(self.calls - 1) % 2] for pair in pairs]
 
-    judged = judge_in_both_positions(Says(), *sides([f"a{i}" for i in range(16)], [f"b{i}" for i in range(16)]))
-    expected = np.array([questions.both_positions(*pair) for pair in pairs], dtype=float)
+    judged = judge_by_comparison(Says(), *sides([f"a{i}" for i in range(16)], [f"b{i}" for i in range(16)]))
+    expected = np.array([agreed(a, None if b is None else 1 - b) for a, b in pairs], dtype=float)
     np.testing.assert_equal(judged.outcomes, expected)
     assert set(judged.outcomes[~np.isnan(judged.outcomes)]) == {0.0, 0.5, 1.0}
 
@@ -144,7 +144,7 @@ def test_answers_that_cannot_be_read():
             return [3] * len(prompts)
 
     with pytest.raises(UserError, match="judge's answers"):
-        judge_in_both_positions(Loud(), *sides(["a"], ["b"]))
+        judge_by_comparison(Loud(), *sides(["a"], ["b"]))
 
 
 def test_win_rate_by_hand():

@@ -14,6 +14,7 @@ from reward_models.functions import load_function
 from reward_models.judges import questions
 from reward_models.judges.api import ApiJudge
 from reward_models.judges.local import LocalJudge, answer_tokens
+from reward_models.judges.positions import agreed, judge_in_both_positions
 
 KEY = "sk-secret-0123456789"
 
@@ -39,9 +40,12 @@ class Prefers:
 
 
 def test_both_positions_must_agree():
-    assert questions.in_both_positions(Prefers(False), ["", "", ""], "bab", "abb") == [1.0, 0.0, 0.5]
-    assert questions.in_both_positions(Prefers(True), ["", "", ""], "bab", "abb") == [0.5, 0.5, 0.5]
-    assert questions.both_positions(1.0, 0.5) == 0.5 and questions.both_positions(None, 0.0) is None
+    fair = judge_in_both_positions(Prefers(False), ["", "", ""], "bab", "abb")
+    assert (fair.preferences, fair.a_first, fair.b_first) == ([1.0, 0.0, 0.5], [1.0, 0.0], [1.0, 0.0])
+    biased = judge_in_both_positions(Prefers(True), ["", "", ""], "bab", "abb")
+    assert (biased.preferences, biased.a_first, biased.b_first) == ([0.5, 0.5, 0.5], [1.0, 1.0], [0.0, 0.0])
+    table = {(1, 1): 1, (0, 0): 0, (1, 0): 0.5, (1, 0.5): 0.5, (0.5, 0): 0.5, (0.5, 0.5): 0.5, (None, 0): None}
+    assert {pair: agreed(*pair) for pair in table} == table and agreed(1, None) is None
 
 
 # ---- A local model ----
@@ -96,7 +100,8 @@ def test_the_better_reply_is_the_likelier_answer():
         says_a, says_b = next_probabilities(model, " ".join(row))[tokens].tolist()
         expected.append(float(says_a > says_b))
     assert local.compare(prompts, a, b) == expected
-    assert set(questions.in_both_positions(local, prompts, a, a)) == {0.5}
+    answers = local.compare(prompts, a, a)  # A and B are hardly ever as likely as each other
+    assert 0.5 not in answers and judge_in_both_positions(local, prompts, a, a).preferences == [0.5] * 3
 
 
 def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
@@ -255,7 +260,8 @@ def test_the_endpoint_compares(server):
     server.answer = lambda question, attempt: "A" if question.split("|")[0] >= question.split("|")[1] else "B"
     made = api_judge(server)
     assert made.compare(["", ""], ["z", "a"], ["b", "b"]) == [1.0, 0.0]
-    assert questions.in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"]) == [1.0, 0.0, 0.5]
+    both = judge_in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"])
+    assert both.preferences == [1.0, 0.0, 0.5]
 
 
 def test_passing_failures_are_tried_again(server):
