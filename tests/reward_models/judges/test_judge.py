@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -203,7 +205,7 @@ class Server:
         body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length", 0))) or "{}")
         question = body["messages"][0]["content"] if body else ""
         with self.lock:
-            self.requests.append((handler.command, handler.path, dict(handler.headers), body))
+            self.requests.append((handler.command, handler.path, handler.headers, body))
             self.attempts[question] = attempt = self.attempts.get(question, 0) + 1
         said = self.answer(question, attempt)
         status, text, headers = said if isinstance(said, tuple) else (200, self.wrap(said), {})
@@ -248,6 +250,35 @@ def test_an_endpoint_is_asked_once_a_completion(server):
     assert (method, path, headers["Authorization"]) == ("POST", "/v1/chat/completions", f"Bearer {KEY}")
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("org/some-judge", 0, 64)
     assert "Authorization" not in (api_judge(server)(prompts=["p"], completions=["1"]) and server.requests[-1][2])
+
+
+def test_the_clients_own_variables_reach_no_endpoint(server, monkeypatch):
+    """The openai client reads several; a key of another service must not go to this one."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "ambient-secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer ambient-secret")
+    api_judge(server)(prompts=["p"], completions=["r"])
+    api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
+    assert "ambient-secret" not in "".join(str(headers) for _, _, headers, _ in server.requests)
+    assert [headers.get("Authorization") for _, _, headers, _ in server.requests] == [None, f"Bearer {KEY}"]
+
+
+def test_the_key_is_read_at_each_request_and_logged_nowhere(server, monkeypatch, caplog):
+    caplog.set_level("DEBUG")
+    made = api_judge(server, api_key_env="JUDGE_KEY")
+    made(prompts=["p"], completions=["r"])
+    monkeypatch.setenv("JUDGE_KEY", f"{KEY}-next")
+    made(prompts=["p"], completions=["r"])
+    assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [f"Bearer {KEY}", f"Bearer {KEY}-next"]
+    assert "HTTP Request" in caplog.text and KEY not in caplog.text
+
+
+def test_the_client_is_imported_when_a_judge_is_made(monkeypatch):
+    program = "import sys, reward_models.judges.api; sys.exit('openai' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"pip install 'alignment-pipeline\[judge\]'"):
+        ApiJudge("http://localhost:1", "m")
 
 
 def test_several_requests_run_at_a_time(server):
