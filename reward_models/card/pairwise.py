@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alignment.data.words import split_words
 from reward_models.card.margins import agreement, calibration, quantile_bins, share
 from reward_models.protocol import Reward, reply_text
 
@@ -52,7 +53,7 @@ def score_pairs(reward: Reward, pairs: Dataset, subset: str | None = None) -> Pa
     sides = {side: columns.pop(side) for side in ("chosen", "rejected")}
     prompts = columns.pop("prompt")
     scores = [reward(prompts=prompts, completions=replies, **columns) for replies in sides.values()]
-    words = [np.array([len(reply_text(reply).split()) for reply in replies]) for replies in sides.values()]
+    words = [np.array([len(split_words(reply_text(reply))) for reply in replies]) for replies in sides.values()]
     gold = [np.array(columns[name]) for name in GOLD_COLUMNS if name in columns]
     return PairScores(
         *(np.array(one, dtype=float) for one in scores),

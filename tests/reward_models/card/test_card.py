@@ -64,6 +64,9 @@ def test_pairs_are_scored_by_reply_and_labelled_by_gold():
     assert (plain.chosen.tolist(), plain.rejected.tolist()) == ([3, 1], [1, 2])
     assert (plain.words_chosen.tolist(), plain.words_rejected.tolist()) == ([3, 1], [1, 2])
     assert plain.gold_gaps is None and plain.subsets is None
+    unspaced = {"prompt": [reply("x")], "chosen": [reply("猫です。")], "rejected": [reply("แมว")]}
+    found = score_pairs(words, Dataset.from_dict(unspaced | {"kind": [1]}))  # a character counts as a word
+    assert (found.words_chosen.tolist(), found.words_rejected.tolist()) == ([3], [3])
     half = rows | {"kind": [1, 2], "gold_chosen": [0.5, 0.25]}
     assert score_pairs(words, Dataset.from_dict(half)).gold_gaps is None
     gold = score_pairs(words, Dataset.from_dict(half | {"gold_rejected": [0.25, 1.0]}), "kind")

@@ -240,14 +240,17 @@ def test_lengths():
     assert judged(band, "a", "a b", "a b c", "a b c d", "a " * 7, "a " * 20) == [0.75, 1.0, 1.0, 0.75, 0.0, 0.0]
     assert judged(rules.length_band(1, 2, unit="characters"), "", "ab", "abc") == [0.0, 1.0, 0.0]
     assert judged(rules.length_band(2, 9, unit="characters"), "     ", "\n a \n", "  ab") == [0.0, 0.0, 1.0]
+    # Japanese and Thai have no spaces between words: each character counts as a word, punctuation does not.
+    assert judged(rules.length_band(3, 3), "猫です。", "กขค", "a b c", "猫 is 3", "猫です。 犬") == [1, 1, 1, 1, 0]
+    assert judged(rules.length_penalty(1.0, free=2), "猫です。", "猫") == [-1.0, 0.0]
     penalty = rules.length_penalty(0.5, free=2, unit="tokens")
     assert judged(penalty, "x", "x", completion_ids=[[1, 2], [1, 2, 3, 4]]) == [0.0, -1.0]
     assert judged(penalty, "x") == [None]
     with pytest.raises(UserError, match="Unknown unit"):
         rules.length_penalty(1, unit="word")
-    with pytest.raises(UserError, match="no such band"):
+    with pytest.raises(UserError, match="not a valid length band"):
         rules.length_band(5, 2)
-    with pytest.raises(UserError, match="no such band"):
+    with pytest.raises(UserError, match="not a valid length band"):
         rules.length_band(2, 5, fall=-1)  # would grow without end
 
 
@@ -267,7 +270,7 @@ def test_forbidden_words(tmp_path):
     tricks = ["Cafe\u0301", "_caf\u00e9_", "c\u200baf\u00e9", "\uff43af\u00e9", "don\u2019t", "cafe", "caf\u00e9s"]
     assert judged(accents, *tricks) == [-1, -1, -1, -1, -1, 0, 0]
     assert judged(rules.without_words(["you fool"]), "you\nfool", "you\u00a0 fool", "youfool") == [-1, -1, 0]
-    with pytest.raises(UserError, match="forbids nothing"):
+    with pytest.raises(UserError, match="has no words to forbid"):
         rules.without_words([" "])
     with pytest.raises(UserError, match="no file"):
         rules.without_words(file="nowhere.txt")
@@ -329,7 +332,7 @@ def test_words_that_are_python_by_chance_are_no_code():
 
 def test_code_is_not_run_without_leave(tmp_path):
     for make in (rules.code_passes, lambda: load_function("reward_models.rules:code_passes?column=tests")):
-        with pytest.raises(UserError, match="which is off"):
+        with pytest.raises(UserError, match="not allowed by default"):
             make()
 
 
