@@ -22,7 +22,12 @@ CHOICE = re.compile(r"(?:option|choice)?\s*\(?\s*([A-Ja-j])\s*(?:[).:]|$)\s*(.*)
 
 
 def same_value(given: str, wanted: str, equal: Equal = text_equal, nested: int = 0) -> bool:
-    """Whether two answers, each alone, are the same."""
+    """Whether two answers are the same.
+
+    Args:
+        equal: compares mathematical expressions.
+        nested: depth within lists and equations.
+    """
     if len(given) > LONGEST or len(wanted) > LONGEST or nested > 3:
         return False
     given, wanted = clean(given), clean(wanted)
@@ -47,7 +52,7 @@ def same_value(given: str, wanted: str, equal: Equal = text_equal, nested: int =
 
 
 def _same_choice(given: str, wanted: str) -> bool:
-    """A letter of multiple choice: A, (a), A), A: Paris; no lower-case word `a`, and no list of all choices."""
+    """Whether an answer picks a letter: A, (a), A), A: Paris; but not the word `a`, nor a list of several choices."""
     if given.strip("().: ") == wanted:
         return True
     found = CHOICE.fullmatch(given)
@@ -59,7 +64,7 @@ def _same_choice(given: str, wanted: str) -> bool:
 
 
 def _without_names(given: str, wanted: str, equal: Equal, nested: int) -> str:
-    """`x = 5` is 5, and so is `10/2 = 5`; empty where the sides of the equation are neither a name nor the answer."""
+    """The value of `x = 5` and of `10/2 = 5`, 5; "" if a side of the equation is neither a name nor the answer."""
     sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", re.sub(r"^([A-Za-z])\s*\\in\b", r"\1 = ", given))]
     if len(sides) == 1 or _parts(given) is not None:
         return given
@@ -72,12 +77,12 @@ def _without_names(given: str, wanted: str, equal: Equal, nested: int) -> str:
 
 def _comes_to(side: str, wanted: str, equal: Equal, nested: int) -> bool:
     if re.fullmatch(r"[0-9.+*/ ()-]+", side) and re.search(r"\d\)?\s*[+*/-]", side):
-        return as_quantity(wanted) is not None  # a calculation of numbers, whose result is looked at
+        return as_quantity(wanted) is not None  # a calculation with numbers; its result is checked
     return same_value(side, wanted, equal, nested + 1)
 
 
 def _assignments(given: str, wanted: str) -> tuple[str, str] | None:
-    """The values of `x = 5` and `x = 5`, or of 5 and `x = 5`; None where they are equations, or of two names."""
+    """(given value, true value) if the truth is like `x = 5`; None for equations, or assignments to other names."""
     name, equals, value = (part.strip() for part in wanted.partition("="))
     if not equals or "=" in value or not NAME.fullmatch(name) or "," in wanted:
         return None
@@ -88,7 +93,7 @@ def _assignments(given: str, wanted: str) -> tuple[str, str] | None:
 
 
 def _parts(text: str) -> tuple[str, list[str]] | None:
-    """(brackets, parts) of a list, tuple, set or interval; None where a text is none. Bare lists have brackets ""."""
+    """(brackets, parts) of a list, tuple, set or interval, brackets "" for a bare list; None for other texts."""
     text = text.replace("\\{", "{").replace("\\}", "}")
     brackets, inner = "", text
     if text.startswith(("(", "[", "{")) and text.endswith((")", "]", "}")) and _closes(text) == len(text) - 1:
@@ -107,6 +112,7 @@ def _parts(text: str) -> tuple[str, list[str]] | None:
 
 
 def _closes(text: str) -> int:
+    """The position at which the first bracket closes; -1 if it does not."""
     depth = 0
     for place, sign in enumerate(text):
         depth += (sign in "([{") - (sign in ")]}")
@@ -116,7 +122,7 @@ def _closes(text: str) -> int:
 
 
 def _split(text: str) -> list[str]:
-    """Text between the commas (or semicolons) outside brackets."""
+    """The parts between commas (or semicolons) outside brackets."""
     parts, depth, start = [], 0, 0
     for place, sign in enumerate(text):
         depth += (sign in "([{") - (sign in ")]}")
@@ -127,7 +133,7 @@ def _split(text: str) -> list[str]:
 
 
 def _same_parts(given: tuple[str, list[str]], wanted: tuple[str, list[str]], equal: Equal, nested: int) -> bool:
-    """Of tuples and intervals part by part in order, of sets and bare lists in any order; the brackets must agree."""
+    """Compare tuples and intervals in order, sets and bare lists in any order; the brackets must agree."""
     (brackets, parts), (expected, true) = given, wanted
     if brackets != expected or len(parts) != len(true):
         return False
@@ -135,7 +141,7 @@ def _same_parts(given: tuple[str, list[str]], wanted: tuple[str, list[str]], equ
         return all(same_value(one, other, equal, nested + 1) for one, other in zip(parts, true, strict=True))
     names = {part.partition("=")[0].strip() for part in parts if "=" in part}
     if len(names) > 1 and not any("=" in part for part in true):
-        return False  # x = 1, y = 2 is not the list 2, 1
+        return False  # x = 1, y = 2 does not give the list 2, 1
     if not brackets and not all(as_quantity(part) or is_mathematics(part) for part in true):
         return all(same_value(one, other, equal, nested + 1) for one, other in zip(parts, true, strict=True))  # words
     left = list(true)
@@ -157,7 +163,7 @@ def _same_mathematics(given: str, wanted: str, equal: Equal) -> bool:
 
 
 def _measured(text: str) -> tuple[str, str]:
-    r"""(expression, unit): `3\pi cm`; the unit is "" where it has none."""
+    r"""(expression, unit) of a text such as `3\pi cm`; the unit is "" if there is none."""
     quantity = as_quantity(text)
     if quantity is not None and quantity.unit == "°":
         return str(quantity.value), "°"

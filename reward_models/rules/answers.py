@@ -16,7 +16,7 @@ from reward_models.rules.typography import clean
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
 FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
 STATED = re.compile(r"^\W*(?:so\s+)?(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)+\s*", re.IGNORECASE)
-# What takes back the answer before it: `\boxed{8} is not it`, `\boxed{8}? No.`
+# Retracts the answer before it: `\boxed{8} is not it`, `\boxed{8}? No.`
 DENIED = re.compile(
     r"^[^\w?]*\?|^\W*(?:is|was|seems|must|can|could|should|does)\s*(?:\w+ly\s+)?(?:not|n['\u2019]t)\b"
     r"|(?:^|[.?!;:\n])\W*(?:no|nope|not)\b(?!\W*\d+\W*$)"
@@ -31,7 +31,7 @@ def same_answer(reply: str, truth: str, equal: Equal = text_equal) -> bool:
     """Whether a reply gives the true answer.
 
     Args:
-        truth: the answer, alone or marked as in a reply.
+        truth: the true answer, alone or marked as in a reply.
         equal: compares mathematical expressions.
     """
     truth = true_answer(truth)
@@ -53,13 +53,13 @@ def same_answer(reply: str, truth: str, equal: Equal = text_equal) -> bool:
 
 
 def after_thought(reply: str) -> str:
-    """The reply without its thoughts; empty where they never end."""
+    """The reply after its reasoning (`<think>...</think>`); empty if the reasoning has no end."""
     _, thought, answer = reply.rpartition("</think>")
     return answer if thought else "" if "<think>" in reply else reply
 
 
 def true_answer(text: str) -> str:
-    """The answer that a column holds: marked, after `answer is`, at the end of a long worked solution, or all of it."""
+    """The answer in a column: marked, after `answer is`, at the end of a worked solution, or else the whole text."""
     marked = marked_answer(text)
     if marked is not None:
         return marked
@@ -73,15 +73,15 @@ def true_answer(text: str) -> str:
 
 
 def marked_answer(text: str) -> str | None:
-    r"""What the last \boxed{} or #### marks; None where there is neither, empty where a box has no end or is denied.
+    r"""The answer in the last \boxed{} or after the last ####; None without either, "" if a box is open or negated.
 
-    Boxes with no more than a comma, `and` or `or` between them are a list.
+    Boxes that only a comma, `and` or `or` separates are a list.
     """
     return _marked(text)[0]
 
 
 def _marked(text: str) -> tuple[str | None, int]:
-    """(the marked answer, where it ends)."""
+    """(the marked answer as in `marked_answer`, the position of its end)."""
     boxes, final = list(BOX.finditer(text)), list(FINAL.finditer(text))
     if not boxes or (final and final[-1].start() > boxes[-1].start()):
         return (STATED.sub("", final[-1][1]).strip(), final[-1].end()) if final else (None, 0)
@@ -117,12 +117,13 @@ def _braced(text: str, box: re.Match) -> tuple[str | None, int]:
 
 
 def as_number(text: str) -> Fraction | None:
-    """The number that a text is, whatever its unit; None where it is none."""
+    """The value of a text that is a number, whatever its unit; None for other texts."""
     found = as_quantity(clean(text))
     return None if found is None else found.value
 
 
 def last_number(text: str) -> Fraction | None:
+    """The value of the last number in a text; None if it is in doubt, see `last_quantity`."""
     found = last_quantity(text)
     return None if found is None else found.value
 

@@ -6,7 +6,7 @@ from reward_models.rules.quantities import Quantity, as_quantity, is_no_unit, sc
 from reward_models.rules.typography import LONGEST, clean
 
 PHRASE = re.compile(r"\banswer\s*(?:is|are|:|=)+\s*:?\s*", re.IGNORECASE)
-_OPENS = r"[\s$(*:\\\[]*$"  # between a word and the answer that it is about
+_OPENS = r"[\s$(*:\\\[]*$"  # between a word and the answer that it qualifies
 NEGATED = re.compile(
     r"(?:\b(?:not|never|n't|isn['\u2019]t)\s*(?:be|equal(?:\s+to)?)?"
     r"|\b(?:anything but|(?:other|less|more) than|far from|almost|nearly|if|whether)(?:\s+the)?(?:\s+final)?"
@@ -22,7 +22,7 @@ DOUBT = frozenset((
     "cannot", "unless", "except", "doubt", "doubtful", "unsure", "unlikely", "guess", "guessing", "hardly",
     "might", "whether",
 ))
-# Before a number: it is a bound, an estimate, the argument of a function or a label, and not the answer.
+# Before a number: the number is a bound, an estimate, the argument of a function or a label, not the answer.
 QUALIFIES = frozenset((
     "than", "least", "most", "twice", "half", "double", "triple", "times", "plus", "over", "under", "above", "below",
     "beyond", "within", "exceeds", "exceed", "exceeding", "max", "min", "maximum", "minimum", "from", "by", "but",
@@ -44,23 +44,24 @@ LEADS = frozenset((
     "evaluates", "total", "totals", "rounds", "rounded",
 ))
 # fmt: on
-# The left side of an equation that is yet to be solved: 2x, x + 3, x^2.
+# The left side of an unsolved equation: 2x, x + 3, x^2.
 UNSOLVED = re.compile(
     r"(?:[\d)}]|[-+*/^]\s*|\b(?:log|ln|sqrt|sin|cos|tan)\s*[({]?)(?<![a-z])[abknp-rt-z][)}]?$"
     r"|(?<![a-z])[abknp-rt-z]\s*\^\s*\{?\d+\}?$|(?<![a-z0-9]\s)(?<![a-z])[abknp-rt-z]\s*[-+*/]\s*\d+$",
 )
 CLAUSE_END = re.compile(r",(?=\s)|\band\b|\|")
 JOINS = frozenset(("and", "to", "of", "by", "in", "per", "for", "every", "vs", "x", "&"))
+FOLLOWS = frozenset(("is", "are", "was", "were", "more", "less", "fewer", "to", "by", "if", "than"))  # after an answer
 CALCULATES = frozenset("+-*/^<>=!\u00d7\u00f7\u2264\u2265\u2260")
 
 
 def is_negated(text: str, place: int) -> bool:
-    """Whether `not`, `I doubt that`, or the like, stands just before a place."""
+    """Whether `not`, `I doubt that` or the like is just before a position."""
     return NEGATED.search(text[:place].rstrip()[-80:]) is not None
 
 
 def stated_answer(text: str) -> tuple[str | None, str]:
-    """What stands after the last `answer is` up to the end of its sentence, and what follows."""
+    """(the text after the last `answer is` up to the end of its sentence, the text after that sentence)."""
     found = list(PHRASE.finditer(text))
     if not found or is_negated(text, found[-1].start()):
         return None, ""
@@ -71,6 +72,7 @@ def stated_answer(text: str) -> tuple[str | None, str]:
 
 
 def is_undoubted(text: str) -> bool:
+    """Whether a text has no word of doubt, denial or correction."""
     words = {word.strip(".,;:!?\"'()*_`").lower().replace("\u2019", "'") for word in text.split()}
     return (
         not words & DOUBT and not any(word.endswith("n't") for word in words) and not re.search(r"≠|!=|\\neq?\b", text)
@@ -78,7 +80,7 @@ def is_undoubted(text: str) -> bool:
 
 
 def last_quantity(text: str) -> Quantity | None:
-    """The last number of a prose, with its unit; None if it is part of a calculation, range or list, or in doubt."""
+    """The last number in a text, with its unit; None if it is in doubt, or part of a calculation, range or list."""
     sentences, signs, place = [], [], 0
     for end in [*SENTENCE_END.finditer(text), None]:
         sentences.append(text[place : end.start() if end else len(text)])
@@ -101,7 +103,7 @@ def last_quantity(text: str) -> Quantity | None:
 
 
 def _is_listed(sentences: list[str]) -> bool:
-    """Whether the last number is one of several guesses: what is said of it was just said of another.
+    """Whether the last number is one of several guesses: its clause differs from the one before by the number alone.
 
     `x = 1, x = 8`; `It is 1. It is 8.`; a number on each line.
     """
@@ -114,7 +116,7 @@ def _is_listed(sentences: list[str]) -> bool:
 
 
 def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | None:
-    """The number that a word is, by the words around it."""
+    """The number in a word, unless the words around it make it something other than the answer."""
     previous, earlier = (["", "", *before])[:-3:-1]
     following = after[0] if after else ""
     if previous in ("negative", "minus") and not word.startswith("-"):
@@ -123,40 +125,47 @@ def _in_context(word: str, before: list[str], after: list[str]) -> Quantity | No
             return None
     elif re.fullmatch(r"[0-9]+", previous) and re.fullmatch(r"[0-9]+(?:/|\\frac).*", word):
         word, previous = f"{previous} {word}", earlier
-    if re.search(r"\d", previous) or (previous in JOINS and (re.search(r"\d", earlier) or earlier == "out")):
-        return None
-    if previous in QUALIFIES or previous.endswith(("(", "[", "{", "|", *(CALCULATES - {"="}))):
-        return None
-    if previous.startswith("\\") and previous not in ("\\therefore", "\\rightarrow", "\\implies", "\\to", "\\item"):
-        return None
-    if previous != "=" and re.search(r"\d", earlier) and not re.search(r"\w", previous):  # 5 | 8, 1 : 8
-        return None
-    if (previous == "of" and earlier not in MEASURES) or (previous == "to" and not LEADS & set(before[-3:])):
-        return None
-    if previous == "=" and (
-        any(set("<>~≈") & set(one) for one in before[-2:]) or UNSOLVED.search(" ".join(before[:-1]))
-    ):
-        return None
-    if following and (following[0] in CALCULATES or following.startswith(("\\", "("))):
+    if _is_qualified(previous, earlier, before) or _is_continued(following, after):
         return None
     if following.lower() == "and":
-        if len(after) > 1 and (after[1].lower() in ("a", "one", "half") or re.match(r"[\d\\]", after[1])):
-            return None
         following = ""
-    if is_no_unit(following) and following.lower() not in {
-        "is",
-        "are",
-        "was",
-        "were",
-        "more",
-        "less",
-        "fewer",
-        "to",
-        "by",
-        "if",
-        "than",
-    }:
-        return None
-    if scale_of(following) and len(after) > 1 and scale_of(after[1]):
-        return None
     return as_quantity(f"{word} {following}") or as_quantity(word)
+
+
+def _is_qualified(previous: str, earlier: str, before: list[str]) -> bool:
+    """Whether the words before a number make it a bound, a part of a calculation or the like.
+
+    Args:
+        previous, earlier: the last word before the number, and the word before that.
+        before: all words before the number.
+    """
+    if re.search(r"\d", previous) or (previous in JOINS and (re.search(r"\d", earlier) or earlier == "out")):
+        return True
+    if previous in QUALIFIES or previous.endswith(("(", "[", "{", "|", *(CALCULATES - {"="}))):
+        return True
+    if previous.startswith("\\") and previous not in ("\\therefore", "\\rightarrow", "\\implies", "\\to", "\\item"):
+        return True
+    if previous != "=" and re.search(r"\d", earlier) and not re.search(r"\w", previous):  # 5 | 8, 1 : 8
+        return True
+    if (previous == "of" and earlier not in MEASURES) or (previous == "to" and not LEADS & set(before[-3:])):
+        return True
+    if previous != "=":
+        return False
+    return any(set("<>~≈") & set(one) for one in before[-2:]) or bool(UNSOLVED.search(" ".join(before[:-1])))
+
+
+def _is_continued(following: str, after: list[str]) -> bool:
+    """Whether the words after a number continue a calculation, a list or a number in words.
+
+    Args:
+        following: the next word, "" at the end.
+        after: all words after the number.
+    """
+    if following and (following[0] in CALCULATES or following.startswith(("\\", "("))):
+        return True
+    second = after[1] if len(after) > 1 else ""
+    if following.lower() == "and":
+        return second.lower() in ("a", "one", "half") or re.match(r"[\d\\]", second) is not None
+    if is_no_unit(following) and following.lower() not in FOLLOWS:
+        return True
+    return bool(scale_of(following) and scale_of(second))

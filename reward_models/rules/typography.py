@@ -10,7 +10,7 @@ _SIGNS = str.maketrans(
     {
         **dict.fromkeys("\u2212\ufe63\uff0d", "-"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000", " "),
-        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),  # nothing to be seen
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),  # invisible
         "\xd7": r"\times ",
         "\xb7": r"\cdot ",
         "\u03c0": r"\pi ",
@@ -54,7 +54,7 @@ _AROUND = re.compile(r"^(?:\*\*|__|`|\\\(|\\\[|\$\$)(.*)(?:\*\*|__|`|\\\)|\\\]|\
 
 
 def clean(text: str) -> str:
-    r"""An answer without its typography: unicode signs, LaTeX's spaces, \text{}, $ and ** around it, a full stop."""
+    r"""An answer without typography: Unicode signs, LaTeX spaces, \text{}, surrounding $ and **, a full stop."""
     text = _without_frame(text.translate(_SIGNS).strip())
     for pattern, replacement in _REPLACED:
         text = pattern.sub(replacement, text)
@@ -75,7 +75,7 @@ def _without_frame(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text for a comparison as text: letter case and punctuation at the end count in mathematics alone."""
+    """The form in which texts are compared: case and final punctuation matter only in mathematics."""
     if is_mathematics(text):
         return text.replace(" ", "")
     if re.search(r"[\\^_=<>+*/\d]", text) or not re.search(r"[^\W\d_]{2}", text):
