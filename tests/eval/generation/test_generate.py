@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from alignment.errors import UserError
-from eval.generation.choose import Pair, best, best_of_n_kl, preference_pair, preference_pairs
+from eval.generation.choose import Pair, best, preference_pair, preference_pairs
 from eval.generation.generate import Sampling, encode_prompts, fitting, generate, keyed_sampler, load_prompts, score
 from eval.generation.sample import draw
 from eval.harness.run_suite import load_checkpoint
+from reward_models.card.best_of_n import best_of_n_kl
 
 from ..conftest import WORDS
 
@@ -132,7 +133,7 @@ def test_scores_are_checked():
     assert score(reward, rows, ["a", "bcd"]) == [None, 6.0]
     with pytest.raises(UserError, match="wrong number"):
         score(lambda **_: [1.0], rows, ["a", "b"])
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not numbers"):
         score(lambda **_: [1.0, math.nan], rows, ["a", "b"])
 
 

@@ -62,11 +62,11 @@ def test_choosing_by_hand():
 
 def test_the_summary_counts_truncated_replies():
     out = "\n".join(summary(samples(), chosen=True))
-    assert "33.3% ended by themselves" in out
+    assert "33.3% ended before the length limit" in out
     assert "8 replies truncated at --max_new_tokens: left out; --keep_truncated keeps them" in out
     assert "best of 3 5.0000 of the replies that ended" in out and "KL" not in out  # (5 + 9 + 1) / 3
     out = "\n".join(summary(samples(keep_truncated=True), chosen=True))
-    assert "8 replies truncated at --max_new_tokens: may be chosen" in out and "KL to the checkpoint" in out
+    assert "8 replies truncated at --max_new_tokens: can be chosen" in out and "KL to the checkpoint" in out
     assert "--keep_truncated" not in "\n".join(summary(samples()))
 
 

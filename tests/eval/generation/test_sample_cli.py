@@ -134,15 +134,15 @@ def test_win_rate_of_checkpoints_files_and_judges(checkpoints, folder, reward_mo
     capsys.readouterr()
     call(winrate, folder / "a.jsonl", folder / "b.jsonl", "--judge", f"{folder}/rewards.py:Shorter")
     out = capsys.readouterr().out
-    assert "the reply seen first is preferred 50.0%" in out and "length: A's replies have" in out
+    assert "prefers the reply that it sees first 50.0%" in out and "length: A's replies minus B's" in out
     call(winrate, folder / "a.jsonl", folder / "a.jsonl", "--judge", f"{folder}/rewards.py:words")
     out = capsys.readouterr().out
-    assert "50.0%" in out and "tied" in out and "8 pairs are the same text" in out
+    assert "50.0%" in out and "tied" in out and "8 pairs have the same text" in out
     lines = (folder / "b.jsonl").read_text().splitlines()
     (folder / "b.jsonl").write_text("\n".join(lines[:2:-1]))
     call(winrate, folder / "a.jsonl", folder / "b.jsonl", "--n", 3, "--judge", f"{folder}/rewards.py:words")
     out = capsys.readouterr().out
-    assert "on 3 pairs of replies" in out and "left out: 3 replies of A alone, 0 of B alone" in out
+    assert "on 3 pairs of replies" in out and "left out: 3 replies only of A, 0 only of B" in out
 
 
 def test_prompts_are_needed_once(checkpoints, folder):
@@ -151,7 +151,7 @@ def test_prompts_are_needed_once(checkpoints, folder):
         call(winrate, side, side, *judge)
     file = folder / "one.jsonl"
     file.write_text(json.dumps({"prompt": "p", "completion": "c"}))
-    with pytest.raises(UserError, match="those of the file"):
+    with pytest.raises(UserError, match="has its own prompts"):
         call(winrate, file, side, *judge, "--prompts", "tinyworld:prompts")
     with pytest.raises(UserError, match="no such folder"):
         call(winrate, file, folder / "nowhere", *judge)

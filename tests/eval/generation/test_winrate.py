@@ -126,7 +126,7 @@ def test_answers_that_were_not_read_are_counted_in_the_result():
     found = compare_outputs(a, b, Half())
     assert found["answers"] == {"asked": 8, "unreadable": 4, "failed": 0} and found["unjudged"] == 2
     shown = "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
-    assert "4 of 8 answers of the judge could not be read" in shown
+    assert "4 of the judge's 8 answers could not be read" in shown
     assert compare_outputs(a, b, length)["answers"] is None
 
     class Silent(Half):
@@ -135,7 +135,7 @@ def test_answers_that_were_not_read_are_counted_in_the_result():
             return [None] * len(prompts)
 
     found = compare_outputs(a, b, Silent())
-    assert "8 of 8 answers of the judge" in "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
+    assert "8 of the judge's 8 answers" in "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
 
 
 def test_answers_that_cannot_be_read():
@@ -263,5 +263,5 @@ def test_files_of_outputs(tmp_path):
         with pytest.raises(UserError, match="line 2"):
             outputs_of_file(file)
     file.write_text("\n")
-    with pytest.raises(UserError, match="no outputs"):
+    with pytest.raises(UserError, match="has no outputs"):
         outputs_of_file(file)

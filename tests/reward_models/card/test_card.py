@@ -185,11 +185,13 @@ def test_the_card_in_words_holds_every_section():
     found["best_of_n"] = [{"n": n, "kl": n / 10, "proxy": n, "gold": n / 2, "gold_se": 0.1} for n in (1, 2)]
     said = card_markdown(found)
     for words in (
-        "Right on **75.0%** of 9 pairs (standard error 0.144), 3 closer in gold than 0.2 left out, 4 unscored left out",
-        "Preferring the longer reply would be right on 62.5%.",
+        "Accuracy **75.0%** on 9 pairs (standard error 0.144); a tie counts half.",
+        "Always preferring the longer reply would have 62.5%.",
+        "3 pairs with a gold gap below 0.2 are left out. 4 pairs without a score are left out.",
         "error 0.011, Brier score 0.022, log loss 0.033",
-        "18 replies: mean 1.250, deviation 0.500, correlation with the length in words -0.30",
-        "Since old.json the mean moved by +0.75 deviations, the deviation is 1.50 times what it was.",
+        "18 replies: mean 1.250, standard deviation 0.500, correlation with the length in words -0.30",
+        "Since old.json the mean moved by +0.75 of the earlier standard deviations, and the standard deviation changed "
+        "by a factor of 1.50.",
         "| 1 | 0.10 | 1.000 | 0.500 +- 0.196 |",
     ):
         assert words in said

@@ -122,7 +122,7 @@ def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
         else:
             given = local.compare(prompts, replies, replies)
         assert [one is None for one in given] == (mass.sum(1) < least).tolist() and given.count(None) == 1
-        assert local.tally == {"asked": 3, "unreadable": 1} and "1 of 3 questions have no opinion" in caplog.text
+        assert local.tally == {"asked": 3, "unreadable": 1} and "no opinion on 1 of 3 questions" in caplog.text
     assert logged["judge/unreadable"] == pytest.approx(1 / 3)
 
 
@@ -151,7 +151,7 @@ def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
 def test_answers_that_are_not_one_token_are_refused():
     assert answer_tokens(numbered(), "1") == numbered().convert_tokens_to_ids(["1"])
     local, _ = local_judge(ratings=(1, 10))
-    with pytest.raises(UserError, match="is not one token"):
+    with pytest.raises(UserError, match="is not one token for the judge"):
         local(prompts=["w1"], completions=["w2"])
 
 
