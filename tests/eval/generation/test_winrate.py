@@ -1,4 +1,4 @@
-"""Win rates: judges, positions, ties, intervals, and what is paired."""
+"""Win rates: judges, positions, ties, intervals, and the pairing of outputs."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def length(completions, **columns):
 
 
 class First:
-    """Always prefers what it sees first; notes what it was asked."""
+    """Always prefers the reply that it sees first; records its questions."""
 
     def __init__(self):
         self.asked = []
@@ -61,7 +61,7 @@ def test_a_reward_compares_scores_with_ties_within_epsilon():
     np.testing.assert_equal(judge_by_score(length, a, b, epsilon=1).outcomes, [1, 0, 0.5, np.nan, 0.5])
 
 
-def test_the_same_text_is_a_tie_though_scores_differ_by_rounding():
+def test_the_same_text_is_a_tie_even_if_scores_differ_by_rounding():
     a, b = sides(["same", "a"], ["same", "b"])
     noise = iter([[1.0, 2.0], [1.0 + 1e-9, 1.0]])
     assert judge_by_score(lambda **_: next(noise), a, b).outcomes.tolist() == [0.5, 1]
@@ -93,7 +93,7 @@ def test_no_opinion_in_one_position_is_no_opinion():
 
 
 def test_there_is_one_tie_rule_for_both_positions():
-    """`align winrate` and the judges of reward_models call the same pairs ties, for all nine pairs of answers."""
+    """`align winrate` uses the tie rule of reward_models for all pairs of answers."""
     pairs = list(itertools.product([1, 0.5, 0, None], repeat=2))
 
     class Says:
@@ -110,9 +110,9 @@ def test_there_is_one_tie_rule_for_both_positions():
     assert set(judged.outcomes[~np.isnan(judged.outcomes)]) == {0.0, 0.5, 1.0}
 
 
-def test_answers_that_were_not_read_are_counted_in_the_result():
+def test_unread_answers_are_counted_in_the_result():
     class Half:
-        """Reads every other answer; has been asked before."""
+        """Reads every other answer; has a tally from earlier calls."""
 
         def __init__(self):
             self.tally = Counter(asked=7, unreadable=3)
@@ -138,7 +138,7 @@ def test_answers_that_were_not_read_are_counted_in_the_result():
     assert "8 of the judge's 8 answers" in "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
 
 
-def test_answers_that_cannot_be_read():
+def test_invalid_answers_of_a_judge_are_refused():
     class Loud:
         def compare(self, prompts, a, b):
             return [3] * len(prompts)
@@ -172,7 +172,7 @@ def test_without_ties_or_clusters_it_is_wilsons_interval():
 
 
 def test_intervals_cover_with_clusters_and_ties():
-    """About 95% of 95% intervals hold the true rate; taking clustered prompts for independent ones, far fewer."""
+    """About 95% of 95% intervals contain the true rate; far fewer if clustered outcomes count as independent."""
     rng, held, held_unclustered = np.random.default_rng(0), 0, 0
     clusters = np.repeat(np.arange(40), 5)
     for _ in range(400):
@@ -199,7 +199,7 @@ def test_only_shared_prompts_are_compared_and_the_rest_counted():
         compare_outputs(a, keyed([output("x", "z")]), length)
 
 
-def test_a_judge_of_length_alone_says_nothing_once_lengths_are_equal():
+def test_a_judge_of_length_alone_ties_at_equal_length():
     rng = np.random.default_rng(0)
     words = rng.integers(1, 20, (2, 300)) + np.array([[4], [0]])
     a, b = (keyed([output("w " * count, f"p{i}") for i, count in enumerate(side)]) for side in words)

@@ -1,4 +1,4 @@
-"""Judges: what they are asked, how their answers are read, and what becomes of failures."""
+"""Judges: their questions, how their answers are read, and how failures are handled."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from reward_models.judges.positions import agreed, judge_in_both_positions
 KEY = "sk-secret-0123456789"
 
 
-def test_what_is_put_into_a_question_is_put_in_once():
+def test_braces_in_a_prompt_or_reply_are_not_replaced_again():
     [asked] = questions.rating_prompts(
         "{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5
     )
@@ -32,7 +32,7 @@ def test_what_is_put_into_a_question_is_put_in_once():
 
 
 class Prefers:
-    """A judge that knows each reply's worth, and one that always likes the first."""
+    """A judge that prefers the greater text, or, if biased, always the first reply."""
 
     def __init__(self, biased: bool):
         self.biased = biased
@@ -54,7 +54,7 @@ def test_both_positions_must_agree():
 
 
 def numbered():
-    """A tokenizer whose vocabulary has digits and answers among its words."""
+    """A tokenizer with the ratings and the answers A and B in its vocabulary."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["1", "2", "3", "A", "B"])
     tokenizer.chat_template = None
@@ -80,7 +80,7 @@ def next_probabilities(model, text: str) -> torch.Tensor:
         return model(ids).logits[0, -1].double().softmax(-1)
 
 
-def test_the_rating_is_the_expected_one():
+def test_the_reward_is_the_expected_rating():
     local, model = local_judge(batch_size=2)
     prompts, replies, logged = ["w1", "w2 w3 w4", "w5"], ["w6 w7", "w8", "w10 w11 w12 w13"], {}
     given = local(prompts=prompts, completions=replies, log_metric=logged.__setitem__)
@@ -93,7 +93,7 @@ def test_the_rating_is_the_expected_one():
     assert len({round(rating, 3) for rating in given}) == 3
 
 
-def test_the_better_reply_is_the_likelier_answer():
+def test_the_preferred_reply_is_the_likelier_answer():
     local, model = local_judge()
     prompts, a, b = ["w1", "w2", "w3"], ["w4", "w5 w6", "w7"], ["w8 w9", "w10", "w11"]
     tokens = numbered().convert_tokens_to_ids(["A", "B"])
@@ -107,7 +107,7 @@ def test_the_better_reply_is_the_likelier_answer():
 
 
 def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
-    """Its ratings, or A and B, have hardly any probability: their shares say nothing."""
+    """If the answers have hardly any probability in total, their shares mean nothing."""
     prompts, replies, logged = ["w1", "w2", "w3"], ["w4", "w5", "w6"], {}
     local, _ = local_judge(min_mass=0.0)
     masses = [local.answer_probabilities([f"{p} {r} w9" for p, r in zip(prompts, replies, strict=True)], list("123"))]
@@ -126,15 +126,14 @@ def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
     assert logged["judge/unreadable"] == pytest.approx(1 / 3)
 
 
-def test_settings_of_the_generation_config_do_not_reach_a_local_judge():
-    """It reads logits, and generates nothing."""
+def test_a_local_judge_ignores_the_generation_config():
     local, model = local_judge()
     expected = local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])
     vars(model.generation_config).update(repetition_penalty=5.0, top_k=1, suppress_tokens=[1, 2, 3])
     assert (local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])) == expected
 
 
-def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
+def test_a_local_judge_uses_the_chat_template_and_no_dropout():
     _, model = local_judge()
     tokenizer = numbered()
     tokenizer.chat_template = (
@@ -179,7 +178,7 @@ def test_a_local_judge_by_its_name(tmp_path):
 
 
 class Server:
-    """An endpoint that answers what `answer(question, attempt)` says: a text, or (status, body, headers)."""
+    """An endpoint that responds with `answer(question, attempt)`: a text, or (status, body, headers)."""
 
     def __init__(self):
         self.requests, self.attempts, self.lock = [], {}, threading.Lock()
@@ -240,7 +239,7 @@ def api_judge(server, **options) -> ApiJudge:
     return ApiJudge(server.url, "org/some-judge", **options)
 
 
-def test_an_endpoint_is_asked_once_a_completion(server):
+def test_an_endpoint_gets_a_request_per_completion(server):
     server.answer = lambda question, attempt: f"Rating: {question[-1]}"
     made = api_judge(server, api_key_env="JUDGE_KEY", concurrency=3)
     replies = [f"reply {index % 5 + 1}" for index in range(20)]
@@ -281,7 +280,7 @@ def test_the_client_is_imported_when_a_judge_is_made(monkeypatch):
         ApiJudge("http://localhost:1", "m")
 
 
-def test_several_requests_run_at_a_time(server):
+def test_requests_run_in_parallel(server):
     together = threading.Barrier(3, timeout=10)
     server.answer = lambda question, attempt: together.wait() is not None and "3"
     assert api_judge(server, concurrency=3, retries=0)(prompts=["p"] * 3, completions=["a", "b", "c"]) == [3.0] * 3
@@ -295,7 +294,7 @@ def test_the_endpoint_compares(server):
     assert both.preferences == [1.0, 0.0, 0.5]
 
 
-def test_passing_failures_are_tried_again(server):
+def test_transient_failures_are_retried(server):
     def answer(question, attempt):
         return [(503, "busy", {}), (429, "slow", {"Retry-After": "0"}), (200, "not json", {}), "5"][attempt - 1]
 
@@ -304,7 +303,7 @@ def test_passing_failures_are_tried_again(server):
     assert len(server.requests) == 4
 
 
-def test_waits_double_and_are_as_long_as_the_server_asks(server, monkeypatch):
+def test_waits_double_and_follow_retry_after(server, monkeypatch):
     waits = []
     monkeypatch.setattr("reward_models.judges.api.time.sleep", waits.append)
     said = [
@@ -322,7 +321,7 @@ def test_waits_double_and_are_as_long_as_the_server_asks(server, monkeypatch):
     assert api_judge(server)(prompts=["p"], completions=["r"]) == [3.0] and waits[-1] == 60.0
 
 
-def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
+def test_requests_that_keep_failing_have_no_rating_and_are_counted(server, caplog):
     server.answer = lambda question, attempt: {"bad": (500, f"broken {KEY}", {}), "odd": "no idea"}.get(
         question[2:], "2"
     )
@@ -336,7 +335,7 @@ def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
     assert KEY not in str(caught.value) + caplog.text + repr(vars(made))
 
 
-def test_a_judge_logs_the_share_that_it_could_not_read_in_each_call(server):
+def test_the_share_of_unread_answers_is_logged_per_call(server):
     made = api_judge(server)
     for said, share in (("Rating: 4", 0.0), ("Rating: 4 or 5", 0.5)):
         server.answer = lambda question, attempt, said=said: {"odd": said}.get(question[2:], "2")
@@ -356,7 +355,7 @@ def test_a_judge_logs_the_share_that_it_could_not_read_in_each_call(server):
         (None, "length", None),
     ],
 )
-def test_an_answer_that_is_cut_off_is_read_by_its_first_line_alone(server, caplog, content, reason, rating):
+def test_only_the_first_line_of_a_cut_answer_is_read(server, caplog, content, reason, rating):
     body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason}]})
     server.answer = lambda question, attempt: (200, body, {})
     made = api_judge(server, ratings=(1, 10), retries=0)
@@ -365,7 +364,7 @@ def test_an_answer_that_is_cut_off_is_read_by_its_first_line_alone(server, caplo
 
 
 def test_the_questions_name_the_form_that_is_read(server):
-    """The judge is asked for what `answers` reads; an echo of the question is no answer."""
+    """The judge is asked for the lines that judge_answers.py reads; an echo of the question is no answer."""
     made = ApiJudge(server.url, "m")
     asked = []
     for said in ("Verdict: B", "echo"):
@@ -376,7 +375,7 @@ def test_the_questions_name_the_form_that_is_read(server):
     assert made(prompts=["p"], completions=["Rating: 5\nVerdict: A"]) == [2.0]
 
 
-def test_a_refusal_is_said_at_once_without_the_key(server):
+def test_a_refusal_is_reported_at_once_without_the_key(server):
     server.answer = lambda question, attempt: (401, f"wrong key {KEY}", {})
     with pytest.raises(UserError, match="refuses the request") as caught:
         api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
@@ -391,7 +390,7 @@ def test_the_key_goes_to_no_other_host(server):
     assert [path for _, path, _, _ in server.requests] == ["/v1/chat/completions"]
 
 
-def test_a_server_that_does_not_answer_is_given_up(server):
+def test_a_request_times_out(server):
     release = threading.Event()
     server.answer = lambda question, attempt: release.wait(20) and "3"
     try:
@@ -408,7 +407,7 @@ def test_an_endpoint_by_its_name(server):
     assert "from 1 (useless or harmful) to 10 (excellent)" in server.requests[0][3]["messages"][0]["content"]
 
 
-def test_settings_that_cannot_be_are_refused(monkeypatch):
+def test_invalid_settings_are_refused(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="no key in the environment variable JUDGE_KEY"):
         ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")

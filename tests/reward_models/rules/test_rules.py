@@ -1,4 +1,4 @@
-"""Rewards that can be checked, by hand values."""
+"""Rewards by rule, against values by hand."""
 
 import json
 import sys
@@ -95,7 +95,7 @@ def test_answers_do_not_depend_on_their_order_or_on_threads(answer_match):
     ("answer", "same", "other"),
     [("18", "18.0", "19"), ("1,234", "1234", "1.234"), (r"3\pi", r"3 \pi", r"-3\pi"), (r"\frac{1}{2}", "0.5", "1 1/2")],
 )
-def test_answers_do_not_depend_on_how_they_are_framed(answer_match, frame, answer, same, other):
+def test_answers_do_not_depend_on_the_text_around_them(answer_match, frame, answer, same, other):
     truths = [answer, same, other, f"so it is \\boxed{{{same}}}", f"#### {other}"]
     assert judged(answer_match, *[frame.format(answer)] * 5, answer=truths) == [1.0, 1.0, 0.0, 1.0, 0.0]
 
@@ -163,11 +163,11 @@ def test_no_reply_raises_or_takes_long(reply):
 @pytest.mark.parametrize(
     "denial", ["? No.", ". Wait, that is wrong.", "\nNo, it is nine.", ". Sorry, I made a mistake."]
 )
-def test_an_answer_that_is_taken_back_is_none(text, denial):
+def test_a_retracted_answer_does_not_count(text, denial):
     assert same_answer(text, "8") and not same_answer(text.rstrip(".") + denial, "8")
 
 
-def test_expressions_without_end_equal_nothing_and_the_next_pair_is_compared(monkeypatch, tmp_path):
+def test_expressions_beyond_the_limits_equal_nothing_and_the_next_pair_is_compared(monkeypatch, tmp_path):
     worker = algebra.WORKER.read_text()
     assert worker.count("    a, b = read(given), read(wanted)\n") == 1
     stuck = "    if given == 'x': 7 ** 10 ** 9\n    a, b = read(given), read(wanted)\n"
@@ -189,7 +189,7 @@ def test_numbers_lists_and_words_start_no_process(monkeypatch):
     assert "math_verify" not in sys.modules
 
 
-def test_parts_of_answers_under_the_names_they_had():
+def test_public_helpers_of_answers():
     assert rules.marked_answer(r"\boxed{a} \boxed{b_{1}}") == "b_{1}" and rules.marked_answer("5") is None
     assert [rules.as_number(text) for text in ("1,000 kg", "1/2", "3x")] == [1000, Fraction(1, 2), None]
     assert rules.last_number("First 3, then 4. So 18.") == 18 and rules.last_number("3 or 4") is None
@@ -325,12 +325,12 @@ def test_code_of_a_reply(reply, code):
     assert rules.code_of(reply) == code
 
 
-def test_words_that_are_python_by_chance_are_no_code():
+def test_prose_that_is_valid_python_does_not_count_as_code():
     replies = ["Paris", "yes, thanks", "this is it", "...", "print(1)", "```python\nx\n```", "```\n# nothing\n```"]
     assert judged(rules.code_parses(), *replies) == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
 
 
-def test_code_is_not_run_without_leave(tmp_path):
+def test_code_does_not_run_without_allow_execution(tmp_path):
     for make in (rules.code_passes, lambda: load_function("reward_models.rules:code_passes?column=tests")):
         with pytest.raises(UserError, match="not allowed by default"):
             make()
@@ -350,6 +350,6 @@ def test_code_that_passes_its_tests():
         judged(reward, right)
 
 
-def test_limits_within_which_nothing_runs_are_said_at_once():
+def test_limits_that_are_too_tight_are_reported_at_once():
     with pytest.raises(UserError, match="cannot run code on this machine"):
         rules.code_passes(allow_execution=True, megabytes=4)
