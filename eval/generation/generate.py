@@ -1,4 +1,4 @@
-"""Replies of a checkpoint to prompts: greedy or sampled, in batches of which the replies do not depend.
+"""Replies of a checkpoint to prompts: greedy or sampled, in batches that do not change the replies.
 
 A sampled reply depends only on the seed, its prompt and its number among the prompt's replies. Its random numbers, one
 per token, are drawn from a generator with these as seed, and pick the token by the inverse of its cumulative

@@ -60,7 +60,7 @@ class ApiJudge:
             off is read.
 
     Raises:
-        UserError: the package openai is missing, or the address or the key.
+        UserError: the package openai or the key is missing, or the address is invalid.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ApiJudge:
         max_tokens: int = 64,
     ):
         if not base_url.startswith(("http://", "https://")):
-            raise UserError("base_url is no address", got=base_url, expected="such as http://localhost:8000/v1")
+            raise UserError("base_url is not an HTTP address", got=base_url, expected="such as http://localhost:8000/v1")
         self.url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
         self.template = template or questions.WRITTEN_RATING_PROMPT

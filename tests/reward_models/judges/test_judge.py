@@ -411,7 +411,7 @@ def test_invalid_settings_are_refused(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="no key in the environment variable JUDGE_KEY"):
         ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
-    with pytest.raises(UserError, match="base_url is no address"):
+    with pytest.raises(UserError, match="base_url is not an HTTP address"):
         ApiJudge("file:///etc/passwd", "m")
 
 
