@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses worth another attempt
 LONGEST_WAIT = 60.0  # seconds, even if the server asks for more
+LONGEST_EXCERPT = 300  # characters of a response in a message
+KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
 
 class GaveUp(Exception):
@@ -78,7 +81,9 @@ class ApiJudge:
         max_tokens: int = 64,
     ):
         if not base_url.startswith(("http://", "https://")):
-            raise UserError("base_url is not an HTTP address", got=base_url, expected="such as http://localhost:8000/v1")
+            raise UserError(
+                "base_url is not an HTTP address", got=base_url, expected="such as http://localhost:8000/v1"
+            )
         self.url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
         self.template = template or questions.WRITTEN_RATING_PROMPT
@@ -147,14 +152,14 @@ class ApiJudge:
         """
         import openai
 
-        # The client's own retries have a fixed first wait, leave out 425, and do not repeat a request for an answer
-        # that is no JSON.
+        # The client's own retries have a fixed first wait, leave out status 425, and do not repeat a request whose
+        # answer is not JSON.
         wait = self.backoff
         for attempt in range(self.retries + 1):
             try:
                 return self._request(text)
             except openai.APIStatusError as error:
-                said = self._without_key(f"HTTP {error.status_code}: {error.response.text[:300]}")
+                said = f"HTTP {error.status_code}: {self._without_key(error.response.text)[:LONGEST_EXCERPT]}"
                 if error.status_code not in TRANSIENT:
                     raise UserError(
                         f"{self.url} refuses the request", got=said, fix="check the model's name and the key"
@@ -163,7 +168,7 @@ class ApiJudge:
                 wait = max(wait, float(asked)) if asked.isdigit() else wait
             except (openai.APIError, ValueError) as error:
                 cause = error.__cause__ or error
-                said = self._without_key(f"{type(cause).__name__}: {cause}")
+                said = self._without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
             if attempt < self.retries:
                 time.sleep(min(wait, LONGEST_WAIT))
                 wait *= 2
@@ -173,7 +178,7 @@ class ApiJudge:
         from openai import omit
 
         key = self._key()
-        # Whatever OPENAI_* variables hold, the endpoint gets this key or none, and no account.
+        # The client reads OPENAI_* variables; the endpoint gets this key or none, and no account.
         account = {"OpenAI-Organization": omit, "OpenAI-Project": omit}
         completion = self._client.chat.completions.create(
             model=self.model,
@@ -187,10 +192,13 @@ class ApiJudge:
     def _key(self) -> str | None:
         if self.api_key_env is None:
             return None
-        key = os.environ.get(self.api_key_env)
+        name = self.api_key_env
+        key = os.environ.get(name, "").strip()
         if not key:
-            name = self.api_key_env
             raise UserError(f"no key in the environment variable {name}", fix=f"export {name}=...")
+        if not KEY.fullmatch(key):
+            expected = "visible ASCII characters without spaces"
+            raise UserError(f"the environment variable {name} is not a key", expected=expected, fix="correct it")
         return key
 
     def _without_key(self, text: str) -> str:
@@ -207,8 +215,8 @@ def answer_of(completion: Any) -> str:
     try:
         choice = completion.choices[0]
         content, cut = choice.message.content, choice.finish_reason == "length"
-    except (AttributeError, LookupError, TypeError) as error:
-        raise ValueError(f"not a chat completion: {str(completion)[:100]!r}") from error
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError(f"not a chat completion: {completion}") from None
     if content is None and cut:
         content = ""
     if not isinstance(content, str):

@@ -272,6 +272,16 @@ def test_the_key_is_read_at_each_request_and_logged_nowhere(server, monkeypatch,
     assert "HTTP Request" in caplog.text and KEY not in caplog.text
 
 
+def test_an_excerpt_of_a_response_shows_no_part_of_the_key(server, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", f"{KEY}\n")  # a line break around a key is no part of it
+    for response in ((403, "x" * 290 + KEY, {}), (200, "x" * 290 + KEY, {})):
+        server.answer = lambda question, attempt, response=response: response
+        with pytest.raises(UserError) as caught:
+            api_judge(server, api_key_env="JUDGE_KEY", retries=0)(prompts=["p"], completions=["r"])
+        assert "x" * 200 in str(caught.value) and KEY[:8] not in str(caught.value)
+    assert {headers["Authorization"] for _, _, headers, _ in server.requests} == {f"Bearer {KEY}"}
+
+
 def test_the_client_is_imported_when_a_judge_is_made(monkeypatch):
     program = "import sys, reward_models.judges.api; sys.exit('openai' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -411,6 +421,10 @@ def test_invalid_settings_are_refused(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="no key in the environment variable JUDGE_KEY"):
         ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
+    monkeypatch.setenv("JUDGE_KEY", "first-line\nsecond-line")
+    with pytest.raises(UserError, match="JUDGE_KEY is not a key") as caught:
+        ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
+    assert "line" not in str(caught.value)
     with pytest.raises(UserError, match="base_url is not an HTTP address"):
         ApiJudge("file:///etc/passwd", "m")
 
