@@ -56,7 +56,7 @@ def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
         raise UserError(
             f"{place} cannot be imported",
             got=f"{type(error).__name__}: {error}",
-            expected=f"a Python file or module that holds {name}",
+            expected=f"a Python file or module that defines {name}",
             fix="correct it; `python PATH` shows where it fails",
         ) from error
     function = getattr(module, name, None)
@@ -109,7 +109,7 @@ def _kind_name(kind: Any) -> str:
 def _load_file(place: str) -> ModuleType:
     path = Path(place)
     if not path.is_file():
-        raise UserError(f"no file {place}", expected="the Python file that holds the reward function")
+        raise UserError(f"no file {place}", expected="the Python file with the reward function")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # as the name ends in .py
     module = importlib.util.module_from_spec(spec)

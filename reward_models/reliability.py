@@ -28,7 +28,7 @@ def bin_numbers(confidence: np.ndarray, bins: int = 10, by: Binning = "mass", lo
     Args:
         by: "mass" for about as many items in each bin, where items of equal confidence share a bin, so that there may
             be fewer bins; "width" for bins of equal width over [lowest, 1], each without its lower end but the first.
-        lowest: the least confidence possible, such as 0.5 for the preferred one of two.
+        lowest: the least confidence possible, such as 0.5 for the preferred reply of a pair.
     """
     confidence = np.asarray(confidence, dtype=float)
     if by == "width":

@@ -8,7 +8,7 @@ from scipy.special import expit
 from reward_models.reliability import bin_numbers, expected_calibration_error
 
 BINS = 10
-COIN = 0.5  # the least confidence in the preferred one of two replies
+COIN = 0.5  # least confidence in the preferred reply of a pair
 
 
 class Share(TypedDict):

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: a hosted model, or one that vLLM, SGLang or llama.cpp serves."""
+"""A judge behind an OpenAI-compatible endpoint: a hosted model, or a local server (vLLM, SGLang, llama.cpp)."""
 
 from __future__ import annotations
 

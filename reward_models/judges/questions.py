@@ -69,7 +69,7 @@ def rating_prompts(
 
 
 def pair_prompts(template: str, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[str]:
-    """A question for the better one of each pair of replies."""
+    """A question for the better reply of each pair."""
     return [
         fill(template, prompt=transcript(prompt), a=reply_text(first), b=reply_text(second))
         for prompt, first, second in zip(prompts, a, b, strict=True)

@@ -39,19 +39,19 @@ def run_code(code: str, tests: str, seconds: float = 5.0, megabytes: int = 512) 
         (sys.exit) has failed.
     """
     token = secrets.token_hex(16)  # printed by the process once the tests have run to their end
-    ours, theirs = socket.socketpair()
+    solution_end, tests_end = socket.socketpair()
     limits = {"seconds": seconds, "megabytes": megabytes}
-    with TemporaryDirectory(prefix="alignment-sandbox-", ignore_cleanup_errors=True) as folder, ours, theirs:
+    with TemporaryDirectory(prefix="alignment-sandbox-", ignore_cleanup_errors=True) as folder, solution_end, tests_end:
         processes: list[subprocess.Popen[bytes]] = []
         try:
             with TemporaryFile() as file:
-                file.write(_job(ours.fileno(), code=code, **limits))
+                file.write(_job(solution_end.fileno(), code=code, **limits))
                 file.seek(0)
-                processes.append(_start("solution", folder, ours, stdin=file, stdout=subprocess.DEVNULL))
-            processes.append(_start("tests", folder, theirs, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-            ours.close()
-            job = _job(theirs.fileno(), tests=tests, token=token, **limits)
-            theirs.close()
+                processes.append(_start("solution", folder, solution_end, stdin=file, stdout=subprocess.DEVNULL))
+            processes.append(_start("tests", folder, tests_end, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            solution_end.close()
+            job = _job(tests_end.fileno(), tests=tests, token=token, **limits)
+            tests_end.close()
             said, _ = processes[-1].communicate(job, timeout=seconds)
         except subprocess.TimeoutExpired:
             return "timeout"

@@ -97,9 +97,9 @@ class Peer:
     def __init__(self, line: socket, names: dict[str, Any] | None = None):
         self.reader, self.writer = line.makefile("rb"), line.makefile("wb")
         self.names = names
-        self.mine: list[object] = []  # by handle; kept, so that no address is used twice
+        self.objects: list[object] = []  # by handle; kept, so that no address is used twice
         self.handles: dict[int, int] = {}
-        self.theirs: dict[int, Remote] = {}
+        self.remotes: dict[int, Remote] = {}
         self.tuples: dict[tuple, Callable[..., Any]] = {}  # named tuple classes received so far
 
     # ---- Messages ----
@@ -239,15 +239,15 @@ class Peer:
         if isinstance(value, ModuleType) or (self.names is None and not isinstance(value, FUNCTIONS)):
             raise TypeError(f"a {kind.__name__} cannot be sent")
         if id(value) not in self.handles:
-            self.handles[id(value)] = len(self.mine)
-            self.mine.append(value)
+            self.handles[id(value)] = len(self.objects)
+            self.objects.append(value)
         return {"coroutine" if kind is CoroutineType else "handle": self.handles[id(value)]}
 
-    def theirs_of(self, handle: int) -> Remote:
+    def remote_of(self, handle: int) -> Remote:
         """The other side's object behind a handle; if it was sent before, it no longer counts as made by the tests."""
-        if handle in self.theirs:
-            object.__setattr__(self.theirs[handle], "_made", False)
-        return self.theirs.setdefault(handle, Remote(self, handle))
+        if handle in self.remotes:
+            object.__setattr__(self.remotes[handle], "_made", False)
+        return self.remotes.setdefault(handle, Remote(self, handle))
 
     def decode(self, value: Any) -> Any:
         """The value that JSON stands for, see `encode`."""
@@ -258,7 +258,7 @@ class Peer:
         try:
             [(kind, content)] = value.items()
             if kind == "handle":
-                return self.theirs_of(int(content))
+                return self.remote_of(int(content))
             if kind == "coroutine":
                 return RemoteCoroutine(self, int(content))
             if kind == "namedtuple":
@@ -266,7 +266,7 @@ class Peer:
                 made = self.tuples.get((name, fields)) or namedtuple(name, fields)
                 return self.tuples.setdefault((name, fields), made)(*map(self.decode, parts))
             if kind == "yours":
-                return self.mine[content]
+                return self.objects[content]
             if kind == "builtin":  # the tests accept only types, or they might call `eval`
                 found = getattr(builtins, content)
                 return found if self.names is not None or found in BASES else give_up()

@@ -10,7 +10,7 @@ DESCRIPTION = "Expected calibration error: the mean gap between confidence and a
 INPUTS = """
 Args:
     predictions: confidences in [0, 1].
-    references: 1 where the answer was right, else 0.
+    references: 1 if the answer was right, otherwise 0.
     bins: their number, by default 10.
     by: "mass" for bins of about equal numbers of items (the default), "width" for bins of equal width over [0, 1].
 Returns:
