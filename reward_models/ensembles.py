@@ -1,4 +1,4 @@
-"""Several rewards as one: their mean, their least, or their mean less their disagreement (Coste et al. 2023)."""
+"""Several rewards as one: their mean, minimum, or mean minus disagreement (Coste et al. 2023)."""
 
 import logging
 import math
@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 class Ensemble:
-    """A `Reward`; None for a completion of which some member has no opinion.
+    """A `Reward`; None for a completion on which a member has no opinion.
 
-    Beside a trainer it logs the members' mean deviation as the metric NAME/std, and each completion's as the column
-    NAME_std of the completions.
+    In a trainer it logs the members' mean standard deviation as the metric NAME/std, and the deviation of each
+    completion as the column NAME_std of the completions.
 
     Args:
-        aggregate: mean, min, or mean-std: the mean less `k` deviations (over the members, not corrected for their
-            number).
-        offsets: what is taken off each member's scores first. Pairs determine scores only up to a constant for each
-            member, so that without it `min` may mean one and the same member always.
+        aggregate: mean, min, or mean-std: the mean minus `k` standard deviations over the members (population
+            deviation, ddof 0).
+        offsets: subtracted from each member's scores first. Pairs determine scores only up to a constant per member, so
+            that without offsets `min` may always pick the same member.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Ensemble:
         self.offsets = np.zeros(len(self.members)) if offsets is None else np.asarray(offsets, dtype=float)
 
     def scores(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> np.ndarray:
-        """What each member says, less its offset; NaN where it has no opinion. -> (members, B)"""
+        """Scores of each member minus its offset; NaN for no opinion. -> (members, B)"""
         answers = [one(prompts=prompts, completions=completions, **columns) for one in self.members]
         return np.array(answers, dtype=float) - self.offsets[:, None]
 
@@ -72,12 +72,12 @@ class Ensemble:
 
 
 def uncertainty(scores: np.ndarray) -> np.ndarray:
-    """How far the members are apart: the deviation of each completion's scores. (members, B) -> (B,)"""
+    """Disagreement of the members: the standard deviation of each completion's scores. (members, B) -> (B,)"""
     return scores.std(axis=0)
 
 
 def aggregated(scores: np.ndarray, aggregate: str, k: float = 1.0) -> np.ndarray:
-    """One score a completion. (members, B) -> (B,)"""
+    """The ensemble's score of each completion. (members, B) -> (B,)"""
     if aggregate == "min":
         return scores.min(axis=0)
     mean = scores.mean(axis=0)
@@ -94,30 +94,30 @@ def ensemble(
     device: str | None = None,
     dtype: str = "auto",
 ) -> Ensemble:
-    """An ensemble of reward models; those that are adapters on one base hold it once.
+    """An ensemble of reward models; adapters on the same base share it.
 
     Args:
-        members: checkpoints, or hub ids.
-        reference: preference pairs (a file, or tinyworld:preference) over whose first replies each member's mean
-            score is set to 0.
+        members: checkpoints or hub ids.
+        aggregate, k: as for `Ensemble`.
+        reference: preference pairs (a file, or tinyworld:preference) over which each member's mean score is set to 0.
+        reference_rows: at most so many pairs of it, from the first.
+        batch_size, device, dtype: as for `reward_models.learned.reward`.
     """
     if aggregate not in AGGREGATES:
         raise unknown("aggregate of an ensemble", aggregate, AGGREGATES)  # before anything is loaded
     if len(members) < 2:
-        raise UserError(
-            "an ensemble of one", got=", ".join(members), expected="two members or more, with commas between"
-        )
+        raise UserError("an ensemble of one member", got=", ".join(members), expected="two or more, comma-separated")
     rewards = load_members(members, batch_size, device, dtype)
     if reference is None:
         if aggregate != "mean":
-            logger.warning("ensemble: no `reference`, so a member whose scores are low by a constant counts most")
+            logger.warning("ensemble: without a `reference` a member whose scores are lower by a constant counts most")
         return Ensemble(rewards, aggregate, k)
     pairs = read_pairs(reference, limit=reference_rows)
     return Ensemble(rewards, aggregate, k, [mean_score(one, pairs) for one in rewards])
 
 
 def mean_score(reward: Reward, pairs: "Dataset") -> float:
-    """The mean over all replies of the pairs, chosen and rejected, that it has an opinion of."""
+    """The mean score over all replies of the pairs, chosen and rejected; replies without a score are left out."""
     prompts = list(pairs["prompt"])
     scores = [reward(prompts=prompts, completions=list(pairs[side])) for side in ("chosen", "rejected")]
     return float(np.nanmean(np.array(scores, dtype=float)))

@@ -1,7 +1,7 @@
 """Rewards by name: `rules:name`, `path/to/file.py:name` or `package.module:name`, with options `?key=value&key=value`.
 
-Without options the name is the reward function itself. With a `?`, even an empty one, the name is called with the
-options and gives the reward function.
+Without a `?` the name is the reward function itself. With a `?`, even without options, the name is a function that is
+called with the options and returns the reward function.
 """
 
 import importlib
@@ -9,12 +9,13 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from alignment.errors import UserError, raise_all, unknown
 
-# The short names of this package's modules, which may also be written with the package before them.
+# Short names of this package's modules; a recipe may also write reward_models.NAME.
 MODULES = {
     "api_judge": "reward_models.judges.api",
     "ensembles": "reward_models.ensembles",
@@ -26,21 +27,20 @@ MODULES = {
 
 
 def load_function(spec: str) -> Callable:
-    """The reward function that a recipe names, made with the options where there are some.
+    """The reward function that a recipe names, made with its options.
 
     Raises:
-        UserError: as `check_function`, and whatever the options' values lead to: a checkpoint that is not there, say.
+        UserError: as for `check_function`, or as the options' values lead to, such as a missing checkpoint.
     """
     function, options = _resolve(spec)
     return function if options is None else function(**options)
 
 
 def check_function(spec: str) -> None:
-    """Raise for a name, an option or a value that cannot be; nothing is loaded or made.
+    """Raise for an invalid name, option or value, without making the reward.
 
     Raises:
-        UserError: the name has no colon, there is no such file, module or function, it cannot be imported, or it has no
-            such option.
+        UserError: the name has no colon, the file, module, function or option does not exist, or an import fails.
     """
     _resolve(spec)
 
@@ -56,8 +56,8 @@ def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
         raise UserError(
             f"{place} cannot be imported",
             got=f"{type(error).__name__}: {error}",
-            expected=f"a Python file or module that holds {name}",
-            fix="correct it: `python` followed by its path shows where it fails",
+            expected=f"a Python file or module that defines {name}",
+            fix="correct it; `python PATH` shows where it fails",
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -106,17 +106,18 @@ def _kind_name(kind: Any) -> str:
     return "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
 
 
-def _load_file(place: str):
+def _load_file(place: str) -> ModuleType:
     path = Path(place)
     if not path.is_file():
-        raise UserError(f"no file {place}", expected="the Python file that holds the reward function")
+        raise UserError(f"no file {place}", expected="the Python file with the reward function")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # as the name ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _load_module(place: str):
+def _load_module(place: str) -> ModuleType:
     place = MODULES.get(place.removeprefix("reward_models."), place)
     if importlib.util.find_spec(place.partition(".")[0]) is None:
         raise UserError(f"no module {place}", expected="an importable module, or a path that ends in .py")

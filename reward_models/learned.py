@@ -1,4 +1,4 @@
-"""A sequence-classification model as a reward: it reads text or conversations through its own tokenizer."""
+"""A sequence-classification model as a reward for text or conversations, through its own tokenizer."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 class LearnedReward:
-    """A `Reward`: the score of each prompt with its completion; None for one that is longer than the model's context.
+    """A `Reward`: the score of each prompt with its completion; None if together they exceed the model's context.
 
     Args:
-        model: of one label; it stays on its device and in its type.
-        adapter: the name of the adapter to score under, where the model is a PeftModel that holds several.
+        model: a model with one label; its device and dtype are kept.
+        adapter: the adapter to score with, if the model is a PeftModel that holds several.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LearnedReward:
         return [None if math.isnan(score) else score for score in self.scores(prompts, completions).tolist()]
 
     def scores(self, prompts: Sequence[Text], completions: Sequence[Text]) -> np.ndarray:
-        """(B,), NaN where a row is longer than the model's context."""
+        """Scores, NaN for a row that is longer than the model's context. -> (B,)"""
         rows = reward_rows(self.tokenizer, prompts, completions)
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         fitting = [index for index, row in enumerate(rows) if len(row) <= context]
@@ -83,7 +83,7 @@ class LearnedReward:
 def score_rows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], batch_size: int
 ) -> np.ndarray:
-    """One score a row of token ids, in batches of like length. -> (B,)"""
+    """The score of each row of token ids, in batches of similar length. -> (B,)"""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     scores = np.empty(len(rows))
     was_training = model.training
@@ -102,8 +102,8 @@ def reward(checkpoint: str, batch_size: int = 32, device: str | None = None, dty
     """The reward of a checkpoint: a folder or hub id of a sequence-classification model or of an adapter.
 
     Args:
-        device: default: cuda where there is one.
-        dtype: such as bfloat16; auto: the type it was saved in.
+        device: by default cuda if available, otherwise cpu.
+        dtype: such as bfloat16; auto: as saved.
     """
     return load_members([checkpoint], batch_size, device, dtype)[0]
 
@@ -111,12 +111,13 @@ def reward(checkpoint: str, batch_size: int = 32, device: str | None = None, dty
 def load_members(
     checkpoints: Sequence[str], batch_size: int = 32, device: str | None = None, dtype: str = "auto"
 ) -> list[LearnedReward]:
-    """The rewards of several checkpoints; a base on which several of them are adapters is held once."""
+    """The rewards of several checkpoints; adapters on the same base share it."""
     _require_all(checkpoints)
     bases: dict[tuple[str, str], PreTrainedModel] = {}
     members = []
     for number, checkpoint in enumerate(checkpoints):
         base = _base_of(checkpoint)
+        adapter: str | None
         if base in bases:
             require_sound(checkpoint)
             model, adapter = bases[base], f"member_{number}"
@@ -130,7 +131,7 @@ def load_members(
         tokenizer = load_tokenizer(checkpoint)
         pad = padding_id(None if base is not None else model.config, tokenizer)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-        model.config.get_text_config().pad_token_id = pad  # scores are read before the padding
+        model.config.get_text_config().pad_token_id = pad  # the score is read at the last token before the padding
         model.requires_grad_(False)
         members.append(LearnedReward(model, tokenizer, checkpoint_name(checkpoint), batch_size, adapter))
     return members
@@ -147,7 +148,7 @@ def _require_all(checkpoints: Sequence[str]) -> None:
 
 
 def _base_of(checkpoint: str) -> tuple[str, str] | None:
-    """The base that an adapter sits on bare, and how it is quantised."""
+    """(base, its quantization) of an adapter that leaves its base unchanged; None for other checkpoints."""
     if not is_adapter(checkpoint) or changes_its_base(checkpoint):
         return None
     base = adapter_base(checkpoint)
@@ -155,5 +156,5 @@ def _base_of(checkpoint: str) -> tuple[str, str] | None:
 
 
 def checkpoint_name(checkpoint: str) -> str:
-    """The last part of a path or hub id; of a stage's checkpoint the stage's name."""
+    """The last part of a path or hub id; the stage's name for a stage's checkpoint."""
     return checkpoint.rstrip("/").removesuffix("/checkpoint").split("/")[-1]

@@ -1,52 +1,54 @@
-"""The one interface of all that says what a completion is worth, and how its arguments are read.
+"""The interface of rewards and of judges, and the text of their arguments.
 
-PPO and TRL's GRPO and RLOO trainers, `align sample`, `align reward-card` and the evaluation take any `Reward`.
+PPO and TRL's GRPO and RLOO trainers, `align sample`, `align reward-card` and `align winrate` take any `Reward`.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Messages = list[dict[str, str]]
 Text = str | Messages  # a prompt or completion, as text or as a conversation
 
 
 class Reward(Protocol):
-    """TRL's signature of a reward function; a function or an object with a `__name__`, called by keywords."""
+    """A function, or an object with a `__name__`, with TRL's signature of a reward function, called by keywords."""
 
     __name__: str
 
     def __call__(
         self,
+        *,
         prompts: Sequence[Text],
         completions: Sequence[Text],
         completion_ids: Sequence[Sequence[int]] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """One number a completion, None where there is no opinion.
+        """A number per completion, None for no opinion.
 
         Args:
             prompts: texts or conversations.
-            completions: texts, or conversations of one reply where the prompts are conversations.
-            completion_ids: their tokens as sampled; None where there was no sampling.
-            columns: the data set's other columns, a value a completion, and of trainers `trainer_state`,
+            completions: texts; conversations of one reply if the prompts are conversations.
+            completion_ids: the completions' tokens as sampled; None if they were not sampled.
+            columns: the data set's other columns, a value per completion. Trainers add `trainer_state`,
                 `log_metric(name, number)` and `log_extra(column, values)`.
         """
 
 
+@runtime_checkable
 class Comparer(Protocol):
-    """A judge that prefers one of two replies, which it sees in this order; judge.in_both_positions asks it twice."""
+    """A judge of two replies, which it sees in the order given; `judge_in_both_positions` asks it in either order."""
 
-    def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        """1 where a is better, 0 where b is, 0.5 for a tie, None where there is no opinion."""
+    def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Sequence[float | None]:
+        """1 if a is better, 0 if b is better, 0.5 for a tie, None for no opinion; per prompt."""
 
 
 def reply_text(completion: Text) -> str:
-    """A completion as text: of a conversation its last message, "" if that has no text, such as a call of a tool."""
+    """A completion as text: the last message of a conversation, "" if that has no text, such as a tool call."""
     return completion if isinstance(completion, str) else (completion[-1]["content"] if completion else None) or ""
 
 
 def transcript(prompt: Text) -> str:
-    """A prompt as text; a conversation as `User: ...` and so on, unless it is one question."""
+    """A prompt as text: a single message as it is, a longer conversation as `User: ...`, `Assistant: ...`."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
@@ -57,7 +59,7 @@ def transcript(prompt: Text) -> str:
 def compare_by_score(
     reward: Reward, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text], margin: float = 0.0, **columns: Any
 ) -> list[float | None]:
-    """What any reward prefers, as `Comparer.compare` says it; scores no more than `margin` apart are a tie."""
+    """Compare replies by their scores, with the values of `Comparer.compare`; at most `margin` apart is a tie."""
     scores = [reward(prompts=prompts, completions=replies, **columns) for replies in (a, b)]
     return [_preferred(one, other, margin) for one, other in zip(*scores, strict=True)]
 

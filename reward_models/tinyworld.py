@@ -1,11 +1,17 @@
-"""tinyworld's gold reward as a reward function: to watch what the learned reward model stands in for."""
+"""tinyworld's gold reward as a reward function, to compare with the learned reward model that approximates it."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from alignment.data.tinyworld import gold
 from alignment.data.tinyworld.tasks import Task
+from reward_models.protocol import Messages
 
 
-def gold_reward(completions: list[list[dict]], task: list[str] | None = None, **columns) -> list[float | None]:
-    """The gold score in [-1, 1] of each reply, None where the data set has no column `task` to tell the truth by."""
+def gold_reward(
+    completions: Sequence[Messages], task: Sequence[str] | None = None, **columns: Any
+) -> list[float | None]:
+    """The gold score in [-1, 1] of each reply; None if the data set has no column `task` with the right answers."""
     if task is None:
         return [None] * len(completions)
     replies = [completion[-1]["content"] for completion in completions]

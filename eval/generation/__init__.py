@@ -1,1 +1,1 @@
-"""Replies of checkpoints: sampling, choosing among them, judging pairs of them."""
+"""Replies of checkpoints: sampling, choosing among replies, judging pairs of replies."""

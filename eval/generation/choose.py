@@ -1,8 +1,7 @@
-"""Choosing among the replies to a prompt by their scores: best of n, and preference pairs."""
+"""Choosing among the replies to a prompt by score: best of n, and preference pairs."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -11,25 +10,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pair:
-    """Places of the preferred and the other reply among a prompt's replies."""
+    """Positions of the preferred and the other reply among a prompt's replies."""
 
     chosen: int
     rejected: int
 
 
 def best(replies: Sequence[str], scores: Sequence[float | None], ended: Sequence[bool] | None = None) -> int | None:
-    """The place of the best-scored reply, the first of several; None if no reply has text and a score and ended.
+    """The position of the best-scored reply, the first of equals; None if no reply can be chosen.
+
+    A reply can be chosen if it has text and a score and was not truncated.
 
     Args:
-        ended: False for a reply that the length limit cut off, which is not considered; None if all count as ended.
+        ended: False for a reply that the length limit cut off; None if truncated replies can be chosen too.
     """
-    places = _usable(replies, scores, ended)
-    return max(places, key=lambda place: scores[place]) if places else None
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n sampling from the model sampled from, in nats: log n - (n - 1) / n, an upper bound."""
-    return math.log(n) - (n - 1) / n
+    usable = _usable(replies, scores, ended)
+    return max(usable, key=usable.__getitem__) if usable else None
 
 
 def preference_pair(
@@ -40,30 +36,28 @@ def preference_pair(
     seed: str,
     ended: Sequence[bool] | None = None,
 ) -> Pair | str:
-    """The best reply against another, or why there is no pair.
+    """The best reply and another, or the reason why there is no pair.
 
-    Replies without text or without a score are not considered, for no stage can learn from them, nor are truncated
-    replies: training would put an end of turn where the length limit cut them off.
+    Replies without text or score are not considered, as no stage can learn from them. Neither are truncated replies:
+    training would put an end of turn at the length limit.
 
     Args:
-        against: `worst`, or `random`: any of the others, drawn with the seed.
-        min_margin: a smaller difference of scores is a tie, as is none.
-        ended: as in `best`.
+        against: `worst`, or `random` for any of the others, drawn with the seed.
+        min_margin: a smaller difference of scores is a tie, and so is a difference of 0.
+        ended: as for `best`.
     """
-    places = _usable(replies, scores, ended)
-    if len(places) < 2:
+    usable = _usable(replies, scores, ended)
+    if len(usable) < 2:
         return without_reply(ended, "fewer than two replies with text and score")
-    chosen = max(places, key=lambda place: scores[place])
-    others = [place for place in places if replies[place].strip() != replies[chosen].strip()]
+    chosen = max(usable, key=usable.__getitem__)
+    others = [place for place in usable if replies[place].strip() != replies[chosen].strip()]
     if not others:
         return "all replies the same"
-    # Of equal scores the last, so that a tie of all is a tie of two different replies.
+    # The last of equal scores, so that a tie of all replies is a tie of two different replies.
     rejected = (
-        min(reversed(others), key=lambda place: scores[place])
-        if against == "worst"
-        else random.Random(seed).choice(others)
+        min(reversed(others), key=usable.__getitem__) if against == "worst" else random.Random(seed).choice(others)
     )
-    margin = scores[chosen] - scores[rejected]
+    margin = usable[chosen] - usable[rejected]
     return Pair(chosen, rejected) if margin > 0 and margin >= min_margin else "ties"
 
 
@@ -75,9 +69,14 @@ def preference_pairs(
     min_margin: float = 0.0,
     seed: int = 0,
     ended: Sequence[Sequence[bool]] | None = None,
-) -> tuple[dict[int, Pair], Counter]:
-    """Of the replies to many prompts: (prompt's place -> pair, why other prompts have none -> how many)."""
-    pairs, without = {}, Counter()
+) -> tuple[dict[int, Pair], Counter[str]]:
+    """(position of the prompt -> pair, reason -> number of prompts without a pair) for the replies to many prompts.
+
+    Args:
+        against, min_margin, seed, ended: as for `preference_pair`.
+    """
+    pairs: dict[int, Pair] = {}
+    without: Counter[str] = Counter()
     for place, (texts, values) in enumerate(zip(replies, scores, strict=True)):
         whole = None if ended is None else ended[place]
         found = preference_pair(texts, values, against, min_margin, f"{seed}-{place}", whole)
@@ -89,15 +88,18 @@ def preference_pairs(
 
 
 def without_reply(ended: Sequence[bool] | None, otherwise: str) -> str:
-    """Why a prompt has no row: its replies are truncated, all or some, or `otherwise`."""
+    """The reason why a prompt has no row: all or some replies are truncated, or `otherwise`."""
     if ended is None or all(ended):
         return otherwise
     return f"{otherwise}, truncated ones left out" if any(ended) else "all replies truncated"
 
 
-def _usable(replies: Sequence[str], scores: Sequence[float | None], ended: Sequence[bool] | None = None) -> list[int]:
-    return [
-        place
-        for place, text in enumerate(replies)
-        if text.strip() and scores[place] is not None and (ended is None or ended[place])
-    ]
+def _usable(
+    replies: Sequence[str], scores: Sequence[float | None], ended: Sequence[bool] | None = None
+) -> dict[int, float]:
+    """Position -> score of the replies that can be chosen."""
+    return {
+        place: score
+        for place, (text, score) in enumerate(zip(replies, scores, strict=True))
+        if text.strip() and score is not None and (ended is None or ended[place])
+    }

@@ -1,13 +1,14 @@
-"""Completions of a checkpoint on prompts: batched, longest first, greedy or sampled, and the same at any batch size.
+"""Replies of a checkpoint to prompts: greedy or sampled, in batches that do not change the replies.
 
-A sampled reply depends on the seed, its prompt and its number among the prompt's replies, and on no other row: the
-random numbers are keyed, one a token, and pick the token by the inverse of its cumulative distribution. (Rounding may
-still differ between batch shapes, as it may for greedy replies.)
+A sampled reply depends only on the seed, its prompt and its number among the prompt's replies. Its random numbers, one
+per token, are drawn from a generator with these as seed, and pick the token by the inverse of its cumulative
+distribution. (Rounding may still differ between batch shapes, as it may for greedy replies.)
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, raise_all
 from alignment.models.generation import plain_generation
+from reward_models.protocol import Messages, Reward
 
 if TYPE_CHECKING:
     import torch
@@ -23,22 +25,18 @@ if TYPE_CHECKING:
 
     from eval.harness.lm import CausalLM, Reply
 
-Messages = list[dict[str, str]]
-# TRL's signature: reward(prompts=, completions=, **columns) -> a number for each completion, None for no opinion.
-Reward = Callable[..., Sequence[float | None]]
-
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are made.
+    """How replies are generated.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: keep the likeliest tokens of this much probability.
-        max_new_tokens: length of a reply at most.
-        stop: texts that end a reply, beside the checkpoint's stop tokens; a reply is cut before them.
-        seed: of the sampling.
-        batch_size: rows of a batch.
+        temperature: 0 for greedy decoding.
+        top_p: sample from the likeliest tokens with this total probability.
+        max_new_tokens: tokens of a reply at most.
+        stop: texts that end a reply, in addition to the checkpoint's stop tokens; a reply is cut before them.
+        seed: seed of the sampling.
+        batch_size: replies per batch.
     """
 
     temperature: float = 1.0
@@ -48,7 +46,7 @@ class Sampling:
     seed: int = 0
     batch_size: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rules = {
             "temperature": ("0 or more", self.temperature >= 0),
             "top_p": ("above 0, at most 1", 0 < self.top_p <= 1),
@@ -62,12 +60,12 @@ class Sampling:
 
 
 def load_prompts(source: str, split: str | None = None, limit: int | None = None) -> tuple[Dataset, str]:
-    """Rows {prompt: messages, ...other columns} of a file, tinyworld or the hub, and a line that accounts for them.
+    """Rows {prompt: messages, ...other columns} of a file, tinyworld or the hub, and a line with their numbers.
 
     Args:
         source: as a recipe's `dataset_name`.
         split: None for `train`.
-        limit: the first so many rows; None for all.
+        limit: number of rows, from the first; None for all.
 
     Raises:
         UserError: the source cannot be read, or no row has a prompt.
@@ -84,14 +82,14 @@ def load_prompts(source: str, split: str | None = None, limit: int | None = None
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], format: str) -> list[list[int]]:
-    """Token ids of each prompt: through the chat template (chat), or the messages' text a blank line apart (plain)."""
+    """Token ids of each prompt: through the chat template (chat), or the messages with blank lines between (plain)."""
     if format == "plain":
         return tokenizer(["\n\n".join(message["content"] for message in prompt) for prompt in prompts])["input_ids"]
     if not tokenizer.chat_template:
         raise UserError(
             "The chat format needs a tokenizer with a chat template.",
             got="a tokenizer without one",
-            fix="use --format plain, or a checkpoint of the sft stage or later",
+            fix="use --format plain, or a checkpoint of the sft stage or a later one",
         )
     encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
     return encoded["input_ids"]
@@ -100,10 +98,10 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Message
 def fitting(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
 ) -> list[int]:
-    """The places of the prompts (token ids) that leave room for a reply in the model's context.
+    """Positions of the prompts (token ids) that leave room for a reply in the model's context.
 
     Raises:
-        UserError: none does.
+        UserError: no prompt does.
     """
     from eval.harness.lm import context_length
 
@@ -113,7 +111,7 @@ def fitting(
         raise UserError(
             "no prompt leaves room for a reply",
             got=f"prompts of {min(map(len, prompts))} tokens or more, max_new_tokens={max_new_tokens}",
-            expected=f"at most {room + max_new_tokens} tokens together, the model's context",
+            expected=f"at most {room + max_new_tokens} tokens in total, the model's context",
             fix="use a smaller --max_new_tokens, or shorter prompts",
         )
     return places
@@ -129,8 +127,7 @@ def generate(
     """`n` replies to each prompt (token ids), in the order of the prompts.
 
     A reply ends as in the eval suites: at a token of `generation_config.eos_token_id` or the tokenizer's end of text.
-    Nothing else of the checkpoint's generation config applies. Of a prompt that stands several times each has replies
-    of its own.
+    No other setting of the checkpoint's generation config applies. Equal prompts get different replies.
 
     Raises:
         UserError: a prompt leaves no room for its reply.
@@ -145,8 +142,8 @@ def generate(
         raise UserError(
             "a prompt does not fit into the model's context with its reply",
             got=f"{longest} prompt tokens + {sampling.max_new_tokens} for the reply",
-            expected=f"at most {lm.context} together",
-            fix="leave such prompts out (`fitting`), or use a smaller max_new_tokens",
+            expected=f"at most {lm.context} in total",
+            fix="leave such prompts out (see `fitting`), or use a smaller max_new_tokens",
         )
     with plain_generation(model):
         replies = _replies(lm, reply_keys(prompts, n), sampling)
@@ -154,7 +151,7 @@ def generate(
 
 
 def _replies(lm: CausalLM, keys: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Reply]:
-    """A reply to each key (prompt, number), in their order; longest prompts first."""
+    """A reply to each key (prompt, number), in the order of the keys; batches run from the longest prompt."""
     from tqdm import trange
 
     replies: list[Any] = [None] * len(keys)
@@ -170,8 +167,9 @@ def _replies(lm: CausalLM, keys: Sequence[tuple[tuple[int, ...], int]], sampling
 
 
 def reply_keys(prompts: Sequence[list[int]], n: int) -> list[tuple[tuple[int, ...], int]]:
-    """(prompt, number of the reply among all to this prompt) of `n` replies to each prompt, in order."""
-    keys, seen = [], Counter()
+    """(prompt, number of the reply to this prompt) for `n` replies to each prompt, in order."""
+    keys: list[tuple[tuple[int, ...], int]] = []
+    seen: Counter[tuple[int, ...]] = Counter()
     for prompt in map(tuple, prompts):
         keys += [(prompt, seen[prompt] + number) for number in range(n)]
         seen[prompt] += n
@@ -179,10 +177,10 @@ def reply_keys(prompts: Sequence[list[int]], n: int) -> list[tuple[tuple[int, ..
 
 
 def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A logits processor that leaves each row the one token that its own random numbers pick.
+    """A logits processor that leaves each row the token that its own random numbers pick.
 
     Args:
-        keys: a row's key; with the seed all that its random numbers depend on.
+        keys: the key of each row, on which, with the seed, its random numbers depend.
     """
     import torch
     from transformers import TopPLogitsWarper
@@ -206,7 +204,7 @@ def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.
             scores = TopPLogitsWarper(sampling.top_p)(input_ids, scores)
         cumulative = scores.double().softmax(-1).cumsum(-1)
         wanted = numbers[:, next(steps), None].to(scores.device) * cumulative[:, -1:]
-        # The first token past the number; `right` passes over tokens of probability 0.
+        # The first token past the number; `right` skips tokens of probability 0.
         picked = torch.searchsorted(cumulative, wanted, right=True)
         return torch.full_like(scores, -torch.inf).scatter(1, picked, 0.0)
 
@@ -218,21 +216,21 @@ def _number(key: tuple) -> int:
 
 
 def score(reward: Reward, rows: Sequence[dict], replies: Sequence[str]) -> list[float | None]:
-    """What a reward says of one reply to each row {prompt: messages, ...columns}; None where it has no opinion.
+    """A reward's score of a reply to each row {prompt: messages, ...columns}; None for no opinion.
 
     Raises:
-        UserError: it does not return one finite number or None for each reply.
+        UserError: the reward does not return a finite number or None for each reply.
     """
-    import math
-
     names = {name: None for row in rows for name in row if name not in ("prompt", "completion")}
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in names}
     completions = [[{"role": "assistant", "content": reply}] for reply in replies]
     scores = list(reward(prompts=[row["prompt"] for row in rows], completions=completions, **columns))
     if len(scores) != len(rows):
         raise UserError("The reward returned the wrong number of scores.", got=len(scores), expected=len(rows))
     bad = [value for value in scores if value is not None and not math.isfinite(value)]
     if bad:
-        expected = "a finite number, or None where it cannot judge"
-        raise UserError("The reward returned no number.", got=f"{bad[0]}, {len(bad)} times", expected=expected)
+        expected = "finite numbers, or None if it cannot judge"
+        raise UserError(
+            "The reward returned values that are not numbers.", got=f"{bad[0]}, {len(bad)} times", expected=expected
+        )
     return [None if value is None else float(value) for value in scores]

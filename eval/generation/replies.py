@@ -1,4 +1,4 @@
-"""What can be said of replies without a judge: pure functions of texts."""
+"""Figures of replies without a judge: diversity and exact match. Pure functions of texts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
-    """Different n-grams of words over all n-grams of words in the texts (Li et al. 2016); None where there is none.
+    """Share of distinct n-grams among all word n-grams in the texts (Li et al. 2016); None without n-grams.
 
-    It falls as texts get more or longer: compare sets of like size. In scripts without spaces a character is a word.
+    The share falls as texts get longer or more numerous: compare sets of similar size. In scripts without spaces a
+    character is a word.
     """
-    grams = []
+    grams: list[tuple[str, ...]] = []
     for text in texts:
         words = split_words(text)
         grams += zip(*(words[start:] for start in range(n)), strict=False)
@@ -25,12 +26,12 @@ def distinct_n(texts: Sequence[str], n: int) -> float | None:
 
 
 def normalised(text: str) -> str:
-    """Without case, ASCII punctuation, English articles and extra white space, as SQuAD compares answers."""
+    """The text without case, ASCII punctuation, English articles and extra white space, as SQuAD compares answers."""
     return " ".join(ARTICLES.sub(" ", text.casefold().translate(PUNCTUATION)).split())
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[float]:
-    """1 for each prediction that equals its reference, or one of them, once both are normalised; else 0."""
+    """1 for each prediction that equals its reference, or one of its references, after normalisation; otherwise 0."""
     matches = []
     for prediction, accepted in zip(predictions, references, strict=True):
         accepted = [accepted] if isinstance(accepted, str) else accepted

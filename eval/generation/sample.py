@@ -1,4 +1,4 @@
-"""Completions of a checkpoint as rows that the stages read: replies, the best of n, and preference pairs."""
+"""Replies of a checkpoint as rows that the stages read: completions, best of n, and preference pairs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignment.errors import UserError
-from eval.generation.choose import best, best_of_n_kl, preference_pairs, without_reply
-from eval.generation.generate import Reward, Sampling, encode_prompts, fitting, generate, score
+from eval.generation.choose import best, preference_pairs, without_reply
+from eval.generation.generate import Sampling, encode_prompts, fitting, generate, score
+from reward_models.card.best_of_n import best_of_n_kl
+from reward_models.protocol import Reward
 
 if TYPE_CHECKING:
     from eval.harness.lm import Reply
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Samples:
-    """Replies to prompts, and their scores where a reward was asked.
+    """Replies to prompts, with their scores by a reward if there is one.
 
     Attributes:
         rows: {prompt: messages, ...other columns} of the prompts that leave room for a reply.
-        replies: of each row.
-        scores: of each reply; None: no reward was asked.
-        too_long: how many prompts left no room.
-        keep_truncated: whether replies that the length limit cut off may be chosen.
+        replies: the replies to each row.
+        scores: the score of each reply; None without a reward.
+        too_long: number of prompts that leave no room.
+        keep_truncated: whether replies that the length limit cut off can be chosen.
     """
 
     rows: list[dict]
@@ -41,7 +43,7 @@ class Samples:
 
     @property
     def ended(self) -> list[list[bool]] | None:
-        """Whether each reply ended by itself; None if truncated replies may be chosen too."""
+        """Whether each reply ended before the length limit; None if truncated replies can be chosen too."""
         if self.keep_truncated:
             return None
         return [[not reply.truncated for reply in replies] for replies in self.replies]
@@ -50,11 +52,18 @@ class Samples:
     def texts(self) -> list[list[str]]:
         return [[reply.text for reply in replies] for replies in self.replies]
 
+    @property
+    def known_scores(self) -> list[list[float | None]]:
+        """The scores, for a choice among replies, which needs a reward."""
+        if self.scores is None:
+            raise ValueError("no reward has scored the replies")
+        return self.scores
+
 
 def draw(
     loaded: LoadedModel, rows: Sequence[dict], format: str, sampling: Sampling, n: int, reward: Reward | None = None
 ) -> Samples:
-    """`n` replies of a model to each row's prompt, scored where there is a reward."""
+    """`n` replies of a model to each row's prompt, scored if there is a reward."""
     model, tokenizer = loaded
     prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], format)
     places = fitting(model, tokenizer, prompts, sampling.max_new_tokens)
@@ -71,21 +80,22 @@ def draw(
 
 def completion_rows(samples: Samples) -> list[dict]:
     """A row {...columns, prompt, completion, sample, tokens, ended, score} for each reply."""
-    rows = []
+    rows: list[dict] = []
     for place, (row, replies) in enumerate(zip(samples.rows, samples.replies, strict=True)):
         for number, reply in enumerate(replies):
-            found = {"sample": number, "tokens": reply.gen_len, "ended": not reply.truncated}
+            found: dict[str, Any] = {"sample": number, "tokens": reply.gen_len, "ended": not reply.truncated}
             if samples.scores is not None:
                 found["score"] = samples.scores[place][number]
             rows.append(row | {"completion": [_said(reply.text)]} | found)
     return rows
 
 
-def best_rows(samples: Samples) -> tuple[list[dict], Counter]:
-    """A row {messages, score, n} for each prompt with its best reply, and why the other prompts have none."""
-    rows, without = [], Counter()
-    ended = samples.ended or [None] * len(samples.rows)
-    for row, texts, scores, whole in zip(samples.rows, samples.texts, samples.scores, ended, strict=True):
+def best_rows(samples: Samples) -> tuple[list[dict], Counter[str]]:
+    """A row {messages, score, n} with the best reply to each prompt, and the reasons why other prompts have none."""
+    rows: list[dict] = []
+    without: Counter[str] = Counter()
+    ended: Sequence[list[bool] | None] = samples.ended or [None] * len(samples.rows)
+    for row, texts, scores, whole in zip(samples.rows, samples.texts, samples.known_scores, ended, strict=True):
         place = best(texts, scores, whole)
         if place is None:
             without[without_reply(whole, "no reply with text and score")] += 1
@@ -95,20 +105,24 @@ def best_rows(samples: Samples) -> tuple[list[dict], Counter]:
     return rows, without
 
 
-def pair_rows(samples: Samples, against: str, min_margin: float, seed: int) -> tuple[list[dict], Counter]:
-    """A row {prompt, chosen, rejected, score_chosen, score_rejected, score_margin} for each prompt with a pair, and why
-    the others have none."""
+def pair_rows(samples: Samples, against: str, min_margin: float, seed: int) -> tuple[list[dict], Counter[str]]:
+    """A row with the preference pair of each prompt, and the reasons why other prompts have none.
+
+    Returns:
+        rows {prompt, chosen, rejected, score_chosen, score_rejected, score_margin}, and reason -> number of prompts.
+    """
+    known = samples.known_scores
     pairs, without = preference_pairs(
-        samples.texts, samples.scores, against=against, min_margin=min_margin, seed=seed, ended=samples.ended
+        samples.texts, known, against=against, min_margin=min_margin, seed=seed, ended=samples.ended
     )
-    rows = []
+    rows: list[dict] = []
     for place, pair in pairs.items():
-        texts, scores = samples.texts[place], samples.scores[place]
+        texts, scores = samples.texts[place], known[place]
         sides = {"chosen": pair.chosen, "rejected": pair.rejected}
-        row = {"prompt": samples.rows[place]["prompt"]}
+        row: dict[str, Any] = {"prompt": samples.rows[place]["prompt"]}
         row |= {side: [_said(texts[number])] for side, number in sides.items()}
         row |= {f"score_{side}": scores[number] for side, number in sides.items()}
-        # Not `margin`: TRL's RewardTrainer would put a column of that name into its loss.
+        # Not `margin`: TRL's RewardTrainer uses a column of that name in its loss.
         rows.append(row | {"score_margin": row["score_chosen"] - row["score_rejected"]})
     return rows, without
 
@@ -118,7 +132,7 @@ def _said(text: str) -> dict[str, str]:
 
 
 def summary(samples: Samples, chosen: bool = False) -> list[str]:
-    """What was drawn, in lines for the terminal.
+    """Number, length and scores of the replies, in lines for the terminal.
 
     Args:
         chosen: whether the rows are chosen replies (best of n, pairs).
@@ -128,12 +142,12 @@ def summary(samples: Samples, chosen: bool = False) -> list[str]:
     ended = 1 - truncated / len(replies)
     lines = [
         f"{len(replies)} replies to {len(samples.rows)} prompts, {np.mean([r.gen_len for r in replies]):.1f} tokens "
-        f"on average; {ended:.1%} ended by themselves"
+        f"on average; {ended:.1%} ended before the length limit"
     ]
     if samples.too_long:
-        lines.append(f"{samples.too_long} prompts left out: they leave no room for a reply (--max_new_tokens)")
+        lines.append(f"{samples.too_long} prompts left out, as they leave no room for a reply (--max_new_tokens)")
     if chosen and truncated:
-        what = "may be chosen" if samples.keep_truncated else "left out; --keep_truncated keeps them"
+        what = "can be chosen" if samples.keep_truncated else "left out; --keep_truncated keeps them"
         lines.append(f"{truncated} replies truncated at --max_new_tokens: {what}")
     if samples.scores is not None:
         lines += _score_lines(samples.scores, samples.ended if chosen and truncated else None)
@@ -156,7 +170,7 @@ def _score_lines(scores: list[list[float | None]], ended: list[list[bool]] | Non
     tops = [max(values) for values in groups if values]
     if n > 1 and tops:
         lines[-1] += f", best of {n} {np.mean(tops):.4f}"
-        # Leaving truncated replies out moves the distribution too, by no more than -log of the share that ended.
+        # Leaving truncated replies out changes the distribution too, by at most -log of the share that ended.
         if ended is None:
             lines[-1] += f" (KL to the checkpoint at most {best_of_n_kl(n):.3f} nats)"
         else:
@@ -165,7 +179,7 @@ def _score_lines(scores: list[list[float | None]], ended: list[list[bool]] | Non
 
 
 def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
-    """Write JSON lines, at once: an interrupted run leaves no half file.
+    """Write JSON lines atomically.
 
     Raises:
         UserError: the file exists.
@@ -174,11 +188,12 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
 
 
 def write_json(path: str | Path, result: dict) -> None:
-    """Write a result as JSON, likewise."""
+    """Write a result as JSON, as `write_rows` does."""
     write_new(path, [json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False), "\n"])
 
 
 def write_new(path: str | Path, parts: Iterable[str]) -> None:
+    """Write a new file atomically, so that an interrupted run leaves no partial file."""
     path = Path(path)
     require_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,4 +205,4 @@ def write_new(path: str | Path, parts: Iterable[str]) -> None:
 
 def require_new(path: Path) -> None:
     if path.exists():
-        raise UserError("the output file exists", got=path, fix="remove it, or give another name")
+        raise UserError("the output file exists", got=path, fix="remove it, or choose another name")

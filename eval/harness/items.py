@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval.comparison.calibration import expected_calibration_error
 from eval.comparison.intervals import macro_interval, t_interval
 from eval.comparison.standard_errors import macro_error, macro_mean, weighted_mean
 
@@ -168,19 +169,7 @@ def sample_brier(sample: dict, task: Task) -> float:
     return float(np.square(probabilities - np.eye(len(probabilities))[gold_choice(sample, task)]).sum())
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance between confidence and accuracy over bins of equal width, weighted by their items.
-
-    Args:
-        confidence: (items,) in (0, 1].
-        correct: (items,) of 0 and 1.
-    """
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
-def _score(metric: str, value: Any) -> tuple[float, float] | None:
+def _score(metric: str, value: object) -> tuple[float, float] | None:
     """(score, weight) of an item; None if the metric has no number for it."""
     if metric == "bits_per_byte":
         log_likelihood, size = value
@@ -217,7 +206,7 @@ def _calibration(items: pandas.DataFrame) -> list[dict]:
     if items.empty:
         return []
     confidence, gold = items["confidence"].to_numpy(float), items["gold_probability"].to_numpy(float)
-    error = expected_calibration_error(confidence, (gold == confidence).astype(float))
+    error = expected_calibration_error(confidence, (gold == confidence).astype(float), CALIBRATION_BINS, "width")
     named = {"task": items["task"].iloc[0]}
     brier = _figure(items, float(items["score"].mean()), len(items), False, None)
     ece = brier | NO_SPREAD | {"value": error, "is_mean": False}

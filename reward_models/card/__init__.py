@@ -1,1 +1,1 @@
-"""How far a reward can be trusted, measured on preference pairs."""
+"""The reward card: accuracy on pairs, calibration, scores and best of n of a reward, measured and written."""

@@ -1,4 +1,4 @@
-"""A reward card as files: reward_card.json, and reward_card.md for people."""
+"""A reward card as files: reward_card.json for programs, reward_card.md for people."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ CARD_FILE = "reward_card.json"
 
 
 def write_card(folder: Path, card: dict, title: str) -> None:
-    """Write both files into a folder, in place of what was there under their names."""
+    """Write both files into a folder, replacing earlier ones."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CARD_FILE, card)
     write_text((folder / CARD_FILE).with_suffix(".md"), f"# Reward card of {title}\n\n{card_markdown(card)}\n")
 
 
 def card_markdown(card: dict) -> str:
-    """The card as tables; sections that it does not hold are left out."""
+    """The card as Markdown tables, without the sections for which it has no figures."""
     parts = []
     if card.get("n"):
         parts += [_summary(card)]
         for key, title, head in (
-            ("by_margin", "By the margin of its scores", "margin"),
-            ("by_length", "By the words that the preferred reply has more", "words"),
-            ("by_gap", "By the gap of the gold rewards", "gap"),
+            ("by_margin", "By margin of the scores", "margin"),
+            ("by_length", "By words of the preferred reply minus words of the other", "words"),
+            ("by_gap", "By gap of the gold rewards", "gap"),
         ):
             if card.get(key):
                 parts.append(_table(title, head, [(_range(one), one) for one in card[key]]))
@@ -38,13 +38,14 @@ def card_markdown(card: dict) -> str:
 
 
 def _summary(card: dict) -> str:
-    reasons = {"left_out": f"closer in gold than {card.get('min_gap')}", "unscored": "unscored"}
-    without = "".join(f", {card[key]} {why} left out" for key, why in reasons.items() if card.get(key))
+    reasons = {"left_out": f"with a gold gap below {card.get('min_gap')}", "unscored": "without a score"}
+    without = " ".join(f"{card[key]} pairs {why} are left out." for key, why in reasons.items() if card.get(key))
     interval = "" if card["se"] is None else f" (standard error {card['se']:.3f})"
-    return (
-        f"Right on **{card['accuracy']:.1%}** of {card['n']} pairs{interval}{without}, ties counting half. "
-        f"Preferring the {card['length_rule']} reply would be right on {card['length_baseline']:.1%}."
+    text = (
+        f"Accuracy **{card['accuracy']:.1%}** on {card['n']} pairs{interval}; a tie counts half. "
+        f"Always preferring the {card['length_rule']} reply would have {card['length_baseline']:.1%}."
     )
+    return f"{text} {without}".strip()
 
 
 def _table(title: str, head: str, rows: list[tuple[str, dict]]) -> str:
@@ -62,7 +63,7 @@ def _percent(value: float | None) -> str:
 
 def _calibration(found: dict) -> str:
     text = (
-        f"**Calibration**: a margin says with confidence sigmoid(margin) which reply is preferred. Expected "
+        f"**Calibration** of sigmoid(margin) as the probability that the chosen reply is preferred: expected "
         f"calibration error {found['ece']:.3f}, Brier score {found['brier']:.3f}, log loss {found['log_loss']:.3f}."
     )
     rows = [
@@ -75,12 +76,12 @@ def _calibration(found: dict) -> str:
 
 def _scores(found: dict, drift: dict | None) -> str:
     correlation = found["length_correlation"]
-    text = f"**Scores** of {found['n']} replies: mean {found['mean']:.3f}, deviation {found['std']:.3f}"
+    text = f"**Scores** of {found['n']} replies: mean {found['mean']:.3f}, standard deviation {found['std']:.3f}"
     text += "." if correlation is None else f", correlation with the length in words {correlation:+.2f}."
     if drift and drift["mean_shift"] is not None:
         text += (
-            f" Since {drift['since']} the mean moved by {drift['mean_shift']:+.2f} deviations, the deviation is "
-            f"{drift['std_ratio']:.2f} times what it was."
+            f" Since {drift['since']} the mean moved by {drift['mean_shift']:+.2f} of the earlier standard deviations, "
+            f"and the standard deviation changed by a factor of {drift['std_ratio']:.2f}."
         )
     return text
 

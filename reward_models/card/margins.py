@@ -1,18 +1,31 @@
-"""Does a reward model know how sure it may be? Its margins as probabilities, against how often it is right."""
+"""Whether a reward model's margins, read as probabilities, agree with how often it is right."""
+
+from typing import TypedDict
 
 import numpy as np
 from scipy.special import expit
 
+from reward_models.reliability import bin_numbers, expected_calibration_error
+
 BINS = 10
+COIN = 0.5  # least confidence in the preferred reply of a pair
+
+
+class Share(TypedDict):
+    """Number, mean and standard error of answers; None if there are too few."""
+
+    n: int
+    accuracy: float | None
+    se: float | None
 
 
 def agreement(margins: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """1 where a margin has the label's sign, 0 where the other, 0.5 where it is zero."""
+    """1 if a margin has the label's sign, 0 if it has the other sign, 0.5 if it is zero. (B,), (B,) -> (B,)"""
     return (1 + np.sign(margins) * sign) / 2
 
 
-def share(right: np.ndarray) -> dict:
-    """{n, accuracy, se} of answers that are right (1), wrong (0) or ties (0.5); None where there are too few."""
+def share(right: np.ndarray) -> Share:
+    """{n, accuracy, se} of (n,) answers that are right (1), wrong (0) or ties (0.5)."""
     count = len(right)
     return {
         "n": count,
@@ -22,33 +35,29 @@ def share(right: np.ndarray) -> dict:
 
 
 def calibration(margins: np.ndarray) -> dict:
-    """Bradley-Terry's probabilities against the labels.
+    """Bradley-Terry probabilities against the labels.
 
-    A margin m says with confidence sigmoid(|m|) which reply is preferred. The bins, of equal width over [0.5, 1], are
-    the points of a reliability plot; the expected calibration error (ece) is the mean of |accuracy - confidence| over
-    them, weighted by their pairs.
+    A margin m gives the preferred reply the probability sigmoid(|m|). The bins have equal width over [0.5, 1] and are
+    the points of a reliability plot.
 
     Args:
-        margins: reward of chosen minus reward of rejected, by the labels as they are, noise included.
+        margins: (B,) reward of chosen minus reward of rejected, by the labels as they are, noise included.
 
     Returns:
-        {n, ece, brier, log_loss, bins: [{low, high, n, confidence, accuracy, se}]}.
+        {n, ece, brier, log_loss, bins: [{low, high, confidence, n, accuracy, se}]}.
     """
     confidence = expit(np.abs(margins))
     right = agreement(margins, np.ones(len(margins)))
-    index = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
-    bins, error = [], 0.0
+    numbers = bin_numbers(confidence, BINS, "width", COIN)
+    bins = []
     for number in range(BINS):
-        inside = index == number
+        inside = numbers == number
+        edges = {"low": COIN + number / (2 * BINS), "high": COIN + (number + 1) / (2 * BINS)}
         mean = float(confidence[inside].mean()) if inside.any() else None
-        one = {"low": 0.5 + number / (2 * BINS), "high": 0.5 + (number + 1) / (2 * BINS), "confidence": mean}
-        one |= share(right[inside])
-        bins.append(one)
-        if mean is not None:
-            error += one["n"] / len(margins) * abs(one["accuracy"] - mean)
+        bins.append({**edges, "confidence": mean, **share(right[inside])})
     return {
         "n": len(margins),
-        "ece": error,
+        "ece": expected_calibration_error(confidence, right, BINS, "width", COIN),
         "brier": float((expit(-margins) ** 2).mean()),
         "log_loss": float(np.logaddexp(0, -margins).mean()),
         "bins": bins,
@@ -56,9 +65,9 @@ def calibration(margins: np.ndarray) -> dict:
 
 
 def quantile_bins(values: np.ndarray, right: np.ndarray, count: int = 5) -> list[dict]:
-    """Accuracy in ranges of equally many pairs by `values`: [{low, high, n, accuracy, se}]; equal values stay together.
+    """Accuracy in ranges of `values` with as many pairs each: [{low, high, n, accuracy, se}].
 
-    A range holds low <= value < high, the last one its high too.
+    Equal values share a range. A range holds low <= value < high; the last one also includes high.
     """
     if not len(values):
         return []

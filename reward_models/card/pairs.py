@@ -1,4 +1,4 @@
-"""Preference pairs to judge a reward on, and several completions a prompt with their gold scores."""
+"""Preference pairs to judge a reward on, and several completions per prompt with gold scores."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 def read_pairs(name: str, split: str = "train", limit: int | None = None) -> Dataset:
-    """Rows {prompt, chosen, rejected, ...} of messages, in whatever format they are that the reward stage reads.
+    """Rows {prompt, chosen, rejected, ...} of messages, from any format that the reward stage reads.
 
     Args:
         name: a file, folder or glob, tinyworld:preference, or a data set on the hub.
-        limit: the first so many rows.
+        limit: number of rows, from the first; None for all.
     """
     rows, report = convert(load_source(name, split=split, kind="preference", max_rows=limit), "preference", keep=None)
     logger.info("%s: %s", name, report)
@@ -33,12 +33,11 @@ def read_pairs(name: str, split: str = "train", limit: int | None = None) -> Dat
 
 
 def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[Text]], list[list[float]]]:
-    """Prompts, and of each its completions and their gold scores.
+    """(prompts, completions per prompt, gold scores per prompt) of a file.
 
     Args:
-        file: rows {prompt, completion, GOLD}, of which those with the same prompt belong together, or rows
-            {prompt, completions, GOLD} with lists.
-        gold: the name of that column.
+        file: rows {prompt, completion, GOLD}, grouped by prompt, or rows {prompt, completions, GOLD} with lists.
+        gold: the column of the gold scores.
     """
     rows = read_files(split_files(str(Path(file)), "train"))
     several = "completions" in rows.column_names
@@ -56,9 +55,9 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
         _, completions, scores = found.setdefault(json.dumps(row["prompt"]), (row["prompt"], [], []))
         completions += row[column] if several else [row[column]]
         scores += row[gold] if several else [row[gold]]
-    _require_scores(file, gold, found.values())
-    prompts, completions, scores = zip(*found.values(), strict=True)
-    return list(prompts), list(completions), list(scores)
+    groups = list(found.values())
+    _require_scores(file, gold, groups)
+    return [prompt for prompt, _, _ in groups], [some for _, some, _ in groups], [scores for _, _, scores in groups]
 
 
 def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text], list[float]]]) -> None:
@@ -67,7 +66,7 @@ def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text
             raise UserError(
                 f"{file}: completions without a gold score",
                 got=f"{len(completions)} completions, {gold} {scores} for {prompt!r}",
-                expected="a number for each",
+                expected="a number for each completion",
             )
     if all(len(completions) < 2 for _, completions, _ in groups):
-        raise UserError(f"{file} has one completion a prompt", expected="several completions of the same prompt")
+        raise UserError(f"{file} has one completion per prompt", expected="several completions of the same prompt")

@@ -1,4 +1,4 @@
-"""How well a reward ranks pairs, beside what preferring the shorter (or longer) reply would give."""
+"""Accuracy of a reward on preference pairs, compared with always preferring the shorter (or longer) reply."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alignment.data.words import split_words
 from reward_models.card.margins import agreement, calibration, quantile_bins, share
 from reward_models.protocol import Reward, reply_text
 
@@ -21,11 +22,13 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class PairScores:
-    """Both replies of each pair, as arrays of (B,): their scores, NaN where there is none, and their lengths in words.
+    """Scores and lengths of both replies of each pair, as (B,) arrays.
 
     Attributes:
-        gold_gaps: gold reward of chosen minus that of rejected, where it is known.
-        subsets: what each pair belongs to, where a column says so.
+        chosen, rejected: scores, NaN for a reply without a score.
+        words_chosen, words_rejected: lengths in words; in scripts without spaces a character is a word.
+        gold_gaps: gold reward of chosen minus gold reward of rejected; None if unknown.
+        subsets: the subset of each pair; None without a column for it.
     """
 
     chosen: np.ndarray
@@ -37,6 +40,7 @@ class PairScores:
 
     @property
     def scored(self) -> np.ndarray:
+        """Whether both replies of each pair have a score. -> (B,)"""
         return ~(np.isnan(self.chosen) | np.isnan(self.rejected))
 
 
@@ -44,40 +48,47 @@ def score_pairs(reward: Reward, pairs: Dataset, subset: str | None = None) -> Pa
     """Score both replies of each pair.
 
     Args:
-        pairs: rows {prompt, chosen, rejected} of messages, with gold_chosen and gold_rejected where they are known;
-            the reward gets the other columns.
-        subset: the column that says what a pair belongs to.
+        pairs: rows {prompt, chosen, rejected} of messages, with gold_chosen and gold_rejected if they are known; the
+            reward gets the other columns.
+        subset: the column with each pair's subset.
     """
     columns = {name: list(pairs[name]) for name in pairs.column_names}
     sides = {side: columns.pop(side) for side in ("chosen", "rejected")}
     prompts = columns.pop("prompt")
-    scores = [reward(prompts=prompts, completions=replies, **columns) for replies in sides.values()]
-    words = [np.array([len(reply_text(reply).split()) for reply in replies]) for replies in sides.values()]
+    chosen, rejected = (
+        np.array(reward(prompts=prompts, completions=replies, **columns), dtype=float) for replies in sides.values()
+    )
+    words_chosen, words_rejected = (
+        np.array([len(split_words(reply_text(reply))) for reply in replies]) for replies in sides.values()
+    )
     gold = [np.array(columns[name]) for name in GOLD_COLUMNS if name in columns]
     return PairScores(
-        *(np.array(one, dtype=float) for one in scores),
-        *words,
+        chosen,
+        rejected,
+        words_chosen,
+        words_rejected,
         gold_gaps=gold[0] - gold[1] if len(gold) == 2 else None,
         subsets=np.array(list(map(str, columns[subset]))) if subset else None,
     )
 
 
 def judge_pairs(reward: Reward, pairs: Dataset, min_gap: float, subset: str | None = None) -> dict:
-    """The card of a reward on pairs: with gold rewards, against the noise-free labels.
+    """The card of a reward on pairs, see `pair_card`.
 
     Args:
-        min_gap: pairs whose gold rewards differ by less are left out.
+        min_gap: least gold gap of the pairs that count; gold rewards give labels without noise.
+        subset: the column with each pair's subset.
     """
     return pair_card(score_pairs(reward, pairs, subset), min_gap)
 
 
 def pair_card(scores: PairScores, min_gap: float = 0.0) -> dict:
-    """`pairwise_card` of the pairs that are scored, with calibration and what the scores are like.
+    """`pairwise_card` of the scored pairs, with calibration and a summary of the scores.
 
-    Calibration is against the labels as they are, the rest against the noise-free ones where they are known.
+    Calibration is against the labels as they are, the other figures against the gold labels if they are known.
 
     Returns:
-        the keys of `pairwise_card`, unscored, calibration and scores.
+        the keys of `pairwise_card`, and unscored, calibration and scores.
     """
     kept = scores.scored
     margins = (scores.chosen - scores.rejected)[kept]
@@ -102,19 +113,19 @@ def pairwise_card(
     min_gap: float = 0.0,
     subsets: np.ndarray | None = None,
 ) -> dict:
-    """Accuracy of a reward on pairs, and of the best rule that looks at the length alone.
+    """Accuracy of a reward on pairs, and of the better rule that looks at the length alone.
 
     Args:
-        margins: reward of chosen minus reward of rejected, a number a pair.
-        extra_words: length of chosen minus length of rejected.
-        gold_gaps: gold reward of chosen minus that of rejected: the label without noise is its sign.
+        margins: (B,) reward of chosen minus reward of rejected.
+        extra_words: (B,) length of chosen minus length of rejected.
+        gold_gaps: (B,) gold reward of chosen minus gold reward of rejected; its sign is the label without noise.
         min_gap: pairs with a smaller gold gap are left out.
-        subsets: what each pair belongs to.
+        subsets: (B,) the subset of each pair.
 
     Returns:
         {accuracy, se, length_baseline, length_rule, n, left_out, min_gap, ties, by_margin, by_length, by_gap,
-        by_subset}; ties count half. by_margin goes by the size of the margin, by_length by how many words the preferred
-        reply has more than the other; both in fifths of the pairs.
+        by_subset}; ties count half. by_margin is by the size of the margin, by_length by the words of the preferred
+        reply minus those of the other reply, both in fifths of the pairs.
     """
     kept = np.ones(len(margins), bool) if gold_gaps is None else np.abs(gold_gaps) >= min_gap
     sign = (np.ones(len(margins)) if gold_gaps is None else np.sign(gold_gaps))[kept]
@@ -138,7 +149,7 @@ def pairwise_card(
 
 
 def by_gap(right: np.ndarray, gaps: np.ndarray) -> list[dict]:
-    """Accuracy within each range of the gold gap: the histogram of the pairs, and where the model fails."""
+    """Number of pairs and accuracy in each range of the gold gap: [{low, high, n, accuracy}]."""
     bins = []
     for low, high in itertools.pairwise(GAP_EDGES):
         inside = (gaps >= low) & (gaps < high)
@@ -148,9 +159,9 @@ def by_gap(right: np.ndarray, gaps: np.ndarray) -> list[dict]:
 
 
 def score_summary(scores: PairScores, kept: np.ndarray) -> dict:
-    """What the scores of all replies are like: {n, mean, std, quantiles, margin_mean, margin_std, length_correlation}.
+    """Summary of the replies' scores: {n, mean, std, quantiles, margin_mean, margin_std, length_correlation}.
 
-    length_correlation is that of a reply's score and its words; None where one of them is constant.
+    length_correlation is the correlation of score and length in words; None if either is constant.
     """
     values = np.concatenate([scores.chosen[kept], scores.rejected[kept]])
     words = np.concatenate([scores.words_chosen[kept], scores.words_rejected[kept]])
@@ -168,11 +179,11 @@ def score_summary(scores: PairScores, kept: np.ndarray) -> dict:
 
 
 def score_drift(before: dict, now: dict) -> dict:
-    """How a reward's scores moved from one set of replies to another, by their summaries.
+    """The change of a reward's scores between two sets of replies, from their summaries.
 
     Returns:
-        {mean_shift, largest_quantile_shift}, both in deviations of before, and std_ratio; None where before is
-        constant.
+        {mean_shift, largest_quantile_shift, std_ratio}, the shifts in standard deviations of `before`; all None if
+        `before` is constant.
     """
     scale = before["std"]
     if scale == 0:

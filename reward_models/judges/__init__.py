@@ -1,1 +1,1 @@
-"""Language models as judges: what they are asked, how they are asked, and how their answers are read."""
+"""Language models as judges: their questions, the models that answer, and how the answers are read."""

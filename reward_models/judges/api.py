@@ -1,31 +1,30 @@
-"""A judge behind an OpenAI-compatible endpoint: a hosted model, or one that vLLM, SGLang or llama.cpp serves."""
+"""A judge behind an OpenAI-compatible endpoint: a hosted model, or a local server (vLLM, SGLang, llama.cpp)."""
 
-import http.client
-import json
+from __future__ import annotations
+
 import logging
 import os
+import re
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from reward_models.judges import questions
 from reward_models.protocol import Text
 
+if TYPE_CHECKING:
+    from openai import OpenAI
+
 logger = logging.getLogger(__name__)
 
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # states that another attempt may find changed
-LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *arguments):
-        return None  # it would take the key to another host
+TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses worth another attempt
+LONGEST_WAIT = 60.0  # seconds, even if the server asks for more
+LONGEST_EXCERPT = 300  # characters of a response in a message
+KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
 
 class GaveUp(Exception):
@@ -37,7 +36,7 @@ class CutAnswer(str):
 
 
 def _first_line_if_cut(answer: str) -> str:
-    """What may be read of an answer: if it is cut off, its first line, which is complete; a cut `1` may be a 10."""
+    """The readable part of an answer: of a cut answer only a complete first line, as a cut `1` may be a 10."""
     if not isinstance(answer, CutAnswer):
         return answer
     first, line_break, _ = answer.lstrip().partition("\n")
@@ -45,22 +44,26 @@ def _first_line_if_cut(answer: str) -> str:
 
 
 class ApiJudge:
-    """A `Reward` and a `Comparer`: the rating that the model writes, and the reply that it prefers in both positions.
+    """A `Reward` and a `Comparer`: the rating that the model writes, and the reply that it prefers.
 
-    A request that goes on failing, or an answer that `judge_answers.py` cannot read, gives None. How many do is logged,
-    as the metrics NAME/unreadable and NAME/failed too, and `tally` has {asked, failed, unreadable} of all calls.
-    If all requests of a call fail, that is an error.
+    A request that keeps failing gives None, and so does an answer that `judge_answers.py` cannot read. Their shares
+    are logged as the metrics NAME/failed and NAME/unreadable, and `tally` counts {asked, failed, unreadable} over all
+    calls. A call of which every request fails is an error.
 
     Args:
         base_url: such as http://localhost:8000/v1; requests go to base_url/chat/completions.
-        api_key_env: the environment variable that holds the key. The key is read at each request and shown nowhere.
-        timeout: seconds for a request.
-        retries: further attempts, the first after `backoff` seconds, each later one after twice as long, or as the
-            server's Retry-After says.
-        concurrency: requests at a time.
-        template, pair_template: what is asked; default: questions.WRITTEN_RATING_PROMPT and judge.WRITTEN_PAIR_PROMPT.
-        max_tokens: length of an answer at most; more for models that reason first. An answer that it cuts off is read
-            by its first line alone.
+        api_key_env: the environment variable that holds the key. Each request reads it anew; it is never shown, and no
+            other variable is used for authorization.
+        timeout: seconds per request.
+        retries: further attempts, the first after `backoff` seconds, each later one after twice as long, or after the
+            server's Retry-After if that is longer.
+        concurrency: parallel requests.
+        template, pair_template: the questions; by default WRITTEN_RATING_PROMPT and WRITTEN_PAIR_PROMPT.
+        max_tokens: at most per answer; more for models that reason first. Only the first line of an answer that is cut
+            off is read.
+
+    Raises:
+        UserError: the package openai or the key is missing, or the address is invalid.
     """
 
     def __init__(
@@ -78,17 +81,18 @@ class ApiJudge:
         max_tokens: int = 64,
     ):
         if not base_url.startswith(("http://", "https://")):
-            raise UserError("base_url is no address", got=base_url, expected="such as http://localhost:8000/v1")
-        self.url, self.model, self.api_key_env = f"{base_url.rstrip('/')}/chat/completions", model, api_key_env
+            raise UserError(
+                "base_url is not an HTTP address", got=base_url, expected="such as http://localhost:8000/v1"
+            )
+        self.url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
-        self.template, self.pair_template = (
-            template or questions.WRITTEN_RATING_PROMPT,
-            pair_template or questions.WRITTEN_PAIR_PROMPT,
-        )
+        self.template = template or questions.WRITTEN_RATING_PROMPT
+        self.pair_template = pair_template or questions.WRITTEN_PAIR_PROMPT
         self.concurrency, self.max_tokens = concurrency, max_tokens
-        self.__name__, self.tally = model.split("/")[-1], Counter()
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self.__name__ = model.split("/")[-1]
+        self.tally: Counter[str] = Counter()
         self._key()
+        self._client = _client(self.url, timeout)
 
     def __call__(
         self,
@@ -106,7 +110,7 @@ class ApiJudge:
         return ratings
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        """What is preferred with a standing first: 1 for a, 0 for b, 0.5 for a tie, None for no answer."""
+        """The preference with a shown first: 1 for a, 0 for b, 0.5 for a tie, None for no answer."""
         return self._ask_all(questions.pair_prompts(self.pair_template, prompts, a, b), questions.read_preference)
 
     def _ask_all(self, texts: Sequence[str], read: Callable[[str], float | None]) -> list[float | None]:
@@ -140,64 +144,99 @@ class ApiJudge:
             return error
 
     def ask(self, text: str) -> str:
-        """The model's answer to one question.
+        """The model's answer to a question.
 
         Raises:
             GaveUp: after the last attempt.
             UserError: the server refuses the request, so that another attempt is of no use.
         """
+        import openai
+
+        # The client's own retries have a fixed first wait, leave out status 425, and do not repeat a request whose
+        # answer is not JSON.
         wait = self.backoff
         for attempt in range(self.retries + 1):
             try:
-                return self._post(text)
-            except urllib.error.HTTPError as error:
-                said = self._without_key(f"HTTP {error.code}: {error.read(300).decode(errors='replace')}")
-                if error.code not in PASSING:
+                return self._request(text)
+            except openai.APIStatusError as error:
+                said = f"HTTP {error.status_code}: {self._without_key(error.response.text)[:LONGEST_EXCERPT]}"
+                if error.status_code not in TRANSIENT:
                     raise UserError(
                         f"{self.url} refuses the request", got=said, fix="check the model's name and the key"
                     ) from None
-                asked = error.headers.get("Retry-After", "")
+                asked = error.response.headers.get("Retry-After", "")
                 wait = max(wait, float(asked)) if asked.isdigit() else wait
-            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-                said = self._without_key(f"{type(error).__name__}: {error}")
+            except (openai.APIError, ValueError) as error:
+                cause = error.__cause__ or error
+                said = self._without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
             if attempt < self.retries:
                 time.sleep(min(wait, LONGEST_WAIT))
                 wait *= 2
         raise GaveUp(said)
 
-    def _post(self, text: str) -> str:
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": text}],
-            "temperature": 0,
-            "max_tokens": self.max_tokens,
-        }
-        headers = {"Content-Type": "application/json"}
+    def _request(self, text: str) -> str:
+        from openai import omit
+
         key = self._key()
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        with self._opener.open(request, timeout=self.timeout) as response:
-            choice = json.load(response)["choices"][0]
-        content = choice["message"]["content"]
-        if content is None and choice.get("finish_reason") == "length":
-            content = ""  # a model that reasons apart from its answer, and did not come to it
-        if not isinstance(content, str):
-            raise TypeError(f"an answer of type {type(content).__name__}")
-        return CutAnswer(content) if choice.get("finish_reason") == "length" else content
+        # The client reads OPENAI_* variables; the endpoint gets this key or none, and no account.
+        account = {"OpenAI-Organization": omit, "OpenAI-Project": omit}
+        completion = self._client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": text}],
+            temperature=0,
+            max_tokens=self.max_tokens,
+            extra_headers={"Authorization": f"Bearer {key}" if key else omit, **account},
+        )
+        return answer_of(completion)
 
     def _key(self) -> str | None:
         if self.api_key_env is None:
             return None
-        key = os.environ.get(self.api_key_env)
+        name = self.api_key_env
+        key = os.environ.get(name, "").strip()
         if not key:
-            name = self.api_key_env
             raise UserError(f"no key in the environment variable {name}", fix=f"export {name}=...")
+        if not KEY.fullmatch(key):
+            expected = "visible ASCII characters without spaces"
+            raise UserError(f"the environment variable {name} is not a key", expected=expected, fix="correct it")
         return key
 
     def _without_key(self, text: str) -> str:
         key = self._key()
         return text.replace(key, "[key]") if key else text
+
+
+def answer_of(completion: Any) -> str:
+    """The text of a completion; "" if the length limit ended it while the model was still reasoning.
+
+    Raises:
+        ValueError: it has no text. The client passes on whatever JSON the server sends, and other text as it is.
+    """
+    try:
+        choice = completion.choices[0]
+        content, cut = choice.message.content, choice.finish_reason == "length"
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError(f"not a chat completion: {completion}") from None
+    if content is None and cut:
+        content = ""
+    if not isinstance(content, str):
+        raise ValueError(f"an answer of type {type(content).__name__}")
+    return CutAnswer(content) if cut else content
+
+
+def _client(base_url: str, timeout: float) -> OpenAI:
+    """A client that follows no redirect, which would take the key to another host, and leaves retries to its caller."""
+    try:
+        from openai import DefaultHttpx2Client, OpenAI
+    except ImportError as error:
+        raise UserError(
+            "a judge behind an endpoint needs the package openai",
+            got=f"{type(error).__name__}: {error}",
+            fix="pip install 'alignment-pipeline[judge]'",
+        ) from error
+    http = DefaultHttpx2Client(follow_redirects=False, timeout=timeout)
+    # Each request carries its own Authorization header; the client only insists on having a key.
+    return OpenAI(base_url=base_url, api_key="none", timeout=timeout, max_retries=0, http_client=http)
 
 
 def api(
@@ -212,7 +251,12 @@ def api(
     concurrency: int = 8,
     max_tokens: int = 64,
 ) -> ApiJudge:
-    """A judge by its endpoint, as ApiJudge says; `template_file` holds what is asked for a rating."""
+    """A judge by its endpoint, see `ApiJudge`.
+
+    Args:
+        lowest, highest: the scale of the ratings.
+        template_file: a file with the question for a rating.
+    """
     template = None if template_file is None else Path(template_file).read_text(encoding="utf-8")
     return ApiJudge(
         base_url,

@@ -1,9 +1,10 @@
-"""How a judge's written answer is read: strictly, so that an answer in doubt is None and never a guess.
+"""Reading a judge's written answer: strictly, so that an answer in doubt is None and never a guess.
 
-A judge is asked for a line `Verdict: A` or `Rating: 4`. Such a line counts as the first or the last one of an answer,
-also as `**Verdict:** [[A]]`, `The better reply is A` or `Rating (1-5): 4/5`; of several lines the last counts. An
-answer may also be the bare value. Not read are a value followed by more words (`Verdict: A or B`), two values in one
-line or in successive lines (an echo of the question, a change of mind), ratings off the scale, and what is only quoted.
+A judge is asked for a line `Verdict: A` or `Rating: 4`. Such a line counts if it is the first or the last line of an
+answer, also in forms such as `**Verdict:** [[A]]`, `The better reply is A` or `Rating (1-5): 4/5`; if there are
+several, the last counts. An answer may also be the bare value. Not read are a value followed by more words (`Verdict: A
+or B`), two values in the same line or in successive lines (an echo of the question, a change of mind), ratings off the
+scale, and quotations.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import unicodedata
 from collections.abc import Callable
 from functools import partial
 
-Reader = Callable[[str], float | None]  # a bare value -> what it says, None for anything else
+Reader = Callable[[str], float | None]  # a bare value -> its number, None for any other text
 
 FENCED = re.compile(r"^\s*```.*?^\s*```\s*$", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"\"[^\"\n]*\"|\u201c[^\u201d\n]*\u201d|\u00ab[^\u00bb\n]*\u00bb|\u300c[^\u300d\n]*\u300d")
 MARKUP = re.compile(r"[*`#_]+|\\(?:boxed|text)\b")
-MARKED = re.compile(r"\s*(?:\*\*.+\*\*|\[\[.+\]\]|\\boxed\{.+\})\.?\s*")  # a value that stands out without a label
+MARKED = re.compile(r"\s*(?:\*\*.+\*\*|\[\[.+\]\]|\\boxed\{.+\})\.?\s*")  # a value with emphasis and without a label
 RETRACTED = re.compile(
     r"\b(?:wait|actually|instead|correction|scratch that|on (?:reflection|second thoughts?)|change my mind)\b", re.I
 )
@@ -50,43 +51,43 @@ RATED = re.compile(rf"({NUMBER}) (?:\s*(?:/|\ out\ of\ )\s*({NUMBER}))?", re.IGN
 
 
 def read_preference(answer: str) -> float | None:
-    """1 for A, 0 for B, 0.5 for a tie; None for an answer that does not say so."""
+    """1 for A, 0 for B, 0.5 for a tie; None for an answer without a clear verdict."""
     return read_answer(answer, VERDICT, _side)
 
 
 def read_rating(answer: str, lowest: int, highest: int) -> float | None:
-    """The rating that an answer gives; None for an answer that gives none on the scale."""
+    """The rating in an answer; None for an answer without a clear rating on the scale."""
     return read_answer(answer, _rating_label(lowest, highest), partial(_rating, lowest=lowest, highest=highest))
 
 
 def read_answer(answer: str, label: re.Pattern[str], read: Reader) -> float | None:
-    """What an answer says in its labelled lines, or as a whole.
+    """The value in an answer's labelled lines, or of the whole answer; None if it is in doubt.
 
     Args:
-        label: what stands before a value; its groups name the label.
-        read: reads a value that stands alone.
+        label: matches the text before a value; its groups name the label.
+        read: reads a bare value.
     """
     text = unicodedata.normalize("NFKC", answer).rpartition("</think>")[2]
     if "<think>" in text:
-        return None  # the reasoning has no end, so the answer is not there
+        return None  # the reasoning has no end, so there is no answer
     unfenced = FENCED.sub("", text)
     text = unfenced if unfenced.strip() else text.replace("```", "")
     lines = [line for line in text.splitlines() if line.strip()]
     said = [_statement(line, label, read) for line in lines]
-    places = [place for place, one in enumerate(said) if one is not None]
-    if not places:
+    stated = [(place, one) for place, one in enumerate(said) if one is not None]
+    if not stated:
         alone = lines and (len(lines) == 1 or MARKED.fullmatch(lines[-1]))
         return read(_bare(lines[-1])) if alone else None
-    last = places[-1]
-    name, value = said[last]
-    if last and said[last - 1] is not None and said[last - 1] != (name, value) and said[last - 1][0] == name:
+    last, (name, value) = stated[-1]
+    before = said[last - 1] if last else None
+    if before is not None and before != (name, value) and before[0] == name:
         return None
     explained = last == 0 and not any(map(RETRACTED.search, lines[1:]))
     return value if explained or last == len(lines) - 1 else None
 
 
 def _statement(line: str, label: re.Pattern[str], read: Reader) -> tuple[str, float | None] | None:
-    """(label, value) of a line that states a value, the value None if it is not clear; None without a label."""
+    """(label, value) of a labelled line, the value None if it is unclear; None for a line without a label."""
     if line.lstrip().startswith(">"):
         return None
     plain = QUOTED.sub(lambda quote: "" if label.search(_bare(quote[0])) else quote[0], line)
@@ -113,7 +114,7 @@ def _side(text: str) -> float | None:
 
 
 def _rating_label(lowest: int, highest: int) -> re.Pattern[str]:
-    """A label that may repeat the scale, `Rating (1-5):`; with another scale it is none."""
+    """Matches a label that may repeat the scale, `Rating (1-5):`, but not another scale."""
     scale = (
         rf"(?:on\ a\ scale\ )? (?:(?:of|from)\ )? (?:{lowest}\s*(?:-|\u2013|to)\s*{highest} | (?:out\ )?of\ {highest})"
     )

@@ -1,4 +1,4 @@
-"""A causal language model as a judge: its rating is read from the probabilities of the rating tokens."""
+"""A causal language model as a judge, by its next-token probabilities of the answers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 class LocalJudge:
     """A `Reward` and a `Comparer`.
 
-    Its reward is the expected rating: the mean of the ratings weighted by the probabilities of their tokens, as shares
-    of what the model gives to all ratings. How much that is, is logged as the metric NAME/mass: near 0, the model did
-    not mean to answer. Below `min_mass` it has no opinion (None), as in a comparison; how often that happens is logged,
-    as the metric NAME/unreadable too, and counted in `tally`: {asked, unreadable} of all calls.
+    The reward is the expected rating: the mean of the ratings weighted by their tokens' probabilities, normalised over
+    the scale. The total probability of the ratings is logged as the metric NAME/mass; near 0, the model did not mean to
+    answer. Below `min_mass` the judge has no opinion (None), and likewise in a comparison. The share of such questions
+    is logged as the metric NAME/unreadable, and `tally` counts {asked, unreadable} over all calls.
 
     Args:
-        ratings: the least and the greatest; the whole numbers between them are the scale, each one token.
-        template: with {prompt}, {completion}, {lowest} and {highest}; default: questions.RATING_PROMPT.
-        pair_template: with {prompt}, {a} and {b}; it asks for A or B.
-        min_mass: the least probability of all answers together for which they are read.
+        ratings: the lowest and the highest rating; the scale is the whole numbers between them, a token each.
+        template: with {prompt}, {completion}, {lowest} and {highest}; by default questions.RATING_PROMPT.
+        pair_template: with {prompt}, {a} and {b}, asking for A or B; by default questions.PAIR_PROMPT.
+        min_mass: least total probability of the answers at which they are read.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class LocalJudge:
         batch_size: int = 8,
         min_mass: float = 0.01,
     ):
-        self.min_mass, self.tally = min_mass, Counter()
+        self.min_mass = min_mass
+        self.tally: Counter[str] = Counter()
         self.model, self.tokenizer, self.batch_size, self.__name__ = model.eval(), tokenizer, batch_size, name
         self.scale = list(range(ratings[0], ratings[1] + 1))
         self.template, self.pair_template = template or questions.RATING_PROMPT, pair_template or questions.PAIR_PROMPT
@@ -70,21 +71,21 @@ class LocalJudge:
         return _where((masses * scale).sum(1) / masses.sum(1), answered)
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
-        """What is preferred with a standing first: 1 for a, 0 for b, 0.5 if both are as likely, None for no opinion."""
+        """The preference with a shown first: 1 for a, 0 for b, 0.5 if both are as likely, None for no opinion."""
         masses = self.answer_probabilities(
             questions.pair_prompts(self.pair_template, prompts, a, b), questions.PAIR_ANSWERS
         )
         return _where((1 + torch.sign(masses[:, 0] - masses[:, 1])) / 2, self._answered(masses))
 
     def _answered(self, masses: torch.Tensor) -> list[bool]:
-        """Whether the model meant to answer each question, by (B, answers) probabilities; counts those it did not."""
+        """Whether the model meant to answer each question. (B, answers) probabilities -> B"""
         mass = masses.sum(1)
         answered = ((mass >= self.min_mass) & (mass > 0)).tolist()
         unread = answered.count(False)
         self.tally.update(asked=len(answered), unreadable=unread)
         if unread:
             logger.warning(
-                "%s: %d of %d questions have no opinion: the answers asked for have less than %g of the probability",
+                "%s: no opinion on %d of %d questions: the expected answers have a probability below %g in total",
                 *(self.__name__, unread, len(answered), self.min_mass),
             )
         return answered
@@ -108,7 +109,7 @@ class LocalJudge:
         return result
 
     def _encode(self, text: str) -> list[int]:
-        """As a question by the chat template, where there is one; else as text to go on with."""
+        """Token ids of a question through the chat template, or of the text to continue if there is no template."""
         if self.tokenizer.chat_template is None:
             return self.tokenizer(text)["input_ids"]
         messages = [{"role": "user", "content": text}]
@@ -122,29 +123,29 @@ class LocalJudge:
                 f"{self.__name__}: a question is longer than the judge's context",
                 got=f"{longest} tokens",
                 expected=f"at most {context}",
-                fix="a shorter template, shorter completions, or a judge with a longer context",
+                fix="use a shorter template, shorter completions, or a judge with a longer context",
             )
 
 
 def _where(values: torch.Tensor, answered: Sequence[bool]) -> list[float | None]:
-    """(B,) values as a list, None where there is no answer."""
+    """(B,) values as a list, with None for unanswered questions."""
     return [value if one else None for value, one in zip(values.tolist(), answered, strict=True)]
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
-    """The tokens that say an answer, alone or after a space.
+    """The tokens of an answer, alone and after a space.
 
     Raises:
-        UserError: it is no single token.
+        UserError: neither form is a single token.
     """
     forms = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (answer, f" {answer}")]
     found = sorted({ids[0] for ids in forms if len(ids) == 1 and ids[0] != tokenizer.unk_token_id})
     if not found:
         raise UserError(
-            f"{answer!r} is not one token of the judge's",
-            got=f"{forms[0]}",
+            f"the answer {answer!r} is not one token for the judge",
+            got=f"tokens {forms[0]}",
             expected="answers of one token each",
-            fix="other ratings, such as 1 to 5, or another judge",
+            fix="use other ratings, such as 1 to 5, or another judge",
         )
     return found
 
@@ -159,12 +160,13 @@ def local(
     dtype: str = "auto",
     min_mass: float = 0.01,
 ) -> LocalJudge:
-    """A judge by its checkpoint: a folder or hub id of a causal language model, or an adapter.
+    """A judge from a checkpoint: a folder or hub id of a causal language model or an adapter.
 
     Args:
-        template_file: what is asked for a rating, as LocalJudge's template.
-        device: default: cuda where there is one.
-        min_mass: as LocalJudge's.
+        lowest, highest: the scale of the ratings.
+        template_file: a file with the question for a rating, as `LocalJudge`'s template.
+        device: by default cuda if available, otherwise cpu.
+        min_mass: as for `LocalJudge`.
     """
     template = None if template_file is None else Path(template_file).read_text(encoding="utf-8")
     model, tokenizer = load_causal_lm(checkpoint, dtype=dtype)

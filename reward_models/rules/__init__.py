@@ -1,1 +1,1 @@
-"""Rewards that can be checked by rule, and what they are made of: answers, quantities, algebra, a sandbox for code."""
+"""Rewards by rule (rules.py): right answers, quantities, algebra, and a sandbox for code."""

@@ -1,9 +1,9 @@
-r"""Whether two mathematical expressions are equal, as math-verify and sympy see it, in a process of its own.
+r"""Whether two mathematical expressions are equal, by math-verify and sympy in a separate process.
 
-sympy can take for ever, or all memory, over a short expression, and math-verify's own time limit works in the main
-thread alone and cannot interrupt arithmetic on large numbers. So the process (algebra_worker.py) has limits on
-processor time and memory that the kernel enforces; an expression on which it ends equals nothing. `is_mathematics`
-keeps most such expressions from it.
+sympy can take for ever, or all memory, over a short expression. math-verify's own time limit works in the main thread
+alone and cannot interrupt arithmetic on large numbers. The process (algebra_worker.py) therefore has limits on
+processor time and memory that the kernel enforces, and an expression that exceeds them equals nothing.
+`is_mathematics` keeps most such expressions away from it.
 """
 
 import json
@@ -35,10 +35,10 @@ WORDS = frozenset((
 
 
 def is_mathematics(text: str) -> bool:
-    """Whether a text is an expression that may be compared as one: no words, and nothing that could grow large."""
+    """Whether a text is an expression that is safe to compare: it has no words, and nothing that could grow large."""
     if not text or len(text) > LONGEST or not re.fullmatch(r"[A-Za-z0-9\\{}()\[\]^_+\-*/|.,&<>= ]+", text):
         return False
-    if not re.search(r"[A-Za-z\\^<>]|^[(\[].*,.*[)\]]$", text):  # 2024-01-05, 3-2, 555-1234 are no differences
+    if not re.search(r"[A-Za-z\\^<>]|^[(\[].*,.*[)\]]$", text):  # 2024-01-05, 3-2, 555-1234 are not differences
         return False
     bare = re.sub(r"\\\\", " ", text)
     if not set(re.findall(r"\\([A-Za-z]+|.)", bare)) <= COMMANDS | {"{", "}"}:
@@ -50,14 +50,14 @@ def is_mathematics(text: str) -> bool:
 
 
 def _is_product(text: str, letters: list[str]) -> bool:
-    """Whether the letters that stand together are variables: 2xy, not `at` or `5 is it`."""
+    """Whether adjacent letters are a product of variables, as in 2xy, not a word, as in `at` or `5 is it`."""
     if any(len(word) > 3 and word not in WORDS for word in letters) or not re.search(r"[0-9\\^+*/=<>-]", text):
         return False
     return not re.search(r"[A-Za-z] +[A-Za-z0-9]|[0-9] +[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", r"\\", text))
 
 
 def _is_small(text: str) -> bool:
-    """No long numbers, no exponent over two digits, no power of a power, no deep nesting."""
+    """Whether it has no long number, no exponent over two digits, no power of a power and no deep nesting."""
     depth = deepest = 0
     for sign in text:
         depth += (sign in "([{") - (sign in ")]}")
@@ -70,61 +70,73 @@ def _is_small(text: str) -> bool:
 
 
 def mixes_cases(given: str, wanted: str) -> bool:
-    """Whether a name stands in both cases in two expressions: math-verify takes x and X to be the same."""
+    """Whether two expressions have a name in both cases: math-verify takes x and X to be the same."""
     names = set(re.findall(r"\\[A-Za-z]+|[A-Za-z]", f"{given} {wanted}"))
     return len({name.lower() for name in names}) < len(names)
 
 
 def text_equal(given: str, wanted: str) -> bool:
-    """Two expressions by their text alone, white space aside."""
+    """Whether two expressions are the same text, white space aside."""
     return given.replace(" ", "") == wanted.replace(" ", "")
 
 
 class Algebra:
-    """Compares expressions. The process starts at the first call, and ends with this object or this process."""
+    """Compares expressions in a process that starts at the first call and ends with this object or this process."""
 
-    def __init__(self):
-        self.lock, self.process, self.owner = Lock(), None, None
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.worker: Worker | None = None
 
     def __call__(self, given: str, wanted: str) -> bool:
-        """Whether they are equal; false where that cannot be said in time."""
+        """Whether two expressions are equal; False if that cannot be decided in time."""
         if text_equal(given, wanted):
             return True
         if mixes_cases(given, wanted):
             return False
         with self.lock:
-            if self.process is None or self.owner != os.getpid():
-                self._start()
-            try:
-                self.process.stdin.write(json.dumps([given, wanted]).encode() + b"\n")
-                self.process.stdin.flush()
-                answer = self.process.stdout.readline()
-            except BrokenPipeError:
-                answer = b""
-            if not answer:  # it ended over this pair
+            if self.worker is None or self.worker.owner != os.getpid():
+                self.worker = Worker()
+                self._finalizer = weakref.finalize(self, self.worker.end)
+            answer = self.worker.ask(given, wanted)
+            if not answer:  # the process ended over this pair
                 self.close()
             return answer == b"true\n"
 
-    def _start(self) -> None:
+    def close(self) -> None:
+        if self.worker is not None and self.worker.owner == os.getpid():
+            self._finalizer()
+        self.worker = None
+
+
+class Worker:
+    """The process that compares. A forked process does not share it with its parent."""
+
+    def __init__(self) -> None:
         self.owner = os.getpid()
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONHASHSEED": "0"},
         )
-        self._finalizer = weakref.finalize(self, _end, self.process)
+        assert process.stdin is not None and process.stdout is not None  # as they are pipes
+        self.process, self.questions, self.answers = process, process.stdin, process.stdout
 
-    def close(self) -> None:
-        if self.process is not None and self.owner == os.getpid():
-            self._finalizer()
-        self.process = None
+    def ask(self, given: str, wanted: str) -> bytes:
+        """Its line of answer; empty if the process has ended."""
+        try:
+            self.questions.write(json.dumps([given, wanted]).encode() + b"\n")
+            self.questions.flush()
+            return self.answers.readline()
+        except BrokenPipeError:
+            return b""
 
-
-def _end(process: subprocess.Popen) -> None:
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with suppress(BrokenPipeError):  # the pair that it did not read
-        process.stdin.close()
+    def end(self) -> None:
+        if self.owner != os.getpid():
+            return
+        self.process.kill()
+        self.process.wait()
+        self.answers.close()
+        with suppress(BrokenPipeError):  # a pair that it did not read
+            self.questions.close()

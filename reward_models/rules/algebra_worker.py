@@ -1,6 +1,6 @@
-"""The process that `algebra.Algebra` starts: reads pairs of expressions as JSON lines, says whether they are equal.
+"""The process that `algebra.Algebra` starts: reads pairs of expressions as JSON lines, writes whether they are equal.
 
-It is not to be imported. Its limits are its own, on processor time by the pair and on memory.
+A script; do not import it. It limits its own processor time, per pair, and its memory.
 """
 
 import json
@@ -20,7 +20,7 @@ from sympy.logic.boolalg import Boolean
 
 SECONDS, BYTES = 3.0, 2 * 2**30
 DECIMAL = re.compile(r"(?<![\w.])(\d*)\.(\d+)")
-LATEX = [  # units are seen to by answers.py: here they would be left out, 3 m as 3
+LATEX = [  # quantities.py compares units; here they would be dropped, 3 m read as 3
     LatexExtractionConfig(
         normalization_config=NormalizationConfig(
             basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
@@ -30,7 +30,7 @@ LATEX = [  # units are seen to by answers.py: here they would be left out, 3 m a
 
 
 def read(text: str) -> object:
-    """An expression, its decimals as exact fractions; None where it is none."""
+    """The expression in a text, with decimals as exact fractions; None if the text is not an expression."""
     text = re.sub(r"(?<![\\A-Za-z])(sqrt|log|ln|exp|sin|cos|tan)(?=\()", r"\\\1", text)
     text = re.sub(r"\\sqrt\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
@@ -41,7 +41,7 @@ def read(text: str) -> object:
 
 
 def near(a: Expr, b: Expr) -> bool:
-    """Whether two expressions have the same value at one point, to thirty digits: math-verify's own zero is coarse."""
+    """Whether two expressions agree to thirty digits at a test point; math-verify's own tolerance is coarser."""
     if a.has(Symbol) or b.has(Symbol):
         names = sorted({str(one) for one in a.free_symbols | b.free_symbols})
         point = {Symbol(name): Rational(17 + 6 * at, 13) for at, name in enumerate(names)}
@@ -79,10 +79,10 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGPROF ends the process, whatever it is in the middle of
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # SIGPROF ends the process at any point
         try:
             answer = same(*json.loads(line))
-        except Exception:  # sympy raises all kinds; what cannot be compared is not equal
+        except Exception:  # sympy raises many types; expressions that cannot be compared are not equal
             answer = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(answer), flush=True)

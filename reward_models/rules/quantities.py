@@ -1,6 +1,6 @@
-r"""Numbers as answers give them, with their units: `1,000`, `-$5`, `1 1/2`, `1.5e3`, `10^{2}`, `12 cm`, `50%`.
+r"""Numbers with units as they appear in answers: `1,000`, `-$5`, `1 1/2`, `1.5e3`, `10^{2}`, `12 cm`, `50%`.
 
-A calculation (`3 + 4`), a list, a range, a date or a number with a variable (`3x`) is no number here.
+A calculation (`3 + 4`), a list, a range, a date and a number with a variable (`3x`) are not numbers here.
 """
 
 import re
@@ -37,7 +37,7 @@ SCALES = {
     "bn": 10**9,
     "B": 10**9,
 }
-# What follows a number and makes another thing of it.
+# Words after a number that turn it into something else.
 # fmt: off
 NOT_UNITS = frozenset((
     "not", "no", "nor", "never", "neither", "isn't", "or", "and", "to", "is", "are", "was", "were", "be", "but",
@@ -50,7 +50,7 @@ NOT_UNITS = frozenset((
     "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty", "hundred",
 ))
 # fmt: on
-_UNITS = {  # name: the unit, and how many of which base unit it is
+_UNITS = {  # name: (unit, base unit, base units in it)
     **dict.fromkeys(("mm", "millimeter", "millimetre"), ("mm", "m", Fraction(1, 1000))),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), ("cm", "m", Fraction(1, 100))),
     **dict.fromkeys(("dm", "decimeter", "decimetre"), ("dm", "m", Fraction(1, 10))),
@@ -86,10 +86,10 @@ class Quantity:
     """A number and its unit.
 
     Attributes:
-        value: the number in that unit.
-        unit: its name, "" where there is none.
-        base: the unit that it is counted in for a comparison, `factor` to each.
-        fraction: it was written as a fraction a/b, which may be a division left undone.
+        value: the number in its unit.
+        unit: the unit's name, "" if there is none.
+        base, factor: for comparisons the unit is `factor` times the base unit.
+        fraction: whether it was written as a fraction a/b, which may be an unfinished division.
     """
 
     value: Fraction
@@ -100,7 +100,7 @@ class Quantity:
 
 
 def as_quantity(text: str) -> Quantity | None:
-    """The number, with its unit, that a whole text is; None where it is anything else."""
+    """The number with its unit, if that is the whole text, otherwise None."""
     if len(text) > LONGEST:
         return None
     text = _SIMPLE_FRACTION.sub(r"\1/\2", _MIXED.sub(r" \1/\2", text)).strip()
@@ -122,9 +122,9 @@ def as_quantity(text: str) -> Quantity | None:
 
 
 def same_quantity(given: Quantity, wanted: Quantity) -> bool:
-    """Whether two quantities are the same; a unit that only one of them has is taken to be understood.
+    """Whether two quantities are the same; a unit that only one of them has is ignored.
 
-    A division left undone (84/7) is not the whole number that it comes to, and 0.5% is neither 0.5 nor 50%.
+    An unfinished division (84/7) does not equal its whole result, and 0.5% is neither 0.5 nor 50%.
     """
     if given.fraction and wanted.value.denominator == 1:
         return False
@@ -137,10 +137,10 @@ def same_quantity(given: Quantity, wanted: Quantity) -> bool:
 
 
 def split_unit(text: str, spaced: bool = True, money: str = "") -> tuple[int, str] | None:
-    """(scale, unit) of what follows a number: `million dollars` is (1000000, "$"); None where that is no unit.
+    """(scale, unit) of the text after a number: `million dollars` is (1000000, "$"); None if it is not a unit.
 
     Args:
-        spaced: there is white space before it; a variable (3x, 3m) has none.
+        spaced: whether white space precedes it; a variable (3x, 3m) has none.
         money: the currency sign before the number.
     """
     words = text.replace("/", " per ").replace("^\\circ", "°").replace("^{\\circ}", "°").replace(".", "").split()
@@ -168,12 +168,12 @@ def split_unit(text: str, spaced: bool = True, money: str = "") -> tuple[int, st
 
 
 def scale_of(word: str) -> int:
-    """How many a word such as `million`, `Dozens` or `k` stands for; 0 if it is no such word."""
+    """The number that a word such as `million`, `Dozens` or `k` means; 0 for other words."""
     return SCALES.get(word if len(word) < 3 else word.lower().removesuffix("s"), 0)
 
 
 def is_no_unit(word: str) -> bool:
-    """Whether a word behind a number makes another thing of it: 5 or, 5 squared, 5 sixths."""
+    """Whether a word after a number turns it into something else: 5 or, 5 squared, 5 sixths."""
     word = word.lower()
     return word in NOT_UNITS or word.removesuffix("s") in NOT_UNITS
 
@@ -186,7 +186,7 @@ def _known(name: str) -> str | None:
 
 
 def _value(found: re.Match) -> Fraction | None:
-    """The number of a match of NUMBER; None for a division by zero, or a mixed fraction that is none."""
+    """The value of a match of NUMBER; None for a division by zero or an improper mixed fraction."""
     groups = {name: text.replace(",", "") for name, text in found.groupdict().items() if text}
     try:
         if "whole" in groups:

@@ -1,19 +1,21 @@
-"""Rewards that can be checked: an answer, a format, a length, words to avoid, code.
+"""Rewards by rule: a right answer, a format, a length, forbidden words, code.
 
-Each function here that returns a `Reward` makes one: in a recipe `reward_models.rules:answer_match?column=solution`,
-with a `?` even where no option is given.
+Each function here that returns a `Reward` is named in a recipe with its options,
+`reward_models.rules:answer_match?column=solution`; the `?` is needed even without options.
 """
 
 import ast
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import isnan
 from os import cpu_count
 from pathlib import Path
+from typing import Any, NoReturn
 
+from alignment.data.words import split_words
 from alignment.errors import UserError, unknown
 from reward_models.protocol import Reward, Text, reply_text
 from reward_models.rules.algebra import Algebra
@@ -21,7 +23,7 @@ from reward_models.rules.answers import after_thought, same_answer
 from reward_models.rules.answers import as_number as as_number
 from reward_models.rules.answers import last_number as last_number
 from reward_models.rules.answers import marked_answer as marked_answer
-from reward_models.rules.sandbox_rpc import runs_nothing, test_functions
+from reward_models.rules.sandbox_tests import runs_nothing, test_functions
 
 FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<label>[^`]*)")
 LABEL = re.compile(r"[ \t]*[{.]*[\w+#-]*")
@@ -30,9 +32,9 @@ PYTHON = ("", "python", "python3", "py", "py3", "python2", "ipython", "ipython3"
 
 
 def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
-    """A reward that looks at each reply's text alone."""
+    """A reward that judges each reply by its text alone."""
 
-    def reward(completions, **columns):
+    def reward(completions: Sequence[Text], **columns: Any) -> list[float | None]:
         return [judge(reply_text(completion)) for completion in completions]
 
     reward.__name__ = name
@@ -45,11 +47,11 @@ def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
 def answer_match(column: str = "answer") -> Reward:
     r"""1 if the reply gives the answer in the column, 0 if it does not or if that is in doubt; None without an answer.
 
-    The reply's answer is what the last \boxed{} or #### marks, otherwise what follows the last `answer is`, otherwise
-    the whole reply or, if the true answer is a number, the last number. Numbers are compared by value and unit (1,000
-    is 1000.0, 0.5 is 1/2, 120 mm is 12 cm). A unit that only one side has is taken to be understood; a calculation that
-    is left undone is no number. Expressions, equations, sets and intervals are compared by math-verify, words as text,
-    letter case aside. In the column an answer may stand as in a reply (GSM8K) or alone; of a list any one is right.
+    The reply's answer is marked by the last \boxed{} or ####, otherwise it follows the last `answer is`, otherwise it
+    is the whole reply or, if the true answer is a number, the last number. Numbers are compared by value and unit
+    (1,000 is 1000.0, 0.5 is 1/2, 120 mm is 12 cm); a unit on only one side is ignored, and an unfinished calculation is
+    not a number. Expressions, equations, sets and intervals are compared by math-verify, words as text without regard
+    to case. The column holds the answer alone or marked as in a reply (GSM8K), or a list of alternatives.
     """
     equal = Algebra()
 
@@ -59,7 +61,7 @@ def answer_match(column: str = "answer") -> Reward:
             return None
         return float(any(same_answer(reply_text(completion), one, equal) for one in alternatives))
 
-    def reward(completions, **columns):
+    def reward(completions: Sequence[Text], **columns: Any) -> list[float | None]:
         _require_column(columns, column, "answer_match")
         return [judge(*pair) for pair in zip(completions, columns[column], strict=True)]
 
@@ -75,18 +77,18 @@ def _is_blank(answer: object) -> bool:
 
 
 def matches(pattern: str, whole: bool = False) -> Reward:
-    """1 where the regular expression is found in the reply (`whole`: where it is the whole reply), else 0."""
+    """1 if the regular expression matches somewhere in the reply (`whole`: the whole reply), otherwise 0."""
     try:
         compiled = re.compile(pattern, re.DOTALL)
     except re.error as error:
         got = f"{pattern!r}: {error}"
-        raise UserError("not a regular expression", got=got, fix="in a recipe %26 stands for &, %25 for %") from error
+        raise UserError("not a regular expression", got=got, fix="in a recipe write %26 for &, %25 for %") from error
     find = compiled.fullmatch if whole else compiled.search
     return rule("matches", lambda text: float(find(text) is not None))
 
 
 def parses_as_json(keys: list[str] | None = None) -> Reward:
-    """1 where the whole reply is JSON, and, with `keys`, an object that has them all; else 0."""
+    """1 if the whole reply is JSON (with `keys`: an object that has all of them), otherwise 0."""
 
     def judge(text: str) -> float:
         try:
@@ -98,22 +100,23 @@ def parses_as_json(keys: list[str] | None = None) -> Reward:
     return rule("parses_as_json", judge)
 
 
-def _no_number(name: str):
-    raise ValueError(f"{name} is no JSON")
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 # ---- Length ----
 
 
 def length_band(low: int, high: int, fall: int = 0, unit: str = "words") -> Reward:
-    """1 for a length of low to high, falling to 0 at `fall` beyond either; 0 at once where fall is 0.
+    """1 for a length from low to high, falling linearly to 0 at `fall` beyond either end (at once if fall is 0).
 
     Args:
-        unit: words, characters (without white space around the reply), or tokens as sampled.
+        unit: words (in scripts without spaces a character is a word), characters (without white space around the
+            reply), or tokens as sampled.
     """
     if not (0 <= low <= high and fall >= 0):
         got = f"{low} to {high}, fall {fall}"
-        raise UserError("length_band has no such band", got=got, expected="0 <= low <= high, 0 <= fall")
+        raise UserError("not a valid length band", got=got, expected="0 <= low <= high, 0 <= fall")
 
     def judge(length: int) -> float:
         beyond = max(low - length, length - high, 0)
@@ -123,18 +126,23 @@ def length_band(low: int, high: int, fall: int = 0, unit: str = "words") -> Rewa
 
 
 def length_penalty(each: float, free: int = 0, unit: str = "words") -> Reward:
-    """-each for every word (character, token) beyond `free`."""
+    """-each for each word (character, token) beyond `free`; units as for `length_band`."""
     return _by_length("length_penalty", lambda length: -each * max(0, length - free), unit)
 
 
 def _by_length(name: str, judge: Callable[[int], float], unit: str) -> Reward:
-    units = {"words": lambda text: len(text.split()), "characters": lambda text: len(text.strip()), "tokens": None}
-    if unit not in units:
-        raise unknown("unit of length", unit, tuple(units))
+    counts: dict[str, Callable[[str], int]] = {
+        "words": lambda text: len(split_words(text)),
+        "characters": lambda text: len(text.strip()),
+    }
+    if unit in counts:
+        return rule(name, lambda text: judge(counts[unit](text)))
     if unit != "tokens":
-        return rule(name, lambda text: judge(units[unit](text)))
+        raise unknown("unit of length", unit, (*counts, "tokens"))
 
-    def reward(completions, completion_ids=None, **columns):
+    def reward(
+        completions: Sequence[Text], completion_ids: Sequence[Sequence[int]] | None = None, **columns: Any
+    ) -> list[float | None]:
         if completion_ids is None:
             return [None] * len(completions)
         return [judge(len(ids)) for ids in completion_ids]
@@ -147,26 +155,26 @@ def _by_length(name: str, judge: Callable[[int], float], unit: str) -> Reward:
 
 
 def without_words(words: list[str] | None = None, file: str | None = None, penalty: float = 1.0) -> Reward:
-    """-penalty for a reply with any of the words or phrases in it, else 0.
+    """-penalty for a reply that contains any of the words or phrases, otherwise 0.
 
-    Letter case, the width of white space, and how an accent or an apostrophe is encoded, do not matter.
+    Case, the width of white space, and the encoding of accents and apostrophes do not matter.
 
     Args:
-        file: a text file, a word or phrase a line.
+        file: a text file with a word or phrase per line.
     """
     if file is not None and not Path(file).is_file():
-        raise UserError(f"no file {file}", expected="a text file with a word a line")
+        raise UserError(f"no file {file}", expected="a text file with a word or phrase per line")
     lines = Path(file).read_text(encoding="utf-8-sig").splitlines() if file else []
     forbidden = [_folded(word).split() for word in [*(words or []), *lines] if word.strip()]
     if not forbidden:
-        raise UserError("without_words forbids nothing", expected="words, or a file that lists some")
+        raise UserError("without_words has no words to forbid", expected="words, or a file that lists some")
     phrases = "|".join(r"\s+".join(map(re.escape, phrase)) for phrase in forbidden)
     found = re.compile(rf"(?<![^\W_])(?:{phrases})(?![^\W_])")  # _word_ in Markdown is that word
     return rule("without_words", lambda text: -penalty if found.search(_folded(text)) else 0.0)
 
 
 def _folded(text: str) -> str:
-    """Text without the differences between ways to write the same letters."""
+    """The text in one encoding and case, without invisible characters."""
     return unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").translate(dict.fromkeys(INVISIBLE))
 
 
@@ -174,10 +182,10 @@ def _folded(text: str) -> str:
 
 
 def code_of(text: str) -> str:
-    """The code of a reply.
+    """The code of a reply, after its reasoning.
 
-    The last complete block that is labelled as Python, otherwise the last complete one without a label, otherwise a
-    block that has no end; the whole reply if it has no block. Thoughts are left out.
+    This is the last complete block that is labelled as Python, otherwise the last complete block without a label,
+    otherwise a block that has no end; the whole reply if it has no block.
     """
     text = after_thought(text).replace("\r\n", "\n").replace("\r", "\n")
     blocks = fenced_blocks(text)
@@ -190,7 +198,10 @@ def code_of(text: str) -> str:
 
 def fenced_blocks(text: str) -> list[tuple[str, str, bool]]:
     """(label, content, whether it has no end) of the blocks fenced by ``` or ~~~, without the fence's indentation."""
-    blocks, fence, label, lines = [], None, "", []
+    blocks: list[tuple[str, str, bool]] = []
+    fence: re.Match[str] | None = None
+    label = ""
+    lines: list[str] = []
     for line in text.split("\n"):
         if fence is None:
             if (fence := FENCE.fullmatch(line)) is not None:
@@ -204,7 +215,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str, bool]]:
 
 
 def code_parses() -> Reward:
-    """1 where the reply's code is Python by its syntax, else 0. It is not run."""
+    """1 if the reply's code has Python's syntax, otherwise 0. It is not run."""
 
     def judge(text: str) -> float:
         try:
@@ -219,27 +230,29 @@ def code_parses() -> Reward:
 
 
 def _is_word(statement: ast.stmt) -> bool:
-    """Whether a statement calls and assigns nothing: `Paris`, `yes, thanks` and `this is it` are Python as well."""
+    """Whether a statement calls and assigns nothing: `Paris`, `yes, thanks` and `this is it` are valid Python too."""
     return isinstance(statement, ast.Expr) and not any(isinstance(one, ast.Call) for one in ast.walk(statement))
 
 
 def code_passes(
     allow_execution: bool = False, column: str = "tests", seconds: float = 5.0, megabytes: int = 512
 ) -> Reward:
-    """1 if the reply's code runs and then the row's tests pass, else 0; None if the row has no tests.
+    """1 if the reply's code runs and then the row's tests pass, otherwise 0; None if the row has no tests.
 
-    The code is run, as a module that is imported, in another process than the tests: see sandbox.py beside this file
-    for what is limited, and what the tests can ask of it. That limits accidents, not attackers.
+    The code runs as an imported module, in another process than the tests; see sandbox.py for the limits, which guard
+    against accidents, not against attackers.
 
     Args:
         allow_execution: must be true.
-        column: Python code, such as assertions, or a list of it. Functions named test... are called if nothing else is.
+        column: Python code such as assertions, or a list of it. If it calls nothing, its functions named test... are
+            called.
+        seconds, megabytes: limits per process.
     """
     if not allow_execution:
         raise UserError(
-            "code_passes runs code that a model wrote, which is off",
-            expected="your leave: limits on time, memory, files and network guard against accidents, not attackers",
-            fix="allow_execution=true, on a machine that may be harmed",
+            "code_passes would run code that a model wrote, which is not allowed by default",
+            expected="allow_execution=true: the limits on time, memory, files and network do not stop an attacker",
+            fix="set allow_execution=true, on a machine that may be harmed",
         )
     from reward_models.rules.sandbox import run_code
 
@@ -250,14 +263,15 @@ def code_passes(
             fix="raise the limits; `python -I reward_models/rules/sandbox_child.py` shows where it fails",
         )
 
-    def judge(pair: tuple) -> float | None:
-        completion, tests = pair
-        if tests is None or not (tests := tests if isinstance(tests, str) else "\n".join(tests)).strip():
+    def judge(pair: tuple[Text, str | Sequence[str] | None]) -> float | None:
+        completion, given = pair
+        tests = given if isinstance(given, str) else "\n".join(given or ())
+        if not tests.strip():
             return None
         _require_calls(tests)
         return float(run_code(code_of(reply_text(completion)), tests, seconds, megabytes) == "passed")
 
-    def reward(completions, **columns):
+    def reward(completions: Sequence[Text], **columns: Any) -> list[float | None]:
         _require_column(columns, column, "code_passes")
         with ThreadPoolExecutor(cpu_count()) as threads:
             return list(threads.map(judge, zip(completions, columns[column], strict=True)))
@@ -267,14 +281,14 @@ def code_passes(
 
 
 def _require_calls(tests: str) -> None:
-    """Refuse tests that any code would pass; tests that are no Python fail on their own."""
+    """Refuse tests that any code would pass; tests that are not Python fail when they run."""
     try:
         empty = runs_nothing(tests) and not test_functions(tests)
     except (SyntaxError, ValueError, RecursionError):
         return
     if empty:
         raise UserError(
-            "code_passes: a row's tests run nothing, so any code would pass",
+            "code_passes: a row's tests run nothing, so that any code would pass",
             got=tests.strip().splitlines()[0],
             expected="assertions, a call such as check(NAME), or functions named test...",
             fix="add the call to the column",
@@ -285,6 +299,6 @@ def _require_column(columns: dict, column: str, name: str) -> None:
     if column not in columns:
         raise UserError(
             f"{name}: the rows have no column {column!r}",
-            got=", ".join(sorted(columns)) or "no further columns",
+            got=", ".join(sorted(columns)) or "no other columns",
             fix=f"name the column: reward_models.rules:{name}?column=NAME",
         )

@@ -1,14 +1,14 @@
 """Python code and its tests, in two processes with limits.
 
-The process that runs the code never has the tests: they run in the other one, call the code through a socket, and judge
-plain values that come back (sandbox_rpc.py). So code can neither read what is expected of it nor end, patch or outvote
-its tests.
+The process that runs the code never has the tests. They run in the other process, call the code through a socket and
+judge the plain values that come back (sandbox_rpc.py). The code therefore can neither read the expected values nor end,
+patch or outvote its tests.
 
-Each process has no environment, an empty folder to work in, and limits on processor time, wall time, memory, size and
-number of files. An audit hook refuses to start processes, to use the network and to change files outside the folder.
-Where the kernel permits (Linux, user name spaces) it has no network, cannot touch other processes, and all that it
-started ends with it. These limits guard against accidents, not against attackers: code that sets out to can get around
-the hook, and can read what the user can read, a file that holds the answers included.
+Each process has no environment, an empty working folder, and limits on processor time, wall time, memory, and the size
+and number of files. An audit hook refuses to start processes, to use the network and to change files outside the
+folder. If the kernel permits (Linux, user name spaces), the process has no network, cannot touch other processes, and
+everything that it started ends with it. These limits guard against accidents, not against attackers: code written for
+the purpose can get around the hook, and can read what the user can read, including a file that holds the answers.
 """
 
 import json
@@ -21,6 +21,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 
@@ -30,32 +31,32 @@ def run_code(code: str, tests: str, seconds: float = 5.0, megabytes: int = 512) 
 
     Args:
         tests: Python code that uses the names of `code`; functions named test... without arguments are called.
-        seconds: of wall time, and of processor time.
-        megabytes: of address space, of each process.
+        seconds: limit of wall time, and of processor time per process.
+        megabytes: limit of address space per process.
 
     Returns:
-        passed: both ran to their end without an exception; failed; or timeout. Code that leaves early (sys.exit) has
-        not passed.
+        "passed" if both ran to their end without an exception, otherwise "failed" or "timeout". Code that exits early
+        (sys.exit) has failed.
     """
-    token = secrets.token_hex(16)  # said by the process once the tests have run to their end
-    ours, theirs = socket.socketpair()
+    token = secrets.token_hex(16)  # printed by the process once the tests have run to their end
+    solution_end, tests_end = socket.socketpair()
     limits = {"seconds": seconds, "megabytes": megabytes}
-    with TemporaryDirectory(prefix="alignment-sandbox-", ignore_cleanup_errors=True) as folder, ours, theirs:
-        solution = tests_of_it = None
+    with TemporaryDirectory(prefix="alignment-sandbox-", ignore_cleanup_errors=True) as folder, solution_end, tests_end:
+        processes: list[subprocess.Popen[bytes]] = []
         try:
-            with TemporaryFile() as job:
-                job.write(_job(ours.fileno(), code=code, **limits))
-                job.seek(0)
-                solution = _start("solution", folder, ours, stdin=job, stdout=subprocess.DEVNULL)
-            tests_of_it = _start("tests", folder, theirs, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            ours.close()
-            job = _job(theirs.fileno(), tests=tests, token=token, **limits)
-            theirs.close()
-            said, _ = tests_of_it.communicate(job, timeout=seconds)
+            with TemporaryFile() as file:
+                file.write(_job(solution_end.fileno(), code=code, **limits))
+                file.seek(0)
+                processes.append(_start("solution", folder, solution_end, stdin=file, stdout=subprocess.DEVNULL))
+            processes.append(_start("tests", folder, tests_end, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            solution_end.close()
+            job = _job(tests_end.fileno(), tests=tests, token=token, **limits)
+            tests_end.close()
+            said, _ = processes[-1].communicate(job, timeout=seconds)
         except subprocess.TimeoutExpired:
             return "timeout"
         finally:
-            for process in filter(None, (solution, tests_of_it)):
+            for process in processes:
                 end_group(process)
     return "passed" if said.decode(errors="replace").strip() == token else "failed"
 
@@ -64,21 +65,22 @@ def _job(line: int, **job: object) -> bytes:
     return json.dumps(job | {"socket": line}).encode()
 
 
-def _start(role: str, folder: str, line: socket.socket, **streams: object) -> subprocess.Popen:
+def _start(role: str, folder: str, line: socket.socket, stdin: int | IO[bytes], stdout: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-I", str(CHILD), role],
+        stdin=stdin,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
         cwd=folder,
         env={"HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,
         pass_fds=[line.fileno()],
-        **streams,
     )
 
 
-def end_group(process: subprocess.Popen) -> None:
-    """Kill a process with all of its group, and wait for it."""
-    with suppress(ProcessLookupError):  # none of them is left
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its whole group, and wait for it."""
+    with suppress(ProcessLookupError):  # no process of the group is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for stream in filter(None, (process.stdin, process.stdout)):

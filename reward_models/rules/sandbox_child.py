@@ -1,10 +1,11 @@
-"""A process that `sandbox.run_code` starts: puts on its limits, then runs what it reads from its standard input.
+"""A process that `sandbox.run_code` starts: sets its limits, then runs the code in its standard input.
 
-That is a solution, which then answers requests over a socket, or the tests of one, which ask. Imports the standard
-library alone, and is not to be imported.
+The code is a solution, which then answers requests over a socket, or the tests of a solution, which send them. A script
+that imports the standard library alone; do not import it.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 NEW_NAME_SPACES = 0x10000000 | 0x40000000 | 0x20000000  # user, network, processes
 DIE_WITH_PARENT, DUMPABLE = 1, 4  # prctl's PR_SET_PDEATHSIG, PR_SET_DUMPABLE
@@ -29,9 +31,9 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def leave_name_spaces() -> None:
-    """Neither network nor other processes from here on, where the kernel permits; else as it was.
+    """Leave the network and the other processes behind if the kernel permits; otherwise do nothing.
 
-    The process goes on in a child that ends with its parent, and all that it starts with it.
+    The program continues in a child process that ends with its parent, along with everything that the child starts.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -60,11 +62,9 @@ def limit(seconds: float, megabytes: int) -> None:
 
 
 def refuse_accidents(folder: str) -> None:
-    """An audit hook: no processes, no network, no change to files outside the folder."""
+    """Add an audit hook that refuses to start processes, use the network or change files outside the folder."""
 
-    def inside(path: object) -> bool:
-        if isinstance(path, int) or path is None:
-            return True
+    def inside(path: str | bytes | os.PathLike) -> bool:
         place = os.path.realpath(os.fsdecode(path))
         return place == os.devnull or place.startswith(folder + os.sep)
 
@@ -83,23 +83,23 @@ def refuse_accidents(folder: str) -> None:
 
 
 def hide_memory() -> None:
-    """Let no other process of the user's read this one's memory, where the kernel can do that."""
+    """Keep the user's other processes from reading this one's memory, if the kernel can."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(DUMPABLE, 0)
 
 
-def load_rpc():
-    sys.path.insert(0, str(Path(__file__).parent))
-    import sandbox_rpc
-
+def load(name: str) -> Any:
+    """A module beside this file. The packages around it are empty, so nothing else is imported."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    module = importlib.import_module(f"reward_models.rules.{name}")
     sys.path.pop(0)
-    return sandbox_rpc
+    return module
 
 
-def run_solution(rpc, code: str, line: socket.socket) -> None:
-    """Run code as an imported module, so that what it keeps under `if __name__ == "__main__"` does not run."""
+def run_solution(rpc: Any, code: str, line: socket.socket) -> None:
+    """Run code as an imported module, so that `if __name__ == "__main__"` is false, then answer the tests."""
     module = sys.modules["solution"] = ModuleType("solution")
-    exec(compile(code, "solution", "exec"), module.__dict__)
+    exec(compile(code, "solution", "exec", dont_inherit=True), module.__dict__)
     rpc.serve_solution(line, module.__dict__)
 
 
@@ -111,15 +111,16 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     answer = os.dup(1)
     os.dup2(nothing, 0)
-    os.dup2(nothing, 1)  # what the code prints is not wanted
+    os.dup2(nothing, 1)  # the code's output is dropped
     limit(job["seconds"], job["megabytes"])
-    line, rpc = socket.socket(fileno=job["socket"]), load_rpc()
+    line = socket.socket(fileno=job["socket"])
+    sandbox_module = load("sandbox_tests" if "tests" in job else "sandbox_rpc")
     refuse_accidents(os.path.realpath(os.getcwd()))
     if "tests" not in job:
         os.close(answer)
-        run_solution(rpc, job["code"], line)
+        run_solution(sandbox_module, job["code"], line)
     else:
-        rpc.run_tests(line, job["tests"])
+        sandbox_module.run_tests(line, job["tests"])
         os.write(answer, job["token"].encode())
     os._exit(0)
 

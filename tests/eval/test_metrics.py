@@ -80,6 +80,8 @@ def test_ece(load):
     confidence = np.repeat([0.6, 0.9], 100)
     correct = np.concatenate([np.arange(100) < 60, np.arange(100) < 50]).astype(int)
     assert load("ece").compute(predictions=confidence, references=correct, bins=2)["ece"] == pytest.approx(0.2)
+    found = load("ece").compute(predictions=[0.1, 0.9, 0.95], references=[0, 1, 0], bins=2, by="width")
+    assert found["ece"] == pytest.approx((0.1 + abs(0.9 + 0.95 - 1)) / 3)
 
 
 def test_several_at_once(load):

@@ -36,7 +36,7 @@ def test_options_are_read_by_the_functions_own_types(file):
     assert load_function(f"{file}:make?scale=2").options == (2.0, None, False, None, 3)
 
 
-def test_an_address_may_stand_in_an_option(file):
+def test_an_option_may_be_a_url(file):
     assert (
         load_function(f"{file}:make?scale=1&name=http://localhost:8000/v1?x").options[3] == "http://localhost:8000/v1?x"
     )

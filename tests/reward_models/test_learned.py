@@ -1,4 +1,4 @@
-"""Learned rewards and ensembles of them, against the models themselves, and beside trainers."""
+"""Learned rewards and their ensembles, against the models themselves, and in trainers."""
 
 import json
 
@@ -26,7 +26,7 @@ def talks(texts: list[str], role: str) -> list[list[dict]]:
 
 
 def by_hand(model, texts: list[str]) -> list[float]:
-    """The score of each text alone, without padding, as the model gives it."""
+    """The model's score of each text alone, without padding."""
     tokenizer = tiny.tokenizer()
     with torch.no_grad():
         return [model.eval()(torch.tensor([tokenizer(text)["input_ids"]])).logits.item() for text in texts]
@@ -69,7 +69,7 @@ def test_the_tokens_are_those_of_trls_reward_trainer(whole, tmp_path):
             assert ours == list(trainer.train_dataset[f"{side}_ids"])
 
 
-def test_what_is_longer_than_the_context_has_no_score_and_is_counted(whole, caplog):
+def test_rows_longer_than_the_context_have_no_score_and_are_counted(whole, caplog):
     learned = reward(whole[2])
     short, none = learned(prompts=["w1", "w1"], completions=[" w2", " w2" * 70])
     assert none is None and short is not None
@@ -84,7 +84,7 @@ def test_models_without_a_score_head_are_refused_all_at_once(whole, tmp_path):
     assert str(caught.value).count("its score head would be random") == 2
 
 
-def test_an_ensemble_of_models_says_what_its_members_say(whole):
+def test_an_ensemble_combines_its_members_scores(whole):
     scores = np.array([reward(path)(prompts=PROMPTS, completions=REPLIES) for path in whole])
     for aggregate, expected in {
         "mean": scores.mean(0),
@@ -96,7 +96,7 @@ def test_an_ensemble_of_models_says_what_its_members_say(whole):
         assert np.array_equal(made.scores(PROMPTS, REPLIES), scores)
 
 
-def test_adapters_hold_their_base_once_and_are_the_separate_models_to_the_bit(adapters):
+def test_adapters_share_their_base_and_score_like_separate_models_to_the_bit(adapters):
     members = load_members(adapters)
     assert len({id(member.model) for member in members}) == 1 and isinstance(members[0].model, PeftModel)
     base = sum(p.numel() for p in load_trainable(adapters[0], "sequence-classification").get_base_model().parameters())
@@ -127,7 +127,7 @@ def constant(*values):
     return says
 
 
-def test_offsets_are_taken_off_and_a_silent_member_silences():
+def test_offsets_are_subtracted_and_a_missing_score_gives_none():
     made = Ensemble([constant(10.0, 11.0), constant(-1.0, None)], "min", offsets=[10.0, 0.0])
     assert made(prompts=["", ""], completions=["", ""]) == [-1.0, None]
 
@@ -148,7 +148,7 @@ def test_a_reference_sets_the_members_means_to_zero(whole, tmp_path):
     assert np.abs(made.offsets).min() > 1e-3
 
 
-def test_ensembles_that_cannot_be_are_refused(whole):
+def test_invalid_ensembles_are_refused(whole):
     with pytest.raises(UserError, match="Unknown aggregate"):
         ensemble(["nowhere", "nowhere"], "median")
     with pytest.raises(UserError, match="an ensemble of one"):
@@ -157,7 +157,7 @@ def test_ensembles_that_cannot_be_are_refused(whole):
         ensemble([whole[0], "./nowhere"])
 
 
-def test_any_reward_compares():
+def test_compare_by_score():
     says = constant(1.0, 0.0, 0.5, None)
     other = iter([[1.0, 0.0, 0.5, None], [0.0, 1.0, 0.4, 1.0]])
     assert compare_by_score(lambda **_: next(other), *[["", "", "", ""]] * 3, margin=0.2) == [1.0, 0.0, 0.5, None]

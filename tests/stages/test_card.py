@@ -43,7 +43,7 @@ def test_a_reward_models_card_carries_its_reward_card(tmp_path, adapter):
     _, front, body = card.split("---\n", 2)
     library = "peft" if adapter else "transformers"
     assert yaml.safe_load(front) == {"library_name": library, "tags": ["alignment-pipeline", "reward"]}
-    assert "## Reward card" in body and "Right on **75.0%** of 8 pairs" in body and "right on 62.5%" in body
+    assert "## Reward card" in body and "Accuracy **75.0%** on 8 pairs" in body and "reply would have 62.5%" in body
     assert "| refusal | 8 | 75.0% |" in body and "| loss | 0.5 |" in body
     assert ("AutoPeftModelForSequenceClassification" in body) == adapter
     assert json.loads((tmp_path / "reward_card.json").read_text()) == PAIRWISE

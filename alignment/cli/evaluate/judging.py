@@ -1,4 +1,4 @@
-"""Rewards and judges by the names that the command line takes."""
+"""Rewards and judges by their names on the command line."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eval.generation.generate import Reward
-    from eval.generation.winrate import PairwiseJudge
+    from reward_models.protocol import Comparer, Reward
 
 REWARD_HELP = (
-    "a reward model's checkpoint (folder or hub id), or a reward as recipes name it: file.py:name or "
-    "package.module:name, with options ?key=value&key=value"
+    "a reward model's checkpoint (folder or hub id), or a reward as in recipes: file.py:name or package.module:name, "
+    "with options ?key=value&key=value"
 )
 JUDGE_HELP = (
-    f"{REWARD_HELP}. Scores are compared; a judge of two replies (reward_models.local_judge:local?checkpoint=PATH, "
-    "reward_models.api_judge:api?base_url=URL&model=NAME, or a class of your own with a method compare) is asked in "
-    "both positions"
+    f"{REWARD_HELP}, whose scores are compared; or a judge of two replies, which is asked in both positions: "
+    "reward_models.local_judge:local?checkpoint=PATH, reward_models.api_judge:api?base_url=URL&model=NAME, or your own "
+    "class with a method compare"
 )
 
 
 def load_reward(name: str, batch_size: int, device: str | None = None, dtype: str = "auto") -> Reward:
-    """A reward with TRL's signature, of a function's name or a reward model's checkpoint.
+    """The reward of a function's name or a reward model's checkpoint.
 
     Args:
-        batch_size, device, dtype: of a checkpoint, as `reward_models.learned.reward` takes them.
+        batch_size, device, dtype: for a checkpoint, as for `reward_models.learned.reward`.
 
     Raises:
-        UserError: there is no such function or reward model, or it is async.
+        UserError: the function or reward model does not exist, or the function is async.
     """
     from alignment.errors import UserError
     from reward_models.functions import load_function
@@ -42,7 +41,10 @@ def load_reward(name: str, batch_size: int, device: str | None = None, dtype: st
     return function
 
 
-def load_judge(name: str, batch_size: int) -> Reward | PairwiseJudge:
-    """What the name gives: a judge of two replies if it has `compare`, else a reward, whose scores are compared."""
+def load_judge(name: str, batch_size: int) -> Reward | Comparer:
+    """The judge of a name: a comparer if it has `compare` (a class is called first), otherwise a reward."""
     found = load_reward(name, batch_size)
-    return found() if inspect.isclass(found) and hasattr(found, "compare") else found
+    if inspect.isclass(found) and hasattr(found, "compare"):
+        made: Comparer = found()
+        return made
+    return found

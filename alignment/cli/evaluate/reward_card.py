@@ -1,4 +1,4 @@
-"""`align reward-card CKPT --pairs FILE`: how far a reward can be trusted."""
+"""`align reward-card CKPT --pairs FILE`: accuracy, calibration and score statistics of a reward."""
 
 from __future__ import annotations
 
@@ -21,19 +21,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CKPT",
         help=REWARD_HELP,
     )
-    parser.add_argument("--pairs", metavar="FILE", help="preference pairs, in any form that the reward stage reads")
-    parser.add_argument("--split", default="train", help="of the pairs; default: train, all of a single file")
-    parser.add_argument("--subset", metavar="COLUMN", help="accuracy for each value of this column of the pairs")
-    parser.add_argument("--limit", type=int, help="only the first pairs")
-    parser.add_argument("--min_gap", type=float, default=0.1, help="of pairs with gold rewards (default: 0.1)")
-    parser.add_argument("--samples", metavar="FILE", help="several completions a prompt with gold scores: best of n")
-    parser.add_argument("--gold", default="gold", help="the column of their gold scores (default: gold)")
-    parser.add_argument("--against", metavar="CARD", help="an older reward_card.json to measure the scores' drift from")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--device", help="default: cuda where there is one")
-    parser.add_argument("--dtype", default="auto", help="of a checkpoint, such as bfloat16; default: as saved")
+    parser.add_argument("--pairs", metavar="FILE", help="preference pairs, in any format that the reward stage reads")
     parser.add_argument(
-        "--output_dir", "--output", metavar="DIR", type=Path, help="default: reward_card in the stage's folder, or here"
+        "--split", default="train", help="split of the pairs (default: train, which is all of a single file)"
+    )
+    parser.add_argument(
+        "--subset", metavar="COLUMN", help="report the accuracy for each value of this column of the pairs"
+    )
+    parser.add_argument("--limit", type=int, help="number of pairs, from the first (default: all)")
+    parser.add_argument(
+        "--min_gap",
+        type=float,
+        default=0.1,
+        help="least gold gap of the pairs that count, if they have gold rewards (default: 0.1)",
+    )
+    parser.add_argument(
+        "--samples", metavar="FILE", help="several completions per prompt with gold scores, for best of n"
+    )
+    parser.add_argument("--gold", default="gold", help="the column of the samples' gold scores (default: gold)")
+    parser.add_argument(
+        "--against", metavar="CARD", help="an earlier reward_card.json, to report how the scores have moved"
+    )
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--device", help="default: cuda if available")
+    parser.add_argument("--dtype", default="auto", help="dtype of a checkpoint, such as bfloat16 (default: as saved)")
+    parser.add_argument(
+        "--output_dir",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="default: reward_card in the stage's folder, otherwise in the current folder",
     )
 
 
@@ -59,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         if not card["n"]:
             raise UserError(
                 "no pair is left to judge the reward on",
-                got=f"{len(pairs)} pairs, {card['unscored']} without a score, {card['left_out']} closer than --min_gap",
+                got=f"{len(pairs)} pairs, {card['unscored']} without a score, {card['left_out']} below --min_gap",
             )
     if samples is not None:
         card["best_of_n"] = best_of_n(scored(reward, *samples[:2]), samples[2])
@@ -73,23 +90,24 @@ def main(args: argparse.Namespace) -> int:
 
 
 def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[float]]:
-    """The reward's scores of each prompt's completions, asked for in one call."""
+    """The reward's scores of each prompt's completions, from a single call."""
     from alignment.errors import UserError
 
     flat = [(prompt, one) for prompt, some in zip(prompts, completions, strict=True) for one in some]
     values = reward(prompts=[prompt for prompt, _ in flat], completions=[one for _, one in flat])
-    if None in values:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         raise UserError(
-            "the reward has no opinion of some completions",
-            got=f"{values.count(None)} of {len(values)} without a score",
-            expected="a score for each, to choose the best of n",
+            "the reward has no opinion on some completions",
+            got=f"{len(values) - len(known)} of {len(values)} without a score",
+            expected="a score for each completion, to choose the best of n",
         )
-    rest = iter(values)
+    rest = iter(known)
     return [[next(rest) for _ in some] for some in completions]
 
 
 def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
-    """(file, summary of scores) of the card to compare with: the one named, else the one in the checkpoint."""
+    """(file, summary of scores) of the card to compare with: --against, otherwise the checkpoint's own card."""
     from alignment.errors import UserError
     from reward_models.card.card import CARD_FILE
 
@@ -101,11 +119,12 @@ def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
         raise UserError(f"no file {file}", expected="a reward_card.json", fix="correct --against")
     scores = json.loads(file.read_text(encoding="utf-8")).get("scores")
     if scores is None and args.against:
-        raise UserError(f"{file} has no scores", expected="a reward card made from pairs")
+        raise UserError(f"{file} has no scores", expected="a reward card with scores, as --pairs gives it")
     return scores and (str(file), scores)
 
 
 def add_drift(card: dict, before: tuple[str, dict] | None) -> None:
+    """Add the change of the scores since an earlier card, if there is one."""
     from reward_models.card.pairwise import score_drift
 
     if before and "scores" in card:
@@ -113,12 +132,13 @@ def add_drift(card: dict, before: tuple[str, dict] | None) -> None:
 
 
 def default_folder(reward: str) -> Path:
+    """reward_card beside a stage's checkpoint, otherwise in the current folder."""
     path = Path(reward)
     return path.parent / "reward_card" if path.name == "checkpoint" and path.is_dir() else Path("reward_card")
 
 
 def draw(folder: Path, card: dict) -> None:
-    """The reliability plot and the best-of-n curve as SVG files of their own."""
+    """Write the reliability plot and the best-of-n curve as SVG files."""
     from alignment.report.charts.plots import Series, line_chart, standalone
 
     if "calibration" in card:

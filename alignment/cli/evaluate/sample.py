@@ -1,4 +1,4 @@
-"""`align sample CKPT`: completions, best-of-n replies or preference pairs of a checkpoint, as JSON lines."""
+"""`align sample CKPT`: a checkpoint's completions, best-of-n replies or preference pairs, as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint folder (full model or adapter) or hub id")
     add_prompt_arguments(parser, required=True)
     parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="a new file of JSON lines")
-    parser.add_argument("--n", type=int, help="replies to each prompt (default: 1, with --pairs 4)")
+    parser.add_argument("--n", type=int, help="replies per prompt (default: 1, with --pairs 4)")
     parser.add_argument("--best-of", type=int, metavar="N", help="write the best of N replies, for the sft stage")
     parser.add_argument("--pairs", action="store_true", help="write preference pairs, for the dpo and reward stages")
     parser.add_argument("--reward", metavar="R", help=REWARD_HELP)
     parser.add_argument(
-        "--against", choices=["worst", "random"], default="worst", help="the other side of a pair (default: worst)"
+        "--against", choices=["worst", "random"], default="worst", help="the rejected reply of a pair (default: worst)"
     )
     parser.add_argument(
-        "--min_margin", type=float, default=0.0, help="pairs with a smaller margin are ties (default: 0)"
+        "--min_margin", type=float, default=0.0, help="pairs with a smaller difference of scores are ties (default: 0)"
     )
     parser.add_argument(
         "--keep_truncated",
         action="store_true",
-        help="with --best-of and --pairs: choose among truncated replies too (default: leave them out)",
+        help="let --best-of and --pairs choose truncated replies too",
     )
     add_sampling_arguments(parser, temperature=1.0)
 
@@ -41,10 +41,10 @@ def add_prompt_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
         "--prompts",
         required=required,
         metavar="SOURCE",
-        help="a file, tinyworld:prompts or a data set on the hub, as a recipe's dataset_name",
+        help="a file, tinyworld:prompts or a data set on the hub, like a recipe's dataset_name",
     )
     parser.add_argument("--split", help="split of the prompts")
-    parser.add_argument("--limit", type=int, help="only the first so many prompts")
+    parser.add_argument("--limit", type=int, help="number of prompts, from the first (default: all)")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) -> None:
@@ -53,11 +53,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) 
         "--temperature",
         type=float,
         default=temperature,
-        help=f"0 takes the likeliest token (default: {temperature:g})",
+        help=f"0 for greedy decoding (default: {temperature:g})",
     )
-    parser.add_argument("--top_p", type=float, default=1.0, help="keep tokens of this much probability (default: 1)")
-    parser.add_argument("--max_new_tokens", type=int, default=128, help="length of a reply at most (default: 128)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a reply; may be given twice")
+    parser.add_argument(
+        "--top_p", type=float, default=1.0, help="total probability of the tokens to sample from (default: 1)"
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="tokens per reply at most (default: 128)")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="a text that ends a reply; repeatable"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     parser.add_argument("--batch_size", type=int, default=32)
 
@@ -88,15 +92,15 @@ def main(args: argparse.Namespace) -> int:
     samples.keep_truncated = args.keep_truncated
     print("\n".join(summary(samples, chosen=args.best_of is not None or args.pairs)))
     written, without = rows_of(args, samples)
-    for why, count in without.items():
-        print(f"{count} prompts without a row: {why}")
+    for reason, count in without.items():
+        print(f"{count} prompts without a row: {reason}")
     write_rows(args.output, written)
     print(f"{len(written)} rows written to {args.output}")
     return 0
 
 
-def rows_of(args: argparse.Namespace, samples: Samples) -> tuple[list[dict], Counter]:
-    """The rows that the arguments ask for, and why there is none of some prompts.
+def rows_of(args: argparse.Namespace, samples: Samples) -> tuple[list[dict], Counter[str]]:
+    """The rows that the arguments ask for, and reason -> number of prompts without a row.
 
     Raises:
         UserError: there is no row at all.
@@ -113,15 +117,15 @@ def rows_of(args: argparse.Namespace, samples: Samples) -> tuple[list[dict], Cou
     if not rows:
         raise UserError(
             "no prompt gives a row",
-            got=", ".join(f"{count} prompts: {why}" for why, count in without.items()),
-            fix="draw more replies, at a higher temperature, or use a reward that tells them apart"
-            + (", or a larger --max_new_tokens" if any("truncated" in why for why in without) else ""),
+            got=", ".join(f"{count} prompts: {reason}" for reason, count in without.items()),
+            fix="sample more replies, at a higher temperature, or use a reward that distinguishes them"
+            + (", or a larger --max_new_tokens" if any("truncated" in reason for reason in without) else ""),
         )
     return rows, without
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise for options that do not go together, before anything is loaded."""
+    """Raise for options that cannot be combined, before anything is loaded."""
     from alignment.errors import UserError, raise_all
 
     chosen = [f"--best-of {args.best_of}"] * (args.best_of is not None) + ["--pairs"] * args.pairs

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignment.cli.evaluate.judging import JUDGE_HELP
 from alignment.cli.evaluate.sample import add_sampling_arguments, sampling_of
+
+if TYPE_CHECKING:
+    from eval.generation.generate import Sampling
+    from eval.generation.winrate import Outputs
 
 PROMPTS = 200
 
@@ -19,12 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="SOURCE",
-        help="where both are checkpoints: a file, tinyworld:prompts or a data set on the hub",
+        help="prompts for two checkpoints: a file, tinyworld:prompts or a data set on the hub",
     )
-    parser.add_argument("--split", help="split of the prompts; default: the source's own held-out one, else train")
-    parser.add_argument("--n", type=int, help="prompts, from the first (default: 200 of a source, all of a file)")
-    parser.add_argument("--epsilon", type=float, default=0.0, help="a reward's scores this near are a tie (default: 0)")
-    parser.add_argument("--json", metavar="FILE", help="write all figures and every pair of replies to a new file")
+    parser.add_argument(
+        "--split", help="split of the prompts (default: the source's held-out split if it has one, otherwise train)"
+    )
+    parser.add_argument(
+        "--n", type=int, help="number of prompts, from the first (default: 200 of a source, all of a file)"
+    )
+    parser.add_argument(
+        "--epsilon", type=float, default=0.0, help="scores at most this far apart are a tie (default: 0)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures and all pairs of replies to a new file")
     add_sampling_arguments(parser, temperature=0.0)
 
 
@@ -49,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise for what can be known before anything is loaded."""
+    """Raise for invalid arguments before anything is loaded."""
     from alignment.errors import UserError, raise_all
     from alignment.pipeline.parents import check_outside
 
@@ -59,7 +70,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         errors.append(UserError("two checkpoints need prompts", expected="--prompts SOURCE, such as tinyworld:prompts"))
     if len(sides) < 2 and args.prompts:
         errors.append(
-            UserError("the prompts are those of the file", got=f"--prompts {args.prompts}", fix="leave it out")
+            UserError(
+                "--prompts cannot be combined with a file of outputs, which has its own prompts",
+                got=f"--prompts {args.prompts}",
+                fix="leave it out",
+            )
         )
     if args.n is not None and args.n < 1:
         errors.append(UserError("--n leaves no prompt", got=args.n, expected="1 or more"))
@@ -70,8 +85,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_outside("A or B", side, "causal-lm", [])
 
 
-def outputs(args: argparse.Namespace, sampling) -> tuple[dict, dict]:
-    """The outputs of both sides; a checkpoint answers the other side's prompts where that is a file."""
+def outputs(args: argparse.Namespace, sampling: Sampling) -> tuple[Outputs, Outputs]:
+    """The outputs of both sides; if one is a file, the checkpoint on the other side answers its prompts."""
     from alignment.data.reading.sources import own_test_split
     from eval.generation.generate import load_prompts
     from eval.generation.winrate import outputs_of_checkpoint, outputs_of_file
@@ -93,8 +108,8 @@ def outputs(args: argparse.Namespace, sampling) -> tuple[dict, dict]:
     return found[args.a], found[args.b]
 
 
-def first_shared(found: dict[str, dict], n: int) -> dict[str, dict]:
-    """The outputs of files without those to prompts that all of them answer, beyond the first n of these."""
+def first_shared(found: dict[str, Outputs], n: int) -> dict[str, Outputs]:
+    """The outputs of files, limited to the first n prompts among those that all files answer."""
     first, *others = found.values()
     beyond = set([key for key in first if all(key in other for other in others)][n:])
     return {
@@ -102,27 +117,28 @@ def first_shared(found: dict[str, dict], n: int) -> dict[str, dict]:
     }
 
 
-def settings(args: argparse.Namespace, sampling) -> dict:
+def settings(args: argparse.Namespace, sampling: Sampling) -> dict:
+    """The settings of the comparison, for the JSON file."""
     from dataclasses import asdict
 
     return {"format": args.format, "split": args.split, "n": args.n, "epsilon": args.epsilon, **asdict(sampling)}
 
 
 def lines(result: dict) -> list[str]:
-    """The result in lines for the terminal."""
+    """The result as lines for the terminal."""
     from eval.comparison.table import side_table
 
     if not result["n"]:
-        told = f"no pair was judged: {result['unjudged']} without an opinion"
-        return [f"A {result['a']}", f"B {result['b']}", told, *answer_notes(result)]
+        message = f"no pair was judged: {result['unjudged']} without an opinion"
+        return [f"A {result['a']}", f"B {result['b']}", message, *answer_notes(result)]
     interval = "" if result["ci_low"] is None else f" [{result['ci_low']:.1%}, {result['ci_high']:.1%}]"
-    words = {"a": "A is better", "b": "B is better", "tied": "tied", "unknown": "verdict unknown: a single prompt"}
+    words = {"a": "A is better", "b": "B is better", "tied": "tied", "unknown": "no verdict: a single prompt"}
     found = [
         f"A {result['a']}",
         f"B {result['b']}",
         f"win rate of A over B, by {result['judge']}: {result['win_rate']:.1%}{interval}, {words[result['verdict']]}",
         f"{result['win']} wins, {result['tie']} ties, {result['loss']} losses of A on {result['n']} pairs of replies "
-        f"to {result['clusters']} prompts; {result['identical']} pairs are the same text",
+        f"to {result['clusters']} prompts; {result['identical']} pairs have the same text",
         *notes(result),
         side_table(result["sides"]),
     ]
@@ -130,31 +146,31 @@ def lines(result: dict) -> list[str]:
 
 
 def answer_notes(result: dict) -> list[str]:
-    """How many of the judge's answers could not be read, or did not come."""
+    """The number of the judge's answers that could not be read, and of failed requests."""
     counts = result["answers"]
     if not counts or not counts["unreadable"] + counts["failed"]:
         return []
     asked, failed = counts["asked"], f", {counts['failed']} requests failed" if counts["failed"] else ""
-    return [f"{counts['unreadable']} of {asked} answers of the judge could not be read{failed}"]
+    return [f"{counts['unreadable']} of the judge's {asked} answers could not be read{failed}"]
 
 
 def notes(result: dict) -> list[str]:
-    """What else is worth telling."""
+    """Further lines: unread answers, pairs left out, position bias, length."""
     found = answer_notes(result)
     if result["unjudged"]:
-        found.append(f"{result['unjudged']} pairs without an opinion of the judge are left out")
+        found.append(f"left out: {result['unjudged']} pairs on which the judge has no opinion")
     if result["only_a"] or result["only_b"]:
-        found.append(f"left out: {result['only_a']} replies of A alone, {result['only_b']} of B alone")
+        found.append(f"left out: {result['only_a']} replies only of A, {result['only_b']} only of B")
     if result["position"]:
         first, disagree = result["position"]["first"], result["position"]["disagree"]
         found.append(
-            f"position: the reply seen first is preferred {first:.1%} of the time (50% without bias); the two orders "
-            f"disagree on {disagree:.1%} of the pairs"
+            f"position: the judge prefers the reply that it sees first {first:.1%} of the time (50% without bias); the "
+            f"two orders disagree on {disagree:.1%} of the pairs"
         )
     drift = result["length_drift"]
     interval = "" if drift["ci_low"] is None else f" [{drift['ci_low']:+.2f}, {drift['ci_high']:+.2f}]"
-    found.append(f"length: A's replies have {drift['words']:+.2f}{interval} words on B's")
+    found.append(f"length: A's replies minus B's replies: {drift['words']:+.2f}{interval} words on average")
     controlled = result["length_controlled"]
     interval = "" if controlled["ci_low"] is None else f" [{controlled['ci_low']:.1%}, {controlled['ci_high']:.1%}]"
-    found.append(f"win rate with replies of one length: {controlled['win_rate']:.1%}{interval}")
+    found.append(f"win rate at equal length: {controlled['win_rate']:.1%}{interval}")
     return found

@@ -6,13 +6,13 @@ import numpy as np
 
 from eval.comparison.standard_errors import mean_se, weighted_mean
 
-DESCRIPTION = "Bits that a model needs for a byte of text (UTF-8): comparable between tokenizers. Lower is better."
+DESCRIPTION = "Bits that a model needs per byte of text (UTF-8), comparable between tokenizers. Lower is better."
 INPUTS = """
 Args:
     predictions: natural-log likelihoods of the texts.
     references: the texts.
 Returns:
-    bits_per_byte over all bytes, and its standard error se over texts (NaN for fewer than two).
+    bits_per_byte over all bytes, and its standard error se over texts (NaN for fewer than two texts).
 """
 
 

@@ -5,13 +5,15 @@ import evaluate
 
 from eval.generation.replies import distinct_n
 
-DESCRIPTION = "Different n-grams of words over all n-grams in a set of texts (Li et al. 2016): how varied they are."
+DESCRIPTION = (
+    "Share of distinct n-grams among all word n-grams in a set of texts (Li et al. 2016): how varied they are."
+)
 INPUTS = """
 Args:
-    predictions: texts. The figure falls as they get more or longer: compare sets of like size.
-    n: words of a gram, by default 2.
+    predictions: texts. The share falls as they get longer or more numerous: compare sets of similar size.
+    n: words per n-gram, by default 2.
 Returns:
-    distinct_n; None where no text has n words.
+    distinct_n; None if no text has n words.
 """
 
 

@@ -4,16 +4,17 @@ import datasets
 import evaluate
 import numpy as np
 
-from eval.comparison.calibration import expected_calibration_error
+from reward_models.reliability import expected_calibration_error
 
-DESCRIPTION = "How far a model's confidence is from how often it is right: the mean gap over bins of like confidence."
+DESCRIPTION = "Expected calibration error: the mean gap between confidence and accuracy over bins of like confidence."
 INPUTS = """
 Args:
     predictions: confidences in [0, 1].
-    references: 1 where the answer was right, else 0.
-    bins: of about equal numbers of items, by default 10.
+    references: 1 if the answer was right, otherwise 0.
+    bins: their number, by default 10.
+    by: "mass" for bins of about equal numbers of items (the default), "width" for bins of equal width over [0, 1].
 Returns:
-    ece. Noise alone keeps it above 0: compare on the same items and bins.
+    ece. Noise alone keeps it above 0: compare models on the same items and bins.
 """
 
 
@@ -28,5 +29,5 @@ class ECE(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, bins=10):
-        return {"ece": expected_calibration_error(np.array(predictions), np.array(references), bins)}
+    def _compute(self, predictions, references, bins=10, by="mass"):
+        return {"ece": expected_calibration_error(np.array(predictions), np.array(references), bins, by)}

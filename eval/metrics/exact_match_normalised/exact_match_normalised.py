@@ -7,13 +7,15 @@ import numpy as np
 from eval.comparison.standard_errors import mean_se
 from eval.generation.replies import exact_match
 
-DESCRIPTION = "Share of predictions that equal a reference without case, ASCII punctuation, articles and extra spaces."
+DESCRIPTION = (
+    "Share of predictions that equal a reference, ignoring case, ASCII punctuation, articles and extra spaces."
+)
 INPUTS = """
 Args:
     predictions: texts.
-    references: a text for each, or a list of texts any of which will do.
+    references: a text, or a list of accepted texts, per prediction.
 Returns:
-    exact_match, and its standard error se (NaN for fewer than two).
+    exact_match, and its standard error se (NaN for fewer than two predictions).
 """
 
 

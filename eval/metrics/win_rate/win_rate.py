@@ -6,13 +6,11 @@ import numpy as np
 
 from eval.generation.winrate import win_rate
 
-DESCRIPTION = (
-    "How often a side wins; a tie is half a win. The 95% interval heeds that outcomes of a prompt go together."
-)
+DESCRIPTION = "How often a side wins; a tie is half a win. The 95% interval is clustered, for example by prompt."
 INPUTS = """
 Args:
     predictions: outcomes, 1 (won), 0.5 (tie), 0 (lost), NaN (no opinion).
-    clusters: labels, by default none: outcomes with the same label, such as their prompt, may depend on each other.
+    clusters: labels; outcomes with the same label, such as their prompt, may depend on each other. Default: none.
 Returns:
     win_rate, se, ci_low, ci_high, win, tie, loss, unjudged, n, clusters, verdict (a, b, tied or unknown).
 """

@@ -1,4 +1,4 @@
-"""Completions of a checkpoint: what they depend on, and what is made of them."""
+"""Replies of a checkpoint: what they depend on, and how they are chosen."""
 
 import json
 import math
@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from alignment.errors import UserError
-from eval.generation.choose import Pair, best, best_of_n_kl, preference_pair, preference_pairs
+from eval.generation.choose import Pair, best, preference_pair, preference_pairs
 from eval.generation.generate import Sampling, encode_prompts, fitting, generate, keyed_sampler, load_prompts, score
 from eval.generation.sample import draw
 from eval.harness.run_suite import load_checkpoint
+from reward_models.card.best_of_n import best_of_n_kl
 
 from ..conftest import WORDS
 
@@ -34,7 +35,7 @@ def test_a_sampled_reply_depends_on_its_prompt_and_number_alone(model, tokenizer
     assert texts(other) != texts(whole)
 
 
-def test_a_prompt_that_stands_twice_has_replies_of_its_own_and_greedy_ones_are_the_same(model, tokenizer):
+def test_equal_prompts_have_different_samples_and_equal_greedy_replies(model, tokenizer):
     prompts = encode_prompts(tokenizer, [TALKS[0], TALKS[0]], "chat")
     first, second = generate(model, tokenizer, prompts, Sampling(max_new_tokens=10))
     assert first != second
@@ -96,7 +97,7 @@ def test_prompts_without_room_are_left_out_or_refused(model, tokenizer):
         generate(model, tokenizer, prompts, Sampling(max_new_tokens=12))
 
 
-def test_settings_out_of_range_are_told_together():
+def test_settings_out_of_range_are_reported_together():
     with pytest.raises(UserError, match=r"(?s)temperature.*top_p.*max_new_tokens.*batch_size"):
         Sampling(temperature=-1, top_p=0, max_new_tokens=0, batch_size=0)
 
@@ -112,7 +113,7 @@ def test_chat_needs_a_template(tokenizer):
     assert encode_prompts(bare, [system], "plain") == [bare("red\n\nhat")["input_ids"]]
 
 
-def test_prompts_of_any_source(tmp_path):
+def test_prompts_from_any_source(tmp_path):
     rows = [{"prompt": "What?", "task": "a"}, {"prompt": None, "task": "b"}, {"prompt": "Who?", "task": "c"}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found, account = load_prompts(str(tmp_path / "p.jsonl"), limit=1)
@@ -132,7 +133,7 @@ def test_scores_are_checked():
     assert score(reward, rows, ["a", "bcd"]) == [None, 6.0]
     with pytest.raises(UserError, match="wrong number"):
         score(lambda **_: [1.0], rows, ["a", "b"])
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not numbers"):
         score(lambda **_: [1.0, math.nan], rows, ["a", "b"])
 
 
@@ -143,7 +144,7 @@ def test_best_of_n():
     assert best_of_n_kl(1) == 0 and best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
 
 
-def test_pairs_and_why_there_are_none():
+def test_pairs_and_the_reasons_for_none():
     def pair(replies, scores, against="worst", margin=0.0):
         return preference_pair(replies, scores, against, margin, "seed")
 

@@ -1,4 +1,4 @@
-"""Which replies become rows: truncated ones only when they are asked for, and what is said of them."""
+"""The replies that become rows: truncated replies only on request; and the summary."""
 
 import pytest
 
@@ -20,14 +20,14 @@ REPLIES = [
 
 
 def samples(**options) -> Samples:
-    """Scored by their length: the truncated replies are the best ones."""
+    """Replies scored by their length, so that truncated replies are the best."""
     rows = [{"prompt": [{"role": "user", "content": f"p{place}"}]} for place in range(len(REPLIES))]
     replies = [[Reply(text, len(text), cut) for text, cut in group] for group in REPLIES]
     scores = [[float(len(text)) for text, _ in group] for group in REPLIES]
     return Samples(rows, replies, scores, **options)
 
 
-def test_the_best_reply_is_one_that_ended():
+def test_the_best_reply_is_not_truncated():
     rows, without = best_rows(samples())
     assert [row["messages"][-1]["content"] for row in rows] == ["whole", "one whole"]
     assert without == {"all replies truncated": 1, "no reply with text and score, truncated ones left out": 1}
@@ -62,11 +62,11 @@ def test_choosing_by_hand():
 
 def test_the_summary_counts_truncated_replies():
     out = "\n".join(summary(samples(), chosen=True))
-    assert "33.3% ended by themselves" in out
+    assert "33.3% ended before the length limit" in out
     assert "8 replies truncated at --max_new_tokens: left out; --keep_truncated keeps them" in out
     assert "best of 3 5.0000 of the replies that ended" in out and "KL" not in out  # (5 + 9 + 1) / 3
     out = "\n".join(summary(samples(keep_truncated=True), chosen=True))
-    assert "8 replies truncated at --max_new_tokens: may be chosen" in out and "KL to the checkpoint" in out
+    assert "8 replies truncated at --max_new_tokens: can be chosen" in out and "KL to the checkpoint" in out
     assert "--keep_truncated" not in "\n".join(summary(samples()))
 
 
@@ -76,7 +76,7 @@ def test_a_completion_says_whether_it_ended_and_none_is_left_out():
 
 
 def test_a_reply_that_ends_at_the_limit_is_not_truncated(tokenizer):
-    """By its end token, not by its length: with the limit at its length it is whole, with one token less it is not."""
+    """The end token decides: a reply is whole at a limit of its own length, and truncated at a token less."""
     model = make_model(tokenizer, seed=2)
     model.get_output_embeddings().weight.data[CausalLM(model, tokenizer, 1).stop_ids] *= 2.5
     rows = [{"prompt": [{"role": "user", "content": word}]} for word in ("red", "hat", "boat", "goat")]
@@ -93,7 +93,7 @@ def test_a_reply_that_ends_at_the_limit_is_not_truncated(tokenizer):
         assert found.ended[row][number] is not truncated
 
 
-def test_an_option_to_keep_what_is_not_chosen_is_refused():
+def test_keep_truncated_needs_best_of_or_pairs():
     from argparse import ArgumentParser
 
     from alignment.cli.evaluate import sample

@@ -1,4 +1,4 @@
-"""`align sample` and `align winrate`, and that the stages read what they write."""
+"""`align sample` and `align winrate`, and stages that read their files."""
 
 import argparse
 import json
@@ -94,14 +94,14 @@ def test_pairs_are_rows_that_reward_and_dpo_read(checkpoints, folder, reward_mod
         ]
 
 
-def test_all_ties_are_told(checkpoints, folder):
+def test_only_ties_is_an_error(checkpoints, folder):
     (folder / "flat.py").write_text("def flat(completions, **columns):\n    return [1.0] * len(completions)\n")
     with pytest.raises(UserError, match="8 prompts: ties"):
         sampled(checkpoints, folder, "none.jsonl", "--pairs", "--keep_truncated", "--reward", f"{folder}/flat.py:flat")
     assert not (folder / "none.jsonl").exists()
 
 
-def test_where_all_replies_are_truncated_no_file_is_written(checkpoints, folder, capsys):
+def test_only_truncated_replies_is_an_error(checkpoints, folder, capsys):
     options = ("--max_new_tokens", 1, "--best-of", 2, "--reward", f"{folder}/rewards.py:words")
     with pytest.raises(UserError, match=r"(?s)8 prompts: all replies truncated.*--max_new_tokens"):
         sampled(checkpoints, folder, "cut.jsonl", *options)
@@ -110,7 +110,7 @@ def test_where_all_replies_are_truncated_no_file_is_written(checkpoints, folder,
     assert len(sampled(checkpoints, folder, "cut.jsonl", *options, "--keep_truncated")) == 8
 
 
-def test_options_that_do_not_go_together(checkpoints, folder):
+def test_options_that_cannot_be_combined(checkpoints, folder):
     with pytest.raises(UserError, match=r"(?s)--best-of and --pairs.*needs a reward.*too few.*--temperature 0"):
         sampled(checkpoints, folder, "no.jsonl", "--best-of", 1, "--pairs", "--temperature", 0)
 
@@ -134,24 +134,24 @@ def test_win_rate_of_checkpoints_files_and_judges(checkpoints, folder, reward_mo
     capsys.readouterr()
     call(winrate, folder / "a.jsonl", folder / "b.jsonl", "--judge", f"{folder}/rewards.py:Shorter")
     out = capsys.readouterr().out
-    assert "the reply seen first is preferred 50.0%" in out and "length: A's replies have" in out
+    assert "prefers the reply that it sees first 50.0%" in out and "length: A's replies minus B's" in out
     call(winrate, folder / "a.jsonl", folder / "a.jsonl", "--judge", f"{folder}/rewards.py:words")
     out = capsys.readouterr().out
-    assert "50.0%" in out and "tied" in out and "8 pairs are the same text" in out
+    assert "50.0%" in out and "tied" in out and "8 pairs have the same text" in out
     lines = (folder / "b.jsonl").read_text().splitlines()
     (folder / "b.jsonl").write_text("\n".join(lines[:2:-1]))
     call(winrate, folder / "a.jsonl", folder / "b.jsonl", "--n", 3, "--judge", f"{folder}/rewards.py:words")
     out = capsys.readouterr().out
-    assert "on 3 pairs of replies" in out and "left out: 3 replies of A alone, 0 of B alone" in out
+    assert "on 3 pairs of replies" in out and "left out: 3 replies only of A, 0 only of B" in out
 
 
-def test_prompts_are_needed_once(checkpoints, folder):
+def test_winrate_takes_prompts_for_two_checkpoints_only(checkpoints, folder):
     side, judge = checkpoints / "sft/checkpoint", ("--judge", f"{folder}/rewards.py:words")
     with pytest.raises(UserError, match="two checkpoints need prompts"):
         call(winrate, side, side, *judge)
     file = folder / "one.jsonl"
     file.write_text(json.dumps({"prompt": "p", "completion": "c"}))
-    with pytest.raises(UserError, match="those of the file"):
+    with pytest.raises(UserError, match="has its own prompts"):
         call(winrate, file, side, *judge, "--prompts", "tinyworld:prompts")
     with pytest.raises(UserError, match="no such folder"):
         call(winrate, file, folder / "nowhere", *judge)

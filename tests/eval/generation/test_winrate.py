@@ -1,4 +1,4 @@
-"""Win rates: judges, positions, ties, intervals, and what is paired."""
+"""Win rates: judges, positions, ties, intervals, and the pairing of outputs."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ from eval.generation.winrate import (
     Output,
     compare_outputs,
     extra_words,
+    judge_by_comparison,
     judge_by_score,
-    judge_in_both_positions,
     keyed,
     length_drift,
     outputs_of_file,
@@ -24,7 +24,7 @@ from eval.generation.winrate import (
     wilson,
     win_rate,
 )
-from reward_models.judges import questions
+from reward_models.judges.positions import agreed
 
 
 def output(text, prompt="p", **columns):
@@ -40,7 +40,7 @@ def length(completions, **columns):
 
 
 class First:
-    """Always prefers what it sees first; notes what it was asked."""
+    """Always prefers the reply that it sees first; records its questions."""
 
     def __init__(self):
         self.asked = []
@@ -61,7 +61,7 @@ def test_a_reward_compares_scores_with_ties_within_epsilon():
     np.testing.assert_equal(judge_by_score(length, a, b, epsilon=1).outcomes, [1, 0, 0.5, np.nan, 0.5])
 
 
-def test_the_same_text_is_a_tie_though_scores_differ_by_rounding():
+def test_the_same_text_is_a_tie_even_if_scores_differ_by_rounding():
     a, b = sides(["same", "a"], ["same", "b"])
     noise = iter([[1.0, 2.0], [1.0 + 1e-9, 1.0]])
     assert judge_by_score(lambda **_: next(noise), a, b).outcomes.tolist() == [0.5, 1]
@@ -70,11 +70,11 @@ def test_the_same_text_is_a_tie_though_scores_differ_by_rounding():
 def test_a_judge_is_asked_in_both_positions_and_its_bias_averaged_out():
     a, b = sides(["one", "two", "same"], ["uno", "dos", "same"])
     first = First()
-    judged = judge_in_both_positions(first, a, b)
+    judged = judge_by_comparison(first, a, b)
     assert first.asked == [[("one", "uno"), ("two", "dos")], [("uno", "one"), ("dos", "two")]]
     assert judged.outcomes.tolist() == [0.5, 0.5, 0.5]
     assert position_figures(judged) == {"first": 1.0, "disagree": 1.0}
-    judged = judge_in_both_positions(Longer(), *sides(["xxx", "x", "x"], ["x", "xx", "y"]))
+    judged = judge_by_comparison(Longer(), *sides(["xxx", "x", "x"], ["x", "xx", "y"]))
     assert judged.outcomes.tolist() == [1, 0, 0.5]
     assert position_figures(judged) == {"first": 0.5, "disagree": 0.0}
 
@@ -86,14 +86,14 @@ def test_no_opinion_in_one_position_is_no_opinion():
         def compare(self, prompts, a, b):
             return next(self.answers)
 
-    judged = judge_in_both_positions(Shy(), *sides(["a", "b", "c"], ["x", "y", "z"]))
+    judged = judge_by_comparison(Shy(), *sides(["a", "b", "c"], ["x", "y", "z"]))
     np.testing.assert_equal(judged.outcomes, [np.nan, 1, 0.5])
     figures = win_rate(judged.outcomes)
     assert (figures["win"], figures["tie"], figures["loss"], figures["unjudged"], figures["n"]) == (1, 1, 0, 1, 2)
 
 
 def test_there_is_one_tie_rule_for_both_positions():
-    """`align winrate` and the judges of reward_models call the same pairs ties, for all nine pairs of answers."""
+    """`align winrate` uses the tie rule of reward_models for all pairs of answers."""
     pairs = list(itertools.product([1, 0.5, 0, None], repeat=2))
 
     class Says:
@@ -104,15 +104,15 @@ def test_there_is_one_tie_rule_for_both_positions():
             self.calls += 1
             return [pair[(self.calls - 1) % 2] for pair in pairs]
 
-    judged = judge_in_both_positions(Says(), *sides([f"a{i}" for i in range(16)], [f"b{i}" for i in range(16)]))
-    expected = np.array([questions.both_positions(*pair) for pair in pairs], dtype=float)
+    judged = judge_by_comparison(Says(), *sides([f"a{i}" for i in range(16)], [f"b{i}" for i in range(16)]))
+    expected = np.array([agreed(a, None if b is None else 1 - b) for a, b in pairs], dtype=float)
     np.testing.assert_equal(judged.outcomes, expected)
     assert set(judged.outcomes[~np.isnan(judged.outcomes)]) == {0.0, 0.5, 1.0}
 
 
-def test_answers_that_were_not_read_are_counted_in_the_result():
+def test_unread_answers_are_counted_in_the_result():
     class Half:
-        """Reads every other answer; has been asked before."""
+        """Reads every other answer; has a tally from earlier calls."""
 
         def __init__(self):
             self.tally = Counter(asked=7, unreadable=3)
@@ -126,7 +126,7 @@ def test_answers_that_were_not_read_are_counted_in_the_result():
     found = compare_outputs(a, b, Half())
     assert found["answers"] == {"asked": 8, "unreadable": 4, "failed": 0} and found["unjudged"] == 2
     shown = "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
-    assert "4 of 8 answers of the judge could not be read" in shown
+    assert "4 of the judge's 8 answers could not be read" in shown
     assert compare_outputs(a, b, length)["answers"] is None
 
     class Silent(Half):
@@ -135,16 +135,16 @@ def test_answers_that_were_not_read_are_counted_in_the_result():
             return [None] * len(prompts)
 
     found = compare_outputs(a, b, Silent())
-    assert "8 of 8 answers of the judge" in "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
+    assert "8 of the judge's 8 answers" in "\n".join(winrate.lines({"a": "A", "b": "B", "judge": "J", **found}))
 
 
-def test_answers_that_cannot_be_read():
+def test_invalid_answers_of_a_judge_are_refused():
     class Loud:
         def compare(self, prompts, a, b):
             return [3] * len(prompts)
 
     with pytest.raises(UserError, match="judge's answers"):
-        judge_in_both_positions(Loud(), *sides(["a"], ["b"]))
+        judge_by_comparison(Loud(), *sides(["a"], ["b"]))
 
 
 def test_win_rate_by_hand():
@@ -172,7 +172,7 @@ def test_without_ties_or_clusters_it_is_wilsons_interval():
 
 
 def test_intervals_cover_with_clusters_and_ties():
-    """About 95% of 95% intervals hold the true rate; taking clustered prompts for independent ones, far fewer."""
+    """About 95% of 95% intervals contain the true rate; far fewer if clustered outcomes count as independent."""
     rng, held, held_unclustered = np.random.default_rng(0), 0, 0
     clusters = np.repeat(np.arange(40), 5)
     for _ in range(400):
@@ -199,7 +199,7 @@ def test_only_shared_prompts_are_compared_and_the_rest_counted():
         compare_outputs(a, keyed([output("x", "z")]), length)
 
 
-def test_a_judge_of_length_alone_says_nothing_once_lengths_are_equal():
+def test_a_judge_of_length_alone_ties_at_equal_length():
     rng = np.random.default_rng(0)
     words = rng.integers(1, 20, (2, 300)) + np.array([[4], [0]])
     a, b = (keyed([output("w " * count, f"p{i}") for i, count in enumerate(side)]) for side in words)
@@ -263,5 +263,5 @@ def test_files_of_outputs(tmp_path):
         with pytest.raises(UserError, match="line 2"):
             outputs_of_file(file)
     file.write_text("\n")
-    with pytest.raises(UserError, match="no outputs"):
+    with pytest.raises(UserError, match="has no outputs"):
         outputs_of_file(file)

@@ -9,7 +9,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from eval.harness.items import expected_calibration_error
+from eval.comparison.calibration import expected_calibration_error
 from eval.harness.lm import CausalLM
 from eval.harness.run_suite import evaluate, load_checkpoint
 from eval.harness.store import load_run
@@ -136,8 +136,8 @@ def test_calibration_by_hand():
     """Bins of a tenth: (0.05, 0.08) hold no right one, 0.95 a right one, 0.62 and 0.68 one of two."""
     confidence, correct = numpy.array([0.05, 0.08, 0.95, 0.62, 0.68]), numpy.array([0, 0, 1, 1, 0])
     expected = (abs(0.05 + 0.08) + abs(0.95 - 1) + abs(0.62 + 0.68 - 1)) / 5
-    assert expected_calibration_error(confidence, correct) == pytest.approx(expected)
-    assert expected_calibration_error(numpy.array([1.0]), numpy.array([1])) == 0.0
+    assert expected_calibration_error(confidence, correct, by="width") == pytest.approx(expected)
+    assert expected_calibration_error(numpy.array([1.0]), numpy.array([1]), by="width") == 0.0
 
 
 def test_calibration_of_multiple_choice(tmp_path, model, tokenizer):
@@ -162,4 +162,5 @@ def test_calibration_of_multiple_choice(tmp_path, model, tokenizer):
     assert brier.iloc[0] == pytest.approx(float((shares[0] - 1) ** 2 + shares[1] ** 2), rel=1e-4)
     assert figures["brier"]["value"] == pytest.approx(brier.mean()) and figures["brier"]["higher_is_better"] is False
     correct = acc["score"].to_numpy()
-    assert figures["ece"]["value"] == pytest.approx(expected_calibration_error(acc["confidence"].to_numpy(), correct))
+    expected = expected_calibration_error(acc["confidence"].to_numpy(), correct, by="width")
+    assert figures["ece"]["value"] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""The reward card: its arithmetic by hand values, and the command that writes it."""
+"""The reward card: its figures against values by hand, and the command that writes it."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-def test_accuracy_and_the_rule_of_length():
+def test_accuracy_and_the_length_baseline():
     margins, extra = np.array([1.0, -1.0, 2.0, 0.0]), np.array([-3, 2, -1, -4])
     card = pairwise_card(margins, extra)
     assert (card["accuracy"], card["n"], card["ties"], card["left_out"]) == (0.625, 4, 1, 0)
@@ -42,7 +42,7 @@ def test_accuracy_and_the_rule_of_length():
     assert (longer["length_baseline"], longer["length_rule"]) == (0.75, "longer")
 
 
-def test_gold_decides_which_reply_is_right_and_which_pairs_count():
+def test_gold_rewards_give_the_labels_and_the_pairs_that_count():
     margins, extra, gaps = np.array([1.0, 1.0, -1.0, 1.0]), np.array([5, 5, 5, 5]), np.array([0.6, -0.6, -0.9, 0.05])
     card = pairwise_card(margins, extra, gaps, min_gap=0.1, subsets=np.array(["a", "b", "b", "b"]))
     assert (card["n"], card["left_out"], card["accuracy"]) == (3, 1, pytest.approx(2 / 3))
@@ -52,7 +52,7 @@ def test_gold_decides_which_reply_is_right_and_which_pairs_count():
     assert sum(one["n"] for one in card["by_length"]) == sum(one["n"] for one in card["by_margin"]) == 3
 
 
-def test_pairs_are_scored_by_reply_and_labelled_by_gold():
+def test_both_replies_of_a_pair_are_scored():
     def reply(words: str) -> list[dict]:
         return [{"role": "assistant", "content": words}]
 
@@ -64,6 +64,9 @@ def test_pairs_are_scored_by_reply_and_labelled_by_gold():
     assert (plain.chosen.tolist(), plain.rejected.tolist()) == ([3, 1], [1, 2])
     assert (plain.words_chosen.tolist(), plain.words_rejected.tolist()) == ([3, 1], [1, 2])
     assert plain.gold_gaps is None and plain.subsets is None
+    unspaced = {"prompt": [reply("x")], "chosen": [reply("猫です。")], "rejected": [reply("แมว")]}
+    found = score_pairs(words, Dataset.from_dict(unspaced | {"kind": [1]}))  # a character counts as a word
+    assert (found.words_chosen.tolist(), found.words_rejected.tolist()) == ([3], [3])
     half = rows | {"kind": [1, 2], "gold_chosen": [0.5, 0.25]}
     assert score_pairs(words, Dataset.from_dict(half)).gold_gaps is None
     gold = score_pairs(words, Dataset.from_dict(half | {"gold_rejected": [0.25, 1.0]}), "kind")
@@ -75,13 +78,13 @@ def test_pairs_are_scored_by_reply_and_labelled_by_gold():
     assert (pair_card(gold, 0.5)["n"], pairwise_card(np.ones(2), np.ones(2), np.array([0.1, 0.0]))["n"]) == (1, 2)
 
 
-def test_ranges_of_the_gold_gap_hold_their_low_end_and_not_their_high_one():
+def test_ranges_of_the_gold_gap_include_their_lower_end_only():
     found = by_gap(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.3, 0.29, 2.0]))
     assert [(one["low"], one["high"]) for one in found] == list(pairwise(GAP_EDGES)) and GAP_EDGES[-1] > 2
     assert [(one["n"], one["accuracy"]) for one in found] == [(2, 1.0), (1, 0.0), (0, None), (0, None), (1, 1.0)]
 
 
-def test_fifths_hold_equally_many_and_equal_values_stay_together():
+def test_quantile_bins_have_equal_counts_and_keep_equal_values_together():
     values, right = np.arange(10.0), np.array([1.0, 0.0] * 5)
     bins = quantile_bins(values, right)
     assert [one["n"] for one in bins] == [1, 2, 2, 2, 3]
@@ -141,7 +144,7 @@ def test_best_of_n_is_the_mean_over_all_subsets():
     assert curve[0]["gold"] == pytest.approx(gold.mean()) and curve[-1]["proxy"] == pytest.approx(proxy.max(1).mean())
 
 
-def test_best_of_n_goes_as_far_as_the_prompt_with_the_fewest():
+def test_the_largest_n_is_the_fewest_completions_of_a_prompt():
     assert [one["n"] for one in best_of_n([[1, 2, 3], [1, 2, 3, 4, 5]], [[1, 2, 3], [1, 2, 3, 4, 5]])] == [1, 2, 3]
 
 
@@ -160,14 +163,14 @@ def test_scores_and_their_drift():
     assert set(score_drift(found | {"std": 0.0}, moved).values()) == {None}
 
 
-def test_a_card_of_nothing_is_still_a_card():
+def test_a_card_without_scored_pairs():
     nothing = PairScores(*[np.array([np.nan])] * 2, *[np.array([1])] * 2)
     card = pair_card(nothing)
     assert (card["n"], card["accuracy"], card["unscored"]) == (0, None, 1) and "calibration" not in card
     assert json.loads(json.dumps(card, allow_nan=False)) == card and card_markdown(card) == ""
 
 
-def test_the_card_in_words_holds_every_section():
+def test_the_markdown_card_has_every_section():
     def one(name: str, n: int, accuracy: float) -> dict:
         return {"name": name, "low": 0.5, "high": 1.5, "n": n, "accuracy": accuracy, "confidence": 0.9, "se": 0.1}
 
@@ -182,11 +185,13 @@ def test_the_card_in_words_holds_every_section():
     found["best_of_n"] = [{"n": n, "kl": n / 10, "proxy": n, "gold": n / 2, "gold_se": 0.1} for n in (1, 2)]
     said = card_markdown(found)
     for words in (
-        "Right on **75.0%** of 9 pairs (standard error 0.144), 3 closer in gold than 0.2 left out, 4 unscored left out",
-        "Preferring the longer reply would be right on 62.5%.",
+        "Accuracy **75.0%** on 9 pairs (standard error 0.144); a tie counts half.",
+        "Always preferring the longer reply would have 62.5%.",
+        "3 pairs with a gold gap below 0.2 are left out. 4 pairs without a score are left out.",
         "error 0.011, Brier score 0.022, log loss 0.033",
-        "18 replies: mean 1.250, deviation 0.500, correlation with the length in words -0.30",
-        "Since old.json the mean moved by +0.75 deviations, the deviation is 1.50 times what it was.",
+        "18 replies: mean 1.250, standard deviation 0.500, correlation with the length in words -0.30",
+        "Since old.json the mean moved by +0.75 of the earlier standard deviations, and the standard deviation changed "
+        "by a factor of 1.50.",
         "| 1 | 0.10 | 1.000 | 0.500 +- 0.196 |",
     ):
         assert words in said
@@ -196,7 +201,7 @@ def test_the_card_in_words_holds_every_section():
 
 
 def test_the_shorter_reply_is_preferred_on_hh_harmless(shared_data):
-    """Of the whole test split 55.7% is known; here are its first 1,500 rows."""
+    """On the whole test split the accuracy is known to be 55.7%; these are its first 1,500 rows."""
     path = shared_data / "hh/harmless-1500.jsonl"
     if not path.is_file():
         pytest.skip(f"no {path}")
@@ -274,7 +279,7 @@ def test_the_command_takes_any_reward_by_its_name(tmp_path):
         (["--pairs", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
-def test_mistakes_are_said(arguments, said, tmp_path, capsys):
+def test_user_errors(arguments, said, tmp_path, capsys):
     pairs = written_pairs(tmp_path)
     spec = "reward_models.rules:length_band?low=1&high=2"
     command = ["reward-card", spec, "--output_dir", str(tmp_path / "card")]

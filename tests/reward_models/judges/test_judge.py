@@ -1,7 +1,9 @@
-"""Judges: what they are asked, how their answers are read, and what becomes of failures."""
+"""Judges: their questions, how their answers are read, and how failures are handled."""
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,11 +16,12 @@ from reward_models.functions import load_function
 from reward_models.judges import questions
 from reward_models.judges.api import ApiJudge
 from reward_models.judges.local import LocalJudge, answer_tokens
+from reward_models.judges.positions import agreed, judge_in_both_positions
 
 KEY = "sk-secret-0123456789"
 
 
-def test_what_is_put_into_a_question_is_put_in_once():
+def test_braces_in_a_prompt_or_reply_are_not_replaced_again():
     [asked] = questions.rating_prompts(
         "{lowest}|{prompt}|{completion}|{other}", ["{completion} {x}"], ["{prompt}"], 1, 5
     )
@@ -29,7 +32,7 @@ def test_what_is_put_into_a_question_is_put_in_once():
 
 
 class Prefers:
-    """A judge that knows each reply's worth, and one that always likes the first."""
+    """A judge that prefers the greater text, or, if biased, always the first reply."""
 
     def __init__(self, biased: bool):
         self.biased = biased
@@ -39,16 +42,19 @@ class Prefers:
 
 
 def test_both_positions_must_agree():
-    assert questions.in_both_positions(Prefers(False), ["", "", ""], "bab", "abb") == [1.0, 0.0, 0.5]
-    assert questions.in_both_positions(Prefers(True), ["", "", ""], "bab", "abb") == [0.5, 0.5, 0.5]
-    assert questions.both_positions(1.0, 0.5) == 0.5 and questions.both_positions(None, 0.0) is None
+    fair = judge_in_both_positions(Prefers(False), ["", "", ""], "bab", "abb")
+    assert (fair.preferences, fair.a_first, fair.b_first) == ([1.0, 0.0, 0.5], [1.0, 0.0], [1.0, 0.0])
+    biased = judge_in_both_positions(Prefers(True), ["", "", ""], "bab", "abb")
+    assert (biased.preferences, biased.a_first, biased.b_first) == ([0.5, 0.5, 0.5], [1.0, 1.0], [0.0, 0.0])
+    table = {(1, 1): 1, (0, 0): 0, (1, 0): 0.5, (1, 0.5): 0.5, (0.5, 0): 0.5, (0.5, 0.5): 0.5, (None, 0): None}
+    assert {pair: agreed(*pair) for pair in table} == table and agreed(1, None) is None
 
 
 # ---- A local model ----
 
 
 def numbered():
-    """A tokenizer whose vocabulary has digits and answers among its words."""
+    """A tokenizer with the ratings and the answers A and B in its vocabulary."""
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["1", "2", "3", "A", "B"])
     tokenizer.chat_template = None
@@ -74,7 +80,7 @@ def next_probabilities(model, text: str) -> torch.Tensor:
         return model(ids).logits[0, -1].double().softmax(-1)
 
 
-def test_the_rating_is_the_expected_one():
+def test_the_reward_is_the_expected_rating():
     local, model = local_judge(batch_size=2)
     prompts, replies, logged = ["w1", "w2 w3 w4", "w5"], ["w6 w7", "w8", "w10 w11 w12 w13"], {}
     given = local(prompts=prompts, completions=replies, log_metric=logged.__setitem__)
@@ -87,7 +93,7 @@ def test_the_rating_is_the_expected_one():
     assert len({round(rating, 3) for rating in given}) == 3
 
 
-def test_the_better_reply_is_the_likelier_answer():
+def test_the_preferred_reply_is_the_likelier_answer():
     local, model = local_judge()
     prompts, a, b = ["w1", "w2", "w3"], ["w4", "w5 w6", "w7"], ["w8 w9", "w10", "w11"]
     tokens = numbered().convert_tokens_to_ids(["A", "B"])
@@ -96,11 +102,12 @@ def test_the_better_reply_is_the_likelier_answer():
         says_a, says_b = next_probabilities(model, " ".join(row))[tokens].tolist()
         expected.append(float(says_a > says_b))
     assert local.compare(prompts, a, b) == expected
-    assert set(questions.in_both_positions(local, prompts, a, a)) == {0.5}
+    answers = local.compare(prompts, a, a)  # A and B are hardly ever as likely as each other
+    assert 0.5 not in answers and judge_in_both_positions(local, prompts, a, a).preferences == [0.5] * 3
 
 
 def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
-    """Its ratings, or A and B, have hardly any probability: their shares say nothing."""
+    """If the answers have hardly any probability in total, their shares mean nothing."""
     prompts, replies, logged = ["w1", "w2", "w3"], ["w4", "w5", "w6"], {}
     local, _ = local_judge(min_mass=0.0)
     masses = [local.answer_probabilities([f"{p} {r} w9" for p, r in zip(prompts, replies, strict=True)], list("123"))]
@@ -115,19 +122,18 @@ def test_a_model_that_does_not_mean_to_answer_has_no_opinion(caplog):
         else:
             given = local.compare(prompts, replies, replies)
         assert [one is None for one in given] == (mass.sum(1) < least).tolist() and given.count(None) == 1
-        assert local.tally == {"asked": 3, "unreadable": 1} and "1 of 3 questions have no opinion" in caplog.text
+        assert local.tally == {"asked": 3, "unreadable": 1} and "no opinion on 1 of 3 questions" in caplog.text
     assert logged["judge/unreadable"] == pytest.approx(1 / 3)
 
 
-def test_settings_of_the_generation_config_do_not_reach_a_local_judge():
-    """It reads logits, and generates nothing."""
+def test_a_local_judge_ignores_the_generation_config():
     local, model = local_judge()
     expected = local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])
     vars(model.generation_config).update(repetition_penalty=5.0, top_k=1, suppress_tokens=[1, 2, 3])
     assert (local(prompts=["w1"], completions=["w2"]), local.compare(["w1"], ["w2"], ["w3"])) == expected
 
 
-def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
+def test_a_local_judge_uses_the_chat_template_and_no_dropout():
     _, model = local_judge()
     tokenizer = numbered()
     tokenizer.chat_template = (
@@ -144,7 +150,7 @@ def test_a_model_with_a_chat_template_is_asked_by_it_and_without_dropout():
 def test_answers_that_are_not_one_token_are_refused():
     assert answer_tokens(numbered(), "1") == numbered().convert_tokens_to_ids(["1"])
     local, _ = local_judge(ratings=(1, 10))
-    with pytest.raises(UserError, match="is not one token"):
+    with pytest.raises(UserError, match="is not one token for the judge"):
         local(prompts=["w1"], completions=["w2"])
 
 
@@ -172,7 +178,7 @@ def test_a_local_judge_by_its_name(tmp_path):
 
 
 class Server:
-    """An endpoint that answers what `answer(question, attempt)` says: a text, or (status, body, headers)."""
+    """An endpoint that responds with `answer(question, attempt)`: a text, or (status, body, headers)."""
 
     def __init__(self):
         self.requests, self.attempts, self.lock = [], {}, threading.Lock()
@@ -198,7 +204,7 @@ class Server:
         body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length", 0))) or "{}")
         question = body["messages"][0]["content"] if body else ""
         with self.lock:
-            self.requests.append((handler.command, handler.path, dict(handler.headers), body))
+            self.requests.append((handler.command, handler.path, handler.headers, body))
             self.attempts[question] = attempt = self.attempts.get(question, 0) + 1
         said = self.answer(question, attempt)
         status, text, headers = said if isinstance(said, tuple) else (200, self.wrap(said), {})
@@ -233,7 +239,7 @@ def api_judge(server, **options) -> ApiJudge:
     return ApiJudge(server.url, "org/some-judge", **options)
 
 
-def test_an_endpoint_is_asked_once_a_completion(server):
+def test_an_endpoint_gets_a_request_per_completion(server):
     server.answer = lambda question, attempt: f"Rating: {question[-1]}"
     made = api_judge(server, api_key_env="JUDGE_KEY", concurrency=3)
     replies = [f"reply {index % 5 + 1}" for index in range(20)]
@@ -245,7 +251,46 @@ def test_an_endpoint_is_asked_once_a_completion(server):
     assert "Authorization" not in (api_judge(server)(prompts=["p"], completions=["1"]) and server.requests[-1][2])
 
 
-def test_several_requests_run_at_a_time(server):
+def test_the_clients_own_variables_reach_no_endpoint(server, monkeypatch):
+    """The openai client reads several; a key of another service must not go to this one."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "ambient-secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer ambient-secret")
+    api_judge(server)(prompts=["p"], completions=["r"])
+    api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
+    assert "ambient-secret" not in "".join(str(headers) for _, _, headers, _ in server.requests)
+    assert [headers.get("Authorization") for _, _, headers, _ in server.requests] == [None, f"Bearer {KEY}"]
+
+
+def test_the_key_is_read_at_each_request_and_logged_nowhere(server, monkeypatch, caplog):
+    caplog.set_level("DEBUG")
+    made = api_judge(server, api_key_env="JUDGE_KEY")
+    made(prompts=["p"], completions=["r"])
+    monkeypatch.setenv("JUDGE_KEY", f"{KEY}-next")
+    made(prompts=["p"], completions=["r"])
+    assert [headers["Authorization"] for _, _, headers, _ in server.requests] == [f"Bearer {KEY}", f"Bearer {KEY}-next"]
+    assert "HTTP Request" in caplog.text and KEY not in caplog.text
+
+
+def test_an_excerpt_of_a_response_shows_no_part_of_the_key(server, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", f"{KEY}\n")  # a line break around a key is no part of it
+    for response in ((403, "x" * 290 + KEY, {}), (200, "x" * 290 + KEY, {})):
+        server.answer = lambda question, attempt, response=response: response
+        with pytest.raises(UserError) as caught:
+            api_judge(server, api_key_env="JUDGE_KEY", retries=0)(prompts=["p"], completions=["r"])
+        assert "x" * 200 in str(caught.value) and KEY[:8] not in str(caught.value)
+    assert {headers["Authorization"] for _, _, headers, _ in server.requests} == {f"Bearer {KEY}"}
+
+
+def test_the_client_is_imported_when_a_judge_is_made(monkeypatch):
+    program = "import sys, reward_models.judges.api; sys.exit('openai' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"pip install 'alignment-pipeline\[judge\]'"):
+        ApiJudge("http://localhost:1", "m")
+
+
+def test_requests_run_in_parallel(server):
     together = threading.Barrier(3, timeout=10)
     server.answer = lambda question, attempt: together.wait() is not None and "3"
     assert api_judge(server, concurrency=3, retries=0)(prompts=["p"] * 3, completions=["a", "b", "c"]) == [3.0] * 3
@@ -255,10 +300,11 @@ def test_the_endpoint_compares(server):
     server.answer = lambda question, attempt: "A" if question.split("|")[0] >= question.split("|")[1] else "B"
     made = api_judge(server)
     assert made.compare(["", ""], ["z", "a"], ["b", "b"]) == [1.0, 0.0]
-    assert questions.in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"]) == [1.0, 0.0, 0.5]
+    both = judge_in_both_positions(made, ["", "", ""], ["z", "a", "m"], ["b", "b", "m"])
+    assert both.preferences == [1.0, 0.0, 0.5]
 
 
-def test_passing_failures_are_tried_again(server):
+def test_transient_failures_are_retried(server):
     def answer(question, attempt):
         return [(503, "busy", {}), (429, "slow", {"Retry-After": "0"}), (200, "not json", {}), "5"][attempt - 1]
 
@@ -267,7 +313,7 @@ def test_passing_failures_are_tried_again(server):
     assert len(server.requests) == 4
 
 
-def test_waits_double_and_are_as_long_as_the_server_asks(server, monkeypatch):
+def test_waits_double_and_follow_retry_after(server, monkeypatch):
     waits = []
     monkeypatch.setattr("reward_models.judges.api.time.sleep", waits.append)
     said = [
@@ -285,7 +331,7 @@ def test_waits_double_and_are_as_long_as_the_server_asks(server, monkeypatch):
     assert api_judge(server)(prompts=["p"], completions=["r"]) == [3.0] and waits[-1] == 60.0
 
 
-def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
+def test_requests_that_keep_failing_have_no_rating_and_are_counted(server, caplog):
     server.answer = lambda question, attempt: {"bad": (500, f"broken {KEY}", {}), "odd": "no idea"}.get(
         question[2:], "2"
     )
@@ -299,7 +345,7 @@ def test_what_goes_on_failing_has_no_rating_and_is_counted(server, caplog):
     assert KEY not in str(caught.value) + caplog.text + repr(vars(made))
 
 
-def test_a_judge_logs_the_share_that_it_could_not_read_in_each_call(server):
+def test_the_share_of_unread_answers_is_logged_per_call(server):
     made = api_judge(server)
     for said, share in (("Rating: 4", 0.0), ("Rating: 4 or 5", 0.5)):
         server.answer = lambda question, attempt, said=said: {"odd": said}.get(question[2:], "2")
@@ -319,7 +365,7 @@ def test_a_judge_logs_the_share_that_it_could_not_read_in_each_call(server):
         (None, "length", None),
     ],
 )
-def test_an_answer_that_is_cut_off_is_read_by_its_first_line_alone(server, caplog, content, reason, rating):
+def test_only_the_first_line_of_a_cut_answer_is_read(server, caplog, content, reason, rating):
     body = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": reason}]})
     server.answer = lambda question, attempt: (200, body, {})
     made = api_judge(server, ratings=(1, 10), retries=0)
@@ -328,7 +374,7 @@ def test_an_answer_that_is_cut_off_is_read_by_its_first_line_alone(server, caplo
 
 
 def test_the_questions_name_the_form_that_is_read(server):
-    """The judge is asked for what `answers` reads; an echo of the question is no answer."""
+    """The judge is asked for the lines that judge_answers.py reads; an echo of the question is no answer."""
     made = ApiJudge(server.url, "m")
     asked = []
     for said in ("Verdict: B", "echo"):
@@ -339,7 +385,7 @@ def test_the_questions_name_the_form_that_is_read(server):
     assert made(prompts=["p"], completions=["Rating: 5\nVerdict: A"]) == [2.0]
 
 
-def test_a_refusal_is_said_at_once_without_the_key(server):
+def test_a_refusal_is_reported_at_once_without_the_key(server):
     server.answer = lambda question, attempt: (401, f"wrong key {KEY}", {})
     with pytest.raises(UserError, match="refuses the request") as caught:
         api_judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["r"])
@@ -354,7 +400,7 @@ def test_the_key_goes_to_no_other_host(server):
     assert [path for _, path, _, _ in server.requests] == ["/v1/chat/completions"]
 
 
-def test_a_server_that_does_not_answer_is_given_up(server):
+def test_a_request_times_out(server):
     release = threading.Event()
     server.answer = lambda question, attempt: release.wait(20) and "3"
     try:
@@ -371,11 +417,15 @@ def test_an_endpoint_by_its_name(server):
     assert "from 1 (useless or harmful) to 10 (excellent)" in server.requests[0][3]["messages"][0]["content"]
 
 
-def test_settings_that_cannot_be_are_refused(monkeypatch):
+def test_invalid_settings_are_refused(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(UserError, match="no key in the environment variable JUDGE_KEY"):
         ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
-    with pytest.raises(UserError, match="base_url is no address"):
+    monkeypatch.setenv("JUDGE_KEY", "first-line\nsecond-line")
+    with pytest.raises(UserError, match="JUDGE_KEY is not a key") as caught:
+        ApiJudge("http://localhost:1", "m", api_key_env="JUDGE_KEY")
+    assert "line" not in str(caught.value)
+    with pytest.raises(UserError, match="base_url is not an HTTP address"):
         ApiJudge("file:///etc/passwd", "m")
 
 

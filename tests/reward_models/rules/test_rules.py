@@ -1,4 +1,4 @@
-"""Rewards that can be checked, by hand values."""
+"""Rewards by rule, against values by hand."""
 
 import json
 import sys
@@ -95,7 +95,7 @@ def test_answers_do_not_depend_on_their_order_or_on_threads(answer_match):
     ("answer", "same", "other"),
     [("18", "18.0", "19"), ("1,234", "1234", "1.234"), (r"3\pi", r"3 \pi", r"-3\pi"), (r"\frac{1}{2}", "0.5", "1 1/2")],
 )
-def test_answers_do_not_depend_on_how_they_are_framed(answer_match, frame, answer, same, other):
+def test_answers_do_not_depend_on_the_text_around_them(answer_match, frame, answer, same, other):
     truths = [answer, same, other, f"so it is \\boxed{{{same}}}", f"#### {other}"]
     assert judged(answer_match, *[frame.format(answer)] * 5, answer=truths) == [1.0, 1.0, 0.0, 1.0, 0.0]
 
@@ -163,11 +163,11 @@ def test_no_reply_raises_or_takes_long(reply):
 @pytest.mark.parametrize(
     "denial", ["? No.", ". Wait, that is wrong.", "\nNo, it is nine.", ". Sorry, I made a mistake."]
 )
-def test_an_answer_that_is_taken_back_is_none(text, denial):
+def test_a_retracted_answer_does_not_count(text, denial):
     assert same_answer(text, "8") and not same_answer(text.rstrip(".") + denial, "8")
 
 
-def test_expressions_without_end_equal_nothing_and_the_next_pair_is_compared(monkeypatch, tmp_path):
+def test_expressions_beyond_the_limits_equal_nothing_and_the_next_pair_is_compared(monkeypatch, tmp_path):
     worker = algebra.WORKER.read_text()
     assert worker.count("    a, b = read(given), read(wanted)\n") == 1
     stuck = "    if given == 'x': 7 ** 10 ** 9\n    a, b = read(given), read(wanted)\n"
@@ -182,14 +182,14 @@ def test_expressions_without_end_equal_nothing_and_the_next_pair_is_compared(mon
 
 
 def test_numbers_lists_and_words_start_no_process(monkeypatch):
-    monkeypatch.setattr(algebra.Algebra, "_start", lambda self: pytest.fail("a process"))
+    monkeypatch.setattr(algebra, "Worker", lambda: pytest.fail("a process"))
     replies = ["18", "#### 18 cm", "B", "(1, 2)", "so it is 17", "2x", r"\boxed{3x}"]
     truths = ["18", "18", "A", "(1,2)", "18", "18", "3x"]
     assert judged(rules.answer_match(), *replies, answer=truths) == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
     assert "math_verify" not in sys.modules
 
 
-def test_parts_of_answers_under_the_names_they_had():
+def test_public_helpers_of_answers():
     assert rules.marked_answer(r"\boxed{a} \boxed{b_{1}}") == "b_{1}" and rules.marked_answer("5") is None
     assert [rules.as_number(text) for text in ("1,000 kg", "1/2", "3x")] == [1000, Fraction(1, 2), None]
     assert rules.last_number("First 3, then 4. So 18.") == 18 and rules.last_number("3 or 4") is None
@@ -240,14 +240,17 @@ def test_lengths():
     assert judged(band, "a", "a b", "a b c", "a b c d", "a " * 7, "a " * 20) == [0.75, 1.0, 1.0, 0.75, 0.0, 0.0]
     assert judged(rules.length_band(1, 2, unit="characters"), "", "ab", "abc") == [0.0, 1.0, 0.0]
     assert judged(rules.length_band(2, 9, unit="characters"), "     ", "\n a \n", "  ab") == [0.0, 0.0, 1.0]
+    # Japanese and Thai have no spaces between words: each character counts as a word, punctuation does not.
+    assert judged(rules.length_band(3, 3), "猫です。", "กขค", "a b c", "猫 is 3", "猫です。 犬") == [1, 1, 1, 1, 0]
+    assert judged(rules.length_penalty(1.0, free=2), "猫です。", "猫") == [-1.0, 0.0]
     penalty = rules.length_penalty(0.5, free=2, unit="tokens")
     assert judged(penalty, "x", "x", completion_ids=[[1, 2], [1, 2, 3, 4]]) == [0.0, -1.0]
     assert judged(penalty, "x") == [None]
     with pytest.raises(UserError, match="Unknown unit"):
         rules.length_penalty(1, unit="word")
-    with pytest.raises(UserError, match="no such band"):
+    with pytest.raises(UserError, match="not a valid length band"):
         rules.length_band(5, 2)
-    with pytest.raises(UserError, match="no such band"):
+    with pytest.raises(UserError, match="not a valid length band"):
         rules.length_band(2, 5, fall=-1)  # would grow without end
 
 
@@ -267,7 +270,7 @@ def test_forbidden_words(tmp_path):
     tricks = ["Cafe\u0301", "_caf\u00e9_", "c\u200baf\u00e9", "\uff43af\u00e9", "don\u2019t", "cafe", "caf\u00e9s"]
     assert judged(accents, *tricks) == [-1, -1, -1, -1, -1, 0, 0]
     assert judged(rules.without_words(["you fool"]), "you\nfool", "you\u00a0 fool", "youfool") == [-1, -1, 0]
-    with pytest.raises(UserError, match="forbids nothing"):
+    with pytest.raises(UserError, match="has no words to forbid"):
         rules.without_words([" "])
     with pytest.raises(UserError, match="no file"):
         rules.without_words(file="nowhere.txt")
@@ -322,14 +325,14 @@ def test_code_of_a_reply(reply, code):
     assert rules.code_of(reply) == code
 
 
-def test_words_that_are_python_by_chance_are_no_code():
+def test_prose_that_is_valid_python_does_not_count_as_code():
     replies = ["Paris", "yes, thanks", "this is it", "...", "print(1)", "```python\nx\n```", "```\n# nothing\n```"]
     assert judged(rules.code_parses(), *replies) == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
 
 
-def test_code_is_not_run_without_leave(tmp_path):
+def test_code_does_not_run_without_allow_execution(tmp_path):
     for make in (rules.code_passes, lambda: load_function("reward_models.rules:code_passes?column=tests")):
-        with pytest.raises(UserError, match="which is off"):
+        with pytest.raises(UserError, match="not allowed by default"):
             make()
 
 
@@ -347,6 +350,6 @@ def test_code_that_passes_its_tests():
         judged(reward, right)
 
 
-def test_limits_within_which_nothing_runs_are_said_at_once():
+def test_limits_that_are_too_tight_are_reported_at_once():
     with pytest.raises(UserError, match="cannot run code on this machine"):
         rules.code_passes(allow_execution=True, megabytes=4)

@@ -1,4 +1,4 @@
-"""What code in the sandbox can and cannot do."""
+"""Code in the sandbox: its outcomes, its limits, and what it is refused."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LONG = 20.0  # seconds that nothing here should need
 
 
 def processes(marker: str) -> list[str]:
-    """Processes whose command line holds a text."""
+    """Processes whose command line contains a text."""
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -59,7 +59,7 @@ os._exit(0)
         ("import tempfile", "with tempfile.TemporaryDirectory() as f: open(f + '/a', 'w').close()", "passed"),
     ],
 )
-def test_code_passes_where_its_tests_run_to_their_end(code, tests, outcome, monkeypatch):
+def test_code_passes_if_its_tests_run_to_their_end(code, tests, outcome, monkeypatch):
     monkeypatch.setenv("SANDBOX_SECRET", "1")
     assert run_code(code, tests, LONG) == outcome
 
@@ -125,7 +125,7 @@ for call in calls:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1", "b": "1"}
 
 
-def test_a_loop_without_end_is_ended():
+def test_an_endless_loop_times_out():
     started = time.monotonic()
     assert run_code("while True: pass", "", seconds=0.5) == "timeout"
     assert time.monotonic() - started < 10
@@ -145,7 +145,7 @@ def test_files_and_processor_time_are_limited():
     assert run_code("import resource", time_limit, LONG) == "passed"
 
 
-def test_it_has_a_network_of_its_own():
+def test_a_sandboxed_process_has_its_own_network_name_space():
     def shares(kind: str) -> bool:
         place = f"/proc/self/ns/{kind}"
         return run_code("import os", f"assert os.readlink({place!r}) == {os.readlink(place)!r}", LONG) == "passed"
@@ -168,7 +168,7 @@ spawn(sys.executable, "-c", "import time; time.sleep(600)", "{marker}")
 
 @pytest.mark.parametrize("session", [False, True])
 @pytest.mark.parametrize("then", ["time.sleep(600)", ""])
-def test_what_it_started_ends_with_it(session, then):
+def test_processes_that_the_code_started_end_with_it(session, then):
     if session and not Path("/proc/self/ns/pid_for_children").exists():
         pytest.skip("no name spaces here: what leaves its session survives")
     marker = f"left-over-{os.getpid()}-{session}-{bool(then)}"
@@ -180,7 +180,7 @@ def test_what_it_started_ends_with_it(session, then):
     assert not processes(marker)
 
 
-def test_it_ends_with_the_process_that_waits_for_it(tmp_path):
+def test_the_sandbox_ends_with_its_parent(tmp_path):
     marker = f"left-over-{os.getpid()}-waits"
     code = "import time; open('ready', 'w').close(); time.sleep(600)"
     line, _ = pair = socket.socketpair()
@@ -207,12 +207,28 @@ def test_it_ends_with_the_process_that_waits_for_it(tmp_path):
 def test_without_name_spaces_the_group_is_killed(tmp_path, monkeypatch):
     source = sandbox.CHILD.read_text()
     assert source.count("    leave_name_spaces()\n") == 1
-    (tmp_path / "child.py").write_text(source.replace("    leave_name_spaces()\n", ""))
-    shutil.copy(sandbox.CHILD.with_name("sandbox_rpc.py"), tmp_path)
-    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "child.py")
+    folder = tmp_path / "reward_models" / "rules"
+    shutil.copytree(sandbox.CHILD.parent, folder)
+    (folder / "child.py").write_text(source.replace("    leave_name_spaces()\n", ""))
+    monkeypatch.setattr(sandbox, "CHILD", folder / "child.py")
     marker = f"left-over-{os.getpid()}-group"
     assert run_code(SPAWN.format(session=False, marker=marker, then=""), "", LONG) == "passed"
     deadline = time.monotonic() + 5
     while processes(marker) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not processes(marker)
+
+
+@pytest.mark.parametrize("module", ["sandbox_rpc", "sandbox_tests"])
+def test_a_sandboxed_process_imports_the_standard_library_alone(module):
+    """A process starts for each reply, and its memory is limited."""
+    child = sandbox.CHILD
+    program = f"import runpy, sys; load = runpy.run_path({str(child)!r})['load']; load({module!r}); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True).stdout
+    loaded = {name for name in said.split() if name.split(".")[0] not in sys.stdlib_module_names}
+    bare = subprocess.run(
+        [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True
+    )
+    own = {name for name in loaded - set(bare.stdout.split()) if name != "__mp_main__"}
+    ours = {"sandbox_remote", "sandbox_rpc"} | {module}
+    assert own == {"reward_models", "reward_models.rules", *(f"reward_models.rules.{name}" for name in ours)}

@@ -1,4 +1,4 @@
-"""How tests reach a solution in another process: what works from afar, and which tricks do not."""
+"""Tests that use a solution in another process: what they can do, and which tricks of a solution fail."""
 
 import pytest
 
@@ -153,7 +153,7 @@ def test_the_results_of_unittest_decide(run):
 
 
 @pytest.mark.parametrize("run", ["unittest", "import sys; sys.exit(0)", "if not unittest: unittest.main()"])
-def test_test_cases_that_never_run_pass_nothing(run):
+def test_unittest_cases_that_never_run_fail(run):
     assert run_code("def f(x): return x * 2 + 0", CASES + run, LONG) == "failed"
 
 
@@ -174,7 +174,7 @@ def test_test_cases_that_never_run_pass_nothing(run):
         ("class Bag:\n    def count(self, x): return 3\ndef f(): return Bag()", "assert f().count(1) == 3"),
     ],
 )  # fmt: skip
-def test_what_stays_in_its_process_works_from_afar(code, tests):
+def test_objects_of_the_solution_can_be_used_by_the_tests(code, tests):
     assert run_code(code, tests, LONG) == "passed"
 
 
@@ -216,7 +216,7 @@ class Solution:
         ("import asyncio\nasync def f(x): return x", "import asyncio\nassert asyncio.run(f(2)) == 4"),
     ],
 )
-def test_objects_are_no_values(code, tests):
+def test_objects_do_not_count_as_values(code, tests):
     assert run_code(code, tests, LONG) == "failed"
 
 
@@ -272,7 +272,7 @@ def f(x):
     return 3
 """
 EVALUATES = """
-import sandbox_rpc, sys
+import sys
 def f(g):
     frame = sys._getframe()
     while "self" not in frame.f_locals: frame = frame.f_back
@@ -336,5 +336,5 @@ def test_wrong_solutions_fail_whatever_they_try(code, tests):
 
 
 @pytest.mark.parametrize("call", ["x: (_ for _ in iter(int, 1)).__next__() or f(x)", "x: [None for _ in iter(int, 1)]"])
-def test_calls_without_end_are_ended(call):
+def test_endless_calls_time_out(call):
     assert run_code(f"f = lambda {call}", "assert f(1) == 2", 1.0) in ("timeout", "failed")

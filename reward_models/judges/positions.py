@@ -1,0 +1,68 @@
+"""A judge's preference between two replies that does not depend on which it sees first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignment.errors import UserError
+from reward_models.protocol import Comparer, Text, reply_text
+
+
+@dataclass(frozen=True)
+class BothPositions:
+    """Preferences for a over b: 1 if a is better, 0 if b is better, 0.5 for a tie, None for no opinion.
+
+    Attributes:
+        preferences: one per pair, see `agreed`; the same text twice is a tie.
+        a_first, b_first: the judge's answers with a shown first and with b shown first, for the pairs that differ.
+    """
+
+    preferences: list[float | None]
+    a_first: list[float | None]
+    b_first: list[float | None]
+
+
+def judge_in_both_positions(
+    judge: Comparer, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]
+) -> BothPositions:
+    """Ask a judge about each pair of replies twice, with either reply first; pairs of the same text are not asked.
+
+    Raises:
+        UserError: the judge does not answer each pair with 1, 0.5, 0 or None.
+    """
+    differ = [at for at, (one, other) in enumerate(zip(a, b, strict=True)) if reply_text(one) != reply_text(other)]
+    if not differ:
+        return BothPositions([0.5] * len(a), [], [])
+    asked, left, right = ([side[at] for at in differ] for side in (prompts, a, b))
+    a_first = _answers(judge, asked, left, right)
+    b_first = [None if answer is None else 1 - answer for answer in _answers(judge, asked, right, left)]
+    preferences: list[float | None] = [0.5] * len(a)
+    for at, one, other in zip(differ, a_first, b_first, strict=True):
+        preferences[at] = agreed(one, other)
+    return BothPositions(preferences, a_first, b_first)
+
+
+def agreed(a_first: float | None, b_first: float | None) -> float | None:
+    """The tie rule of every judge: 1 or 0 if both positions say so, otherwise 0.5; None if either has no opinion.
+
+    A win in one position and a tie in the other are therefore a tie.
+
+    Args:
+        a_first, b_first: the preference for a with a shown first, and with b shown first.
+    """
+    if a_first is None or b_first is None:
+        return None
+    return a_first if a_first == b_first else 0.5
+
+
+def _answers(judge: Comparer, prompts: list[Text], a: list[Text], b: list[Text]) -> list[float | None]:
+    answers = list(judge.compare(prompts, a, b))
+    bad = [answer for answer in answers if answer not in (None, 0, 0.5, 1)]
+    if len(answers) != len(prompts) or bad:
+        raise UserError(
+            "the judge's answers cannot be read",
+            got=f"{len(answers)} answers to {len(prompts)} prompts" + (f", {bad[0]!r} among them" if bad else ""),
+            expected="1, 0.5, 0 or None for each prompt",
+        )
+    return answers
