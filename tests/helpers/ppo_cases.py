@@ -195,15 +195,16 @@ def step(run: PPOTrainer, case: Case, talks=tuple(ragged.TALKS)) -> Step:
     file = Path(run.args.output_dir) / "completions.jsonl"
     file.unlink(missing_ok=True)
     run.train()
-    words, rollout = ragged.tokenizer(case.tokenizer), run._rollout
+    words, experience = ragged.tokenizer(case.tokenizer), run.experience
+    rollout, tokens = experience.rollout, {"old_log_probs": experience.old_log_probs, **vars(experience.targets)}
     places = {tuple(ids): place for place, ids in enumerate(full_ids(case, words, talks))}
     order = [places[tuple(ids)] for ids in rollout.token_ids]
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     rewards = [next(iter(line["rewards"].values())) for line in lines]
     rows: dict[str, list] = {"rewards": in_place(order, rewards)}
     for name in ("old_values", "old_log_probs", "advantages", "returns"):
-        tokens = [row[mask].tolist() for row, mask in zip(rollout.tensors[name], rollout.completion_mask, strict=True)]
-        rows[name] = in_place(order, tokens)
+        values = [row[mask].tolist() for row, mask in zip(tokens[name], rollout.completion_mask, strict=True)]
+        rows[name] = in_place(order, values)
     [[policy, critic]] = callback.steps
     return Step(rows, run.state.log_history[0], policy, critic)
 
@@ -345,7 +346,7 @@ def gradients_of(run: PPOTrainer, policy_loss: Tensor, value_loss: Tensor) -> tu
     own = run.critic.trained()
     taken = {id(parameter) for parameter in own.values()}
     policy = {n: p for n, p in run.model.named_parameters() if p.requires_grad and id(p) not in taken}
-    total = policy_loss + value_loss if run.critic.shares_trunk else policy_loss
+    total = policy_loss + value_loss if isinstance(run.critic, HeadScorer) else policy_loss
     return grads(total, policy), grads(value_loss, own)
 
 

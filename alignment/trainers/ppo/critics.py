@@ -35,8 +35,6 @@ SCORE_KEY = "base_model.model.score.weight"
 class ModelScorer:
     """A sequence-classification model with one label."""
 
-    shares_trunk = False
-
     def __init__(self, model: nn.Module):
         if not hasattr(inner(model), "score") or model.config.num_labels != 1:
             raise UserError(
@@ -69,8 +67,6 @@ class AdapterScorer:
     weights, and activation checkpointing repeats the forward pass with whichever adapter is active by then.
     """
 
-    shares_trunk = False
-
     def __init__(self, policy: PeftModel, name: str, head: nn.Linear, below: Sequence[str] = ()):
         self.policy, self.names, self.model = policy, [name, *below], head
 
@@ -100,8 +96,6 @@ class AdapterScorer:
 
 class HeadScorer:
     """A value head on the policy's trunk: of the policy's own pass, whose hidden states it is given."""
-
-    shares_trunk = True
 
     def __init__(self, policy: nn.Module):
         self.model = new_head(policy)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from alignment.durable.atomic import write_text
 from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.rewards import Samples
+from alignment.trainers.ppo.losses import PolicyLoss
+from alignment.trainers.ppo.rewards import ScoredSamples
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Metrics:
         return means
 
 
-def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
+def add_sample_metrics(metrics: Metrics, samples: ScoredSamples) -> None:
     """Rewards and lengths."""
     lengths = samples.rollout.completion_mask.sum(1).float()
     scorable = ~samples.scores.isnan()
@@ -110,7 +111,16 @@ def add_spread(metrics: Metrics, scores: Tensor, lengths: Tensor, total: maths.T
         metrics.add("reward_length_corr", maths.correlation(scores, lengths.float(), scorable, total))
 
 
-def completions_table(samples: Samples, count: int) -> str:
+def add_policy_metrics(metrics: Metrics, loss: PolicyLoss, mask: Tensor) -> None:
+    """Add the surrogate, ratio, share of clipped tokens and approximate KL of a micro-batch. mask [B, T]."""
+    tokens = {"loss/policy": loss.surrogate, "ratio/mean": loss.ratio}
+    metrics.add_tokens(mask, tokens | {"clip_ratio/region_mean": loss.is_clipped, "approx_kl": loss.approx_kl})
+    metrics.add_max("ratio/max", (loss.ratio.detach() * mask).max())
+    if loss.sampling_weights is not None:
+        metrics.add_tokens(mask, {"sampling/importance_ratio": loss.sampling_weights})
+
+
+def completions_table(samples: ScoredSamples, count: int) -> str:
     """The first completions and their rewards as text, a row each, cut to the width of a terminal."""
     rows = [["prompt", "completion", "reward"]]
     for index in range(min(count, len(samples.rows))):
@@ -120,7 +130,7 @@ def completions_table(samples: Samples, count: int) -> str:
     return "\n".join(f"{prompt:56} | {completion:56} | {reward}" for prompt, completion, reward in rows)
 
 
-def write_completions(path: str, samples: Samples, step: int) -> None:
+def write_completions(path: str, samples: ScoredSamples, step: int) -> None:
     """Append a JSON line for each completion, of all processes."""
     rewards = {name: values.tolist() for name, values in samples.rewards.items()}
     lines = []

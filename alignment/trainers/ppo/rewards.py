@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,38 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Samples:
-    """A rollout as reward functions see it."""
+    """A rollout as reward functions see it.
+
+    Attributes:
+        completions: text, or messages if the prompt is a list of messages.
+        columns: the data set's other columns, and TRL's trainer_state, log_metric and log_extra.
+        extras: what reward functions record by log_extra, column -> a value per completion.
+    """
 
     rollout: Rollout
-    rows: list[dict]
-    completions: list  # text, or messages where the prompt is one
-    columns: dict  # the data set's other columns, and TRL's trainer_state, log_metric and log_extra
-    extras: dict[str, list]  # what reward functions say of each completion by log_extra, column -> values
-    rewards: dict[str, Tensor] = field(default_factory=dict)  # name -> [B], NaN where it has no opinion
-    scores: Tensor | None = None  # [B] their weighted sum, NaN where none of them has one
+    rows: list[dict[str, Any]]
+    completions: list[Any]
+    columns: dict[str, Any]
+    extras: dict[str, list[Any]]
 
     def row(self, index: int) -> "Samples":
-        """One completion alone, without what was said of it."""
+        """One completion alone, without rewards and extras."""
         columns = {name: [value[index]] if isinstance(value, list) else value for name, value in self.columns.items()}
         rows, completions = [self.rows[index]], [self.completions[index]]
         return Samples(self.rollout.row(index), rows, completions, columns | {"log_extra": lambda *_: None}, {})
+
+
+@dataclass
+class ScoredSamples(Samples):
+    """Samples with their rewards.
+
+    Attributes:
+        rewards: reward name -> [B], NaN for completions that the reward does not score.
+        scores: [B], their weighted sum, NaN for completions that no reward scores.
+    """
+
+    rewards: dict[str, Tensor]
+    scores: Tensor
 
 
 def read_completions(

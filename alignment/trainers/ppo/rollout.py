@@ -1,9 +1,9 @@
-"""Rollouts: which prompts, sampling completions, and the tensors that training reads."""
+"""Rollouts: the order of the prompts, sampling of completions, and their tensors."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation import ContinuousBatchingConfig
 from trl import is_conversational
 
+from alignment.models.generation import plain_generation
 from alignment.models.output_layer import contiguous_states
 from alignment.models.router import no_router_logits
 
@@ -41,19 +42,23 @@ class RolloutSampler(Sampler):
                 yield from rows.tolist()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rollout:
-    """B completions; every row ends in the last column, so trimming leading columns loses nothing but padding.
+    """B prompts with a completion each. Every row ends in the last column: trimming leading columns drops only padding.
 
-    Training sees a row's tokens through `loss_mask`, which may leave whole rows out of `completion_mask`.
+    Attributes:
+        input_ids: [B, L], prompt and completion, end-of-sequence token included.
+        attention_mask: [B, L].
+        completion_mask: [B, T], for the last T columns.
+        terminated: [B], whether an end-of-sequence token ended the completion, rather than the length limit.
+        sampler_log_probs: [B, T], the sampler's own log-probabilities; None if they were not recorded.
     """
 
-    input_ids: Tensor  # [B, L] prompt and completion, end-of-sequence token included
-    attention_mask: Tensor  # [B, L]
-    completion_mask: Tensor  # [B, T], the last T columns
-    terminated: Tensor  # [B] ended by an end-of-sequence token rather than by the length limit
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # [B, T] each: what training needs of every token
-    kl: float = 0.0  # to the reference, in nats a completion
+    input_ids: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+    terminated: Tensor
+    sampler_log_probs: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
@@ -70,15 +75,19 @@ class Rollout:
         return [row[mask].tolist() for row, mask in zip(ids, self.completion_mask, strict=True)]
 
     def row(self, index: int) -> "Rollout":
-        """One row alone, with its padding and without its tensors."""
+        """A rollout of one row, with its padding, without the sampler's log-probabilities."""
         one = slice(index, index + 1)
         return Rollout(self.input_ids[one], self.attention_mask[one], self.completion_mask[one], self.terminated[one])
 
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """The given rows without the columns that are padding in all of them."""
+    def batch(self, rows: Tensor, **per_token: Tensor) -> dict[str, Tensor]:
+        """The given rows without the columns that are padding in all of them.
+
+        Args:
+            per_token: further tensors, [B, T], cut to the same rows and columns as `completion_mask`.
+        """
         width = int(self.lengths[rows].max())
         length = int(self.completion_mask[rows].sum(1).max())
-        per_token = {"completion_mask": self.completion_mask, **self.tensors}
+        per_token = {"completion_mask": self.completion_mask, **per_token}
         return {
             "input_ids": self.input_ids[rows, -width:],
             "attention_mask": self.attention_mask[rows, -width:],
@@ -146,16 +155,17 @@ def sample(
     prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     config.output_scores = config.return_dict_in_generate = log_probs
-    with _only_generation_config(model, config), contiguous_states(model), no_router_logits(model):
-        output = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
+    inputs, attention_mask = torch.tensor(ids, device=device), prompt_mask.long().to(device)
+    with plain_generation(model), contiguous_states(model), no_router_logits(model):
+        output = model.generate(inputs, attention_mask=attention_mask, generation_config=config)
     sequences = output.sequences if log_probs else output
     rollout = _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
-    if log_probs:
-        chosen = sequences[:, width:, None]
-        scores = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, chosen)[..., 0]
-        rows = [row[: len(ids)].tolist() for row, ids in zip(scores, rollout.completion_ids, strict=True)]
-        rollout.tensors["sampler_log_probs"] = _right_aligned(rows, rollout)
-    return rollout
+    if not log_probs:
+        return rollout
+    chosen = sequences[:, width:, None]
+    scores = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, chosen)[..., 0]
+    rows = [row[: len(ids)].tolist() for row, ids in zip(scores, rollout.completion_ids, strict=True)]
+    return replace(rollout, sampler_log_probs=_right_aligned(rows, rollout))
 
 
 def sample_continuously(
@@ -211,8 +221,7 @@ def _from_outputs(
 ) -> Rollout:
     completions = [output.generated_tokens for output in outputs]
     rollout = rollout_of(prompts, completions, eos_token_ids, pad_token_id, device)
-    rollout.tensors["sampler_log_probs"] = _right_aligned([output.logprobs for output in outputs], rollout)
-    return rollout
+    return replace(rollout, sampler_log_probs=_right_aligned([output.logprobs for output in outputs], rollout))
 
 
 def rollout_of(
@@ -262,14 +271,3 @@ def _to_rollout(sequences: Tensor, prompt_mask: Tensor, eos_token_ids: Tensor) -
         completion_mask=in_completion[:, -longest:],
         terminated=terminated,
     )
-
-
-@contextmanager
-def _only_generation_config(model: PreTrainedModel, config: GenerationConfig):
-    # generate() fills what a passed config leaves open from the model's own, where a top_p or a repetition penalty
-    # would make the samples come from another distribution than the log-probabilities
-    own, model.generation_config = model.generation_config, config
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -139,7 +139,7 @@ def test_a_head_on_the_policys_trunk_learns_with_it(tmp_path):
     start, head = tiny.weights(run.model), run.value_model.weight.detach().clone().requires_grad_()
     run.train()
     [[policy, critic]] = callback.steps
-    model, batch = run.model, run._rollout.batch(torch.arange(4))
+    model, batch = run.model, run.experience.batch(torch.arange(4))
     model.load_state_dict(start)
     logits, states = completion_logits_and_states(model, batch, 1.0)
     log_probs = maths.token_log_probs(logits, batch["completion_ids"])

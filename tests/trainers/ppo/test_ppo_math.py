@@ -7,7 +7,7 @@ import torch
 
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.experience import add_advantages
+from alignment.trainers.ppo.experience import make_targets
 from alignment.trainers.ppo.metrics import Metrics
 from alignment.trainers.ppo.rollout import Rollout
 
@@ -186,13 +186,12 @@ def experience(scores, **keys) -> tuple[dict[str, torch.Tensor], dict[str, float
     """Of two completions, of two tokens to the end and of three that were cut: what is learned from, and figures."""
     mask = torch.tensor([[False, True, True], [True, True, True]])
     kl = torch.tensor([[9.0, 1.0, 2.0], [0.0, 1.0, 3.0]])
-    rollout = Rollout(mask.long(), mask, mask, torch.tensor([True, False]), {"kl": kl})
+    rollout = Rollout(mask.long(), mask, mask, torch.tensor([True, False]))
     outputs = torch.tensor([[7.0, 0.5, 1.0, 5.0], [0.2, 0.4, 0.6, 2.0]])
     args = PPOConfig("unused", use_cpu=True, **{**PLAIN, **keys})
     metrics = Metrics()
-    add_advantages(rollout, torch.tensor(scores), outputs, args, 0.1, 0.5, metrics, maths.as_it_is)
-    assert set(rollout.tensors) == {"loss_mask", "old_values", "advantages", "returns"}
-    return rollout.tensors, metrics.pop()
+    targets = make_targets(rollout, torch.tensor(scores), kl, outputs, args, 0.1, 0.5, metrics, maths.as_it_is)
+    return vars(targets), metrics.pop()
 
 
 def test_what_a_rollout_teaches_by_hand():

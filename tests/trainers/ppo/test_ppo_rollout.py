@@ -98,19 +98,18 @@ def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
 
 def test_a_row_alone_is_what_it_is_among_others():
     result = rollout()
-    result.tensors["advantages"] = result.completion_mask.float()
     told = {"log_metric": print, "note": "one for all"}
     rows = [{"prompt": f"w{index}", "target": index} for index in range(3)]
     samples = read_completions(result, rows, tiny.tokenizer(), told)
     for index in range(3):
         alone = samples.row(index)
-        assert alone.rollout.token_ids == [result.token_ids[index]] and not alone.rollout.tensors
+        assert alone.rollout.token_ids == [result.token_ids[index]]
         assert alone.rollout.completion_ids == [result.completion_ids[index]]
         assert alone.rollout.terminated.tolist() == [result.terminated[index].item()]
         assert (alone.rows, alone.completions) == ([rows[index]], [samples.completions[index]])
         assert alone.columns["target"] == [index] and alone.columns["note"] == "one for all"
         alone.columns["log_extra"]("note", ["of no row"])
-        assert alone.extras == samples.extras == {} and alone.scores is None
+        assert alone.extras == samples.extras == {}
 
 
 def test_micro_batches_of_one_step_hold_rows_of_like_length():
@@ -159,7 +158,7 @@ def test_a_prompt_is_continued_as_it_would_be_alone(kind, pad):
         length, own = len(alone.completion_ids[0]), unpadded(together, row)
         with torch.no_grad():
             expected = maths.token_log_probs(completion_logits(policy, own, 1e-3), own["completion_ids"])[0]
-        told = together.tensors["sampler_log_probs"][row]
+        told = together.sampler_log_probs[row]
         torch.testing.assert_close(told[-length:], expected, atol=0.05, rtol=0.05)
         assert not told[:-length].any()
 
@@ -214,7 +213,7 @@ def test_continuous_batching_samples_the_same_distribution():
         with torch.no_grad():
             logits = completion_logits(model, batch, 0.7)
         expected = maths.token_log_probs(logits, batch["completion_ids"])[0]
-        told = result.tensors["sampler_log_probs"][row, -len(expected) :]
+        told = result.sampler_log_probs[row, -len(expected) :]
         torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
         ended = result.completion_ids[row][-1] in (tiny.EOS, tiny.TURN)
         assert bool(result.terminated[row]) == ended and (ended or len(expected) == 6)
