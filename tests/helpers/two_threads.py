@@ -42,7 +42,7 @@ def experience(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
     return drawn | {"mask": mask, "scores": torch.randn(len(lengths), generator=generator) * 3}
 
 
-def advantages(drawn: dict[str, Tensor], rows: slice, total=maths.as_it_is) -> dict[str, Tensor]:
+def advantages(drawn: dict[str, Tensor], rows: slice, total=maths.identity) -> dict[str, Tensor]:
     """What a process makes of its rows, and the statistics that all have."""
     mask = drawn["mask"][rows]
     ids = torch.zeros_like(mask).long()

@@ -181,8 +181,9 @@ def check_sampler(trainer: PPOTrainer, prompts: list[list[int]]) -> Iterator[Out
         with keyed_rng(args.device, "self-check", args.seed), token_rows_in_place(inner(model)):
             rollout = sampler(inner(model), prompts, **options, **wanted)
         trained = log_probs(model, rollout, args.temperature)
-    mask = rollout.completion_mask
-    yield sampler_outcome(trainer, largest_ratio(rollout.sampler_log_probs, trained, mask))
+    mask, sampled = rollout.completion_mask, rollout.sampler_log_probs
+    assert sampled is not None
+    yield sampler_outcome(trainer, largest_ratio(sampled, trained, mask))
     same = log_probs(model, rollout, args.temperature)
     yield Outcome(
         "trained weights matter",

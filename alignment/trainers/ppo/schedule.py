@@ -71,7 +71,7 @@ class RolloutSchedule:
             step: number of the optimizer step.
         """
         args, loss_mask = self.args, experience.targets.loss_mask
-        place = self._micro_step % args.steps_per_generation
+        place = self._micro_step % args.micro_batches_per_rollout
         if place == 0:
             generator = keyed_generator("minibatches", args.seed, step)
             order = torch.randperm(args.rollout_size, generator=generator).to(loss_mask.device)

@@ -1,38 +1,36 @@
 """Proximal policy optimisation from rewards, on transformers' Trainer.
 
-Trainer's loop asks for micro-batches; the first of a rollout makes the rollout, and each trains on its share of it.
-What is random depends on the seed and the step alone, so a run resumed between rollouts repeats the uninterrupted one.
+Trainer's loop calls `training_step` per micro-batch. The first micro-batch of a rollout makes the rollout, and each
+trains on its share of it. Random numbers depend only on the seed and the step, so that a run that resumes between two
+rollouts repeats the uninterrupted run.
 """
 
 import logging
 import os
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from datasets import Dataset
+from peft import PeftConfig
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    Trainer,
-    TrainerState,
-    set_seed,
-)
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
 from alignment.models.adapters import token_rows_in_place
 from alignment.models.loading import load_tokenizer
 from alignment.models.router import router_coefficient, weighted_router_loss
-from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.checks import (
-    check_arguments,
-    check_prompts,
-    check_resumable,
-    check_vocabulary,
-    check_weights,
-    find_eos_token_ids,
-)
+from alignment.trainers.ppo import checks, maths
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.critics import AdapterScorer, CriticCallback, HeadScorer, ModelScorer, make_critic
+from alignment.trainers.ppo.critics import (
+    AdapterScorer,
+    CriticCallback,
+    HeadScorer,
+    ModelScorer,
+    make_critic,
+    parameter_groups,
+)
 from alignment.trainers.ppo.experience import Experience, ScoredRollout, make_targets
 from alignment.trainers.ppo.log_probs import policy_pass, reference_log_probs
 from alignment.trainers.ppo.losses import policy_loss, value_loss
@@ -46,6 +44,7 @@ from alignment.trainers.ppo.metrics import (
     write_completions,
 )
 from alignment.trainers.ppo.models import (
+    Model,
     Reference,
     adapter,
     chunked,
@@ -59,6 +58,7 @@ from alignment.trainers.ppo.models import (
 from alignment.trainers.ppo.ptx import PretrainingTexts, mean_token_loss
 from alignment.trainers.ppo.rewards import (
     ModelReward,
+    RewardFunc,
     ScoredSamples,
     combine,
     make_rewards,
@@ -69,73 +69,78 @@ from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, RolloutSampler, as
 from alignment.trainers.ppo.schedule import RolloutSchedule
 from alignment.trainers.ppo.state import load_state, save_state
 
-PROBED_PROMPTS = 8  # on which it is tried out how reward models read them
+PROBED_PROMPTS = 8  # prompts on which to find out how the reward models read them
 logger = logging.getLogger(__name__)
 
 
 class PPOTrainer(Trainer):
-    """Trains a policy to earn reward without straying from a reference, with a critic that predicts the reward.
+    """Trains a policy to earn reward while it stays close to a reference; a critic predicts the reward.
 
     Args:
         model: causal LM to train: a path, a model, or a PeftModel whose trainable adapter is trained further.
-        reward_funcs: one or a list of: sequence-classification model (path or model), or function, sync or async, with
-            TRL's signature `(prompts, completions, completion_ids, **columns) -> list[float | None]`. The path of an
-            adapter on the base that the policy's adapter sits on is loaded onto it, so that the base is held once.
-        train_dataset: rows with a `prompt` (text or messages); other columns go to the reward functions.
-        reward_processing_classes: the reward models' tokenizers, in the order of `reward_funcs` (None: the policy's).
-            A model with another vocabulary reads the completions as text.
+        reward_funcs: a reward or a list of rewards. A reward is a sequence-classification model (path or model), or a
+            function, sync or async, with TRL's signature `(prompts, completions, completion_ids, **columns) ->
+            list[float | None]`. If a path is an adapter on the base of the policy's adapter, it is loaded onto the
+            policy, so that the base is held once.
+        train_dataset: rows with a `prompt` (text or messages); the reward functions receive the other columns.
+        reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs` (None: the
+            policy's). A model with another vocabulary reads the completions as text.
         value_model: sequence-classification model (path or model) to start the critic from. Default: a copy of the
             reward model if there is exactly one and it reads the policy's tokens, else the policy's trunk with a head
-            that says 0.
-        ref_model: what the KL is measured against. Default: the policy as it is before training, or the adapter named
-            `ref` that it comes with.
-        ptx_dataset: rows with a `text` to go on learning from, by `ptx_coef`.
-        peft_config: a new adapter to train in place of the whole model.
+            that outputs 0.
+        ref_model: model that the KL is measured against. Default: the policy before training, or its adapter `ref`.
+        ptx_dataset: rows with a `text` for the language-model loss that `ptx_coef` weights.
+        peft_config: config of a new adapter to train instead of the whole model.
+
+    Attributes:
+        schedule: which micro-batch is next, and what learns in the current optimizer step.
+        experience: the rollout that is being trained on; None before the first.
+        beta: weight of the KL to the reference, which `kl_target` adapts.
+        baseline: subtracted from the scores; None until the first rollout sets it.
     """
 
-    loss_is_scaled_for_ga = True  # losses are divided by the token count of the whole optimizer step
+    control: TrainerControl
+    loss_is_scaled_for_ga = True  # losses are already divided by the token count of the whole optimizer step
 
     def __init__(
         self,
-        model,
-        reward_funcs,
+        model: str | Model,
+        reward_funcs: RewardFunc | list[RewardFunc],
         args: PPOConfig | None = None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
-        reward_processing_classes=None,
-        value_model=None,
-        ref_model=None,
-        ptx_dataset=None,
-        callbacks=None,
-        optimizers=(None, None),
-        peft_config=None,
-    ):
+        train_dataset: Dataset | None = None,
+        eval_dataset: checks.Datasets = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
+        value_model: str | Model | None = None,
+        ref_model: str | Model | None = None,
+        ptx_dataset: Dataset | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: PeftConfig | None = None,
+    ) -> None:
         args = PPOConfig(output_dir="ppo") if args is None else args
-        check_arguments(args, train_dataset, eval_dataset, optimizers[1])
+        checks.check_arguments(args, train_dataset, eval_dataset, optimizers[1])
         set_seed(args.seed)  # a new adapter draws random numbers
         named = model if isinstance(model, str) else model.config.name_or_path
         model = load_policy(model, peft_config).to(args.device)
         processing_class = processing_class or load_tokenizer(named)
-        check_vocabulary(processing_class, model)
-        check_prompts(args, [train_dataset, eval_dataset], processing_class, inner(model).config)
-        self.reference = None
+        checks.check_vocabulary(processing_class, model)
+        checks.check_prompts(args, [train_dataset, eval_dataset], processing_class, inner(model).config)
+        self.reference: Reference | None = None
         if args.beta > 0 or ref_model is not None:
             self.reference = Reference(model, ref_model, continues_adapter=peft_config is None)
-        rows = eval_dataset if train_dataset is None else train_dataset
-        rows = next(iter(rows.values())) if isinstance(rows, dict) else rows
-        prompts = [rows[index]["prompt"] for index in range(min(PROBED_PROMPTS, len(rows or ())))]
+        prompts = first_prompts(eval_dataset if train_dataset is None else train_dataset)
         self.rewards = make_rewards(reward_funcs, reward_processing_classes, model, processing_class, args, prompts)
-        check_weights(args.reward_weights, self.rewards)
-        scorers = [one.scorer for one in self.rewards if isinstance(one, ModelReward) and one.reading.knows_tokens]
+        checks.check_weights(args.reward_weights, self.rewards)
+        scorers = [reward.scorer for reward in self.rewards if isinstance(reward, ModelReward) and reward.knows_tokens]
         self.critic = make_critic(model, scorers, value_model, args.critic_mode)
-        self.value_model = self.critic.model.to(args.device)  # of the critic, what is not the policy's
+        self.value_model = self.critic.model.to(args.device)  # the critic without the policy's weights
         for scorer in [*scorers, self.critic]:
-            check_vocabulary(processing_class, scorer.model)
+            checks.check_vocabulary(processing_class, scorer.model)
         self.texts = PretrainingTexts.of(ptx_dataset, processing_class, args)
         disable_dropout(model)
         disable_dropout(self.value_model)
-        self.eos_token_ids = find_eos_token_ids(inner(model), processing_class)
+        self.eos_token_ids = checks.find_eos_token_ids(inner(model), processing_class)
         self.router_coefficient = router_coefficient(inner(model).config)
         super().__init__(
             model=model,
@@ -151,22 +156,22 @@ class PPOTrainer(Trainer):
             inner(self.value_model).activation_checkpointing_enable(args.activation_checkpointing_kwargs)
         self.add_callback(CriticCallback(self.value_model))
         self.schedule = RolloutSchedule(args, self._total)
-        self.experience: Experience | None = None  # the rollout that is being trained on
+        self.experience: Experience | None = None
         self.beta = args.beta
         self.baseline = None if args.reward_normalization else args.reward_baseline
         self._metrics = Metrics()
-        self._table: str | None = None  # completions to log
-        self._process = () if args.process_index == 0 else (args.process_index,)  # so that processes draw apart
+        self._table: str | None = None  # completions to log next
+        self._process = () if args.process_index == 0 else (args.process_index,)  # part of the key of random numbers
         self._completions_path = os.path.join(args.output_dir, "completions.jsonl")
 
-    # ---- The loop: what Trainer asks for ----
+    # ---- Training loop ----
 
     def get_train_dataloader(self) -> DataLoader:
-        """Prompts, a rollout's worth at a time, as often as there are micro-batches to train on them."""
+        """Prompts, a rollout per batch, repeated once per micro-batch that is trained on them."""
         args = self.args
         self.schedule.restart()
         seed = args.seed if args.data_seed is None else args.data_seed
-        # Each process takes every so-many-th batch of this order: its share of the rollout, again and again.
+        # Process k of n takes batches k, k + n, ...: its share of the rollout, once per micro-batch.
         size = args.rollout_size * args.world_size
         sampler = RolloutSampler(len(self.train_dataset), size, args.micro_steps_per_rollout, seed)
         loader = DataLoader(
@@ -174,28 +179,22 @@ class PPOTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The policy's optimizer, with the critic's parameters added at their own learning rate."""
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The policy's optimizer, with the critic's parameters at their own learning rate."""
         trained = self.critic.trained()
         for parameter in trained.values():
-            parameter.requires_grad_(False)  # an adapter on the policy's base is not for the policy's groups
+            parameter.requires_grad_(False)  # keeps a critic's adapter on the policy's base out of the policy's groups
         optimizer = super().create_optimizer(model)
         for parameter in trained.values():
             parameter.requires_grad_(True)
         modules = [self.model, self.value_model]
         decayed = {name for module in modules for name in self.get_decay_parameter_names(module)}
-        for weight_decay, names in [
-            (self.args.weight_decay, trained.keys() & decayed),
-            (0.0, trained.keys() - decayed),
-        ]:
-            if names:
-                parameters = [trained[name] for name in trained if name in names]
-                group = {"params": parameters, "lr": self.args.value_learning_rate, "weight_decay": weight_decay}
-                optimizer.add_param_group(group)
+        for group in parameter_groups(self.critic, decayed, self.args.value_learning_rate, self.args.weight_decay):
+            optimizer.add_param_group(group)
         return optimizer
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """Forward and backward on one micro-batch, before which the first of a rollout makes it from `inputs`."""
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward on a micro-batch; the first of a rollout makes the rollout from the prompts `inputs`."""
         args, started, step = self.args, time.perf_counter(), self.state.global_step
         if self.experience is None or self.schedule.needs_rollout:
             self.experience = self._make_experience(inputs["rows"])
@@ -210,10 +209,10 @@ class PPOTrainer(Trainer):
         steps = 1 / args.gradient_accumulation_steps
         self._metrics.add("time/train", time.perf_counter() - prepared, steps)
         self._metrics.add("step_time", time.perf_counter() - started, steps)
-        return loss * args.world_size  # Trainer logs the mean over processes of these shares of one sum
+        return loss * args.world_size  # Trainer logs the mean over processes; their losses are shares of a sum
 
-    def _backward(self, model, batch: dict[str, Tensor], num_tokens: Tensor) -> Tensor:
-        """Forward and backward of policy and critic together, or one by one where adapters share a base."""
+    def _backward(self, model: nn.Module, batch: dict[str, Tensor], num_tokens: Tensor) -> Tensor:
+        """Forward and backward of policy and critic, one after the other if their adapters share a base."""
         if not isinstance(self.critic, AdapterScorer):
             return super().training_step(model, {"part": "all", **batch}, num_tokens)
         with adapter(self.critic.policy, *self.critic.names):
@@ -223,28 +222,38 @@ class PPOTrainer(Trainer):
         return loss
 
     def _sum_gradients(self) -> None:
-        """Add up the processes' gradients, each of which is divided by the token count of all.
+        """Sum the gradients over the processes; each is already divided by the token count of all processes.
 
-        The passes go around DistributedDataParallel, which knows neither the critic nor two backward passes a step.
+        The passes bypass DistributedDataParallel, which covers neither the critic nor two backward passes per step.
         """
         parameters = [*self.model.parameters(), *self.critic.trained().values()]
-        for parameter in {id(one): one for one in parameters}.values():
+        for parameter in {id(parameter): parameter for parameter in parameters}.values():
             if parameter.grad is not None:
                 parameter.grad = self._total(parameter.grad)
 
     def _total(self, values: Tensor) -> Tensor:
-        """Sums over all processes."""
+        """Sum over all processes."""
         return self.accelerator.reduce(values, "sum") if self.args.world_size > 1 else values
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
-        """Sum of a micro-batch's token losses over the token count of its optimizer step, and its share of the router
-        losses if the policy has experts (as in TRL's GRPO; none of the critic, whose experts only follow)."""
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """A micro-batch's share of the loss of its optimizer step: the sum of its token losses over the step's tokens.
+
+        A policy with experts adds its share of the router losses, as in TRL's GRPO; a critic adds none.
+
+        Args:
+            inputs: rows of `Experience.batch`, and as `part` what to compute: all, policy or critic.
+            num_items_in_batch: token count of the optimizer step.
+        """
         part, learns, critic = inputs["part"], self.schedule.policy_learns, self.critic
         head = critic if isinstance(critic, HeadScorer) else None
-        loss, values, router_loss = 0.0, None, None
+        loss: Any = 0.0
+        values: Any = None
+        router_loss: Tensor | None = None
         with self.accelerator.autocast():
             if part != "critic" and (learns or head is not None):
-                # A critic that learns alone must not move the trunk that it shares.
+                # A critic that learns alone must not change the trunk that it shares.
                 options = {"output_router_logits": learns} if self.router_coefficient else {}
                 with torch.set_grad_enabled(learns), recorded_states(self.model, inputs) as states:
                     logits, router_loss = completion_pass(self.model, inputs, self.args.temperature, **options)
@@ -253,7 +262,7 @@ class PPOTrainer(Trainer):
                 if head is not None:
                     values = head.of_states(states[0])
             if part != "policy":
-                values = critic.outputs(inputs) if values is None else values
+                values = values if isinstance(critic, HeadScorer) else critic.outputs(inputs)
                 loss = loss + self.args.vf_coef * self._value_loss(values[:, :-1], inputs)
             loss = loss / num_items_in_batch
             if self.router_coefficient and router_loss is not None:
@@ -289,9 +298,14 @@ class PPOTrainer(Trainer):
         return loss * share
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Sample and score a completion for each prompt, with the same random numbers at every evaluation."""
+        """Sample and score a completion per prompt, with the same random numbers at every evaluation."""
         metrics, scores, lengths = Metrics(), [], []
         for index, inputs in enumerate(dataloader):
             key = ("evaluation", self.args.seed, index, *self._process)
@@ -303,8 +317,8 @@ class PPOTrainer(Trainer):
         add_spread(metrics, every_score, torch.cat(lengths), self._total)
         return EvalLoopOutput(None, None, metrics.pop(f"{metric_key_prefix}_"), len(every_score))
 
-    def log(self, logs, start_time=None) -> None:
-        if "loss" in logs:  # of training steps; evaluations and the closing summary have none
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # logs of training steps, unlike those of evaluations and the final summary
             logs = {**logs, **self._metrics.pop(), "num_tokens": self.state.num_input_tokens_seen}
             if self._table is not None:
                 logger.info("completions up to step %d\n%s", self.state.global_step, self._table)
@@ -313,21 +327,26 @@ class PPOTrainer(Trainer):
 
     # ---- Checkpoints ----
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, "trainer_state.json"))
-            check_resumable(resume_from_checkpoint, state.global_step, self.args)
-            self.beta, self.baseline = load_state(resume_from_checkpoint, self.critic)
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        last = resume_from_checkpoint is True
+        checkpoint: Any = get_last_checkpoint(self.args.output_dir) if last else resume_from_checkpoint
+        if checkpoint:
+            state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+            checks.check_resumable(checkpoint, state.global_step, self.args)
+            self.beta, self.baseline = load_state(checkpoint, self.critic)
             keep_completions_before(self._completions_path, state.global_step)
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
 
-    def save_model(self, output_dir=None, _internal_call=False) -> None:
-        """The policy alone, for plain `from_pretrained`; a step checkpoint has the critic's weights beside it."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the policy alone, for plain `from_pretrained`; a step checkpoint also has the state of PPO."""
         with only_active_adapter(self.model):
             super().save_model(output_dir, _internal_call)
-        if _internal_call and self.args.should_save and not self.args.save_only_model:
+        if _internal_call and output_dir and self.args.should_save and not self.args.save_only_model:
             save_state(output_dir, self.critic, self.beta, self.baseline)
 
     # ---- Rollouts ----
@@ -356,7 +375,7 @@ class PPOTrainer(Trainer):
         return scored
 
     def _sample(self, rows: list[dict], key: tuple) -> Rollout:
-        # Without the autocast that accelerate put around its forward pass: this trainer turns it on where it is wanted.
+        # Unwrapped: accelerate's wrapper would put autocast around every forward pass, also where it must be off.
         args, model = self.args, self.accelerator.unwrap_model(inner(self.model), keep_fp32_wrapper=False)
         pad_token_id = self.processing_class.pad_token_id
         with keyed_rng(model.device, *key), token_rows_in_place(model):
@@ -370,7 +389,7 @@ class PPOTrainer(Trainer):
             )
 
     def _add_log_probs(self, samples: ScoredSamples, metrics: Metrics) -> ScoredRollout:
-        """Log-probabilities by the forward pass that training uses, not by the sampler's."""
+        """Add log-probabilities by the forward pass that training uses, which may differ from the sampler's."""
         args, rollout, mask = self.args, samples.rollout, samples.rollout.completion_mask
         log_probs, entropy, outputs = policy_pass(
             self.model, self.critic, rollout, args.temperature, args.per_device_eval_batch_size
@@ -386,7 +405,7 @@ class PPOTrainer(Trainer):
         return ScoredRollout(samples, log_probs, ref_log_probs, mean_kl, outputs)
 
     def _make_experience(self, rows: list[dict[str, Any]]) -> Experience:
-        """A rollout with the targets of the losses; it also adapts beta, and sets the baseline if there is none yet."""
+        """Make a rollout with the targets of its losses; adapt beta, and set the baseline if it is not set yet."""
         args, metrics, step = self.args, self._metrics, self.state.global_step
         scored = self.make_rollout(rows, ("rollout", args.seed, step, *self._process), metrics)
         rollout, samples, scores = scored.rollout, scored.samples, scored.samples.scores
@@ -396,7 +415,7 @@ class PPOTrainer(Trainer):
             write_completions(self._completions_path, samples, step)
             self._table = completions_table(samples, args.num_completions_to_print)
         if scores.isnan().all():
-            logger.warning("step %d: no reward judged any completion, so that they teach nothing", step)
+            logger.warning("step %d: no reward scored any completion: nothing is learned from this rollout", step)
         started = time.perf_counter()
         outputs = self._critic_outputs(scored)
         if self.baseline is None:
@@ -414,10 +433,18 @@ class PPOTrainer(Trainer):
 
     def _critic_outputs(self, scored: ScoredRollout) -> Tensor:
         """The critic's values before each completion token and after the last. -> [B, T + 1]."""
-        if scored.critic_outputs is not None:
-            return scored.critic_outputs
+        critic = self.critic
+        if isinstance(critic, HeadScorer):
+            return cast(Tensor, scored.critic_outputs)  # from the policy's forward pass
         self.value_model.eval()
         with self.accelerator.autocast():
-            outputs = chunked(self.critic.outputs, scored.rollout, self.args.per_device_eval_batch_size, extra=1)
+            outputs = chunked(critic.outputs, scored.rollout, self.args.per_device_eval_batch_size, extra=1)
         self.value_model.train()
         return outputs
+
+
+def first_prompts(dataset: checks.Datasets) -> list[Any]:
+    """The first prompts of a data set, or of the first of several; none without a data set."""
+    rows: Any = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+    count = 0 if rows is None else min(PROBED_PROMPTS, len(rows))
+    return [rows[index]["prompt"] for index in range(count)]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, EarlyStoppingCallback
 from alignment.errors import UserError
 from alignment.pipeline.recipes.recipe import build_configs
 from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.config import RENAMED, PPOConfig
+from alignment.trainers.ppo.config import RENAMED_KEYS, PPOConfig
 from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.models import completion_logits
 from alignment.trainers.ppo.ptx import mean_token_loss
@@ -215,7 +215,7 @@ def test_gradient_clipping_covers_policy_and_critic(tmp_path):
 
 
 def first_update(path, **arguments) -> tuple[dict, dict]:
-    """The first rollout, and what was logged of it."""
+    """The experience of the first rollout, and its log entry."""
     reward = arguments.pop("reward_funcs", tiny.length_reward)
     run = tiny.trainer(path, reward_funcs=reward, arguments={"max_steps": 1, **arguments})
     run.train()
@@ -243,7 +243,7 @@ def test_keys_of_the_reward_do_what_they_say(tmp_path):
     torch.testing.assert_close(weighted.targets.returns[:, -1], 3 * lengths)
 
 
-def test_beta_charges_the_divergence_from_the_reference(tmp_path):
+def test_beta_weights_the_kl_to_the_reference_in_the_reward(tmp_path):
     results = {}
     for beta in [0.0, 0.5]:
         run = tiny.trainer(
@@ -262,7 +262,7 @@ def test_beta_charges_the_divergence_from_the_reference(tmp_path):
     )
 
 
-def test_rows_without_an_opinion_are_left_out(tmp_path):
+def test_completions_without_a_score_are_masked(tmp_path):
     def reward(completions, **kwargs):
         return [None, *[1.0] * (len(completions) - 1)]
 
@@ -271,9 +271,9 @@ def test_rows_without_an_opinion_are_left_out(tmp_path):
     assert log["reward"] == 1
 
 
-def test_a_rollout_that_nothing_judges_is_told(tmp_path, caplog):
+def test_a_rollout_without_any_score_is_logged(tmp_path, caplog):
     tiny.trainer(tmp_path, reward_funcs=lambda completions, **kwargs: [None] * len(completions)).train()
-    told = [record.getMessage() for record in caplog.records if "no reward judged" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "no reward scored" in record.getMessage()]
     assert [text.split(":")[0] for text in told] == ["step 0", "step 1"]
 
 
@@ -296,14 +296,14 @@ def test_reward_functions_may_log_as_in_trl(tmp_path):
         tiny.trainer(tmp_path, reward_funcs=too_few).train()
 
 
-def test_whitening_can_be_left_out(tmp_path):
+def test_whitening_can_be_switched_off(tmp_path):
     for whiten in [True, False]:
         experience, _ = first_update(tmp_path, whiten_advantages=whiten)
         advantages = experience.targets.advantages[experience.targets.loss_mask]
         assert (abs(advantages.mean()) < 1e-5) == whiten
 
 
-def test_target_kl_ends_the_policys_part_of_a_rollout(tmp_path):
+def test_target_kl_stops_the_policy_until_the_next_rollout(tmp_path):
     arguments = {"num_iterations": 3, "max_steps": 6, "learning_rate": 1e-2}
     free = tiny.trainer(tmp_path, arguments=arguments)
     free.train()
@@ -377,7 +377,7 @@ def test_the_first_rollouts_mean_reward_can_be_the_baseline(tmp_path):
     torch.testing.assert_close(returns, experience.rollout.completion_mask.sum(1).float() - first)
 
 
-def test_a_missing_end_may_replace_the_reward(tmp_path):
+def test_missing_eos_mode_replace_replaces_the_reward(tmp_path):
     arguments = {"whiten_advantages": False, "max_completion_length": 4, "per_device_train_batch_size": 8}
     experience, _ = first_update(tmp_path, **arguments, missing_eos_penalty=9.0, missing_eos_mode="replace")
     lengths = experience.rollout.completion_mask.sum(1).float()
@@ -390,7 +390,7 @@ def no_reward(completion_ids, **kwargs) -> list[float]:
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
-def test_the_kl_may_count_in_the_loss(tmp_path, estimator):
+def test_the_kl_may_be_charged_in_the_loss(tmp_path, estimator):
     arguments = {"kl_placement": "loss", "kl_estimator": estimator, "beta": 0.5, "whiten_advantages": False}
     options = {"reward_funcs": no_reward, "ref_model": tiny.model(seed=5), "arguments": arguments}
     [[policy, _]] = tiny.gradients(tmp_path, **options)
@@ -408,7 +408,7 @@ def test_the_kl_may_count_in_the_loss(tmp_path, estimator):
         torch.testing.assert_close(policy[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_other_estimators_of_the_kl_charge_the_reward(tmp_path):
+def test_every_kl_estimator_can_be_charged_in_the_reward(tmp_path):
     returns = {}
     for estimator in ["k1", "k2", "k3"]:
         arguments = {"kl_estimator": estimator, "beta": 0.5, "lam": 1.0, "whiten_advantages": False, "max_steps": 1}
@@ -433,7 +433,7 @@ def test_beta_adapts_to_its_target(tmp_path):
     assert tiny.logged(run, "kl_coef") == pytest.approx(expected) and run.beta == pytest.approx(beta)
 
 
-def test_truncated_importance_sampling_weighs_the_loss(tmp_path):
+def test_truncated_importance_sampling_weights_the_loss(tmp_path):
     arguments = {"sampler": "continuous_batching", "beta": 0.0, "vf_coef": 0.0, "per_device_train_batch_size": 4}
     [[plain, _]] = tiny.gradients(tmp_path, arguments=arguments)
     [[same, _]] = tiny.gradients(tmp_path, arguments=arguments | {"importance_sampling_clip": 2.0})
@@ -488,7 +488,7 @@ def test_ptx_is_the_language_model_loss_of_the_texts(tmp_path):
     batch = run.texts.batch(("key",), torch.device("cpu"))
     assert batch["input_ids"].shape == (4, 4) and (batch["labels"] == tiny.EOS).sum() == 4
     for wrong in ({"ptx_dataset": tiny.texts()}, {"arguments": {"ptx_coef": 1.0}}):
-        with pytest.raises(UserError, match="go together"):
+        with pytest.raises(UserError, match="need each other"):
             tiny.trainer(tmp_path, **wrong)
 
 
@@ -501,11 +501,11 @@ def test_some_completions_are_logged_as_a_table(tmp_path, caplog):
     assert all(len(table.splitlines()) == 4 for table in tables)
 
 
-def test_old_keys_are_named_by_their_new_names(tmp_path):
+def test_old_keys_are_refused_with_their_new_names(tmp_path):
     with pytest.raises(UserError) as refused:
         PPOConfig(output_dir=str(tmp_path), kl_coef=0.1, cliprange=0.1)
     assert "kl_coef: beta" in str(refused.value) and "cliprange: epsilon" in str(refused.value)
-    assert not RENAMED.keys() & PPOConfig.__dataclass_fields__.keys()
+    assert not RENAMED_KEYS.keys() & PPOConfig.__dataclass_fields__.keys()
     with pytest.raises(UserError, match="what it did: max_completion_length"):
         build_configs((PPOConfig,), {"output_dir": str(tmp_path), "response_length": 5}, "ppo.yaml")
 
@@ -542,7 +542,7 @@ def test_completions_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["full", "new adapter", "sft adapter"])
-def test_saved_policy_loads_plainly(tmp_path, case):
+def test_a_saved_policy_loads_with_from_pretrained(tmp_path, case):
     [(_, policy, peft_config)] = [entry for entry in policies() if entry[0] == case]
     run = tiny.trainer(tmp_path, policy=policy, peft_config=peft_config)
     run.train()
@@ -601,8 +601,8 @@ def test_models_are_loaded_from_paths(tmp_path):
         ("temperature is too small", {"temperature": 0.0}),
         ("may not fit", {"max_completion_length": 100}),
         ("reward_weights", {"reward_weights": [1.0, 2.0]}),
-        ("does nothing with k1", {"kl_placement": "loss"}),
-        ("kl_estimator is not a choice", {"kl_estimator": "k4"}),
+        ("has no effect with k1", {"kl_placement": "loss"}),
+        ("kl_estimator has an unknown value", {"kl_estimator": "k4"}),
         ("needs the sampler's probabilities", {"importance_sampling_clip": 2.0}),
         ("delta is too small", {"delta": 1.1}),
         ("no beta to adapt", {"kl_target": 1.0, "beta": 0.0}),
@@ -620,7 +620,7 @@ def test_mistakes_in_models_and_data_are_named(tmp_path):
         tiny.trainer(tmp_path, dataset=tiny.prompts().rename_column("prompt", "text"))
     with pytest.raises(UserError, match="smaller vocabulary"):
         tiny.trainer(tmp_path, reward_funcs=tiny.model("llama", "score").__class__(small_config()))
-    with pytest.raises(UserError, match="gives one score"):
+    with pytest.raises(UserError, match="not a reward model"):
         tiny.trainer(tmp_path, reward_funcs=tiny.model())
     with pytest.raises(UserError, match="already has an adapter"):
         tiny.trainer(tmp_path, policy=tiny.sft_adapter(), peft_config=tiny.lora())
@@ -648,7 +648,7 @@ def small_config():
     return config
 
 
-def test_config_has_trls_names_for_what_trl_has():
+def test_config_has_trls_names_for_shared_keys():
     from trl import GRPOConfig
 
     shared = {"max_completion_length", "temperature", "beta", "epsilon", "num_iterations", "steps_per_generation"}
@@ -656,8 +656,8 @@ def test_config_has_trls_names_for_what_trl_has():
     assert shared <= GRPOConfig.__dataclass_fields__.keys() & PPOConfig.__dataclass_fields__.keys()
 
 
-def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
-    """As in TRL's GRPO. The rest of the loss is 0; all rows have as many tokens, so that z-losses average exactly."""
+def test_router_losses_have_the_same_weight_with_and_without_accumulation(tmp_path):
+    """The rest of the loss is 0, and all rows have equally many tokens, so that z-losses average exactly."""
     arguments = {"vf_coef": 0.0, "beta": 0.0, "whiten_advantages": False, "max_completion_length": 1}
     options = {"reward_funcs": no_reward, "dataset": tiny.prompts().select([0] * 8)}
     router, found = "model.layers.0.mlp.gate.weight", {}
@@ -670,7 +670,7 @@ def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
 
 
 @pytest.mark.parametrize("critic_mode", ["separate", "shared_head"])
-def test_router_losses_of_micro_batches_count_by_their_tokens(tmp_path, critic_mode):
+def test_router_losses_of_micro_batches_are_weighted_by_their_tokens(tmp_path, critic_mode):
     arguments = {"max_steps": 1, "ptx_coef": 1.0, "critic_mode": critic_mode, "beta": 0.0}
     run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.5), arguments=arguments, ptx_dataset=tiny.texts())
     run.train()
