@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(),
     ),
     "the reference has no temperature": (
-        text(trainer, "reference_log_probs", ("batch, temperature)", "batch, 1.0)")),
+        text(log_probs, "reference_log_probs", ("batch, temperature)", "batch, 1.0)")),
         step(),
     ),
     "the reference is the base, not the parent's adapter": (
@@ -205,8 +205,8 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "the KL of a completion has padding in it": (
         text(
-            PPOTrainer,
-            "_add_log_probs",
+            trainer,
+            "add_log_probs",
             ("((log_probs - ref_log_probs) * mask).sum(1)", "(log_probs - ref_log_probs).sum(1)"),
         ),
         step(eval_batch=8),
@@ -269,7 +269,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(adapter=True, critic="lora"),
     ),
     "a row's reward is that of the rollout": (
-        text(trainer, "combine", ("stacked.nansum(1)", "stacked.nansum(1).mean().expand(len(stacked))")),
+        text(rewards, "combine", ("stacked.nansum(1)", "stacked.nansum(1).mean().expand(len(stacked))")),
         lambda at: check_alone(Case(), Setting(eval_batch=3, micro_batch=2), at.bases, at.monkeypatch),
     ),
     # PPO's processes

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from alignment.trainers.ppo import maths
@@ -31,6 +32,12 @@ class ScoredRollout:
     @property
     def rollout(self) -> Rollout:
         return self.samples.rollout
+
+    def charged_kl(self, args: PPOConfig) -> Tensor:
+        """KL estimate that is charged in the reward of each token, 0 if the loss charges it. -> [B, T]."""
+        if self.ref_log_probs is None or args.kl_placement == "loss":
+            return torch.zeros_like(self.log_probs)
+        return maths.KL_ESTIMATORS[args.kl_estimator](self.log_probs, self.ref_log_probs)
 
 
 @dataclass(frozen=True)

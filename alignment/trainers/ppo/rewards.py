@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trl import is_conversational
@@ -24,6 +25,7 @@ from alignment.trainers.ppo.models import Model
 from alignment.trainers.ppo.rollout import Rollout, encode_prompts
 
 logger = logging.getLogger(__name__)
+PROBED_PROMPTS = 8  # prompts on which to find out how a reward model reads them
 RewardFunc: TypeAlias = str | Model | Callable[..., Any]
 
 
@@ -196,8 +198,12 @@ class FunctionReward:
 Reward: TypeAlias = ModelReward | FunctionReward
 
 
-def score_samples(rewards: Sequence[Reward], samples: Samples) -> dict[str, Tensor]:
-    """Score a rollout by each reward, name -> [B]; async functions wait for their answers together."""
+def score_samples(rewards: Sequence[Reward], samples: Samples, weights: list[float] | None = None) -> ScoredSamples:
+    """Score a rollout by each reward; async functions wait for their answers together.
+
+    Args:
+        weights: weights of the rewards in the sum; None: 1 each.
+    """
 
     async def gather(functions: list[FunctionReward]) -> list[Any]:
         return await asyncio.gather(*[function.call(samples) for function in functions])
@@ -215,7 +221,7 @@ def score_samples(rewards: Sequence[Reward], samples: Samples) -> dict[str, Tens
         else:
             answer = answered[id(reward)] if reward.is_async else reward.call(samples)
             scores[reward.name] = reward.read(answer, samples)
-    return scores
+    return ScoredSamples(**vars(samples), rewards=scores, scores=combine(list(scores.values()), weights))
 
 
 def make_rewards(
@@ -255,6 +261,13 @@ def make_rewards(
         if names.count(reward.name) > 1:
             reward.name = f"{reward.name}_{index}"
     return rewards
+
+
+def first_prompts(dataset: Dataset | dict[str, Dataset] | None) -> list[Prompt]:
+    """The first prompts of a data set, or of the first of several data sets; none without a data set."""
+    rows: Any = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+    count = 0 if rows is None else min(PROBED_PROMPTS, len(rows))
+    return [rows[index]["prompt"] for index in range(count)]
 
 
 def make_reading(

@@ -32,7 +32,7 @@ from alignment.trainers.ppo.critics import (
     parameter_groups,
 )
 from alignment.trainers.ppo.experience import Experience, ScoredRollout, make_targets
-from alignment.trainers.ppo.log_probs import policy_pass, reference_log_probs
+from alignment.trainers.ppo.log_probs import add_log_probs
 from alignment.trainers.ppo.losses import policy_loss, value_loss
 from alignment.trainers.ppo.metrics import (
     Metrics,
@@ -59,8 +59,7 @@ from alignment.trainers.ppo.ptx import PretrainingTexts, mean_token_loss
 from alignment.trainers.ppo.rewards import (
     ModelReward,
     RewardFunc,
-    ScoredSamples,
-    combine,
+    first_prompts,
     make_rewards,
     read_completions,
     score_samples,
@@ -69,7 +68,6 @@ from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, RolloutSampler, as
 from alignment.trainers.ppo.schedule import RolloutSchedule
 from alignment.trainers.ppo.state import load_state, save_state
 
-PROBED_PROMPTS = 8  # prompts on which to find out how the reward models read them
 logger = logging.getLogger(__name__)
 
 
@@ -365,11 +363,10 @@ class PPOTrainer(Trainer):
             rollout = self._sample(rows, key)
             sampled = time.perf_counter()
             given = {"trainer_state": self.state, "log_metric": metrics.add}
-            samples = read_completions(rollout, rows, self.processing_class, given)
-            rewards = score_samples(self.rewards, samples)
-            scores = combine(list(rewards.values()), self.args.reward_weights)
-            scored = self._add_log_probs(ScoredSamples(**vars(samples), rewards=rewards, scores=scores), metrics)
-        add_sample_metrics(metrics, scored.samples)
+            unscored = read_completions(rollout, rows, self.processing_class, given)
+            samples = score_samples(self.rewards, unscored, self.args.reward_weights)
+            scored = add_log_probs(samples, self.model, self.critic, self.reference, self.args, metrics, self._total)
+        add_sample_metrics(metrics, samples)
         metrics.add("time/generate", sampled - started)
         metrics.add("time/score", time.perf_counter() - sampled)
         return scored
@@ -388,22 +385,6 @@ class PPOTrainer(Trainer):
                 pad_token_id=self.eos_token_ids[0] if pad_token_id is None else pad_token_id,
             )
 
-    def _add_log_probs(self, samples: ScoredSamples, metrics: Metrics) -> ScoredRollout:
-        """Add log-probabilities by the forward pass that training uses, which may differ from the sampler's."""
-        args, rollout, mask = self.args, samples.rollout, samples.rollout.completion_mask
-        log_probs, entropy, outputs = policy_pass(
-            self.model, self.critic, rollout, args.temperature, args.per_device_eval_batch_size
-        )
-        metrics.add_tokens(mask, {"entropy": entropy})
-        if self.reference is None:
-            return ScoredRollout(samples, log_probs, None, 0.0, outputs)
-        ref_log_probs = reference_log_probs(self.reference, rollout, args.temperature, args.per_device_eval_batch_size)
-        kl = ((log_probs - ref_log_probs) * mask).sum(1)
-        mean_kl = maths.masked_mean(kl, torch.ones_like(kl), self._total).item()
-        metrics.add_tokens(mask, {"kl": maths.kl_k3(log_probs, ref_log_probs)})
-        metrics.add("kl/completion", mean_kl * len(kl), len(kl))
-        return ScoredRollout(samples, log_probs, ref_log_probs, mean_kl, outputs)
-
     def _make_experience(self, rows: list[dict[str, Any]]) -> Experience:
         """Make a rollout with the targets of its losses; adapt beta, and set the baseline if it is not set yet."""
         args, metrics, step = self.args, self._metrics, self.state.global_step
@@ -420,15 +401,14 @@ class PPOTrainer(Trainer):
         outputs = self._critic_outputs(scored)
         if self.baseline is None:
             self.baseline = maths.masked_mean(scores.nan_to_num(), ~scores.isnan(), self._total).item()
-        kl, ref_log_probs = torch.zeros_like(scored.log_probs), scored.ref_log_probs
-        if ref_log_probs is not None and args.kl_placement == "reward":
-            kl, ref_log_probs = maths.KL_ESTIMATORS[args.kl_estimator](scored.log_probs, ref_log_probs), None
+        kl = scored.charged_kl(args)
         targets = make_targets(rollout, scores, kl, outputs, args, self.beta, self.baseline, metrics, self._total)
         metrics.add("kl_coef", self.beta)
         if args.kl_target is not None:
             count = args.rollout_size * args.world_size
             self.beta = maths.adapted_coefficient(self.beta, scored.kl, args.kl_target, args.kl_horizon, count)
         metrics.add("time/score", time.perf_counter() - started, weight=0)
+        ref_log_probs = scored.ref_log_probs if args.kl_placement == "loss" else None
         return Experience(rollout, targets, scored.log_probs, ref_log_probs)
 
     def _critic_outputs(self, scored: ScoredRollout) -> Tensor:
@@ -441,10 +421,3 @@ class PPOTrainer(Trainer):
             outputs = chunked(critic.outputs, scored.rollout, self.args.per_device_eval_batch_size, extra=1)
         self.value_model.train()
         return outputs
-
-
-def first_prompts(dataset: checks.Datasets) -> list[Any]:
-    """The first prompts of a data set, or of the first of several; none without a data set."""
-    rows: Any = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
-    count = 0 if rows is None else min(PROBED_PROMPTS, len(rows))
-    return [rows[index]["prompt"] for index in range(count)]

@@ -307,7 +307,7 @@ def test_reward_functions_get_trls_arguments_and_columns():
     message = [{"role": "user", "content": "w1"}]
     rows = [{"prompt": message, "target": index} for index in range(3)]
     samples = read_completions(result, rows, tiny.tokenizer(), {"trainer_state": "state"})
-    rewards = score_samples([FunctionReward(function)], samples)["function"]
+    rewards = score_samples([FunctionReward(function)], samples).rewards["function"]
     assert seen["prompts"] == [message] * 3 and seen["target"] == [0, 1, 2]
     assert seen["ids"] == result.completion_ids and seen["rest"] == {"trainer_state", "log_extra"}
     assert seen["completions"][0][0]["role"] == "assistant"
@@ -339,9 +339,9 @@ def test_async_functions_wait_together():
             return [3.0] * len(completions)
 
     samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
-    assert score_samples([FunctionReward(Judge())], samples)["Judge"].tolist() == [3.0] * 3
+    assert score_samples([FunctionReward(Judge())], samples).rewards["Judge"].tolist() == [3.0] * 3
     plain = FunctionReward(tiny.length_reward)
-    scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples)
+    scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples).rewards
     assert list(scores) == ["one", "length_reward", "two"]
     assert scores["one"].tolist() == [1.0] * 3 and scores["two"].tolist() == [2.0] * 3
 
