@@ -58,7 +58,7 @@ class PPOConfig(TrainingArguments):
     `per_device_eval_batch_size`.
     """
 
-    RENAMED = RENAMED_KEYS  # read for recipes that have one of these keys
+    RENAMED = RENAMED_KEYS  # build_configs names the new key of a recipe's old one
 
     learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate of the policy."})
     adam_epsilon: float = field(

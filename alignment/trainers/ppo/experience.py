@@ -1,4 +1,4 @@
-"""What PPO trains on: a scored rollout, and the targets of its losses."""
+"""Experience of PPO: a scored rollout, and the targets of its losses."""
 
 from dataclasses import dataclass
 

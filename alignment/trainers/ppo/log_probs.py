@@ -16,7 +16,7 @@ from alignment.trainers.ppo.rollout import Rollout
 
 
 class PolicyPass(NamedTuple):
-    """What one forward pass of the policy over a rollout returns.
+    """Results of a forward pass of the policy over a rollout.
 
     Attributes:
         log_probs: [B, T], of the completion tokens.

@@ -1,4 +1,4 @@
-"""What PPO logs: weighted means between two logs, statistics of a rollout, and its completions."""
+"""Logging of PPO: weighted means between two logs, statistics of a rollout, and its completions."""
 
 import json
 import math

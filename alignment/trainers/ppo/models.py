@@ -128,7 +128,7 @@ def inner(model: nn.Module) -> PreTrainedModel:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set all dropout rates to 0: those of dropout layers, and those that attention modules keep as numbers."""
+    """Set all dropout rates to 0: in dropout layers, and in attention modules that keep the rate as a number."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -11,7 +11,7 @@ from alignment.trainers.ppo.rollout import keyed_generator
 
 
 class RolloutSchedule:
-    """What PPO keeps between the micro-batches of a rollout.
+    """State of the training loop between the micro-batches of a rollout.
 
     A rollout is trained on in `args.micro_steps_per_rollout` micro-batches: `num_iterations` passes over its rows, each
     in a new order.

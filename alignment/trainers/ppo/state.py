@@ -1,4 +1,4 @@
-"""What a PPO step checkpoint holds besides the policy: the critic's weights, the adaptive beta and the baseline."""
+"""State of PPO in a step checkpoint, besides the policy: the critic's weights, the adaptive beta and the baseline."""
 
 import json
 import os

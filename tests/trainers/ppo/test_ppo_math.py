@@ -204,7 +204,7 @@ def test_targets_against_hand_values():
     torch.testing.assert_close(plain["old_values"], values)
     assert plain["loss_mask"].tolist() == [[False, True, True], [True, True, True]]
     assert figures["advantages/mean"] == pytest.approx(1.225 / 5)
-    # One step ahead for the critic alone, and a cut completion goes on at the value after it.
+    # lam_critic 0: the critic's returns look one step ahead; the truncated completion bootstraps with the last value.
     booted, _ = experience([1.5, 2.5], lam_critic=0.0, bootstrap_truncated=True)
     torch.testing.assert_close(booted["advantages"], torch.tensor([[0.0, -0.2, -0.2], [0.425, 0.85, 2.1]]))
     torch.testing.assert_close(booted["returns"], torch.tensor([[0.0, 0.4, 0.8], [0.2, 0.2, 2.7]]))

@@ -19,9 +19,9 @@ def tables(head: str) -> list[list[str]]:
 
 
 def test_the_page_has_every_key_with_its_default():
-    told = {row[0].strip("`"): parse_yaml(row[1], row[0]) for row in tables("key")}
+    listed = {row[0].strip("`"): parse_yaml(row[1], row[0]) for row in tables("key")}
     fields = PPOConfig.__dataclass_fields__
-    assert told == {name: fields[name].default for name in PPOConfig.__annotations__}
+    assert listed == {name: fields[name].default for name in PPOConfig.__annotations__}
 
 
 def test_the_page_has_every_metric(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 HELPERS = Path(__file__).parents[2] / "helpers"
-# Every process takes the likeliest token, as what is drawn depends on who draws.
+# Every process takes the likeliest token, since random draws differ between processes.
 PROGRAM = """
 import json, sys
 from accelerate import PartialState

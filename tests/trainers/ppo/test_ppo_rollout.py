@@ -98,9 +98,9 @@ def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
 
 def test_a_single_row_of_samples_equals_that_row_of_the_rollout():
     result = rollout()
-    told = {"log_metric": print, "note": "one for all"}
+    extra = {"log_metric": print, "note": "one for all"}
     rows = [{"prompt": f"w{index}", "target": index} for index in range(3)]
-    samples = read_completions(result, rows, tiny.tokenizer(), told)
+    samples = read_completions(result, rows, tiny.tokenizer(), extra)
     for index in range(3):
         alone = samples.row(index)
         assert alone.rollout.token_ids == [result.token_ids[index]]
@@ -158,9 +158,9 @@ def test_a_prompt_is_continued_in_a_batch_as_alone(kind, pad):
         length, own = len(alone.completion_ids[0]), unpadded(together, row)
         with torch.no_grad():
             expected = maths.token_log_probs(completion_logits(policy, own, 1e-3), own["completion_ids"])[0]
-        told = together.sampler_log_probs[row]
-        torch.testing.assert_close(told[-length:], expected, atol=0.05, rtol=0.05)
-        assert not told[:-length].any()
+        recorded = together.sampler_log_probs[row]
+        torch.testing.assert_close(recorded[-length:], expected, atol=0.05, rtol=0.05)
+        assert not recorded[:-length].any()
 
 
 def test_samples_ignore_the_checkpoints_generation_settings():
@@ -213,8 +213,8 @@ def test_continuous_batching_samples_the_same_distribution():
         with torch.no_grad():
             logits = completion_logits(model, batch, 0.7)
         expected = maths.token_log_probs(logits, batch["completion_ids"])[0]
-        told = result.sampler_log_probs[row, -len(expected) :]
-        torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
+        recorded = result.sampler_log_probs[row, -len(expected) :]
+        torch.testing.assert_close(recorded, expected, atol=1e-4, rtol=1e-4)
         ended = result.completion_ids[row][-1] in (tiny.EOS, tiny.TURN)
         assert bool(result.terminated[row]) == ended and (ended or len(expected) == 6)
 
@@ -327,7 +327,7 @@ def test_async_functions_wait_together():
     def waiting(name, value):
         async def function(completions, **kwargs):
             started.append(name)
-            while len(started) < 2:  # each goes on only once the other has begun
+            while len(started) < 2:  # each waits until the other has begun
                 await asyncio.sleep(0)
             return [value] * len(completions)
 

@@ -93,7 +93,7 @@ def test_every_update_logs_every_metric(tmp_path):
 def test_same_seed_same_weights_to_the_bit(tmp_path):
     runs = []
     for index, seed in enumerate([0, 0, 1]):
-        torch.rand(index)  # what others draw from the global generator does not matter
+        torch.rand(index)  # draws from the global generator must not matter
         run = tiny.trainer(tmp_path, arguments={"seed": seed, "steps_per_generation": 2, "num_iterations": 2})
         run.train()
         runs.append((tiny.weights(run.model), tiny.weights(run.value_model)))
@@ -273,8 +273,8 @@ def test_completions_without_a_score_are_masked(tmp_path):
 
 def test_a_rollout_without_any_score_is_logged(tmp_path, caplog):
     tiny.trainer(tmp_path, reward_funcs=lambda completions, **kwargs: [None] * len(completions)).train()
-    told = [record.getMessage() for record in caplog.records if "no reward scored" in record.getMessage()]
-    assert [text.split(":")[0] for text in told] == ["step 0", "step 1"]
+    messages = [record.getMessage() for record in caplog.records if "no reward scored" in record.getMessage()]
+    assert [text.split(":")[0] for text in messages] == ["step 0", "step 1"]
 
 
 def test_reward_functions_may_log_as_in_trl(tmp_path):

@@ -94,7 +94,7 @@ def test_the_chunked_loss_is_plain_cross_entropy_by_default():
     hidden, weight, labels = torch.randn(9, 8), torch.randn(50, 8), torch.randint(50, (9,))
     whole = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="sum")
     torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, 4), whole)
-    for wanted in (hidden, weight):  # where one of them alone is trained, or frozen
+    for wanted in (hidden, weight):  # only one of them is trained
         wanted.requires_grad_(True)
         [ours] = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels, 4), wanted)
         loss = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="sum")
@@ -228,7 +228,7 @@ def test_settings_without_effect_are_refused_together(tmp_path):
     assert all(text in str(error.value) for text in ("decay_share", "z_loss", "Muon can only be combined with AdamW"))
 
 
-CPUS = {  # what torch.cpu.get_capabilities tells -> whether bf16 is used where it is asked for
+CPUS = {  # result of torch.cpu.get_capabilities -> whether bf16 is used if requested
     "AVX-512 BF16": ({"architecture": "x86_64", "avx512_bf16": True}, True),
     "AMX": ({"architecture": "x86_64", "amx_bf16": True}, True),
     "AVX2": ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
