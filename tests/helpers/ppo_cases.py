@@ -1,4 +1,4 @@
-"""One PPO step on a scripted, ragged rollout, in any setting; and the same step computed row by row without padding."""
+"""A PPO step on a scripted, ragged rollout in any setting, and the same step computed row by row without padding."""
 
 import json
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ KEYS |= {"log_completions": True, "num_completions_to_print": 0, "bf16": False}
 
 @dataclass(frozen=True)
 class Case:
-    """What a run is of: results may differ from case to case."""
+    """A configuration of a run that may change its results."""
 
     model: str = "gpt"
     adapter: bool = False
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """What must not matter."""
+    """Settings that must not change the results."""
 
     eval_batch: int = 8
     micro_batch: int = 8  # of 8 rows, with as much accumulation as completes them
@@ -51,7 +51,7 @@ class Setting:
 
 
 def allowed(row: dict) -> bool:
-    """Critics and rewards that are adapters need a policy that is one."""
+    """Whether the combination is possible: critics and rewards that are adapters need a policy with an adapter."""
     return row.get("adapter") is not False or (row.get("critic") != "lora" and row.get("reward") != "adapter")
 
 
@@ -72,7 +72,7 @@ SETTINGS = {
 
 
 def scripted(completions: dict[tuple[int, ...], list[int]], padding: int = 0):
-    """A sampler that gives each prompt its completion, whatever the random numbers."""
+    """A sampler that gives each prompt its fixed completion."""
 
     def sample(model, prompts, *, eos_token_ids, pad_token_id, **options) -> rollout.Rollout:
         replies = [completions[tuple(prompt)] for prompt in prompts]
@@ -92,7 +92,7 @@ def length_mod_seven(completion_ids, **columns) -> list[float]:
 
 
 def policy_of(case: Case, folder: Path):
-    """The policy, with an adapter `ref` beside its own if it is one, on a saved base that rewards may share."""
+    """The policy; an adapter also has an adapter `ref`, on a saved base that rewards may share."""
     words = ragged.tokenizer(case.tokenizer)
     if not case.adapter:
         return ragged.model(case.model, words)
@@ -138,7 +138,7 @@ def reward_of(case: Case, folder: Path):
 def make(
     case: Case, setting: Setting, folder: Path, monkeypatch, talks=tuple(ragged.TALKS), texts=None, **keys
 ) -> PPOTrainer:
-    """The trainer of a case in a setting, with a critic and a reference that are not idle."""
+    """The trainer of a case in a setting; critic and reference differ from their initial weights."""
     words = ragged.tokenizer(case.tokenizer)
     replies = ragged.completions(case.tokenizer, words, talks)
     monkeypatch.setitem(rollout.SAMPLERS, "generate", scripted(replies, setting.padding))
@@ -179,31 +179,32 @@ def make(
 
 @dataclass
 class Step:
-    """What one optimizer step shows, rows in the order of the talks."""
+    """Values, metrics and gradients of an optimizer step, rows in the order of the talks."""
 
-    rows: dict[str, list]  # (B,) numbers, or a list of numbers a completion token
+    rows: dict[str, list]  # (B,) numbers, or lists of numbers per completion token
     figures: dict[str, float]
     policy: dict[str, Tensor]
     critic: dict[str, Tensor]
 
 
 def step(run: PPOTrainer, case: Case, talks=tuple(ragged.TALKS)) -> Step:
-    """Train one step: the rollout as it was made, what was logged, and the gradients."""
+    """Train a step, and return its rollout, log entry and gradients."""
     callback = ppo_tiny.Gradients()
     callback.trainer = run
     run.add_callback(callback)
     file = Path(run.args.output_dir) / "completions.jsonl"
     file.unlink(missing_ok=True)
     run.train()
-    words, rollout = ragged.tokenizer(case.tokenizer), run._rollout
+    words, experience = ragged.tokenizer(case.tokenizer), run.experience
+    rollout, tokens = experience.rollout, {"old_log_probs": experience.old_log_probs, **vars(experience.targets)}
     places = {tuple(ids): place for place, ids in enumerate(full_ids(case, words, talks))}
     order = [places[tuple(ids)] for ids in rollout.token_ids]
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     rewards = [next(iter(line["rewards"].values())) for line in lines]
     rows: dict[str, list] = {"rewards": in_place(order, rewards)}
     for name in ("old_values", "old_log_probs", "advantages", "returns"):
-        tokens = [row[mask].tolist() for row, mask in zip(rollout.tensors[name], rollout.completion_mask, strict=True)]
-        rows[name] = in_place(order, tokens)
+        values = [row[mask].tolist() for row, mask in zip(tokens[name], rollout.completion_mask, strict=True)]
+        rows[name] = in_place(order, values)
     [[policy, critic]] = callback.steps
     return Step(rows, run.state.log_history[0], policy, critic)
 
@@ -221,7 +222,7 @@ def in_place(order: list[int], values: list) -> list:
 
 
 def expected(run: PPOTrainer, case: Case, folder: Path, talks=tuple(ragged.TALKS)) -> Step:
-    """A step of the untrained run: one row at a time, no mask, no padding, plain loops; the trainer's modules alone."""
+    """The expected first step of a run, computed row by row with plain loops, without mask and padding."""
     args, words = run.args, ragged.tokenizer(case.tokenizer)
     pairs = list(ragged.completions(case.tokenizer, words, talks).items())
     rewards = [expected_reward(case, folder, words, talk, pair) for talk, pair in zip(talks, pairs, strict=True)]
@@ -267,7 +268,7 @@ def expected(run: PPOTrainer, case: Case, folder: Path, talks=tuple(ragged.TALKS
 
 
 def expected_reward(case: Case, folder: Path, words, talk, pair) -> float:
-    """The score of a classifier alone on the row that it was trained on, or the function's."""
+    """The score of the classifier on the row that it was trained on, or of the reward function."""
     prompt, reply = pair
     if case.reward == "function":
         return length_mod_seven([reply])[0]
@@ -299,7 +300,7 @@ def reply_log_probs(model, ids: Tensor, length: int, temperature: float) -> Tens
 
 
 def reference_of(run: PPOTrainer):
-    """The model that the KL is to be measured against, within a context."""
+    """A context that yields the model that the KL is measured against."""
     if run.reference.model is None:
         return adapter(run.model, REFERENCE_ADAPTER)
     return nullcontext(run.reference.model)
@@ -328,24 +329,24 @@ def looped_gae(rewards: list[float], values: list[float], gamma: float, lam: flo
 
 
 def whitened(advantages: list[list[float]]) -> list[list[float]]:
-    """Mean 0 and variance 1 over all tokens of all rows."""
+    """Normalise to mean 0 and variance 1 over all tokens of all rows."""
     flat = torch.tensor([one for row in advantages for one in row], dtype=torch.float64)
     mean, spread = flat.mean().item(), flat.std(correction=0).item()
     return [[(one - mean) / spread for one in row] for row in advantages]
 
 
 def losses(log_probs: Tensor, values: Tensor, advantages: list[float], returns: list[float]) -> tuple[Tensor, Tensor]:
-    """Sums over a row's tokens at the first step, where the ratio is 1 and no value has moved."""
+    """Policy and value loss summed over a row's tokens at the first step, at which the ratio is 1."""
     ratio = (log_probs - log_probs.detach()).exp()
     return -(ratio * torch.tensor(advantages)).sum(), 0.5 * ((values - torch.tensor(returns)) ** 2).sum()
 
 
 def gradients_of(run: PPOTrainer, policy_loss: Tensor, value_loss: Tensor) -> tuple[dict, dict]:
-    """Of the policy (with the value loss if they share the trunk) and of the critic."""
+    """Gradients of the policy (with the value loss if they share the trunk) and of the critic."""
     own = run.critic.trained()
     taken = {id(parameter) for parameter in own.values()}
     policy = {n: p for n, p in run.model.named_parameters() if p.requires_grad and id(p) not in taken}
-    total = policy_loss + value_loss if run.critic.shares_trunk else policy_loss
+    total = policy_loss + value_loss if isinstance(run.critic, HeadScorer) else policy_loss
     return grads(total, policy), grads(value_loss, own)
 
 
@@ -358,7 +359,7 @@ def grads(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_step(case: Case, setting: Setting, folder: Path, monkeypatch, talks=tuple(ragged.TALKS), **keys) -> None:
-    """A step in this setting is the step computed row by row."""
+    """Check that a step in this setting equals the step computed row by row."""
     run = make(case, setting, folder, monkeypatch, talks, **keys)
     wanted = expected(run, case, folder, talks)
     found = step(run, case, talks)
@@ -372,7 +373,7 @@ def check_step(case: Case, setting: Setting, folder: Path, monkeypatch, talks=tu
 
 
 def check_alone(case: Case, setting: Setting, folder: Path, monkeypatch) -> None:
-    """A row's rewards, values and log-probabilities are those of a rollout that it is alone in."""
+    """Check that rewards, values and log-probabilities of a row equal those of a rollout of this row alone."""
     together = step(make(case, setting, folder, monkeypatch, whiten_advantages=False), case)
     for place in (0, 3, 6):
         talks = (ragged.TALKS[place],)

@@ -1,4 +1,4 @@
-"""Several optimizer steps of PPO, and its evaluations, in settings that must not matter."""
+"""Several optimizer steps of PPO, and evaluations, in settings that must not change the results."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ UNLIKE = ("time", "runtime", "per_second", "step_time", "grad_norm")
 
 
 def steps_of(case: Case, micro_batch: int, setting: Setting, folder: Path, monkeypatch, **keys):
-    """Two minibatches of 4 rows a rollout, twice: a trained run."""
+    """A run trained on two rollouts of two minibatches of 4 rows."""
     keys = MANY | {"per_device_train_batch_size": micro_batch, "gradient_accumulation_steps": 4 // micro_batch} | keys
     keys |= {"steps_per_generation": 8 // micro_batch}
     run = make(case, setting, folder, monkeypatch, **keys)
@@ -32,7 +32,7 @@ def steps_of(case: Case, micro_batch: int, setting: Setting, folder: Path, monke
 
 
 def check_run(case: Case, micro_batch: int, setting: Setting, folder: Path, monkeypatch, **keys) -> None:
-    """Weights, the adapted beta, and all that was logged are those of whole minibatches and one evaluation batch."""
+    """Check that weights, beta and logs equal those of whole minibatches and a single evaluation batch."""
     plain = steps_of(case, 4, Setting(), folder, monkeypatch, **keys)
     other = steps_of(case, micro_batch, setting, folder, monkeypatch, **keys)
     for name in ("model", "value_model"):
@@ -50,14 +50,14 @@ def check_run(case: Case, micro_batch: int, setting: Setting, folder: Path, monk
 
 
 def evaluated(case: Case, batch_size: int, folder: Path, monkeypatch, order=tuple(range(7))) -> dict[str, float]:
-    """The figures of an evaluation on 7 prompts with scripted completions."""
+    """The metrics of an evaluation on 7 prompts with scripted completions."""
     run = make(case, Setting(eval_batch=batch_size), folder, monkeypatch)
     rows = Dataset.from_list([{"prompt": ragged.ask(ragged.TALKS[place][0])} for place in order])
     return run.evaluate(rows)
 
 
 def check_evaluation(case: Case, batch_size: int, folder: Path, monkeypatch, order=tuple(range(7))) -> None:
-    """Every figure of an evaluation is that of all its completions, whatever the batches."""
+    """Check that the metrics of an evaluation do not depend on the batches."""
     wanted = evaluated(case, 7, folder, monkeypatch)
     found = evaluated(case, batch_size, folder, monkeypatch, order)
     assert found.keys() == wanted.keys()

@@ -52,7 +52,7 @@ def model(kind: str = "llama", head: str = "lm", seed: int = 0, **overrides):
 
 
 def moe_policy(coefficient: float, z_coefficient: float = 0.0) -> GPTForCausalLM:
-    """A causal LM with experts, by the coefficients of its router losses."""
+    """A causal LM with experts and the given coefficients of its router losses."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}
     experts = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
@@ -103,7 +103,7 @@ def trainer(path, *, policy=None, reward_funcs=length_reward, dataset=None, peft
 
 
 def resumed(new, checkpoint) -> tuple[PPOTrainer, PPOTrainer]:
-    """An uninterrupted run, and one from a checkpoint of it, whose weights are the same to the bit."""
+    """An uninterrupted run and a run resumed from its checkpoint; checks that their weights are equal bit for bit."""
     whole = new()
     whole.train()
     again = new()
@@ -130,12 +130,12 @@ def lora(**kwargs) -> LoraConfig:
 
 
 def sft_adapter(kind: str = "llama") -> PeftModel:
-    """A policy with an adapter that already does something."""
+    """A policy with an adapter that changes its outputs."""
     return active(get_peft_model(model(kind), lora()))
 
 
 def active(adapted: PeftModel) -> PeftModel:
-    """An adapter whose second matrices are not 0, as they are at first."""
+    """Draw the second matrices of an adapter, which are 0 at first."""
     torch.manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -149,7 +149,7 @@ def lora_reward_model() -> PeftModel:
 
 
 class Gradients(TrainerCallback):
-    """Remembers the gradients of each optimizer step, of the policy and of the critic."""
+    """Records the gradients of policy and critic at each optimizer step."""
 
     def __init__(self):
         self.steps = []
@@ -164,7 +164,7 @@ class Gradients(TrainerCallback):
 
 
 def gradients(path, **kwargs) -> list:
-    """[policy's, critic's] of each optimizer step, before they are clipped."""
+    """[policy's gradients, critic's gradients] of each optimizer step, before clipping."""
     callback = Gradients()
     arguments = {"max_steps": 1, "max_grad_norm": 1e9, **kwargs.pop("arguments", {})}
     run = trainer(path, arguments=arguments, callbacks=[callback], **kwargs)
@@ -173,7 +173,7 @@ def gradients(path, **kwargs) -> list:
     return callback.steps
 
 
-# What the trainer is given for each critic_mode.
+# Arguments of the trainer by critic_mode.
 CRITICS = {
     "separate": {"reward_funcs": lambda: model(head="score", seed=3)},
     "shared_head": {},

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.experience import add_advantages
+from alignment.trainers.ppo.experience import make_targets
 from alignment.trainers.ppo.metrics import Metrics
 from alignment.trainers.ppo.rollout import Rollout
 
@@ -42,18 +42,19 @@ def experience(lengths: list[int], seed: int = 0) -> dict[str, Tensor]:
     return drawn | {"mask": mask, "scores": torch.randn(len(lengths), generator=generator) * 3}
 
 
-def advantages(drawn: dict[str, Tensor], rows: slice, total=maths.as_it_is) -> dict[str, Tensor]:
+def advantages(drawn: dict[str, Tensor], rows: slice, total=maths.identity) -> dict[str, Tensor]:
     """What a process makes of its rows, and the statistics that all have."""
     mask = drawn["mask"][rows]
     ids = torch.zeros_like(mask).long()
-    rollout = Rollout(ids, mask, mask, mask[:, 0] | True, {"kl": drawn["kl"][rows]})
+    rollout = Rollout(ids, mask, mask, mask[:, 0] | True)
     metrics = Metrics()
     args = PPOConfig("unused", use_cpu=True, whiten_rewards=True, gamma=0.9, lam=0.8)
-    add_advantages(rollout, drawn["scores"][rows], drawn["outputs"][rows], args, 0.2, 0.1, metrics, total)
+    scores, kl, outputs = (drawn[name][rows] for name in ("scores", "kl", "outputs"))
+    targets = make_targets(rollout, scores, kl, outputs, args, 0.2, 0.1, metrics, total)
     sums = (drawn["kl"][rows] * mask).sum(1)
     figures = {name: mean.mean() for name, mean in metrics.means.items()}
     figures["kl/completion"] = float(maths.masked_mean(sums, torch.ones_like(sums), total))
-    return {name: rollout.tensors[name] for name in ("advantages", "returns", "old_values")} | {"figures": figures}
+    return {name: getattr(targets, name) for name in ("advantages", "returns", "old_values")} | {"figures": figures}
 
 
 def check_totals(lengths: list[int], first: int) -> None:

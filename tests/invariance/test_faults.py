@@ -26,7 +26,8 @@ from alignment.data.preparing import filters
 from alignment.data.tokenizing import packing, tokens, windows
 from alignment.models.gpt import modeling_gpt
 from alignment.pipeline import recovery
-from alignment.trainers.ppo import critics, experience, maths, models, rewards, rollout, trainer
+from alignment.trainers.ppo import critics, experience, log_probs, maths, models, rewards, rollout, trainer
+from alignment.trainers.ppo.schedule import RolloutSchedule
 from alignment.trainers.ppo.trainer import PPOTrainer
 from alignment.trainers.pretrain import chunked_loss
 from alignment.trainers.pretrain.trainer import PretrainTrainer
@@ -121,9 +122,9 @@ GENERATE = (
     if hasattr(eval.generation.generate, "_replies")
     else (evaluation_cases, "generate")
 )
-COUNT = "self._num_tokens = self._total(loss_mask[minibatch].sum()).clamp(min=1)"
+COUNT = "self._num_tokens = self.total(loss_mask[minibatch].sum()).clamp(min=1)"
 SUM = "total((values * mask).sum()) / total(mask.sum()).clamp(min=1)"
-EVERYONES = "self._total(torch.tensor(len(minibatch)))"
+EVERYONES = "self.total(torch.tensor(len(minibatch)))"
 
 FAULTS: dict[str, tuple[Planting, Check]] = {
     # PPO's rewards
@@ -174,7 +175,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "chunks stay in the order of their lengths": (
         text(
-            trainer,
+            log_probs,
             "chunked",
             ("for rows in rollout", "for number, rows in enumerate(rollout"),
             (".split(batch_size):", ".split(batch_size)):"),
@@ -183,7 +184,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(),
     ),
     "chunks are put at the wrong end": (
-        text(trainer, "chunked", ("result.shape[1] - part.shape[1] :]", ": part.shape[1]]")),
+        text(log_probs, "chunked", ("result.shape[1] - part.shape[1] :]", ": part.shape[1]]")),
         step(),
     ),
     "a rollout's batch is cut one column short": (
@@ -191,7 +192,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(),
     ),
     "the reference has no temperature": (
-        text(PPOTrainer, "_reference_log_probs", ("self.args.temperature", "1.0")),
+        text(log_probs, "reference_log_probs", ("batch, temperature)", "batch, 1.0)")),
         step(),
     ),
     "the reference is the base, not the parent's adapter": (
@@ -204,14 +205,14 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "the KL of a completion has padding in it": (
         text(
-            PPOTrainer,
-            "_add_log_probs",
+            trainer,
+            "add_log_probs",
             ("((log_probs - ref_log_probs) * mask).sum(1)", "(log_probs - ref_log_probs).sum(1)"),
         ),
         step(eval_batch=8),
     ),
     "values are those after each token": (
-        text(trainer, "add_advantages", ("values = outputs[:, :-1] * mask", "values = outputs[:, 1:] * mask")),
+        text(trainer, "make_targets", ("values = outputs[:, :-1] * mask", "values = outputs[:, 1:] * mask")),
         step(),
     ),
     # PPO's advantages and losses
@@ -233,25 +234,26 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "advantages are whitened by the micro-batch": (
         text(
-            PPOTrainer,
-            "_policy_loss",
-            ('batch["advantages"], args', 'ppo_math.whiten(batch["advantages"], mask), args'),
+            trainer,
+            "policy_loss",
+            ('batch["advantages"], args', 'maths.whiten(batch["advantages"], batch["loss_mask"]), args'),
         ),
         step(),
     ),
     "the loss is a mean over the micro-batch": (
         text(
-            PPOTrainer,
-            "_next_micro_batch",
+            RolloutSchedule,
+            "next_micro_batch",
             (
-                "return self._order[place], self._num_tokens",
-                "return self._order[place], loss_mask[self._order[place]].sum() * args.gradient_accumulation_steps",
+                "return self._micro_batches[place], self._num_tokens",
+                "rows = self._micro_batches[place]\n"
+                "    return rows, loss_mask[rows].sum() * args.gradient_accumulation_steps",
             ),
         ),
         step(),
     ),
     "the loss is divided by rows": (
-        text(PPOTrainer, "_next_micro_batch", (COUNT, f"self._num_tokens = {EVERYONES}")),
+        text(RolloutSchedule, "next_micro_batch", (COUNT, f"self._num_tokens = {EVERYONES}")),
         step(),
     ),
     "accumulation divides once more": (value(PPOTrainer, "loss_is_scaled_for_ga", False), step()),
@@ -267,7 +269,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(adapter=True, critic="lora"),
     ),
     "a row's reward is that of the rollout": (
-        text(trainer, "combine", ("stacked.nansum(1)", "stacked.nansum(1).mean().expand(len(stacked))")),
+        text(rewards, "combine", ("stacked.nansum(1)", "stacked.nansum(1).mean().expand(len(stacked))")),
         lambda at: check_alone(Case(), Setting(eval_batch=3, micro_batch=2), at.bases, at.monkeypatch),
     ),
     # PPO's processes

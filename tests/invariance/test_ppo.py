@@ -1,4 +1,4 @@
-"""A PPO step is the same whatever the batch sizes, the order of the rows, the padding and the attention backend."""
+"""A PPO step does not depend on batch sizes, row order, padding or attention backend."""
 
 import pytest
 from covering import covering, every
@@ -18,7 +18,7 @@ DESIGN = covering(CASES | SETTINGS, allowed)
 
 
 @pytest.mark.parametrize("row", DESIGN, ids=named)
-def test_a_step_is_that_of_its_rows_one_by_one(row, bases, monkeypatch):
+def test_a_step_equals_the_step_computed_row_by_row(row, bases, monkeypatch):
     check_step(*split(row), bases, monkeypatch)
 
 
@@ -28,13 +28,13 @@ MODES = [("gpt", False, "separate"), ("moe", False, "shared_head"), ("llama", Tr
 
 
 @pytest.mark.parametrize(("model", "adapter", "critic"), MODES)
-def test_a_row_is_given_what_it_is_given_alone(model, adapter, critic, bases, monkeypatch):
+def test_a_row_gets_the_same_values_in_a_batch_and_alone(model, adapter, critic, bases, monkeypatch):
     check_alone(Case(model, adapter, critic), Setting(eval_batch=3, micro_batch=2, padding=2), bases, monkeypatch)
 
 
 @pytest.mark.parametrize(("model", "adapter", "critic"), MODES)
 @pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
-def test_several_steps_are_the_same(keys, model, adapter, critic, bases, monkeypatch):
+def test_several_steps_do_not_depend_on_the_setting(keys, model, adapter, critic, bases, monkeypatch):
     setting = Setting(eval_batch=3, padding=2, attention="eager")
     check_run(Case(model, adapter, critic), 1, setting, bases, monkeypatch, **keys)
 
@@ -42,14 +42,14 @@ def test_several_steps_are_the_same(keys, model, adapter, critic, bases, monkeyp
 @pytest.mark.parametrize(
     ("batch_size", "order"), [(1, range(7)), (3, range(7)), (3, (6, 2, 4, 0, 5, 1, 3)), (16, range(7))]
 )
-def test_an_evaluations_figures_are_of_all_its_completions(batch_size, order, bases, monkeypatch):
+def test_an_evaluation_covers_all_completions_with_any_batch_size(batch_size, order, bases, monkeypatch):
     check_evaluation(Case(), batch_size, bases, monkeypatch, tuple(order))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", covering(CASES, allowed), ids=named)
 def test_every_setting_gives_the_same_step(case, bases, monkeypatch):
-    """Every product of batch sizes and order; padding and the attention backend change from one to the next."""
+    """Every combination of batch sizes and order; padding and attention backend alternate."""
     batches = {name: SETTINGS[name] for name in ("eval_batch", "micro_batch", "order")}
     for place, setting in enumerate(every(batches)):
         other = {"padding": SETTINGS["padding"][place // 2 % 2], "attention": SETTINGS["attention"][place // 4 % 2]}

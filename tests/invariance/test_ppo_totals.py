@@ -1,4 +1,4 @@
-"""Advantages and statistics of a rollout do not hang on its rows' order, on padding, or on who holds which row."""
+"""Advantages and statistics of a rollout do not depend on row order, padding, or the rows of each process."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +10,11 @@ LENGTHS = st.lists(st.integers(1, 9), min_size=2, max_size=7)
 
 @DERANDOMISED
 @given(LENGTHS, st.data())
-def test_two_processes_have_the_statistics_of_one(lengths, data):
+def test_two_processes_have_the_statistics_of_a_single_process(lengths, data):
     check_totals(lengths, data.draw(st.integers(1, len(lengths) - 1)))
 
 
 @DERANDOMISED
 @given(LENGTHS, st.integers(0, 3), st.data())
-def test_neither_order_nor_padding_matters(lengths, before, data):
+def test_order_and_padding_do_not_matter(lengths, before, data):
     check_rows(lengths, data.draw(st.permutations(range(len(lengths)))), before)

@@ -43,8 +43,8 @@ def ppo_checks(reward_model: str | None) -> Check:
         length = min(SAMPLED_TOKENS, trainer.args.max_completion_length)
         with replaced(trainer.args, max_completion_length=length):
             yield from check_sampler(trainer, encode_prompts(rows, trainer.processing_class))
-            rollout, samples, _ = trainer._make_rollout(rows, ("self-check", trainer.args.seed), Metrics())
-        mask, old = rollout.completion_mask, rollout.tensors["old_log_probs"]
+            scored = trainer.make_rollout(rows, ("self-check", trainer.args.seed), Metrics())
+        rollout, mask, old = scored.rollout, scored.rollout.completion_mask, scored.log_probs
         new = log_probs(trainer.model, rollout, temperature)
         yield ratio_outcome(trainer, largest_ratio(new, old, mask))
         if trainer.reference is not None:
@@ -53,7 +53,7 @@ def ppo_checks(reward_model: str | None) -> Check:
             with moved_weights(trainer.model):
                 moved = reference_log_probs(trainer, rollout)
             yield reference_outcome(largest_ratio(reference, moved, mask) == 0)
-        yield from check_samples(trainer, samples, recorded(reward_model))
+        yield from check_samples(trainer, scored.samples, recorded(reward_model))
 
     return check
 
@@ -181,8 +181,9 @@ def check_sampler(trainer: PPOTrainer, prompts: list[list[int]]) -> Iterator[Out
         with keyed_rng(args.device, "self-check", args.seed), token_rows_in_place(inner(model)):
             rollout = sampler(inner(model), prompts, **options, **wanted)
         trained = log_probs(model, rollout, args.temperature)
-    mask = rollout.completion_mask
-    yield sampler_outcome(trainer, largest_ratio(rollout.tensors["sampler_log_probs"], trained, mask))
+    mask, sampled = rollout.completion_mask, rollout.sampler_log_probs
+    assert sampled is not None
+    yield sampler_outcome(trainer, largest_ratio(sampled, trained, mask))
     same = log_probs(model, rollout, args.temperature)
     yield Outcome(
         "trained weights matter",

@@ -16,12 +16,12 @@ from alignment.stages.self_check.prove import Outcome, tolerance
 from alignment.tokenization.reward_rows import reply_ending, reward_rows
 from alignment.trainers.ppo.critics import AdapterScorer, ModelScorer
 from alignment.trainers.ppo.models import adapter, inner
-from alignment.trainers.ppo.rewards import FunctionReward, ModelReward, Samples
+from alignment.trainers.ppo.rewards import FunctionReward, ModelReward, Samples, ScoredSamples
 from alignment.trainers.ppo.rollout import Rollout, rollout_of
 from reward_models.learned import LearnedReward
 
 
-def check_samples(trainer: Trainer, samples: Samples, probe: dict[str, Any] | None) -> Iterator[Outcome]:
+def check_samples(trainer: Trainer, samples: ScoredSamples, probe: dict[str, Any] | None) -> Iterator[Outcome]:
     """PPO's rewards of a few completions.
 
     Args:

@@ -1,5 +1,9 @@
-"""Refusals: what PPOTrainer cannot do with what it was given, said before any training."""
+"""Checks of PPOTrainer's arguments before training."""
 
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -7,21 +11,23 @@ from alignment.errors import UserError
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.rollout import encode_prompts
 
+Datasets: TypeAlias = Dataset | dict[str, Dataset] | None
 
-def check_arguments(args: PPOConfig, train_dataset, eval_dataset, scheduler) -> None:
-    """A device a process, which holds whole models, data sets with prompts, and a scheduler made here."""
+
+def check_arguments(args: PPOConfig, train_dataset: Dataset | None, eval_dataset: Datasets, scheduler: Any) -> None:
+    """Require one device per process with whole models, data sets with prompts, and no scheduler from outside."""
     if scheduler is not None:
         raise UserError(
-            "A scheduler of your own cannot know of the critic, which joins the optimizer here.",
+            "A given scheduler does not cover the critic, whose parameters PPOTrainer adds to the optimizer.",
             got=f"optimizers=(..., {type(scheduler).__name__})",
             expected="optimizers=(optimizer, None)",
-            fix="name the schedule by lr_scheduler_type and lr_scheduler_kwargs",
+            fix="set lr_scheduler_type and lr_scheduler_kwargs instead",
         )
     if args.n_gpu > 1 or args.deepspeed or args.fsdp:
         raise UserError(
-            "PPO trains on one device a process, with whole models.",
+            "PPO needs one device per process, with whole models.",
             got=f"{args.n_gpu} GPUs in one process, deepspeed={args.deepspeed}, fsdp={args.fsdp}",
-            fix="`accelerate launch --multi_gpu` without DeepSpeed and FSDP, or CUDA_VISIBLE_DEVICES=0 for one GPU",
+            fix="start with `accelerate launch --multi_gpu`, without DeepSpeed and FSDP, or set CUDA_VISIBLE_DEVICES=0",
         )
     eval_datasets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     for dataset in [train_dataset, *eval_datasets]:
@@ -33,29 +39,29 @@ def check_arguments(args: PPOConfig, train_dataset, eval_dataset, scheduler) -> 
             raise UserError(
                 "PPO needs data sets with a `prompt` column.",
                 got=f"{len(dataset)} rows with columns {getattr(dataset, 'column_names', None)}",
-                fix="name the column of the prompts `prompt`",
+                fix="rename the column of the prompts to `prompt`",
             )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> None:
-    """Policy, reward models and critic must know all of the tokenizer's tokens."""
-    config = getattr(model, "config", None)  # a head on another model's trunk has none
+    """Require a vocabulary that covers all of the tokenizer's tokens."""
+    config: Any = getattr(model, "config", None)  # a head on another model's trunk has no config
     if config is not None and config.get_text_config().vocab_size < len(tokenizer):
         raise UserError(
             "A model has a smaller vocabulary than the tokenizer.",
             got=f"vocab_size {config.get_text_config().vocab_size} of {config.name_or_path or type(model).__name__}, "
             f"{len(tokenizer)} tokens",
             expected="a model trained with this tokenizer",
-            fix="name a reward model's own tokenizer in reward_processing_classes, or resize_token_embeddings",
+            fix="give the reward model's tokenizer in reward_processing_classes, or call resize_token_embeddings",
         )
 
 
 def check_prompts(
-    args: PPOConfig, datasets: list, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    args: PPOConfig, datasets: Sequence[Datasets], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> None:
-    """Refuse prompts that are empty, or that leave no room for a completion, before the first rollout."""
+    """Require prompts that have tokens and that leave room for a completion of max_completion_length."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    flat = [one for given in datasets for one in (given.values() if isinstance(given, dict) else [given])]
+    flat = [part for given in datasets for part in (given.values() if isinstance(given, dict) else [given])]
     for dataset in flat:
         if dataset is None:
             continue
@@ -67,37 +73,37 @@ def check_prompts(
         if too_long:
             raise UserError(
                 "A prompt and its completion may not fit the model's context.",
-                got=f"{len(too_long)} of {len(lengths)} prompts, the longest of {max(too_long)} tokens, and "
+                got=f"{len(too_long)} of {len(lengths)} prompts, the longest with {max(too_long)} tokens, and "
                 f"max_completion_length={args.max_completion_length}",
                 expected=f"at most {context} tokens together",
-                fix="shorten max_completion_length, or leave out the long prompts",
+                fix="reduce max_completion_length, or drop the long prompts",
             )
 
 
-def check_weights(weights: list[float] | None, rewards: list) -> None:
-    """A weight for each reward."""
+def check_weights(weights: list[float] | None, rewards: Sequence[Any]) -> None:
+    """Require one weight per reward."""
     if weights is not None and len(weights) != len(rewards):
         raise UserError(
             "reward_weights does not fit the rewards.",
             got=len(weights),
             expected=len(rewards),
-            fix="give a weight for each of reward_funcs, in their order; null weighs each by 1",
+            fix="give a weight per reward, in the order of reward_funcs; null means a weight of 1 each",
         )
 
 
 def check_resumable(path: str, step: int, args: PPOConfig) -> None:
-    """A checkpoint holds no rollout, so training goes on from the start of one."""
+    """Require a checkpoint between two rollouts, since checkpoints do not hold the rollout."""
     if step % args.steps_per_rollout:
         raise UserError(
             "The checkpoint lies inside a rollout.",
-            got=f"{path} at step {step}, with {args.steps_per_rollout} steps a rollout",
-            expected="a step that is a multiple of the steps a rollout",
-            fix=f"resume from another checkpoint, and save every multiple of {args.steps_per_rollout} steps",
+            got=f"{path} at step {step}, with {args.steps_per_rollout} steps per rollout",
+            expected="a step that is a multiple of the steps per rollout",
+            fix=f"resume from another checkpoint, and set save_steps to a multiple of {args.steps_per_rollout}",
         )
 
 
 def find_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All tokens that end a completion: end of turn and end of text, by the generation config and the tokenizer."""
+    """All tokens that end a completion, from the generation config and the tokenizer: end of turn and end of text."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     found = sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})

@@ -1,13 +1,14 @@
-"""Scores and values: a head on a trunk.
+"""Scorers: a scalar head on a trunk, as critic or as reward model.
 
-The trunk is a model of its own, the policy's, or the policy's base under another adapter. A critic's outputs are
-[B, T + 1]: its values before each completion token and after the last. A reward model's scores are [B], each read at
-the one token of its row at which the model was trained (alignment/tokenization/reward_rows.py).
+The trunk is a separate model, the policy's trunk, or the policy's base under another adapter. A critic's outputs are
+[B, T + 1]: its values before each completion token and after the last token. A reward model's scores are [B], each
+read at the token of its row at which the model was trained (alignment/tokenization/reward_rows.py).
 """
 
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
@@ -26,7 +27,15 @@ from alignment.models.checkpoints import (
 from alignment.models.loading import load_trainable, require_reward_model
 from alignment.models.quantization import quantization_of
 from alignment.tokenization.reward_rows import score_index
-from alignment.trainers.ppo.models import adapter, add_copy, add_frozen, completion_states, inner, trunk_states
+from alignment.trainers.ppo.models import (
+    Model,
+    adapter,
+    add_copy,
+    add_frozen,
+    completion_states,
+    inner,
+    trunk_states,
+)
 
 CRITIC_ADAPTER = "critic"
 SCORE_KEY = "base_model.model.score.weight"
@@ -35,27 +44,26 @@ SCORE_KEY = "base_model.model.score.weight"
 class ModelScorer:
     """A sequence-classification model with one label."""
 
-    shares_trunk = False
-
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Model):
         if not hasattr(inner(model), "score") or model.config.num_labels != 1:
             raise UserError(
-                "Not a model that gives one score.",
+                "The model is not a reward model.",
                 got=f"{type(inner(model)).__name__} with {model.config.num_labels} labels",
-                expected="a sequence-classification model with a `score` head and 1 label",
+                expected="a sequence-classification model with a `score` head and one label",
             )
         self.model = model
 
     @property
     def context(self) -> int | None:
-        """Positions of the model."""
+        """Number of positions of the model; None without a limit."""
         return positions(self.model)
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Values before each completion token and after the last. -> [B, T + 1]."""
         return inner(self.model).score(completion_states(self.model, batch)).squeeze(-1).float()
 
     def scores(self, batch: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
-        """One score a row. -> [B]."""
+        """One score per row. -> [B]."""
         return inner(self.model).score(scored_state(self.model, batch, pad_token_id)).squeeze(-1).float()
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -63,33 +71,32 @@ class ModelScorer:
 
 
 class AdapterScorer:
-    """A head on the policy's base under an adapter of its own.
+    """A head on the policy's base under a separate adapter.
 
-    In training it needs a backward pass of its own, within `adapter`: gradients reach none but the active adapter's
-    weights, and activation checkpointing repeats the forward pass with whichever adapter is active by then.
+    Its training needs a separate backward pass within `adapter`: gradients only reach the weights of the active
+    adapter, and activation checkpointing repeats the forward pass with the adapter that is active at that time.
     """
-
-    shares_trunk = False
 
     def __init__(self, policy: PeftModel, name: str, head: nn.Linear, below: Sequence[str] = ()):
         self.policy, self.names, self.model = policy, [name, *below], head
 
     @property
     def name(self) -> str:
-        """Of its own adapter; those below it are the policy's."""
+        """Name of the scorer's adapter; the adapters below it are the policy's."""
         return self.names[0]
 
     @property
     def context(self) -> int | None:
-        """Positions of the base."""
+        """Number of positions of the base; None without a limit."""
         return positions(self.policy)
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Values before each completion token and after the last. -> [B, T + 1]."""
         with adapter(self.policy, *self.names):
             return self.model(completion_states(self.policy, batch)).squeeze(-1).float()
 
     def scores(self, batch: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
-        """One score a row. -> [B]."""
+        """One score per row. -> [B]."""
         with adapter(self.policy, *self.names):
             return self.model(scored_state(self.policy, batch, pad_token_id)).squeeze(-1).float()
 
@@ -99,37 +106,36 @@ class AdapterScorer:
 
 
 class HeadScorer:
-    """A value head on the policy's trunk: of the policy's own pass, whose hidden states it is given."""
+    """A value head on the policy's trunk, which reads the hidden states of the policy's forward pass."""
 
-    shares_trunk = True
-
-    def __init__(self, policy: nn.Module):
+    def __init__(self, policy: Model):
         self.model = new_head(policy)
 
     def of_states(self, states: Tensor) -> Tensor:
+        """Values before each completion token and after the last. states [B, T + 1, H] -> [B, T + 1]."""
         return self.model(states).squeeze(-1).float()
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {f"score.{name}": p for name, p in self.model.named_parameters()}
 
 
-Scorer = ModelScorer | AdapterScorer | HeadScorer
+Scorer: TypeAlias = ModelScorer | AdapterScorer | HeadScorer
 
 
 def scored_state(model: nn.Module, batch: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
-    """The trunk's hidden state at the token of each row where a score is read. -> [B, H]."""
+    """The trunk's hidden state at the token of each row at which a score is read. -> [B, H]."""
     states = trunk_states(model, batch)
     index = score_index(batch["input_ids"], batch["attention_mask"], pad_token_id)
     return states[torch.arange(len(states), device=states.device), index]
 
 
 def positions(model: nn.Module) -> int | None:
-    """How many positions a model has; None if it names no limit."""
+    """Number of positions of a model; None without a limit."""
     return getattr(inner(model).config.get_text_config(), "max_position_embeddings", None)
 
 
-def new_head(policy: nn.Module) -> nn.Linear:
-    """A head that says 0, for the policy's hidden states."""
+def new_head(policy: Model) -> nn.Linear:
+    """A head for the policy's hidden states whose output is 0."""
     embeddings = inner(policy).get_input_embeddings().weight
     width = inner(policy).config.get_text_config().hidden_size
     head = nn.Linear(width, 1, bias=False, device=embeddings.device, dtype=embeddings.dtype)
@@ -137,11 +143,11 @@ def new_head(policy: nn.Module) -> nn.Linear:
     return head
 
 
-def load_scorer(model: str | nn.Module, policy: nn.Module, adapter_name: str) -> ModelScorer | AdapterScorer:
-    """A reward model; one that is an adapter on the policy's own base goes onto it, so that the base is held once.
+def load_scorer(model: str | Model, policy: Model, adapter_name: str) -> ModelScorer | AdapterScorer:
+    """Load a reward model; an adapter on the policy's base is loaded onto the policy, so that the base is held once.
 
     Args:
-        adapter_name: what the adapter is called there.
+        adapter_name: name of that adapter on the policy.
     """
     if not isinstance(model, str):
         return ModelScorer(model)
@@ -151,11 +157,8 @@ def load_scorer(model: str | nn.Module, policy: nn.Module, adapter_name: str) ->
     return ModelScorer(load_trainable(model, "sequence-classification"))
 
 
-def shares_base(checkpoint: str, policy: nn.Module) -> bool:
-    """Whether a checkpoint is an adapter on the very base that the policy's adapter sits on, with none in between.
-
-    A base that is quantised otherwise is another one.
-    """
+def shares_base(checkpoint: str, policy: Model) -> bool:
+    """Whether a checkpoint is an adapter directly on the base of the policy's adapter, with the same quantisation."""
     if not isinstance(policy, PeftModel) or len(policy.active_adapters) > 1:
         return False
     if not is_adapter(checkpoint) or has_earlier_adapters(checkpoint):
@@ -170,7 +173,7 @@ def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterSc
     require_sound(checkpoint)
     config, weights = PeftConfig.from_pretrained(checkpoint), load_peft_weights(checkpoint)
     if SCORE_KEY not in weights:
-        raise UserError(f"{checkpoint} is no reward model.", got="an adapter without a score head")
+        raise UserError(f"{checkpoint} is not a reward model.", got="an adapter without a score head")
     head = new_head(policy)
     with torch.no_grad():
         head.weight.copy_(weights.pop(SCORE_KEY))
@@ -188,17 +191,15 @@ def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterSc
     return AdapterScorer(policy, name, head)
 
 
-def make_critic(
-    policy: nn.Module, rewards: list[Scorer], value_model: str | nn.Module | None, mode: str | None
-) -> Scorer:
-    """The critic, by `PPOConfig.critic_mode`.
+def make_critic(policy: Model, rewards: Sequence[Scorer], value_model: str | Model | None, mode: str | None) -> Scorer:
+    """Make the critic that `PPOConfig.critic_mode` names.
 
     It starts from `value_model`, else from the reward model if there is exactly one, else from the policy's trunk with
-    a head that says 0; a head on the policy's own trunk always does the latter.
+    a head that outputs 0. A head on the policy's trunk always outputs 0 at first.
     """
     mode = mode or ("lora" if isinstance(policy, PeftModel) and value_model is None else "separate")
     if mode != "separate" and value_model is not None:
-        raise UserError(f"critic_mode: {mode} leaves no room for a value_model.", expected="critic_mode: separate")
+        raise UserError(f"critic_mode: {mode} excludes a value_model.", expected="critic_mode: separate")
     if mode == "shared_head":
         return HeadScorer(policy)
     if mode == "lora":
@@ -210,10 +211,10 @@ def make_critic(
         critic = ModelScorer(copy.deepcopy(rewards[0].model))
     elif quantization_of(inner(policy)) is not None:
         raise UserError(
-            "A critic of its own cannot start from a quantised policy, whose weights it would train.",
-            got=f"critic_mode: {mode}, and neither a reward model nor a value_model to start from",
+            "A separate critic cannot start from a quantised policy, whose weights it would train.",
+            got=f"critic_mode: {mode}, without a reward model or a value_model to start from",
             expected="a critic that shares the policy's base, or a model to start from",
-            fix="critic_mode: lora or shared_head, or a value_model_path",
+            fix="set critic_mode: lora or shared_head, or give a value_model_path",
         )
     else:
         critic = ModelScorer(_critic_from_policy(policy))
@@ -221,9 +222,9 @@ def make_critic(
     return critic
 
 
-def _adapter_critic(policy: nn.Module, rewards: list[Scorer]) -> AdapterScorer:
+def _adapter_critic(policy: Model, rewards: Sequence[Scorer]) -> AdapterScorer:
     if not isinstance(policy, PeftModel):
-        raise UserError("critic_mode: lora needs a policy with an adapter.", fix="a peft_config (use_peft: true)")
+        raise UserError("critic_mode: lora needs a policy with an adapter.", fix="give a peft_config (use_peft: true)")
     head, source, below = new_head(policy), policy.active_adapter, policy.active_adapters[1:]
     if len(rewards) == 1 and isinstance(rewards[0], AdapterScorer):
         source, below = rewards[0].name, []
@@ -235,7 +236,7 @@ def _adapter_critic(policy: nn.Module, rewards: list[Scorer]) -> AdapterScorer:
     return critic
 
 
-def _make_trainable(critic: nn.Module) -> None:
+def _make_trainable(critic: Model) -> None:
     if isinstance(critic, PeftModel):
         critic.requires_grad_(False)
         critic.set_adapter(critic.active_adapter)
@@ -244,7 +245,7 @@ def _make_trainable(critic: nn.Module) -> None:
         critic.requires_grad_(True)
 
 
-def _critic_from_policy(policy: nn.Module) -> nn.Module:
+def _critic_from_policy(policy: Model) -> Model:
     trunk = copy.deepcopy(policy)
     if isinstance(policy, PeftModel):
         trunk = trunk.merge_and_unload()
@@ -260,8 +261,23 @@ def _critic_from_policy(policy: nn.Module) -> nn.Module:
     return critic
 
 
+def parameter_groups(critic: Scorer, decayed: set[str], learning_rate: float, weight_decay: float) -> list[dict]:
+    """Optimizer groups of the critic's parameters, with and without weight decay.
+
+    Args:
+        decayed: names of the parameters that decay.
+    """
+    trained = critic.trained()
+    groups = []
+    for decay, names in [(weight_decay, trained.keys() & decayed), (0.0, trained.keys() - decayed)]:
+        if names:
+            parameters = [parameter for name, parameter in trained.items() if name in names]
+            groups.append({"params": parameters, "lr": learning_rate, "weight_decay": decay})
+    return groups
+
+
 class CriticCallback(TrainerCallback):
-    """Does for the critic's own module what Trainer does for the policy: clip the gradients, clear them after the step.
+    """Clips the gradients of the critic's module, and clears them after the step, as Trainer does for the policy.
 
     An adapter on the policy's base is part of the policy's module: Trainer clips it together with the policy.
     """
@@ -269,9 +285,9 @@ class CriticCallback(TrainerCallback):
     def __init__(self, critic: nn.Module):
         self.critic = critic
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self.critic.parameters(), args.max_grad_norm)
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.critic.zero_grad()

@@ -1,28 +1,29 @@
 """The arithmetic of PPO as pure functions: B completions, T completion positions, V vocabulary.
 
-A mask is true on the tokens that count; in each row these are neighbours, anywhere in the row.
+A mask is true on the tokens that count. In each row they are contiguous, at any place in the row.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-LOG_RATIO_LIMIT = 20.0  # exp() of more overflows half precision and says nothing
+LOG_RATIO_LIMIT = 20.0  # exp() of more overflows half precision
 
 
 class TokenLogProbs(torch.autograd.Function):
-    """As autograd would do it, but with one [B, T, V] tensor kept for the backward pass in place of two."""
+    """The gradient of autograd, with one [B, T, V] tensor kept for the backward pass instead of two."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, ids: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
         logits, ids = logits.float(), ids.unsqueeze(-1)
         normaliser = logits.logsumexp(-1, keepdim=True)
         ctx.save_for_backward(logits, ids, normaliser)
         return (logits.gather(-1, ids) - normaliser).squeeze(-1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         logits, ids, normaliser = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         return (logits - normaliser).exp_().mul_(-grad).scatter_add_(-1, ids, grad), None
@@ -39,47 +40,50 @@ def entropy(logits: Tensor) -> Tensor:
     return torch.stack([row.logsumexp(-1) - (row.softmax(-1) * row).sum(-1) for row in rows])
 
 
-def as_it_is(sums: Tensor) -> Tensor:
-    """The sums over all processes, where there is one."""
+def identity(sums: Tensor) -> Tensor:
+    """Return the sums unchanged: with a single process there is nothing to reduce."""
     return sums
 
 
-Total = Callable[[Tensor], Tensor]  # sums over all processes of what each has; statistics are of all of them together
+Total = Callable[[Tensor], Tensor]  # sums a tensor over all processes, so that statistics cover all of them
 
 
-def masked_mean(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
-    """Mean over the true positions; 0 if there are none. values, mask [B, T] -> []."""
+def masked_mean(values: Tensor, mask: Tensor, total: Total = identity) -> Tensor:
+    """Mean over the true positions; 0 without true positions. values, mask [B, T] -> []."""
     return total((values * mask).sum()) / total(mask.sum()).clamp(min=1)
 
 
-def masked_variance(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
+def masked_variance(values: Tensor, mask: Tensor, total: Total = identity) -> Tensor:
     """Population variance over the true positions. values, mask [B, T] -> []."""
     return masked_mean((values - masked_mean(values, mask, total)) ** 2, mask, total)
 
 
-def whiten(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
-    """Mean 0 and variance 1 over the true positions, 0 elsewhere. values, mask [B, T] -> [B, T]."""
+def whiten(values: Tensor, mask: Tensor, total: Total = identity) -> Tensor:
+    """Normalise to mean 0 and variance 1 over the true positions, 0 elsewhere. values, mask [B, T] -> [B, T]."""
     centred = values - masked_mean(values, mask, total)
     return centred * torch.rsqrt(masked_variance(values, mask, total) + 1e-8) * mask
 
 
-def scale(values: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
-    """Variance 1 over the true positions, 0 elsewhere; the mean keeps its sign. values, mask [B, T] -> [B, T]."""
+def scale(values: Tensor, mask: Tensor, total: Total = identity) -> Tensor:
+    """Scale to variance 1 over the true positions, 0 elsewhere, without shifting. values, mask [B, T] -> [B, T]."""
     return values * torch.rsqrt(masked_variance(values, mask, total) + 1e-8) * mask
 
 
 def kl_k1(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Unbiased estimator of KL(policy || reference) on policy samples, of either sign: log p - log p_ref. [B, T]."""
+    """Unbiased estimator of KL(policy || reference) on policy samples, of either sign: log p - log p_ref.
+
+    All [B, T].
+    """
     return log_probs - ref_log_probs
 
 
 def kl_k2(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Never negative, of low variance, biased; its gradient is that of the KL (Schulman 2020). [B, T]."""
+    """Biased, non-negative, low-variance estimator whose gradient is that of the KL (Schulman 2020). All [B, T]."""
     return 0.5 * (log_probs - ref_log_probs) ** 2
 
 
 def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """Unbiased, never negative estimator of the same KL, of lower variance (Schulman 2020). [B, T]."""
+    """Unbiased, non-negative estimator of the same KL, of lower variance than k1 (Schulman 2020). All [B, T]."""
     log_ratio = (ref_log_probs - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return log_ratio.expm1() - log_ratio
 
@@ -88,7 +92,7 @@ KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def adapted_coefficient(coefficient: float, kl: float, target: float, horizon: float, count: int) -> float:
-    """The KL's weight after `count` completions at a mean KL of `kl`, moved towards `target` (Ziegler et al. 2019)."""
+    """KL coefficient after `count` completions with mean KL `kl`, adapted towards `target` (Ziegler et al. 2019)."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * count / horizon)
 
@@ -101,9 +105,9 @@ def shape_scores(
     missing_eos_penalty: float | None,
     missing_eos_mode: str = "subtract",
 ) -> Tensor:
-    """Scores relative to a baseline (Huang et al. 2024, arXiv 2403.17031), clipped, and penalised where truncated.
+    """Scores minus a baseline (Huang et al. 2024, arXiv 2403.17031), clipped, and penalised if truncated.
 
-    The penalty is taken off, or stands in the score's place. It comes after the clip, so that it is never clipped away.
+    The penalty is subtracted from the score or replaces it. It follows the clip, so that it is never clipped away.
     scores, truncated [B] -> [B].
     """
     scores = scores - baseline
@@ -116,7 +120,7 @@ def shape_scores(
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """-beta x KL on every token, and the score on the last one (Ouyang et al. 2022, arXiv 2203.02155).
+    """-beta x KL on every token, plus the score on the last token (Ouyang et al. 2022, arXiv 2203.02155).
 
     scores [B]; kl, mask [B, T] -> [B, T].
     """
@@ -126,7 +130,7 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tens
 
 
 def last_token(mask: Tensor) -> Tensor:
-    """The last true position of each row. mask [B, T] -> [B]."""
+    """Index of the last true position of each row. mask [B, T] -> [B]."""
     return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
 
 
@@ -135,8 +139,8 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438).
 
-    The value after the last token is 0, or as given. rewards, values, mask [B, T], final_values [B] -> advantages,
-    returns [B, T], 0 off the mask.
+    The value after the last token is `final_values`, by default 0. rewards, values, mask [B, T], final_values [B] ->
+    advantages, returns [B, T], 0 off the mask.
     """
     if final_values is not None:
         rewards = rewards.clone()
@@ -156,8 +160,8 @@ def policy_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347). All [B, T] -> loss, ratio, is_clipped [B, T].
 
-    `delta` bounds the ratio where the advantage is negative, which the surrogate leaves unbounded: dual clip (Ye et al.
-    2020, arXiv 1912.09729), by the name it has in TRL's GRPO.
+    For negative advantages the surrogate leaves the ratio unbounded; `delta` bounds it: dual clip (Ye et al. 2020,
+    arXiv 1912.09729). TRL's GRPO has the same name for it.
     """
     ratio = (log_probs - old_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     plain = -advantages * (ratio if delta is None else ratio.clamp(max=delta))
@@ -166,7 +170,10 @@ def policy_loss(
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float | None) -> Tensor:
-    """Half the squared error, the worse of plain and moved by at most cliprange (None: plain). All [B, T] -> [B, T]."""
+    """Half the squared error, or that of values clipped to `old_values` +- cliprange if it is larger (None: no clip).
+
+    All [B, T] -> [B, T].
+    """
     loss = (values - returns) ** 2
     if cliprange is not None:
         near = old_values + (values - old_values).clamp(-cliprange, cliprange)
@@ -174,15 +181,15 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, cliprange: f
     return 0.5 * loss
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Total = as_it_is) -> Tensor:
-    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a constant one. All [B, T] -> []."""
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Total = identity) -> Tensor:
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for a constant critic. All [B, T] -> []."""
     unexplained = masked_variance(returns - values, mask, total)
     return 1 - unexplained / masked_variance(returns, mask, total).clamp(min=1e-8)
 
 
-def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None, total: Total = as_it_is) -> Tensor:
-    """Pearson correlation over the true positions, 0 where one side is constant. a, b, mask [B] -> []."""
+def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None, total: Total = identity) -> Tensor:
+    """Pearson correlation over the true positions, 0 if one side is constant. a, b, mask [B] -> []."""
     mask = torch.ones_like(a).bool() if mask is None else mask
-    a, b = ((one - masked_mean(one, mask, total)) * mask for one in (a, b))
+    a, b = ((side - masked_mean(side, mask, total)) * mask for side in (a, b))
     squares = total((a * a).sum()) * total((b * b).sum())
     return total((a * b).sum()) / squares.sqrt().clamp(min=1e-8)

@@ -1,4 +1,4 @@
-"""What PPO logs: weighted means between two logs, figures of a rollout, and its completions."""
+"""Logging of PPO: weighted means between two logs, statistics of a rollout, and its completions."""
 
 import json
 import math
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from alignment.durable.atomic import write_text
 from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.rewards import Samples
+from alignment.trainers.ppo.losses import PolicyLoss
+from alignment.trainers.ppo.rewards import ScoredSamples
 
 
 @dataclass
 class WeightedMean:
+    """A mean of weighted values, 0 without values."""
+
     total: float = 0.0
     weight: float = 0.0
 
@@ -30,40 +33,49 @@ class WeightedMean:
 
 
 class Metrics:
-    """By name, a weighted mean, a maximum or a minimum of what was added since they were last read."""
+    """Named weighted means, maxima and minima of the values that were added since the last `pop`."""
 
-    def __init__(self):
-        self.clear()
+    def __init__(self) -> None:
+        self.means: defaultdict[str, WeightedMean] = defaultdict(WeightedMean)
+        self.maxima: dict[str, float] = {}
+        self.minima: dict[str, float] = {}
 
     def clear(self) -> None:
-        self.means, self.maxima, self.minima = defaultdict(WeightedMean), {}, {}
+        for values in (self.means, self.maxima, self.minima):
+            values.clear()
 
     def add(self, name: str, total: float | Tensor, weight: float | Tensor = 1.0) -> None:
+        """Add to a mean.
+
+        Args:
+            total: sum of the values, each times its weight.
+            weight: sum of their weights.
+        """
         self.means[name].add(total, weight)
 
     def add_tokens(self, mask: Tensor, values: dict[str, Tensor]) -> None:
-        """Add values of tokens, of those that the mask names. mask and each of the values [B, T]."""
+        """Add the values of the tokens of a mask to means by name. mask and values [B, T]."""
         sums = torch.stack([(value.detach() * mask).sum().float() for value in values.values()]).tolist()
         weight = int(mask.sum())
         for name, total in zip(values, sums, strict=True):
             self.add(name, total, weight)
 
     def add_max(self, name: str, value: float | Tensor) -> None:
-        """Keep the largest of the values that come under a name."""
+        """Keep the largest value of a name."""
         self.maxima[name] = max(float(value), self.maxima.get(name, -math.inf))
 
     def add_min(self, name: str, value: float | Tensor) -> None:
-        """Keep the smallest likewise."""
+        """Keep the smallest value of a name."""
         self.minima[name] = min(float(value), self.minima.get(name, math.inf))
 
     def gather(self) -> None:
-        """Take in what the other processes have."""
+        """Combine the metrics of all processes."""
         if PartialState().num_processes == 1:
             return
         means = {name: (mean.total, mean.weight) for name, mean in self.means.items()}
-        everyones = gather_object([(means, self.maxima, self.minima)])
+        of_all = gather_object([(means, dict(self.maxima), dict(self.minima))])
         self.clear()
-        for means, maxima, minima in everyones:
+        for means, maxima, minima in of_all:
             for name, (total, weight) in means.items():
                 self.add(name, total, weight)
             for name, value in maxima.items():
@@ -72,6 +84,7 @@ class Metrics:
                 self.add_min(name, value)
 
     def pop(self, prefix: str = "") -> dict[str, float]:
+        """Return the metrics of all processes, with a prefix to their names, and clear them."""
         self.gather()
         means = {prefix + name: mean.mean() for name, mean in self.means.items() if mean.weight}
         means |= {prefix + name: value for name, value in (self.maxima | self.minima).items()}
@@ -79,8 +92,8 @@ class Metrics:
         return means
 
 
-def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
-    """Rewards and lengths."""
+def add_sample_metrics(metrics: Metrics, samples: ScoredSamples) -> None:
+    """Add rewards and lengths of completions."""
     lengths = samples.rollout.completion_mask.sum(1).float()
     scorable = ~samples.scores.isnan()
     scores, num_scores = samples.scores[scorable], int(scorable.sum())
@@ -97,11 +110,11 @@ def add_sample_metrics(metrics: Metrics, samples: Samples) -> None:
 
 
 def add_spread(metrics: Metrics, scores: Tensor, lengths: Tensor, total: maths.Total) -> None:
-    """Add the deviation of the rewards of all completions, and the correlation with their lengths.
+    """Add the standard deviation of the scores of all completions, and their correlation with the lengths.
 
     Args:
-        scores: (B,), NaN where a completion has none.
-        lengths: (B,), tokens of the completions.
+        scores: [B], NaN for completions without a score.
+        lengths: [B], number of tokens per completion.
         total: sums over all processes.
     """
     scorable, scores = ~scores.isnan(), scores.nan_to_num()
@@ -110,18 +123,27 @@ def add_spread(metrics: Metrics, scores: Tensor, lengths: Tensor, total: maths.T
         metrics.add("reward_length_corr", maths.correlation(scores, lengths.float(), scorable, total))
 
 
-def completions_table(samples: Samples, count: int) -> str:
-    """The first completions and their rewards as text, a row each, cut to the width of a terminal."""
+def add_policy_metrics(metrics: Metrics, loss: PolicyLoss, mask: Tensor) -> None:
+    """Add the surrogate, ratio, share of clipped tokens and approximate KL of a micro-batch. mask [B, T]."""
+    tokens = {"loss/policy": loss.surrogate, "ratio/mean": loss.ratio}
+    metrics.add_tokens(mask, tokens | {"clip_ratio/region_mean": loss.is_clipped, "approx_kl": loss.approx_kl})
+    metrics.add_max("ratio/max", (loss.ratio.detach() * mask).max())
+    if loss.sampling_weights is not None:
+        metrics.add_tokens(mask, {"sampling/importance_ratio": loss.sampling_weights})
+
+
+def completions_table(samples: ScoredSamples, count: int) -> str:
+    """A text table of the first completions and their scores, cut to the width of a terminal."""
     rows = [["prompt", "completion", "reward"]]
     for index in range(min(count, len(samples.rows))):
-        told = samples.rows[index]["prompt"], samples.completions[index]
-        texts = [one if isinstance(one, str) else one[-1]["content"] for one in told]
+        sides = samples.rows[index]["prompt"], samples.completions[index]
+        texts = [side if isinstance(side, str) else side[-1]["content"] for side in sides]
         rows.append([" ".join(text.split())[:56] for text in texts] + [f"{samples.scores[index]:.3f}"])
     return "\n".join(f"{prompt:56} | {completion:56} | {reward}" for prompt, completion, reward in rows)
 
 
-def write_completions(path: str, samples: Samples, step: int) -> None:
-    """Append a JSON line for each completion, of all processes."""
+def write_completions(path: str, samples: ScoredSamples, step: int) -> None:
+    """Append a JSON line per completion, of all processes."""
     rewards = {name: values.tolist() for name, values in samples.rewards.items()}
     lines = []
     for index, (row, completion) in enumerate(zip(samples.rows, samples.completions, strict=True)):
@@ -137,7 +159,7 @@ def write_completions(path: str, samples: Samples, step: int) -> None:
 
 
 def keep_completions_before(path: str, step: int) -> None:
-    """Drop the completions of rollouts that are made again, and what a killed run had half written."""
+    """Drop the completions from a step on, which a resumed run samples again, and a half-written last line."""
     if not (PartialState().is_main_process and os.path.exists(path)):
         return
     with open(path, encoding="utf-8") as file:

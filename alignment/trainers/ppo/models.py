@@ -1,8 +1,9 @@
-"""The policy and its reference: how they are loaded, which adapter runs, and what is read of a pass."""
+"""The policy and its reference: loading, switching of adapters, and forward passes over completions."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -15,21 +16,25 @@ from alignment.models.loading import REFERENCE_ADAPTER, load_trainable
 from alignment.models.output_layer import contiguous_states
 from alignment.trainers.ppo.rollout import Rollout
 
+Model: TypeAlias = PreTrainedModel | PeftModel
 
-def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Module:
-    """The model to train: all of it, its trainable adapter, or a new adapter by peft_config."""
+
+def load_policy(model: str | Model, peft_config: PeftConfig | None) -> Model:
+    """Load the model to train: all of it, its trainable adapter, or a new adapter with the given config."""
     if isinstance(model, str):
         model = load_trainable(model, "causal-lm")
     if not isinstance(model, PeftModel):
         model = model if peft_config is None else get_peft_model(model, peft_config)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise UserError("Nothing in the policy is trainable.", fix="model.requires_grad_(True), or a peft_config")
+            raise UserError(
+                "Nothing in the policy is trainable.", fix="call model.requires_grad_(True), or give a peft_config"
+            )
         return model
     if peft_config is not None:
         raise UserError(
             "The policy already has an adapter.",
             got=f"adapter {model.active_adapter!r} and a peft_config",
-            fix="merge the adapter first (merge_and_unload), or leave peft_config out to go on training it",
+            fix="merge the adapter first (merge_and_unload), or omit peft_config to train it further",
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(
@@ -41,8 +46,8 @@ def load_policy(model: str | nn.Module, peft_config: PeftConfig | None) -> nn.Mo
 
 
 @contextmanager
-def adapter(model: PeftModel, *names: str):
-    """Run a model under others of its adapters; afterwards it, and what is trainable in it, are as before."""
+def adapter(model: PeftModel, *names: str) -> Iterator[PeftModel]:
+    """Activate other adapters of a model; on exit restore the active adapters and what is trainable."""
     active = model.active_adapters
     run_under(model, names)
     try:
@@ -52,16 +57,18 @@ def adapter(model: PeftModel, *names: str):
 
 
 class Reference:
-    """The frozen policy that the KL is measured against; with an adapter it shares the policy's base weights."""
+    """The frozen policy that the KL is measured against; if it is an adapter, it shares the policy's base weights."""
 
-    def __init__(self, policy: nn.Module, ref_model: str | nn.Module | None, continues_adapter: bool):
-        self.policy, self.model, self.adapter = policy, None, None
+    def __init__(self, policy: Model, ref_model: str | Model | None, continues_adapter: bool):
+        self.policy = policy
+        self.model: Model | None = None
+        self.adapter: str | None = None
         if ref_model is not None:
             self.model = load_policy(ref_model, None) if isinstance(ref_model, str) else ref_model
         elif not isinstance(policy, PeftModel):
             self.model = copy.deepcopy(policy)
         elif continues_adapter:
-            # Disabled adapters would measure the KL to the base model, not to the SFT policy that training starts from
+            # With adapters disabled the KL would be that to the base, not to the SFT policy that training starts from
             self.adapter = REFERENCE_ADAPTER
             if REFERENCE_ADAPTER not in policy.peft_config:
                 add_copy(policy, policy.active_adapter, REFERENCE_ADAPTER)
@@ -69,8 +76,8 @@ class Reference:
             self.model.requires_grad_(False).eval().to(policy.device)
 
     @contextmanager
-    def active(self):
-        """The model to run in place of the policy, for as long as the context lasts."""
+    def active(self) -> Iterator[Model]:
+        """Yield the reference model, which may be the policy with other adapters until the context ends."""
         if self.model is not None:
             yield self.model
         elif self.adapter is None:
@@ -82,7 +89,7 @@ class Reference:
 
 
 def add_frozen(model: PeftModel, name: str, config: PeftConfig) -> None:
-    """Add an adapter beside the active ones, in place of what an earlier trainer left under its name."""
+    """Add a frozen adapter next to the active ones; it replaces an adapter of that name from an earlier trainer."""
     active = model.active_adapters
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name in model.peft_config:
@@ -95,14 +102,14 @@ def add_frozen(model: PeftModel, name: str, config: PeftConfig) -> None:
 
 
 def add_copy(model: PeftModel, source: str, name: str) -> None:
-    """Add a frozen adapter with the config and the weights of another."""
+    """Add a frozen adapter with the config and the weights of the adapter `source`."""
     add_frozen(model, name, model.peft_config[source])
     copy_adapter(model, source, name)
 
 
 @contextmanager
-def only_active_adapter(model: nn.Module):
-    """Hide the other adapters from save_pretrained: a checkpoint holds the policy alone."""
+def only_active_adapter(model: Model) -> Iterator[None]:
+    """Hide the other adapters from save_pretrained, so that a checkpoint holds the policy alone."""
     hidden = {}
     if isinstance(model, PeftModel):
         hidden = {name: config for name, config in model.peft_config.items() if name != model.active_adapter}
@@ -116,12 +123,12 @@ def only_active_adapter(model: nn.Module):
 
 
 def inner(model: nn.Module) -> PreTrainedModel:
-    """The transformers model, inside PEFT's wrapper if there is one."""
+    """The transformers model, unwrapped if PEFT wraps it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Make training mode deterministic: dropout layers, and the rates that attention modules keep as numbers."""
+    """Set all dropout rates to 0: in dropout layers, and in attention modules that keep the rate as a number."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -131,16 +138,20 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions counted from the first real token: left padding must not shift absolute positions. [B, L] -> [B, L]."""
+    """Positions counted from the first real token, so that left padding does not shift them. [B, L] -> [B, L]."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def completion_pass(model: nn.Module, batch: dict[str, Tensor], temperature: float, **options) -> tuple:
-    """Run the model on prompts and completions: the logits of `completion_logits`, and the router losses (None if the
-    model returns none).
+def completion_pass(
+    model: nn.Module, batch: dict[str, Tensor], temperature: float, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Run the model on prompts and completions.
 
     Args:
-        options: passed to the model, as `output_router_logits`.
+        options: passed to the model, for example `output_router_logits`.
+
+    Returns:
+        The logits of `completion_logits`, and the router losses (None if the model returns none).
     """
     length = batch["completion_mask"].shape[1]
     with contiguous_states(inner(model)):
@@ -163,10 +174,9 @@ def completion_logits(model: nn.Module, batch: dict[str, Tensor], temperature: f
 
 
 @contextmanager
-def recorded_states(model: nn.Module, batch: dict[str, Tensor]):
-    """Yield a list that receives, of each pass until the end, the trunk's hidden states as `completion_states` gives
-    them."""
-    states = []
+def recorded_states(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[list[Tensor]]:
+    """Yield a list to which each forward pass appends the trunk's hidden states, cut as in `completion_states`."""
+    states: list[Tensor] = []
     kept = -batch["completion_mask"].shape[1] - 1
     hook = inner(model).base_model.register_forward_hook(lambda _, args, output: states.append(output[0][:, kept:]))
     try:
@@ -175,8 +185,10 @@ def recorded_states(model: nn.Module, batch: dict[str, Tensor]):
         hook.remove()
 
 
-def completion_logits_and_states(model: nn.Module, batch: dict[str, Tensor], temperature: float) -> tuple:
-    """`completion_logits`, and of the same pass the trunk's hidden states as `completion_states` gives them."""
+def completion_logits_and_states(
+    model: nn.Module, batch: dict[str, Tensor], temperature: float
+) -> tuple[Tensor, Tensor]:
+    """`completion_logits` and `completion_states` from one forward pass."""
     with recorded_states(model, batch) as states:
         logits = completion_logits(model, batch, temperature)
     return logits, states[0]
@@ -202,16 +214,22 @@ def completion_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def chunked(function: Callable, rollout: Rollout, batch_size: int, extra: int = 0) -> Tensor:
-    """function(batch) -> [b, t + extra, ...] over a rollout, rows of like length together.
+def chunked(
+    function: Callable[[dict[str, Tensor]], Tensor], rollout: Rollout, batch_size: int, extra: int = 0
+) -> Tensor:
+    """Apply a function to batches of a rollout, in which rows of similar length are together.
 
     Args:
-        extra: columns that the function returns beside those of the t completion tokens of its batch.
+        function: batch -> [b, t + extra, ...], for a batch whose completions have up to t tokens.
+        extra: number of columns that the function returns in addition to the t completion tokens.
 
     Returns:
-        [B, T + extra, ...], 0 where a batch's columns were trimmed: t differs from batch to batch.
+        [B, T + extra, ...], 0 in the leading columns that a batch did not have.
+
+    Raises:
+        ValueError: if the function returns another number of rows or columns.
     """
-    result = None
+    result: Tensor | None = None
     for rows in rollout.lengths.argsort(descending=True, stable=True).split(batch_size):
         batch = rollout.batch(rows)
         part = function(batch)
@@ -222,4 +240,4 @@ def chunked(function: Callable, rollout: Rollout, batch_size: int, extra: int = 
             columns = rollout.completion_mask.shape[1] + extra
             result = part.new_zeros(len(rollout.lengths), columns, *part.shape[2:])
         result[rows, result.shape[1] - part.shape[1] :] = part
-    return result
+    return cast(Tensor, result)  # a rollout has rows

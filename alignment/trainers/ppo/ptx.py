@@ -1,31 +1,35 @@
-"""PPO-ptx: the language-model loss on pretraining text beside PPO's, so that less is forgotten (Ouyang et al. 2022)."""
+"""PPO-ptx: a language-model loss on pretraining text, so that the policy forgets less (Ouyang et al. 2022)."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from alignment.data.tokenizing.tokens import ended, make_encoder, require_eos
 from alignment.errors import UserError
 from alignment.trainers.ppo.config import PPOConfig
+from alignment.trainers.ppo.models import Model
 from alignment.trainers.ppo.rollout import keyed_generator
 
 
 class PretrainingTexts:
-    """Micro-batches of texts, drawn by a key."""
+    """Micro-batches of texts, drawn at random by a key."""
 
-    def __init__(self, dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig):
+    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig):
         self.dataset, self.end = dataset, require_eos(tokenizer)
         self.encode = ended(make_encoder(tokenizer), self.end)
         self.batch_size, self.max_length = args.per_device_train_batch_size, args.ptx_max_length
 
     @classmethod
-    def of(cls, dataset, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> PretrainingTexts | None:
-        """The texts to learn from; None where ptx_coef is 0."""
+    def of(
+        cls, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, args: PPOConfig
+    ) -> PretrainingTexts | None:
+        """The texts of a data set; None if ptx_coef is 0."""
         if (dataset is None) != (args.ptx_coef == 0):
             raise UserError(
-                "ptx_coef and ptx_dataset go together.",
+                "ptx_coef and ptx_dataset need each other.",
                 got=f"ptx_coef={args.ptx_coef}, {'no' if dataset is None else 'a'} ptx_dataset",
             )
         if dataset is None:
@@ -35,13 +39,13 @@ class PretrainingTexts:
         return cls(dataset, tokenizer, args)
 
     def batch(self, key: tuple, device: torch.device) -> dict[str, Tensor]:
-        """Token ids, mask and labels of texts drawn with replacement; each ends with the end-of-sequence token."""
+        """Token ids, mask and labels of texts drawn with replacement, each with a final end-of-sequence token."""
         return padded(self._draw(key, self.batch_size), device)
 
     def share(self, key: tuple, place: int, places: int, device: torch.device) -> tuple[dict[str, Tensor], float]:
-        """One of `places` micro-batches of an optimizer step, and its share of the step's targets.
+        """Micro-batch number `place` of the `places` of an optimizer step, and its share of the step's targets.
 
-        The step's texts are drawn together: they are the same in micro-batches of any size and in any processes.
+        The texts of a step are drawn together: they do not depend on the number of micro-batches or processes.
         """
         ids = self._draw(key, self.batch_size * places)
         own = ids[place * self.batch_size : (place + 1) * self.batch_size]
@@ -58,7 +62,7 @@ class PretrainingTexts:
 
 
 def padded(ids: list[list[int]], device: torch.device) -> dict[str, Tensor]:
-    """Token ids, mask and labels of rows, padded on the right."""
+    """Pad rows of token ids on the right: token ids, mask and labels."""
     width = max(map(len, ids))
     input_ids = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
     lengths = torch.tensor([len(row) for row in ids], device=device)
@@ -66,7 +70,7 @@ def padded(ids: list[list[int]], device: torch.device) -> dict[str, Tensor]:
     return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": input_ids.masked_fill(~mask, -100)}
 
 
-def mean_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean negative log-likelihood of the next tokens, in nats, without router losses. -> []."""
+def mean_token_loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Mean negative log-likelihood per target in nats, without router losses. -> []."""
     options = {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
     return model(**batch, use_cache=False, **options).loss

@@ -1,4 +1,4 @@
-"""What a completion is worth: reward models and reward functions behind one interface."""
+"""Rewards of completions: reward models and reward functions behind one interface."""
 
 import asyncio
 import inspect
@@ -6,11 +6,12 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trl import is_conversational
@@ -20,50 +21,70 @@ from alignment.models.loading import load_tokenizer
 from alignment.tokenization.reward_rows import Prompt, ending_of_tokens, padding_id, reward_rows
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.critics import AdapterScorer, ModelScorer, load_scorer
+from alignment.trainers.ppo.models import Model
 from alignment.trainers.ppo.rollout import Rollout, encode_prompts
 
 logger = logging.getLogger(__name__)
+PROBED_PROMPTS = 8  # prompts on which to find out how a reward model reads them
+RewardFunc: TypeAlias = str | Model | Callable[..., Any]
 
 
 @dataclass
 class Samples:
-    """A rollout as reward functions see it."""
+    """A rollout as reward functions see it.
+
+    Attributes:
+        completions: text, or messages if the prompt is a list of messages.
+        columns: the data set's other columns, and TRL's trainer_state, log_metric and log_extra.
+        extras: what reward functions record by log_extra, column -> a value per completion.
+    """
 
     rollout: Rollout
-    rows: list[dict]
-    completions: list  # text, or messages where the prompt is one
-    columns: dict  # the data set's other columns, and TRL's trainer_state, log_metric and log_extra
-    extras: dict[str, list]  # what reward functions say of each completion by log_extra, column -> values
-    rewards: dict[str, Tensor] = field(default_factory=dict)  # name -> [B], NaN where it has no opinion
-    scores: Tensor | None = None  # [B] their weighted sum, NaN where none of them has one
+    rows: list[dict[str, Any]]
+    completions: list[Any]
+    columns: dict[str, Any]
+    extras: dict[str, list[Any]]
 
     def row(self, index: int) -> "Samples":
-        """One completion alone, without what was said of it."""
+        """One completion alone, without rewards and extras."""
         columns = {name: [value[index]] if isinstance(value, list) else value for name, value in self.columns.items()}
         rows, completions = [self.rows[index]], [self.completions[index]]
         return Samples(self.rollout.row(index), rows, completions, columns | {"log_extra": lambda *_: None}, {})
 
 
+@dataclass
+class ScoredSamples(Samples):
+    """Samples with their rewards.
+
+    Attributes:
+        rewards: reward name -> [B], NaN for completions that the reward does not score.
+        scores: [B], their weighted sum, NaN for completions that no reward scores.
+    """
+
+    rewards: dict[str, Tensor]
+    scores: Tensor
+
+
 def read_completions(
-    rollout: Rollout, rows: list[dict], tokenizer: PreTrainedTokenizerBase, told: dict[str, Any]
+    rollout: Rollout, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, extra: dict[str, Any]
 ) -> Samples:
     """Decode a rollout for the reward functions.
 
     Args:
-        told: what they are given beside the rows: trainer_state and log_metric, as in TRL.
+        extra: further arguments of the reward functions: trainer_state and log_metric, as in TRL.
     """
     completions = tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
     if is_conversational({"prompt": rows[0]["prompt"]}):
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
-    extras: dict[str, list] = {}
+    extras: dict[str, list[Any]] = {}
 
-    def log_extra(column: str, values: list) -> None:
+    def log_extra(column: str, values: list[Any]) -> None:
         if len(values) != len(rows):
             raise UserError(f"log_extra: {column} has the wrong length.", got=len(values), expected=len(rows))
         extras[column] = values
 
-    return Samples(rollout, rows, completions, columns | told | {"log_extra": log_extra}, extras)
+    return Samples(rollout, rows, completions, columns | extra | {"log_extra": log_extra}, extras)
 
 
 @dataclass(frozen=True)
@@ -71,11 +92,11 @@ class Reading:
     """How a reward model reads completions.
 
     Attributes:
-        tokenizer: the model's own.
-        pad_token_id: the token that the score is never read at.
-        ending: what is put after sampled ids, in place of the token that ended them, to make the row that the model was
-            trained on; None: it reads the decoded text through its own tokenizer and chat template.
-        knows_tokens: whether its vocabulary is the policy's.
+        tokenizer: tokenizer of the reward model.
+        pad_token_id: the token at which the score is never read.
+        ending: token ids that replace the token that ended the sampled ids, to make the row that the model was trained
+            on; None if the model reads the decoded text through its own tokenizer and chat template.
+        knows_tokens: whether the model has the policy's vocabulary.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -84,7 +105,7 @@ class Reading:
     knows_tokens: bool
 
     def rows(self, samples: Samples) -> list[list[int]]:
-        """A row of token ids for each completion; one that was cut is read as if it had ended there."""
+        """A row of token ids per completion; a truncated completion is read as if it had ended."""
         if self.ending is None:
             return reward_rows(self.tokenizer, [row["prompt"] for row in samples.rows], samples.completions)
         ended = samples.rollout.terminated.tolist()
@@ -93,15 +114,20 @@ class Reading:
 
 
 class ModelReward:
-    """Scores completions where the reward model was trained to be read; NaN for rows longer than its context.
+    """Scores completions at the token at which the reward model was trained; NaN for rows longer than its context.
 
     Args:
-        reading: None: the sampled ids are the rows that it was trained on, and none of them is for padding.
+        reading: None if the sampled ids are the rows that the model was trained on, without a padding token.
     """
 
     def __init__(self, scorer: ModelScorer | AdapterScorer, name: str, batch_size: int, reading: Reading | None = None):
         self.scorer, self.name, self.batch_size, self.reading = scorer, name, batch_size, reading
         scorer.model.requires_grad_(False).eval()
+
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether the reward model has the policy's vocabulary."""
+        return self.reading is None or self.reading.knows_tokens
 
     @torch.no_grad()
     def __call__(self, samples: Samples) -> Tensor:
@@ -112,7 +138,7 @@ class ModelReward:
         fitting = [index for index, row in enumerate(rows) if len(row) <= context]
         if len(fitting) < len(rows):
             logger.warning(
-                "%s: %d of %d completions not scored: longer than its %d positions",
+                "%s: %d of %d completions not scored, because they are longer than its %d positions",
                 *(self.name, len(rows) - len(fitting), len(rows), context),
             )
         fitting.sort(key=lambda index: -len(rows[index]))
@@ -124,7 +150,7 @@ class ModelReward:
 
 
 def left_padded(rows: list[list[int]], device: torch.device) -> dict[str, Tensor]:
-    """Rows of token ids as one batch: input_ids and attention_mask, (B, L)."""
+    """Pad rows of token ids to one batch: input_ids and attention_mask, [B, L]."""
     width = max(map(len, rows))
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return {
@@ -134,15 +160,15 @@ def left_padded(rows: list[list[int]], device: torch.device) -> dict[str, Tensor
 
 
 class FunctionReward:
-    """A function with TRL's signature, sync or async; None for a completion it has no opinion on, which becomes NaN."""
+    """A function with TRL's signature, sync or async. It may return None for a completion, which becomes NaN."""
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable[..., Any]):
         self.function, self.name = function, getattr(function, "__name__", type(function).__name__)
-        calls = (function, type(function).__call__)  # of an object, its class's
-        self.is_async = any(inspect.iscoroutinefunction(one) for one in calls)
+        calls = (function, type(function).__call__)  # a callable object is async if its class's __call__ is
+        self.is_async = any(inspect.iscoroutinefunction(call) for call in calls)
 
-    def call(self, samples: Samples):
-        """What the function returns: a list, or if it is async what gives one when awaited."""
+    def call(self, samples: Samples) -> Any:
+        """Call the function: returns a list of rewards, or an awaitable of one if the function is async."""
         return self.function(
             prompts=[row["prompt"] for row in samples.rows],
             completions=samples.completions,
@@ -151,34 +177,41 @@ class FunctionReward:
         )
 
     def read(self, rewards: list[float | None], samples: Samples) -> Tensor:
-        """What it returned as numbers, (B,)."""
+        """Convert the returned rewards. -> [B], NaN for None."""
         if len(rewards) != len(samples.rows):
             raise UserError(
                 f"Reward function {self.name!r} returned the wrong number of rewards.",
                 got=len(rewards),
-                expected=f"{len(samples.rows)}, one a completion",
+                expected=f"{len(samples.rows)}, one per completion",
             )
         for index, reward in enumerate(rewards):
             if reward is not None and not math.isfinite(reward):
                 raise UserError(
-                    f"Reward function {self.name!r} returned no number.",
+                    f"Reward function {self.name!r} returned a reward that is not finite.",
                     got=f"{reward} for {samples.completions[index]!r}",
-                    expected="a finite number, or None for a completion that it cannot judge",
+                    expected="a finite number, or None for a completion that the function cannot score",
                 )
         values = [math.nan if reward is None else float(reward) for reward in rewards]
         return torch.tensor(values, device=samples.rollout.input_ids.device)
 
 
-def score_samples(rewards: list[ModelReward | FunctionReward], samples: Samples) -> dict[str, Tensor]:
-    """Each reward's opinion of a rollout, by name; async functions wait for their answers together."""
+Reward: TypeAlias = ModelReward | FunctionReward
 
-    async def gather(functions):
+
+def score_samples(rewards: Sequence[Reward], samples: Samples, weights: list[float] | None = None) -> ScoredSamples:
+    """Score a rollout by each reward; async functions wait for their answers together.
+
+    Args:
+        weights: weights of the rewards in the sum; None: 1 each.
+    """
+
+    async def gather(functions: list[FunctionReward]) -> list[Any]:
         return await asyncio.gather(*[function.call(samples) for function in functions])
 
-    waiting = [one for one in rewards if isinstance(one, FunctionReward) and one.is_async]
-    answers = []
+    waiting = [reward for reward in rewards if isinstance(reward, FunctionReward) and reward.is_async]
+    answers: list[Any] = []
     if waiting:
-        with ThreadPoolExecutor(1) as thread:  # of its own: a notebook's thread has a running loop
+        with ThreadPoolExecutor(1) as thread:  # a notebook's main thread has a running event loop
             answers = thread.submit(asyncio.run, gather(waiting)).result()
     answered = dict(zip(map(id, waiting), answers, strict=True))
     scores = {}
@@ -188,22 +221,23 @@ def score_samples(rewards: list[ModelReward | FunctionReward], samples: Samples)
         else:
             answer = answered[id(reward)] if reward.is_async else reward.call(samples)
             scores[reward.name] = reward.read(answer, samples)
-    return scores
+    return ScoredSamples(**vars(samples), rewards=scores, scores=combine(list(scores.values()), weights))
 
 
 def make_rewards(
-    reward_funcs,
-    tokenizers,
-    policy: nn.Module,
+    reward_funcs: RewardFunc | list[RewardFunc],
+    tokenizers: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None,
+    policy: Model,
     own_tokenizer: PreTrainedTokenizerBase,
     args: PPOConfig,
     prompts: Sequence[Prompt],
-) -> list[ModelReward | FunctionReward]:
-    """The rewards of one or several models, paths and functions, under distinct names.
+) -> list[Reward]:
+    """Make rewards with distinct names from models, paths of models, and functions.
 
     Args:
-        tokenizers: of the models, in the order of reward_funcs; None: the one beside a checkpoint, else the policy's.
-        prompts: some of those to come, on which it is tried out how the models read them.
+        tokenizers: tokenizers of the models, in the order of reward_funcs; None: the tokenizer in the checkpoint, else
+            the policy's.
+        prompts: prompts on which to find out how the models read sampled ids.
     """
     reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
@@ -211,11 +245,11 @@ def make_rewards(
         raise UserError(
             "reward_processing_classes does not fit reward_funcs.", got=len(tokenizers), expected=len(reward_funcs)
         )
-    rewards = []
+    rewards: list[Reward] = []
     for index, (item, tokenizer) in enumerate(zip(reward_funcs, tokenizers, strict=True)):
         if isinstance(item, str | nn.Module):
             scorer = load_scorer(item, policy, f"reward_{index}")
-            tokenizer = tokenizer or _tokenizer_beside(item) or own_tokenizer
+            tokenizer = tokenizer or _tokenizer_of(item) or own_tokenizer
             scorer.model.to(args.device)
             config = scorer.model.config if isinstance(scorer, ModelScorer) else None
             reading = make_reading(tokenizer, config, own_tokenizer, prompts)
@@ -229,19 +263,26 @@ def make_rewards(
     return rewards
 
 
+def first_prompts(dataset: Dataset | dict[str, Dataset] | None) -> list[Prompt]:
+    """The first prompts of a data set, or of the first of several data sets; none without a data set."""
+    rows: Any = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+    count = 0 if rows is None else min(PROBED_PROMPTS, len(rows))
+    return [rows[index]["prompt"] for index in range(count)]
+
+
 def make_reading(
     tokenizer: PreTrainedTokenizerBase,
     config: PreTrainedConfig | None,
     own_tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
 ) -> Reading:
-    """How a reward model with this tokenizer reads what a policy with `own_tokenizer` samples.
+    """How a reward model with this tokenizer reads the completions of a policy with `own_tokenizer`.
 
-    Sampled ids are read as they are if the two vocabularies are one and the model's template writes the prompts, and
-    the beginnings of replies, as the policy reads them; otherwise the completions are read as text.
+    The model reads the sampled ids if the vocabularies are equal and its template writes prompts and the beginnings of
+    replies as the policy reads them; otherwise it reads the completions as text.
 
     Args:
-        config: the reward model's; None if it is an adapter on the policy's base.
+        config: config of the reward model; None if it is an adapter on the policy's base.
     """
     ending, same = None, tokenizer.get_vocab() == own_tokenizer.get_vocab()
     if same:
@@ -250,23 +291,23 @@ def make_reading(
     return Reading(tokenizer, padding_id(config, tokenizer), ending, same)
 
 
-def _tokenizer_beside(model: str | nn.Module) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a checkpoint given by path or hub id; none where a folder has none."""
+def _tokenizer_of(model: str | Model) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a checkpoint given by path or hub id; None if the folder has no tokenizer."""
     if not isinstance(model, str) or (Path(model).is_dir() and not (Path(model) / "tokenizer_config.json").is_file()):
         return None
     return load_tokenizer(model)
 
 
-def _name(model: str | nn.Module) -> str:
+def _name(model: str | Model) -> str:
     path = model if isinstance(model, str) else model.config.name_or_path
-    path = path.rstrip("/").removesuffix("/checkpoint")  # of a stage: runs/tiny/reward
+    path = path.rstrip("/").removesuffix("/checkpoint")  # a stage's checkpoint: runs/tiny/reward/checkpoint
     return path.split("/")[-1] or type(model).__name__
 
 
 def combine(rewards: list[Tensor], weights: list[float] | None) -> Tensor:
-    """Weighted sum over the rewards, NaN where none of them has an opinion. R times [B] -> [B]."""
+    """Weighted sum over the rewards, NaN for completions that no reward scores. R times [B] -> [B]."""
     stacked = torch.stack(rewards, 1)
     if weights is not None:
-        counts = stacked.new_tensor(weights) != 0  # a reward of weight 0 is only watched
+        counts = stacked.new_tensor(weights) != 0  # a reward of weight 0 is only logged
         stacked = (stacked * stacked.new_tensor(weights))[:, counts]
     return stacked.nansum(1).masked_fill(stacked.isnan().all(1), float("nan"))

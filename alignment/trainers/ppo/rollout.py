@@ -1,9 +1,10 @@
-"""Rollouts: which prompts, sampling completions, and the tensors that training reads."""
+"""Rollouts: the order of the prompts, sampling of completions, and their tensors."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation import ContinuousBatchingConfig
 from trl import is_conversational
 
+from alignment.models.generation import plain_generation
 from alignment.models.output_layer import contiguous_states
 from alignment.models.router import no_router_logits
 
 
 class RolloutSampler(Sampler):
-    """Row numbers for a DataLoader that serves each rollout's prompts once for every micro-batch trained on them.
+    """Row numbers for a DataLoader that repeats each rollout's prompts once per micro-batch that is trained on them.
 
-    The order depends on the seed and the epoch alone. The last rollout is filled up from the front of the order.
+    The order depends only on the seed and the epoch. The first rows of the order fill up the last rollout.
     """
 
     def __init__(self, num_rows: int, rollout_size: int, repeats: int, seed: int):
@@ -41,44 +43,54 @@ class RolloutSampler(Sampler):
                 yield from rows.tolist()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rollout:
-    """B completions; every row ends in the last column, so trimming leading columns loses nothing but padding.
+    """B prompts with a completion each. Every row ends in the last column: trimming leading columns drops only padding.
 
-    Training sees a row's tokens through `loss_mask`, which may leave whole rows out of `completion_mask`.
+    Attributes:
+        input_ids: [B, L], prompt and completion, end-of-sequence token included.
+        attention_mask: [B, L].
+        completion_mask: [B, T], for the last T columns.
+        terminated: [B], whether an end-of-sequence token ended the completion, rather than the length limit.
+        sampler_log_probs: [B, T], the sampler's own log-probabilities; None if they were not recorded.
     """
 
-    input_ids: Tensor  # [B, L] prompt and completion, end-of-sequence token included
-    attention_mask: Tensor  # [B, L]
-    completion_mask: Tensor  # [B, T], the last T columns
-    terminated: Tensor  # [B] ended by an end-of-sequence token rather than by the length limit
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # [B, T] each: what training needs of every token
-    kl: float = 0.0  # to the reference, in nats a completion
+    input_ids: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+    terminated: Tensor
+    sampler_log_probs: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
+        """Number of tokens of prompt and completion. -> [B]."""
         return self.attention_mask.sum(1)
 
     @property
     def token_ids(self) -> list[list[int]]:
-        """Prompt and completion of each row, without padding."""
+        """Token ids of prompt and completion of each row, without padding."""
         return [ids[mask].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
 
     @property
     def completion_ids(self) -> list[list[int]]:
+        """Token ids of each completion, without padding."""
         ids = self.input_ids[:, -self.completion_mask.shape[1] :]
         return [row[mask].tolist() for row, mask in zip(ids, self.completion_mask, strict=True)]
 
     def row(self, index: int) -> "Rollout":
-        """One row alone, with its padding and without its tensors."""
-        one = slice(index, index + 1)
-        return Rollout(self.input_ids[one], self.attention_mask[one], self.completion_mask[one], self.terminated[one])
+        """A rollout of one row, with its padding, without the sampler's log-probabilities."""
+        row = slice(index, index + 1)
+        return Rollout(self.input_ids[row], self.attention_mask[row], self.completion_mask[row], self.terminated[row])
 
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """The given rows without the columns that are padding in all of them."""
+    def batch(self, rows: Tensor, **per_token: Tensor) -> dict[str, Tensor]:
+        """The given rows without the columns that are padding in all of them.
+
+        Args:
+            per_token: further tensors, [B, T], cut to the same rows and columns as `completion_mask`.
+        """
         width = int(self.lengths[rows].max())
         length = int(self.completion_mask[rows].sum(1).max())
-        per_token = {"completion_mask": self.completion_mask, **self.tensors}
+        per_token = {"completion_mask": self.completion_mask, **per_token}
         return {
             "input_ids": self.input_ids[rows, -width:],
             "attention_mask": self.attention_mask[rows, -width:],
@@ -87,7 +99,7 @@ class Rollout:
         }
 
     def micro_batches(self, order: Tensor, size: int, accumulation: int) -> list[Tensor]:
-        """The rows in this order, `size` at a time; those of one optimizer step by length, so that less is padding."""
+        """Split an order of rows into micro-batches; an optimizer step's rows are sorted by length to save padding."""
         if accumulation == 1:
             return list(order.split(size))
         steps = order.split(size * accumulation)
@@ -95,29 +107,29 @@ class Rollout:
         return [rows for step in by_length for rows in step.split(size)]
 
 
-def keyed_generator(*key) -> torch.Generator:
-    """Random numbers that depend on the key alone, not on what was drawn before."""
+def keyed_generator(*key: Any) -> torch.Generator:
+    """A generator whose random numbers depend only on the key."""
     return torch.Generator().manual_seed(_seed(key))
 
 
 @contextmanager
-def keyed_rng(device: torch.device, *key):
-    """The same for code that draws from torch's global generators, which are put back afterwards."""
+def keyed_rng(device: torch.device, *key: Any) -> Iterator[None]:
+    """Seed torch's global generators by the key within the context, and restore their states on exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(key))
         yield
 
 
-def _seed(key: tuple) -> int:
+def _seed(key: tuple[Any, ...]) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
 
 
-def as_rows(rows: list[dict]) -> dict[str, list[dict]]:
-    """Data collator that leaves the rows as they are."""
+def as_rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Data collator that leaves the rows unchanged."""
     return {"rows": rows}
 
 
-def encode_prompts(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def encode_prompts(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of each row's `prompt`: text, or messages through the chat template with a generation prompt."""
     if is_conversational({"prompt": rows[0]["prompt"]}):
         prompts = [row["prompt"] for row in rows]
@@ -135,10 +147,10 @@ def sample(
     pad_token_id: int,
     log_probs: bool = False,
 ) -> Rollout:
-    """One completion a prompt, from the model's own distribution at the given temperature, ended by any EOS token.
+    """Sample one completion per prompt from the model's distribution at a temperature, up to any EOS token.
 
     Args:
-        log_probs: add the sampler's own log-probabilities to the rollout; it keeps the logits of every token for it.
+        log_probs: record the sampler's own log-probabilities; the logits of all tokens are kept in memory for them.
     """
     device, width = model.device, max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
@@ -146,16 +158,17 @@ def sample(
     prompt_mask = torch.arange(width)[None] >= torch.tensor(padding)[:, None]
     config = _plain_sampling(max_completion_length, temperature, eos_token_ids, pad_token_id)
     config.output_scores = config.return_dict_in_generate = log_probs
-    with _only_generation_config(model, config), contiguous_states(model), no_router_logits(model):
-        output = model.generate(torch.tensor(ids, device=device), attention_mask=prompt_mask.long().to(device))
+    inputs, attention_mask = torch.tensor(ids, device=device), prompt_mask.long().to(device)
+    with plain_generation(model), contiguous_states(model), no_router_logits(model):
+        output = model.generate(inputs, attention_mask=attention_mask, generation_config=config)
     sequences = output.sequences if log_probs else output
     rollout = _to_rollout(sequences, prompt_mask.to(device), torch.tensor(eos_token_ids, device=device))
-    if log_probs:
-        chosen = sequences[:, width:, None]
-        scores = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, chosen)[..., 0]
-        rows = [row[: len(ids)].tolist() for row, ids in zip(scores, rollout.completion_ids, strict=True)]
-        rollout.tensors["sampler_log_probs"] = _right_aligned(rows, rollout)
-    return rollout
+    if not log_probs:
+        return rollout
+    chosen = sequences[:, width:, None]
+    scores = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, chosen)[..., 0]
+    rows = [row[: len(ids)].tolist() for row, ids in zip(scores, rollout.completion_ids, strict=True)]
+    return replace(rollout, sampler_log_probs=_right_aligned(rows, rollout))
 
 
 def sample_continuously(
@@ -167,13 +180,13 @@ def sample_continuously(
     eos_token_ids: list[int],
     pad_token_id: int,
 ) -> Rollout:
-    """As `sample`, by transformers' continuous batching; adds the sampler's own log-probabilities to the rollout.
+    """`sample` by transformers' continuous batching; records the sampler's own log-probabilities.
 
-    In the type of the weights: the engine's cache is of that type, and takes in no other that autocast may compute in.
+    Autocast is off, since the engine's cache has the type of the weights and accepts no other type.
     """
     page = 32
     pages = sum(-(-(len(prompt) + max_completion_length) // page) + 1 for prompt in prompts)
-    # Left to itself, the engine takes nine tenths of the memory that is free, which training needs.
+    # By default the engine takes nine tenths of the free memory, which training needs.
     engine = ContinuousBatchingConfig(
         page_size=page,
         num_blocks=pages,
@@ -187,14 +200,14 @@ def sample_continuously(
         outputs = model.generate_batch(prompts, config, engine, progress_bar=False, warmup=False)
     model.set_attn_implementation(attention)
     if len(outputs) < len(prompts) or any(output.error for output in outputs.values()):
-        raise RuntimeError(f"continuous batching gave up: {next((o.error for o in outputs.values() if o.error), None)}")
+        raise RuntimeError(f"continuous batching failed: {next((o.error for o in outputs.values() if o.error), None)}")
     return _from_outputs(list(outputs.values()), prompts, eos_token_ids, pad_token_id, model.device)
 
 
 def _plain_sampling(
     max_completion_length: int, temperature: float, eos_token_ids: list[int], pad_token_id: int
 ) -> GenerationConfig:
-    """Of the model's own distribution, with nothing cut off it."""
+    """Generation config that samples from the model's full distribution, without top-k or top-p."""
     return GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -207,12 +220,11 @@ def _plain_sampling(
 
 
 def _from_outputs(
-    outputs: list, prompts: list[list[int]], eos_token_ids: list[int], pad_token_id: int, device: torch.device
+    outputs: list[Any], prompts: list[list[int]], eos_token_ids: list[int], pad_token_id: int, device: torch.device
 ) -> Rollout:
     completions = [output.generated_tokens for output in outputs]
     rollout = rollout_of(prompts, completions, eos_token_ids, pad_token_id, device)
-    rollout.tensors["sampler_log_probs"] = _right_aligned([output.logprobs for output in outputs], rollout)
-    return rollout
+    return replace(rollout, sampler_log_probs=_right_aligned([output.logprobs for output in outputs], rollout))
 
 
 def rollout_of(
@@ -222,7 +234,7 @@ def rollout_of(
     pad_token_id: int,
     device: torch.device,
 ) -> Rollout:
-    """The rollout of given prompts and completions; each completion ends with its first end-of-sequence token."""
+    """Make a rollout of given prompts and completions; each completion ends with its first end-of-sequence token."""
     width, longest = max(map(len, prompts)), max(map(len, completions))
     rows = [
         [pad_token_id] * (width - len(prompt)) + prompt + completion + [pad_token_id] * (longest - len(completion))
@@ -234,7 +246,7 @@ def rollout_of(
 
 
 def _right_aligned(rows: list[list[float]], rollout: Rollout) -> Tensor:
-    """Values of each row's completion tokens, in the rollout's columns. -> [B, T], 0 off the mask."""
+    """Put values of each row's completion tokens into the rollout's columns. -> [B, T], 0 off the mask."""
     values = torch.zeros(rollout.completion_mask.shape, device=rollout.input_ids.device)
     for row, own in zip(values, rows, strict=True):
         row[len(row) - len(own) :] = torch.tensor(own)
@@ -245,7 +257,7 @@ SAMPLERS = {"generate": sample, "continuous_batching": sample_continuously}
 
 
 def _to_rollout(sequences: Tensor, prompt_mask: Tensor, eos_token_ids: Tensor) -> Rollout:
-    """Find where each completion ends, and move every row to the right so that it ends in the last column."""
+    """Find the end of each completion, and shift every row to the right so that it ends in the last column."""
     width, total = prompt_mask.shape[1], sequences.shape[1]
     is_eos = torch.isin(sequences[:, width:], eos_token_ids)
     terminated = is_eos.any(1)
@@ -262,14 +274,3 @@ def _to_rollout(sequences: Tensor, prompt_mask: Tensor, eos_token_ids: Tensor) -
         completion_mask=in_completion[:, -longest:],
         terminated=terminated,
     )
-
-
-@contextmanager
-def _only_generation_config(model: PreTrainedModel, config: GenerationConfig):
-    # generate() fills what a passed config leaves open from the model's own, where a top_p or a repetition penalty
-    # would make the samples come from another distribution than the log-probabilities
-    own, model.generation_config = model.generation_config, config
-    try:
-        yield
-    finally:
-        model.generation_config = own

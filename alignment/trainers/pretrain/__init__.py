@@ -1,1 +1,1 @@
-"""Pretraining as a transformers Trainer, with Muon and a loss in chunks."""
+"""Pretraining as a transformers Trainer, with Muon and a chunked loss."""

@@ -1,9 +1,9 @@
-"""Muon for the hidden matrices and AdamW for all else, as one optimizer."""
+"""Muon for the hidden matrices and AdamW for all other parameters, as one optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -16,31 +16,37 @@ MATRICES = (nn.Linear, Conv1D)
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """torch's Muon and AdamW behind one list of parameter groups and one state, so that schedules and checkpoints hold.
+    """torch's Muon and AdamW with a common list of parameter groups and state, so that schedules and checkpoints work.
 
-    Muon's steps are as long as AdamW's (Liu et al. 2025, "Muon is scalable for LLM training": 0.2 sqrt(max(rows,
-    columns)) times the orthogonal update), so that one learning rate can serve both.
+    Muon's updates have the size of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training": 0.2 sqrt(max(rows,
+    columns)) times the orthogonal update), so that both can use one learning rate.
 
     Args:
-        matrices: the group of Muon, {params, lr, weight_decay, momentum}.
-        others: the groups of AdamW.
-        adamw: AdamW's other arguments.
+        matrices: parameter group of Muon: {params, lr, weight_decay, momentum}.
+        others: parameter groups of AdamW.
+        adamw: further arguments of AdamW.
     """
 
-    def __init__(self, matrices: dict[str, Any], others: Sequence[dict[str, Any]], **adamw):
+    def __init__(self, matrices: dict[str, Any], others: Sequence[dict[str, Any]], **adamw: Any) -> None:
         self.muon = _muon()([matrices], adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, **adamw)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         self._share()
 
     def _share(self) -> None:
-        """Both optimizers work on this one's groups and state."""
+        """Let both optimizers work on the groups and the state of this optimizer."""
         self.muon.param_groups, self.adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
         self.muon.state = self.adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._share()
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -53,10 +59,10 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
 
-def _muon() -> type[torch.optim.Optimizer]:
+def _muon() -> Callable[..., torch.optim.Optimizer]:
     if not hasattr(torch.optim, "Muon"):
         raise UserError(
-            "this torch has no Muon",
+            "This version of torch has no Muon.",
             got=f"torch {torch.__version__}",
             expected="torch 2.9 or later",
             fix="upgrade torch, or set muon: false",
@@ -65,10 +71,10 @@ def _muon() -> type[torch.optim.Optimizer]:
 
 
 def hidden_matrices(model: PreTrainedModel) -> set[str]:
-    """Names of the trained weights of linear layers, apart from the output layer.
+    """Names of the trainable weights of linear layers, except the output layer.
 
-    Embeddings, output layer, norms and biases are AdamW's, as Muon's author has it; so are routers and the stacked
-    weights of experts, for Muon takes single matrices.
+    AdamW trains embeddings, output layer, norms and biases, as Muon's author recommends; also routers and the stacked
+    weights of experts, since Muon takes single matrices.
     """
     head = model.get_output_embeddings()
     table = model.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""Against the last PPO of TRL (1.12.0), which runs in a process of its own on the same weights and the same rollout.
+"""Comparison with the last PPO of TRL (1.12.0), which runs in a separate process on the same weights and rollout.
 
 The rollout is frozen: eight prompts, left-padded, with given responses. It is trained on twice, so that the second pass
 has ratios away from 1 and values that moved, with both clips at work. Compared are, on completions of all lengths, with
@@ -91,7 +91,7 @@ def model(name: str, weights: dict[str, torch.Tensor] | None = None):
 
 
 def responses(lengths: list[int]) -> list[tuple[list[int], list[int]]]:
-    """For each prompt a response of so many tokens, padded; the shorter ones and two others end with EOS."""
+    """Padded responses with the given numbers of tokens; the shorter responses and two others end with EOS."""
     generator = torch.Generator().manual_seed(0)
     prompts = tiny.tokenizer()(list(tiny.prompts(ROWS)["prompt"]))["input_ids"]
     tokens = torch.randint(4, 30, (ROWS, LENGTH), generator=generator).tolist()
@@ -103,7 +103,7 @@ def responses(lengths: list[int]) -> list[tuple[list[int], list[int]]]:
 
 
 def run_old_trl(folder: Path, models: dict[str, Any], inputs: dict[str, Any], command: str, *arguments: str) -> None:
-    """Run a command of the helper on FOLDER, in which the models and the inputs are put."""
+    """Run a command of the helper on a folder that holds the models and the inputs."""
     for name, one in models.items():
         one.save_pretrained(folder / name)
     tiny.tokenizer().save_pretrained(folder / "policy")
@@ -137,12 +137,12 @@ def old_token_rewards(scores, kl, mask, beta):
 
 
 def with_slot_after(mask):
-    """The mask of completions that begin in column 0, and the slot after each."""
+    """Mask of completions that begin in column 0, and mask of the slot after each."""
     return torch.arange(mask.shape[1]) <= mask.sum(1, keepdim=True)
 
 
 def old_whiten(values, mask):
-    """By the unbiased variance."""
+    """Whiten with the unbiased variance, as TRL does."""
     count = mask.sum()
     return whiten(values, mask) * torch.sqrt((count - 1) / count)
 
@@ -169,7 +169,7 @@ def frozen_generate(frozen: list[tuple[list[int], list[int]]]):
 
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What TRL 1.12 made of completions of all lengths, and the batch that it saw."""
+    """TRL 1.12's results for completions of all lengths, and its input batch."""
     theirs = old_update(tmp_path_factory.mktemp("ragged"), responses([1, 6, 2, 3, 4, 5, 6, 6]))
     ids = theirs["query_responses"]
     batch = {"input_ids": ids, "attention_mask": ids != tiny.PAD, "completion_ids": ids[:, -LENGTH:]}
@@ -178,7 +178,7 @@ def ragged(tmp_path_factory) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
 
 @torch.no_grad()
 def our_rollout(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a rollout under TRL's names, 0 where nothing counts."""
+    """The tensors of a rollout under TRL's names, 0 off the mask."""
     mask = batch["completion_mask"]
     slots, lengths = with_slot_after(mask), mask.sum(1)
 
@@ -239,7 +239,7 @@ def test_losses_and_gradients_are_the_same(ragged, name):
         assert_all_close(gradients, starting_with(theirs, f"{name}.grad.{owner}."))
 
 
-def test_trainer_against_trainer_where_completions_fill_their_length(tmp_path, monkeypatch):
+def test_both_trainers_agree_if_completions_have_the_maximum_length(tmp_path, monkeypatch):
     frozen = responses([LENGTH] * ROWS)
     theirs = old_update(tmp_path, frozen)
     monkeypatch.setattr(maths, "whiten", lambda values, mask, total: old_whiten(values, mask))
@@ -281,7 +281,7 @@ def last_token_reward():
     return result
 
 
-def test_both_learn_a_task_as_well(tmp_path):
+def test_both_trainers_learn_a_task_equally_well(tmp_path):
     task = {
         "per_device_train_batch_size": 32,
         "learning_rate": 3e-3,

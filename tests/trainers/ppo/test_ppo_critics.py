@@ -1,4 +1,4 @@
-"""The critic in its modes: on a model of its own, on the policy's trunk, on the policy's base under an adapter."""
+"""The critic in its modes: a separate model, a head on the policy's trunk, an adapter on the policy's base."""
 
 from types import SimpleNamespace
 
@@ -37,14 +37,14 @@ def adapters(tmp_path) -> tuple[str, str]:
     return str(tmp_path / "policy"), str(tmp_path / "judge")
 
 
-def test_a_base_that_is_quantised_otherwise_is_another_one(adapters, monkeypatch):
+def test_a_base_with_another_quantisation_is_not_shared(adapters, monkeypatch):
     policy, judge = load_trainable(adapters[0], "causal-lm"), adapters[1]
     assert critics.shares_base(judge, policy)
     monkeypatch.setattr(critics, "recorded_quantization", lambda checkpoint: {"load_in_4bit": True})
     assert not critics.shares_base(judge, policy)
 
 
-def test_a_reward_adapter_on_the_policys_base_has_its_positions_and_fits_whole(adapters):
+def test_a_reward_adapter_has_the_positions_of_the_policys_base_and_must_fit_it(adapters):
     policy, judge = load_trainable(adapters[0], "causal-lm"), adapters[1]
     assert critics.load_scorer(judge, policy, "reward_0").context == 64
     file = f"{judge}/adapter_model.safetensors"
@@ -56,7 +56,7 @@ def test_a_reward_adapter_on_the_policys_base_has_its_positions_and_fits_whole(a
 
 
 def unnamed(gradients: dict) -> dict:
-    """Gradients of an adapter by what they belong to, whatever the adapter and its wrapper are called."""
+    """Gradients of an adapter by module, without the names of the adapter and its wrapper."""
     drop = {"default", "critic", "modules_to_save", "base_model", "model"}
     return {".".join(part for part in name.split(".") if part not in drop): one for name, one in gradients.items()}
 
@@ -106,7 +106,7 @@ def test_one_base_serves_policy_reference_reward_and_critic(tmp_path, adapters):
     torch.testing.assert_close(loaded(ids).logits, run.model.eval()(ids).logits)
 
 
-def test_a_trainer_can_be_made_again_on_the_same_policy(tmp_path, adapters):
+def test_a_second_trainer_can_use_the_same_policy(tmp_path, adapters):
     policy = load_trainable(adapters[0], "causal-lm")
     for _ in range(2):
         run = tiny.trainer(tmp_path, policy=policy, reward_funcs=adapters[1], arguments={"max_steps": 1})
@@ -115,7 +115,7 @@ def test_a_trainer_can_be_made_again_on_the_same_policy(tmp_path, adapters):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_critic_warmup_leaves_the_policy_as_it_is(tmp_path, mode):
+def test_critic_warmup_does_not_change_the_policy(tmp_path, mode):
     policy = tiny.sft_adapter() if mode == "lora" else tiny.model()
     before = tiny.weights(policy)
     arguments = {"critic_mode": mode, "critic_warmup_steps": 2, "weight_decay": 0.1}
@@ -139,7 +139,7 @@ def test_a_head_on_the_policys_trunk_learns_with_it(tmp_path):
     start, head = tiny.weights(run.model), run.value_model.weight.detach().clone().requires_grad_()
     run.train()
     [[policy, critic]] = callback.steps
-    model, batch = run.model, run._rollout.batch(torch.arange(4))
+    model, batch = run.model, run.experience.batch(torch.arange(4))
     model.load_state_dict(start)
     logits, states = completion_logits_and_states(model, batch, 1.0)
     log_probs = maths.token_log_probs(logits, batch["completion_ids"])
@@ -177,12 +177,12 @@ def test_resuming_repeats_the_uninterrupted_run_in_every_mode(tmp_path, mode):
     assert (whole.beta, whole.baseline) == (resumed.beta, resumed.baseline) != (0.05, 0.0)
 
 
-def test_modes_that_cannot_be_are_refused(tmp_path):
+def test_impossible_critic_modes_are_refused(tmp_path):
     with pytest.raises(UserError, match="needs a policy with an adapter"):
         tiny.trainer(tmp_path, arguments={"critic_mode": "lora"})
-    with pytest.raises(UserError, match="leaves no room for a value_model"):
+    with pytest.raises(UserError, match="excludes a value_model"):
         tiny.trainer(tmp_path, value_model=tiny.model(head="score"), arguments={"critic_mode": "shared_head"})
-    with pytest.raises(UserError, match="critic_mode is not a choice"):
+    with pytest.raises(UserError, match="critic_mode has an unknown value"):
         tiny.config(tmp_path, critic_mode="shared")
     tiny.model().save_pretrained(tmp_path / "policy")
     tiny.tokenizer().save_pretrained(tmp_path / "policy")
@@ -194,7 +194,7 @@ def trainable(model) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_an_adapter_takes_anothers_place_and_what_runs_and_learns_stays():
+def test_replacing_an_adapter_keeps_the_active_and_the_trainable_ones():
     policy = tiny.sft_adapter()
     add_copy(policy, "default", "critic")
     assert policy.active_adapters == ["default"] and all(".default." in name for name in trainable(policy))
@@ -207,7 +207,7 @@ def test_an_adapter_takes_anothers_place_and_what_runs_and_learns_stays():
     assert copied and all(torch.equal(weights[name], weights[name.replace("critic", "default")]) for name in copied)
 
 
-def test_a_reference_of_its_own_is_frozen_and_has_no_dropout():
+def test_a_separate_reference_is_frozen_and_has_no_dropout():
     policy, other = tiny.model("gpt2"), tiny.model("gpt2", seed=1, resid_pdrop=0.5).train()
     for reference in (Reference(policy, other, False), Reference(policy, None, False)):
         with reference.active() as model:
@@ -215,7 +215,7 @@ def test_a_reference_of_its_own_is_frozen_and_has_no_dropout():
     assert len(trainable(policy)) == len(list(policy.parameters()))
 
 
-def test_a_new_head_says_0_and_all_that_a_critic_trains_is_named():
+def test_a_new_head_outputs_0_and_trained_lists_every_trained_parameter():
     policy, states = tiny.model(), torch.ones(2, 3, 32)
     head = HeadScorer(policy)
     assert not head.of_states(states).any() and head.of_states(states).shape == (2, 3)
@@ -238,7 +238,7 @@ def test_a_value_model_is_loaded_from_its_path(tmp_path):
     assert tiny.same_weights(tiny.weights(critic.model), tiny.weights(saved)) and critic.trained()
 
 
-def test_of_a_value_model_with_an_adapter_the_adapter_and_the_head_learn():
+def test_a_value_model_with_an_adapter_trains_the_adapter_and_the_head():
     value_model = tiny.lora_reward_model().requires_grad_(True)
     critic = make_critic(tiny.model(), [], value_model, None)
     assert critic.model is value_model and trainable(value_model)
@@ -249,7 +249,7 @@ def test_of_a_value_model_with_an_adapter_the_adapter_and_the_head_learn():
     assert len(critic.trained()) == len(list(value_model.parameters()))
 
 
-def test_a_critics_gradients_are_clipped_and_gone_after_the_step():
+def test_a_critics_gradients_are_clipped_and_cleared_after_the_step():
     critic = torch.nn.Linear(2, 1)
     for limit, expected in [(1.0, 1.0), (0.0, 20.0), (50.0, 20.0)]:
         critic.weight.grad, critic.bias.grad = torch.tensor([[12.0, 16.0]]), torch.zeros(1)

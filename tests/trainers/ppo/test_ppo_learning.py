@@ -1,4 +1,4 @@
-"""Does it learn: a bandit over tokens, and what must not happen without a reward."""
+"""Learning on small tasks, and no drift without a reward."""
 
 import ppo_tiny as tiny
 import pytest
@@ -39,7 +39,7 @@ def test_a_token_bandit_is_solved(tmp_path, seed):
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])
 def test_the_policy_ends_near_the_analytic_optimum(tmp_path, placement):
-    """With one token a completion the optimum is pi_ref * exp(reward / beta), normalised."""
+    """With one token per completion the optimum is pi_ref * exp(reward / beta), normalised."""
     beta = 0.5
     arguments = {
         "max_completion_length": 1,
@@ -71,7 +71,7 @@ def first_is_a_target(completion_ids, **kwargs) -> list[float]:
 
 
 def test_a_delayed_reward_is_learned_through_the_critic(tmp_path):
-    """With lambda 0 the last token's reward reaches the first token through the values alone."""
+    """With lambda 0 the last token's reward reaches the first token only through the values."""
     arguments = {"lam": 0.0, "max_steps": 96, "num_iterations": 4, "learning_rate": 3e-3, "vf_coef": 1.0}
     arguments |= {"max_completion_length": 2}
     learned, without = [
@@ -82,7 +82,7 @@ def test_a_delayed_reward_is_learned_through_the_critic(tmp_path):
     assert sum(without[-3:]) / 3 < 0.6
 
 
-def test_a_reward_of_other_completions_teaches_nothing(tmp_path):
+def test_a_reward_that_does_not_depend_on_the_completion_teaches_nothing(tmp_path):
     def shuffled(completion_ids, **kwargs) -> list[float]:
         rewards = share_of_targets(completion_ids)
         return rewards[1:] + rewards[:1]

@@ -1,4 +1,4 @@
-"""ppo_math against naive loops, hand values and exact sums."""
+"""The arithmetic of PPO against naive loops, hand values and exact sums."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.experience import add_advantages
+from alignment.trainers.ppo.experience import make_targets
 from alignment.trainers.ppo.metrics import Metrics
 from alignment.trainers.ppo.rollout import Rollout
 
@@ -46,13 +46,13 @@ def test_gae_of_completions_of_one_token():
     assert advantages.tolist() == [[1.5]] and returns.tolist() == [[2.0]]
 
 
-def test_a_masked_mean_of_one_position_is_its_value_and_of_none_0():
+def test_a_masked_mean_over_a_single_position_and_over_none():
     values = torch.tensor([[3.0, 9.0]])
     assert maths.masked_mean(values, torch.tensor([[True, False]])) == 3
     assert maths.masked_mean(values, torch.zeros(1, 2).bool()) == 0
 
 
-def test_whitening_is_over_the_mask_alone():
+def test_whitening_covers_only_the_mask():
     values = torch.tensor([[1.0, 3.0, 99.0], [5.0, 7.0, -99.0]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 0]]).bool()
     spread = 5**0.5
@@ -79,7 +79,7 @@ def test_kl_estimators_average_to_the_exact_kl():
     assert (maths.kl_k3(p, q) >= 0).all() and (maths.kl_k1(p, q) < 0).any()
 
 
-def test_k2_has_the_gradient_of_the_kl_and_k1_none_on_average():
+def test_k2_has_the_gradient_of_the_kl_and_k1_has_a_mean_gradient_of_0():
     torch.manual_seed(0)
     logits, ref = torch.randn(6, requires_grad=True), torch.randn(6).log_softmax(-1)
     log_probs = logits.log_softmax(-1)
@@ -90,7 +90,7 @@ def test_k2_has_the_gradient_of_the_kl_and_k1_none_on_average():
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_the_adaptive_coefficient_moves_towards_its_target_at_most_a_fifth_of_an_error():
+def test_the_adaptive_coefficient_moves_towards_its_target_by_a_clipped_error():
     adapted = maths.adapted_coefficient
     assert adapted(0.1, kl=6.0, target=6.0, horizon=100, count=10) == 0.1
     assert adapted(0.1, kl=6.6, target=6.0, horizon=100, count=10) == pytest.approx(0.1 * 1.01)
@@ -105,7 +105,7 @@ def test_a_truncated_row_may_count_the_value_after_its_last_token():
     torch.testing.assert_close(returns, torch.tensor([[1 + 0.5 * (2 + 0.5 * 8), 2 + 0.5 * 8, 0], [1.0, 2.0, 4.0]]))
 
 
-def test_scaling_leaves_the_sign_of_the_mean():
+def test_scaling_keeps_the_sign_of_the_mean():
     values, mask = torch.tensor([[1.0, 3.0, 100.0]]), torch.tensor([[True, True, False]])
     torch.testing.assert_close(maths.scale(values, mask), torch.tensor([[1.0, 3.0, 0.0]]))  # variance 1 already
     torch.testing.assert_close(maths.scale(10 * values, mask), torch.tensor([[1.0, 3.0, 0.0]]))
@@ -121,20 +121,20 @@ def test_dual_clip_bounds_what_a_negative_advantage_costs():
     torch.testing.assert_close(loss, torch.tensor([[-0.5, -1.0, -1.2, -1.2]]))
 
 
-def test_the_missing_eos_penalty_is_taken_off_or_stands_in_place():
+def test_the_missing_eos_penalty_is_subtracted_or_replaces_the_score():
     scores, truncated = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
     assert maths.shape_scores(scores, truncated, 0.5, None, 1.0, "subtract").tolist() == [0.5, 2.5]
     assert maths.shape_scores(scores, truncated, 0.5, None, 1.0, "replace").tolist() == [-1.0, 2.5]
 
 
-def test_the_score_lands_on_the_last_token_at_full_weight():
+def test_the_last_token_has_the_whole_score():
     mask = torch.tensor([[1, 1, 0], [0, 1, 1]]).bool()
     kl = torch.tensor([[0.1, 0.2, 9.0], [9.0, 0.3, 0.4]])
     rewards = maths.token_rewards(torch.tensor([2.0, -1.0]), kl, mask, beta=0.5)
     torch.testing.assert_close(rewards, torch.tensor([[-0.05, 1.9, 0.0], [0.0, -0.15, -1.2]]))
 
 
-def test_scores_are_taken_relative_to_the_baseline_clipped_then_penalised():
+def test_scores_minus_the_baseline_are_clipped_then_penalised():
     scores, truncated = torch.tensor([5.0, 1.5, -9.0]), torch.tensor([True, False, True])
     shaped = maths.shape_scores(scores, truncated, baseline=1.0, clip=2.0, missing_eos_penalty=0.25)
     torch.testing.assert_close(shaped, torch.tensor([1.75, 0.5, -2.25]))
@@ -183,19 +183,18 @@ PLAIN = {"gamma": 0.5, "lam": 1.0, "whiten_advantages": False}
 
 
 def experience(scores, **keys) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Of two completions, of two tokens to the end and of three that were cut: what is learned from, and figures."""
+    """Targets and metrics of two completions: a terminated one of two tokens and a truncated one of three."""
     mask = torch.tensor([[False, True, True], [True, True, True]])
     kl = torch.tensor([[9.0, 1.0, 2.0], [0.0, 1.0, 3.0]])
-    rollout = Rollout(mask.long(), mask, mask, torch.tensor([True, False]), {"kl": kl})
+    rollout = Rollout(mask.long(), mask, mask, torch.tensor([True, False]))
     outputs = torch.tensor([[7.0, 0.5, 1.0, 5.0], [0.2, 0.4, 0.6, 2.0]])
     args = PPOConfig("unused", use_cpu=True, **{**PLAIN, **keys})
     metrics = Metrics()
-    add_advantages(rollout, torch.tensor(scores), outputs, args, 0.1, 0.5, metrics, maths.as_it_is)
-    assert set(rollout.tensors) == {"loss_mask", "old_values", "advantages", "returns"}
-    return rollout.tensors, metrics.pop()
+    targets = make_targets(rollout, torch.tensor(scores), kl, outputs, args, 0.1, 0.5, metrics, maths.identity)
+    return vars(targets), metrics.pop()
 
 
-def test_what_a_rollout_teaches_by_hand():
+def test_targets_against_hand_values():
     rewards = torch.tensor([[0.0, -0.1, 0.8], [0.0, -0.1, 1.7]])  # scores less the baseline, and the KL at 0.1
     advantages = torch.tensor([[0.0, -0.2, -0.2], [0.175, 0.35, 1.1]])
     values = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.4, 0.6]])
@@ -205,7 +204,7 @@ def test_what_a_rollout_teaches_by_hand():
     torch.testing.assert_close(plain["old_values"], values)
     assert plain["loss_mask"].tolist() == [[False, True, True], [True, True, True]]
     assert figures["advantages/mean"] == pytest.approx(1.225 / 5)
-    # One step ahead for the critic alone, and a cut completion goes on at the value after it.
+    # lam_critic 0: the critic's returns look one step ahead; the truncated completion bootstraps with the last value.
     booted, _ = experience([1.5, 2.5], lam_critic=0.0, bootstrap_truncated=True)
     torch.testing.assert_close(booted["advantages"], torch.tensor([[0.0, -0.2, -0.2], [0.425, 0.85, 2.1]]))
     torch.testing.assert_close(booted["returns"], torch.tensor([[0.0, 0.4, 0.8], [0.2, 0.2, 2.7]]))
@@ -216,7 +215,7 @@ def test_what_a_rollout_teaches_by_hand():
     assert same == figures
 
 
-def test_completions_without_a_score_or_an_end_may_teach_nothing():
+def test_completions_without_a_score_or_an_end_may_be_masked():
     assert experience([float("nan"), 2.5])[0]["loss_mask"].tolist() == [[False] * 3, [True] * 3]
     cut = experience([1.5, 2.5], mask_truncated_completions=True)[0]["loss_mask"]
     assert cut.tolist() == [[False, True, True], [False] * 3]

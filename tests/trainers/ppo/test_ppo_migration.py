@@ -8,7 +8,7 @@ import ppo_tiny as tiny
 import pytest
 
 from alignment.errors import UserError
-from alignment.trainers.ppo.config import RENAMED, PPOConfig
+from alignment.trainers.ppo.config import RENAMED_KEYS, PPOConfig
 from alignment.trainers.ppo.trainer import PPOTrainer
 
 PAGE = (Path(__file__).parents[3] / "docs/ppo-migration.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ OF_RECIPES = {"model_name_or_path", "reward_model_path"}
 
 
 def table(heading: str) -> dict[str, str]:
-    """Of a section's table: what stands in the first column -> what stands beside it, as written."""
+    """The table of a section: first column -> second column."""
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
     return {old.strip(): new.strip() for old, new, *_ in rows}
@@ -44,19 +44,19 @@ def parameters() -> set[str]:
 
 
 @pytest.mark.parametrize("key", OLD_KEYS.split())
-def test_every_old_key_is_a_key_or_answered_by_name(key, tmp_path):
+def test_every_old_key_is_a_key_or_is_refused_with_its_new_name(key, tmp_path):
     if key not in PPOConfig.__dataclass_fields__:
-        assert key in RENAMED
+        assert key in RENAMED_KEYS
         with pytest.raises(UserError, match=f"{key}: "):
             PPOConfig(str(tmp_path), **{key: None})
 
 
 def test_the_page_has_every_old_key_and_argument_and_nothing_else():
-    assert {old.strip("`") for old in table("Keys")} == {*OLD_KEYS.split()} >= RENAMED.keys()
+    assert {old.strip("`") for old in table("Keys")} == {*OLD_KEYS.split()} >= RENAMED_KEYS.keys()
     assert {old.strip("`") for old in table("Arguments")} == {*OLD_ARGUMENTS.split()}
 
 
-def test_the_page_names_what_there_is():
+def test_the_page_names_existing_keys():
     known = PPOConfig.__dataclass_fields__.keys() | parameters() | OF_RECIPES
     for heading in ("Keys", "Arguments"):
         for old, new in table(heading).items():

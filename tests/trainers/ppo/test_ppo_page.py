@@ -1,4 +1,4 @@
-"""docs/ppo.md: every key of ours with its default, and every metric by its name."""
+"""docs/ppo.md lists every key with its default, and every metric."""
 
 import re
 from pathlib import Path
@@ -13,15 +13,15 @@ OF_TRAINER = {"epoch", "step", "eval_runtime", "eval_samples_per_second", "eval_
 
 
 def tables(head: str) -> list[list[str]]:
-    """The rows of all tables whose first column is headed so, cell by cell."""
+    """The rows of all tables with this head of their first column, as lists of cells."""
     found = re.findall(rf"^\| {head} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, flags=re.MULTILINE)
     return [[cell.strip() for cell in row.strip("|").split("|")] for table in found for row in table.splitlines()]
 
 
 def test_the_page_has_every_key_with_its_default():
-    told = {row[0].strip("`"): parse_yaml(row[1], row[0]) for row in tables("key")}
+    listed = {row[0].strip("`"): parse_yaml(row[1], row[0]) for row in tables("key")}
     fields = PPOConfig.__dataclass_fields__
-    assert told == {name: fields[name].default for name in PPOConfig.__annotations__}
+    assert listed == {name: fields[name].default for name in PPOConfig.__annotations__}
 
 
 def test_the_page_has_every_metric(tmp_path):
@@ -40,6 +40,6 @@ def test_the_page_has_every_metric(tmp_path):
 
 
 def split_at(name: str, rows: list[list[str]]) -> tuple[list, list]:
-    """What is logged of rollouts, evaluation's among them, and what is logged of training, which begins with `name`."""
+    """Split the metrics into those of rollouts and those of training, which begin with `name`."""
     [index] = [index for index, row in enumerate(rows) if row[0] == f"`{name}`"]
     return rows[:index], rows[index:]

@@ -1,4 +1,4 @@
-"""Two processes train as one does on the same completions."""
+"""Two processes train like a single process on the same completions."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 HELPERS = Path(__file__).parents[2] / "helpers"
-# Every process takes the likeliest token, as what is drawn depends on who draws.
+# Every process takes the likeliest token, since random draws differ between processes.
 PROGRAM = """
 import json, sys
 from accelerate import PartialState
@@ -42,7 +42,7 @@ if PartialState().is_main_process:
 
 
 def trained(folder: Path, mode: str, processes: int) -> Path:
-    """4 prompts a rollout, by one process or by two that have 2 each."""
+    """Train on rollouts of 4 prompts, in one process or in two with 2 prompts each."""
     folder.mkdir()
     (folder / "program.py").write_text(PROGRAM)
     launcher = [sys.executable]
@@ -57,7 +57,7 @@ def trained(folder: Path, mode: str, processes: int) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["separate", "shared_head", "lora"])
-def test_two_processes_train_as_one(tmp_path, mode):
+def test_two_processes_train_like_a_single_process(tmp_path, mode):
     one, two = (trained(tmp_path / str(count), mode, count) for count in (1, 2))
     for name in ("policy.safetensors", "critic.safetensors"):
         expected, found = load_file(one / name), load_file(two / name)

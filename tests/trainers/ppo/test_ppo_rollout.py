@@ -40,7 +40,7 @@ def rollout(model=None, *, eos=(tiny.EOS, tiny.TURN), pad=tiny.PAD, prompts=PROM
 
 
 def unpadded(result: Rollout, row: int) -> dict[str, torch.Tensor]:
-    """One row as a rollout of its own, without any padding."""
+    """A rollout of a single row, without any padding."""
     mask, completion = result.attention_mask[row], result.completion_mask[row]
     ids = result.input_ids[row, mask][None]
     length = int(completion.sum())
@@ -53,7 +53,7 @@ def unpadded(result: Rollout, row: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_each_rollout_is_served_once_for_every_micro_batch_in_an_order_of_seed_and_epoch():
+def test_prompts_repeat_once_per_micro_batch_in_an_order_by_seed_and_epoch():
     sampler = RolloutSampler(num_rows=5, rollout_size=2, repeats=3, seed=0)
     order = list(sampler)
     assert len(order) == len(sampler) == 3 * 2 * 3
@@ -67,7 +67,7 @@ def test_each_rollout_is_served_once_for_every_micro_batch_in_an_order_of_seed_a
 
 
 @pytest.mark.parametrize("pad", [tiny.PAD, tiny.EOS])
-def test_completions_end_at_the_first_of_any_eos_token_which_they_keep(pad):
+def test_completions_end_with_the_first_eos_token(pad):
     # many prompts, so that some rows end by each token; a prompt that holds EOS does not end anything
     prompts = [[tiny.EOS, 5 + index % 20] for index in range(48)]
     result = rollout(prompts=prompts, pad=pad, length=12)
@@ -96,24 +96,23 @@ def test_rows_end_in_the_last_column_so_a_batch_trims_only_padding():
     ]
 
 
-def test_a_row_alone_is_what_it_is_among_others():
+def test_a_single_row_of_samples_equals_that_row_of_the_rollout():
     result = rollout()
-    result.tensors["advantages"] = result.completion_mask.float()
-    told = {"log_metric": print, "note": "one for all"}
+    extra = {"log_metric": print, "note": "one for all"}
     rows = [{"prompt": f"w{index}", "target": index} for index in range(3)]
-    samples = read_completions(result, rows, tiny.tokenizer(), told)
+    samples = read_completions(result, rows, tiny.tokenizer(), extra)
     for index in range(3):
         alone = samples.row(index)
-        assert alone.rollout.token_ids == [result.token_ids[index]] and not alone.rollout.tensors
+        assert alone.rollout.token_ids == [result.token_ids[index]]
         assert alone.rollout.completion_ids == [result.completion_ids[index]]
         assert alone.rollout.terminated.tolist() == [result.terminated[index].item()]
         assert (alone.rows, alone.completions) == ([rows[index]], [samples.completions[index]])
         assert alone.columns["target"] == [index] and alone.columns["note"] == "one for all"
         alone.columns["log_extra"]("note", ["of no row"])
-        assert alone.extras == samples.extras == {} and alone.scores is None
+        assert alone.extras == samples.extras == {}
 
 
-def test_micro_batches_of_one_step_hold_rows_of_like_length():
+def test_micro_batches_of_a_step_have_rows_of_similar_length():
     lengths = torch.tensor([5, 2, 9, 3, 7, 1, 8, 4])
     mask = torch.arange(9) >= 9 - lengths[:, None]
     rollout = Rollout(torch.zeros(8, 9, dtype=torch.long), mask, mask, torch.ones(8, dtype=torch.bool))
@@ -148,7 +147,7 @@ def test_padding_changes_no_log_probability_value_or_score(kind):
 
 @pytest.mark.parametrize("pad", [tiny.PAD, tiny.EOS])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_a_prompt_is_continued_as_it_would_be_alone(kind, pad):
+def test_a_prompt_is_continued_in_a_batch_as_alone(kind, pad):
     policy = tiny.model(kind).eval()
     options = {"max_completion_length": 7, "temperature": 1e-3, "eos_token_ids": [tiny.EOS]}
     prompts = [*PROMPTS, [tiny.PAD, 13]]  # one that holds the padding token
@@ -159,12 +158,12 @@ def test_a_prompt_is_continued_as_it_would_be_alone(kind, pad):
         length, own = len(alone.completion_ids[0]), unpadded(together, row)
         with torch.no_grad():
             expected = maths.token_log_probs(completion_logits(policy, own, 1e-3), own["completion_ids"])[0]
-        told = together.tensors["sampler_log_probs"][row]
-        torch.testing.assert_close(told[-length:], expected, atol=0.05, rtol=0.05)
-        assert not told[:-length].any()
+        recorded = together.sampler_log_probs[row]
+        torch.testing.assert_close(recorded[-length:], expected, atol=0.05, rtol=0.05)
+        assert not recorded[:-length].any()
 
 
-def test_samples_come_from_the_plain_distribution_whatever_the_generation_config_says():
+def test_samples_ignore_the_checkpoints_generation_settings():
     model = tiny.model().eval()
     plain = rollout(model)
     model.generation_config.top_k, model.generation_config.repetition_penalty = 1, 5.0
@@ -214,14 +213,14 @@ def test_continuous_batching_samples_the_same_distribution():
         with torch.no_grad():
             logits = completion_logits(model, batch, 0.7)
         expected = maths.token_log_probs(logits, batch["completion_ids"])[0]
-        told = result.tensors["sampler_log_probs"][row, -len(expected) :]
-        torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-4)
+        recorded = result.sampler_log_probs[row, -len(expected) :]
+        torch.testing.assert_close(recorded, expected, atol=1e-4, rtol=1e-4)
         ended = result.completion_ids[row][-1] in (tiny.EOS, tiny.TURN)
         assert bool(result.terminated[row]) == ended and (ended or len(expected) == 6)
 
 
 @pytest.mark.parametrize("errors", [[None, None], [None, "no memory", None]], ids=["too few", "an error"])
-def test_continuous_batching_that_gives_up_is_no_rollout(errors, monkeypatch):
+def test_continuous_batching_that_fails_raises(errors, monkeypatch):
     model = tiny.model().eval()
     own = model.config._attn_implementation
 
@@ -237,14 +236,14 @@ def test_continuous_batching_that_gives_up_is_no_rollout(errors, monkeypatch):
 
     monkeypatch.setattr(model, "generate_batch", generate_batch)
     options = {"max_completion_length": 4, "temperature": 1.0, "eos_token_ids": [tiny.EOS], "pad_token_id": tiny.PAD}
-    with pytest.raises(RuntimeError, match="gave up"):
+    with pytest.raises(RuntimeError, match="continuous batching failed"):
         sample_continuously(model, PROMPTS, **options)
     assert model.config._attn_implementation == own != "eager"
     errors = [None, None, None]
     assert sample_continuously(model, PROMPTS, **options).completion_ids == [[5]] * 3
 
 
-def test_a_reward_model_is_frozen_and_judges_alike_each_time(tmp_path):
+def test_a_reward_model_is_frozen_and_deterministic(tmp_path):
     scorer = tiny.model("gpt2", "score", resid_pdrop=0.5).train()
     where = SimpleNamespace(device="cpu", per_device_eval_batch_size=2)
     [reward] = make_rewards(scorer, None, tiny.model(), tiny.tokenizer(), where, ["w1"])
@@ -266,7 +265,7 @@ def test_a_reward_model_without_a_reading_scores_the_sampled_ids_themselves():
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_what_a_function_says_of_completions_is_one_value_each():
+def test_a_reward_function_returns_one_value_per_completion():
     samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
     samples.columns["log_extra"]("note", ["a", "b", "c"])
     assert samples.extras == {"note": ["a", "b", "c"]}
@@ -308,7 +307,7 @@ def test_reward_functions_get_trls_arguments_and_columns():
     message = [{"role": "user", "content": "w1"}]
     rows = [{"prompt": message, "target": index} for index in range(3)]
     samples = read_completions(result, rows, tiny.tokenizer(), {"trainer_state": "state"})
-    rewards = score_samples([FunctionReward(function)], samples)["function"]
+    rewards = score_samples([FunctionReward(function)], samples).rewards["function"]
     assert seen["prompts"] == [message] * 3 and seen["target"] == [0, 1, 2]
     assert seen["ids"] == result.completion_ids and seen["rest"] == {"trainer_state", "log_extra"}
     assert seen["completions"][0][0]["role"] == "assistant"
@@ -316,8 +315,8 @@ def test_reward_functions_get_trls_arguments_and_columns():
     both = combine([rewards, torch.tensor([10.0, float("nan"), float("nan")])], [1.0, 0.5])
     assert both[0] == 6 and both[1].isnan() and both[2] == 3
     watched = combine([rewards, torch.tensor([5.0, 5.0, 5.0])], [1.0, 0.0])
-    assert watched[0] == 1 and watched[1].isnan()  # an opinion of weight 0 is none
-    for wrong, says in [([1.0], "wrong number"), ([1.0, math.nan, 2.0], "no number"), ([math.inf] * 3, "no number")]:
+    assert watched[0] == 1 and watched[1].isnan()  # a reward of weight 0 does not count
+    for wrong, says in [([1.0], "wrong number"), ([1.0, math.nan, 2.0], "not finite"), ([math.inf] * 3, "not finite")]:
         with pytest.raises(UserError, match=says):
             score_samples([FunctionReward(lambda wrong=wrong, **kwargs: wrong)], samples)
 
@@ -328,7 +327,7 @@ def test_async_functions_wait_together():
     def waiting(name, value):
         async def function(completions, **kwargs):
             started.append(name)
-            while len(started) < 2:  # each goes on only once the other has begun
+            while len(started) < 2:  # each waits until the other has begun
                 await asyncio.sleep(0)
             return [value] * len(completions)
 
@@ -340,9 +339,9 @@ def test_async_functions_wait_together():
             return [3.0] * len(completions)
 
     samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
-    assert score_samples([FunctionReward(Judge())], samples)["Judge"].tolist() == [3.0] * 3
+    assert score_samples([FunctionReward(Judge())], samples).rewards["Judge"].tolist() == [3.0] * 3
     plain = FunctionReward(tiny.length_reward)
-    scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples)
+    scores = score_samples([waiting("one", 1.0), plain, waiting("two", 2.0)], samples).rewards
     assert list(scores) == ["one", "length_reward", "two"]
     assert scores["one"].tolist() == [1.0] * 3 and scores["two"].tolist() == [2.0] * 3
 
@@ -386,7 +385,7 @@ def test_prompts_are_text_or_conversations_through_the_template():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_trained_rows_stand_in_the_tables_while_completions_are_made(tied):
+def test_trained_token_rows_are_in_the_embeddings_during_sampling(tied):
     rows = [tiny.TURN, 5, 6, 7]
     tokens = rows if tied else {"embed_tokens": rows, "lm_head": rows}
     policy = get_peft_model(tiny.model(tie_word_embeddings=tied), tiny.lora(trainable_token_indices=tokens)).eval()

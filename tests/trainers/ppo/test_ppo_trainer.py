@@ -13,9 +13,8 @@ from transformers import AutoModelForCausalLM, EarlyStoppingCallback
 from alignment.errors import UserError
 from alignment.pipeline.recipes.recipe import build_configs
 from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.config import RENAMED, PPOConfig
+from alignment.trainers.ppo.config import RENAMED_KEYS, PPOConfig
 from alignment.trainers.ppo.critics import ModelScorer
-from alignment.trainers.ppo.metrics import WeightedMean
 from alignment.trainers.ppo.models import completion_logits
 from alignment.trainers.ppo.ptx import mean_token_loss
 
@@ -94,7 +93,7 @@ def test_every_update_logs_every_metric(tmp_path):
 def test_same_seed_same_weights_to_the_bit(tmp_path):
     runs = []
     for index, seed in enumerate([0, 0, 1]):
-        torch.rand(index)  # what others draw from the global generator does not matter
+        torch.rand(index)  # draws from the global generator must not matter
         run = tiny.trainer(tmp_path, arguments={"seed": seed, "steps_per_generation": 2, "num_iterations": 2})
         run.train()
         runs.append((tiny.weights(run.model), tiny.weights(run.value_model)))
@@ -196,8 +195,8 @@ def test_each_minibatch_is_a_share_of_the_rollout(tmp_path):
     rows = []
     arguments = {"per_device_train_batch_size": 2, "steps_per_generation": 2, "num_iterations": 2, "max_steps": 4}
     run = tiny.trainer(tmp_path, arguments=arguments)
-    plan = run._next_micro_batch
-    run._next_micro_batch = lambda: [result := plan(), rows.append(result[0].tolist())][0]
+    plan = run.schedule.next_micro_batch
+    run.schedule.next_micro_batch = lambda *given: [result := plan(*given), rows.append(result[0].tolist())][0]
     run.train()
     first, second = rows[0] + rows[1], rows[2] + rows[3]
     assert sorted(first) == sorted(second) == [0, 1, 2, 3] and first != second
@@ -216,35 +215,35 @@ def test_gradient_clipping_covers_policy_and_critic(tmp_path):
 
 
 def first_update(path, **arguments) -> tuple[dict, dict]:
-    """Tensors of the first rollout, and what was logged of it."""
+    """The experience of the first rollout, and its log entry."""
     reward = arguments.pop("reward_funcs", tiny.length_reward)
     run = tiny.trainer(path, reward_funcs=reward, arguments={"max_steps": 1, **arguments})
     run.train()
-    return run._rollout, run.state.log_history[0]
+    return run.experience, run.state.log_history[0]
 
 
 def test_keys_of_the_reward_do_what_they_say(tmp_path):
     arguments = {"whiten_advantages": False, "lam": 1.0, "max_completion_length": 4, "per_device_train_batch_size": 8}
     plain, log = first_update(tmp_path, **arguments)
-    returns = plain.tensors["returns"][:, -1]  # of the last token: the score, as the first rollout has no KL
+    returns = plain.targets.returns[:, -1]  # of the last token: the score, as the first rollout has no KL
     assert 0 < log["completions/clipped_ratio"] < 1
-    lengths = plain.completion_mask.sum(1).float()
+    lengths = plain.rollout.completion_mask.sum(1).float()
     torch.testing.assert_close(returns, lengths)
-    torch.testing.assert_close(plain.tensors["returns"][plain.completion_mask].max(), lengths.max())
+    torch.testing.assert_close(plain.targets.returns[plain.rollout.completion_mask].max(), lengths.max())
     shifted, _ = first_update(tmp_path, **arguments, reward_baseline=3.5)
-    torch.testing.assert_close(shifted.tensors["returns"][:, -1], lengths - 3.5)
+    torch.testing.assert_close(shifted.targets.returns[:, -1], lengths - 3.5)
     clipped, _ = first_update(tmp_path, **arguments, reward_clip=2.0)
-    torch.testing.assert_close(clipped.tensors["returns"][:, -1], lengths.clamp(max=2))
+    torch.testing.assert_close(clipped.targets.returns[:, -1], lengths.clamp(max=2))
     punished, punished_log = first_update(tmp_path, **arguments, missing_eos_penalty=1.5)
-    torch.testing.assert_close(punished.tensors["returns"][:, -1], lengths - 1.5 * ~plain.terminated)
+    torch.testing.assert_close(punished.targets.returns[:, -1], lengths - 1.5 * ~plain.rollout.terminated)
     assert punished_log["reward"] == log["reward"]
     masked, _ = first_update(tmp_path, **arguments, mask_truncated_completions=True)
-    assert torch.equal(masked.tensors["loss_mask"].any(1), plain.terminated)
+    assert torch.equal(masked.targets.loss_mask.any(1), plain.rollout.terminated)
     weighted, _ = first_update(tmp_path, **arguments, reward_funcs=[tiny.length_reward] * 2, reward_weights=[1.0, 2.0])
-    torch.testing.assert_close(weighted.tensors["returns"][:, -1], 3 * lengths)
+    torch.testing.assert_close(weighted.targets.returns[:, -1], 3 * lengths)
 
 
-def test_beta_charges_the_divergence_from_the_reference(tmp_path):
+def test_beta_weights_the_kl_to_the_reference_in_the_reward(tmp_path):
     results = {}
     for beta in [0.0, 0.5]:
         run = tiny.trainer(
@@ -254,7 +253,7 @@ def test_beta_charges_the_divergence_from_the_reference(tmp_path):
             arguments={"max_steps": 1, "beta": beta, "lam": 1.0, "whiten_advantages": False},
         )
         run.train()
-        results[beta] = run._rollout.tensors["returns"]
+        results[beta] = run.experience.targets.returns
         divergence = run.state.log_history[0]["kl/completion"]
     assert abs(divergence) > 0.01 and not results[0.0].any()
     starts = (results[0.5] != 0).int().argmax(1)
@@ -263,19 +262,19 @@ def test_beta_charges_the_divergence_from_the_reference(tmp_path):
     )
 
 
-def test_rows_without_an_opinion_are_left_out(tmp_path):
+def test_completions_without_a_score_are_masked(tmp_path):
     def reward(completions, **kwargs):
         return [None, *[1.0] * (len(completions) - 1)]
 
-    rollout, log = first_update(tmp_path, reward_funcs=reward)
-    assert rollout.tensors["loss_mask"].any(1).tolist() == [False, True, True, True]
+    experience, log = first_update(tmp_path, reward_funcs=reward)
+    assert experience.targets.loss_mask.any(1).tolist() == [False, True, True, True]
     assert log["reward"] == 1
 
 
-def test_a_rollout_that_nothing_judges_is_told(tmp_path, caplog):
+def test_a_rollout_without_any_score_is_logged(tmp_path, caplog):
     tiny.trainer(tmp_path, reward_funcs=lambda completions, **kwargs: [None] * len(completions)).train()
-    told = [record.getMessage() for record in caplog.records if "no reward judged" in record.getMessage()]
-    assert [text.split(":")[0] for text in told] == ["step 0", "step 1"]
+    messages = [record.getMessage() for record in caplog.records if "no reward scored" in record.getMessage()]
+    assert [text.split(":")[0] for text in messages] == ["step 0", "step 1"]
 
 
 def test_reward_functions_may_log_as_in_trl(tmp_path):
@@ -297,14 +296,14 @@ def test_reward_functions_may_log_as_in_trl(tmp_path):
         tiny.trainer(tmp_path, reward_funcs=too_few).train()
 
 
-def test_whitening_can_be_left_out(tmp_path):
+def test_whitening_can_be_switched_off(tmp_path):
     for whiten in [True, False]:
-        rollout, _ = first_update(tmp_path, whiten_advantages=whiten)
-        advantages = rollout.tensors["advantages"][rollout.tensors["loss_mask"]]
+        experience, _ = first_update(tmp_path, whiten_advantages=whiten)
+        advantages = experience.targets.advantages[experience.targets.loss_mask]
         assert (abs(advantages.mean()) < 1e-5) == whiten
 
 
-def test_target_kl_ends_the_policys_part_of_a_rollout(tmp_path):
+def test_target_kl_stops_the_policy_until_the_next_rollout(tmp_path):
     arguments = {"num_iterations": 3, "max_steps": 6, "learning_rate": 1e-2}
     free = tiny.trainer(tmp_path, arguments=arguments)
     free.train()
@@ -346,23 +345,23 @@ def test_keys_of_the_advantages_do_what_they_say(tmp_path):
         return first_update(tmp_path, **arguments, reward_funcs=judge, **changes)[0]
 
     plain = update()
-    tensors, truncated = plain.tensors, ~plain.terminated
+    targets, truncated = plain.targets, ~plain.rollout.terminated
     assert 0 < truncated.sum() < 8
     apart = update(lam_critic=1.0)
-    assert torch.equal(apart.tensors["advantages"], tensors["advantages"])
-    assert not torch.equal(apart.tensors["returns"], tensors["returns"])
-    booted = update(bootstrap_truncated=True).tensors["returns"][:, -1]
+    assert torch.equal(apart.targets.advantages, targets.advantages)
+    assert not torch.equal(apart.targets.returns, targets.returns)
+    booted = update(bootstrap_truncated=True).targets.returns[:, -1]
     # The critic starts as the reward model.
     with torch.no_grad():
         after = ModelScorer(judge).outputs(plain.batch(torch.arange(8)))[:, -1]
-    torch.testing.assert_close(booted, tensors["returns"][:, -1] + after * truncated)
+    torch.testing.assert_close(booted, targets.returns[:, -1] + after * truncated)
     scaled = update(whiten_rewards=True, lam=1.0, lam_critic=1.0)
-    returns = scaled.tensors["returns"][:, -1]
-    scores = tensors["returns"][:, -1]
+    returns = scaled.targets.returns[:, -1]
+    scores = targets.returns[:, -1]
     torch.testing.assert_close(returns / scores, (returns[0] / scores[0]).expand(8))
-    rewards = torch.zeros_like(plain.tensors["returns"])
+    rewards = torch.zeros_like(plain.targets.returns)
     rewards[:, -1] = scores
-    torch.testing.assert_close(returns, maths.scale(rewards, plain.completion_mask)[:, -1])
+    torch.testing.assert_close(returns, maths.scale(rewards, plain.rollout.completion_mask)[:, -1])
 
 
 def test_the_first_rollouts_mean_reward_can_be_the_baseline(tmp_path):
@@ -371,19 +370,19 @@ def test_the_first_rollouts_mean_reward_can_be_the_baseline(tmp_path):
     run.train()
     first, *later = tiny.logged(run, "reward")
     assert run.baseline == pytest.approx(first)
-    lengths = run._rollout.completion_mask.sum(1).float()
+    lengths = run.experience.rollout.completion_mask.sum(1).float()
     assert lengths.mean() == pytest.approx(later[-1]) and later[-1] != first
-    rollout, _ = first_update(tmp_path, **arguments, per_device_train_batch_size=8)
-    returns = rollout.tensors["returns"][:, -1]
-    torch.testing.assert_close(returns, rollout.completion_mask.sum(1).float() - first)
+    experience, _ = first_update(tmp_path, **arguments, per_device_train_batch_size=8)
+    returns = experience.targets.returns[:, -1]
+    torch.testing.assert_close(returns, experience.rollout.completion_mask.sum(1).float() - first)
 
 
-def test_a_missing_end_may_replace_the_reward(tmp_path):
+def test_missing_eos_mode_replace_replaces_the_reward(tmp_path):
     arguments = {"whiten_advantages": False, "max_completion_length": 4, "per_device_train_batch_size": 8}
-    rollout, _ = first_update(tmp_path, **arguments, missing_eos_penalty=9.0, missing_eos_mode="replace")
-    lengths = rollout.completion_mask.sum(1).float()
-    expected = torch.where(rollout.terminated, lengths, torch.tensor(-9.0))
-    torch.testing.assert_close(rollout.tensors["returns"][:, -1], expected)
+    experience, _ = first_update(tmp_path, **arguments, missing_eos_penalty=9.0, missing_eos_mode="replace")
+    lengths = experience.rollout.completion_mask.sum(1).float()
+    expected = torch.where(experience.rollout.terminated, lengths, torch.tensor(-9.0))
+    torch.testing.assert_close(experience.targets.returns[:, -1], expected)
 
 
 def no_reward(completion_ids, **kwargs) -> list[float]:
@@ -391,14 +390,14 @@ def no_reward(completion_ids, **kwargs) -> list[float]:
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
-def test_the_kl_may_count_in_the_loss(tmp_path, estimator):
+def test_the_kl_may_be_charged_in_the_loss(tmp_path, estimator):
     arguments = {"kl_placement": "loss", "kl_estimator": estimator, "beta": 0.5, "whiten_advantages": False}
     options = {"reward_funcs": no_reward, "ref_model": tiny.model(seed=5), "arguments": arguments}
     [[policy, _]] = tiny.gradients(tmp_path, **options)
     run = tiny.trainer(tmp_path, **options | {"arguments": arguments | {"max_steps": 1}})
     start = tiny.weights(run.model)
     run.train()
-    batch = run._rollout.batch(torch.arange(4))
+    batch = run.experience.batch(torch.arange(4))
     assert not batch["returns"].any()
     run.model.load_state_dict(start)
     log_probs = maths.token_log_probs(completion_logits(run.model, batch, 1.0), batch["completion_ids"])
@@ -409,13 +408,13 @@ def test_the_kl_may_count_in_the_loss(tmp_path, estimator):
         torch.testing.assert_close(policy[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_other_estimators_of_the_kl_charge_the_reward(tmp_path):
+def test_every_kl_estimator_can_be_charged_in_the_reward(tmp_path):
     returns = {}
     for estimator in ["k1", "k2", "k3"]:
         arguments = {"kl_estimator": estimator, "beta": 0.5, "lam": 1.0, "whiten_advantages": False, "max_steps": 1}
         run = tiny.trainer(tmp_path, reward_funcs=no_reward, ref_model=tiny.model(seed=5), arguments=arguments)
         run.train()
-        returns[estimator] = run._rollout.tensors["returns"][:, -1]
+        returns[estimator] = run.experience.targets.returns[:, -1]
     log_ratio = -returns["k1"] / 0.5
     torch.testing.assert_close(returns["k2"], -0.5 * 0.5 * log_ratio**2)
     torch.testing.assert_close(returns["k3"], -0.5 * ((-log_ratio).expm1() + log_ratio))
@@ -434,7 +433,7 @@ def test_beta_adapts_to_its_target(tmp_path):
     assert tiny.logged(run, "kl_coef") == pytest.approx(expected) and run.beta == pytest.approx(beta)
 
 
-def test_truncated_importance_sampling_weighs_the_loss(tmp_path):
+def test_truncated_importance_sampling_weights_the_loss(tmp_path):
     arguments = {"sampler": "continuous_batching", "beta": 0.0, "vf_coef": 0.0, "per_device_train_batch_size": 4}
     [[plain, _]] = tiny.gradients(tmp_path, arguments=arguments)
     [[same, _]] = tiny.gradients(tmp_path, arguments=arguments | {"importance_sampling_clip": 2.0})
@@ -489,7 +488,7 @@ def test_ptx_is_the_language_model_loss_of_the_texts(tmp_path):
     batch = run.texts.batch(("key",), torch.device("cpu"))
     assert batch["input_ids"].shape == (4, 4) and (batch["labels"] == tiny.EOS).sum() == 4
     for wrong in ({"ptx_dataset": tiny.texts()}, {"arguments": {"ptx_coef": 1.0}}):
-        with pytest.raises(UserError, match="go together"):
+        with pytest.raises(UserError, match="need each other"):
             tiny.trainer(tmp_path, **wrong)
 
 
@@ -502,11 +501,11 @@ def test_some_completions_are_logged_as_a_table(tmp_path, caplog):
     assert all(len(table.splitlines()) == 4 for table in tables)
 
 
-def test_old_keys_are_named_by_their_new_names(tmp_path):
+def test_old_keys_are_refused_with_their_new_names(tmp_path):
     with pytest.raises(UserError) as refused:
         PPOConfig(output_dir=str(tmp_path), kl_coef=0.1, cliprange=0.1)
     assert "kl_coef: beta" in str(refused.value) and "cliprange: epsilon" in str(refused.value)
-    assert not RENAMED.keys() & PPOConfig.__dataclass_fields__.keys()
+    assert not RENAMED_KEYS.keys() & PPOConfig.__dataclass_fields__.keys()
     with pytest.raises(UserError, match="what it did: max_completion_length"):
         build_configs((PPOConfig,), {"output_dir": str(tmp_path), "response_length": 5}, "ppo.yaml")
 
@@ -543,7 +542,7 @@ def test_completions_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["full", "new adapter", "sft adapter"])
-def test_saved_policy_loads_plainly(tmp_path, case):
+def test_a_saved_policy_loads_with_from_pretrained(tmp_path, case):
     [(_, policy, peft_config)] = [entry for entry in policies() if entry[0] == case]
     run = tiny.trainer(tmp_path, policy=policy, peft_config=peft_config)
     run.train()
@@ -602,8 +601,8 @@ def test_models_are_loaded_from_paths(tmp_path):
         ("temperature is too small", {"temperature": 0.0}),
         ("may not fit", {"max_completion_length": 100}),
         ("reward_weights", {"reward_weights": [1.0, 2.0]}),
-        ("does nothing with k1", {"kl_placement": "loss"}),
-        ("kl_estimator is not a choice", {"kl_estimator": "k4"}),
+        ("has no effect with k1", {"kl_placement": "loss"}),
+        ("kl_estimator has an unknown value", {"kl_estimator": "k4"}),
         ("needs the sampler's probabilities", {"importance_sampling_clip": 2.0}),
         ("delta is too small", {"delta": 1.1}),
         ("no beta to adapt", {"kl_target": 1.0, "beta": 0.0}),
@@ -621,7 +620,7 @@ def test_mistakes_in_models_and_data_are_named(tmp_path):
         tiny.trainer(tmp_path, dataset=tiny.prompts().rename_column("prompt", "text"))
     with pytest.raises(UserError, match="smaller vocabulary"):
         tiny.trainer(tmp_path, reward_funcs=tiny.model("llama", "score").__class__(small_config()))
-    with pytest.raises(UserError, match="gives one score"):
+    with pytest.raises(UserError, match="not a reward model"):
         tiny.trainer(tmp_path, reward_funcs=tiny.model())
     with pytest.raises(UserError, match="already has an adapter"):
         tiny.trainer(tmp_path, policy=tiny.sft_adapter(), peft_config=tiny.lora())
@@ -649,7 +648,7 @@ def small_config():
     return config
 
 
-def test_config_has_trls_names_for_what_trl_has():
+def test_config_has_trls_names_for_shared_keys():
     from trl import GRPOConfig
 
     shared = {"max_completion_length", "temperature", "beta", "epsilon", "num_iterations", "steps_per_generation"}
@@ -657,8 +656,8 @@ def test_config_has_trls_names_for_what_trl_has():
     assert shared <= GRPOConfig.__dataclass_fields__.keys() & PPOConfig.__dataclass_fields__.keys()
 
 
-def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
-    """As in TRL's GRPO. The rest of the loss is 0; all rows have as many tokens, so that z-losses average exactly."""
+def test_router_losses_have_the_same_weight_with_and_without_accumulation(tmp_path):
+    """The rest of the loss is 0, and all rows have equally many tokens, so that z-losses average exactly."""
     arguments = {"vf_coef": 0.0, "beta": 0.0, "whiten_advantages": False, "max_completion_length": 1}
     options = {"reward_funcs": no_reward, "dataset": tiny.prompts().select([0] * 8)}
     router, found = "model.layers.0.mlp.gate.weight", {}
@@ -671,15 +670,15 @@ def test_a_policy_with_experts_has_router_losses_of_one_weight(tmp_path):
 
 
 @pytest.mark.parametrize("critic_mode", ["separate", "shared_head"])
-def test_router_losses_of_micro_batches_count_by_their_tokens(tmp_path, critic_mode):
+def test_router_losses_of_micro_batches_are_weighted_by_their_tokens(tmp_path, critic_mode):
     arguments = {"max_steps": 1, "ptx_coef": 1.0, "critic_mode": critic_mode, "beta": 0.0}
     run = tiny.trainer(tmp_path, policy=tiny.moe_policy(0.5), arguments=arguments, ptx_dataset=tiny.texts())
     run.train()
     assert tiny.logged(run, "loss/router")[0] >= 0.9  # 1 if the experts are balanced
-    model, total = run.model.train(), run._rollout.tensors["loss_mask"].sum()
-    run.texts, run._step_kl = None, WeightedMean()
+    model, total = run.model.train(), run.experience.targets.loss_mask.sum()
+    run.texts = None
     for rows in (torch.tensor([0]), torch.tensor([1, 2, 3])):
-        batch, losses = run._rollout.batch(rows), []
+        batch, losses = run.experience.batch(rows), []
         for coefficient in (0.5, 0.0):
             run.router_coefficient = coefficient
             losses.append(run.compute_loss(model, {"part": "all", **batch}, num_items_in_batch=total))

@@ -47,7 +47,7 @@ def tokenizer_of(template: str, pad: str):
 
 
 def lead(tokenizer, prompt) -> str:
-    """What the policy samples before the text of a reply: the space that some templates write there."""
+    """The tokens that the policy samples before the text of a reply: the space that some templates write there."""
     if isinstance(prompt, str):
         return ""
     before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
@@ -77,7 +77,7 @@ def samples_of(tokenizer, prompts, replies, ended) -> Samples:
 
 @pytest.mark.parametrize("pad", ["<|pad|>", "<|im_end|>"], ids=["own-pad", "pad-is-eos"])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_every_reader_gives_the_score_of_the_row_that_was_trained_on(name, pad, tmp_path):
+def test_every_reader_gives_the_score_of_the_trained_row(name, pad, tmp_path):
     tokenizer = tokenizer_of(TEMPLATES[name], pad)
     prompts = [[{"role": "user", "content": request}] for request in REQUESTS]
     replies = [[{"role": "assistant", "content": reply}] for reply in REPLIES]
@@ -98,8 +98,8 @@ def test_every_reader_gives_the_score_of_the_row_that_was_trained_on(name, pad, 
     assert trained.std() > 1e-3
 
 
-def test_sampled_ids_are_read_as_they_are_where_the_template_allows_it(tmp_path):
-    """Only a template that writes replies otherwise than they are sampled has them read as text."""
+def test_sampled_ids_are_read_directly_if_the_template_allows_it(tmp_path):
+    """Replies are read as text only if the template writes them differently from the sampled ids."""
     as_text = set()
     for name, template in TEMPLATES.items():
         tokenizer = tokenizer_of(template, "<|pad|>")
@@ -162,7 +162,7 @@ def test_rows_beyond_the_reward_models_context_have_no_score(tmp_path, caplog):
     [reward] = make_rewards(model, tokenizer, LlamaForCausalLM(model.config), tokenizer, config, prompts)
     found = reward(samples_of(tokenizer, prompts, ["Zebra.", "Zebra."], [True, True]))
     assert found.isnan().tolist() == [False, True]
-    assert "1 of 2 completions not scored: longer than its 128 positions" in caplog.text
+    assert "1 of 2 completions not scored, because they are longer than its 128 positions" in caplog.text
 
 
 def test_score_index_by_hand():
@@ -180,13 +180,13 @@ def test_the_padding_token_is_the_configs_then_the_tokenizers_then_the_end():
     assert padding_id(LlamaConfig(), tokenizer) == tokenizer.pad_token_id != end
 
 
-def test_what_chatml_writes_after_a_reply():
+def test_the_ending_that_chatml_writes_after_a_reply():
     tokenizer = foreign_tokenizer(SHIPPED["chatml"])
     assert tokenizer.decode(reply_ending(tokenizer, [{"role": "user", "content": "Hello"}])) == "<|im_end|>\n"
     assert reply_ending(tokenizer, "Hello") == [tokenizer.eos_token_id]
 
 
-def test_one_prompt_that_the_policy_reads_otherwise_has_all_read_as_text():
+def test_a_single_prompt_that_differs_makes_the_model_read_text():
     for template in (None, CHATML):
         tokenizer = foreign_tokenizer(template, pad_token="<|pad|>")
         prompts = [[{"role": "user", "content": text}] if template else text for text in REQUESTS]
@@ -197,7 +197,7 @@ def test_one_prompt_that_the_policy_reads_otherwise_has_all_read_as_text():
             assert ending_of_tokens(tokenizer, prompts, other) is None
 
 
-def test_rows_of_text_end_once_and_no_text_has_no_rows():
+def test_rows_of_text_end_with_a_single_end_token_and_no_texts_give_no_rows():
     tokenizer = foreign_tokenizer(None, pad_token="<|pad|>")
     end = tokenizer.eos_token_id
     [plain, ended] = reward_rows(tokenizer, ["Kite?", "Kite?"], [" Zebra.", f" Zebra.{tokenizer.eos_token}"])
@@ -207,7 +207,7 @@ def test_rows_of_text_end_once_and_no_text_has_no_rows():
     assert reward_rows(tokenizer, ["Kite?"], [" Zebra."]) == [plain[:-1]] and reply_ending(tokenizer, "Kite?") == []
 
 
-def test_a_vocabulary_without_capitals_is_tried_with_what_it_has(tmp_path):
+def test_a_vocabulary_without_capitals_is_probed_with_its_own_letters(tmp_path):
     from string import ascii_lowercase
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -58,7 +58,7 @@ def plain_losses(tmp_path_factory):
 
 
 class LargestOutput(TorchDispatchMode):
-    """The most elements that any operation put out."""
+    """The largest number of elements in the output of any operation."""
 
     elements = 0
 
@@ -74,7 +74,7 @@ class LargestOutput(TorchDispatchMode):
     ("softcap", "z_loss", "smoothing"),
     [(None, 0.0, 0.0), (2.0, 0.0, 0.0), (3.0, 0.1, 0.0), (None, 0.0, 0.3), (3.0, 0.1, 0.2)],
 )
-def test_the_chunked_loss_and_its_gradients_are_those_of_all_logits_at_once(chunk_size, softcap, z_loss, smoothing):
+def test_the_chunked_loss_and_its_gradients_equal_the_whole_loss(chunk_size, softcap, z_loss, smoothing):
     torch.manual_seed(0)
     hidden, weight = torch.randn(30, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     labels = torch.randint(50, (30,)).masked_fill(torch.rand(30) < 0.2, -100)
@@ -89,12 +89,12 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_all_logits_at_once(chun
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_chunked_loss_is_plain_cross_entropy_unless_told_otherwise():
+def test_the_chunked_loss_is_plain_cross_entropy_by_default():
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(9, 8), torch.randn(50, 8), torch.randint(50, (9,))
     whole = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="sum")
     torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, 4), whole)
-    for wanted in (hidden, weight):  # where one of them alone is trained, or frozen
+    for wanted in (hidden, weight):  # only one of them is trained
         wanted.requires_grad_(True)
         [ours] = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels, 4), wanted)
         loss = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="sum")
@@ -102,11 +102,11 @@ def test_the_chunked_loss_is_plain_cross_entropy_unless_told_otherwise():
         wanted.requires_grad_(False)
 
 
-def test_a_model_that_scales_its_logits_is_told_from_one_that_caps_them():
+def test_scaled_logits_are_refused_and_capped_logits_are_not():
     sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     scaled = GraniteForCausalLM(GraniteConfig(**sizes, **heads, logits_scaling=2.0))
-    assert "logits are not its last hidden states" in plain_head(scaled) and scaled.training
+    assert "logits are not the product of the last hidden states" in plain_head(scaled) and scaled.training
     assert plain_head(GraniteForCausalLM(GraniteConfig(**sizes, **heads, logits_scaling=1.0)).eval()) is None
     capped = build(FAMILIES["softcap"]).train()
     assert plain_head(capped) is None and capped.training
@@ -114,7 +114,7 @@ def test_a_model_that_scales_its_logits_is_told_from_one_that_caps_them():
     assert plain_head(capped) is None
 
 
-def test_no_logits_exist_beyond_a_chunk():
+def test_only_the_logits_of_a_chunk_are_in_memory():
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
     with LargestOutput() as largest:
         linear_cross_entropy(hidden, weight, torch.zeros(64, dtype=torch.long), chunk_size=8).backward()
@@ -147,10 +147,10 @@ def test_an_output_layer_with_a_bias_keeps_the_whole_loss(tmp_path, caplog, monk
     model = PhiForCausalLM(PhiConfig(vocab_size=96, hidden_size=32, intermediate_size=32, num_hidden_layers=1))
     trainer = make_trainer(tmp_path, model, loss_chunk_size=16)
     assert not trainer.chunks_loss
-    assert "loss_chunk_size has no effect: its output layer has a bias" in caplog.text
+    assert "loss_chunk_size has no effect: the model has no output layer, or one with a bias" in caplog.text
 
 
-def test_muon_takes_hidden_matrices_alone_and_both_follow_the_schedule(tmp_path):
+def test_muon_trains_only_hidden_matrices_and_both_optimizers_follow_the_schedule(tmp_path):
     keys = {"muon": True, "muon_learning_rate": 0.02, "lr_scheduler_type": "warmup_stable_decay"}
     trainer = make_trainer(tmp_path, warmup_steps=2, decay_share=0.5, **keys)
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
@@ -170,13 +170,13 @@ def test_muon_takes_hidden_matrices_alone_and_both_follow_the_schedule(tmp_path)
     assert [rate for _, rate in rates] == pytest.approx([0.01 * share for share in shares])
 
 
-def test_experts_and_routers_are_not_muons():
+def test_muon_does_not_train_experts_and_routers():
     names = hidden_matrices(build(FAMILIES["moe-shared"]))
     assert not any("experts.gate_up" in name or "gate.weight" in name for name in names)
     assert any("shared_experts" in name for name in names)
 
 
-def test_muon_resumed_is_muon_uninterrupted(tmp_path):
+def test_a_resumed_run_with_muon_equals_the_uninterrupted_run(tmp_path):
     keys = {"muon": True, "loss_chunk_size": 32, "save_strategy": "steps", "save_steps": 4}
     whole = make_trainer(tmp_path / "run", **keys)
     whole.train()
@@ -187,7 +187,7 @@ def test_muon_resumed_is_muon_uninterrupted(tmp_path):
         assert torch.equal(weight, again.model.state_dict()[name]), name
 
 
-def test_muon_learns_faster_here_than_adamw(tmp_path, plain_losses):
+def test_muon_learns_faster_than_adamw_on_this_task(tmp_path, plain_losses):
     assert losses(make_trainer(tmp_path, muon=True))[-1] < plain_losses[-1]
 
 
@@ -197,8 +197,8 @@ def test_bf16_follows_float32_within_a_fiftieth(tmp_path, plain_losses):
     assert losses(trainer) == pytest.approx(plain_losses, rel=0.02)
 
 
-def test_attention_in_float32_is_attention(tmp_path):
-    """Packed documents stay apart: the mask is made for it as for sdpa."""
+def test_attention_in_float32_keeps_packed_documents_apart(tmp_path):
+    """The mask that keeps packed documents apart is made as for sdpa."""
     torch.manual_seed(0)
     model, ids = GPTForCausalLM(GPTConfig(**PLAIN)).eval(), token_ids(2, 12)
     positions = torch.arange(6).repeat(2).expand(2, -1)
@@ -222,13 +222,13 @@ def test_without_a_compiler_nothing_is_compiled_and_the_log_says_so(tmp_path, mo
     assert caplog.text.count("has no effect") == 2
 
 
-def test_settings_that_do_nothing_are_refused_together(tmp_path):
+def test_settings_without_effect_are_refused_together(tmp_path):
     with pytest.raises(UserError) as error:
         PretrainConfig(str(tmp_path), use_cpu=True, decay_share=0.2, z_loss=1e-4, muon=True, optim="adafactor")
-    assert all(text in str(error.value) for text in ("decay_share", "z_loss", "Muon goes with AdamW"))
+    assert all(text in str(error.value) for text in ("decay_share", "z_loss", "Muon can only be combined with AdamW"))
 
 
-CPUS = {  # what torch.cpu.get_capabilities tells -> whether bf16 is used where it is asked for
+CPUS = {  # result of torch.cpu.get_capabilities -> whether bf16 is used if requested
     "AVX-512 BF16": ({"architecture": "x86_64", "avx512_bf16": True}, True),
     "AMX": ({"architecture": "x86_64", "amx_bf16": True}, True),
     "AVX2": ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
@@ -238,7 +238,7 @@ CPUS = {  # what torch.cpu.get_capabilities tells -> whether bf16 is used where 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="of machines with a CPU alone")
 @pytest.mark.parametrize("cpu", CPUS)
-def test_bf16_can_be_asked_for_on_a_cpu_that_has_it(cpu, tmp_path, monkeypatch, caplog):
+def test_bf16_works_on_a_cpu_that_supports_it(cpu, tmp_path, monkeypatch, caplog):
     capabilities, used = CPUS[cpu]
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     args = PretrainRecipe(output_dir=str(tmp_path), bf16=True)

@@ -61,7 +61,7 @@ def assert_same(first, second):
 
 @CHUNKS
 @pytest.mark.parametrize("make", [ours, mixtral])
-def test_router_losses_weigh_the_same_whatever_the_accumulation(make, chunk, tmp_path):
+def test_router_losses_have_the_same_weight_with_any_accumulation(make, chunk, tmp_path):
     model = make()
     whole = gradients(tmp_path, model, per_device_train_batch_size=8, loss_chunk_size=chunk)
     for size in (1, 2):
@@ -73,7 +73,7 @@ def test_router_losses_weigh_the_same_whatever_the_accumulation(make, chunk, tmp
 
 
 @CHUNKS
-def test_router_losses_of_a_last_step_with_fewer_micro_batches_weigh_the_same(chunk, tmp_path):
+def test_router_losses_have_the_same_weight_in_a_short_last_step(chunk, tmp_path):
     keys = {"loss_chunk_size": chunk, "num_train_epochs": 1, "max_steps": -1}
     short = gradients(
         tmp_path, ours(), SAME_ROWS[:3], per_device_train_batch_size=1, gradient_accumulation_steps=8, **keys
@@ -94,8 +94,8 @@ def test_the_routers_z_loss_is_a_mean_over_the_tokens_of_the_step(chunk, tmp_pat
 
 @CHUNKS
 @pytest.mark.parametrize("averaged", [True, False], ids=["tokens averaged", "losses averaged"])
-def test_processes_add_up_to_one_weight(averaged, chunk, tmp_path, monkeypatch):
-    """The mean of what two processes add to a step is what one process adds to it, with tokens spread unevenly."""
+def test_router_losses_have_the_same_weight_with_several_processes(averaged, chunk, tmp_path, monkeypatch):
+    """The mean of the shares of two processes is the share of a single process, with unevenly spread tokens."""
     keys = {"loss_chunk_size": chunk, "average_tokens_across_devices": averaged}
     rows = [RAGGED[0], RAGGED[5]] if averaged else [RAGGED[0], RAGGED[3]]  # without: as many targets in each
     batches = [{name: column[None] for name, column in row.items()} for row in rows]
@@ -127,8 +127,8 @@ def plain_cross_entropy(model, rows) -> float:
 
 @CHUNKS
 @pytest.mark.parametrize("make", [ours, mixtral, lambda: build(MODERN)], ids=["ours", "mixtral", "dense"])
-def test_evaluation_is_the_cross_entropy_alone(make, chunk, tmp_path):
-    """Also with a short last batch, whose tokens weigh as much as any, and rows of unequal numbers of targets."""
+def test_evaluation_reports_the_cross_entropy_alone(make, chunk, tmp_path):
+    """Includes a short last batch, and rows with different numbers of targets."""
     model = make()
     keys = {"label_smoothing_factor": 0.3, "loss_chunk_size": chunk, "per_device_eval_batch_size": 3}
     keys |= {} if chunk is None else {"z_loss": 0.1}
@@ -172,7 +172,7 @@ def test_other_rows_are_not_measured_in_bytes_of_the_validation_text(tmp_path):
     assert "eval_bits_per_byte" not in trainer.evaluate(RAGGED)
 
 
-def test_the_rate_rises_over_a_hundredth_of_the_steps_unless_told_otherwise(tmp_path):
+def test_the_default_warmup_is_a_hundredth_of_the_steps(tmp_path):
     rates = {}
     for name, keys in {"default": {}, "none": {"warmup_steps": 0}, "wsd": {}}.items():
         if name == "wsd":
