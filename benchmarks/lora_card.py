@@ -27,7 +27,7 @@ from real_model import INPUTS, small_inputs
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from alignment.check.material import Options
-from alignment.check.run import estimate_of, look, recipes_of
+from alignment.check.run import estimate_of, inspect_stage, recipes_of
 from alignment.estimate.compute import this_device
 from alignment.estimate.estimate import Estimate
 from alignment.pipeline.graph import load_stage
@@ -115,7 +115,7 @@ def foretold(row: str, args: argparse.Namespace) -> Estimate:
     place = args.folder / "check" / kind / stage
     pipeline = load_stage(stage, recipe, words_of(keys_of(row, args)), str(place))
     (spec,) = pipeline.stages
-    material, _ = look(spec, pipeline.run_dir, recipes_of(pipeline), {}, Options())
+    material, _ = inspect_stage(spec, pipeline.run_dir, recipes_of(pipeline), {}, Options())
     return estimate_of(material, this_device(measure=False))
 
 

@@ -1,1 +1,1 @@
-"""Callbacks of transformers' Trainer: step checkpoints, metrics, faults, stopping."""
+"""Callbacks for transformers' Trainer: step checkpoints, metrics, faults, stopping."""

@@ -1,4 +1,4 @@
-"""What the processes of one training agree on."""
+"""Facts and decisions that the processes of one training share."""
 
 import os
 
@@ -8,17 +8,17 @@ from transformers import TrainingArguments
 
 
 def launched() -> int:
-    """How many processes there are, by what launchers set."""
+    """Return the number of processes that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def model_is_sharded() -> bool:
-    """Whether the launcher parts the model among processes."""
+    """Whether the launcher shards the model across processes."""
     return any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
 
 
 def any_process(value: bool, args: TrainingArguments) -> bool:
-    """Whether it holds in any process: what one does alone, the others would wait for without end."""
+    """Whether the value is true in any process; all must act on it, as they wait for each other."""
     if args.world_size <= 1:
         return value
     flag = torch.tensor(int(value), device=args.device)

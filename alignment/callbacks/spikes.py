@@ -1,4 +1,4 @@
-"""Loss spikes: recorded, not acted on."""
+"""Loss spikes: recorded and warned of, without further action."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -6,18 +6,18 @@ from statistics import median
 
 from transformers import TrainerCallback
 
-WINDOW = 50  # logged losses that a new one is compared with
-ENOUGH = 20  # of them, to know what is usual
+WINDOW = 50  # previous logged losses that a loss is compared with
+ENOUGH = 20  # losses from which the usual level can be estimated
 HIGH = 6.0  # spreads above the median
-LEAST_SPREAD = 0.02  # of the median: on a plateau the losses differ by next to nothing
+LEAST_SPREAD = 0.02  # as a share of the median: on a plateau the losses hardly differ
 logger = logging.getLogger(__name__)
 
 
 class LossSpikes(TrainerCallback):
-    """Writes down the logged losses that stand out above those before them.
+    """Records logged losses far above the previous ones.
 
     Args:
-        write: called with the trainer's state and what a spike adds to the metrics.
+        write: called with the trainer's state and the metrics that a spike adds.
     """
 
     def __init__(self, write: Callable[..., None]):
@@ -31,7 +31,7 @@ class LossSpikes(TrainerCallback):
         if height > HIGH:
             self.write(state, {"loss_spike": round(height, 2)})
             logger.warning(
-                "loss spike at step %d: %.4g, where %.4g was usual",
+                "loss spike at step %d: %.4g; the median of the previous losses is %.4g",
                 state.global_step,
                 logs["loss"],
                 median(before[-WINDOW:]),
@@ -39,13 +39,13 @@ class LossSpikes(TrainerCallback):
 
 
 def spike_height(before: Sequence[float], loss: float) -> float:
-    """How many spreads a loss lies above the median of those before it; 0 where those are too few to tell.
+    """Return how many spreads a loss lies above the median of the previous losses; 0 if there are too few.
 
     The spread is the median absolute deviation, scaled to a normal distribution's standard deviation: earlier spikes
-    hardly move it.
+    hardly change it.
     """
     if len(before) < ENOUGH:
         return 0.0
     middle = median(before)
-    spread = 1.4826 * median(abs(one - middle) for one in before)
+    spread = 1.4826 * median(abs(value - middle) for value in before)
     return (loss - middle) / max(spread, LEAST_SPREAD * abs(middle), 1e-12)

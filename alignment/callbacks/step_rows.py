@@ -1,8 +1,9 @@
-"""Which rows an optimizer step is made of."""
+"""Find the training rows of an optimizer step, and describe them."""
 
 import math
 from copy import copy
 from itertools import islice
+from typing import Any
 
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import DataLoader, SequentialSampler
@@ -10,31 +11,37 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from alignment.trainers.ppo.rollout import RolloutSampler
 
-REPEATABLE = (SeedableRandomSampler, SequentialSampler, RolloutSampler)  # asked again, they give the same order
+REPEATABLE = (SeedableRandomSampler, SequentialSampler, RolloutSampler)  # samplers that repeat their order
 SHOWN_ROWS = 8
 SHOWN_TEXT = 60
 
 
 def rows_of_step(loader: DataLoader, step: int, args: TrainingArguments) -> list[int] | None:
-    """The training rows of optimizer step number `step` (from 0), in PPO of its rollout.
+    """Return the training rows of an optimizer step, or of its rollout in PPO.
 
-    None where they cannot be told: they can where one process trains, and its sampler repeats its order when asked.
+    Args:
+        step: counted from 0.
+
+    Returns:
+        Indices of rows; None if several processes train, or if the sampler cannot repeat its order.
     """
-    sampler = getattr(loader.batch_sampler, "sampler", None)
+    # Any: accelerate's batch samplers share no base class with torch's.
+    batch_sampler: Any = loader.batch_sampler
+    sampler = getattr(batch_sampler, "sampler", None)
     if not isinstance(sampler, REPEATABLE) or args.world_size > 1:
         return None
     accumulation = args.gradient_accumulation_steps
     epoch, place = divmod(step, math.ceil(len(loader) / accumulation))
-    batches = copy(loader.batch_sampler)
+    batches = copy(batch_sampler)
     batches.sampler = copy(sampler)
     if hasattr(sampler, "set_epoch"):
-        batches.sampler.set_epoch(epoch)  # the loader, which fetches ahead, may have come to the next
+        batches.sampler.set_epoch(epoch)  # the loader prefetches, and may already be in the next epoch
     taken = islice(iter(batches), place * accumulation, (place + 1) * accumulation)
     return list(dict.fromkeys(row for batch in taken for row in batch))
 
 
 def describe(rows: list[int], loader: DataLoader, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """Rows in words, with the beginning of the first: "rows 4, 17 of the training set, the first 'Once upon ...'"."""
+    """Describe rows by number and the start of the first: "rows 4, 17 of the training set, the first 'Once ...'"."""
     numbers = ", ".join(map(str, rows[:SHOWN_ROWS])) + (
         f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
     )
@@ -42,8 +49,8 @@ def describe(rows: list[int], loader: DataLoader, tokenizer: PreTrainedTokenizer
     return f"rows {numbers} of the training set" + (f", the first {text!r}" if text else "")
 
 
-def beginning(row: dict, tokenizer: PreTrainedTokenizerBase | None) -> str | None:
-    """The first characters of a row: of its text, or of its token ids decoded."""
+def beginning(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+    """Return the first characters of a row's text, or of its decoded token ids; None if it has neither."""
     text = next((value for value in row.values() if isinstance(value, str)), None)
     ids = next((value for key, value in row.items() if key.endswith(("input_ids", "prompt_ids"))), None)
     if text is None and ids is not None and tokenizer is not None:

@@ -1,44 +1,47 @@
-"""Where the time of an optimizer step goes: a Trainer callback that looks at the clock between its parts."""
+"""Time the parts of an optimizer step with a Trainer callback."""
 
 import contextlib
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 PARTS = ("data", "forward", "backward", "optimizer", "other")
-FUSED = "forward and backward"  # of a compiled model, whose hooks would break its graph
+FUSED = "forward and backward"  # for a compiled model, whose graph hooks would break
 TRACED_STEPS = 3
 
 
 class StepTimer(TrainerCallback):
-    """Times a run of `warmup + 2 * steps` optimizer steps, and traces three more where it is asked to.
+    """Times a run of `warmup + 2 * steps` optimizer steps, and optionally traces three more.
 
-    After the warm-up, `steps` steps are timed as a whole, undisturbed; in as many more the device is waited for at the
-    end of each part. What comes before a forward pass counts as other, what comes after it (the loss, clipping) as
-    backward.
+    After the warm-up, `steps` steps are timed as a whole, without synchronising; in `steps` more the timer waits for
+    the device at the end of each part. Work before a forward pass counts as other, work after it (the loss, clipping)
+    as backward.
 
     Args:
-        trace: folder for a Chrome trace of torch's profiler.
+        trace: folder for a Chrome trace by torch's profiler; None: no trace.
     """
 
     def __init__(self, steps: int, warmup: int, trace: Path | None = None):
         self.steps, self.warmup, self.trace = steps, warmup, trace
-        self.first_seconds = 0.0  # of the first step, in which kernels are chosen or compiled
+        self.first_seconds = 0.0  # the first step, in which kernels are chosen or compiled
         self.step_seconds = 0.0
         self.parts: dict[str, float] = defaultdict(float)
         self._hooks = contextlib.ExitStack()
-        self._profiler = None
+        self._profiler: torch.profiler.profile | None = None
 
     @property
     def max_steps(self) -> int:
-        """How many steps the run has to have."""
+        """The number of steps that the run needs."""
         return self.warmup + 2 * self.steps + (TRACED_STEPS if self.trace else 0)
 
-    def on_train_begin(self, args, state, control, model: nn.Module, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
         self.config = model.config
         self._compiled = args.torch_compile
         if not self._compiled:
@@ -77,28 +80,29 @@ class StepTimer(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._hooks.close()
-        if self._profiler is not None:
+        if self._profiler is not None and self.trace is not None:
             self._profiler.stop()
             self.trace.mkdir(parents=True, exist_ok=True)
             self._profiler.export_chrome_trace(str(self.trace / "trace.json"))
 
     @property
     def split(self) -> dict[str, float]:
-        """Seconds of each part of a step, in the order of a step."""
+        """Mean seconds of each part of a step, in their order within a step."""
         return {part: self.parts[part] / self.steps for part in (*PARTS, FUSED) if part in self.parts}
 
     def _before_pass(self) -> None:
-        """Passes without gradients belong to the part that they happen in."""
+        """Mark the start of a forward pass; passes without gradients count in the part that contains them."""
         if torch.is_grad_enabled():
             self._mark("backward" if self._passed else "other")
 
     def _after_pass(self) -> None:
+        """Mark the end of a forward pass with gradients."""
         if torch.is_grad_enabled():
             self._mark("forward")
             self._passed = True
 
     def _mark(self, part: str) -> None:
-        """The end of a part."""
+        """Mark the end of a part."""
         if part == "backward":
             self._passed = False
         if self._splits:
@@ -107,6 +111,7 @@ class StepTimer(TrainerCallback):
             self._marked = now
 
     def _now(self) -> float:
+        """Return the time in seconds, once the device has finished its work."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter()

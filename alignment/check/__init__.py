@@ -1,1 +1,1 @@
-"""The pre-flight: what is wrong with a recipe and its data, and what it will take, before any training."""
+"""Validate a recipe and its data, and estimate memory and time, before any training."""

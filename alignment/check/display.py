@@ -1,4 +1,4 @@
-"""What `align check` prints: samples with the learned tokens marked, counts of rows, findings, and the cost."""
+"""Format the output of `align check`: samples with learned tokens marked, row counts, findings, memory and time."""
 
 from __future__ import annotations
 
@@ -20,48 +20,49 @@ SAMPLE_TOKENS = 160
 
 
 def in_colour(stream: TextIO) -> bool:
-    """Colours are for terminals, unless NO_COLOR is set (no-color.org)."""
+    """Whether to print colours: to a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def show_stage(check: StageCheck, samples: int, colour: bool) -> str:
-    """One stage: its rows, a few samples, and what it will take."""
+    """Format one stage: row counts, a few samples, memory and time."""
     lines = [f"== {check.stage} ({check.source})"]
     if check.material is None:
-        return "\n".join([*lines, "  rows: not looked at"])
+        return "\n".join([*lines, "  rows: not checked"])
     lines += [f"  {line}" for line in count_rows(check.material)]
     lines += show_samples(check.material, samples, colour)
     return "\n".join([*lines, *check.costs])
 
 
 def count_rows(material: Material) -> Iterator[str]:
-    """Rows kept and dropped by reason, and rows of each split."""
+    """Yield lines with the rows kept, dropped by reason, and in each split."""
     for account in material.rows.report.accounts:
         whole = f", the first of {material.rows.whole:,}" if account.split == "train" and material.rows.whole else ""
         yield f"{account}{whole}"
     yield from material.rows.report.notes
     parts = [f"{material.rows.count(name):,} {name}" for name in material.rows.splits]
-    yield f"rows to use: {', '.join(parts)}"
+    yield f"rows used: {', '.join(parts)}"
     if sizes := material.token_counts():
-        yield f"tokens a row: {sum(sizes) / len(sizes):.0f} on average, {material.longest} at most{material.estimated}"
+        mean = sum(sizes) / len(sizes)
+        yield f"tokens per row: {mean:.0f} on average, at most {material.longest}{material.estimated}"
 
 
 def show_samples(material: Material, count: int, colour: bool) -> list[str]:
-    """The first rows as token ids read back, with what is learned in colour or in [[...]]."""
-    tokenizer, length, lines = material.tokenizer, material.get("max_length"), []
+    """Format the first rows decoded from their token ids, with learned tokens in colour or in [[...]]."""
+    tokenizer, length, lines = material.origin.tokenizer, material.get("max_length"), []
     for row in material.encoded[:count]:
         lines.append(f"-- row {row.row}, {len(row.ids)} tokens, {sum(row.learned[:length])} learned")
         lines.append(mark(row.ids[:length], row.learned[:length], tokenizer, colour))
     for pair in material.pairs[:count]:
         for name, ids in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             lines.append(f"-- row {pair.row}, {name}, {len(ids)} tokens")
-            learned = [place >= len(pair.prompt) for place in range(len(ids))]
+            learned = [position >= len(pair.prompt) for position in range(len(ids))]
             lines.append(mark(ids[:length], learned[:length], tokenizer, colour))
     return lines
 
 
 def mark(ids: Sequence[int], learned: Sequence[bool], tokenizer: PreTrainedTokenizerBase, colour: bool) -> str:
-    """Tokens as text; runs that carry loss are green, or stand in [[...]]. Long rows are cut, and say so."""
+    """Decode tokens, with learned ones in green or in [[...]]; long rows are cut, with the number of cut tokens."""
     before, after = (GREEN, PLAIN) if colour else ("[[", "]]")
     pieces = []
     for kept, run in groupby(zip(ids[:SAMPLE_TOKENS], learned, strict=False), key=lambda pair: pair[1]):
@@ -72,12 +73,13 @@ def mark(ids: Sequence[int], learned: Sequence[bool], tokenizer: PreTrainedToken
 
 
 def show_findings(findings: Sequence[Finding], colour: bool) -> str:
-    """Findings, errors first, each with its mend."""
+    """Format findings, errors first, each with its fix."""
     ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     return "\n".join(show_finding(finding, colour) for finding in ordered)
 
 
 def show_finding(finding: Finding, colour: bool) -> str:
+    """Format one finding: severity, stage and problem, then got, expected and fix."""
     head = f"{finding.severity}: {finding.stage}: {finding.what}"
     if colour:
         head = f"{COLOUR_OF[finding.severity]}{head}{PLAIN}"
@@ -86,8 +88,8 @@ def show_finding(finding: Finding, colour: bool) -> str:
 
 
 def summary(checks: Sequence[StageCheck]) -> str:
-    """One line: how many of each severity."""
+    """Count stages, and findings of each severity, in one line."""
     found = merged(checks)
-    counts = {severity: sum(one.severity == severity for one in found) for severity in SEVERITIES}
+    counts = {severity: sum(finding.severity == severity for finding in found) for severity in SEVERITIES}
     stages = f"{len(checks)} stage{'s' * (len(checks) != 1)} checked"
     return f"{stages}: {counts[ERROR]} errors, {counts[WARNING]} warnings, {counts[NOTE]} notes"

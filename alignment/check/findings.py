@@ -1,4 +1,4 @@
-"""What a check finds: one thing that is wrong, or worth knowing, with the way to mend it."""
+"""Findings of checks: a fault, or a fact worth knowing, with its fix."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Finding:
 
     Attributes:
         stage: the stage's name; the runner fills it in.
-        severity: error (the stage would fail, or learn something else than meant), warning, or note.
-        what: one line that names it; got, needed and mend as in UserError.
+        severity: error (the stage would fail, or learn something unintended), warning, or note.
+        what: one line that names the problem.
+        got, expected, fix: as in UserError.
     """
 
     severity: str
@@ -28,35 +29,40 @@ class Finding:
     fix: str | None = None
     stage: str = ""
 
-    def of(self, stage: str) -> Finding:
+    def for_stage(self, stage: str) -> Finding:
+        """Return the finding with the name of its stage."""
         return replace(self, stage=stage)
 
 
 def error(what: str, got: object = None, expected: object = None, fix: str | None = None) -> Finding:
+    """Return a finding that stops a run."""
     return Finding(ERROR, what, _text(got), _text(expected), fix)
 
 
 def warning(what: str, got: object = None, expected: object = None, fix: str | None = None) -> Finding:
+    """Return a finding that a run reports, without stopping."""
     return Finding(WARNING, what, _text(got), _text(expected), fix)
 
 
 def note(what: str, got: object = None, expected: object = None, fix: str | None = None) -> Finding:
+    """Return a finding that only `align check` prints."""
     return Finding(NOTE, what, _text(got), _text(expected), fix)
 
 
-def by_share(share: float, limit: float, what: str, **parts) -> Finding:
-    """An error where a share of the rows exceeds what is allowed, a warning below."""
-    return (error if share > limit else warning)(what, **parts)
+def by_share(share: float, limit: float, what: str, got: object, expected: object, fix: str) -> Finding:
+    """Return an error if a share of the rows exceeds the limit, otherwise a warning."""
+    return (error if share > limit else warning)(what, got, expected, fix)
 
 
 def from_user_error(mistake: UserError) -> list[Finding]:
-    """The findings that an error stands for: one, or each of several."""
+    """Return the findings for a user error, which may hold several errors."""
     if isinstance(mistake, UserErrors):
-        return [finding for one in mistake.errors for finding in from_user_error(one)]
+        return [finding for single in mistake.errors for finding in from_user_error(single)]
     return [error(mistake.problem, mistake.got, mistake.expected, mistake.fix)]
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:
+    """Whether any finding is an error."""
     return any(finding.severity == ERROR for finding in findings)
 
 

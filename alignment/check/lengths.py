@@ -1,4 +1,4 @@
-"""Checks of encoded rows: nothing learned is cut off, no row without loss, pairs differ, replies have room."""
+"""Check encoded rows: truncation, empty loss masks, pairs that do not differ, room for completions."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from alignment.data.tokenizing.encoding import Encoded, Refused
 
 
 def check_refused(refused: list[Refused]) -> Iterator[Finding]:
-    """Rows that the template raises for."""
+    """Report rows that the chat template refuses."""
     if refused:
         yield error(
             "the chat template refuses rows of the data",
-            got=f"{len(refused)} rows, the first is row {refused[0].row}: {refused[0].reason}",
-            expected="conversations that the template can write",
-            fix="correct those rows, or take a template that writes them",
+            got=f"{len(refused)} rows, first row {refused[0].row}: {refused[0].reason}",
+            expected="conversations that the template accepts",
+            fix="correct these rows, or use a template that accepts them",
         )
 
 
 def check_masks(material: Material) -> Iterator[Finding]:
-    """Every conversation has a token that carries loss."""
+    """Report conversations without a learned token."""
     if not material.encoded or not marks_replies(material):
-        return  # without markers no row has any, which is a finding of its own
+        return  # without markers no row has learned tokens: check_template reports it
     empty = [row.row for row in material.encoded if not any(row.learned)]
     if empty:
         yield error(
-            "rows carry no loss: their loss mask is empty",
-            got=f"{len(empty)} of {len(material.encoded)} rows looked at, the first is row {empty[0]}",
-            expected="a token to learn in every row",
-            fix="look at the template's generation block: for these rows it writes nothing",
+            "rows have an empty loss mask",
+            got=f"{len(empty)} of {len(material.encoded)} sampled rows, first row {empty[0]}",
+            expected="at least one learned token per row",
+            fix="correct the template's generation block: it is empty for these rows",
         )
 
 
 def check_truncation(material: Material) -> Iterator[Finding]:
-    """Conversations fit max_length; of those that do not, a reply is left to learn."""
+    """Report conversations cut by max_length, and those with no learned token left."""
     length = material.get("max_length")
     if length is None or material.get("packing") or not material.encoded:
         return
@@ -49,28 +49,29 @@ def check_truncation(material: Material) -> Iterator[Finding]:
             len(cut) / len(rows),
             limit,
             "max_length truncates rows",
-            got=f"{len(cut)} of {len(rows)} rows looked at ({len(cut) / len(rows):.1%}) have more than {length} "
+            got=f"{len(cut)} of {len(rows)} sampled rows ({len(cut) / len(rows):.1%}) have more than {length} "
             f"tokens, up to {longest}{material.estimated}",
-            expected=f"at most {limit:.0%} of them (--max_truncated)",
-            fix=f"max_length: {longest}, or leave the long rows out (max_characters)",
+            expected=f"at most {limit:.0%} (--max_truncated)",
+            fix=f"max_length: {longest}, or drop long rows (max_characters)",
         )
     if lost:
         yield by_share(
             len(lost) / len(rows),
             limit,
-            "replies are cut off before their first token: trl drops such rows without a word",
-            got=f"{len(lost)} of {len(rows)} rows looked at, at max_length {length}{material.estimated}",
-            expected="a token to learn in every row",
+            "replies are cut off before their first token: TRL silently drops such rows",
+            got=f"{len(lost)} of {len(rows)} sampled rows, at max_length {length}{material.estimated}",
+            expected="at least one learned token per row",
             fix=f"max_length: {longest}, or shorten the prompts",
         )
 
 
 def _kept(row: Encoded, length: int, mode: str | None) -> list[bool]:
+    """Return the loss mask of a row after truncation."""
     return row.learned[-length:] if mode == "keep_end" else row.learned[:length]
 
 
 def check_pairs(material: Material) -> Iterator[Finding]:
-    """Pairs fit max_length, and differ in what fits."""
+    """Report pairs of equal replies, pairs beyond max_length, and pairs that are equal up to max_length."""
     length, pairs, limit = material.get("max_length"), material.pairs, material.options.truncated
     if not pairs:
         return
@@ -78,10 +79,10 @@ def check_pairs(material: Material) -> Iterator[Finding]:
     same = [pair for pair in pairs if pair.chosen == pair.rejected]
     if same:
         yield error(
-            "chosen and rejected are the same tokens",
-            got=f"{len(same)} of {len(pairs)} pairs looked at, the first is row {same[0].row}",
-            expected="replies that still differ when the template has written them",
-            fix="delete the pairs: they teach nothing",
+            "chosen and rejected have the same tokens",
+            got=f"{len(same)} of {len(pairs)} sampled pairs, first row {same[0].row}",
+            expected="replies that differ after the template is applied",
+            fix="delete these pairs: they teach nothing",
         )
     if length is None:
         return
@@ -93,25 +94,25 @@ def check_pairs(material: Material) -> Iterator[Finding]:
         yield by_share(
             share,
             limit,
-            "pairs longer than max_length are dropped by trl" if dropped else "max_length truncates pairs",
-            got=f"{len(long)} of {len(pairs)} pairs looked at ({share:.1%}) have more than {length} tokens, up to "
+            "TRL drops pairs longer than max_length" if dropped else "max_length truncates pairs",
+            got=f"{len(long)} of {len(pairs)} sampled pairs ({share:.1%}) have more than {length} tokens, up to "
             f"{longest}{material.estimated}",
-            expected=f"at most {limit:.0%} of them (--max_truncated)",
-            fix=f"max_length: {longest}, or leave the long pairs out (max_characters)",
+            expected=f"at most {limit:.0%} (--max_truncated)",
+            fix=f"max_length: {longest}, or drop long pairs (max_characters)",
         )
     if alike and not dropped:
         yield by_share(
             len(alike) / len(pairs),
             limit,
             "chosen and rejected differ only beyond max_length",
-            got=f"{len(alike)} of {len(pairs)} pairs are equal in their first {length} tokens{material.estimated}",
-            expected="pairs that differ in what is trained on",
-            fix=f"max_length: {longest}, or leave these pairs out",
+            got=f"{len(alike)} of {len(pairs)} sampled pairs have equal first {length} tokens{material.estimated}",
+            expected="pairs that differ within max_length",
+            fix=f"max_length: {longest}, or delete these pairs",
         )
 
 
 def check_prompts(material: Material) -> Iterator[Finding]:
-    """Prompts leave room for a completion in the model's context."""
+    """Report prompts that leave no room for a completion in the model's context."""
     context, room = material.origin.context, material.get("max_completion_length", 0)
     if context is None or not material.encoded:
         return
@@ -123,14 +124,15 @@ def check_prompts(material: Material) -> Iterator[Finding]:
             share,
             material.options.truncated,
             "prompts leave no room for a completion: they are dropped",
-            got=f"{len(long)} of {rows} prompts looked at ({share:.1%}), up to {longest} tokens, "
-            f"and max_completion_length {room}{material.estimated}",
-            expected=f"together at most {context} tokens, the model's context",
-            fix="shorten max_completion_length, or take shorter prompts",
+            got=f"{len(long)} of {rows} sampled prompts ({share:.1%}), up to {longest} tokens, "
+            f"with max_completion_length {room}{material.estimated}",
+            expected=f"prompt and completion within the model's context of {context} tokens",
+            fix="reduce max_completion_length, or use shorter prompts",
         )
 
 
 def check_sampled(material: Material) -> Iterator[Finding]:
-    looked_at, rows = len(material.encoded) + len(material.pairs), material.rows.count("train")
-    if 0 < looked_at < rows:
-        yield note(f"tokens were looked at in {looked_at} of {rows} training rows, spread over all (--sample)")
+    """Note how many of the training rows were tokenized."""
+    sampled, rows = len(material.encoded) + len(material.pairs), material.rows.count("train")
+    if 0 < sampled < rows:
+        yield note(f"tokens were checked in {sampled:,} of {rows:,} training rows, evenly spread (--sample)")

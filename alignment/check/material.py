@@ -1,4 +1,4 @@
-"""What the checks of one stage look at: its rows, its tokenizer, its settings."""
+"""The material of the checks of one stage: its rows, tokenizer, models and settings."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How much is looked at, and what share of the rows may be lost before that is an error.
+    """How much to check, and the share of rows that may be lost before it is an error.
 
     Attributes:
-        sample: rows to look at in tokens, spread over all.
-        truncated, dropped, leaked_text: shares of rows; leaked_text of held-out documents among the training ones.
-        offline: what is not in the local cache is noted as not checked.
-        whole: make all rows of generated sources; else only as many as are looked at.
-        quick: a smoke run, whose steps are not what the recipe means.
+        sample: number of training rows to tokenize, evenly spread.
+        truncated, dropped: the largest shares of truncated and of dropped rows.
+        leaked_text: the largest share of held-out documents that are also training documents.
+        offline: whether to note sources outside the local cache as not checked, instead of fetching them.
+        whole: whether to generate all rows of generated sources; otherwise only as many as are sampled.
+        quick: whether this is a smoke run, whose number of steps is not the recipe's.
     """
 
     sample: int = 1000
@@ -49,12 +50,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Rows:
-    """A stage's canonical rows by split, and what became of the source's.
+    """A stage's canonical rows by split, and the account of the source's rows.
 
     Attributes:
-        splits: train, validation where there is one, and card (a reward model's test split).
+        splits: train, and if present validation and card (a reward model's test split).
         report: the account of every row.
-        whole: rows that the training split has where only its first ones were made.
+        whole: number of rows of the whole training split, if only its first rows were made.
     """
 
     splits: dict[str, Dataset]
@@ -62,12 +63,13 @@ class Rows:
     whole: int | None = None
 
     def count(self, split: str) -> int:
+        """Return the number of rows of the whole split."""
         return self.whole if split == "train" and self.whole else len(self.splits[split])
 
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """The config of a model that is there, or will be; and the adapter on it, where it has one."""
+    """The config of an existing or a future model, and of the adapter on it, if any."""
 
     config: PreTrainedConfig
     adapter: PeftConfig | None = None
@@ -78,11 +80,11 @@ class Origin:
     """The tokenizer and models that a stage starts from, as far as they are known before any training.
 
     Attributes:
-        tokenizer: with the template, eos and pad token that the recipes on the way set; None where it is not here.
-        new_tokens: that the sft stage will give a base model's tokenizer.
-        stand_in: whether it is a throw-away one, trained on a sample of the stage's own text.
-        model: that is trained; None where it is not here.
-        reward_model, reward_tokenizer: of PPO and GRPO, where the recipe names a reward model.
+        tokenizer: with the template, eos and pad tokens that the recipes of its parents set; None if unknown.
+        stand_in: whether the tokenizer is a temporary substitute, trained on a sample of the stage's own text.
+        new_tokens: tokens that the sft stage will add to a base model's tokenizer.
+        model: the model to train; None if unknown.
+        reward_model, reward_tokenizer: for PPO and GRPO, if the recipe names a reward model.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -94,21 +96,22 @@ class Origin:
 
     @property
     def config(self) -> PreTrainedConfig | None:
+        """The config of the model to train."""
         return self.model.config if self.model else None
 
     @property
     def context(self) -> int | None:
-        """Positions of the model."""
+        """The context length of the model to train, in tokens."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", None) if self.config else None
 
 
 @dataclass(frozen=True)
 class Material:
-    """All that the checks of a stage may look at.
+    """Everything that the checks of a stage may read.
 
     Attributes:
-        encoded, pairs: the sample in tokens.
-        longest: tokens of the longest row found, which need not be of the sample; of pairs of the longer side.
+        encoded, pairs: the tokenized sample.
+        longest: tokens of the longest row found, in the sample or outside; for pairs, of the longer side.
     """
 
     stage: str
@@ -124,71 +127,77 @@ class Material:
     longest: int = 0
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A setting, from whichever of the stage's dataclasses has it."""
+        """Return a setting from the stage's dataclasses, or the default if the stage has no such key."""
         return recipe_key(self.configs, name, default)
 
     @property
     def facts(self) -> Stage:
+        """The stage's row in the table of stages."""
         return STAGES[self.method]
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; checks that need it run only if it is known."""
+        if self.origin.tokenizer is None:
+            raise ValueError(f"the tokenizer of the stage {self.stage} is not known before training")
         return self.origin.tokenizer
 
     @property
     def train(self) -> Dataset:
+        """The training rows."""
         return self.rows.splits["train"]
 
     def token_counts(self) -> list[int]:
-        """Tokens of each row looked at; of pairs of both sides."""
+        """Return the number of tokens of each sampled row; for pairs, of both sides."""
         sides = [ids for pair in self.pairs for ids in (pair.chosen, pair.rejected)]
         return [len(row.ids) for row in self.encoded] + [len(ids) for ids in sides]
 
     @property
-    def places(self) -> list[int]:
-        """Which training rows are looked at in tokens: evenly spread, so that all sources of a mixture are seen."""
+    def sampled_indices(self) -> list[int]:
+        """Indices of the training rows to tokenize: evenly spread, so that all sources of a mixture are included."""
         rows = len(self.train)
-        looked_at = min(self.options.sample, rows)
-        return [number * rows // looked_at for number in range(looked_at)]
+        sampled = min(self.options.sample, rows)
+        return [number * rows // sampled for number in range(sampled)]
 
     @property
     def sample(self) -> list[dict[str, Any]]:
-        return self.read("train").select(self.places).to_list()
+        """The training rows to tokenize."""
+        return self.read("train").select(self.sampled_indices).to_list()
 
     def read(self, split: str) -> Dataset:
-        """A split's rows without the columns that only come along, whatever they are called."""
+        """Return a split's rows with only the columns of their kind."""
         return self.rows.splits[split].select_columns(list(KINDS[self.kind]))
 
     @property
     def estimated(self) -> str:
-        """What to add to a count of tokens."""
+        """A remark for counts of tokens that a stand-in made; otherwise empty."""
         return " (estimated with a stand-in tokenizer)" if self.origin.stand_in else ""
 
 
 def from_the_hub(data: DataArguments) -> list[str]:
-    """The sources that would come from the hub."""
-    here = (is_tinyworld, is_local, is_python_sources)
-    return [source.name for source in data.sources() if not any(known(source.name) for known in here)]
+    """Return the names of the sources that would be fetched from the hub."""
+    local = (is_tinyworld, is_local, is_python_sources)
+    return [source.name for source in data.sources() if not any(is_kind(source.name) for is_kind in local)]
 
 
 def read_rows(data: DataArguments, kind: str, seed: int, card_split: str | None, options: Options) -> Rows:
-    """A stage's rows as the stage itself would get them, with the account of every row.
+    """Return a stage's rows as the stage itself would read them, with the account of every row.
 
-    Of a streamed source, and before a run of a generated one too, only as many training rows are made as are looked at.
+    Streamed sources, and before a run generated ones too, are read only as far as the sample needs.
 
     Args:
-        card_split: a further split, which a reward model is judged on.
+        card_split: a further split, on which a reward model is evaluated.
     """
     data, whole = _smaller(data, kind, options)
-    # A generated source keeps its splits apart by itself.
+    # A generated source keeps its splits disjoint.
     held_out = {"card": card_split} if card_split and not whole else {}
-    with _quiet("alignment.data"):  # what it logs is in the account
+    with _quiet("alignment.data"):  # the account holds what it logs
         prepared = prepare(data, kind, seed, keep=None, avoid=eval_texts(data), held_out=held_out)
     return Rows(dict(prepared.splits), prepared.report, whole)
 
 
 def first_texts(data: DataArguments, count: int) -> list[str]:
-    """The first documents of each source that a tokenizer is to be trained on."""
+    """Return the first documents of each source of a tokenizer's training data."""
     smaller, _ = _smaller(data, "text", Options(sample=count, whole=False))
     texts: list[str] = []
     with _quiet("alignment.data"):
@@ -200,7 +209,7 @@ def first_texts(data: DataArguments, count: int) -> list[str]:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Let a logger say no more than warnings."""
+    """Limit a logger to warnings within the context."""
     log = logging.getLogger(name)
     level = log.level
     log.setLevel(logging.WARNING)
@@ -211,7 +220,11 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _smaller(data: DataArguments, kind: str, options: Options) -> tuple[DataArguments, int | None]:
-    """Arguments that give at most `options.sample` training rows, and how many the whole has; or the same ones."""
+    """Reduce the data to at most `options.sample` training rows if the source can be read in part.
+
+    Returns:
+        The arguments, and the number of rows of the whole training split (None: not reduced).
+    """
     limit = data.max_train_samples
     if data.streaming and (limit is None or limit > options.sample):
         return replace(data, max_train_samples=options.sample), limit

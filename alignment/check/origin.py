@@ -1,15 +1,15 @@
-"""The tokenizer and model that a stage will start from, found before anything has been trained."""
+"""Find the tokenizer and model that a stage will start from, before anything is trained."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peft import LoraConfig, PeftConfig
 
@@ -27,21 +27,25 @@ from alignment.tokenization.base import Changes, make_chat_ready, take_template
 from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+Loaded = TypeVar("Loaded")
 logger = logging.getLogger(__name__)
 
 TOKENIZER_KEYS = ("tokenizer_name_or_path", "model_name_or_path")
 STAND_IN_VOCABULARY = 4096
-# A stand-in learns from so many rows.
+# Rows that a stand-in tokenizer is trained on.
 STAND_IN_ROWS = 300
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The recipes from where a tokenizer comes from down to a stage's own, and the path or hub id above them.
+class Ancestry:
+    """The recipes from the first parent of a tokenizer or model down to a stage's own recipe.
 
-    `methods` are the stages that the recipes are for.
+    Attributes:
+        recipes: the recipes, first parent first.
+        outside: the checkpoint (path or hub id) that the first recipe starts from; None: from random weights.
+        methods: the stage of each recipe.
     """
 
     recipes: list[dict[str, Any]]
@@ -50,7 +54,7 @@ class Chain:
 
 
 def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """The recipes of a pipeline's stages by name; of a stage alone those of the pipeline.yaml beside it too."""
+    """Return the recipes of a pipeline's stages by name; for a single stage also those of its pipeline.yaml."""
     recipes: dict[str, dict[str, Any]] = {}
     if (pipeline.recipe_dir / PIPELINE_FILE).is_file():
         stages = read_settings(pipeline.recipe_dir).stages
@@ -58,25 +62,26 @@ def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     return recipes | {spec.name: spec.recipe for spec in pipeline.stages}
 
 
-def chain(
+def ancestry(
     spec: StageSpec, recipes: dict[str, dict[str, Any]], keys: Sequence[str], remaining: dict[str, Path]
-) -> Chain:
-    """Follow a stage's parents up, to a checkpoint that is there or to a recipe that starts from nothing.
+) -> Ancestry:
+    """Follow a stage's parents up, to an existing checkpoint or to a recipe without a parent.
 
     Args:
-        keys: the recipe keys that name the parent, the first that is set counts.
-        remaining: stages whose checkpoint is there and stays.
+        keys: the recipe keys that name the parent; the first key that is set counts.
+        remaining: the stages whose checkpoint exists and is kept, with its path.
     """
-    below, methods, recipe, seen = [], [], spec.recipe, {spec.name}
-    method = spec.method
+    below: list[dict[str, Any]] = []
+    methods: list[str] = []
+    recipe, method, seen = spec.recipe, spec.method, {spec.name}
     while True:
         below.insert(0, recipe)
         methods.insert(0, method)
         parent = next((recipe[key] for key in keys if isinstance(recipe.get(key), str)), None)
         if parent in remaining:
-            return Chain(below, str(remaining[parent]), methods)
+            return Ancestry(below, str(remaining[parent]), methods)
         if parent is None or parent not in recipes or parent in seen:
-            return Chain(below, parent, methods)
+            return Ancestry(below, parent, methods)
         seen.add(parent)
         recipe, method = recipes[parent], parent
 
@@ -88,33 +93,32 @@ def find_origin(
     texts: Iterable[str],
     offline: bool,
 ) -> tuple[Origin, list[Finding]]:
-    """What a stage starts from, and what of it could not be looked at.
+    """Return the tokenizer and models that a stage starts from, and findings about those that could not be read.
 
     Args:
-        texts: of the stage's rows; a stand-in is trained on them where the tokenizer is made by an earlier stage whose
-            own text is not here.
+        texts: texts of the stage's rows, to train a stand-in tokenizer on if the tokenizer is trained by an earlier
+            stage whose own text is not available.
     """
     findings: list[Finding] = []
     origin = Origin()
     try:
-        tokens = chain(spec, recipes, TOKENIZER_KEYS, remaining)
+        tokens = ancestry(spec, recipes, TOKENIZER_KEYS, remaining)
         if tokens.outside is None:
             origin = Origin(stand_in_tokenizer(tokens.recipes[0], texts), stand_in=True)
-            findings.append(note("lengths are estimated: the tokenizer is not trained yet, and a stand-in counts"))
+            findings.append(note("lengths are estimated with a stand-in: the tokenizer is not trained yet"))
         else:
-            origin = Origin(_from(tokens.outside, load_tokenizer, offline, findings))
+            origin = Origin(load_or_note(tokens.outside, load_tokenizer, offline, findings))
         if origin.tokenizer is not None:
             new, found = inherit(origin.tokenizer, tokens, offline)
             origin, findings = replace(origin, new_tokens=tuple(new)), findings + found
-        vocabulary = _whole(tokens.recipes[0], "vocab_size", 1024) if origin.stand_in else None
-        for key, name in (("model_name_or_path", "model"), ("reward_model_path", "reward_model")):
-            if name == "model" or spec.recipe.get(key):
-                above = chain(spec, recipes, (key, "model_name_or_path"), remaining)
-                found = find_model(above, origin.tokenizer, vocabulary, offline, findings)
-                origin = replace(origin, **{name: found})
+        vocabulary = _integer(tokens.recipes[0], "vocab_size", 1024) if origin.stand_in else None
+        above = ancestry(spec, recipes, ("model_name_or_path",), remaining)
+        origin = replace(origin, model=find_model(above, origin.tokenizer, vocabulary, offline, findings))
         if spec.recipe.get("reward_model_path"):
-            found = reward_tokenizer(spec, recipes, remaining, origin, offline, findings)
-            origin = replace(origin, reward_tokenizer=found)
+            above = ancestry(spec, recipes, ("reward_model_path", "model_name_or_path"), remaining)
+            origin = replace(origin, reward_model=find_model(above, origin.tokenizer, vocabulary, offline, findings))
+            tokenizer = reward_tokenizer(spec, recipes, remaining, origin, offline, findings)
+            origin = replace(origin, reward_tokenizer=tokenizer)
     except UserError as mistake:
         findings += from_user_error(mistake)
     return origin, findings
@@ -128,32 +132,32 @@ def reward_tokenizer(
     offline: bool,
     findings: list[Finding],
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the stage's reward model: of its checkpoint, or as the recipes above it will leave it."""
-    tokens = chain(spec, recipes, ("reward_model_path", *TOKENIZER_KEYS), remaining)
+    """Return the tokenizer of the stage's reward model: its checkpoint's, or the one that its recipes will produce."""
+    tokens = ancestry(spec, recipes, ("reward_model_path", *TOKENIZER_KEYS), remaining)
     if tokens.outside is None:
         found = copy.deepcopy(origin.tokenizer)
     else:
-        found = _from(tokens.outside, load_tokenizer, offline, findings)
+        found = load_or_note(tokens.outside, load_tokenizer, offline, findings)
     if found is not None:
         inherit(found, tokens, offline)
     return found
 
 
 def find_model(
-    above: Chain,
+    above: Ancestry,
     tokenizer: PreTrainedTokenizerBase | None,
     vocabulary: int | None,
     offline: bool,
     findings: list[Finding],
 ) -> PlannedModel | None:
-    """The model that a stage starts from, or that an earlier one will have made; None where it is not known here.
+    """Return the model that a stage starts from, or that an earlier stage will produce; None if it is not known.
 
     Args:
-        vocabulary: tokens of the tokenizer to come; None: those of the one that is here.
+        vocabulary: size of the future tokenizer; None: that of `tokenizer`.
     """
     earlier = above.recipes[:-1]
     if above.outside is not None:
-        config = _from(above.outside, load_config, offline, findings)
+        config = load_or_note(above.outside, load_config, offline, findings)
         adapter = PeftConfig.from_pretrained(above.outside) if is_adapter(above.outside) else None
     else:
         config, adapter = _new_model(above.recipes[0], tokenizer, vocabulary), None
@@ -168,19 +172,23 @@ def find_model(
     return PlannedModel(config, adapter)
 
 
-def _new_model(recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, vocabulary: int | None):
-    """The config of the model that a pretrain recipe makes; None of any other recipe, or without a tokenizer."""
+def _new_model(
+    recipe: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, vocabulary: int | None
+) -> PreTrainedConfig | None:
+    """Return the config of a pretrain recipe's model; None for other recipes, or without a tokenizer."""
     if tokenizer is None or "tokenizer_name_or_path" not in recipe:
         return None
     length = recipe.get("max_length") or tokenizer.model_max_length
     try:
         return new_config(recipe.get("model_config"), tokenizer, length, vocabulary or len(tokenizer))
     except ValueError as refused:
-        raise UserError("model_config is no model", got=refused, fix="docs/model.md lists the options") from refused
+        raise UserError(
+            "model_config does not describe a model", got=refused, fix="docs/model.md lists the options"
+        ) from refused
 
 
-def _from(name: str, load, offline: bool, findings: list[Finding]):
-    """A tokenizer or config; None, with a note, where it would have to be fetched."""
+def load_or_note(name: str, load: Callable[[str], Loaded], offline: bool, findings: list[Finding]) -> Loaded | None:
+    """Load a tokenizer, config or template; return None and add a note if it would have to be fetched."""
     try:
         return load(name)
     except UserError:
@@ -193,34 +201,39 @@ def _from(name: str, load, offline: bool, findings: list[Finding]):
 
 
 def stand_in_tokenizer(made: dict[str, Any], texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """A tokenizer like the one that a recipe will make: its special tokens and template, with a rough vocabulary."""
+    """Train a substitute for a recipe's future tokenizer: same special tokens and template, approximate vocabulary."""
     names = {field.name for field in fields(DataArguments)}
-    with suppress(UserError):  # the tokenizer stage's own check says why
+    with suppress(UserError):  # the check of the tokenizer stage reports it
         texts = first_texts(DataArguments(**{key: made[key] for key in names & made.keys()}), STAND_IN_ROWS)
-    size = max(min(_whole(made, "vocab_size", 1024), STAND_IN_VOCABULARY), SMALLEST_VOCABULARY)
-    return train_tokenizer(texts, size, _whole(made, "model_max_length", 256), sample=True)
+    size = max(min(_integer(made, "vocab_size", 1024), STAND_IN_VOCABULARY), SMALLEST_VOCABULARY)
+    return train_tokenizer(texts, size, _integer(made, "model_max_length", 256), sample=True)
 
 
-def inherit(tokenizer: PreTrainedTokenizerBase, tokens: Chain, offline: bool) -> tuple[list[str], list[Finding]]:
-    """Apply, in place, what the recipes on the way set: template, eos and pad token; the tokens that are new."""
+def inherit(tokenizer: PreTrainedTokenizerBase, tokens: Ancestry, offline: bool) -> tuple[list[str], list[Finding]]:
+    """Apply the template, eos and pad tokens that the recipes set, in place.
+
+    Returns:
+        The tokens that a recipe adds, and findings.
+    """
     findings: list[Finding] = []
     new: list[str] = []
     for method, recipe in zip(tokens.methods, tokens.recipes, strict=True):
         path = recipe.get("chat_template_path")
         if STAGES[method].starts_from_base:
             load = partial(make_chat_ready, tokenizer, pad_token=recipe.get("pad_token"))
-            changes = (_from(path, load, offline, findings) if isinstance(path, str) else load(None)) or Changes()
+            found = load_or_note(path, load, offline, findings) if isinstance(path, str) else load(None)
+            changes = found or Changes()
             new += changes.new_tokens
-            findings += [note(f"the tokenizer is a base model's: {change}") for change in changes.said]
+            findings += [note(f"the tokenizer belongs to a base model: {change}") for change in changes.said]
         elif isinstance(path, str):
-            _from(path, partial(take_template, tokenizer), offline, findings)
+            load_or_note(path, partial(take_template, tokenizer), offline, findings)
         for key in ("eos_token", "pad_token"):
             token = recipe.get(key)
             if isinstance(token, str) and token not in tokenizer.get_vocab():
                 raise UserError(
-                    f"{key} is no token of the tokenizer",
+                    f"{key} is not a token of the tokenizer",
                     got=token,
-                    expected="a token that is in its vocabulary",
+                    expected="a token of its vocabulary",
                     fix=f"special tokens: {', '.join(tokenizer.all_special_tokens)}",
                 )
             if isinstance(token, str):
@@ -228,5 +241,6 @@ def inherit(tokenizer: PreTrainedTokenizerBase, tokens: Chain, offline: bool) ->
     return new, findings
 
 
-def _whole(recipe: dict[str, Any], key: str, default: int) -> int:
+def _integer(recipe: dict[str, Any], key: str, default: int) -> int:
+    """Return a recipe's value if it is an integer, otherwise the default."""
     return recipe[key] if isinstance(recipe.get(key), int) else default

@@ -1,4 +1,4 @@
-"""Checks of where a reward model is read: at the token that it is, or will be, trained to be read at."""
+"""Check that a reward model is read at the token that its score is trained at."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jinja2.exceptions import TemplateError
 
 from alignment.check.findings import Finding, error, note
 from alignment.check.material import Material
-from alignment.data.tokenizing.encoding import render
+from alignment.data.tokenizing.encoding import Messages, render
 from alignment.stages import CLASSIFIER
 from alignment.tokenization.chat import end_of_turn_id
-from alignment.tokenization.reward_rows import REPLY, Prompt, ending_of_tokens, padding_id, reward_rows, score_index
+from alignment.tokenization.reward_rows import REPLY, ending_of_tokens, padding_id, reward_rows, score_index
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,10 +22,10 @@ TRIED_PROMPTS = 8
 
 
 def check_reward_reading(material: Material) -> Iterator[Finding]:
-    """The token that scores are read at, how sampled completions are read, and whether they fit the reward model."""
+    """Check the token that scores are read at, how completions are read, and whether they fit the reward model."""
     trains_it = material.facts.checkpoint == CLASSIFIER
     tokenizer = material.tokenizer if trains_it else material.origin.reward_tokenizer
-    if tokenizer is None or not tokenizer.chat_template or material.tokenizer is None:
+    if tokenizer is None or not tokenizer.chat_template:
         return
     prompts = [row["prompt"] for row in material.sample[:TRIED_PROMPTS]]
     try:
@@ -33,10 +33,11 @@ def check_reward_reading(material: Material) -> Iterator[Finding]:
         if not trains_it:
             yield from _sampled(material, tokenizer, prompts)
     except (TemplateError, TypeError):
-        return  # prompts that the template refuses are reported by check_refused
+        return  # check_refused reports prompts that the template refuses
 
 
-def _token_read(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Iterator[Finding]:
+def _token_read(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> Iterator[Finding]:
+    """Note if scores are read at another token than the end of a reply."""
     import torch
 
     [row] = reward_rows(tokenizer, [prompt], [[{"role": "assistant", "content": REPLY}]])
@@ -45,26 +46,27 @@ def _token_read(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Iterator[
         after = tokenizer.decode(row[index + 1 :])
         skipped = f", before {after!r}, which is its padding" if after else ""
         yield note(
-            "the reward model is read at another token than the one that ends a reply, in training and in use",
+            "in training and in use, the reward model is not read at the token that ends a reply",
             got=f"{tokenizer.decode([row[index]])!r} after {tokenizer.decode(row[:index][-3:])!r}{skipped}",
         )
 
 
-def _sampled(material: Material, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> Iterator[Finding]:
+def _sampled(material: Material, tokenizer: PreTrainedTokenizerBase, prompts: list[Messages]) -> Iterator[Finding]:
+    """Report completions that are read as text, or that may not fit the reward model."""
     ids = [render(material.tokenizer, prompt, prompt=True) for prompt in prompts]
     same = tokenizer.get_vocab() == material.tokenizer.get_vocab()
     if not same or ending_of_tokens(tokenizer, prompts, ids) is None:
         yield note(
             "the reward model reads completions as text, through its own tokenizer and chat template",
-            got="another vocabulary than the policy's" if not same else "a template that writes prompts otherwise",
+            got="another vocabulary than the policy's" if not same else "a template that writes prompts differently",
         )
     model, most = material.origin.reward_model, material.get("max_completion_length", 0)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
-    longest = min(material.longest + most, material.origin.context or math.inf)  # longer prompts are left out
+    longest = min(material.longest + most, material.origin.context or math.inf)  # longer prompts are dropped
     if same and context is not None and longest > context:
         yield error(
-            "completions may be longer than the reward model's context, and are then not scored",
+            "completions may exceed the reward model's context, and are then not scored",
             got=f"prompts of up to {longest - most} tokens, max_completion_length {most}, {context} positions",
-            expected=f"at most {context} tokens together",
-            fix="a shorter max_completion_length, shorter prompts, or a reward model with more positions",
+            expected=f"prompt and completion within {context} tokens",
+            fix="a smaller max_completion_length, shorter prompts, or a reward model with a longer context",
         )

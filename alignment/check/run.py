@@ -1,4 +1,4 @@
-"""Run the checks of a pipeline's stages, and gather what they find."""
+"""Run the checks of a pipeline's stages, and collect the findings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Check = Callable[[Material], Iterator[Finding]]
 
-# What is checked of every stage's rows and settings, and with a tokenizer beside.
+# Checks of every stage's rows and settings; those below need a tokenizer.
 ROWS: tuple[Check, ...] = (
     rows.check_dropped,
     rows.check_columns,
@@ -57,14 +57,19 @@ KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "prompts": (*CHAT, lengths.check_prompts, reward_reading.check_reward_reading),
     "kto": (*CHAT, lengths.check_truncation),
 }
-# Before a run so many rows are looked at in tokens.
-RUN_SAMPLE = 200
-LONGEST, READ_WHOLE = 4, 50_000  # rows to look at for the longest, of as many at most
+RUN_SAMPLE = 200  # rows to tokenize before a run
+LONGEST = 4  # rows with the most characters, tokenized to find the longest
+READ_WHOLE = 50_000  # the longest rows are searched for in data sets of at most this many rows
 
 
 @dataclass(frozen=True)
 class StageCheck:
-    """What was found of one stage; no material where its rows could not be looked at."""
+    """The findings of one stage, and its material if its rows could be read.
+
+    Attributes:
+        source: the recipe's path.
+        costs: lines about memory and time.
+    """
 
     stage: str
     source: str
@@ -82,13 +87,13 @@ def check_stages(
     options: Options | None = None,
     device: Device | None = None,
 ) -> list[StageCheck]:
-    """Check stages of a pipeline; nothing is written.
+    """Check stages of a pipeline, without writing anything.
 
     Args:
-        mistakes: what was found wrong with the stages' keys when the pipeline was loaded.
-        remaining: stages whose checkpoint is there and stays, with its place.
-        only: the stages to check; default all.
-        device: what the stages would run on; None: no estimate of what they take.
+        mistakes: errors in the stages' keys, found when the pipeline was loaded.
+        remaining: the stages whose checkpoint exists and is kept, with its path.
+        only: the stages to check; default: all.
+        device: the device that the stages would run on; None: no estimate of memory and time.
     """
     recipes, checks = recipes_of(pipeline), []
     for spec in pipeline.stages:
@@ -97,18 +102,19 @@ def check_stages(
         findings = [found for mistake in (mistakes or {}).get(spec.name, []) for found in from_user_error(mistake)]
         material = None
         if not findings:
-            material, findings = look(spec, pipeline.run_dir, recipes, dict(remaining or {}), options or Options())
-        costs, found = cost(material, device) if material and device else ([], [])
-        named = [one.of(spec.name) for one in [*findings, *found]]
+            parents = dict(remaining or {})
+            material, findings = inspect_stage(spec, pipeline.run_dir, recipes, parents, options or Options())
+        costs, found = stage_costs(material, device) if material and device else ([], [])
+        named = [finding.for_stage(spec.name) for finding in [*findings, *found]]
         checks.append(StageCheck(spec.name, str(spec.recipe_path), named, material, costs))
     return checks
 
 
-def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
-    """What a stage will take, in lines; and a finding where it will not fit the device."""
+def stage_costs(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
+    """Describe the memory and time of a stage in lines, with a finding if it does not fit the device."""
     try:
         found = estimate_of(material, device)
-    except UserError as mistake:  # an adapter that fits no layer
+    except UserError as mistake:  # an adapter that matches no layer
         return [], from_user_error(mistake)
     if found is None:
         return [], []
@@ -122,7 +128,7 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
 
 
 def estimate_of(material: Material, device: Device) -> Estimate | None:
-    """What a stage will take, by the tokens of its rows; None where it trains no model, or has no tokens to count."""
+    """Estimate memory and time from the tokens of a stage's rows; None if it trains no model or has no tokens."""
     sizes, origin = material.token_counts(), material.origin
     if not sizes or origin.model is None or material.facts.checkpoint == TOKENIZER:
         return None
@@ -139,10 +145,10 @@ def estimate_of(material: Material, device: Device) -> Estimate | None:
     )
 
 
-def look(
+def inspect_stage(
     spec: StageSpec, run_dir: Path, recipes: dict[str, dict[str, Any]], remaining: dict[str, Path], options: Options
 ) -> tuple[Material | None, list[Finding]]:
-    """A stage's material and all findings about it; no material where its rows are not here to look at."""
+    """Return a stage's material and all findings about it; no material if its rows cannot be read."""
     kind = STAGES[spec.method].data
     try:
         configs = spec.configs(run_dir)
@@ -158,7 +164,7 @@ def look(
     origin, found = find_origin(spec, recipes, remaining, texts, options.offline)
     findings += found
     material = Material(spec.name, spec.method, kind, configs, read, origin, options)
-    if material.tokenizer is not None:
+    if origin.tokenizer is not None:
         material, found = encode(material)
         findings += found
         findings += [finding for check in KIND_TOKENS[kind] for finding in check(material)]
@@ -167,7 +173,7 @@ def look(
 
 
 def read_or_note(configs: tuple[Any, ...], kind: str, options: Options) -> tuple[Rows | None, list[Finding]]:
-    """The rows; None and what is wrong with them, or that they are not here."""
+    """Return the rows; or None with the errors in the data, or with a note that they are not cached."""
     data = next(config for config in configs if isinstance(config, DataArguments))
     seed = next((config.seed for config in configs if hasattr(config, "seed")), 0)
     try:
@@ -177,14 +183,14 @@ def read_or_note(configs: tuple[Any, ...], kind: str, options: Options) -> tuple
         if not hub:
             return None, from_user_error(mistake)
     try:
-        check_source(data, kind)  # the sources that are here
+        check_source(data, kind)  # the sources that are local
     except UserError as mistake:
         return None, from_user_error(mistake)
     return None, [note(f"not checked (offline): {', '.join(hub)} may not be in the local cache")]
 
 
 def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
-    """The second data set of an SFT stage is there."""
+    """Report a replay data set that does not exist."""
     name = next((config.replay_dataset_name for config in configs if hasattr(config, "replay_dataset_name")), None)
     try:
         if name:
@@ -195,14 +201,14 @@ def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
 
 
 def encode(material: Material) -> tuple[Material, list[Finding]]:
-    """The material with its sample in tokens, as the stage's trainer will make them."""
+    """Tokenize the sample as the stage's trainer will."""
     replies_only = material.kind == CONVERSATIONS and bool(material.get("assistant_only_loss"))
-    swapped, findings = template.training_template(material.tokenizer, replies_only)
-    material = replace(material, training_template=swapped)
+    own, findings = template.training_template(material.tokenizer, replies_only)
+    material = replace(material, training_template=own)
     if material.kind != "text" and not material.tokenizer.chat_template:
         return material, findings
-    options = (material.tokenizer, replies_only and template.marks_replies(material), swapped)
-    sample = zip(material.places, material.sample, strict=True)
+    options = (material.tokenizer, replies_only and template.marks_replies(material), own)
+    sample = zip(material.sampled_indices, material.sample, strict=True)
     encoded, pairs, refused = encode_rows(material.kind, sample, *options)
     long, long_pairs, _ = encode_rows(material.kind, longest_rows(material), *options)
     every = replace(material, encoded=encoded + long, pairs=pairs + long_pairs)
@@ -211,9 +217,9 @@ def encode(material: Material) -> tuple[Material, list[Finding]]:
 
 
 def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
-    """The few training rows with the most characters, for memory hangs on the longest of all.
+    """Return the training rows with the most characters, as memory depends on the longest row.
 
-    None of text, which is cut into windows, nor of large data sets: there the sample has to do.
+    None for text, which is cut into windows, and for large data sets, whose longest row is that of the sample.
     """
     if material.kind == "text" or len(material.train) > READ_WHOLE:
         return []
@@ -222,15 +228,15 @@ def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
 
 
 def merged(checks: Sequence[StageCheck]) -> list[Finding]:
-    """All findings; one that several stages share stands once, with all their names."""
+    """Return all findings; a finding that several stages share appears once, with all their names."""
     stages: dict[Finding, list[str]] = {}
     for finding in (finding for check in checks for finding in check.findings):
-        stages.setdefault(finding.of(""), []).append(finding.stage)
-    return [finding.of(", ".join(dict.fromkeys(names))) for finding, names in stages.items()]
+        stages.setdefault(finding.for_stage(""), []).append(finding.stage)
+    return [finding.for_stage(", ".join(dict.fromkeys(names))) for finding, names in stages.items()]
 
 
 def raise_errors(checks: Sequence[StageCheck]) -> None:
-    """Raise all errors together, as a user's mistakes."""
+    """Raise all errors together as user errors."""
     raise_all(
         [
             UserError(f"{found.stage}: {found.what}", got=found.got, expected=found.expected, fix=found.fix)
@@ -243,7 +249,7 @@ def raise_errors(checks: Sequence[StageCheck]) -> None:
 def check_before_run(
     max_truncated: float, max_dropped: float, quick: bool, pipeline: Pipeline, steps: Sequence[Step]
 ) -> None:
-    """Check the stages that are about to run, in a few rows each; say what is found, and raise where it is an error."""
+    """Check a few rows of each stage that is about to run: log warnings, raise errors."""
     running = {step.spec.name for step in steps if step.runs}
     if not running:
         return

@@ -1,9 +1,10 @@
-"""Checks of a stage's settings against its rows and its model: steps, warmup, validation, context, packing."""
+"""Check a stage's settings against its rows and its model: steps, warmup, validation, context, packing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from alignment.check.findings import Finding, error, from_user_error, warning
 from alignment.check.material import Material
@@ -12,9 +13,12 @@ from alignment.errors import UserError
 from alignment.models.quantization import require_quantization
 from alignment.stages import TOKENIZER
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def check_context(material: Material) -> Iterator[Finding]:
-    """max_length is within what the model was made for."""
+    """Report a max_length beyond the model's context."""
     context, length = material.origin.context, material.get("max_length", 0)
     if context is not None and material.kind != "prompts" and (length is None or length > context):
         if material.kind == "text" and length is None:
@@ -23,18 +27,18 @@ def check_context(material: Material) -> Iterator[Finding]:
             "max_length is beyond the model's context",
             got=f"max_length {length}, {context} positions",
             expected=f"max_length of at most {context}",
-            fix=f"max_length: {context}, or a model with more positions",
+            fix=f"max_length: {context}, or a model with a longer context",
         )
 
 
 def check_validation(material: Material) -> Iterator[Finding]:
-    """There are rows to validate on where the recipe says to."""
+    """Report a recipe that evaluates without a validation split."""
     source, named = material.get("dataset_name"), material.get("dataset_test_split")
     held_out = named or material.get("eval_share") or (source and own_test_split(source))
     strategy = getattr(material.get("eval_strategy", "no"), "value", material.get("eval_strategy", "no"))
     if not held_out and (strategy != "no" or material.get("load_best_model_at_end")):
         yield error(
-            "the recipe evaluates, and there is no validation split",
+            "the recipe evaluates, but there is no validation split",
             got=f"eval_strategy {strategy}, eval_share 0, no dataset_test_split",
             expected="rows to validate on",
             fix="eval_share: 0.05, a dataset_test_split, or eval_strategy: no",
@@ -42,7 +46,7 @@ def check_validation(material: Material) -> Iterator[Finding]:
 
 
 def optimizer_batch(material: Material) -> int:
-    """Rows of an optimizer step on this machine's number of processes; GRPO's prompts have several completions."""
+    """Return the rows per optimizer step over all processes; a prompt of GRPO has several completions."""
     size, processes = material.get("per_device_train_batch_size", 1), material.get("world_size", 1)
     return math.ceil(
         size * material.get("gradient_accumulation_steps", 1) * processes / material.get("num_generations", 1)
@@ -50,7 +54,7 @@ def optimizer_batch(material: Material) -> int:
 
 
 def steps(material: Material) -> int:
-    """Optimizer steps in all, by transformers' count; packed rows and rollouts are told by `estimate`."""
+    """Return the number of optimizer steps as transformers counts; `estimate` handles packed rows and rollouts."""
     if material.get("max_steps", -1) > 0:
         return material.get("max_steps")
     rows, size = material.rows.count("train"), material.get("per_device_train_batch_size", 1)
@@ -60,7 +64,7 @@ def steps(material: Material) -> int:
 
 
 def check_steps(material: Material) -> Iterator[Finding]:
-    """There are rows for a step, and more steps than warmup."""
+    """Report too few rows for a step or a batch, and a warmup that outlasts training."""
     if material.options.quick or material.get("per_device_train_batch_size") is None:
         return
     rows, batch, total = material.rows.count("train"), optimizer_batch(material), None
@@ -91,7 +95,7 @@ def check_steps(material: Material) -> Iterator[Finding]:
 
 
 def check_rollout(material: Material) -> Iterator[Finding]:
-    """There are prompts for one rollout of GRPO: TRL leaves those out that do not fill one."""
+    """Report too few prompts for one rollout of GRPO: TRL drops prompts that do not fill a rollout."""
     group = material.get("num_generations")
     if group is None or material.options.quick:
         return
@@ -106,20 +110,20 @@ def check_rollout(material: Material) -> Iterator[Finding]:
 
 
 def check_packing(material: Material) -> Iterator[Finding]:
-    """Packed documents do not see each other."""
+    """Report packing in which documents attend to each other."""
     packed = material.kind == "text" or material.get("packing")
     if not packed or material.facts.checkpoint == TOKENIZER:
         return
     if material.get("packing") and material.get("packing_strategy") == "wrapped":
         yield error(
-            "packed rows see each other",
-            got="packing_strategy: wrapped joins rows without boundaries, and cuts them in the middle",
+            "packed rows attend to each other",
+            got="packing_strategy: wrapped joins rows without boundaries, and cuts rows in the middle",
             expected="packing_strategy: bfd",
             fix="packing_strategy: bfd",
         )
     if material.origin.config is not None and (why := _mixes_documents(material.origin.config)):
         yield error(
-            "packed rows see each other",
+            "packed rows attend to each other",
             got=why,
             expected="a model that reads document boundaries from position_ids",
             fix="packing: false" if material.get("packing") else "another model: pretraining packs its documents",
@@ -127,7 +131,7 @@ def check_packing(material: Material) -> Iterator[Finding]:
 
 
 def check_quantization(material: Material) -> Iterator[Finding]:
-    """Where a base is to be quantised, this machine can do it."""
+    """Report a quantised base that this machine cannot load."""
     try:
         for key in ("load_in_4bit", "load_in_8bit"):
             if material.get(key):
@@ -136,8 +140,8 @@ def check_quantization(material: Material) -> Iterator[Finding]:
         yield from from_user_error(mistake)
 
 
-def _mixes_documents(config) -> str | None:
-    """Why a model cannot keep the documents of a packed row apart; None where it can."""
+def _mixes_documents(config: PreTrainedConfig) -> str | None:
+    """Return why a model cannot keep the documents of a packed row apart; None if it can."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM._model_mapping.get(type(config), None)
@@ -146,7 +150,7 @@ def _mixes_documents(config) -> str | None:
     if model is None:
         return None
     if getattr(model, "_is_stateful", False):
-        return f"{model.__name__} is recurrent: its state runs on from document to document"
+        return f"{model.__name__} is recurrent: its state carries over from document to document"
     if not getattr(model, "_supports_attention_backend", False):
-        return f"{model.__name__} makes its own masks, which do not look at position_ids"
+        return f"{model.__name__} makes its own masks, which ignore position_ids"
     return None

@@ -1,4 +1,4 @@
-"""Runs that are stopped before they begin, for their stage does not fit the memory."""
+"""Runs that are stopped before they begin, as a stage does not fit the memory."""
 
 import align as console
 from alignment.check import run as check_run

@@ -1,4 +1,4 @@
-"""The pre-flight as a whole: whole recipe folders, what it prints, what it leaves alone, and runs that it stops."""
+"""`align check` on whole recipe folders: its output, that it writes nothing, and runs that it stops."""
 
 import json
 import re
@@ -58,11 +58,11 @@ def test_a_stage_of_a_pipeline_is_checked_before_its_parents_have_run(tiny, caps
     )
     printed = capsys.readouterr().out
     assert code == 0
-    assert "== dpo (recipes/tiny/dpo.yaml)" in printed and "a stand-in counts" in printed
-    assert "rows to use: 60 train, 500 validation" in printed
+    assert "== dpo (recipes/tiny/dpo.yaml)" in printed and "estimated with a stand-in" in printed
+    assert "rows used: 60 train, 500 validation" in printed
 
 
-def test_errors_of_several_stages_are_gathered_and_what_they_share_stands_once(tmp_path, capsys):
+def test_errors_of_several_stages_are_collected_and_shared_ones_reported_once(tmp_path, capsys):
     folder = tmp_path / "both"
     folder.mkdir()
     (folder / "pipeline.yaml").write_text(
@@ -86,7 +86,7 @@ def test_errors_of_several_stages_are_gathered_and_what_they_share_stands_once(t
     assert "error: sft, dpo: the pad token is the EOS token" in capsys.readouterr().out
 
 
-def test_what_is_not_in_the_cache_is_not_checked_and_no_error(tmp_path, capsys):
+def test_data_outside_the_cache_is_noted_as_not_checked(tmp_path, capsys):
     recipe = {"model_name_or_path": "some-org/some-model", "dataset_name": "some-org/some-data", "report_to": "none"}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(recipe))
     assert console.main(["check", str(tmp_path / "sft.yaml"), "--offline"]) == 0
@@ -127,12 +127,12 @@ def test_the_template_that_trl_trains_with_is_named(case, capsys):
     case.template = qwen2_5_chat_template
     code, printed = case.check(capsys)
     assert code == 0, printed
-    assert "trl trains with its own qwen2_5_training_chat_template" in printed
+    assert "TRL trains with its own qwen2_5_training_chat_template" in printed
     assert "assistant[[\nZebra 0.<|im_end|>\n]]" in printed
 
 
-def test_what_stages_take_is_told_also_of_models_to_come(tiny):
-    """Of LoRA on a model that is not trained yet, against a machine that holds none of it."""
+def test_memory_and_time_are_estimated_for_models_not_trained_yet(tiny):
+    """LoRA on a model that is not trained yet, on a machine too small for it."""
     pipeline = load_pipeline(tiny.parent / "tiny-lora", mistakes={})
     options = Options(sample=20, offline=True, whole=False)
     checks = check_stages(pipeline, options=options, device=Device("a small machine", memory=10**6))
@@ -189,7 +189,7 @@ def test_a_run_stops_before_training_and_writes_nothing(tmp_path, capsys, monkey
     assert not (tmp_path / "runs").exists()
 
 
-def test_exit_codes_as_a_user_meets_them(tmp_path, case):
+def test_exit_codes_of_the_command(tmp_path, case):
     command = [sys.executable, str(REPOSITORY / "align.py"), "check"]
     assert console.main(["check", str(tmp_path / "nowhere")]) == 2
     case.recipe = {"max_length": 512}
@@ -207,15 +207,15 @@ def test_recipes_on_data_of_the_hub_are_checked_offline(name, capsys, monkeypatc
 
 
 def test_the_sample_is_spread_and_the_longest_row_of_all_is_found(case, capsys):
-    """Rows of the last tenth have a system turn, and one outside the sample is longer than all others."""
+    """The last tenth of the rows has a system turn; a row outside the sample is the longest."""
     rows = [{"messages": [turn("user", "Say zebra."), turn("assistant", "Zebra.")]} for _ in range(40)]
     for row in rows[36:]:
         row["messages"].insert(0, turn("system", "Be short."))
     rows[33]["messages"][1]["content"] = "Zebra. " * 25
     case.rows, case.recipe = rows, {"eval_share": 0}
     _, printed = case.check(capsys, "--sample", "10", "--samples", "10")
-    assert "in 10 of 40 training rows, spread over all" in printed
+    assert "in 10 of 40 training rows, evenly spread" in printed
     assert [int(number) for number in re.findall(r"-- row (\d+), ", printed)] == list(range(0, 40, 4))
     longest = len(foreign_tokenizer().apply_chat_template(rows[33]["messages"], return_dict=True)["input_ids"])
-    assert f"{longest} at most" in printed
+    assert f"at most {longest}" in printed
     assert "Be short." in printed

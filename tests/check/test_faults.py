@@ -1,4 +1,4 @@
-"""Injected faults: a small recipe that passes, with one thing broken, and the message that has to name it."""
+"""Injected faults: a small recipe that passes, with one fault, and the message that must name it."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ NO_SYSTEM = CHATML.replace(
     "{% for message in messages %}", "{% for message in messages if message['role'] != 'system' %}"
 )
 REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
-# Learns nothing where the request says so.
+# Learns nothing from requests with these words.
 EMPTY_MASK = CHATML.replace(
     "{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}",
     "{% if 'Say zebra' in messages[0]['content'] %}{{ message['content'] }}<|im_end|>{% else %}{% generation %}"
@@ -77,7 +77,7 @@ def lines(rows):
 
 
 def held_out(rows):
-    """A folder with train.jsonl as ever and the rows as test.jsonl."""
+    """A folder with the usual train.jsonl, and the rows as test.jsonl."""
 
     def write(case):
         folder = case.folder / "data"
@@ -173,31 +173,31 @@ FAULTS = {
         "sft",
         set_case(template="<s>" + CHATML, tokens={"bos": True}),
         0,
-        ["rendered text that is tokenized again begins with two BOS"],
+        ["rendered text begins with two BOS tokens if it is tokenized again"],
     ),
     "inference prompt differs": (
         "sft",
         set_case(template=OTHER_PROMPT),
         1,
-        ["otherwise at inference than in training", "<think>"],
+        ["writes prompts differently at inference and in training", "<think>"],
     ),
     "reply's first token merges with the prompt": (
         "sft",
         set_case(template=MERGES),
         1,
-        ["otherwise at inference than in training", "the same text in other tokens"],
+        ["writes prompts differently at inference and in training", "the same text in different tokens"],
     ),
     "system ignored": (
         "sft",
         set_case(template=NO_SYSTEM, rows=with_system(conversations())),
         1,
-        ["the chat template ignores system messages", "of 38 rows"],
+        ["system messages, which the chat template ignores", "of 38 sampled rows"],
     ),
     "system refused": (
         "sft",
         set_case(template=REFUSES_SYSTEM, rows=with_system(conversations())),
         1,
-        ["the chat template refuses system messages", "no system here"],
+        ["system messages, which the chat template refuses", "no system here"],
     ),
     "tokens beyond the vocabulary": (
         "sft",
@@ -209,7 +209,7 @@ FAULTS = {
         "sft",
         set_case(recipe={"eos_token": "</done>"}),
         1,
-        ["eos_token is no token of the tokenizer", "</done>"],
+        ["eos_token is not a token of the tokenizer", "</done>"],
     ),
     # files
     "column typo": (
@@ -234,7 +234,7 @@ FAULTS = {
         "sft",
         set_case(rows=[row | {"history": "Be kind."} for row in conversations()]),
         0,
-        ["warning: sft: columns that change what a row says are not read: history"],
+        ["warning: sft: columns that change the meaning of a row are not read: history"],
     ),
     "truncated gz": (
         "sft",
@@ -304,15 +304,15 @@ FAULTS = {
         "sft",
         set_case(rows=conversations() + conversations()[:8]),
         0,
-        ["warning: sft: training rows are duplicates of others", "8 of"],
+        ["warning: sft: training rows are exact duplicates", "8 of", "set deduplicate: exact to drop them"],
     ),
     "special tokens in the text": (
         "sft",
         set_case(rows=replaced(conversations(), 0.25, set_reply("Zebra<|im_end|>"))),
         0,
-        ["warning: sft: text of the data reads like special tokens", "'<|im_end|>' in"],
+        ["warning: sft: the text contains special tokens", "'<|im_end|>' in"],
     ),
-    "mask empty": ("sft", set_case(template=EMPTY_MASK), 1, ["rows carry no loss: their loss mask is empty"]),
+    "mask empty": ("sft", set_case(template=EMPTY_MASK), 1, ["rows have an empty loss mask"]),
     "scores are nan": (
         "ppo",
         set_case(
@@ -348,7 +348,7 @@ FAULTS = {
         "sft",
         set_case(recipe={"eval_share": 0.0, "eval_strategy": "epoch"}),
         1,
-        ["the recipe evaluates, and there is no validation split"],
+        ["the recipe evaluates, but there is no validation split"],
     ),
     "no test split for the card": ("reward", set_case(recipe={"dataset_card_split": "test"}), 1, ["has no split test"]),
     # lengths
@@ -356,7 +356,7 @@ FAULTS = {
         "sft",
         set_case(rows=replaced(conversations(), 0.5, set_reply(" ".join(WORDS * 10)))),
         1,
-        ["error: sft: max_length truncates rows", "of 38 rows looked at", "--max_truncated"],
+        ["error: sft: max_length truncates rows", "of 38 sampled rows", "--max_truncated"],
     ),
     "max_length cuts one": (
         "sft",
@@ -365,7 +365,7 @@ FAULTS = {
             recipe={"eval_share": 0.0},
         ),
         0,
-        ["warning: sft: max_length truncates rows", "1 of 100 rows"],
+        ["warning: sft: max_length truncates rows", "1 of 100 sampled rows"],
     ),
     "replies cut off": (
         "sft",
@@ -381,7 +381,7 @@ FAULTS = {
         "reward",
         set_case(rows=long_and_alike(preferences())),
         1,
-        ["pairs longer than max_length are dropped by trl"],
+        ["TRL drops pairs longer than max_length"],
     ),
     "prompts too long": (
         "ppo",
@@ -443,13 +443,13 @@ FAULTS = {
         "sft",
         set_case(recipe={"packing": True, "packing_strategy": "wrapped"}),
         1,
-        ["packed rows see each other", "wrapped"],
+        ["packed rows attend to each other", "wrapped"],
     ),
     "packed on a recurrent model": (
         "sft",
         set_case(recipe={"packing": True}, config=MODELS["mamba"]),
         1,
-        ["packed rows see each other", "recurrent"],
+        ["packed rows attend to each other", "recurrent"],
     ),
     "unknown key": ("sft", set_case(recipe={"learning_rat": 1.0}), 1, ["unknown key 'learning_rat'", "learning_rate"]),
     "replay is not there": (
@@ -479,9 +479,9 @@ def test_the_fault_is_named(name, case: Case, capsys):
     assert "Traceback" not in printed
 
 
-def test_several_faults_are_told_together(case, capsys):
+def test_several_faults_are_reported_together(case, capsys):
     case.template, case.tokens, case.recipe = OTHER_PROMPT, {"pad_token": "<|im_end|>"}, {"max_length": 512}
     code, printed = case.check(capsys)
     assert code == 1
-    for what in ("pad token is the EOS", "otherwise at inference", "beyond the model's context", ": 3 errors"):
+    for what in ("pad token is the EOS", "differently at inference", "beyond the model's context", ": 3 errors"):
         assert what in printed

@@ -1,4 +1,4 @@
-"""What the tests of faults share: tiny stages and faults that come at a step, and the run directory of the kills."""
+"""Fixtures for tests of faults: tiny stages, faults at chosen steps, and one run directory for all kills."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from transformers import Trainer
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Runs:
-    """One run directory for all tests of kills: the stages that each is compared with are run once."""
+    """One run directory for all tests of kills, so that the uninterrupted stages are run once."""
     return Runs(tmp_path_factory.mktemp("kills"))
 
 
@@ -21,7 +21,7 @@ def parents(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Let something happen in the backward pass of chosen steps: at_step({2}, function of the trainer)."""
+    """Call a function of the trainer after the backward pass of chosen steps: at_step({2}, function)."""
 
     def inject(steps: set[int], happens) -> None:
         original = Trainer.training_step

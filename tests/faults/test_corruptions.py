@@ -1,4 +1,4 @@
-"""Damage to checkpoints and run files: each is detected, and nothing that is damaged is loaded or built on."""
+"""Damage to checkpoints and run files is detected, and damaged files are never loaded."""
 
 import json
 import shutil
@@ -79,13 +79,13 @@ def empty(path: Path) -> None:
 
 
 def zero(path: Path) -> None:
-    """What a power cut leaves of a file that was renamed before it was flushed."""
+    """Zeros, as a power cut leaves a file that was renamed before it was flushed."""
     path.write_bytes(bytes(path.stat().st_size))
 
 
 def swap(path: Path) -> None:
-    """Exchange it with another file of its kind."""
-    other = next(one for one in sorted(path.parent.glob(f"*{path.suffix}")) if one != path)
+    """Swap a file with another one of its type."""
+    other = next(file for file in sorted(path.parent.glob(f"*{path.suffix}")) if file != path)
     first, second = path.read_bytes(), other.read_bytes()
     path.write_bytes(second), other.write_bytes(first)
 
@@ -173,7 +173,7 @@ def test_a_damaged_step_checkpoint_is_passed_over_for_the_one_before(run, name, 
 
 @pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
 def test_an_adapter_is_not_loaded_onto_a_damaged_base(run, harm):
-    """The adapter names the base of the run that this one is a copy of, and that is intact: its own base counts."""
+    """The adapter names the intact base of the original run; the damaged base of its own run counts."""
     harm(run / "full/checkpoint/model.safetensors")
     with pytest.raises(UserError, match=f"{run / 'full/checkpoint'} is damaged"):
         load_causal_lm(run / "adapter/checkpoint")

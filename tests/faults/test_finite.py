@@ -1,4 +1,4 @@
-"""Gradients and weights that are not finite: what becomes of the step, whatever the optimizer, and of the weights."""
+"""Gradients and weights that are not finite: skipped steps with any optimizer, and weights that are not saved."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers import Adafactor
 
 from alignment.callbacks.finite import FiniteGuard, are_finite, require_finite
-from alignment.callbacks.out_of_memory import count_faults
+from alignment.callbacks.metrics_log import count_faults
 from alignment.callbacks.spikes import HIGH, LossSpikes, spike_height
 from alignment.callbacks.step_rows import rows_of_step
 from alignment.errors import Diverged
@@ -53,7 +53,7 @@ def test_a_skipped_step_changes_nothing_in_weights_and_optimizer(name, poison):
 
 
 @pytest.mark.parametrize(("scale", "skips"), [(1024.0, False), (0.5, True)])
-def test_an_overflow_that_a_smaller_scale_of_fp16_mends_is_no_fault(scale, skips):
+def test_an_overflow_that_a_smaller_scale_of_fp16_fixes_is_no_fault(scale, skips):
     layer, guard = nn.Linear(4, 3), FiniteGuard(print)
     optimizer = torch.optim.AdamW(layer.parameters())
     optimizer.scaler = SimpleNamespace(get_scale=lambda: scale)
@@ -62,7 +62,7 @@ def test_an_overflow_that_a_smaller_scale_of_fp16_mends_is_no_fault(scale, skips
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_large_numbers_are_finite_and_a_single_one_that_is_not_shows(dtype):
+def test_large_numbers_are_finite_and_a_single_infinity_is_found(dtype):
     large = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
     assert are_finite([large, torch.empty(0), torch.ones(3)])
     for bad in (float("nan"), float("inf"), -float("inf")):
@@ -80,7 +80,7 @@ def test_a_model_with_a_weight_that_is_not_finite_is_named_and_refused():
         require_finite(model, "the checkpoint")
 
 
-def test_rows_of_a_step_are_those_that_the_loader_gives():
+def test_rows_of_a_step_are_those_that_the_loader_yields():
     rows = list(range(10, 33))
     for sampler in (
         SeedableRandomSampler(rows, data_seed=3),
@@ -91,15 +91,15 @@ def test_rows_of_a_step_are_those_that_the_loader_gives():
         for epoch in range(2):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-            batches = list(loader)  # which the loader may have fetched before the step is asked for
+            batches = list(loader)  # the loader may have fetched them before the step is looked up
             steps = -(-len(batches) // 2)
             for step in range(steps):
                 given = dict.fromkeys(row for batch in batches[2 * step : 2 * step + 2] for row in batch)
-                told = rows_of_step(loader, epoch * steps + step, ARGS)
-                assert [rows[row] for row in told] == list(given)
+                found = rows_of_step(loader, epoch * steps + step, ARGS)
+                assert [rows[row] for row in found] == list(given)
 
 
-def test_rows_are_not_told_where_the_sampler_would_draw_anew():
+def test_rows_are_unknown_if_the_sampler_cannot_repeat_its_order():
     assert rows_of_step(DataLoader([1, 2, 3], sampler=RandomSampler([1, 2, 3])), 0, ARGS) is None
 
 
@@ -109,10 +109,10 @@ def test_a_loss_stands_out_by_spreads_above_the_median():
     assert spike_height(falling, 2.5) < HIGH < spike_height(falling, 6.0)
     assert spike_height([*falling, 50.0, 60.0], 6.0) > HIGH  # earlier spikes do not hide it
     assert spike_height([1.0] * 30, 1.05) < HIGH < spike_height([1.0] * 30, 1.2)  # a plateau has next to no spread
-    assert spike_height(falling[:5], 1e6) == 0  # too few to tell
+    assert spike_height(falling[:5], 1e6) == 0  # too few to judge
 
 
-def test_spikes_are_written_down_where_they_are(tmp_path):
+def test_spikes_are_recorded_at_their_steps(tmp_path):
     written, state = [], SimpleNamespace(log_history=[], global_step=0)
     spikes = LossSpikes(lambda state, values: written.append((state.global_step, values["loss_spike"] > HIGH)))
     for step in range(1, 40):

@@ -1,4 +1,4 @@
-"""A stage that is killed (SIGKILL) at any point, and run again, ends as if nothing had happened."""
+"""A stage that is killed (SIGKILL) at any point and run again ends with the result of an uninterrupted run."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from alignment.durable.steps import all_steps
 
 KILLS = {
     "pretrain": ("save", 6),
-    "sft": ("step", 11),  # in the second epoch, whose order has to be that of the first attempt
+    "sft": ("step", 11),  # in the second epoch, whose order must be that of the first attempt
     "sft-lora": ("gradient", 10),
     "reward": ("eval", 10),
     "dpo": ("seal", 6),
@@ -23,7 +23,7 @@ KILLS = {
 
 
 def points(name: str) -> list[tuple[str, int]]:
-    """Five points by phase and step, the same each time."""
+    """Draw five points by phase and step, the same in every run."""
     draw = random.Random(name)
     gradient = "rollout" if "ppo" in name else "gradient"
     saved = 4 if "ppo" in name else 2  # steps between step checkpoints
@@ -36,10 +36,10 @@ def points(name: str) -> list[tuple[str, int]]:
     ]
 
 
-def kill_and_go_on(runs, name: str, kill: tuple[str, int]) -> str:
+def kill_and_resume(runs, name: str, kill: tuple[str, int]) -> str:
     """Kill a stage and run it again; what the second run printed."""
     whole, place = runs.uninterrupted(name), f"{name}-{kill[0]}-{kill[1]}"
-    while (runs.folder / place).exists():  # of another test with the same kill
+    while (runs.folder / place).exists():  # from another test with the same kill
         place += "-again"
     code, log = runs.run(name, place, kill)
     assert code == KILLED, log
@@ -51,13 +51,13 @@ def kill_and_go_on(runs, name: str, kill: tuple[str, int]) -> str:
 
 
 @pytest.mark.parametrize(("name", "kill"), KILLS.items())
-def test_a_killed_stage_ends_as_if_it_had_not_been(runs, name, kill):
-    log = kill_and_go_on(runs, name, kill)
+def test_a_killed_stage_ends_like_an_uninterrupted_one(runs, name, kill):
+    log = kill_and_resume(runs, name, kill)
     assert "resumes at step" in log
 
 
 def test_half_a_step_checkpoint_is_passed_over_and_removed(runs):
-    log = kill_and_go_on(runs, "pretrain", ("save", 8))
+    log = kill_and_resume(runs, "pretrain", ("save", 8))
     assert "checkpoint-8 is passed over for the one before, and removed: manifest.json is missing" in log
     assert "resumes at step 6 of 9" in log
 
@@ -79,10 +79,10 @@ def test_a_damaged_step_checkpoint_is_passed_over_and_metrics_are_cut_back(runs)
 
 
 def test_a_kill_before_the_first_step_checkpoint_or_after_the_last_file_loses_nothing(runs):
-    log = kill_and_go_on(runs, "pretrain", ("start", 0))
+    log = kill_and_resume(runs, "pretrain", ("start", 0))
     assert "from its start, as there is no step checkpoint yet" in log
-    kill_and_go_on(runs, "pretrain", ("final", 0))
-    kill_and_go_on(runs, "pretrain", ("record", 0))
+    kill_and_resume(runs, "pretrain", ("final", 0))
+    kill_and_resume(runs, "pretrain", ("record", 0))
     assert not list((runs.folder / "previous").glob("pretrain*"))  # nothing was set aside
 
 
@@ -112,7 +112,7 @@ PIPELINE_KILLS = [
 
 
 @pytest.mark.slow
-def test_a_pipeline_killed_twenty_times_ends_as_if_it_had_not_been(runs):
+def test_a_pipeline_killed_twenty_times_ends_like_an_uninterrupted_one(runs):
     words = pipeline_words()
     code, log = runs.align(*words, "--output_dir", runs.folder / "whole")
     assert code == 0, log
@@ -134,4 +134,4 @@ def test_a_pipeline_killed_twenty_times_ends_as_if_it_had_not_been(runs):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kill"), [(name, kill) for name in STAGES if name in KILLS for kill in points(name)])
 def test_a_kill_at_any_point(runs, name, kill):
-    kill_and_go_on(runs, name, kill)
+    kill_and_resume(runs, name, kill)

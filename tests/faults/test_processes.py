@@ -1,4 +1,4 @@
-"""Two processes of one training: a fault or a signal in one of them is met by both, at the same step."""
+"""Two processes of one training handle a fault or a signal in either of them at the same step."""
 
 import json
 import os
@@ -16,8 +16,7 @@ from pathlib import Path
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from alignment.errors import Interrupted
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.callbacks.out_of_memory import Guarded
-from alignment.callbacks.finite import FiniteGuard
+from alignment.callbacks.finite import FiniteGuard, Guarded
 from alignment.callbacks.stop_on_signal import StopOnSignal
 from dataclasses import dataclass
 
@@ -66,7 +65,7 @@ weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     ("fault", "expected"),
     [("nan", ["done", [3]]), ("signal", ["asked to end (SIGTERM): saved at step 3 of 6", []])],
 )
-def test_one_process_is_not_alone_with_its_fault(fault, expected, tmp_path):
+def test_both_processes_handle_a_fault_of_one(fault, expected, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     root = str(Path(__file__).parents[2])

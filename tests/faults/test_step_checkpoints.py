@@ -1,4 +1,4 @@
-"""When step checkpoints are written, which are kept, and what training that goes on from one takes up again."""
+"""When step checkpoints are written, which are kept, and what a resumed training restores."""
 
 import pickle
 import shutil
@@ -47,7 +47,7 @@ def recipe(folder: Path, **options) -> PretrainRecipe:
 
 
 def learn(folder: Path, *callbacks: TrainerCallback, **options) -> PretrainTrainer:
-    """Train on 12 rows, 3 steps an epoch; on rows that it has never seen the loss soon rises."""
+    """Train on 12 rows, 3 steps per epoch; the validation loss soon rises."""
     args = recipe(folder, **options)
     stage = StageRun("pretrain", args, callbacks)
     trainer = PretrainTrainer(build(MODERN), args, None, rows(12, 1), rows(8, 2), callbacks=stage.callbacks)
@@ -77,7 +77,7 @@ def test_the_best_of_an_earlier_attempt_is_loaded_though_the_folder_was_moved(tm
     assert again.state.best_model_checkpoint == str(tmp_path / "moved/trainer" / best)
 
 
-def test_a_damaged_best_is_not_gone_on_with(tmp_path, caplog):
+def test_a_step_checkpoint_with_a_damaged_best_is_not_resumed_from(tmp_path, caplog):
     with pytest.raises(Interrupted):
         learn(tmp_path, InterruptAt(10), **KEEP_BEST)
     best = all_steps(tmp_path / "trainer")[0]
@@ -99,7 +99,7 @@ def test_without_the_optimizer_training_starts_over(tmp_path, caplog):
     assert next(e["step"] for e in again.state.log_history if "loss" in e) == 2 and same_weights(whole, again)
 
 
-def test_early_stopping_counts_on(tmp_path):
+def test_early_stopping_resumes_its_count(tmp_path):
     options = KEEP_BEST | {"num_train_epochs": 8, "save_total_limit": None}
     whole = learn(tmp_path / "whole", EarlyStoppingCallback(3), **options)
     stopped = whole.state.global_step
@@ -110,7 +110,7 @@ def test_early_stopping_counts_on(tmp_path):
     assert again.state.global_step == stopped and same_weights(whole, again)
 
 
-def test_what_had_stopped_is_not_trained_further(tmp_path):
+def test_a_finished_training_is_not_trained_further(tmp_path):
     whole = learn(tmp_path, max_steps=7, save_strategy="steps", save_steps=3)
     assert Progress.read(newest_intact(tmp_path / "trainer")).trained
     again = learn(tmp_path, max_steps=7, save_strategy="steps", save_steps=3)
@@ -119,7 +119,7 @@ def test_what_had_stopped_is_not_trained_further(tmp_path):
     assert losses[1][-1] == pytest.approx(losses[0][0])
 
 
-def test_one_that_is_complete_stands_until_the_next_one_is(tmp_path, monkeypatch):
+def test_a_complete_step_checkpoint_is_kept_until_the_next_is_complete(tmp_path, monkeypatch):
     seen = []
 
     def looking(checkpoint):
@@ -150,7 +150,7 @@ def test_a_step_checkpoint_that_cannot_be_sealed_stops_the_training_and_leaves_t
 
 
 class Planted:
-    """Pickled, it makes a file where it is loaded."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -165,14 +165,14 @@ def test_no_code_of_a_step_checkpoint_runs(tmp_path, name):
         learn(tmp_path / "stage", InterruptAt(5), save_strategy="steps", save_steps=4)
     checkpoint = newest_intact(tmp_path / "stage/trainer")
     torch.save({"state": Planted(tmp_path / "ran")}, checkpoint / name)
-    write_manifest(checkpoint)  # as whoever plants it would
+    write_manifest(checkpoint)  # as an attacker would
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         learn(tmp_path / "stage")
     assert not (tmp_path / "ran").exists()
 
 
 def saved_at(tmp_path: Path, options: dict, minutes_a_step: float, monkeypatch, requested: int = 0) -> list[int]:
-    """The steps after which a step checkpoint is asked for in 30 steps of 10 an epoch, with a log every 5 steps."""
+    """Return the steps with a step checkpoint among 30 steps, 10 per epoch, with a log every 5 steps."""
     now = 0.0
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
     args = recipe(tmp_path / "stage", save_strategy="no", **options)
@@ -194,7 +194,7 @@ def saved_at(tmp_path: Path, options: dict, minutes_a_step: float, monkeypatch, 
     return saved
 
 
-def test_by_time_they_come_with_a_log_and_after_an_epochs_own_evaluation(tmp_path, monkeypatch):
+def test_step_checkpoints_by_time_come_with_a_log_and_after_an_epochs_evaluation(tmp_path, monkeypatch):
     assert saved_at(tmp_path, {"save_minutes": 5.0}, 0.1, monkeypatch) == []
     assert saved_at(tmp_path, {"save_minutes": 5.0}, 1.1, monkeypatch) == [
         (5, "step"),
@@ -209,12 +209,12 @@ def test_by_time_they_come_with_a_log_and_after_an_epochs_own_evaluation(tmp_pat
     assert saved_at(tmp_path, {"save_minutes": None}, 1.0, monkeypatch, requested=7) == [(7, "step")]
 
 
-def test_those_of_ppo_lie_between_rollouts(tmp_path, monkeypatch):
+def test_step_checkpoints_of_ppo_are_between_rollouts(tmp_path, monkeypatch):
     monkeypatch.setattr(PretrainRecipe, "steps_per_rollout", 4, raising=False)
     assert saved_at(tmp_path, {"save_minutes": None}, 1.0, monkeypatch, requested=5) == [(8, "step")]
 
 
-def test_only_what_the_recipe_asked_for_is_left_of_a_finished_stage(tmp_path):
+def test_a_finished_stage_keeps_the_step_checkpoints_of_its_recipe(tmp_path):
     def left(name: str, **options) -> list[str]:
         trainer = learn(tmp_path / name, **options)
         checkpoints.own_callback(trainer, checkpoints.StepCheckpoints).tidy(trainer.state)
@@ -237,7 +237,7 @@ def test_pruning_takes_the_oldest_and_never_the_protected(tmp_path):
 
 
 def test_keys_that_make_no_sense_are_refused(tmp_path):
-    with pytest.raises(UserError, match="resume_from_checkpoint is no key of a recipe"):
+    with pytest.raises(UserError, match="resume_from_checkpoint is not a recipe key"):
         recipe(tmp_path, resume_from_checkpoint="somewhere")
     with pytest.raises(UserError, match="save_minutes is too small"):
         recipe(tmp_path, save_minutes=-1)

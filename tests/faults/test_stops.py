@@ -1,4 +1,4 @@
-"""Signals and time budgets: where training stops, what the record and the exit code say, and how it goes on."""
+"""Signals and time budgets: where training stops, its record and exit code, and how it resumes."""
 
 import json
 import os
@@ -20,13 +20,13 @@ KEYS = {"max_steps": 9, "save_strategy": "no"}
 
 
 def send(signum: int):
-    """Send a signal, but once: a second one would end the training at once."""
+    """Send a signal once: a second one would end training at once."""
     left = [signum]
     return lambda trainer: left and signal.raise_signal(left.pop())
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_signal_saves_at_the_next_boundary_and_the_same_command_goes_on(
+def test_a_signal_saves_at_the_next_boundary_and_the_same_command_resumes(
     name, parents, tmp_path, at_step, monkeypatch
 ):
     whole, stopped = tmp_path / "whole" / name, tmp_path / "stopped" / name
@@ -68,13 +68,13 @@ def test_a_second_signal_ends_at_once(parents, tmp_path, at_step):
     assert not list((tmp_path / "sft/trainer").glob("checkpoint-*"))
 
 
-def test_a_stage_that_cannot_go_on_says_so(parents, tmp_path, at_step):
+def test_a_stage_that_cannot_resume_says_so(parents, tmp_path, at_step):
     at_step({2}, send(signal.SIGTERM))
-    with pytest.raises(Interrupted, match="ended at step 3 of 6, from its start next time"):
+    with pytest.raises(Interrupted, match="ended at step 3 of 6; the next run starts over"):
         tiny.run("sft", parents, tmp_path / "sft", save_only_model=True)
 
 
-def test_handlers_are_put_back(parents, tmp_path, at_step):
+def test_signal_handlers_are_restored(parents, tmp_path, at_step):
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGXCPU)]
     at_step({1}, send(signal.SIGTERM))
     with pytest.raises(Interrupted):
@@ -97,13 +97,13 @@ def test_durations(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "90", "h", "2d", "-1h", "0s", "30m2h"])
-def test_what_is_no_duration_is_refused(text):
+def test_invalid_durations_are_refused(text):
     with pytest.raises(UserError, match="2h30m"):
         seconds(text)
 
 
 @pytest.mark.slow
-def test_a_time_budget_ends_a_real_command_saved_and_it_goes_on(parents, tmp_path):
+def test_a_time_budget_ends_a_real_command_that_resumes(parents, tmp_path):
     """The budget is spent while it trains: 5,000 steps of some milliseconds."""
     recipe = tiny.recipe("sft", parents)
     command = ["sft", recipe, "--output_dir", tmp_path / "run/sft", "--max_steps=5000", "--no-check"]

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, full memory and full disks in real stages: what training does, and what it leaves."""
+"""Numbers that are not finite, full memory and full disks in real stages: recovery, and the files that remain."""
 
 import errno
 import logging
@@ -23,8 +23,8 @@ from alignment.trainers.ppo.config import PPOConfig
 
 QUICK = ["pretrain", "ppo"]
 STAGES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in tiny.KEYS]
-POISONED = ["sft", "pretrain", "reward", "dpo"]  # PPO samples its rows, and says so itself where it cannot
-MARK = 3  # the row that a fault lies in
+POISONED = ["sft", "pretrain", "reward", "dpo"]  # PPO samples its rows, and reports failures itself
+MARK = 3  # the row with the fault
 
 
 def poison_gradient(trainer: Trainer) -> None:
@@ -43,7 +43,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(name, parents, 
     assert done["faults"] == {"skipped_steps": 1, "loss_spikes": 0}
     assert [line["step"] for line in tiny.metrics(tmp_path / name) if "skipped_step" in line] == [3]
     assert all(tensor.isfinite().all() for tensor in tiny.weights(tmp_path / name).values())
-    rows = "rows not known" if name == "grpo" else "of the training set"  # TRL's sampler gives its order but once
+    rows = "rows unknown" if name == "grpo" else "of the training set"  # TRL's sampler cannot repeat its order
     assert "step 3 skipped: its gradient is not finite" in caplog.text and rows in caplog.text
 
 
@@ -67,7 +67,7 @@ def test_rows_that_give_no_finite_loss_are_named(name, parents, tmp_path, monkey
     done = tiny.run(name, parents, tmp_path / "run" / name, dataset_name=str(tmp_path / data), max_steps=-1)
     named = [match.split(", ") for match in re.findall(r"skipped: .* rows ([\d, ]+) of the training set", caplog.text)]
     assert len(named) == done["faults"]["skipped_steps"] > 0 and all(len(rows) == 4 for rows in named)
-    if stage != "pretrain":  # whose rows are packed; of the others each is read in three epochs
+    if stage != "pretrain":  # pretraining packs its rows; the others read each row in three epochs
         assert len(named) == 3 and all(str(MARK) in rows for rows in named)
 
 
@@ -91,7 +91,7 @@ def test_after_too_many_in_a_row_training_goes_back_to_its_last_checkpoint_once(
 
 
 @pytest.mark.parametrize("name", ["pretrain", "ppo-lora"])
-def test_training_that_stays_without_finite_numbers_ends_with_advice(name, parents, tmp_path, at_step):
+def test_training_that_never_becomes_finite_ends_with_advice(name, parents, tmp_path, at_step):
     keys = {"save_strategy": "steps", "save_steps": 2, "max_skipped_steps": 2, "max_steps": 8}
     at_step(set(range(3, 9)), poison_gradient)
     with pytest.raises(Diverged, match=r"not finite in 2 steps in a row(.|\n)*learning_rate=0.001(.|\n)*rows? \d"):
@@ -145,7 +145,7 @@ def test_out_of_memory_halves_the_micro_batch_and_learns_the_same(name, parents,
     assert records[1]["micro_batch"]["per_device_train_batch_size"] == 2
 
 
-def test_out_of_memory_later_goes_on_from_the_last_checkpoint_and_is_remembered(
+def test_out_of_memory_later_resumes_from_the_last_checkpoint_and_is_remembered(
     parents, tmp_path, monkeypatch, at_step, caplog
 ):
     keys = {"save_strategy": "steps", "save_steps": 2}
@@ -162,7 +162,7 @@ def test_out_of_memory_later_goes_on_from_the_last_checkpoint_and_is_remembered(
     with pytest.raises(KeyboardInterrupt):
         tiny.run("sft", parents, tmp_path / "limited/sft", **keys)
     steps = [line["step"] for line in tiny.metrics(tmp_path / "limited/sft") if "loss" in line]
-    assert steps == [1, 2, 3, 4]  # of which 3 was begun twice
+    assert steps == [1, 2, 3, 4]  # step 3 was begun twice
     tiny.run("sft", parents, tmp_path / "limited/sft", **keys)
     assert caplog.text.count("out of memory") == 1 and set(started) == {(4, 2)}
     whole, limited = (tiny.losses(tmp_path / place / "sft") for place in ("whole", "limited"))
@@ -176,7 +176,7 @@ def test_out_of_memory_at_one_row_ends_with_advice(parents, tmp_path, monkeypatc
     assert tiny.record(tmp_path / "sft")["status"] == "failed"
 
 
-def test_other_errors_are_not_taken_for_full_memory(parents, tmp_path, monkeypatch):
+def test_other_errors_are_not_mistaken_for_full_memory(parents, tmp_path, monkeypatch):
     limit_rows(monkeypatch, 0, error=RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         tiny.run("sft", parents, tmp_path / "sft")
@@ -215,7 +215,7 @@ def test_groups_of_completions_stay_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sft", pytest.param("ppo", marks=pytest.mark.slow)])
-def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on_from_it(name, parents, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint_and_training_resumes_from_it(name, parents, tmp_path, monkeypatch):
     keys = {"save_strategy": "steps", "save_steps": 2}
     tiny.run(name, parents, tmp_path / "whole" / name, **keys)
     save = torch.save

@@ -100,7 +100,7 @@ def test_a_reference_that_is_another_model_is_seen(folder, tmp_path, monkeypatch
         return compute_loss(self, *arguments, **options)
 
     monkeypatch.setattr(KTOTrainer, "compute_loss", stirred)
-    with pytest.raises(UserError, match="the reference is not the model that training starts from"):
+    with pytest.raises(UserError, match="the reference differs from the model that training starts from"):
         tiny.run("kto", folder, tmp_path / "kto")
 
 

@@ -1,4 +1,4 @@
-"""The self-check: it sees each planted fault and names it, holds on sound stages, and changes nothing."""
+"""The self-check: it finds and names each planted fault, passes on sound stages, and changes nothing."""
 
 import json
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", ["pretrain", "sft-lora", "reward", "dpo", "kto", "ppo", "grpo"])
 def test_a_stage_ends_with_the_same_bits_whether_it_checks_itself_or_not(name, folder, tmp_path):
     record = tiny_stages.run(name, folder, tmp_path / "with")["self_check"]
-    assert record["checks"] and all(one["difference"] <= one["tolerance"] for one in record["checks"])
+    assert record["checks"] and all(check["difference"] <= check["tolerance"] for check in record["checks"])
     assert tiny_stages.run(name, folder, tmp_path / "without", self_check=False)["self_check"] is None
     both = [tmp_path / "with", tmp_path / "without"]
     assert tiny_stages.same(*map(tiny_stages.weights, both))
@@ -52,7 +52,7 @@ def test_a_model_that_is_not_what_its_stage_left_is_seen(folder, tmp_path):
     stage = json.loads((tmp_path / "sft/stage.json").read_text())
     stage["probe"]["log_probs"][1] += 0.01
     (tmp_path / "sft/stage.json").write_text(json.dumps(stage))
-    with pytest.raises(UserError, match="not the one that its checkpoint holds"):
+    with pytest.raises(UserError, match="differs from its checkpoint"):
         tiny_stages.run("dpo", folder, tmp_path / "other", **parent)
 
 
@@ -91,8 +91,8 @@ def test_a_sound_ppo_holds(policy, sampler, bf16, tmp_path):
         "KL 0",
         "reference stays",
         "of a completion alone = in its batch",
-        "read where it was trained",
-        "tells completions apart",
+        "read at its trained token",
+        "distinguishes completions",
     }
 
 
@@ -104,7 +104,7 @@ def nothing_alone(self, batch, pad_token_id):
 
 
 def without_adapter(model, prompts, log_probs=False, **options):
-    """The base under a new adapter samples."""
+    """Sample from the base, without the new adapter."""
     layers = [module for module in model.modules() if isinstance(getattr(module, "scaling", None), dict)]
     before = [module.scaling for module in layers]
     for module in layers:
@@ -128,7 +128,7 @@ FAULTS = {
         policy_checks,
         "completion_logits",
         unmasked,
-        "not those that the rollout recorded",
+        "differ from those that the rollout recorded",
     ),
     "the reference is the policy": (
         models.Reference,
@@ -166,7 +166,7 @@ def test_a_reward_that_is_read_at_the_end_of_turn_where_a_newline_was_trained_is
         run.args.self_check = True
         return run
 
-    assert "read where it was trained" in names(self_check(make(), [policy_checks.ppo_checks(None)]))
+    assert "read at its trained token" in names(self_check(make(), [policy_checks.ppo_checks(None)]))
     monkeypatch.setattr(Reading, "rows", lambda self, samples: samples.rollout.token_ids)
     with pytest.raises(UserError, match="read at another token"):
         self_check(make(), [policy_checks.ppo_checks(None)])
@@ -182,7 +182,7 @@ def test_a_reward_model_that_scores_all_alike_is_refused_and_a_silent_rule_warne
         return [0.0] * len(completions)
 
     self_check(ppo(tmp_path, [never, tiny.length_reward]), [policy_checks.ppo_checks(None)])
-    assert "never gave 0 to each of 4 first completions" in caplog.text and "length_reward gave" not in caplog.text
+    assert "never gave 0 to each of the first 4 completions" in caplog.text and "length_reward gave" not in caplog.text
 
 
 def run_with(fault, name, folder, tmp_path, monkeypatch, **keys):
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_its_rows_is_seen(folder, tmp_path, monkeypatch):
     def shifted(self, model, inputs, *args, **kwargs):
         return whole(self, model, {**inputs, "labels": inputs["labels"].roll(1, 1)}, *args, **kwargs)
 
-    with pytest.raises(UserError, match="not that of its rows, each read alone"):
+    with pytest.raises(UserError, match="differs from that of its rows, each read alone"):
         run_with((SFTTrainer, "compute_loss", shifted), "sft", folder, tmp_path, monkeypatch)
 
 
@@ -211,7 +211,7 @@ def test_documents_that_read_each_other_are_seen(folder, tmp_path, monkeypatch):
         places = torch.arange(inputs["input_ids"].shape[1]).expand_as(inputs["input_ids"])
         return whole(self, model, {**inputs, "position_ids": places}, *args, **kwargs)
 
-    with pytest.raises(UserError, match="not that of its rows, each read alone"):
+    with pytest.raises(UserError, match="differs from that of its rows, each read alone"):
         run_with((PretrainTrainer, "compute_loss", leaking), "pretrain", folder, tmp_path, monkeypatch, max_length=64)
 
 
@@ -222,7 +222,7 @@ def test_labels_other_than_those_shown_are_seen(folder, tmp_path, monkeypatch):
         found = shown(*arguments)
         return type(found)(found.row, found.ids, [True] * len(found.ids))
 
-    with pytest.raises(UserError, match="not those that align check shows"):
+    with pytest.raises(UserError, match="differ from those that align check shows"):
         run_with((loss_checks, "encode_conversation", all_learned), "sft", folder, tmp_path, monkeypatch)
 
 
@@ -236,22 +236,22 @@ def test_chosen_and_rejected_in_each_others_place_are_seen(folder, tmp_path, mon
         mixed = {key: torch.cat([value[half:], value[:half]]) for key, value in inputs.items()}
         return whole(self, model, mixed, *args, **kwargs)
 
-    with pytest.raises(UserError, match="not that of its pairs"):
+    with pytest.raises(UserError, match="differs from that of its pairs"):
         run_with((RewardTrainer, "compute_loss", swapped), "reward", folder, tmp_path, monkeypatch)
 
 
 def test_a_reference_of_dpo_that_is_another_model_is_seen(folder, tmp_path, monkeypatch):
-    from alignment.stages import dpo
+    from alignment.stages.shared import reference
 
-    load = dpo.load_trainable
+    load = reference.load_trainable
 
     def other(*arguments, **options):
         model = load(*arguments, **options)
         model.lm_head.weight.data *= 1.5
         return model
 
-    with pytest.raises(UserError, match="reference is not the model that training starts from"):
-        run_with((dpo, "load_trainable", other), "dpo", folder, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match="reference differs from the model that training starts from"):
+        run_with((reference, "load_trainable", other), "dpo", folder, tmp_path, monkeypatch)
 
 
 def test_weights_are_moved_and_put_back_to_the_bit():
@@ -264,12 +264,12 @@ def test_weights_are_moved_and_put_back_to_the_bit():
     assert moved == {name for name in before if "lora_" in name}
 
 
-def test_what_does_not_hold_is_told_together_and_nan_never_holds():
+def test_nan_never_holds_and_the_error_names_the_key():
     assert not Outcome("a", float("nan"), 1.0).holds and Outcome("b", 1.0, 1.0).holds
     assert "self_check: false" in str(Outcome("a", 2.0, 1.0, failure="it fails").error)
 
 
-def test_a_trainers_counts_are_told_from_its_models():
+def test_counters_of_a_trainer_are_distinguished_from_its_models():
     assert is_plain({"a": [1, 2.0, None]}) and not is_plain({"a": [torch.ones(1)]}) and not is_plain(json)
 
 
@@ -280,11 +280,11 @@ def test_differences_of_scores():
     assert reward_checks.scale(torch.tensor([nan, -3.0])) == 3.0
 
 
-# ---- Plants and sound settings that an adversarial review found ----
+# ---- Faults and sound settings found by an adversarial review ----
 
 
 def test_rows_that_trl_leaves_out_are_passed_over(folder, tmp_path):
-    """Of a prompt longer than max_length nothing is learned; a pair that is too long is no pair."""
+    """TRL drops rows whose prompt exceeds max_length, and pairs with a reply beyond it."""
     rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
     rows[1]["messages"][0]["content"] = tiny_stages.words(1, 60)
     tiny_stages.write_rows(tmp_path / "sft.jsonl", rows)
@@ -295,7 +295,7 @@ def test_rows_that_trl_leaves_out_are_passed_over(folder, tmp_path):
     tiny_stages.write_rows(tmp_path / "pairs.jsonl", pairs)
     data = {"dataset_name": str(tmp_path / "pairs.jsonl"), "max_length": 40}
     record = tiny_stages.run("reward", folder, tmp_path / "reward", **data)["self_check"]
-    assert "4 rows as align check shows them" in [one["name"] for one in record["checks"]]
+    assert "4 rows as align check shows them" in [check["name"] for check in record["checks"]]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_labels_of_packed_rows_are_looked_at(folder, tmp_path, monkeypatch):
         trainer.train_dataset = trainer.train_dataset.map(lambda row: {"labels": row["input_ids"]})
         return trainer, conversations
 
-    with pytest.raises(UserError, match="not those that align check shows"):
+    with pytest.raises(UserError, match="differ from those that align check shows"):
         run_with((sft, "make_trainer", all_learned), "sft", folder, tmp_path, monkeypatch, packing=True)
 
 
@@ -343,7 +343,7 @@ def test_replies_of_dpo_that_are_not_its_rows_are_seen(fault, folder, tmp_path, 
             inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
         return whole(self, model, inputs, *args, **kwargs)
 
-    with pytest.raises(UserError, match="log-probabilities of the chosen replies are not theirs"):
+    with pytest.raises(UserError, match="log-probabilities of the chosen replies differ"):
         run_with((DPOTrainer, "compute_loss", faulty), "dpo", folder, tmp_path, monkeypatch)
 
 
@@ -396,7 +396,7 @@ def test_a_reward_adapter_on_the_policys_base_that_is_read_elsewhere_is_seen(tmp
         return ppo(tmp_path, str(tmp_path / "judge"), policy=get_peft_model(policy, tiny.lora()))
 
     assert any(
-        "read where it was trained" in name for name in names(self_check(make(), [policy_checks.ppo_checks(None)]))
+        "read at its trained token" in name for name in names(self_check(make(), [policy_checks.ppo_checks(None)]))
     )
     monkeypatch.setattr(critics, "score_index", lambda ids, mask, pad: torch.full((len(ids),), ids.shape[1] - 2))
     with pytest.raises(UserError, match="read at another token"):

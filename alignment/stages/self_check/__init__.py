@@ -1,1 +1,1 @@
-"""What a stage proves about its own plumbing before its first step."""
+"""The self-check: a stage verifies its own plumbing before its first step."""

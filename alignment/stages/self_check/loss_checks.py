@@ -1,4 +1,4 @@
-"""The first loss is what a plain computation gives, a row at a time: no padding, no neighbours, no trainer."""
+"""Compare the first loss with a plain computation, one row at a time: no padding, no neighbours, no trainer."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from alignment.data.tokenizing.encoding import Encoded, Pair, encode_conversatio
 from alignment.stages.self_check.prove import SAME_PASS, Check, Outcome, moved_weights, tolerance
 from alignment.trainers.ppo.models import inner
 
-ROWS = 4  # of the first micro-batch
-PACKED = 1000  # conversations among which packed ones are looked for
+ROWS = 4  # rows of the first micro-batch to look at
+PACKED = 1000  # conversations to search for those in packed rows
 IGNORED = -100
 SIDES = ("chosen", "rejected")
 
 
 def first_rows(trainer: Trainer) -> list[dict[str, Any]]:
-    """The training set's first rows, as many as a micro-batch has, but no more than are needed."""
+    """Return the first training rows: a micro-batch, at most ROWS."""
     count = min(ROWS, trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
     return [trainer.train_dataset[index] for index in range(count)]
 
 
 def trainers_loss(trainer: Trainer, rows: Sequence[dict[str, Any]]) -> tuple[float, dict[str, float]]:
-    """The loss of rows by the trainer's own path in evaluation mode, and what TRL's trainers measured on the way."""
-    batch = trainer._prepare_inputs(trainer.data_collator(list(rows)))  # Trainer's hook, which TRL's GRPO samples in
+    """Return the trainer's own loss of rows in evaluation mode, and the metrics that TRL computed with it."""
+    batch = trainer._prepare_inputs(trainer.data_collator(list(rows)))  # Trainer's hook, in which TRL's GRPO samples
     loss = trainer.compute_loss(trainer.model, batch)
-    measured = getattr(trainer, "_metrics", {})  # TRL keeps its own figures here until it logs; nothing else holds them
+    measured = getattr(trainer, "_metrics", {})  # TRL's metrics since its last log; no public name holds them
     return float(loss), {name: values[-1] for name, values in measured.get("eval", {}).items() if values}
 
 
 def loss_tolerance(trainer: Trainer, loss: float) -> float:
-    """The rounding of a mean over many tokens, smaller than a token's."""
+    """Return the rounding of a loss: a mean over many tokens rounds less than a single token."""
     return 0.05 * tolerance(trainer) * max(1.0, loss)
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's input embeddings."""
     return inner(model).get_input_embeddings().weight.device
 
 
@@ -47,7 +48,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
-    """The mean loss over the labels of some rows, against each of their documents alone."""
+    """Compare the trainer's loss of some rows with that of each of their documents read alone."""
     rows = first_rows(trainer)
     if not rows or not is_cross_entropy(trainer):
         return
@@ -57,31 +58,31 @@ def check_language_model_loss(trainer: Trainer) -> Iterator[Outcome]:
     for ids, targets in [document for row in rows for document in documents_of(row)]:
         lost, counted = document_loss(trainer.model, ids, targets)
         total, count = total + lost, count + counted
-    if count and math.isfinite(total):  # of rows without a finite loss the guard in training tells more
+    if count and math.isfinite(total):  # FiniteGuard reports rows without a finite loss
         yield Outcome(
             "first loss = plain loss",
             abs(found - total / count),
             loss_tolerance(trainer, total / count),
-            failure="the trainer's loss is not that of its rows, each read alone",
+            failure="the trainer's loss differs from that of its rows, each read alone",
             fix="packing: false and padding_free: false, or another attn_implementation",
         )
 
 
 def is_cross_entropy(trainer: Trainer) -> bool:
-    """Whether evaluation's loss is the plain cross-entropy: TRL's SFT has others, and smooths it in evaluation too."""
+    """Whether the loss in evaluation is plain cross-entropy: TRL's SFT has others, and smooths labels there too."""
     kind = getattr(trainer.args, "loss_type", None)
     return kind is None or (kind in ("nll", "chunked_nll") and not trainer.args.label_smoothing_factor)
 
 
 def router_loss(trainer: Trainer, measured: dict[str, float]) -> float:
-    """What TRL adds to the loss for a mixture of experts."""
+    """Return the load-balancing term that TRL adds to the loss of a mixture of experts."""
     weight = getattr(inner(trainer.model).config.get_text_config(), "router_aux_loss_coef", 0.0) or 0.0
     return weight * measured.get("aux_loss", 0.0)
 
 
 def documents_of(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, targets: the token to predict at each of them) of the documents of a row, one or several packed ones."""
-    if "shift_labels" in row:  # a window of the text, whose last target is the token after it
+    """Yield (ids, targets) of each document of a row, packed or single; a target is the next token, or IGNORED."""
+    if "shift_labels" in row:  # a window of text; its last target is the token after the window
         yield torch.as_tensor(row["input_ids"]), torch.as_tensor(row["shift_labels"])
         return
     for ids, labels in labelled(row):
@@ -89,7 +90,7 @@ def documents_of(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def labelled(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids, labels) of the documents of a row."""
+    """Yield (ids, labels) of each document of a row."""
     ids, labels = torch.as_tensor(row["input_ids"]), torch.as_tensor(row.get("labels", row["input_ids"]))
     lengths = row.get("seq_lengths", [len(ids)])
     if "position_ids" in row:
@@ -99,7 +100,7 @@ def labelled(row: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def document_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[float, int]:
-    """The sum over a document's targets of their negative log-likelihood, and how many there are."""
+    """Return the summed negative log-likelihood of a document's targets, and their number."""
     count = int((targets != IGNORED).sum())
     if not count:
         return 0.0, 0
@@ -110,13 +111,13 @@ def document_loss(model: nn.Module, ids: Tensor, targets: Tensor) -> tuple[float
 
 
 def tokens_shown(conversations: Sequence[dict[str, Any]]) -> Check:
-    """The check that an SFT trainer learns the tokens that `align check` shows of these rows."""
+    """Return the check that an SFT trainer learns the tokens that `align check` shows for these rows."""
 
     def check(trainer: Trainer) -> Iterator[Outcome]:
         shown = shown_rows(trainer, conversations)
         rows = [document for row in first_rows(trainer) for document in labelled(row)]
         pairs = [(ids.tolist(), labels.tolist()) for ids, labels in rows]
-        if trainer.args.packing:  # in another order, and some of them cut
+        if trainer.args.packing:  # rows are reordered, and some are cut
             known = {tuple(ids): labels for ids, labels in (next(shown, ([], [])) for _ in range(PACKED))}
             compared = [labels != known[tuple(ids)] for ids, labels in pairs if tuple(ids) in known]
         else:
@@ -125,14 +126,14 @@ def tokens_shown(conversations: Sequence[dict[str, Any]]) -> Check:
             yield Outcome(
                 f"tokens and labels of {len(compared)} rows as align check shows them",
                 sum(compared),
-                failure="the trainer's tokens or labels are not those that align check shows",
+                failure="the trainer's tokens or labels differ from those that align check shows",
             )
 
     return check
 
 
 def shown_rows(trainer: Trainer, conversations: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], list[int]]]:
-    """(ids, labels) as `align check` shows them, cut to max_length; like TRL, without rows that teach nothing."""
+    """Yield (ids, labels) as `align check` shows them, cut to max_length; like TRL, without rows that lack labels."""
     args, tokenizer = trainer.args, trainer.processing_class
     template, marks = training_template(tokenizer, args.assistant_only_loss)
     keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
@@ -148,7 +149,7 @@ def shown_rows(trainer: Trainer, conversations: Sequence[dict[str, Any]]) -> Ite
 
 
 def check_preference_loss(trainer: Trainer) -> Iterator[Outcome]:
-    """The reward model's loss on some pairs, against the scores of each row alone."""
+    """Compare the reward model's loss on some pairs with the loss from each reply scored alone."""
     rows = first_rows(trainer)
     if not rows:
         return
@@ -163,17 +164,18 @@ def check_preference_loss(trainer: Trainer) -> Iterator[Outcome]:
         "first loss = plain loss",
         abs(found - float(expected)),
         loss_tolerance(trainer, float(expected)),
-        failure="the trainer's loss is not that of its pairs, each row scored alone",
+        failure="the trainer's loss differs from that of its pairs, each reply scored alone",
         fix="another attn_implementation; a padding token that is not the end-of-sequence token",
     )
 
 
 def score(model: nn.Module, ids: Sequence[int]) -> float:
+    """Return a reward model's score of one row."""
     return float(model(input_ids=torch.tensor([ids], device=device_of(model)), use_cache=False).logits[0, 0])
 
 
 def pairs_shown(pairs: Sequence[dict[str, Any]]) -> Check:
-    """The check that a reward trainer reads the rows that `align check` shows, and that later readers will make."""
+    """Return the check that a reward trainer reads the rows that `align check` shows."""
 
     def check(trainer: Trainer) -> Iterator[Outcome]:
         shown, rows = shown_pairs(trainer, pairs), first_rows(trainer)
@@ -185,14 +187,14 @@ def pairs_shown(pairs: Sequence[dict[str, Any]]) -> Check:
             yield Outcome(
                 f"{len(rows)} rows as align check shows them",
                 different,
-                failure="the trainer's rows are not those that align check shows",
+                failure="the trainer's rows differ from those that align check shows",
             )
 
     return check
 
 
 def shown_pairs(trainer: Trainer, pairs: Sequence[dict[str, Any]]) -> Iterator[Pair]:
-    """Pairs as `align check` shows them; TRL leaves out those of which a side is longer than max_length."""
+    """Yield pairs as `align check` shows them; like TRL, without pairs that have a reply beyond max_length."""
     most = trainer.args.max_length or math.inf
     for index, row in enumerate(pairs):
         pair = encode_pair(index, row, trainer.processing_class)
@@ -204,20 +206,20 @@ def shown_pairs(trainer: Trainer, pairs: Sequence[dict[str, Any]]) -> Iterator[P
 
 
 def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
-    """DPO and KTO start from their reference: no reply's implicit reward has moved, and moving the policy moves it."""
+    """Check that DPO and KTO start from their reference, with implicit rewards 0 that move with the policy."""
     rows = first_rows(trainer)
     if not rows:
         return
     _, measured = trainers_loss(trainer, rows)
-    sides = [side for side in SIDES if f"rewards/{side}" in measured]  # KTO's rows may all have the same label
+    sides = [side for side in SIDES if f"rewards/{side}" in measured]  # KTO's rows may all have one label
     length = max(len(ids) for row in rows for ids in replies_of(row).values())
     rewards = max(abs(measured[f"rewards/{side}"]) for side in sides)
     yield Outcome(
         "margins 0",
         max(rewards, trainer.beta * abs(measured.get("kl", 0.0))),
         trainer.beta * SAME_PASS * length,
-        failure="the reference is not the model that training starts from",
-        fix="start from the checkpoint that the reference is",
+        failure="the reference differs from the model that training starts from",
+        fix="start training from the reference's checkpoint",
     )
     yield from check_replies(trainer, rows, measured)
     with moved_weights(trainer.model):
@@ -227,25 +229,25 @@ def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
     yield Outcome(
         "trained weights move the policy alone",
         float(not (any(policy) and any(apart))),
-        failure="moving the trained weights moves "
+        failure="changing the trained weights changes "
         + ("the reference along with the policy" if any(policy) else "no log-probability"),
-        fix="see that the policy runs the trained adapter, and that the reference does not",
+        fix="check that the policy runs the trained adapter, and that the reference does not",
     )
 
 
 def replies_of(row: dict[str, Any]) -> dict[str, list[int]]:
-    """Return the token ids of a row's replies by side: both of a pair (DPO), or the side of the label (KTO)."""
+    """Return the token ids of a row's replies by side: both sides of a pair (DPO), or the labelled side (KTO)."""
     if "completion_ids" in row:
         return {"chosen" if row["label"] else "rejected": row["completion_ids"]}
     return {side: row[f"{side}_ids"] for side in SIDES}
 
 
 def check_replies(trainer: Trainer, rows: Sequence[dict[str, Any]], measured: dict[str, float]) -> Iterator[Outcome]:
-    """The log-probabilities of chosen and rejected replies, against each of them alone."""
+    """Compare the log-probabilities of chosen and rejected replies with those of each reply read alone."""
     most = trainer.args.max_length or math.inf
     replies = [(side, row["prompt_ids"], ids) for row in rows for side, ids in replies_of(row).items()]
     if getattr(trainer.args, "ld_alpha", None) is not None:
-        return  # DPO weighs the tokens beyond the shorter reply's length
+        return  # DPO weights the tokens beyond the shorter reply's length
     if max(len(prompt) + len(ids) for _, prompt, ids in replies) > most:
         return
     for side in SIDES:
@@ -262,6 +264,6 @@ def check_replies(trainer: Trainer, rows: Sequence[dict[str, Any]], measured: di
                 f"log-probabilities of {side} replies = plain ones",
                 abs(measured[f"logps/{side}"] - plain),
                 0.1 * tolerance(trainer) * length,
-                failure=f"the log-probabilities of the {side} replies are not those of each reply read alone",
+                failure=f"the log-probabilities of the {side} replies differ from those of each reply read alone",
                 fix="padding_free: false, or another attn_implementation",
             )

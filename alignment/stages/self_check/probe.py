@@ -1,7 +1,7 @@
-"""A checkpoint's probe: what its model says of a few fixed tokens, so that whoever loads it can see it is the same.
+"""Probe a model with a few fixed tokens, to verify that a loaded checkpoint is the model that was saved.
 
-A stage records it of the weights that it ends with; the next one, which starts from them or scores with them, compares.
-What is lost between two stages (an adapter that was not loaded, embeddings that were tied anew, another base) shows.
+A stage records the probe of its final weights; a later stage, which starts from the checkpoint or scores with it,
+compares. Faults between two stages show: an adapter that was not loaded, embeddings tied again, another base.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ ROWS, TOKENS = 2, 16
 
 @torch.no_grad()
 def make_probe(model: nn.Module) -> dict[str, Any]:
-    """{ids, vocabulary, and a number for each row: log_probs of a causal LM, or scores of a reward model}."""
+    """Return the probe: ids, vocabulary, and per row a log-probability (causal LM) or a score (reward model)."""
     config = inner(model).config.get_text_config()
     length = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
     ids = torch.randint(config.vocab_size, (ROWS, length), generator=keyed_generator("probe"))
     training = model.training
     model.eval()
     name = "scores" if hasattr(inner(model), "score") else "log_probs"
-    said = {"ids": ids.tolist(), "vocabulary": config.vocab_size, name: answers(model, ids, config.vocab_size)}
+    probe = {"ids": ids.tolist(), "vocabulary": config.vocab_size, name: answers(model, ids, config.vocab_size)}
     model.train(training)
-    return said
+    return probe
 
 
 def answers(model: nn.Module, ids: torch.Tensor, vocabulary: int) -> list[float]:
-    """Of each row the mean log-probability of a token, or the mean of a classifier's score over the tokens.
+    """Return the mean log-probability per token of each row, or a classifier's mean score over the tokens.
 
-    In the type of the weights, whatever training computes in: a 16-bit pass would hide a small adapter that is missing.
+    The pass runs in the type of the weights, not in training's type: 16 bit would hide a small adapter that is missing.
 
     Args:
-        vocabulary: only so many of the logits count: the model may have grown since.
+        ids: [B, T].
+        vocabulary: number of logits to use, as the model may have grown since.
     """
     device = inner(model).get_input_embeddings().weight.device
     ids, whole = ids.to(device), inner(model)
@@ -54,7 +55,7 @@ def answers(model: nn.Module, ids: torch.Tensor, vocabulary: int) -> list[float]
 
 
 def recorded(checkpoint: str | None) -> dict[str, Any] | None:
-    """The probe of a stage's checkpoint; None of one from elsewhere, or from before there were probes."""
+    """Return the probe recorded for a stage's checkpoint; None for other checkpoints, or if none was recorded."""
     if checkpoint is None or Path(checkpoint).name != "checkpoint":
         return None
     record = Path(checkpoint).parent / "stage.json"
@@ -62,22 +63,22 @@ def recorded(checkpoint: str | None) -> dict[str, Any] | None:
 
 
 def probe_tolerance(*modules: nn.Module) -> float:
-    """The rounding between two machines, of a mean over a few tokens; quantised weights are computed in 16 bit."""
+    """Return the rounding between two machines of a mean over a few tokens; quantised weights compute in 16 bit."""
     types = {parameter.dtype for module in modules for parameter in module.parameters()}
     return 1e-4 if types <= {torch.float32, torch.float64} else 0.03
 
 
 def compare(name: str, probe: dict[str, Any] | None, model: nn.Module) -> Iterator[Outcome]:
-    """Whether a model says of a probe's tokens what its checkpoint said."""
+    """Compare a model's answers to a probe with those recorded for its checkpoint."""
     kind = "scores" if hasattr(inner(model), "score") else "log_probs"
     if probe is None or kind not in probe:
         return
     found = answers(model, torch.tensor(probe["ids"]), probe["vocabulary"])
-    difference = max(abs(one - other) for one, other in zip(found, probe[kind], strict=True))
+    difference = max(abs(now - then) for now, then in zip(found, probe[kind], strict=True))
     yield Outcome(
         name,
         difference,
         probe_tolerance(model),
-        failure=f"a model is not the one that its checkpoint holds ({name})",
-        fix="see that the base and every adapter of the checkpoint are there and unchanged (align info --verify)",
+        failure=f"a model differs from its checkpoint ({name})",
+        fix="check that the base and every adapter of the checkpoint are present and unchanged (align info --verify)",
     )

@@ -1,4 +1,4 @@
-"""Run a stage's self-check: print its line, keep its record, stop the stage if something does not hold."""
+"""Run a stage's self-check: log one line, return the record, and stop the stage if a check fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,32 +19,32 @@ from alignment.stages.self_check.untouched import untouched
 
 logger = logging.getLogger(__name__)
 
-# What rounding may do to a log-probability, a loss or a score; anything wrong with the plumbing does far more.
+# Largest effect of rounding on a log-probability, a loss or a score; faults in the plumbing have far larger effects.
 TOLERANCE, TOLERANCE_16_BIT = 1e-3, 0.15
-SAME_PASS = 1e-3  # of two models that do the same arithmetic on the same batch, in whatever type
+SAME_PASS = 1e-3  # for two models that do the same arithmetic on the same batch, in any type
 
 
 @dataclass
 class SelfChecked:
-    """Mixed in before a TrainingArguments class: whether the stage proves its plumbing before its first step."""
+    """Mixed in before a TrainingArguments class: whether the stage checks its plumbing before its first step."""
 
     self_check: bool = field(
         default=True,
-        metadata={"help": "Before the first step, prove that what is trained, sampled and rewarded is what is meant."},
+        metadata={"help": "Before the first step, verify the model, loss, sampler, reference and rewards."},
     )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check saw.
+    """The outcome of one check.
 
     Attributes:
-        name: what was compared, in words.
-        difference: the largest difference; 0 where there is nothing to measure.
-        tolerance: the largest that rounding explains.
-        failure: what a difference beyond it means.
-        mend: what to do about it.
-        warning: what the user should know although nothing is wrong.
+        name: the compared quantities, in words.
+        difference: the largest difference; 0 if there is nothing to measure.
+        tolerance: the largest difference that rounding explains.
+        failure: the meaning of a larger difference.
+        fix: what to do about a larger difference.
+        warning: advice to the user although the check holds.
     """
 
     name: str
@@ -56,15 +56,21 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        return self.difference <= self.tolerance  # not so of NaN
+        """Whether the difference is within the tolerance; false for NaN."""
+        return self.difference <= self.tolerance
+
+    def measured(self, difference: float, tolerance: float = 0.0) -> Outcome:
+        """Return this outcome with the numbers of a trainer."""
+        return replace(self, difference=difference, tolerance=tolerance)
 
     @property
     def error(self) -> UserError:
+        """The error for a check that failed."""
         return UserError(
             f"the self-check failed: {self.failure or self.name}",
             got=f"{self.name}: a difference of {self.difference:.3g}",
             expected=f"at most {self.tolerance:.3g}",
-            fix=f"{self.fix or 'report it with the recipe'}; self_check: false (--no-self-check) trains all the same",
+            fix=f"{self.fix or 'report it with the recipe'}; or skip the check: self_check: false (--no-self-check)",
         )
 
 
@@ -72,22 +78,22 @@ Check = Callable[[Trainer], Iterator[Outcome]]
 
 
 def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | None:
-    """Run the checks on a trainer that has not trained yet; nothing about it, nor any random state, changes.
+    """Run the checks on a trainer that has not trained yet, without changing the trainer or any random state.
 
     Returns:
-        The record for stage.json; None where the recipe turns the self-check off, or the launcher parts the model among
-        processes, so that it cannot run before training begins.
+        The record for stage.json; None if the recipe turns the self-check off, or if the launcher shards the model
+        across processes, so that the model cannot run before training begins.
 
     Raises:
-        UserError: naming each check that does not hold.
+        UserError: names each check that failed.
     """
     if not trainer.args.self_check:
         return None
     if model_is_sharded() or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        logger.info("self-check: not done: the model is parted among processes")
+        logger.info("self-check: skipped: the model is sharded across processes")
         return None
     started = time.perf_counter()
-    # Layers that are compiled would be compiled once more for evaluation.
+    # Compiled layers would be compiled once more for evaluation.
     eager = torch.compiler.set_stance("force_eager")
     with full_memory_named(trainer.args), untouched(trainer), eager, trainer.accelerator.autocast():
         outcomes = [outcome for check in checks for outcome in check(trainer)]
@@ -95,7 +101,7 @@ def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | No
     failed = [outcome for outcome in outcomes if not outcome.holds]
     if any_process(bool(failed), trainer.args):
         raise_all([outcome.error for outcome in failed])
-        raise UserError("the self-check failed in another process", fix="its message says which check")
+        raise UserError("the self-check failed in another process", fix="that process's message names the check")
     for outcome in outcomes:
         if outcome.warning:
             logger.warning("self-check: %s", outcome.warning)
@@ -104,11 +110,12 @@ def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | No
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return the names of all checks, for the log."""
     return ", ".join(outcome.name for outcome in outcomes)
 
 
 def tolerance(trainer: Trainer, *models: torch.nn.Module) -> float:
-    """The rounding to expect of this trainer's arithmetic."""
+    """Return the rounding to expect from the arithmetic of this trainer."""
     types = {parameter.dtype for model in (trainer.model, *models) for parameter in model.parameters()}
     small = trainer.args.bf16 or trainer.args.fp16 or not types <= {torch.float32, torch.float64}
     return TOLERANCE_16_BIT if small else TOLERANCE
@@ -116,13 +123,14 @@ def tolerance(trainer: Trainer, *models: torch.nn.Module) -> float:
 
 @contextlib.contextmanager
 def moved_weights(model: torch.nn.Module, most: int = 1_000_000) -> Iterator[None]:
-    """Within the context some of the trained weights are others; afterwards they are what they were, bit for bit.
+    """Change some of the trained weights within the context, and restore them bit for bit afterwards.
 
-    A new adapter changes nothing yet, so that a sampler that ignores it would not show. The last weights are moved, as
-    many as there are of an adapter, or up to `most` numbers.
+    A new adapter has no effect yet, so a sampler that ignores the adapter would go unnoticed. The last parameters are
+    changed: up to `most` numbers, and at least one parameter.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    chosen, count = [], 0
+    chosen: list[torch.nn.Parameter] = []
+    count = 0
     for parameter in reversed(trained):
         if chosen and count + parameter.numel() > most:
             break
@@ -134,7 +142,7 @@ def moved_weights(model: torch.nn.Module, most: int = 1_000_000) -> Iterator[Non
         for parameter in chosen:
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
             parameter.add_(noise, alpha=float(parameter.float().std(correction=0)) * 0.3 + 0.02)
-    torch.clear_autocast_cache()  # autocast keeps 16-bit copies of weights for as long as its context lasts
+    torch.clear_autocast_cache()  # autocast caches 16-bit copies of weights within its context
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A trainer that can be tried out: what its passes draw, count and switch is put back."""
+"""Try out a trainer, and restore random states, modes and counters afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import Trainer
 
 @contextmanager
 def untouched(trainer: Trainer) -> Iterator[None]:
-    """Run passes of a trainer's models in evaluation mode; random states, modes and counts are as before afterwards."""
+    """Put a trainer's models in evaluation mode; restore random states, modes and counters afterwards."""
     modules = [module for module in vars(trainer).values() if isinstance(module, torch.nn.Module)]
     modes = [(module, module.training) for model in modules for module in model.modules()]
     counts = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if is_plain(value)}
@@ -39,9 +39,9 @@ def untouched(trainer: Trainer) -> Iterator[None]:
 
 
 def is_plain(value: Any) -> bool:
-    """Numbers, texts and containers of them: what a trainer keeps count with."""
+    """Whether a value holds only numbers and texts, as a trainer's counters do."""
     if isinstance(value, dict):
-        return all(is_plain(one) for one in value.values())
+        return all(is_plain(item) for item in value.values())
     if isinstance(value, list | tuple | deque):
-        return all(is_plain(one) for one in value)
+        return all(is_plain(item) for item in value)
     return value is None or isinstance(value, bool | int | float | str)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.callbacks.out_of_memory import Guarded
+from alignment.callbacks.finite import Guarded
 from alignment.callbacks.step_checkpoints import Resumable
 from alignment.stages.self_check.prove import SelfChecked
 from alignment.stages.shared.defaults import HardwareDefaults

@@ -13,11 +13,11 @@ from transformers.trainer_utils import HubStrategy
 
 from alignment.callbacks.clock import StageClock
 from alignment.callbacks.finite import FiniteGuard, require_finite
-from alignment.callbacks.metrics_log import MetricsWriter
-from alignment.callbacks.out_of_memory import count_faults, full_memory_named
+from alignment.callbacks.metrics_log import MetricsWriter, count_faults
+from alignment.callbacks.out_of_memory import full_memory_named
 from alignment.callbacks.processes import model_is_sharded
 from alignment.callbacks.spikes import LossSpikes
-from alignment.callbacks.step_checkpoints import StepCheckpoints, go_on, own_callback
+from alignment.callbacks.step_checkpoints import StepCheckpoints, own_callback, resume_newest
 from alignment.callbacks.stop_on_signal import StopOnSignal
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
@@ -57,7 +57,7 @@ class StageRun:
             self.folder.mkdir(parents=True, exist_ok=True)
         args.output_dir = str(self.folder / "trainer")
         args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
-        progress = Progress() if (self.folder / "stage.json").exists() else go_on(args)
+        progress = Progress() if (self.folder / "stage.json").exists() else resume_newest(args)
         self.clock = StageClock(progress.seconds, progress.peak_memory_gb)
         metrics = MetricsWriter(self.folder / "metrics.jsonl", self.clock, progress.metrics_lines)
         steps = StepCheckpoints(args, progress, metrics, self.clock)
