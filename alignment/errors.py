@@ -1,9 +1,11 @@
 """Mistakes a user can make, reported as: what was got, what was expected, how to fix it."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .masking import mask_text  # relative, as exported checkpoints take both files along
+
+LISTED = 12  # names, at most, in a suggestion
 
 
 class UserError(Exception):
@@ -63,8 +65,24 @@ def raise_all(errors: list[UserError]) -> None:
         raise UserErrors(errors)
 
 
+def nearest(name: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names most similar to a misspelt one, at most `count`, with a similarity of at least `cutoff`."""
+    return difflib.get_close_matches(str(name), list(known), n=count, cutoff=cutoff)
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str | None:
+    """The fix for a misspelt name: `did you mean 'sft'?`, or `otherwise` if no known name is similar."""
+    near = nearest(name, known, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+def suggestion(name: object, known: Iterable[str]) -> str | None:
+    """The fix for a misspelt name: the nearest known name, or else a list of the known names."""
+    names = [str(name) for name in known]
+    return did_you_mean(name, names, "valid: " + ", ".join(names[:LISTED]))
+
+
 def unknown(what: str, got: str, known: Sequence[str], expected: str | None = None) -> UserError:
-    """The error for a name that is none of those known; it asks for the nearest."""
-    close = difflib.get_close_matches(got, known, n=1)
-    fix = f"did you mean {close[0]}?" if close else "take one of those"
+    """The error for a name that is not among those known; it suggests the nearest."""
+    fix = did_you_mean(got, known, "choose one of these")
     return UserError(f"Unknown {what}: {got}.", got=got, expected=expected or f"one of {', '.join(known)}", fix=fix)

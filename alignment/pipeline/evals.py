@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import disk_full_explained
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, raise_all, suggestion
 from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
-from alignment.pipeline.recipes.recipe import gathered, nearest
+from alignment.pipeline.recipes.recipe import gathered
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from eval.harness.store import is_whole, run_name
@@ -80,7 +80,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         return []
     valid = harness.options()
     errors = [
-        UserError(f"{source}: unknown key 'evals.{key}'", fix=nearest(key, [*OURS, *valid]))
+        UserError(f"{source}: unknown key 'evals.{key}'", fix=suggestion(key, [*OURS, *valid]))
         for key in evals.options
         if key not in valid
     ]

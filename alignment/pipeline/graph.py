@@ -14,13 +14,12 @@ from typing import Any
 
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import check_source
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, raise_all, suggestion
 from alignment.pipeline.parents import check_kind, check_outside
 from alignment.pipeline.recipes.recipe import (
     build_configs,
     fill_inputs,
     gathered,
-    nearest,
     parse_overrides,
     placeholders,
     read_mapping,
@@ -126,9 +125,7 @@ def read_settings(recipe_dir: Path) -> Settings:
         )
     content = read_mapping(path)
     errors = [
-        UserError(f"{path}: unknown key {key!r}", fix=nearest(str(key), list(KEYS)))
-        for key in content
-        if key not in KEYS
+        UserError(f"{path}: unknown key {key!r}", fix=suggestion(key, KEYS)) for key in content if key not in KEYS
     ]
     for key, hint in KEYS.items():
         if content.get(key) is None:
@@ -270,7 +267,7 @@ def _check_stage_names(settings: Settings, known: list[str], source: Path) -> No
         raise UserError(f"{source} lists no stages", expected="stages: {NAME: RECIPE.yaml, ...}")
     raise_all(
         [
-            UserError(f"{source}: no stage {name!r}", fix=nearest(name, known))
+            UserError(f"{source}: no stage {name!r}", fix=suggestion(name, known))
             for name in settings.stages
             if name not in known
         ]
@@ -302,7 +299,7 @@ def _unknown_override(key: str, part: str, stages: list[str], inputs: list[str])
     if inputs:
         expected += "; or an input: " + ", ".join(inputs)
     fix = f"a stage's key takes the stage's name: --sft.{key}" if "." not in key else None
-    return UserError(f"no stage or input for --{key}", got=part, expected=expected, fix=fix or nearest(part, stages))
+    return UserError(f"no stage or input for --{key}", got=part, expected=expected, fix=fix or suggestion(part, stages))
 
 
 def _check_inputs(
@@ -316,7 +313,7 @@ def _check_inputs(
             f"the recipe of {asked[undeclared[0]]} asks for an input that {source} does not list",
             got=f"${{{undeclared[0]}}}",
             expected=f"inputs: {{{undeclared[0]}: what it is}}",
-            fix=nearest(undeclared[0], list(declared)) if declared else None,
+            fix=suggestion(undeclared[0], declared) if declared else None,
         )
     missing = [name for name in declared if name in asked and name not in inputs]
     if missing:
@@ -457,12 +454,12 @@ def _eval_spec(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSp
     raise_all(errors)
     for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
         errors += [
-            UserError(f"{source}: evals.{key} has no {name!r}", fix=nearest(name, valid))
+            UserError(f"{source}: evals.{key} has no {name!r}", fix=suggestion(name, valid))
             for name in own.get(key, [])
             if name not in valid
         ]
     errors += [
-        UserError(f"{source}: evals.extra has no {key} {item[key]!r}", fix=nearest(item[key], valid))
+        UserError(f"{source}: evals.extra has no {key} {item[key]!r}", fix=suggestion(item[key], valid))
         for item in extra
         for key, valid in {"stage": stages, "format": list(FORMATS)}.items()
         if item[key] not in valid

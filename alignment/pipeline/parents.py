@@ -1,11 +1,10 @@
 """What a stage starts from: stage names, paths and hub ids, and whether they are of the kind it needs."""
 
-import difflib
 from pathlib import Path
 
 from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
-from alignment.errors import UserError
+from alignment.errors import UserError, did_you_mean
 from alignment.models.checkpoints import is_path, require_sound
 
 # Any checkpoint carries its tokenizer.
@@ -51,9 +50,9 @@ def check_kind(subject: str, value: str, kind: str | None, expected: str) -> Non
 def check_outside(subject: str, value: str, expected: str, stage_names: list[str]) -> None:
     """Check a parent that is no stage here: a path must hold the right kind, a near miss of a stage's name is one."""
     if not is_path(value):
-        near = difflib.get_close_matches(value, stage_names, n=1, cutoff=0.75)
-        if near and value not in stage_names:
-            raise UserError(f"{subject} names no stage", got=value, fix=f"did you mean {near[0]!r}?")
+        meant = did_you_mean(value, stage_names, cutoff=0.75)
+        if meant and value not in stage_names:
+            raise UserError(f"{subject} names no stage", got=value, fix=meant)
         return
     folder = Path(value).expanduser()
     if not folder.is_dir():

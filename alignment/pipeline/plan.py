@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.steps import last_step, newest_complete, step_of
-from alignment.errors import UserError
+from alignment.errors import UserError, suggestion
 from alignment.masking import masked
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline, StageSpec
 from alignment.pipeline.parents import digest_outside
-from alignment.pipeline.recipes.recipe import nearest
 from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.records.record import RunRecord
+from alignment.text import table
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
     if until is not None:
         names = [spec.name for spec in specs]
         if until not in names:
-            raise UserError(f"--until names no stage of {pipeline.name}", got=until, fix=nearest(until, names))
+            raise UserError(f"--until names no stage of {pipeline.name}", got=until, fix=suggestion(until, names))
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:
@@ -115,23 +115,15 @@ def stage_digest(recipe_digest: str, parents: dict[str, str | None], checkpoint_
     return digest_value([recipe_digest, parents, checkpoint_digest])
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns, the first row as heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
-    rows = [("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON")]
+    rows = []
     for step in steps:
         spec = step.spec
         parents = ", ".join(dict.fromkeys((spec.parents | spec.outside).values())) or "nothing"
         plan = f"run ({step.why})" if step.runs else "up to date"
         suites = ", ".join(f"{job.suite} ({job.format})" for job in jobs if job.stage == spec.name)
         rows.append((spec.name, parents, str(spec.recipe_path), plan, suites))
-    return table(rows)
+    return table(("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON"), rows)
 
 
 def remaining_checkpoints(pipeline: Pipeline, steps: Sequence[Step] | None = None) -> dict[str, Path]:

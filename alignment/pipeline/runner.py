@@ -21,7 +21,7 @@ from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
-from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
+from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest
 from alignment.pipeline.recipes.recipe import gathered
 from alignment.pipeline.records.environment import code_digest, git_state, hardware, versions
 from alignment.pipeline.records.lineage import require_parents, require_standing, write_lineage
@@ -29,6 +29,7 @@ from alignment.pipeline.records.previous import set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stopping import ended
+from alignment.text import duration, table
 
 STAGE_FILE = "stage.json"
 
@@ -241,19 +242,12 @@ def peak_memory() -> float:
 
 
 def summary(pipeline: Pipeline, done: Sequence[Done], seconds: float, report: Path | None) -> str:
-    rows = [("STAGE", "RESULT", "TIME")]
-    rows += [(line.name, line.result, "" if line.seconds is None else duration(line.seconds)) for line in done]
+    rows = [(line.name, line.result, "" if line.seconds is None else duration(line.seconds)) for line in done]
     peak = max([peak_memory(), *(line.memory for line in done if line.memory is not None)])
     closing = f"{pipeline.name}: {duration(seconds)}, peak memory {peak:.1f} GB, in {pipeline.run_dir}"
-    return "\n".join(["", table(rows), "", closing, *([f"report: {report}"] if report else [])])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: 42 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return "\n".join(
+        ["", table(("STAGE", "RESULT", "TIME"), rows), "", closing, *([f"report: {report}"] if report else [])]
+    )
 
 
 def say(text: str) -> None:

@@ -1,9 +1,10 @@
 """Names, units and number formats as the report prints them."""
 
-import math
 from dataclasses import dataclass
 
-MINUS = "\N{MINUS SIGN}"
+from alignment import text
+
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 ACCURACIES = ("exact_match", "acc")
 
 
@@ -52,13 +53,11 @@ def variant_texts(variant: dict) -> list[str]:
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A number with a true minus sign, but for a zero; a dash for what is missing."""
-    if value is None or not math.isfinite(value):
-        return "\N{EN DASH}"
-    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
+    return text.decimal(value, digits, sign, missing=DASH).replace("-", MINUS)
 
 
 def percent(share: float | None) -> str:
-    return "\N{EN DASH}" if share is None else f"{share:.1%}"
+    return text.percent(share, missing=DASH)
 
 
 def value_text(metric: str, value: float | None) -> str:
@@ -79,25 +78,14 @@ def delta_text(row: dict) -> str:
 
 def p_text(p: float | None) -> str:
     if p is None:
-        return "\N{EN DASH}"
+        return DASH
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "\N{EN DASH}"
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    return DASH if seconds is None else text.duration(seconds)
 
 
 def count(value: float | None) -> str:
     """1,234 up to ten thousand, then 12.3k, 4.56M, 7.89B."""
-    if value is None:
-        return "\N{EN DASH}"
-    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}"
-    return f"{value:,.0f}"
+    return DASH if value is None else text.short_number(value)

@@ -138,7 +138,7 @@ def test_what_stages_take_is_told_also_of_models_to_come(tiny):
     checks = check_stages(pipeline, options=options, device=Device("a small machine", memory=10**6))
     costs = {check.stage: "\n".join(check.costs) for check in checks}
     assert costs["tokenizer"] == ""
-    assert "model   984 k parameters\n" in costs["pretrain"]
+    assert "model   984k parameters\n" in costs["pretrain"]
     assert "by step law" in costs["pretrain"] and "by step law" not in costs["sft"]
     for stage in ("sft", "reward", "dpo", "ppo"):
         assert "of them trained (7." in costs[stage], stage

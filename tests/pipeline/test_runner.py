@@ -12,7 +12,7 @@ from alignment.durable.lock import locked
 from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
 from alignment.pipeline.records.record import RunRecord
-from alignment.pipeline.runner import duration, run_pipeline
+from alignment.pipeline.runner import run_pipeline
 from alignment.pipeline.stopping import stopping
 
 ALL = ["words", "base", "tuned", "judge", "aligned"]
@@ -404,10 +404,3 @@ def test_the_report_is_written_last(project, capsys):
     project.run(write_report=write_report)
     assert seen == [ALL]
     assert "report: runs/fake/report.html" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(1.26, "1.3 s"), (65, "1 min 05 s"), (3599.6, "1 h 00 min"), (7830, "2 h 10 min")]
-)
-def test_durations_are_readable(seconds, text):
-    assert duration(seconds) == text

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from alignment.models.gpt import GPTConfig
     from alignment.models.gpt.sizes import Sizes
 
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint, a run directory, or a hub id")
@@ -56,12 +54,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _print_sizes(name: str, found: Sizes) -> None:
+    from alignment.text import size_text, with_unit
+
     parameters = f"{found.parameters:,}"
     if found.active_parameters != found.parameters:
         parameters += f", {found.active_parameters:,} of them active a token"
-    flops = f"{short(found.forward_flops_per_token)} (training: three times as much)"
-    cache = f"{short(found.kv_cache_bytes_per_token)}B in 16 bit; {short(found.kv_cache_bytes)}B a sequence"
-    memory = f"{short(found.training_bytes)}B for weights, gradients and AdamW in 32 bit; activations on top"
+    flops = f"{with_unit(found.forward_flops_per_token, 'FLOP')} (training: three times as much)"
+    cache = f"{size_text(found.kv_cache_bytes_per_token)} in 16 bit; {size_text(found.kv_cache_bytes)} a sequence"
+    memory = f"{size_text(found.training_bytes)} for weights, gradients and AdamW in 32 bit; activations on top"
     print(f"{name}, at a context of {found.context:,}")
     print(f"  {'parameters':26}{parameters}")
     print(f"  {'FLOPs per token, forward':26}{flops}")
@@ -94,12 +94,12 @@ def _print_run(run_dir: Path) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     """Compare a checkpoint, or all of a run directory, with their manifests, an adapter's base included."""
-    from alignment.durable.atomic import as_size
     from alignment.durable.manifest import MANIFEST, read_manifest, require_intact
     from alignment.errors import raise_all
     from alignment.models.checkpoints import require_sound
     from alignment.pipeline.recipes.recipe import gathered
     from alignment.pipeline.records.record import FILE
+    from alignment.text import size_text
 
     folder = Path(args.checkpoint or "")
     if args.checkpoint is None or not folder.is_dir():
@@ -112,17 +112,9 @@ def _verify(args: argparse.Namespace) -> int:
                 require_intact(checkpoint, fix="a checkpoint from elsewhere has no manifest, and cannot be verified")
             require_sound(checkpoint)
             files = read_manifest(checkpoint).values()
-            print(f"{checkpoint}: intact, {len(files)} files, {as_size(sum(file['size'] for file in files))}")
+            print(f"{checkpoint}: intact, {len(files)} files, {size_text(sum(file['size'] for file in files))}")
     raise_all(errors)
     return 0
-
-
-def short(number: float) -> str:
-    """1.24 G for 1,235,814,400."""
-    for size, unit in UNITS:
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g} "
 
 
 def _chain(checkpoint: str) -> dict | None:

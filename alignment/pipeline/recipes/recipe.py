@@ -7,7 +7,6 @@ that say what was got, what was needed and how to mend it.
 import contextlib
 import copy
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from alignment.errors import UserError, UserErrors, raise_all
+from alignment.errors import UserError, UserErrors, nearest, raise_all, suggestion
 from alignment.pipeline.recipes.typecheck import describe, describe_value, fits
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)\}")
@@ -66,7 +65,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
         fix = f"did you mean {path.parent / near[0]}?" if near else "check the path"
         raise UserError(f"no recipe at {path}", expected="a YAML file", fix=fix) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
@@ -195,12 +194,6 @@ def gathered(errors: list[UserError]) -> Iterator[None]:
         errors.append(error)
 
 
-def nearest(key: str, valid: list[str]) -> str:
-    """The end of an error message about a name: the nearest valid one, or where to look."""
-    near = difflib.get_close_matches(key, valid, n=1)
-    return f"did you mean {near[0]!r}?" if near else "valid: " + ", ".join(sorted(valid)[:12])
-
-
 def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str) -> tuple[Any, ...]:
     """Instances of the dataclasses, from the keys of one recipe; a key that several of them have goes to each.
 
@@ -213,7 +206,7 @@ def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str
         UserError(
             f"{source}: unknown key {key!r}",
             got=f"{key}: {value}",
-            fix=renamed.get(key) or nearest(str(key), list(valid)),
+            fix=renamed.get(key) or suggestion(key, sorted(valid)),
         )
         for key, value in recipe.items()
         if key not in valid

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from alignment.durable.atomic import write_text
+from alignment.text import table
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.rewards import Samples
 
@@ -112,12 +113,12 @@ def add_spread(metrics: Metrics, scores: Tensor, lengths: Tensor, total: maths.T
 
 def completions_table(samples: Samples, count: int) -> str:
     """The first completions and their rewards as text, a row each, cut to the width of a terminal."""
-    rows = [["prompt", "completion", "reward"]]
+    rows = []
     for index in range(min(count, len(samples.rows))):
         told = samples.rows[index]["prompt"], samples.completions[index]
         texts = [one if isinstance(one, str) else one[-1]["content"] for one in told]
         rows.append([" ".join(text.split())[:56] for text in texts] + [f"{samples.scores[index]:.3f}"])
-    return "\n".join(f"{prompt:56} | {completion:56} | {reward}" for prompt, completion, reward in rows)
+    return table(["prompt", "completion", "reward"], rows)
 
 
 def write_completions(path: str, samples: Samples, step: int) -> None:
