@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from alignment.errors import UserError, UserErrors
-from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, parse_yaml, placeholders, read_recipe
+from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, placeholders, read_recipe
 from alignment.pipeline.records.digest import data_digests
+from alignment.yaml_text import parse_yaml, write_yaml
 
 
 @dataclass
@@ -49,11 +50,22 @@ def build(**recipe):
         ("7", 7), ("-7", -7), ("1_000", 1000), ("010", "010"), ("0x1f", 31), ("true", True), ("False", False),
         ("no", "no"), ("off", "off"), ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("null", None), ("", None),
         ("1e3x", "1e3x"), ("e5", "e5"), ("[1e-3, b]", [0.001, "b"]),
+        ("on", "on"), ("yes", "yes"), ("=", "="), ("-012", "-012"), ("0", 0), ("~", None), ("'1e-3'", "1e-3"),
     ],
 )  # fmt: skip
 def test_scalars(text, value):
     parsed = parse_yaml(text, "text")
     assert parsed == value and type(parsed) is type(value)
+
+
+def test_an_empty_file_is_an_empty_recipe(tmp_path):
+    (tmp_path / "a.yaml").write_text("# no key is set\n")
+    assert read_recipe(tmp_path / "a.yaml") == {}
+
+
+def test_values_are_written_as_they_are_read():
+    for value in (0.001, "1e-3", ["q", "v" * 200], True, None, "no", {"a": [1]}):
+        assert parse_yaml(write_yaml(value), "text") == value
 
 
 def test_infinity():
@@ -88,9 +100,12 @@ def test_inputs_are_filled_in_and_keep_their_type(tmp_path):
     [
         ("a: 1\nb: [1\n", "line 3, column 1"),
         ("a: 1\nb: c: 2\n", "line 2, column 5"),
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", r"line 4, column 3(?s:.*)'c' stands twice"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", r'line 4, column 3(?s:.*)duplicate key "c"'),
         ("- a\n", "not a recipe"),
         ("just text", "not a recipe"),
+        ("a: +_\n", "not valid YAML"),
+        ("a: *b\n", "line 1, column 4(?s:.*)undefined alias"),
+        ("a: !!python/name:os.system x\n", "not valid YAML"),
     ],
 )
 def test_bad_yaml(tmp_path, text, says):

@@ -12,52 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from alignment.errors import UserError, UserErrors, nearest, raise_all, suggestion
 from alignment.pipeline.recipes.typecheck import describe, describe_value, fits
+from alignment.yaml_text import parse_yaml, write_yaml
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)\}")
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """YAML with the scalars of YAML 1.2: 1e-3 is a number, `no` and `on` are text; a key given twice is an error."""
-
-    yaml_implicit_resolvers = {}
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-            seen.add(str(key.value))
-        return node
-
-
-for _tag, _pattern, _first in [
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("float", r"[-+]?([0-9][0-9_]*[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)", list("-+.0123456789")),
-    ("merge", r"<<", ["<"]),
-]:
-    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text; `source` names it in errors."""
-    try:
-        return yaml.load(text, RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise UserError(
-            f"{where}: not valid YAML",
-            got=getattr(error, "problem", None) or str(error),
-            fix="correct that line; text with a colon, # or brackets in it goes in quotes",
-        ) from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -245,12 +204,11 @@ def _wrong_type(source: str, field: dataclasses.Field, value: Any, hint: Any) ->
     example = field.default if isinstance(field.default, str | int | float) else None
     if fits([value], hint):
         example = [value]
-    written = yaml.safe_dump(example, default_flow_style=True).split("\n")[0]
     return UserError(
         f"{source}: {field.name} cannot take this value",
         got=describe_value(value),
         expected=describe(hint),
-        fix=None if example is None else f"for example `{field.name}: {written}`",
+        fix=None if example is None else f"for example `{field.name}: {write_yaml(example)}`",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ppo_tiny as tiny
 
-from alignment.pipeline.recipes.recipe import parse_yaml
+from alignment.yaml_text import parse_yaml
 from alignment.trainers.ppo.config import PPOConfig
 
 PAGE = (Path(__file__).parents[3] / "docs/ppo.md").read_text(encoding="utf-8")
