@@ -1,7 +1,8 @@
 """Mistakes a user can make, reported as: what was got, what was expected, how to fix it."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .masking import mask_text  # relative, as exported checkpoints take both files along
 
@@ -63,6 +64,17 @@ def raise_all(errors: list[UserError]) -> None:
         raise errors[0]
     if errors:
         raise UserErrors(errors)
+
+
+@contextlib.contextmanager
+def gathered(errors: list[UserError]) -> Iterator[None]:
+    """Add the mistakes that are raised inside to `errors`."""
+    try:
+        yield
+    except UserErrors as several:
+        errors += several.errors
+    except UserError as error:
+        errors.append(error)
 
 
 def nearest(name: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

@@ -25,8 +25,9 @@ from alignment.estimate.estimate import Estimate, estimate
 from alignment.estimate.step_law import beside
 from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
-from alignment.pipeline.graph import Pipeline, StageSpec
+from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
+from alignment.pipeline.stage_spec import StageSpec
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from alignment.callbacks.step_timer import StepTimer
 from alignment.estimate.peak_flops import palm_flops, peak_flops
 from alignment.estimate.shape import shape_of
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.pipeline.graph import StageSpec
-from alignment.pipeline.recipes.recipe import apply_overrides, build_configs
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes.overrides import apply_overrides
 from alignment.pipeline.recovery import seed_everything
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages.pretrain import PretrainRecipe
 from alignment.stages.shared.stage_run import count_parameters
 from alignment.trainers.pretrain.trainer import PretrainTrainer
@@ -119,7 +120,7 @@ def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch
 
 def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
     """Run a stage for as many steps as the timer asks for, on its own data and parents; nothing written is kept."""
-    method = spec.module.__name__.rpartition(".")[2]
+    method = spec.method
     with TemporaryDirectory() as folder:
         configs = spec.configs(run_dir)
         (args,) = [config for config in configs if isinstance(config, TrainingArguments)]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import disk_full_explained
-from alignment.errors import UserError, raise_all, suggestion
+from alignment.errors import UserError, gathered, raise_all, suggestion
 from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
-from alignment.pipeline.recipes.recipe import gathered
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from eval.harness.store import is_whole, run_name

@@ -9,10 +9,11 @@ from alignment.durable.steps import last_step, newest_complete, step_of
 from alignment.errors import UserError, suggestion
 from alignment.masking import masked
 from alignment.pipeline.evals import EvalJob
-from alignment.pipeline.graph import Pipeline, StageSpec
+from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.parents import digest_outside
 from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.records.record import RunRecord
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.text import table
 
 

@@ -9,8 +9,8 @@ from alignment.callbacks.processes import launched
 from alignment.durable.atomic import disk_full_explained
 from alignment.errors import Diverged, OutOfMemory
 from alignment.pipeline.free_memory import free_memory
-from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.records.record import RunRecord
+from alignment.pipeline.stage_spec import StageSpec
 
 FOUND_OUT = ("micro_batch", "diverged")  # keys of a stage's record that hold for its next attempt too
 logger = logging.getLogger(__name__)

@@ -16,18 +16,19 @@ from typing import Any
 from alignment.durable.lock import locked
 from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
 from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
-from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
+from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest
-from alignment.pipeline.recipes.recipe import gathered
+from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE
 from alignment.pipeline.records.environment import code_digest, git_state, hardware, versions
 from alignment.pipeline.records.lineage import require_parents, require_standing, write_lineage
 from alignment.pipeline.records.previous import set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.pipeline.stopping import ended
 from alignment.text import duration, table
 

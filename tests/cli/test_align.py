@@ -85,13 +85,13 @@ def test_debug_shows_the_traceback(tmp_path):
     for arguments in (["run", "nowhere", "--debug"], ["--debug", "run", "nowhere"]):
         done = run(*arguments, cwd=tmp_path)
         assert done.returncode == 1
-        assert "Traceback" in done.stderr and "nowhere is no recipe folder" in done.stderr
+        assert "Traceback" in done.stderr and "nowhere is not a recipe folder" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "nowhere"], "nowhere is no recipe folder"),
+        (["run", "nowhere"], "nowhere is not a recipe folder"),
         (["sft", "nowhere.yaml"], "no recipe at nowhere.yaml"),
         (["chat", "runs/nowhere/checkpoint"], "no such folder"),
         (["chat", "org/model", "--temperature", "-1"], "--temperature cannot be negative"),

@@ -130,7 +130,7 @@ def test_overrides_reach_stages(project):
     ("override", "says"),
     [
         ("--tunde.learning_rate", "did you mean 'tuned'"),
-        ("--learning_rate", r"--tuned\.learning_rate|takes the stage's name"),
+        ("--learning_rate", r"--STAGE\.learning_rate"),
     ],
 )
 def test_an_override_of_nothing(project, override, says):

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from alignment.errors import UserError, UserErrors
-from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, placeholders, read_recipe
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes.overrides import apply_overrides
+from alignment.pipeline.recipes.recipe import placeholders, read_recipe
 from alignment.pipeline.records.digest import data_digests
 from alignment.yaml_text import parse_yaml, write_yaml
 
@@ -142,7 +144,7 @@ def test_overrides():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [(["loose"], "loose"), (["--a", "[1"], "--a"), (["--a.b", "1"], "no mapping")]
+    ("arguments", "says"), [(["loose"], "loose"), (["--a", "[1"], "--a"), (["--a.b", "1"], "not a mapping")]
 )
 def test_bad_overrides(arguments, says):
     with pytest.raises(UserError, match=says):

@@ -75,7 +75,7 @@ def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "P
 def stage_of(recipe: Path, given: str | None) -> str:
     """The stage that a recipe file is of: as given, by the pipeline.yaml beside it, or by its name."""
     from alignment.errors import UserError
-    from alignment.pipeline.graph import PIPELINE_FILE, read_settings
+    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
     from alignment.stages import STAGES
 
     beside = recipe.parent / PIPELINE_FILE

@@ -95,9 +95,8 @@ def _print_run(run_dir: Path) -> int:
 def _verify(args: argparse.Namespace) -> int:
     """Compare a checkpoint, or all of a run directory, with their manifests, an adapter's base included."""
     from alignment.durable.manifest import MANIFEST, read_manifest, require_intact
-    from alignment.errors import raise_all
+    from alignment.errors import gathered, raise_all
     from alignment.models.checkpoints import require_sound
-    from alignment.pipeline.recipes.recipe import gathered
     from alignment.pipeline.records.record import FILE
     from alignment.text import size_text
 

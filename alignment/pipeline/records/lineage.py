@@ -8,11 +8,10 @@ from typing import Any
 
 from alignment.durable.atomic import write_json
 from alignment.durable.manifest import LINEAGE, cover, digest_checkpoint
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
 from alignment.models.checkpoints import adapter_base, is_adapter, read_lineage, require_sound
-from alignment.pipeline.graph import StageSpec
-from alignment.pipeline.recipes.recipe import gathered
 from alignment.pipeline.records.record import RunRecord
+from alignment.pipeline.stage_spec import StageSpec
 
 # What a stage's entry in pipeline.json says that goes along with its checkpoint.
 KEPT = ("recipe_digest", "data", "code", "git", "seed", "versions", "started")
@@ -61,7 +60,7 @@ def write_lineage(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
     places = {key: str(run_dir / name / "checkpoint") for key, name in spec.parents.items()} | spec.outside
     lineage = {
         "stage": spec.name,
-        "method": spec.module.__name__.rpartition(".")[2],
+        "method": spec.method,
         "digest": digest_checkpoint(checkpoint),
         "adapter": is_adapter(checkpoint),
         **{key: record.stages[spec.name].get(key) for key in KEPT},
