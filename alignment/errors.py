@@ -1,10 +1,10 @@
-"""Mistakes a user can make, reported as: what was got, what was expected, how to fix it."""
+"""User errors: the problem, what was got, what was expected, and how to fix it."""
 
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
-from .masking import mask_text  # relative, as exported checkpoints take both files along
+from .masking import mask_text  # relative: exported checkpoints carry both files
 
 LISTED = 12  # names, at most, in a suggestion
 
@@ -15,7 +15,7 @@ class UserError(Exception):
     Args:
         problem: one line that names what is wrong.
         got: what was found.
-        expected: what would have been accepted.
+        expected: what would be accepted.
         fix: what to do about it.
     """
 
@@ -30,7 +30,7 @@ class UserError(Exception):
 
 
 class UserErrors(UserError):
-    """Several mistakes found in one pass, reported together."""
+    """Several user errors found in one pass, reported together."""
 
     def __init__(self, errors: list[UserError]):
         self.errors = errors
@@ -38,19 +38,19 @@ class UserErrors(UserError):
 
 
 class OutOfMemory(UserError):
-    """Training did not fit the memory; it may with a smaller micro-batch."""
+    """Training ran out of memory; it may fit with a smaller micro-batch."""
 
 
 class Diverged(UserError):
-    """Training gives no finite numbers any more; it may again from an earlier checkpoint."""
+    """Loss or gradients are no longer finite; training from an earlier checkpoint may recover."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The work was asked to stop before its end.
+    """A run was asked to stop before its end.
 
     Args:
-        signum: the signal that asked; SIGXCPU stands for a time budget that is spent.
-        message: where it stopped, and how to go on.
+        signum: the signal; SIGXCPU means that the time of --max-time is up.
+        message: where the run stopped, and how to resume.
     """
 
     def __init__(self, signum: int, message: str):
@@ -59,7 +59,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def raise_all(errors: list[UserError]) -> None:
-    """Raise nothing, the one error, or all of them together."""
+    """Raise a single error as it is, several as UserErrors, and nothing if there are none."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

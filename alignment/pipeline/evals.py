@@ -1,4 +1,4 @@
-"""The evaluations of a pipeline: which there are after a stage, which of them are up to date, and running them."""
+"""The evaluations of a pipeline: the list, which of them are up to date, and running them."""
 
 import contextlib
 import inspect
@@ -21,16 +21,17 @@ SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 
 
 class Harness:
-    """What a pipeline needs of the package `eval`, which is imported once there is something to evaluate."""
+    """The part of the package `eval` that a pipeline uses; `eval` is imported when there is something to evaluate."""
 
     def options(self) -> list[str]:
-        """Names of the keyword arguments that an evaluation takes."""
+        """The keyword arguments of an evaluation that pipeline.yaml may set."""
         from eval.harness.run_suite import evaluate
 
         parameters = inspect.signature(evaluate).parameters.values()
         return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in SET_BY_JOB]
 
     def formats(self, suite: str) -> Sequence[str]:
+        """The formats that a suite supports."""
         from eval.harness.suite import suite_formats
 
         return suite_formats(suite)
@@ -41,7 +42,7 @@ class Harness:
         return suite_name(suite)
 
     def digest(self, suite: str, format: str, options: dict[str, Any]) -> str:
-        """Changes with anything that a suite's figures hang on; loads the suite, and raises where it cannot be."""
+        """A digest of everything that a suite's results depend on; loads the suite, and raises if that fails."""
         from eval.harness.suite import load_suite, suite_digest
 
         loading = {key: options[key] for key in ("num_fewshot", "suite_args") if key in options}
@@ -69,11 +70,18 @@ class EvalJob:
     format: str
     suite_digest: str
     options: dict[str, Any]
-    variant: dict[str, Any] = field(default_factory=dict)  # those options that the others of this suite do not have
+    variant: dict[str, Any] = field(default_factory=dict)  # options that the suite's other evaluations do not have
 
 
 def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob]:
-    """Every evaluation of a pipeline, in order; what is wrong with suites and options is reported together."""
+    """Every evaluation of a pipeline, in order.
+
+    Args:
+        source: the path of pipeline.yaml, for messages.
+
+    Raises:
+        UserError: all mistakes in suites and options together.
+    """
     evals = pipeline.evals
     if not (evals.suites and evals.stages):
         return []
@@ -102,7 +110,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
 def extra_job(
     item: dict[str, Any], parents: dict[str, str | None], harness: Harness, options: dict[str, Any]
 ) -> EvalJob:
-    """An evaluation of its own, named after what sets it apart: pretrain-tinyworld-plain-num_fewshot-3."""
+    """An evaluation of `evals.extra`, named by its own options: pretrain-tinyworld-plain-num_fewshot-3."""
     stage, suite, format = item["stage"], item["suite"], item["format"]
     own = {key: value for key, value in item.items() if key not in ("stage", "suite", "format")}
     name = run_name(stage, harness.name(suite), format, own)
@@ -111,7 +119,7 @@ def extra_job(
 
 
 def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
-    """Whether the recorded result is of these weights, this suite and these options."""
+    """Whether the recorded result belongs to the current weights, suite and options."""
     entry = record.evals.get(job.name, {})
     return (
         is_whole(run_dir / "evals" / job.name)
@@ -121,6 +129,7 @@ def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
 
 
 def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
+    """What an evaluation's result depends on."""
     checkpoint = record.stages[job.stage]["checkpoint_digest"]
     return {"checkpoint_digest": checkpoint, "suite_digest": job.suite_digest, "options": job.options}
 
@@ -128,7 +137,7 @@ def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
 def run_jobs(
     jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness, say: Callable[[str], None]
 ) -> None:
-    """Run evaluations of one stage's checkpoint, loaded once, and write down how each ended."""
+    """Run evaluations of one stage's checkpoint, which is loaded once, and record how each ended."""
     checkpoint = str(run_dir / jobs[0].stage / "checkpoint")
     loaded = harness.load(checkpoint)
     for job in jobs:

@@ -112,7 +112,7 @@ def test_fresh_runs_all_again_and_keeps_what_was_there(project, capsys):
     before = Path("runs/fake/base/checkpoint/weights.json").read_text()
     assert project.run(fresh=True) == ALL
     assert Path("runs/fake/previous/base-1/checkpoint/weights.json").read_text() == before
-    assert "base: what stood there was moved to runs/fake/previous/base-1" in capsys.readouterr().out
+    assert "base: its previous folder was moved to runs/fake/previous/base-1" in capsys.readouterr().out
 
 
 def test_dry_run_changes_nothing_on_disk(project, tmp_path):
@@ -182,7 +182,7 @@ def test_a_stage_that_was_killed_runs_again_in_its_folder(project, capsys):
     (project.run_dir / "judge/trainer/kept").touch()
     capsys.readouterr()
     assert project.run() == ["judge", "aligned"]
-    assert "judge: running (interrupted last time; from its start, as there is no step" in capsys.readouterr().out
+    assert "judge: running (interrupted last time; restarts, as there is no step" in capsys.readouterr().out
     assert (project.run_dir / "judge/trainer/kept").exists() and not (project.run_dir / "previous").exists()
     assert project.record()["stages"]["judge"]["attempts"] == 2
 
@@ -193,7 +193,7 @@ def test_a_stage_that_was_killed_between_its_last_file_and_its_record_is_only_re
     RunRecord(project.run_dir).update("stages", "judge", status="running", digest=None)
     capsys.readouterr()
     assert project.run(until="judge") == []
-    assert "judge: running (interrupted last time; finished but for its record)" in capsys.readouterr().out
+    assert "judge: running (interrupted last time; finished, not yet recorded)" in capsys.readouterr().out
     assert project.record()["stages"]["judge"]["digest"] == digest
     RunRecord(project.run_dir).update("stages", "judge", status="running")
     (project.run_dir / "judge/checkpoint/weights.json").write_text("{}")
@@ -362,8 +362,8 @@ def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(projec
         evaluate(checkpoint, suite, format, *args, **kwargs)
 
     project.harness.evaluate = signalled
-    goes_on = "what is finished in runs/fake stands: the same command goes on"
-    with pytest.raises(Interrupted, match=goes_on) as stop, stopping(project.run_dir):
+    kept = "what is finished in runs/fake is kept: repeat the command to resume"
+    with pytest.raises(Interrupted, match=kept) as stop, stopping(project.run_dir):
         project.run()
     assert stop.value.args[0] == signum
     assert [entry["status"] for entry in project.record()["evals"].values()] == ["done", "interrupted"]

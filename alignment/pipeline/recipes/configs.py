@@ -9,9 +9,9 @@ from alignment.yaml_text import write_yaml
 
 
 def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str) -> tuple[Any, ...]:
-    """Instances of the dataclasses, from the keys of one recipe; a key that several of them have goes to each.
+    """Build the dataclasses from the keys of one recipe; a key that several of them have is passed to each.
 
-    All unknown keys and wrong types are reported together, and then what the dataclasses themselves refuse.
+    All unknown keys and wrong types are reported together, then the errors of the dataclasses themselves.
     """
     annotations = [_annotations(cls) for cls in classes]
     valid = {key for hints in annotations for key in hints}
@@ -56,7 +56,7 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def _wrong_type(source: str, field: dataclasses.Field, value: Any, hint: Any) -> UserError:
-    example = field.default if isinstance(field.default, str | int | float) else None
+    example: Any = field.default if isinstance(field.default, str | int | float) else None
     if fits([value], hint):
         example = [value]
     return UserError(
@@ -68,5 +68,5 @@ def _wrong_type(source: str, field: dataclasses.Field, value: Any, hint: Any) ->
 
 
 def _distinct(errors: list[UserError]) -> list[UserError]:
-    """One error for each problem: a key that two dataclasses have is wrong once."""
+    """Errors with distinct problems: a key that two dataclasses have is reported once."""
     return list({error.problem: error for error in reversed(errors)}.values())[::-1]

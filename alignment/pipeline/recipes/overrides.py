@@ -56,7 +56,8 @@ def route_overrides(
         recipes: stage -> recipe.
         declared: names of the inputs that pipeline.yaml declares.
     """
-    inputs, errors = {}, []
+    inputs: dict[str, Any] = {}
+    errors: list[UserError] = []
     for key, value in parse_overrides(overrides).items():
         part, dot, rest = key.partition(".")
         with gathered(errors):

@@ -101,7 +101,8 @@ def read_evals(evals: dict[str, Any], stages: list[str], source: Path) -> EvalSp
     if not evals:
         return EvalSpec()
     options = dict(evals)
-    own = {key: options.pop(key) for key in ("suites", "stages", "formats", "extra") if key in options}
+    named = ("suites", "stages", "formats", "extra")
+    own: dict[str, Any] = {key: options.pop(key) for key in named if key in options}
     extra = own.get("extra", [])
     errors = [
         UserError(

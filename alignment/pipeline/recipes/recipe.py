@@ -18,8 +18,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
-        fix = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=fix) from error
+        meant = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=meant) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         kind = "a folder" if path.is_dir() else "a file that is not UTF-8 text"
         fix = "`align run` takes a folder, `align STAGE` a recipe file" if path.is_dir() else None
