@@ -52,7 +52,7 @@ from alignment.estimate.compute import this_device
 from alignment.estimate.estimate import estimate
 from alignment.estimate.workload import SAMPLING, TokenStatistics
 from alignment.models.loading import load_config
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.pipeline.records.environment import hardware
 from alignment.pipeline.stage_spec import stage_module
 

@@ -22,7 +22,7 @@ from alignment.data.tokenizing.encoding import encode_rows
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device
 from alignment.estimate.estimate import Estimate, estimate
-from alignment.estimate.step_law import beside
+from alignment.estimate.step_law import compared
 from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
 from alignment.pipeline.graph import Pipeline
@@ -114,7 +114,7 @@ def cost(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
         return [], []
     lines = describe(found).splitlines()
     if material.method == "pretrain" and material.get("model_name_or_path") is None:
-        law = beside(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
+        law = compared(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
         lines.insert(3, f"  rates   {law}")
     sharded = bool(material.get("fsdp") or material.get("deepspeed")) or model_is_sharded()
     unfit = memory_finding(found, sharded)

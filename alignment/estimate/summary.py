@@ -1,4 +1,4 @@
-"""An estimate in a few lines for people."""
+"""An estimate as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST = "a micro-batch of 1 and activation checkpointing"
 
 
 def describe(estimate: Estimate) -> str:
-    """A few short lines for people."""
+    """An estimate as indented lines."""
     found = estimate
     learning = f"{short_number(found.parameters)} parameters"
     if found.trainable < found.parameters:
@@ -39,7 +39,7 @@ def describe(estimate: Estimate) -> str:
 
 
 def fixes(found: Estimate) -> list[str]:
-    """What would fit; the size of a model only where this one does not at all."""
+    """Changes that make a stage fit; a smaller model only if no setting makes this one fit."""
     if not found.fixes and found.verdict != TOO_LARGE:
         return []
     changes = list(found.fixes)

@@ -139,7 +139,7 @@ def test_what_stages_take_is_told_also_of_models_to_come(tiny):
     costs = {check.stage: "\n".join(check.costs) for check in checks}
     assert costs["tokenizer"] == ""
     assert "model   984k parameters\n" in costs["pretrain"]
-    assert "by step law" in costs["pretrain"] and "by step law" not in costs["sft"]
+    assert "step law" in costs["pretrain"] and "step law" not in costs["sft"]
     for stage in ("sft", "reward", "dpo", "ppo"):
         assert "of them trained (7." in costs[stage], stage
     unfit = {found.stage for check in checks for found in check.findings if "does not fit the memory" in found.what}

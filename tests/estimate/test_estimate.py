@@ -26,7 +26,7 @@ from alignment.estimate.summary import describe
 from alignment.estimate.tensor_bytes import Precision
 from alignment.estimate.workload import TokenStatistics
 from alignment.models.gpt import GPTConfig
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.pipeline.stage_spec import stage_module
 from alignment.trainers.pretrain.trainer import PretrainConfig, PretrainTrainer
 

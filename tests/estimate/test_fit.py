@@ -11,7 +11,7 @@ from alignment.estimate.compute import Device
 from alignment.estimate.estimate import Estimate, estimate
 from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.pipeline.stage_spec import stage_module
 
 MEDIUM = {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16}

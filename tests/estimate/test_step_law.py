@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.estimate.step_law import beside, step_law
+from alignment.estimate.step_law import compared, step_law
 
 
 def test_the_law_has_the_papers_values():
@@ -19,5 +19,5 @@ def test_more_tokens_want_larger_steps_and_larger_models_smaller_ones():
 
 
 def test_the_line_has_both():
-    line = beside(10**9, 10**11, 3e-4, 524_288)
+    line = compared(10**9, 10**11, 3e-4, 524_288)
     assert "1.6e-03" in line and "3.0e-04" in line and "524,288" in line
