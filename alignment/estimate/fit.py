@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from alignment.estimate.compute import Device
@@ -135,8 +135,8 @@ def _less(run: Run) -> Iterator[Change]:
     """Changes to what a step learns from: a smaller rollout, or shorter rows in other stages."""
     smallest = _smallest(run)
     batch = smallest.batch
-    keys = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": batch.evaluated}
-    keys["activation_checkpointing"] = "true"
+    smaller = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": batch.evaluated}
+    keys: dict[str, object] = smaller | {"activation_checkpointing": "true"}
     rollout = ("rollout", "steps_per_generation", batch.group)
     part, key, end = rollout if batch.rollout else ("length", "max_length", SHORTEST)
     size = getattr(batch, part) // 2
@@ -145,5 +145,5 @@ def _less(run: Run) -> Iterator[Change]:
         size //= 2
 
 
-def _words(keys: dict[str, int | str]) -> str:
+def _words(keys: Mapping[str, object]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in keys.items())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from alignment.models.adapters import require_targets
 from alignment.trainers.pretrain.muon import hidden_matrices
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import nn
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 RMS_ELEMENTS, LAYER_NORM_ELEMENTS = 3, 2
 GATED_ELEMENTS, PLAIN_ELEMENTS, GELU_NEW_ELEMENTS = 4, 2, 5
@@ -79,8 +79,8 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     muons = hidden_matrices(model)
     hidden = sum(one.numel() for name, one in model.named_parameters() if name in muons)
     quantisable = sum(one.weight.numel() for one in _linear_layers(model) if one is not output)
-    model = with_adapter(model, adapter, kind) if adapter is not None else model
-    sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    whole = with_adapter(model, adapter, kind) if adapter is not None else model
+    sizes = [(one.numel(), one.requires_grad) for one in whole.parameters()]
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -107,16 +107,17 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     )
 
 
-def _linear_layers(model: nn.Module) -> Iterator[nn.Module]:
+def _linear_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """Yield the layers that bitsandbytes quantises; GPT-2's Conv1D is used like a Linear here."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     for name, module in model.named_modules():
         if (type(module) is nn.Linear or isinstance(module, Conv1D)) and name != "score":
-            yield module
+            yield cast("nn.Linear", module)
 
 
-def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:
+def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> PreTrainedModel:
     """The model of a config on the meta device: modules and shapes without values."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -131,7 +132,7 @@ def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:
         return auto.from_config(config)
 
 
-def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
+def with_adapter(model: PreTrainedModel, adapter: PeftConfig, kind: str) -> PeftModel:
     """An empty model with an adapter; only the adapter and a classifier's score head are trainable."""
     import torch
     from peft import get_peft_model

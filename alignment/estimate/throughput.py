@@ -26,14 +26,17 @@ from alignment.trainers.pretrain.trainer import PretrainTrainer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIDES = {
-    "pretrain": 1,
-    "sft": 1,
-    "reward": 2,
-}  # sequences per row, in stages that only train on their tokens
+# Sequences per row, in stages that only train on their tokens.
+SIDES = {"pretrain": 1, "sft": 1, "reward": 2}
 # Switches off what a bench does not measure.
-BARE = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none"}
-BARE |= {"disable_tqdm": True, "push_to_hub": False}
+BARE: dict[str, object] = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "push_to_hub": False,
+}
 # Pretraining sees no document twice, so that dropout does not help.
 NO_DROPOUT = dict.fromkeys(("attention_dropout", "hidden_dropout", "embedding_dropout"), 0.0)
 

@@ -120,10 +120,12 @@ class Chat:
         if not self.tokenizer.chat_template:
             self.messages.clear()
         self.messages.append({"role": "user", "content": line})
-        prompt = self.fitting_prompt(line)
+        prompt, room = self.fitting_prompt(line)
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         with nullcontext() if self.recommended else plain_generation(self.model):
-            output = self.model.generate(**prompt, **self.sampling(), streamer=streamer, tokenizer=self.tokenizer)
+            output = self.model.generate(
+                **prompt, **self.sampling(), max_new_tokens=room, streamer=streamer, tokenizer=self.tokenizer
+            )
         new_tokens = output[0, prompt["input_ids"].shape[1] :]
         reply = self.tokenizer.decode(new_tokens, skip_special_tokens=True).strip()
         self.messages.append({"role": "assistant", "content": reply})
@@ -134,17 +136,13 @@ class Chat:
 
         Streaming needs a single reply without beams, whatever is recommended.
         """
-        given = {"do_sample": False}
-        if self.temperature:
-            given = {
-                "do_sample": True,
-                "temperature": self.temperature,
-                "top_k": 0,
-            }  # transformers' default is 50
+        given: dict[str, bool | float | int] = {"do_sample": False}
+        if self.temperature:  # transformers' default of top_k is 50
+            given = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
         own = vars(self.model.generation_config) if self.recommended else {}
         return {name: value for name, value in given.items() if own.get(name) is None} | ONE_REPLY
 
-    def fitting_prompt(self, line: str) -> "dict[str, torch.Tensor | int]":
+    def fitting_prompt(self, line: str) -> "tuple[dict[str, torch.Tensor], int]":
         """The prompt's tensors and the room for a reply; the oldest turns are dropped if the context is short."""
         from alignment.errors import UserError
 
@@ -163,7 +161,7 @@ class Chat:
                 expected=f"fewer than {context}",
                 fix="shorten it",
             )
-        return prompt | {"max_new_tokens": min(room, self.max_new_tokens)}
+        return prompt, min(room, self.max_new_tokens)
 
     def encode(self, line: str) -> "dict[str, torch.Tensor]":
         """The prompt's tensors: the conversation, or the line alone if there is no chat template."""

@@ -123,7 +123,7 @@ def _chain(checkpoint: str) -> dict | None:
 
     if is_adapter(checkpoint):
         chain = read_chain(adapter_folder(checkpoint))
-        return chain and asdict(chain)
+        return None if chain is None else asdict(chain)
     return read_merged_from(checkpoint)
 
 

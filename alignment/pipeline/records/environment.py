@@ -34,7 +34,9 @@ def git_state() -> dict[str, Any] | None:
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")
-    return commit and {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    if not commit:
+        return None
+    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -49,7 +51,7 @@ def code_digest() -> str:
     """The digest of this project's code and tables, which identifies the version even without git."""
     files = []
     for package in (alignment, eval, reward_models):
-        folder = Path(package.__file__).parent
+        folder = Path(str(package.__file__)).parent
         found = sorted(path for path in folder.rglob("*") if path.suffix in CODE)
         files += [[package.__name__, path.relative_to(folder).as_posix(), sha256(path)] for path in found]
     return digest_value(files)

@@ -89,7 +89,9 @@ def lineages(run_dir: Path) -> list[dict[str, Any]]:
     return [lineage for name, lineage in known.items() if name not in parents]
 
 
-def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0, seen: set[str] | None = None) -> list[str]:
+def lineage_lines(
+    lineage: dict[str, Any], key: str = "", depth: int = 0, seen: set[str | None] | None = None
+) -> list[str]:
     """Lines for a checkpoint and, indented below it, for its parents.
 
     Args:
