@@ -16,7 +16,7 @@ from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from eval.harness.store import is_whole, run_name
 
-OURS = ("suites", "stages", "formats")
+OWN_KEYS = ("suites", "stages", "formats")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 
 
@@ -87,7 +87,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         return []
     valid = harness.options()
     errors = [
-        UserError(f"{source}: unknown key 'evals.{key}'", fix=suggestion(key, [*OURS, *valid]))
+        UserError(f"{source}: unknown key 'evals.{key}'", fix=suggestion(key, [*OWN_KEYS, *valid]))
         for key in evals.options
         if key not in valid
     ]
@@ -129,7 +129,7 @@ def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
 
 
 def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
-    """What an evaluation's result depends on."""
+    """The digests and options that an evaluation's result depends on."""
     checkpoint = record.stages[job.stage]["checkpoint_digest"]
     return {"checkpoint_digest": checkpoint, "suite_digest": job.suite_digest, "options": job.options}
 

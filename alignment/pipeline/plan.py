@@ -80,7 +80,7 @@ def plan_stage(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: 
 def change_since(
     spec: StageSpec, entry: dict[str, Any], recipe_digest: str, record: RunRecord, rerun: Sequence[str]
 ) -> str:
-    """What changed in a stage's recipe or parents since it last ran; empty if nothing did."""
+    """The change in a stage's recipe or parents since it last ran, as text; empty if there is none."""
     if entry["recipe_digest"] != recipe_digest:
         return "recipe changed: " + changed_keys(entry["recipe"], masked(spec.recipe))
     for parent in spec.parents.values():
@@ -92,7 +92,7 @@ def change_since(
 
 
 def resume_point(stage_dir: Path) -> str:
-    """Where an interrupted stage resumes, found without verifying its step checkpoints."""
+    """The step from which an interrupted stage resumes, as text; step checkpoints are not verified."""
     checkpoint = newest_complete(stage_dir / "trainer")
     if (stage_dir / "stage.json").exists():
         return "finished, not yet recorded"

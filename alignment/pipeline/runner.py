@@ -205,10 +205,10 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
     errors: list[UserError] = []
     for step in steps:
         folder = run_dir / step.spec.name
-        ours = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
+        is_stage = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
         occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
         with gathered(errors):
-            if step.runs and occupied and not ours:
+            if step.runs and occupied and not is_stage:
                 raise UserError(
                     f"{folder} holds files that are not those of a stage, and is left alone",
                     got=", ".join(sorted(path.name for path in folder.iterdir())[:5]) if folder.is_dir() else "a file",

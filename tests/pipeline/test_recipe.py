@@ -81,7 +81,7 @@ def test_a_recipe_extends_another_and_mappings_merge(tmp_path):
     assert read_recipe(tmp_path / "sub/child.yaml") == {"a": 1, "b": {"c": 1, "d": 3}, "list": [2]}
 
 
-def test_a_circle_of_extends_is_an_error(tmp_path):
+def test_a_cycle_of_extends_is_an_error(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: ./a.yaml\n")
     with pytest.raises(UserError, match=r"extends itself(?s:.*)b\.yaml -> "):
@@ -116,12 +116,12 @@ def test_bad_yaml(tmp_path, text, says):
         read_recipe(tmp_path / "a.yaml")
 
 
-def test_merge_keys_are_no_duplicates(tmp_path):
+def test_merge_keys_are_not_duplicates(tmp_path):
     (tmp_path / "a.yaml").write_text("base: &base {x: 1, y: 1}\nchild: {<<: *base, x: 2}\nagain: {<<: *base}\n")
     assert read_recipe(tmp_path / "a.yaml")["child"] == {"x": 2, "y": 1}
 
 
-def test_a_missing_file_names_its_neighbour(tmp_path):
+def test_a_missing_file_suggests_a_similar_one(tmp_path):
     (tmp_path / "reward.yaml").write_text("")
     with pytest.raises(UserError, match=r"did you mean .*reward\.yaml"):
         read_recipe(tmp_path / "rewards.yaml")
@@ -151,7 +151,7 @@ def test_bad_overrides(arguments, says):
         apply_overrides({"a": 1}, arguments)
 
 
-def test_building_gives_a_shared_key_to_each():
+def test_a_key_of_several_dataclasses_is_passed_to_each():
     training, model = build(learning_rate=1, report_to=["tensorboard"], seed=7, layers=3, kind="cosine", targets=["q"])
     assert (training.seed, model.seed, model.layers, training.learning_rate) == (7, 7, 3, 1)
 
@@ -176,7 +176,7 @@ def test_an_unknown_key_names_the_nearest():
         ("nested", 3, "a mapping"),
     ],
 )
-def test_a_wrong_type_says_got_needed_and_mend(key, value, says):
+def test_a_wrong_type_says_got_expected_and_fix(key, value, says):
     with pytest.raises(UserError, match=says) as caught:
         build(**{key: value})
     assert not isinstance(caught.value, UserErrors)
@@ -190,7 +190,7 @@ def test_all_mistakes_are_reported_together():
     assert all(part in text for part in ("laers", "bf16", "seed", "nest", "'output_dir' is missing"))
 
 
-def test_what_the_dataclasses_refuse_is_a_users_error():
+def test_errors_of_the_dataclasses_are_user_errors():
     with pytest.raises(UserErrors) as caught:
         build(max_steps=0, layers=0)
     assert "a.yaml: Training refuses these settings" in str(caught.value)

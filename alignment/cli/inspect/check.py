@@ -78,8 +78,8 @@ def stage_of(recipe: Path, given: str | None) -> str:
     from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
     from alignment.stages import STAGES
 
-    beside = recipe.parent / PIPELINE_FILE
-    listed = read_settings(recipe.parent).stages if beside.is_file() else {}
+    pipeline_file = recipe.parent / PIPELINE_FILE
+    listed = read_settings(recipe.parent).stages if pipeline_file.is_file() else {}
     named = next((name for name, file in listed.items() if (recipe.parent / file).resolve() == recipe.resolve()), None)
     stage = given or named or recipe.stem
     if stage not in STAGES:
