@@ -83,7 +83,7 @@ def test_handlers_are_put_back(parents, tmp_path, at_step):
 
 
 def test_a_time_budget_that_ends_before_training_ends_the_data_preparation(parents, tmp_path):
-    with pytest.raises(Interrupted, match=r"max-time is up.*same command"):
+    with pytest.raises(Interrupted, match=r"max-time is up.*repeat the command"):
         tiny.run("pretrain", parents, tmp_path / "run/pretrain", max_seconds=0.0)
     again = tiny.run("pretrain", parents, tmp_path / "run/pretrain")
     assert again["faults"] == {"skipped_steps": 0, "loss_spikes": 0}

@@ -73,12 +73,10 @@ def test_a_recipes_secrets_are_in_no_file_of_the_run(project, capsys):
     with pytest.raises(RuntimeError):
         project.run("--hub_token", "quite-secret", "--tuned.fail", f"no access with {TOKEN} to {SECRET_URL}")
     written = [path.read_text() for path in project.run_dir.rglob("*.json") if path.name != "weights.json"]
-    written_and_printed = "".join([*written, *capsys.readouterr()])
+    printed = "".join([*written, *capsys.readouterr()])
     assert project.record()["stages"]["tuned"]["recipe"]["hub_token"] == MASK
     assert project.record()["inputs"] == {"hub_token": MASK}
-    assert not [
-        secret for secret in ("quite-secret", "another-one", TOKEN, "pa55word") if secret in written_and_printed
-    ]
+    assert not [secret for secret in ("quite-secret", "another-one", TOKEN, "pa55word") if secret in printed]
 
 
 def test_a_stages_token_is_in_no_file_but_its_checkpoint_has_a_lineage(tmp_path):
@@ -108,9 +106,9 @@ def test_messages_and_logs_are_masked(capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     monkeypatch.setattr(info, "main", fails)
     assert align.main(["info"]) == 2
-    written_and_printed = "".join(capsys.readouterr())
-    assert "reading https://***@example.org" in written_and_printed and "cannot read https://***@example.org" in told
-    assert TOKEN not in written_and_printed and "pa55word" not in told
+    printed = "".join(capsys.readouterr())
+    assert "reading https://***@example.org" in printed and "cannot read https://***@example.org" in printed
+    assert TOKEN not in printed and "pa55word" not in printed
 
 
 def test_cards_records_and_reports_are_masked(tmp_path):
