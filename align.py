@@ -1,6 +1,6 @@
 """The `align` command: a table of verbs, their help, and dispatch.
 
-No package is imported until a verb is chosen, so `align --help` answers at once.
+No package is imported until a verb is chosen, so that `align --help` answers at once.
 """
 
 import argparse
@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
 
 STAGE = "alignment.cli.train.stage"
 
@@ -29,38 +31,60 @@ def stage_verbs() -> dict[str, tuple[str, str]]:
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("alignment.cli.train.run", "run the stages of a recipe folder in order, with evals between them"),
     **stage_verbs(),
-    "check": ("alignment.cli.inspect.check", "look at a recipe, its data and its cost before any training"),
-    "bench": ("alignment.cli.inspect.bench", "tokens a second, model FLOP utilisation and where a step's time goes"),
-    "eval": ("alignment.cli.evaluate.eval", "run eval suites on a checkpoint"),
-    "compare": ("alignment.cli.evaluate.compare", "compare evaluated checkpoints with the first, item by item"),
-    "sample": ("alignment.cli.evaluate.sample", "completions, best-of-n replies or preference pairs of a checkpoint"),
-    "winrate": ("alignment.cli.evaluate.winrate", "how often a judge prefers one checkpoint's replies to another's"),
+    "check": (
+        "alignment.cli.inspect.check",
+        "validate a recipe: data, masks, template, memory, time",
+    ),
+    "bench": (
+        "alignment.cli.inspect.bench",
+        "measure tokens per second, model FLOP utilisation, parts of a step",
+    ),
+    "eval": ("alignment.cli.evaluate.eval", "run evaluation suites on a checkpoint"),
+    "compare": ("alignment.cli.evaluate.compare", "compare evaluated checkpoints with the first, paired by item"),
+    "sample": (
+        "alignment.cli.evaluate.sample",
+        "write completions, best-of-n replies or preference pairs",
+    ),
+    "winrate": (
+        "alignment.cli.evaluate.winrate",
+        "how often a judge prefers one checkpoint's replies to another's",
+    ),
     "frontier": (
         "alignment.cli.evaluate.frontier",
-        "reward against the distance that PPO has gone, and where it peaks",
+        "plot reward against KL distance over PPO training, and find the peak",
     ),
-    "reward-card": ("alignment.cli.evaluate.reward_card", "how far a reward model can be trusted, on preference pairs"),
-    "report": ("alignment.cli.inspect.report", "build the report of a run directory anew"),
-    "chat": ("alignment.cli.inspect.chat", "talk to a checkpoint in the terminal"),
-    "info": ("alignment.cli.inspect.info", "parameters, arithmetic, cache and memory of a preset or checkpoint"),
-    "merge": ("alignment.cli.share.merge", "merge an adapter, and those below it, into plain weights"),
+    "reward-card": (
+        "alignment.cli.evaluate.reward_card",
+        "evaluate a reward model on preference pairs",
+    ),
+    "report": ("alignment.cli.inspect.report", "rebuild the report of a run directory"),
+    "chat": ("alignment.cli.inspect.chat", "chat with a checkpoint in the terminal"),
+    "info": (
+        "alignment.cli.inspect.info",
+        "parameters, FLOPs, KV cache, memory and lineage of a model",
+    ),
+    "merge": ("alignment.cli.share.merge", "merge an adapter, and the adapters below it, into plain weights"),
     "import": (
         "alignment.cli.share.import_checkpoint",
-        "make a GPT-2, Llama, Qwen3 or Mixtral checkpoint one of our own",
+        "convert a GPT-2, Llama, Qwen3 or Mixtral checkpoint to this project's architecture",
     ),
     "export": (
         "alignment.cli.share.export_checkpoint",
-        "write a checkpoint that loads where this project is not installed",
+        "write a checkpoint that loads without this project",
     ),
 }
 
-# Exit codes, with 0 for done and 1 for a defect of this program, which shows its traceback: docs/reliability.md.
+# Exit codes: 0 success, 1 a defect of this program (with its traceback), and these; docs/reliability.md.
 USER_ERROR = 2
 TIME_IS_UP = 75  # sysexits.h: try again
-SIGNALLED = 128  # and the signal's number: 130 for Ctrl-C, 143 for SIGTERM
+SIGNALLED = 128  # plus the signal's number: 130 for Ctrl-C, 143 for SIGTERM
+
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 def usage() -> str:
+    """The text of `align --help`."""
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items())
     return f"""usage: align VERB [arguments]
@@ -69,12 +93,12 @@ From random weights to an aligned model.
 
 {verbs}
 
-`align VERB --help` describes a verb's arguments. `--debug` shows the traceback of a reported mistake.
-Start here: align run recipes/tiny"""
+`align VERB --help` describes the arguments of a verb. `--debug` shows the traceback of a user error.
+Start with: align run recipes/tiny"""
 
 
 def split_overrides(arguments: list[str], known: set[str]) -> tuple[list[str], list[str]]:
-    """Part a verb's own arguments from recipe overrides (`--key value`, `--key=value`, or `--key` for true)."""
+    """Separate a verb's own arguments from recipe overrides (`--key value`, `--key=value`, or `--key` for true)."""
     own, overrides, rest = [], [], list(arguments)
     while rest:
         token = rest.pop(0)
@@ -87,10 +111,10 @@ def split_overrides(arguments: list[str], known: set[str]) -> tuple[list[str], l
     return own, overrides
 
 
-def parse(verb: str, module, arguments: list[str]) -> argparse.Namespace:
-    """Arguments of a verb; one whose parser sets a default for `overrides` takes recipe keys as options too."""
+def parse(verb: str, module: ModuleType, arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments of a verb; a parser with a default for `overrides` accepts recipe keys as options too."""
     parser = argparse.ArgumentParser(prog=f"align {verb}", description=VERBS[verb][1], allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a reported mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
     parser.set_defaults(verb=verb)
     module.add_arguments(parser)
     if parser.get_default("overrides") is None:
@@ -103,13 +127,13 @@ def parse(verb: str, module, arguments: list[str]) -> argparse.Namespace:
 
 
 def set_up_logging() -> None:
-    """What our own packages have to say, and the libraries' warnings, as plain lines."""
+    """Print the log of this project's packages and the warnings of libraries as plain lines, secrets masked."""
     import logging
     import warnings
 
     from alignment.masking import MaskingFilter
 
-    # TRL asks transformers for this by its old name: no recipe can mend it.
+    # TRL uses the old name, whatever the recipe says.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -120,6 +144,7 @@ def set_up_logging() -> None:
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
+    """Import a verb's module, run it, and return the exit code."""
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
     from alignment.errors import UserError
@@ -134,12 +159,12 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return USER_ERROR
 
 
-def interrupt_by(signum: int) -> Callable:
-    """Let a signal end this process as Ctrl-C does, cleaning up on the way; the handler that it had before."""
+def interrupt_by(signum: int) -> Handler:
+    """Let a signal end this process as Ctrl-C does, with clean-up; return the previous handler."""
     owner = os.getpid()
 
-    def interrupt(signum, frame):
-        if os.getpid() != owner:  # a worker forked from it, which has nothing to clean up
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker, which has nothing to clean up
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         raise KeyboardInterrupt(signum)
@@ -148,7 +173,7 @@ def interrupt_by(signum: int) -> Callable:
 
 
 def interrupted(verb: str, stop: KeyboardInterrupt) -> int:
-    """Say where the work stopped, and return the exit code."""
+    """Print where the work stopped, and return the exit code."""
     print(f"align {verb}: {getattr(stop, 'message', 'interrupted')}", file=sys.stderr)
     signum = stop.args[0] if stop.args else signal.SIGINT
     return TIME_IS_UP if signum == signal.SIGXCPU else SIGNALLED + signum
@@ -162,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
+        near = difflib.get_close_matches(verb, VERBS, n=1)  # not alignment.errors: its package imports transformers
         hint = f"did you mean `align {near[0]}`?" if near else "`align --help` lists the verbs"
         print(f"align: no verb {verb!r}: {hint}", file=sys.stderr)
         return USER_ERROR

@@ -1,9 +1,12 @@
-"""Mistakes a user can make, reported as: what was got, what was expected, how to fix it."""
+"""User errors: the problem, what was got, what was expected, and how to fix it."""
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from .masking import mask_text  # relative, as exported checkpoints take both files along
+from .masking import mask_text  # relative: exported checkpoints carry both files
+
+LISTED = 12  # names, at most, in a suggestion
 
 
 class UserError(Exception):
@@ -12,7 +15,7 @@ class UserError(Exception):
     Args:
         problem: one line that names what is wrong.
         got: what was found.
-        expected: what would have been accepted.
+        expected: what would be accepted.
         fix: what to do about it.
     """
 
@@ -27,7 +30,7 @@ class UserError(Exception):
 
 
 class UserErrors(UserError):
-    """Several mistakes found in one pass, reported together."""
+    """Several user errors found in one pass, reported together."""
 
     def __init__(self, errors: list[UserError]):
         self.errors = errors
@@ -35,19 +38,19 @@ class UserErrors(UserError):
 
 
 class OutOfMemory(UserError):
-    """Training did not fit the memory; it may with a smaller micro-batch."""
+    """Training ran out of memory; it may fit with a smaller micro-batch."""
 
 
 class Diverged(UserError):
-    """Training gives no finite numbers any more; it may again from an earlier checkpoint."""
+    """Loss or gradients are no longer finite; training from an earlier checkpoint may recover."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The work was asked to stop before its end.
+    """A run was asked to stop before its end.
 
     Args:
-        signum: the signal that asked; SIGXCPU stands for a time budget that is spent.
-        message: where it stopped, and how to go on.
+        signum: the signal; SIGXCPU means that the time of --max-time is up.
+        message: where the run stopped, and how to resume.
     """
 
     def __init__(self, signum: int, message: str):
@@ -56,15 +59,42 @@ class Interrupted(KeyboardInterrupt):
 
 
 def raise_all(errors: list[UserError]) -> None:
-    """Raise nothing, the one error, or all of them together."""
+    """Raise a single error as it is, several as UserErrors, and nothing if there are none."""
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise UserErrors(errors)
 
 
+@contextlib.contextmanager
+def gathered(errors: list[UserError]) -> Iterator[None]:
+    """Add the mistakes that are raised inside to `errors`."""
+    try:
+        yield
+    except UserErrors as several:
+        errors += several.errors
+    except UserError as error:
+        errors.append(error)
+
+
+def nearest(name: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names most similar to a misspelt one, at most `count`, with a similarity of at least `cutoff`."""
+    return difflib.get_close_matches(str(name), list(known), n=count, cutoff=cutoff)
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str | None:
+    """The fix for a misspelt name: `did you mean 'sft'?`, or `otherwise` if no known name is similar."""
+    near = nearest(name, known, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+def suggestion(name: object, known: Iterable[str]) -> str | None:
+    """The fix for a misspelt name: the nearest known name, or else a list of the known names."""
+    names = [str(name) for name in known]
+    return did_you_mean(name, names, "valid: " + ", ".join(names[:LISTED]))
+
+
 def unknown(what: str, got: str, known: Sequence[str], expected: str | None = None) -> UserError:
-    """The error for a name that is none of those known; it asks for the nearest."""
-    close = difflib.get_close_matches(got, known, n=1)
-    fix = f"did you mean {close[0]}?" if close else "take one of those"
+    """The error for a name that is not among those known; it suggests the nearest."""
+    fix = did_you_mean(got, known, "choose one of these")
     return UserError(f"Unknown {what}: {got}.", got=got, expected=expected or f"one of {', '.join(known)}", fix=fix)

@@ -30,7 +30,7 @@ from alignment.estimate.compute import this_device
 from alignment.estimate.estimate import estimate
 from alignment.estimate.workload import TokenStatistics
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.pipeline.records.environment import hardware
 from alignment.stages import STAGES
 from alignment.stages.shared.saving import save_checkpoint

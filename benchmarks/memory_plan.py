@@ -52,9 +52,9 @@ from alignment.estimate.compute import this_device
 from alignment.estimate.estimate import estimate
 from alignment.estimate.workload import SAMPLING, TokenStatistics
 from alignment.models.loading import load_config
-from alignment.pipeline.graph import stage_module
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.pipeline.records.environment import hardware
+from alignment.pipeline.stage_spec import stage_module
 
 LIMIT = 0.15
 SEED = 0

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alignment.pipeline.graph import read_settings
+from alignment.pipeline.recipes.pipeline_file import read_settings
 from alignment.pipeline.records.environment import hardware
 from alignment.report.labels import metric_of, number, stage_name, variant_texts
 from alignment.report.tables import order, row_name

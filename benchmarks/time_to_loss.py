@@ -54,7 +54,9 @@ from typing import Any
 
 import torch
 
-from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, read_recipe
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes.overrides import apply_overrides
+from alignment.pipeline.recipes.recipe import read_recipe
 from alignment.pipeline.records.environment import hardware
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ LAYERS = [
     {"alignment.durable"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-FREE = {"alignment", "alignment.errors", "alignment.masking"}
+FREE = {"alignment", "alignment.errors", "alignment.masking", "alignment.text", "alignment.yaml_text"}
 
 
 def source_files() -> list[Path]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from alignment.check.findings import Finding, error, warning
 from alignment.estimate.fit import TOO_LARGE
-from alignment.estimate.summary import SMALLEST, fixes, gigabytes
+from alignment.estimate.summary import SMALLEST, fixes
+from alignment.text import gigabytes
 
 if TYPE_CHECKING:
     from alignment.estimate.estimate import Estimate

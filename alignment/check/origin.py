@@ -19,8 +19,10 @@ from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter, is_path
 from alignment.models.loading import load_config, load_tokenizer
-from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec, read_settings
+from alignment.pipeline.graph import Pipeline
+from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
 from alignment.pipeline.recipes.recipe import read_recipe
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES
 from alignment.stages.pretrain import new_config
 from alignment.tokenization.base import Changes, make_chat_ready, take_template

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 from alignment.check.findings import Finding, by_share, error, note, warning
 from alignment.check.material import Material
 from alignment.data.reading.formats import KINDS, READ_COLUMNS
+from alignment.errors import nearest
 from alignment.stages import TOKENIZER
 from reward_models.card.pairwise import GOLD_COLUMNS
 
@@ -63,7 +63,7 @@ def check_columns(material: Material) -> Iterator[Finding]:
     columns = material.train.column_names
     unread = [name for name in columns if name not in read]
     for name in unread:
-        near = difflib.get_close_matches(name.lower(), sorted(read - set(columns)), n=1, cutoff=0.85)
+        near = nearest(name.lower(), sorted(read - set(columns)), cutoff=0.85)
         if near:
             yield warning(
                 f"the column {name!r} is not read",

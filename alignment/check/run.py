@@ -22,11 +22,12 @@ from alignment.data.tokenizing.encoding import encode_rows
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device
 from alignment.estimate.estimate import Estimate, estimate
-from alignment.estimate.step_law import beside
+from alignment.estimate.step_law import compared
 from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
-from alignment.pipeline.graph import Pipeline, StageSpec
+from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES, TOKENIZER
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def stage_costs(material: Material, device: Device) -> tuple[list[str], list[Fin
         return [], []
     lines = describe(found).splitlines()
     if material.get("model_name_or_path") is None:  # pretraining from random weights
-        law = beside(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
+        law = compared(found.hidden_parameters, found.tokens, material.get("learning_rate"), found.batch_tokens)
         lines.insert(3, f"  rates   {law}")
     sharded = bool(material.get("fsdp") or material.get("deepspeed")) or model_is_sharded()
     unfit = memory_finding(found, sharded)

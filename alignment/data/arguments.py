@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, raise_all, suggestion
 
 
 @dataclass(frozen=True)
@@ -255,9 +254,8 @@ def _read_entry(entry: dict[str, Any]) -> Source:
     errors = []
     for key in entry:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}"
-            errors.append(UserError(f"datasets: unknown key {key!r}.", got=f"{key}: {entry[key]}", fix=fix))
+            got = f"{key}: {entry[key]}"
+            errors.append(UserError(f"datasets: unknown key {key!r}.", got=got, fix=suggestion(key, known)))
     if "name" not in entry:
         errors.append(UserError("datasets: a source has no name.", got=entry, expected="`name`, as dataset_name"))
     raise_all(errors)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError
+from alignment.text import size_text
 
 PARTIAL = ".partial"  # what is being written
 REPLACED = ".replaced"  # a folder that is about to be replaced, for the moment between two renames
@@ -122,8 +123,8 @@ def disk_full_explained(what: str, where: str | Path, expected: int | None = Non
         free = shutil.disk_usage(place).free
         raise UserError(
             f"no space left on the disk for {what}; what was written before stands whole and is not replaced",
-            got=f"{as_size(free)} free at {place} ({error})",
-            expected=None if expected is None else f"{as_size(expected)} free",
+            got=f"{size_text(free)} free at {place} ({error})",
+            expected=None if expected is None else f"{size_text(expected)} free",
             fix=f"free space on the disk of {place} (RUN_DIR/previous and older trainer/checkpoint-N may be deleted), "
             "then give the same command again: it goes on from what stands",
         ) from error
@@ -144,11 +145,3 @@ def is_disk_full(error: Exception, place: Path) -> bool:
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-
-
-def as_size(count: int) -> str:
-    """Bytes as people read them: 512 B, 1.5 MB, 24.0 GB."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

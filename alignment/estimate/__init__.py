@@ -1,1 +1,1 @@
-"""Predictions of tokens, steps, memory and time of a stage, without making weights."""
+"""Predict tokens, steps, memory and time of a stage, without allocating weights."""

@@ -1,4 +1,4 @@
-"""Floating-point operations of a stage, and the seconds they take on a device."""
+"""Predict the floating-point operations of a stage, and the seconds that they take on a device."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from alignment.estimate.shape import Shape
 if TYPE_CHECKING:
     import torch
 
-# Small products on a CPU, so that the best of many was not disturbed by other processes.
+# Products on a CPU are small, so that the fastest of many was not disturbed by other processes.
 SIDES, MEASURED_SECONDS = {"cpu": 512, "cuda": 4096}, 0.5
-# Of what matrix products reach, the share that training does; the rest goes to memory traffic. Measured on one thread
+# The share of the speed of matrix products that training reaches; memory traffic takes the rest. Measured on one thread
 # of a CPU: 0.31 with 1 M parameters, 0.54 with 60 M, 0.49 with 110 M (2026-11-22). Not measured on a GPU.
 UTILISATION = 0.3
-# Seconds that the framework takes to issue one layer's operations forwards; a backward pass takes twice as long
+# Seconds that the framework takes to launch one layer's forward pass; a backward pass takes twice as long
 # (measured on the same CPU with 8 tokens).
 LAUNCH = 0.9e-3
 # Seconds to load models and data.
 START = 8
-# A step of sampling reads all weights for one token of each sequence: how much slower its arithmetic is.
+# How much slower arithmetic is in sampling, where each step reads all weights for one token per sequence.
 SAMPLING_SLOWDOWN = 4
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a stage runs on.
+    """The hardware that a stage runs on.
 
     Attributes:
-        name: for people.
-        memory: bytes; of a GPU its own, else the machine's RAM.
-        flops: operations a second that a large matrix product reaches, or None: then no time is told.
+        name: for messages.
+        memory: bytes of the GPU, else of the machine's RAM.
+        flops: operations per second of a large matrix product; None: not measured, and no time is predicted.
         on_gpu: whether the memory is a GPU's.
     """
 
@@ -43,10 +43,10 @@ class Device:
 
 
 def this_device(measure: bool = True) -> Device:
-    """This machine's first GPU, else its processor.
+    """The first GPU of this machine, else its processor.
 
     Args:
-        measure: time matrix products, for half a second.
+        measure: time matrix products for half a second.
     """
     import torch
 
@@ -64,9 +64,10 @@ def this_device(measure: bool = True) -> Device:
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of square matrix products, from the best of those that fit into half a second.
+    """Operations per second of square matrix products: the fastest of those that fit into half a second.
 
-    On a CPU one thread is measured, times their number: threads that wait for each other on a busy machine say little.
+    On a CPU one thread is measured and multiplied by their number: threads that wait for each other on a busy machine
+    would be measured too slow.
     """
     import torch
 
@@ -90,18 +91,26 @@ def _seconds_of_product(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def forward_flops(shape: Shape, length: float) -> float:
-    """Of a token in a sequence of a length, on average, as `models.gpt.sizes` counts it; every layer sees all."""
+    """Forward FLOPs per token, averaged over a sequence of `length` tokens, as `models.gpt.sizes` counts them.
+
+    Every layer is taken to attend to the whole sequence.
+    """
     return 2 * shape.matrix_parameters + 4 * shape.attention_width * shape.layers * (length + 1) / 2
 
 
 def training_flops(shape: Shape, length: float, checkpointing: bool) -> float:
-    """Of a token: the backward pass takes twice the forward's, once where the weights are frozen."""
+    """Training FLOPs per token: a backward pass takes twice the forward FLOPs, or once if the weights are frozen."""
     backward = 1 if shape.trainable < shape.parameters else 2
     return forward_flops(shape, length) * (1 + backward + checkpointing)
 
 
 def seconds(flops: float, layer_passes: float, device: Device) -> float | None:
-    """Args: layer_passes: forward passes through a layer, a backward pass being two."""
+    """Predict the seconds of a stage; None if the device's speed is not known.
+
+    Args:
+        flops: in all.
+        layer_passes: forward passes through a layer; a backward pass counts as two.
+    """
     if device.flops is None:
         return None
     return START + flops / (UTILISATION * device.flops) + layer_passes * LAUNCH

@@ -1,10 +1,10 @@
-"""What a stage will take: tokens, steps, time and memory; told before any training, without making weights.
+"""Predict the tokens, steps, time and memory of a stage before training, without allocating weights.
 
-How far off it is, by what was measured on two cores: memory within 6% in recipes/tiny (1 M parameters) and in full
-fine-tuning of 60 M (2026-11-22), within 12% in what benchmarks/memory_plan.py has (264 M, LoRA and full); time 0.6 to
-1.7 of what recipes/tiny took, PPO's the longest, as it is told for completions of full length. Memory on a GPU:
-docs/performance.md; time was not measured there, nor a quantised base. Mixtures of experts keep more activations than
-is counted here (about a third).
+Measured errors, on two cores: memory within 6% for recipes/tiny (1M parameters) and full fine-tuning of 60M parameters
+(2026-11-22), within 12% for benchmarks/memory_plan.py (264M, LoRA and full). The predicted time is 0.6 to 1.7 of the
+measured time of recipes/tiny; the highest ratio is PPO's, whose completions are assumed to have full length. Memory on
+a GPU: docs/performance.md; time on a GPU and quantised bases were not measured. Mixtures of experts keep about a third
+more activations than predicted.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ BFLOAT16 = Precision(2, 2)
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage will take.
+    """The predicted cost of a stage.
 
     Attributes:
-        tokens: trained on in all, padding aside; of PPO and GRPO prompts and completions, all of the full length.
+        tokens: trained on in total, without padding; for PPO and GRPO prompts and completions of full length.
         steps: optimizer steps.
-        batch_sequences: sequences an optimizer step: packed rows, conversations, both sides of pairs, completions.
-        batch_tokens: tokens an optimizer step, padding aside.
-        seconds: about so many, or None where the device's speed is not known.
-        memory: bytes at the peak, by part.
-        device: with its memory.
-        parameters: of the model that is trained, all of them.
+        batch_sequences: sequences per optimizer step: packed rows, conversations, both sides of pairs, completions.
+        batch_tokens: tokens per optimizer step, without padding.
+        seconds: None if the device's speed is not known.
+        memory: part -> bytes at the peak.
+        device: the device that memory and time are predicted for.
+        parameters: of the trained model, including frozen ones.
         hidden_parameters: of its matrices outside the embeddings and the output layer.
-        trainable: those that learn; with PPO without the critic's.
+        trainable: parameters that are updated; without PPO's critic.
         least: bytes at the peak with a micro-batch of 1 and activation checkpointing.
-        largest_batch: the largest micro-batch that fits, all else being as it is; 0 where none does.
-        largest_model: about so many parameters would fit with a micro-batch of 1 and activation checkpointing.
-        mends: what to change where memory is short.
+        largest_batch: the largest micro-batch that fits with all other settings unchanged; 0 if none does.
+        largest_model: parameters of the largest model that fits with a micro-batch of 1 and activation checkpointing.
+        fixes: recipe changes that reduce memory, if it is short.
     """
 
     stage: str
@@ -89,21 +89,21 @@ def estimate(
     reward_config: PreTrainedConfig | None = None,
     reward_adapter: PeftConfig | None = None,
 ) -> Estimate:
-    """What a stage will take on a device.
+    """Predict the cost of a stage on a device.
 
     Args:
         stage: pretrain, sft, reward, dpo, ppo or grpo.
         configs: the stage's dataclasses, as `StageSpec.configs` builds them.
-        model_config: of the model that is trained; of an adapter its base's.
-        adapter: the parent's own adapter, where it is one (a new adapter is read from the configs).
-        reward_config: of the reward model, of an adapter its base's; default: as the policy's, adapter included.
-        reward_adapter: the reward model's own adapter, where it is one.
+        model_config: of the trained model; for an adapter, of its base.
+        adapter: the parent's adapter, if the parent is one (a new adapter is read from the configs).
+        reward_config: of the reward model; for an adapter, of its base; default: the policy's, with its adapter.
+        reward_adapter: the reward model's adapter, if it is one.
     """
     keys = Keys(configs)
     if reward_config is None:
         reward_config, reward_adapter = model_config, adapter
     own = adapter or (new_adapter(stage, keys) if keys.use_peft else None)
-    reference = adapter is not None or own is None  # of a new adapter the base itself is the reference
+    reference = adapter is not None or own is None  # the base itself is the reference of a new adapter
     reward = (reward_config, reward_adapter) if keys.reward_model_path else None
     models = models_of(stage, keys, (model_config, own), reward, reference)
     batch = batch_of(stage, keys, model_config, rows)
@@ -143,7 +143,7 @@ def estimate(
 
 
 def _cheaper(run: Run, keys: Keys, config: PreTrainedConfig, reward: tuple | None, device: Device) -> Iterator[Change]:
-    """Ways to train the same model in less memory: LoRA, on a base in 16 bit, in 4 bit where that can be had."""
+    """Ways to train the same model in less memory: LoRA, then on a base in 16 bit, then in 4 bit if available."""
     if STAGES[run.stage].data == "text":  # pretraining has no adapters
         return
     changed = []
@@ -161,7 +161,7 @@ def _cheaper(run: Run, keys: Keys, config: PreTrainedConfig, reward: tuple | Non
 
 
 def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float | None:
-    """Arithmetic of all passes, and what the framework takes to issue them."""
+    """Seconds of a stage: the arithmetic of all passes, and the time to launch them."""
     batch, models = run.batch, run.models
     tokens = trained_rows * batch.sides * batch.padded
     flops, passes = _training_work(run, tokens, trained_rows)
@@ -171,7 +171,7 @@ def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float
     if STAGES[run.stage].samples:
         flops, passes = flops * keys.num_iterations, passes * keys.num_iterations
         rollouts = trained_rows / batch.rollout
-        # Policy, PPO's critic, and the frozen.
+        # The policy, PPO's critic, and the frozen models.
         judged = 1 + (models.critic_mode in ("separate", "lora")) + len(models.frozen)
         flops += tokens * forward * (judged + compute.SAMPLING_SLOWDOWN * batch.completion / batch.padded)
         chunks = batch.rollout / batch.evaluated
@@ -180,7 +180,7 @@ def _seconds(run: Run, keys: Keys, trained_rows: float, device: Device) -> float
 
 
 def _training_work(run: Run, tokens: float, rows: float) -> tuple[float, float]:
-    """Operations, and passes through a layer, of training once on some rows; PPO's critic included."""
+    """FLOPs and layer passes of training once on `rows` rows of `tokens` tokens, including PPO's critic."""
     batch, policy = run.batch, run.models.policy
     flops = tokens * compute.training_flops(policy, batch.padded, run.checkpointing)
     passes = rows / batch.micro * policy.layers * (3 + run.checkpointing)

@@ -1,20 +1,20 @@
-"""Whether a stage fits a device, and what to change where it does not."""
+"""Decide whether a stage fits a device, and which changes make it fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from alignment.estimate.compute import Device
 from alignment.estimate.peak_memory import Run, memory_parts
 
 FITS, TIGHT, TOO_LARGE = "fits", "tight", "does not fit"
-# Below this share of the device's memory the estimate's own error does no harm.
+# Up to this share of the device's memory, the error of the prediction does no harm.
 SAFE_SHARE = 0.8
-LARGEST_BATCH = 1024  # none larger is looked for
-SHORTEST = 64  # tokens; no shorter max_length is proposed
+LARGEST_BATCH = 1024  # the search ends here
+SHORTEST = 64  # tokens; the shortest max_length that is proposed
 
-Change = tuple[str, Run]  # keys of the recipe, and the run with them
+Change = tuple[str, Run]  # recipe keys as text, and the run with them
 
 
 def total(run: Run) -> int:
@@ -23,21 +23,26 @@ def total(run: Run) -> int:
 
 
 def verdict(size: int, device: Device) -> str:
+    """`fits`, `tight` or `does not fit`.
+
+    Args:
+        size: bytes at the peak.
+    """
     if size <= SAFE_SHARE * device.memory:
         return FITS
     return TIGHT if size <= device.memory else TOO_LARGE
 
 
 def least(run: Run) -> int:
-    """Bytes at the peak with the smallest micro-batch and activation checkpointing, all else being as asked for."""
+    """Bytes at the peak with a micro-batch of 1 and activation checkpointing, other settings unchanged."""
     return total(_smallest(run))
 
 
 def fixes(run: Run, device: Device, cheaper: Iterable[Change]) -> list[str]:
-    """The gentlest changes of the recipe after which it fits, each by itself, then together; then what costs more.
+    """The smallest changes to the recipe that make it fit: alone, then combined, then changes that cost quality.
 
     Args:
-        cheaper: other ways to train the model, dearer in quality the further down.
+        cheaper: ways to train the model in less memory, those that cost least quality first.
     """
     wanted = (FITS,) if verdict(total(run), device) == TIGHT else (FITS, TIGHT)
     found = [_first(changes, device, wanted) for changes in (_smaller_batches(run), _checkpointed(run))]
@@ -49,14 +54,17 @@ def fixes(run: Run, device: Device, cheaper: Iterable[Change]) -> list[str]:
 
 
 def largest_model(run: Run, device: Device) -> int:
-    """Parameters of a model that fits at the least setting: all but the framework's share grows with the model."""
+    """Parameters of the largest model that fits with the smallest settings.
+
+    All memory but the framework's is taken to be proportional to the parameters.
+    """
     parts = memory_parts(_smallest(run))
     room = SAFE_SHARE * device.memory - parts["framework"]
     return max(0, round(run.models.policy.parameters * room / (sum(parts.values()) - parts["framework"])))
 
 
 def largest_batch(run: Run, device: Device) -> int:
-    """By halves: memory grows with the micro-batch."""
+    """The largest micro-batch that fits, by bisection: memory grows with the micro-batch."""
 
     def fits(micro: int) -> bool:
         return verdict(total(replace(run, batch=replace(run.batch, micro=micro))), device) == FITS
@@ -69,7 +77,7 @@ def largest_batch(run: Run, device: Device) -> int:
 
 
 def _first(changes: Iterable[Change], device: Device, wanted: tuple[str, ...]) -> str | None:
-    """The first of the changes that gets the best of the wanted verdicts."""
+    """The first change that reaches the best possible of the wanted verdicts, best verdict first."""
     found = [(words, verdict(total(run), device)) for words, run in changes]
     for one in wanted:
         for words, reached in found:
@@ -79,7 +87,7 @@ def _first(changes: Iterable[Change], device: Device, wanted: tuple[str, ...]) -
 
 
 def _changed(words: str, run: Run) -> Iterator[Change]:
-    """A change by itself, and with those of the batch and of checkpointing."""
+    """A change alone, and combined with smaller batches and checkpointing."""
     yield words, run
     for more, one in [*_smaller_batches(run), *_checkpointed(run)]:
         yield f"{words}, {more}", one
@@ -95,7 +103,7 @@ def _checkpointed(run: Run) -> list[Change]:
 
 
 def _smaller_batches(run: Run) -> list[Change]:
-    """Smaller micro-batches with the optimizer's batch, and PPO's rollout, as they are."""
+    """Smaller micro-batches with the same optimizer batch and the same rollout."""
     batch = run.batch
     parts = [parts for parts in range(2, batch.micro + 1) if batch.micro % parts == 0]
     sizes = [(batch.micro // part, max(1, batch.evaluated // part)) for part in parts]
@@ -124,11 +132,11 @@ def _smallest(run: Run) -> Run:
 
 
 def _less(run: Run) -> Iterator[Change]:
-    """What learns from less at a time: a smaller rollout, else shorter rows."""
+    """Changes to what a step learns from: a smaller rollout, or shorter rows in other stages."""
     smallest = _smallest(run)
     batch = smallest.batch
-    keys = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": batch.evaluated}
-    keys["activation_checkpointing"] = "true"
+    smaller = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": batch.evaluated}
+    keys: dict[str, object] = smaller | {"activation_checkpointing": "true"}
     rollout = ("rollout", "steps_per_generation", batch.group)
     part, key, end = rollout if batch.rollout else ("length", "max_length", SHORTEST)
     size = getattr(batch, part) // 2
@@ -137,5 +145,5 @@ def _less(run: Run) -> Iterator[Change]:
         size //= 2
 
 
-def _words(keys: dict[str, int | str]) -> str:
+def _words(keys: Mapping[str, object]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in keys.items())

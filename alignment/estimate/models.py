@@ -1,4 +1,4 @@
-"""The models that a stage holds, and in which precision."""
+"""The models that a stage holds in memory, and their precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedConfig
 
-# A number of 4 bit with its share of the constant of a block of 64, which is of 32 bit; of 8 with double quantisation.
+# Bytes per weight: 4 bits plus its share of the constant of a block of 64, in 32 bit, or 8 with double quantisation.
 PLAIN_NF4_BYTES, NF4_BYTES, INT8_BYTES = 0.5625, 0.516, 1.0
 TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -26,9 +26,9 @@ class Models:
 
     Attributes:
         policy: the model that is trained.
-        frozen: name -> parameters, of the models beside it that do not learn.
-        critic: PPO's, where it is a model of its own.
-        critic_mode: PPO's, as resolved.
+        frozen: name -> parameters, of the models that are not trained.
+        critic: PPO's critic, if it is a separate model.
+        critic_mode: PPO's `critic_mode`, resolved.
     """
 
     policy: Shape
@@ -38,7 +38,10 @@ class Models:
 
 
 def new_adapter(stage: str, keys: Keys) -> PeftConfig:
-    """The adapter that a stage adds, with a row of the embeddings for those of the template's tokens, which are few."""
+    """The adapter that a stage adds.
+
+    One trained row of the embeddings stands for the few tokens of the chat template.
+    """
     from peft import LoraConfig
 
     classifies = STAGES[stage].checkpoint == CLASSIFIER
@@ -60,17 +63,23 @@ def models_of(
     reward: tuple[PreTrainedConfig, PeftConfig | None] | None,
     has_reference: bool,
 ) -> Models:
-    """Which models a stage holds; for PPO as docs/ppo.md says. A base under several adapters is held once."""
+    """The models that a stage holds; for PPO as in docs/ppo.md. A base under several adapters is held once.
+
+    Args:
+        policy: config and adapter of the trained model.
+        reward: config and adapter of the reward model, if there is one.
+        has_reference: the reference is a model in addition to the policy's base.
+    """
     facts = STAGES[stage]
     trained, adapter = shape_of(*policy, facts.checkpoint), policy[1]
     if not facts.has_reference:
         return Models(trained)
-    # Of a policy that is an adapter the reference is another adapter.
+    # If the policy is an adapter, the reference is a second adapter on the same base.
     copy_size = trained.trainable if adapter is not None else trained.parameters
     frozen = {"reference model": copy_size} if has_reference and (not facts.samples or keys.beta > 0) else {}
     if not facts.samples:
         return Models(trained, frozen)
-    # In PPO a reward model that is an adapter sits on the policy's base; TRL's trainer has it whole.
+    # In PPO a reward model that is an adapter shares the policy's base; in TRL's GRPO it has its own.
     shared = facts.has_critic and reward is not None and reward[1] is not None and adapter is not None
     if reward is not None:
         judge = shape_of(*reward, CLASSIFIER)
@@ -86,6 +95,7 @@ def models_of(
 
 
 def precision_of(keys: Keys, config: PreTrainedConfig) -> Precision:
+    """The precision of the weights and of the computation."""
     dtype = keys.dtype or "float32"
     if dtype == "auto":
         dtype = str(config.dtype or "float32").removeprefix("torch.")
@@ -96,6 +106,6 @@ def precision_of(keys: Keys, config: PreTrainedConfig) -> Precision:
 
 
 def is_dense(stage: str, keys: Keys, shape: Shape, device: Device) -> bool:
-    """Whether attention keeps its scores: eager attention does, and on a CPU any with dropout (PPO, GRPO: none)."""
+    """Whether attention keeps its scores: eager attention does, and on a CPU any with dropout (none in PPO, GRPO)."""
     has_dropout = shape.dropout > 0 and not STAGES[stage].samples
     return keys.attn_implementation == "eager" or (has_dropout and not device.on_gpu)

@@ -1,4 +1,4 @@
-"""How much arithmetic a card can do, and how much of it training is: model FLOP utilisation."""
+"""Peak FLOP/s of a device and model FLOPs of training, for model FLOP utilisation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from alignment.estimate.shape import Shape
 if TYPE_CHECKING:
     import torch
 
-# Dense bf16 with fp32 sums, in TFLOP/s, by what torch calls a card, the longest name first. NVIDIA's data sheets, whose
-# figures with sparsity are twice these; of the GeForce cards the appendix of the Ada and GA102 white papers.
+# Card, as torch names it -> TFLOP/s of dense bf16 products with fp32 accumulation. From NVIDIA's data sheets (their
+# figures with sparsity are twice these); for GeForce cards from the appendices of the Ada and GA102 white papers.
 BF16_TFLOPS = {
     "H100 PCIe": 756,
     "H100 NVL": 835,
@@ -31,7 +31,7 @@ BF16_TFLOPS = {
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """Operations a second that the device can do in a type, and how that is known: a data sheet, or a measurement."""
+    """Peak operations per second of a device in `dtype`, and the source: data sheet or measurement."""
     import torch
 
     if device.type == "cuda" and dtype == torch.bfloat16:
@@ -43,12 +43,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 
 def palm_flops(shape: Shape, length: float, frozen: bool = False) -> float:
-    """Model FLOPs of training on a token: 6N + 12LHQT (Chowdhery et al. 2022, appendix B).
+    """Model FLOPs of training per token: 6N + 12LHQT (Chowdhery et al. 2022, appendix B).
 
-    N are the parameters that a token is multiplied by; the whole square of attention counts, though half of it is
-    masked; what activation checkpointing computes again does not.
+    N counts the parameters that a token is multiplied by. The whole attention matrix counts, although half of it is
+    masked; recomputation by activation checkpointing does not.
 
     Args:
-        frozen: only an adapter learns, so that no gradients of the weights are computed.
+        length: tokens of a sequence.
+        frozen: only an adapter is trained, so that no gradients of the weights are computed.
     """
     return (2 if frozen else 3) * (2 * shape.matrix_parameters + 4 * shape.layers * shape.attention_width * length)

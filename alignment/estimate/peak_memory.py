@@ -1,4 +1,4 @@
-"""The peak of a stage's memory: what is always there, and the phase that takes the most."""
+"""The peak memory of a stage: what is always held, plus the phase that needs most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignment.stages import COMPLETIONS, NONE, STAGES, WHOLE
 
 @dataclass(frozen=True)
 class Run:
-    """All that memory depends on."""
+    """Everything that the memory of a stage depends on."""
 
     stage: str
     models: Models
@@ -25,11 +25,11 @@ class Run:
     checkpointing: bool
     dense_attention: bool
     on_gpu: bool
-    loss_chunk: int | None = None  # tokens whose logits pretraining holds at a time; None: a batch's
+    loss_chunk: int | None = None  # tokens per chunk of logits in pretraining; None: all of a batch
 
 
 def memory_parts(run: Run) -> dict[str, int]:
-    """Bytes at the peak by part: what is always there, and the phase that takes the most."""
+    """Part -> bytes at the peak: what is always held, plus the phase that needs most."""
     models, precision = run.models, run.precision
     parts = {
         "framework": tensor_bytes.GPU_FRAMEWORK if run.on_gpu else tensor_bytes.CPU_FRAMEWORK,
@@ -37,7 +37,7 @@ def memory_parts(run: Run) -> dict[str, int]:
         "optimizer": tensor_bytes.optimizer_bytes(models.policy, precision, run.optim),
     }
     parts |= {name: parameters * precision.weights for name, parameters in models.frozen.items()}
-    if models.critic_mode == "separate":
+    if models.critic is not None:
         parts["critic"] = _trained_bytes(models.critic, run) + tensor_bytes.model_bytes(models.critic, precision)
     elif models.critic_mode == "lora":
         parts["critic"] = _trained_bytes(models.policy, run) + tensor_bytes.FLOAT * models.policy.trainable
@@ -54,10 +54,10 @@ def _trained_bytes(shape: Shape, run: Run) -> int:
 
 
 def _training(run: Run) -> Iterator[dict[str, int]]:
-    """A forward and backward pass on a micro-batch.
+    """Yield the phases of a forward and backward pass on a micro-batch.
 
-    With checkpointing the output layer is done with before a layer is computed again: two phases, neither of which has
-    all. (A CPU's allocator does not give the one's memory to the other.)
+    With checkpointing, the output layer's memory is free before the first layer is recomputed: two phases, neither of
+    which holds everything. (A CPU's allocator does not reuse the memory of the first.)
     """
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.micro * batch.sides
@@ -88,7 +88,7 @@ def _training(run: Run) -> Iterator[dict[str, int]]:
 
 
 def _evaluation(run: Run) -> dict[str, int]:
-    """A pass without gradients; PPO and GRPO score their completions so."""
+    """A pass without gradients, as in evaluation and in the scoring of PPO's and GRPO's completions."""
     batch, precision, policy = run.batch, run.precision, run.models.policy
     sequences = batch.evaluated * batch.sides
     return {
@@ -99,7 +99,7 @@ def _evaluation(run: Run) -> dict[str, int]:
 
 
 def _logits(run: Run, sequences: int, gradients: bool) -> int:
-    """Of sampled completions, else of whole sequences."""
+    """Bytes of the logits: of sampled completions in PPO and GRPO, else of whole sequences."""
     precision, policy = run.precision, run.models.policy
     positions = sequences * (run.batch.completion or run.batch.length)
     logits = STAGES[run.stage].logits
@@ -115,7 +115,7 @@ def _logits(run: Run, sequences: int, gradients: bool) -> int:
 
 
 def _sampling(run: Run) -> dict[str, int]:
-    """A whole rollout at a time: the prompts' pass, and the cache of the longest sequences."""
+    """Sampling a rollout: the prompts' pass, and the KV cache of sequences of full length."""
     batch, precision, policy = run.batch, run.precision, run.models.policy
     prompt = batch.length - batch.completion
     return {

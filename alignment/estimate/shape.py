@@ -1,19 +1,19 @@
-"""A model's sizes, read off its config without making its weights."""
+"""The sizes of a model, from its config, without allocating its weights."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from alignment.models.adapters import require_targets
 from alignment.trainers.pretrain.muon import hidden_matrices
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import nn
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 RMS_ELEMENTS, LAYER_NORM_ELEMENTS = 3, 2
 GATED_ELEMENTS, PLAIN_ELEMENTS, GELU_NEW_ELEMENTS = 4, 2, 5
@@ -21,27 +21,27 @@ GATED_ELEMENTS, PLAIN_ELEMENTS, GELU_NEW_ELEMENTS = 4, 2, 5
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory and time depend on.
+    """The sizes that memory and time depend on.
 
     Attributes:
-        parameters: all of them, tied ones once, adapters included.
-        trainable: those that learn.
-        matrix_parameters: what a token is multiplied by on its way: no embedding tables but the output layer; of
-            experts those that it is sent to.
+        parameters: in total, including adapters; tied parameters count once.
+        trainable: parameters that are updated.
+        matrix_parameters: parameters that a token is multiplied by: the output layer but no embedding tables, and only
+            the experts that the token is routed to.
         hidden_matrices: parameters that Muon trains.
-        quantisable: weights of what bitsandbytes quantises: linear layers, but neither the output layer nor a score
-            head, nor experts that are held as one tensor.
-        attention_width: heads times the width of a head.
-        kv_width: key and value heads times the width of a head.
-        mlp_width: inside the MLP; of experts all that a token is sent to.
-        norm_elements: numbers of the model's width that a norm keeps for the backward pass (counted off transformers'
+        quantisable: weights that bitsandbytes quantises: linear layers, except the output layer, a score head, and
+            experts that are stored as one tensor.
+        attention_width: heads times head dimension.
+        kv_width: key and value heads times head dimension.
+        mlp_width: inner width of the MLP; for experts, of all that a token is routed to.
+        norm_elements: tensors of the model's width that a norm keeps for the backward pass (counted in transformers'
             modules: LayerNorm its input and output, RMSNorm the scaled input too).
-        mlp_elements: likewise of the MLP's width: what enters and leaves the activation, and the gate.
-        dropout: of attention's weights.
-        adapter_dropout: of what enters an adapter, which keeps a copy of it.
-        has_adapter: whether adapters are trained on frozen weights.
-        trains_rows: whether an adapter replaces rows of the embeddings.
-        has_output: whether an output layer turns the embeddings' width into logits; a classifier has none.
+        mlp_elements: tensors of the MLP's width that are kept: input and output of the activation, and the gate.
+        dropout: of attention weights.
+        adapter_dropout: of an adapter's input, of which a copy is kept.
+        has_adapter: adapters are trained on frozen weights.
+        trains_rows: an adapter replaces rows of the embeddings.
+        has_output: the model has an output layer; a classifier has none.
     """
 
     parameters: int
@@ -66,7 +66,7 @@ class Shape:
 
 
 def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: str = "causal-lm") -> Shape:
-    """The shape of the model of a config, with an adapter on it, if given.
+    """The shape of the model of a config, with an adapter on it if given.
 
     Args:
         kind: causal-lm or sequence-classification (one label).
@@ -79,8 +79,8 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     muons = hidden_matrices(model)
     hidden = sum(one.numel() for name, one in model.named_parameters() if name in muons)
     quantisable = sum(one.weight.numel() for one in _linear_layers(model) if one is not output)
-    model = with_adapter(model, adapter, kind) if adapter is not None else model
-    sizes = [(one.numel(), one.requires_grad) for one in model.parameters()]
+    whole = with_adapter(model, adapter, kind) if adapter is not None else model
+    sizes = [(one.numel(), one.requires_grad) for one in whole.parameters()]
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -107,17 +107,18 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
     )
 
 
-def _linear_layers(model: nn.Module) -> Iterator[nn.Module]:
+def _linear_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """Yield the layers that bitsandbytes quantises; GPT-2's Conv1D is used like a Linear here."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     for name, module in model.named_modules():
         if (type(module) is nn.Linear or isinstance(module, Conv1D)) and name != "score":
-            yield module
+            yield cast("nn.Linear", module)
 
 
-def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:
-    """The model of a config on the meta device: every module and shape, no numbers."""
+def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> PreTrainedModel:
+    """The model of a config on the meta device: modules and shapes without values."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -131,8 +132,8 @@ def empty_model(config: PreTrainedConfig, kind: str = "causal-lm") -> nn.Module:
         return auto.from_config(config)
 
 
-def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
-    """An empty model with an adapter, which alone is trainable; a classifier's score head comes with it."""
+def with_adapter(model: PreTrainedModel, adapter: PeftConfig, kind: str) -> PeftModel:
+    """An empty model with an adapter; only the adapter and a classifier's score head are trainable."""
     import torch
     from peft import get_peft_model
 
@@ -146,17 +147,17 @@ def with_adapter(model: nn.Module, adapter: PeftConfig, kind: str) -> nn.Module:
 
 
 def _has_rms_norm(config: PreTrainedConfig) -> bool:
-    norm_type = getattr(config, "norm_type", None)  # our GPT's config has both kinds, and an epsilon under any name
+    norm_type = getattr(config, "norm_type", None)  # GPTConfig has both kinds, and an epsilon under either name
     return norm_type == "rmsnorm" if norm_type else hasattr(config, "rms_norm_eps")
 
 
 def _mlp_elements(config: PreTrainedConfig) -> int:
-    """Transformers' models with RMSNorm are Llama's kin, whose MLPs are gated."""
+    """Tensors that the MLP keeps; transformers' models with RMSNorm are of Llama's family, whose MLPs are gated."""
     mlp_type = getattr(config, "mlp_type", None)
     if mlp_type == "gated" or (mlp_type is None and _has_rms_norm(config)):
         return GATED_ELEMENTS
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
-    if mlp_type is not None:  # our GPT's, which has gelu_new in one piece
+    if mlp_type is not None:  # GPTConfig, whose gelu_new is one operation
         return PLAIN_ELEMENTS
     return GELU_NEW_ELEMENTS if activation in ("gelu_new", "gelu_fast") else PLAIN_ELEMENTS
 
@@ -174,7 +175,7 @@ def _experts(config: PreTrainedConfig) -> int:
 
 
 def _idle_experts(config: PreTrainedConfig) -> int:
-    """Parameters of the experts that a token is not sent to; each is a gated MLP."""
+    """Parameters of the experts that a token is not routed to; each is a gated MLP."""
     experts = _experts(config)
     if not experts:
         return 0

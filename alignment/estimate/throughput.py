@@ -1,4 +1,4 @@
-"""How fast training is on this machine: tokens a second, model FLOP utilisation, and where a step's time goes."""
+"""Measure training on this machine: tokens per second, model FLOP utilisation, and the parts of a step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from alignment.callbacks.step_timer import StepTimer
 from alignment.estimate.peak_flops import palm_flops, peak_flops
 from alignment.estimate.shape import shape_of
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
-from alignment.pipeline.graph import StageSpec
-from alignment.pipeline.recipes.recipe import apply_overrides, build_configs
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes.overrides import apply_overrides
 from alignment.pipeline.recovery import seed_everything
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES
 from alignment.stages.pretrain import PretrainRecipe
 from alignment.stages.shared.parameters import count_parameters
@@ -26,25 +27,31 @@ from alignment.trainers.pretrain.trainer import PretrainTrainer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What a bench leaves out of a run.
-BARE = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none"}
-BARE |= {"disable_tqdm": True, "push_to_hub": False}
-# No document is seen twice in pretraining, so that dropout is no help.
+# Switches off what a bench does not measure.
+BARE: dict[str, object] = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "push_to_hub": False,
+}
+# Pretraining sees no document twice, so that dropout does not help.
 NO_DROPOUT = dict.fromkeys(("attention_dropout", "hidden_dropout", "embedding_dropout"), 0.0)
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What was measured.
+    """Measurements of a bench.
 
     Attributes:
-        tokens_per_step: trained on in an optimizer step, padding aside.
-        step_seconds: of an undisturbed step, the mean.
+        tokens_per_step: trained on per optimizer step, without padding.
+        step_seconds: mean of undisturbed steps.
         first_seconds: of the first step, in which kernels are chosen or compiled.
-        split: seconds of each part of a step, measured apart, with the device waited for after each.
-        model_flops: of training on a token (see `palm_flops`); None in stages that do more than that.
-        peak_flops: what the device can do in `dtype`, and in peak_source how that is known.
-        peak_memory_gb: of a GPU what was allocated, else the resident size of this process.
+        split: part of a step -> seconds, measured separately, with a synchronisation of the device after each part.
+        model_flops: of training per token (`palm_flops`); None in stages that do more than train on their tokens.
+        peak_flops: of the device in `dtype`; `peak_source` says how it is known.
+        peak_memory_gb: allocated on the GPU, else the resident size of this process.
     """
 
     name: str
@@ -68,19 +75,19 @@ class Throughput:
 
     @property
     def utilisation(self) -> float | None:
-        """Model FLOP utilisation: the arithmetic of training on the tokens, as a share of what the device can do."""
+        """Model FLOP utilisation: model FLOPs per second as a share of the device's peak."""
         return None if self.model_flops is None else self.tokens_per_second * self.model_flops / self.peak_flops
 
 
 @dataclass
 class Preset:
-    """A model to bench: fields of GPTConfig, `preset` among them."""
+    """A model to bench: fields of GPTConfig, including `preset`."""
 
     model_config: dict
 
 
 def bench_preset(preset: str, overrides: Sequence[str], timer: StepTimer) -> Throughput:
-    """Pretrain a preset on random tokens; keys are those of a pretrain recipe."""
+    """Pretrain a preset on random tokens; overrides are keys of a pretrain recipe."""
     recipe = apply_overrides({"model_config": {"preset": preset} | NO_DROPOUT, "learning_rate": 1e-4}, overrides)
     with TemporaryDirectory() as folder:
         recipe |= BARE | {"max_steps": timer.max_steps, "output_dir": folder}
@@ -102,7 +109,7 @@ def bench_preset(preset: str, overrides: Sequence[str], timer: StepTimer) -> Thr
 
 
 def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch.Tensor]]:
-    """Rows for one optimizer step: of four documents each, or windows where the recipe wants these."""
+    """Rows for one optimizer step: of four documents each, or windows if the recipe sets `window_stride`."""
     length = args.max_length or config.max_position_embeddings
     count = args.train_batch_size * args.gradient_accumulation_steps
     generator = torch.Generator().manual_seed(args.seed)
@@ -114,7 +121,7 @@ def random_rows(config: GPTConfig, args: PretrainRecipe) -> list[dict[str, torch
 
 
 def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
-    """Run a stage for as many steps as the timer asks for, on its own data and parents; nothing written is kept."""
+    """Run a stage on its data and parents for the timer's number of steps; no file is kept."""
     with TemporaryDirectory() as folder:
         configs = spec.configs(run_dir)
         (args,) = [config for config in configs if isinstance(config, TrainingArguments)]
@@ -127,10 +134,10 @@ def bench_stage(spec: StageSpec, run_dir: Path, timer: StepTimer) -> Throughput:
 
 
 def bare_overrides(overrides: Sequence[str], timer: StepTimer, rows: int) -> list[str]:
-    """Overrides of a recipe that leave the training alone, on at most so many rows.
+    """Overrides that switch off everything but training, on at most `rows` rows.
 
     Args:
-        rows: of the data set, to make ready; a run that needs more sees them again.
+        rows: to prepare of the data set; a run that needs more repeats them.
     """
     wanted = BARE | {"max_steps": timer.max_steps, "max_train_samples": rows, "max_eval_samples": 8}
     flags = [str(part) for key, value in wanted.items() for part in (f"--{key}", str(value).lower())]
@@ -180,13 +187,13 @@ def _model_flops(config: PreTrainedConfig, counted: tuple[int, int], length: flo
 
 
 def describe(found: Throughput) -> str:
-    """A table for people."""
+    """Measurements as a table."""
     learns = "" if found.trainable == found.parameters else f", {found.trainable:,} of them trained"
     lines = [
         f"{found.name} on {found.device}, {found.dtype}",
         f"  {'parameters':24}{found.parameters:,}{learns}",
-        f"  {'tokens a step':24}{found.tokens_per_step:,.0f}",
-        f"  {'tokens a second':24}{found.tokens_per_second:,.0f}",
+        f"  {'tokens per step':24}{found.tokens_per_step:,.0f}",
+        f"  {'tokens per second':24}{found.tokens_per_second:,.0f}",
     ]
     if found.utilisation is not None:
         peak = f"of {found.peak_flops / 1e12:.3g} TFLOP/s ({found.peak_source})"

@@ -1,4 +1,4 @@
-"""What a stage works on: its keys, its batches and its optimizer steps."""
+"""The workload of a stage: its recipe keys, batches and optimizer steps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TokenStatistics:
 
     Attributes:
         rows: documents, conversations, pairs or prompts.
-        mean_tokens: of a document, of a conversation, of a prompt with one reply (mean over both), or of a prompt.
-        max_tokens: the longest likewise.
+        mean_tokens: per document, conversation, side of a pair (prompt and reply), or prompt.
+        max_tokens: of the longest.
     """
 
     rows: int
@@ -30,19 +30,19 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a stage works on at a time.
+    """The batches of a stage.
 
     Attributes:
-        micro: rows of a forward and backward pass.
-        accumulation: of these in an optimizer step.
-        sides: sequences of a row.
+        micro: rows per forward and backward pass.
+        accumulation: passes per optimizer step.
+        sides: sequences per row.
         length: tokens of the longest sequence.
-        mean: tokens of a sequence on average, padding aside.
-        padded: tokens of a sequence on average, with what its batch pads it to.
-        evaluated: rows of a pass without gradients.
-        completion: of `length`, what PPO and GRPO sample at most.
-        rollout: completions sampled at a time.
-        group: of these of a prompt.
+        mean: mean tokens of a sequence, without padding.
+        padded: mean tokens of a sequence, with the padding of its batch.
+        evaluated: rows per pass without gradients.
+        completion: maximum tokens of a sampled completion, part of `length` (PPO, GRPO).
+        rollout: completions per rollout.
+        group: completions per prompt.
     """
 
     micro: int
@@ -68,6 +68,7 @@ class Keys:
 
 
 def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatistics) -> Batch:
+    """The batches of a stage on rows of these lengths."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or rows.max_tokens
     limit = keys.max_length or (context if STAGES[stage].data == "text" else rows.max_tokens)
     longest = min(rows.max_tokens, limit)
@@ -90,7 +91,7 @@ def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatis
     if not STAGES[stage].samples:
         return batch
     completion = keys.max_completion_length
-    prompt = min(rows.max_tokens, context - completion)  # the stage leaves longer prompts out
+    prompt = min(rows.max_tokens, context - completion)  # the stage drops longer prompts
     mean = min(rows.mean_tokens, prompt)
     return replace(
         batch,
@@ -104,18 +105,20 @@ def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatis
 
 
 def is_packed(stage: str, keys: Keys) -> bool:
+    """Whether a stage fills rows of one length with several documents."""
     return STAGES[stage].data == "text" or bool(keys.packing)
 
 
 def packed_rows(rows: TokenStatistics, length: int) -> int:
-    """Rows of one length that hold all tokens, were they full; best-fit packing leaves a few percent empty."""
+    """Rows of one length that hold all tokens if they are full; best-fit packing leaves a few percent empty."""
     return max(1, math.ceil(rows.rows * rows.mean_tokens / length))
 
 
 def steps_of(stage: str, keys: Keys, rows: TokenStatistics, batch: Batch) -> tuple[int, float]:
-    """Optimizer steps as transformers' Trainer counts them, and the rows that are trained on, repeats included.
+    """Optimizer steps as transformers' Trainer counts them, and the rows that are trained on, including repeats.
 
-    Of PPO and GRPO the rows are the completions sampled. SFT's replay is taken to be as long as the conversations.
+    The rows of PPO and GRPO are the sampled completions. SFT's replay documents are taken to be as long as its
+    conversations.
     """
     count = rows.rows
     if keys.replay_dataset_name:
@@ -124,7 +127,7 @@ def steps_of(stage: str, keys: Keys, rows: TokenStatistics, batch: Batch) -> tup
         count = packed_rows(rows, batch.length)
     if STAGES[stage].samples:
         per_rollout = keys.steps_per_generation * keys.num_iterations  # micro-batches
-        rollouts = count * batch.group / batch.rollout  # TRL leaves prompts out that do not fill one
+        rollouts = count * batch.group / batch.rollout  # TRL drops prompts that do not fill a rollout
         micro_batches = (math.floor(rollouts) if STAGES[stage].fills_rollouts else math.ceil(rollouts)) * per_rollout
     elif keys.dataloader_drop_last:
         micro_batches = count // batch.micro

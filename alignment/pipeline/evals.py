@@ -1,4 +1,4 @@
-"""The evaluations of a pipeline: which there are after a stage, which of them are up to date, and running them."""
+"""The evaluations of a pipeline: the list, which of them are up to date, and running them."""
 
 import contextlib
 import inspect
@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import disk_full_explained
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all, suggestion
 from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
-from alignment.pipeline.recipes.recipe import gathered, nearest
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from eval.harness.store import is_whole, run_name
 
-OURS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
+OWN_KEYS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 
 
 class Harness:
-    """What a pipeline needs of the package `eval`, which is imported once there is something to evaluate."""
+    """The part of the package `eval` that a pipeline uses; `eval` is imported when there is something to evaluate."""
 
     def options(self) -> list[str]:
-        """Names of the keyword arguments that an evaluation takes."""
+        """The keyword arguments of an evaluation that pipeline.yaml may set."""
         from eval.harness.run_suite import evaluate
 
         parameters = inspect.signature(evaluate).parameters.values()
         return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in SET_BY_JOB]
 
     def formats(self, suite: str) -> Sequence[str]:
+        """The formats that a suite supports."""
         from eval.harness.suite import suite_formats
 
         return suite_formats(suite)
@@ -50,7 +50,7 @@ class Harness:
         return [short_name(name) for name in (*loaded.groups, *loaded.tasks)]
 
     def digest(self, suite: str, format: str, options: dict[str, Any]) -> str:
-        """Changes with anything that a suite's figures hang on; loads the suite, and raises where it cannot be."""
+        """A digest of everything that a suite's results depend on; loads the suite, and raises if that fails."""
         from eval.harness.suite import load_suite, suite_digest
 
         return suite_digest(load_suite(suite, format, **_loading(options)))
@@ -82,17 +82,24 @@ class EvalJob:
     format: str
     suite_digest: str
     options: dict[str, Any]
-    variant: dict[str, Any] = field(default_factory=dict)  # those options that the others of this suite do not have
+    variant: dict[str, Any] = field(default_factory=dict)  # options that the suite's other evaluations do not have
 
 
 def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob]:
-    """Every evaluation of a pipeline, in order; what is wrong with suites and options is reported together."""
+    """Every evaluation of a pipeline, in order.
+
+    Args:
+        source: the path of pipeline.yaml, for messages.
+
+    Raises:
+        UserError: all mistakes in suites and options together.
+    """
     evals = pipeline.evals
     if not (evals.suites and evals.stages):
         return []
     valid = harness.options()
     errors = [
-        UserError(f"{source}: unknown key 'evals.{key}'", fix=nearest(key, [*OURS, *valid]))
+        UserError(f"{source}: unknown key 'evals.{key}'", fix=suggestion(key, [*OWN_KEYS, *valid]))
         for key in evals.options
         if key not in valid
     ]
@@ -117,7 +124,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
 def _require_task(task: str, suite: str, tasks: list[str], source: str) -> None:
     if task not in tasks:
         raise UserError(
-            f"{source}: evals.headline names a task that the suite {suite} lacks", got=task, fix=nearest(task, tasks)
+            f"{source}: evals.headline names a task that the suite {suite} lacks", got=task, fix=suggestion(task, tasks)
         )
 
 
@@ -134,7 +141,7 @@ def report_settings(pipeline: Pipeline, harness: Harness) -> dict[str, Any]:
 def extra_job(
     item: dict[str, Any], parents: dict[str, str | None], harness: Harness, options: dict[str, Any]
 ) -> EvalJob:
-    """An evaluation of its own, named after what sets it apart: pretrain-tinyworld-plain-num_fewshot-3."""
+    """An evaluation of `evals.extra`, named by its own options: pretrain-tinyworld-plain-num_fewshot-3."""
     stage, suite, format = item["stage"], item["suite"], item["format"]
     own = {key: value for key, value in item.items() if key not in ("stage", "suite", "format")}
     name = run_name(stage, harness.name(suite), format, own)
@@ -143,7 +150,7 @@ def extra_job(
 
 
 def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
-    """Whether the recorded result is of these weights, this suite and these options."""
+    """Whether the recorded result belongs to the current weights, suite and options."""
     entry = record.evals.get(job.name, {})
     return (
         is_whole(run_dir / "evals" / job.name)
@@ -153,6 +160,7 @@ def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
 
 
 def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
+    """The digests and options that an evaluation's result depends on."""
     checkpoint = record.stages[job.stage]["checkpoint_digest"]
     return {"checkpoint_digest": checkpoint, "suite_digest": job.suite_digest, "options": job.options}
 
@@ -160,7 +168,7 @@ def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
 def run_jobs(
     jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness, say: Callable[[str], None]
 ) -> None:
-    """Run evaluations of one stage's checkpoint, loaded once, and write down how each ended."""
+    """Run evaluations of one stage's checkpoint, which is loaded once, and record how each ended."""
     checkpoint = str(run_dir / jobs[0].stage / "checkpoint")
     loaded = harness.load(checkpoint)
     for job in jobs:

@@ -1,14 +1,14 @@
-"""Memory between stages."""
+"""Free memory between stages."""
 
 import gc
 import sys
 
 
 def free_memory() -> None:
-    """Let go of the finished stage's models before the next one loads its own."""
+    """Free the models of a finished stage before the next stage loads its own."""
     import torch
 
-    if "bitsandbytes" in sys.modules:  # whose register has the embeddings of all models that it made an optimizer for
+    if "bitsandbytes" in sys.modules:  # its registry keeps the embeddings of every model that it optimized
         from bitsandbytes.optim import GlobalOptimManager
 
         GlobalOptimManager.get_instance().module_weight_config_triple.clear()

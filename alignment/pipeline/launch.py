@@ -1,4 +1,4 @@
-"""One stage in several processes of a launcher, such as `accelerate launch`."""
+"""Run a stage in several processes of a launcher such as `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def run_stage_together(
 ) -> None:
     """Bring the run directory of a single stage up to date; every process trains.
 
-    The main process alone plans, checks and records, as `run_pipeline` does; the others wait to hear whether it trains.
+    Only the main process plans, checks and records, as `run_pipeline` does; it broadcasts whether there is something to
+    train, and the others wait for that.
 
     Raises:
-        UserError: the stage does not train.
+        UserError: the stage does not train a model.
     """
     import torch
     from accelerate import PartialState
@@ -36,31 +37,31 @@ def run_stage_together(
 
     (spec,) = pipeline.stages
     if not any(issubclass(config, TrainingArguments) for config in spec.module.CONFIGS):
-        raise UserError(f"the stage {spec.name} is done by one process", fix="leave the launcher out")
+        raise UserError(f"the stage {spec.name} runs in a single process", fix="run it without the launcher")
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     if not PartialState(cpu=on_cpu).is_main_process:
         (trains,) = broadcast_object_list([None])
         if trains:
             _follow(pipeline)
         return
-    told = False
+    decided = False
 
-    def check_and_tell(pipeline: Pipeline, steps: Sequence[Step]) -> None:
-        nonlocal told
+    def check_and_broadcast(pipeline: Pipeline, steps: Sequence[Step]) -> None:
+        nonlocal decided
         if check:
             check(pipeline, steps)
-        told = True
+        decided = True
         broadcast_object_list([steps[0].runs and not dry_run])
 
     try:
-        run_pipeline(pipeline, fresh=fresh, dry_run=dry_run, check=check_and_tell)
+        run_pipeline(pipeline, fresh=fresh, dry_run=dry_run, check=check_and_broadcast)
     finally:
-        if not told:
+        if not decided:
             broadcast_object_list([False])
 
 
 def _follow(pipeline: Pipeline) -> None:
-    """Train in step with the main process, which makes the stage's folder first."""
+    """Train in step with the main process, which has created the stage's folder."""
     for package in ("alignment", "reward_models", "eval"):
         logging.getLogger(package).setLevel(logging.WARNING)
     (spec,) = pipeline.stages

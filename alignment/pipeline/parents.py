@@ -1,15 +1,14 @@
-"""What a stage starts from: stage names, paths and hub ids, and whether they are of the kind it needs."""
+"""The parents of a stage: stage names, paths and hub ids, and whether they are of the kind that the stage needs."""
 
-import difflib
 from pathlib import Path
 
 from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
-from alignment.errors import UserError
+from alignment.errors import UserError, did_you_mean
 from alignment.models.checkpoints import is_path, require_sound
 from alignment.stages import CAUSAL_LM, CLASSIFIER, TOKENIZER
 
-# Any checkpoint carries its tokenizer.
+# Kind needed -> kinds that serve: every checkpoint includes its tokenizer.
 SERVES = {
     TOKENIZER: (TOKENIZER, CAUSAL_LM, CLASSIFIER),
     CAUSAL_LM: (CAUSAL_LM,),
@@ -25,10 +24,10 @@ ADAPTERS = {"CAUSAL_LM": CAUSAL_LM, "SEQ_CLS": CLASSIFIER}
 
 
 def kind_of_checkpoint(folder: Path) -> str | None:
-    """The kind of a local checkpoint, by its config alone; None where that cannot be told."""
+    """The kind of a local checkpoint, from its config; None if the config does not show it."""
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():
-        return ADAPTERS.get(read_json(adapter).get("task_type"))
+        return ADAPTERS.get(read_json(adapter).get("task_type", ""))
     if config.exists():
         for name in read_json(config).get("architectures") or []:
             for ending, kind in ARCHITECTURES.items():
@@ -39,27 +38,37 @@ def kind_of_checkpoint(folder: Path) -> str | None:
 
 
 def check_kind(subject: str, value: str, kind: str | None, expected: str) -> None:
-    """Raise where `value`, of a known kind, cannot serve as what `subject` (a recipe's key) needs."""
+    """Raise if a checkpoint of a known kind cannot serve as a parent.
+
+    Args:
+        subject: the recipe's key, for messages.
+        value: the checkpoint, as the recipe names it.
+        expected: the kind that the key needs.
+    """
     if kind is not None and kind not in SERVES[expected]:
         raise UserError(
             f"{subject} names a checkpoint of the wrong kind",
             got=f"{value} ({kind})",
             expected=expected,
-            fix=f"point it at a {expected} checkpoint",
+            fix=f"name a {expected} checkpoint",
         )
 
 
 def check_outside(subject: str, value: str, expected: str, stage_names: list[str]) -> None:
-    """Check a parent that is no stage here: a path must hold the right kind, a near miss of a stage's name is one."""
+    """Check a parent outside the run directory.
+
+    Raises:
+        UserError: a path without a checkpoint of the right kind, or a misspelt stage name.
+    """
     if not is_path(value):
-        near = difflib.get_close_matches(value, stage_names, n=1, cutoff=0.75)
-        if near and value not in stage_names:
-            raise UserError(f"{subject} names no stage", got=value, fix=f"did you mean {near[0]!r}?")
+        meant = did_you_mean(value, stage_names, cutoff=0.75)
+        if meant and value not in stage_names:
+            raise UserError(f"{subject}: no such stage", got=value, fix=meant)
         return
     folder = Path(value).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"{subject} names no checkpoint",
+            f"{subject}: no such checkpoint",
             got=f"{value} ({'a file' if folder.is_file() else 'no such folder'})",
             expected="a checkpoint folder, a stage name or a hub id",
             fix="check the path",
@@ -68,7 +77,7 @@ def check_outside(subject: str, value: str, expected: str, stage_names: list[str
     if kind is None and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
         inner = folder / "checkpoint"
         raise UserError(
-            f"{subject} names a folder that holds no checkpoint",
+            f"{subject} names a folder without a checkpoint",
             got=value,
             expected="a folder with config.json, adapter_config.json or tokenizer.json",
             fix=f"did you mean {inner}?" if inner.is_dir() else None,
@@ -77,7 +86,7 @@ def check_outside(subject: str, value: str, expected: str, stage_names: list[str
 
 
 def digest_outside(value: str) -> str:
-    """The digest of a parent that is no stage: its files, or the id where it comes from the hub."""
+    """The digest of a parent outside the run directory: of its files, or its hub id."""
     folder = Path(value).expanduser()
     require_sound(folder, weights=False)
     return digest_checkpoint(folder) if folder.is_dir() else f"hub:{value}"

@@ -1,4 +1,4 @@
-"""What a run will do: each stage, whether it runs, and why."""
+"""The plan of a run: which stages run, and why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,28 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.steps import last_step, newest_complete, step_of
-from alignment.errors import UserError
+from alignment.errors import UserError, suggestion
 from alignment.masking import masked
 from alignment.pipeline.evals import EvalJob
-from alignment.pipeline.graph import Pipeline, StageSpec
+from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.parents import digest_outside
-from alignment.pipeline.recipes.recipe import nearest
 from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.records.record import RunRecord
+from alignment.pipeline.stage_spec import StageSpec
+from alignment.text import table
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a plan: `why` says why it runs, and is empty where it is up to date.
+    """One stage of a plan.
 
-    A stage that was interrupted, of an unchanged recipe and unchanged parents, goes on in its folder.
+    Attributes:
+        why: the reason to run it; empty if it is up to date.
+        resumes: it was interrupted, and its recipe and parents are unchanged, so that it resumes in its folder.
+        data: digests of the local files that the recipe names.
     """
 
     spec: StageSpec
     recipe_digest: str
     why: str
-    goes_on: bool = False
-    data: dict[str, str] = field(default_factory=dict)  # digests of the local files that the recipe names
+    resumes: bool = False
+    data: dict[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> bool:
@@ -35,12 +39,12 @@ class Step:
 
 
 def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, fresh: bool = False) -> list[Step]:
-    """The steps up to and with `until`; what is finished and unchanged does not run again unless `fresh`."""
+    """The steps up to and including `until`; finished, unchanged stages are skipped unless `fresh`."""
     specs = pipeline.stages
     if until is not None:
         names = [spec.name for spec in specs]
         if until not in names:
-            raise UserError(f"--until names no stage of {pipeline.name}", got=until, fix=nearest(until, names))
+            raise UserError(f"--until: {pipeline.name} has no such stage", got=until, fix=suggestion(until, names))
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:
@@ -56,14 +60,18 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
 
 
 def plan_stage(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: Path, rerun: Sequence[str]) -> Step:
-    """Whether a stage has to run, and whether it goes on where it was interrupted."""
+    """Decide whether a stage has to run, and whether it resumes.
+
+    Args:
+        rerun: the stages before it that run.
+    """
     entry = record.stages.get(spec.name)
     if entry is None:
         return Step(spec, recipe_digest, "not run yet")
     changed = change_since(spec, entry, recipe_digest, record, rerun)
     if entry["status"] != "done":
         ended = {"running": "interrupted"}.get(entry["status"], entry["status"]) + " last time"
-        return Step(spec, recipe_digest, f"{ended}; {changed or place_to_go_on(run_dir / spec.name)}", not changed)
+        return Step(spec, recipe_digest, f"{ended}; {changed or resume_point(run_dir / spec.name)}", not changed)
     if not (run_dir / spec.name / "checkpoint").is_dir():
         return Step(spec, recipe_digest, "its checkpoint is gone")
     return Step(spec, recipe_digest, changed)
@@ -72,7 +80,7 @@ def plan_stage(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: 
 def change_since(
     spec: StageSpec, entry: dict[str, Any], recipe_digest: str, record: RunRecord, rerun: Sequence[str]
 ) -> str:
-    """What differs in recipe or parents from when a stage last ran; empty where nothing does."""
+    """The change in a stage's recipe or parents since it last ran, as text; empty if there is none."""
     if entry["recipe_digest"] != recipe_digest:
         return "recipe changed: " + changed_keys(entry["recipe"], masked(spec.recipe))
     for parent in spec.parents.values():
@@ -83,21 +91,21 @@ def change_since(
     return f"{(spec.parents | spec.outside)[changed[0]]} changed" if changed else ""
 
 
-def place_to_go_on(stage_dir: Path) -> str:
-    """Where an interrupted stage goes on, as far as can be told without reading its step checkpoints."""
+def resume_point(stage_dir: Path) -> str:
+    """The step from which an interrupted stage resumes, as text; step checkpoints are not verified."""
     checkpoint = newest_complete(stage_dir / "trainer")
     if (stage_dir / "stage.json").exists():
-        return "finished but for its record"
+        return "finished, not yet recorded"
     if checkpoint is None:
-        return "from its start, as there is no step checkpoint yet"
+        return "restarts, as there is no step checkpoint yet"
     try:
         return f"resumes at step {step_of(checkpoint)} of {last_step(checkpoint)}"
     except (OSError, ValueError, LookupError):
-        return f"{checkpoint.name} is damaged: resumes from one before it"
+        return f"{checkpoint.name} is damaged: resumes from an earlier one"
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The keys whose values differ, in short."""
+    """The keys whose values differ, as text: three at most."""
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if not keys:
         return "data files"
@@ -105,42 +113,35 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def parent_digests(spec: StageSpec, record: RunRecord) -> dict[str, str | None]:
-    """Recipe key -> digest of what the parent there is now."""
+    """Recipe key -> digest of the parent as it is now."""
     stages = {key: record.stages.get(name, {}).get("digest") for key, name in spec.parents.items()}
     return stages | {key: digest_outside(value) for key, value in spec.outside.items()}
 
 
 def stage_digest(recipe_digest: str, parents: dict[str, str | None], checkpoint_digest: str) -> str:
-    """What children compare: it changes with the stage's recipe, with its parents, and with the weights."""
+    """The digest that child stages compare; it changes with a stage's recipe, parents and weights."""
     return digest_value([recipe_digest, parents, checkpoint_digest])
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns, the first row as heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
-    rows = [("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON")]
+    """The plan as a table, a row per stage."""
+    rows = []
     for step in steps:
         spec = step.spec
         parents = ", ".join(dict.fromkeys((spec.parents | spec.outside).values())) or "nothing"
         plan = f"run ({step.why})" if step.runs else "up to date"
         suites = ", ".join(f"{job.suite} ({job.format})" for job in jobs if job.stage == spec.name)
         rows.append((spec.name, parents, str(spec.recipe_path), plan, suites))
-    return table(rows)
+    return table(("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON"), rows)
 
 
 def remaining_checkpoints(pipeline: Pipeline, steps: Sequence[Step] | None = None) -> dict[str, Path]:
-    """Stage -> checkpoint, of the stages that a run would skip, and of parents outside the pipeline that are there."""
+    """Stage -> checkpoint, for stages that a run would skip and existing parents outside the pipeline."""
     if not pipeline.run_dir.is_dir():
         return {}
     steps = make_plan(pipeline, RunRecord(pipeline.run_dir)) if steps is None else steps
-    stay = {step.spec.name for step in steps if not step.runs}
+    skipped = {step.spec.name for step in steps if not step.runs}
     own = {spec.name for spec in pipeline.stages}
-    beside = {parent for spec in pipeline.stages for parent in spec.parents.values()} - own
-    places = {name: pipeline.run_dir / name / "checkpoint" for name in stay | beside}
+    others = {parent for spec in pipeline.stages for parent in spec.parents.values()} - own
+    places = {name: pipeline.run_dir / name / "checkpoint" for name in skipped | others}
     return {name: place for name, place in places.items() if place.is_dir()}

@@ -1,4 +1,4 @@
-"""Faults that a stage survives: it is set up anew, and goes on from its last step checkpoint or from its start."""
+"""Recovery from out-of-memory errors and divergence: the stage is set up again and resumes from a step checkpoint."""
 
 import logging
 from dataclasses import replace
@@ -9,22 +9,22 @@ from alignment.callbacks.processes import launched
 from alignment.durable.atomic import disk_full_explained
 from alignment.errors import Diverged, OutOfMemory
 from alignment.pipeline.free_memory import free_memory
-from alignment.pipeline.graph import StageSpec
 from alignment.pipeline.records.record import RunRecord
+from alignment.pipeline.stage_spec import StageSpec
 
-FOUND_OUT = ("micro_batch", "diverged")  # keys of a stage's record that hold for its next attempt too
+FOUND_OUT = ("micro_batch", "diverged")  # keys of a stage's record that its next attempt keeps
 logger = logging.getLogger(__name__)
 
 
 def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
-    """Run a stage, with a smaller micro-batch where it runs out of memory, once more where it diverges.
+    """Run a stage to its end: with smaller micro-batches if it runs out of memory, a second time if it diverges.
 
-    The micro-batch that fitted stands in the record of the run, not in the recipe: the stage's result is the same, and
-    when it goes on later it need not find out again.
+    The micro-batch that fits is kept in the record, not in the recipe: it does not change the result, and the stage
+    starts with it when it resumes.
 
     Raises:
-        OutOfMemory: with the smallest micro-batch too.
-        Diverged: a second time.
+        OutOfMemory: the smallest micro-batch does not fit either.
+        Diverged: it diverged a second time.
     """
     again = False
     while True:
@@ -37,41 +37,40 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
             return
         except OutOfMemory as error:
             if launched() > 1:
-                raise  # the others train on, and wait
+                raise  # the other processes are still training
             (args,) = [config for config in configs if hasattr(config, "per_device_train_batch_size")]
             smaller = smaller_micro_batch(args)
             if smaller is None:
                 raise
             record.update("stages", spec.name, micro_batch=smaller)
             logger.warning(
-                "%s: %s; goes on with %s, the same optimizer batch", spec.name, error.problem, in_words(smaller)
+                "%s: %s; resumes with %s and the same optimizer batch", spec.name, error.problem, in_words(smaller)
             )
         except Diverged as error:
             if launched() > 1:
                 raise
             if again:
-                problem = f"{error.problem}, as before it went back to its last good checkpoint"
+                problem = f"{error.problem}, again after resuming from the last good checkpoint"
                 raise Diverged(problem, got=error.got, expected=error.expected, fix=error.fix) from error
             again = True
             record.update("stages", spec.name, diverged=error.problem)
-            logger.warning("%s: %s\n%s: goes on once more from the last good checkpoint", spec.name, error, spec.name)
-        free_memory()  # of what the exception held until here
+            logger.warning("%s: %s\n%s: resumes once from the last good checkpoint", spec.name, error, spec.name)
+        free_memory()  # which the exception held until here
 
 
 def seed_everything(spec: StageSpec) -> None:
-    """Start each stage from its own seed, so that it does not matter what ran before it in the process."""
+    """Seed a stage, so that its result does not depend on what ran before it in the process."""
     if "seed" in spec.recipe:
         from transformers import set_seed
 
         set_seed(spec.recipe["seed"])
 
 
-def smaller_micro_batch(args: Any) -> dict[str, int] | None:
-    """Recipe keys for half the micro-batch in twice as many passes, and half the evaluation's; None where both are 1.
+def smaller_micro_batch(args: Any) -> dict[str, int | None] | None:
+    """Recipe keys for half the micro-batch with twice the accumulation, and half the evaluation batch; None at 1.
 
-    A size that 2 does not divide is divided by its smallest factor, so that the optimizer batch stays the same. In PPO
-    and GRPO the rollout does too: it holds the same number of completions, in more micro-batches. GRPO's evaluation
-    takes whole groups of completions.
+    An odd size is divided by its smallest factor, so that the optimizer batch stays the same. So does the rollout of
+    PPO and GRPO: the same number of completions in more micro-batches. GRPO evaluates whole groups of completions.
     """
     size, evaluated = args.per_device_train_batch_size, args.per_device_eval_batch_size
     group = getattr(args, "num_generations_eval", None) or getattr(args, "num_generations", 1)
@@ -79,7 +78,7 @@ def smaller_micro_batch(args: Any) -> dict[str, int] | None:
     if size == 1 and half == evaluated:
         return None
     factor = next((divisor for divisor in range(2, size + 1) if size % divisor == 0), 1)
-    keys = {
+    keys: dict[str, int | None] = {
         "per_device_train_batch_size": size // factor,
         "gradient_accumulation_steps": args.gradient_accumulation_steps * factor,
         "per_device_eval_batch_size": half,
@@ -87,9 +86,10 @@ def smaller_micro_batch(args: Any) -> dict[str, int] | None:
     if hasattr(args, "steps_per_generation"):
         keys["steps_per_generation"] = args.steps_per_generation * factor
     if getattr(args, "generation_batch_size", None) is not None:
-        keys["generation_batch_size"] = None  # TRL takes one of the two
+        keys["generation_batch_size"] = None  # TRL accepts only one of the two
     return keys
 
 
-def in_words(keys: dict[str, int]) -> str:
+def in_words(keys: dict[str, int | None]) -> str:
+    """Recipe keys as text."""
     return ", ".join(f"{key} {value}" for key, value in keys.items() if value is not None)

@@ -1,7 +1,7 @@
-"""Running a pipeline: the stages in order in one process, evaluations between them, a report at the end.
+"""Run a pipeline: its stages in order in one process, evaluations between them, a report at the end.
 
-What a stage is built on is looked at before it runs (lineage.py): damaged or mismatched parents are refused. A folder
-that is about to be replaced is moved aside, with its evaluations (previous.py): nothing is deleted.
+Before a stage runs, its parents are verified (records/lineage.py): damaged or mismatched ones are refused. A folder
+that is about to be replaced is moved aside with its evaluations (records/previous.py): nothing is deleted.
 """
 
 import contextlib
@@ -16,26 +16,28 @@ from typing import Any
 from alignment.durable.lock import locked
 from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
 from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, report_settings, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
-from alignment.pipeline.graph import PIPELINE_FILE, Pipeline, StageSpec
-from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest, table
-from alignment.pipeline.recipes.recipe import gathered
+from alignment.pipeline.graph import Pipeline
+from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table, stage_digest
+from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE
 from alignment.pipeline.records.environment import code_digest, git_state, hardware, versions
-from alignment.pipeline.records.lineage import require_parents, require_standing, write_lineage
+from alignment.pipeline.records.lineage import require_finished, require_parents, write_lineage
 from alignment.pipeline.records.previous import set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.pipeline.stopping import ended
+from alignment.text import duration, table
 
 STAGE_FILE = "stage.json"
 
 
 @dataclass(frozen=True)
 class Done:
-    """A line of the closing summary."""
+    """A line of the closing summary: seconds, and peak memory in GB."""
 
     name: str
     result: str
@@ -56,12 +58,12 @@ def run_pipeline(
     """Bring a run directory up to date with its pipeline.
 
     Args:
-        until: the last stage to run; default all.
-        fresh: run finished stages again.
-        dry_run: print the plan and touch nothing.
-        harness: how to evaluate; default the package `eval`.
-        write_report: writes the report of a run directory and returns its path; default none.
-        check: looks at the stages that will run, and raises where they must not; default none.
+        until: the last stage to run; default: all.
+        fresh: rerun finished stages.
+        dry_run: print the plan, and write nothing.
+        harness: runs the evaluations; default: the package `eval`.
+        write_report: writes the report of a run directory and returns its path; default: no report.
+        check: raises if the stages of the plan must not run; default: no check.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -69,7 +71,7 @@ def run_pipeline(
     steps = make_plan(pipeline, record, until, fresh)
     jobs = make_jobs(pipeline, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
     check_replaceable(steps, record, run_dir)
-    require_standing([step.spec.name for step in steps if not step.runs], record, run_dir)
+    require_finished([step.spec.name for step in steps if not step.runs], record, run_dir)
     say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps, jobs)}")
     if check:
         check(pipeline, steps)
@@ -88,17 +90,17 @@ def run_pipeline(
 
 
 def require_unchanged(record: RunRecord) -> None:
-    """Raise where another process brought the run directory on between the plan and the lock."""
+    """Raise if another process changed the run directory between the plan and the lock."""
     if RunRecord(record.path.parent).content != record.content:
         raise UserError(
             f"{record.path} has changed while the run was planned",
-            got="another align was at work there, and has ended",
-            fix="give the command again: what it finished is not done twice",
+            got="another align process worked there, and has ended",
+            fix="repeat the command: finished work is not repeated",
         )
 
 
 def describe_run(pipeline: Pipeline, record: RunRecord, harness: Harness) -> None:
-    """What this run is, and where it runs: the latest run's account, beside each stage's own."""
+    """Record the latest run and its environment, in addition to each stage's own record."""
     run: dict[str, Any] = {
         "name": pipeline.name,
         "seed": pipeline.seed,
@@ -111,11 +113,12 @@ def describe_run(pipeline: Pipeline, record: RunRecord, harness: Harness) -> Non
 
 
 def surroundings() -> dict[str, Any]:
+    """Versions, git state, code digest and hardware."""
     return {"versions": versions(), "git": git_state(), "code": code_digest(), "hardware": hardware()}
 
 
 def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
-    """Run a stage, or say that its result stands."""
+    """Run a stage, or print that it is up to date."""
     name = step.spec.name
     if not step.runs:
         say(f"\n{name}: up to date, skipped (recipe and parents unchanged)")
@@ -127,15 +130,15 @@ def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
 
 
 def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
-    """Run one stage into its folder and record what it was made from; returns seconds."""
+    """Run a stage in its folder, record what it was made from, and return its seconds."""
     spec = step.spec
     configs = spec.configs(run_dir)
     if hasattr(spec.module, "check"):
-        spec.module.check(*configs)  # of the parents' files, before anything is moved
+        spec.module.check(*configs)  # the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
-    earlier = record.stages[spec.name] if step.goes_on else {}
-    if not step.goes_on and (kept := set_aside(spec.name, run_dir)):
-        say(f"{spec.name}: what stood there was moved to {kept}")
+    earlier = record.stages[spec.name] if step.resumes else {}
+    if not step.resumes and (kept := set_aside(spec.name, run_dir)):
+        say(f"{spec.name}: its previous folder was moved to {kept}")
     parents = parent_digests(spec, record)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
@@ -163,10 +166,10 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
-        with contextlib.suppress(OSError):  # on a full disk: a stage that is left "running" goes on too
+        with contextlib.suppress(OSError):  # on a full disk; a stage recorded as "running" resumes too
             record.update("stages", spec.name, status=ended(error), error=mask_text(repr(error)), seconds=seconds)
         raise
-    # Of a stage that went on, the seconds before count too.
+    # A resumed stage counts the seconds of its earlier attempts too.
     seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))
     digest = stage_digest(step.recipe_digest, parents, checkpoint)
     record.update("stages", spec.name, status="done", seconds=seconds, checkpoint_digest=checkpoint, digest=digest)
@@ -175,13 +178,15 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
 
 
 def result_seconds(stage_dir: Path) -> float:
+    """The seconds that a stage reports, all attempts included."""
     return read_json(stage_dir / STAGE_FILE)["seconds"]
 
 
 def is_written(stage_dir: Path) -> bool:
-    """Whether a stage ended and only its record was not made: stage.json comes last. With damage it does not count.
+    """Whether a stage finished and only its record is missing: stage.json is written last.
 
-    The lineage is written with the record.
+    A damaged checkpoint does not count, and loses its stage.json; a missing lineage is no damage, as it is written with
+    the record.
     """
     stage_file = stage_dir / STAGE_FILE
     found = damage(stage_dir / "checkpoint") if stage_file.exists() else []
@@ -191,23 +196,23 @@ def is_written(stage_dir: Path) -> bool:
 
 
 def check_written(spec: StageSpec, run_dir: Path) -> None:
-    """A stage that returns without its checkpoint is a defect of the stage."""
+    """Raise if a stage returned without its files, which is a defect of the stage."""
     for name in (f"checkpoint/{MANIFEST}", STAGE_FILE):
         if not (run_dir / spec.name / name).exists():
             raise RuntimeError(f"the stage {spec.name} ended without writing {run_dir / spec.name / name}")
 
 
 def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -> None:
-    """Raise, before anything runs, where a stage's folder holds something that is not ours to move."""
+    """Raise, before anything runs, if a stage's folder holds files of something other than a stage."""
     errors: list[UserError] = []
     for step in steps:
         folder = run_dir / step.spec.name
-        ours = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
+        is_stage = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
         occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
         with gathered(errors):
-            if step.runs and occupied and not ours:
+            if step.runs and occupied and not is_stage:
                 raise UserError(
-                    f"{folder} holds something that is no stage of ours, and is left alone",
+                    f"{folder} holds files that are not those of a stage, and is left alone",
                     got=", ".join(sorted(path.name for path in folder.iterdir())[:5]) if folder.is_dir() else "a file",
                     expected=f"a new or empty folder, or one with {STAGE_FILE}",
                     fix="choose another --output_dir",
@@ -216,11 +221,11 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
 
 
 def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness) -> list[Done]:
-    """Run the evaluations that follow a stage, but for those whose checkpoint and suite are unchanged."""
-    stand = [job.name for job in jobs if up_to_date(job, record, run_dir)]
-    pending = [job for job in jobs if job.name not in stand]
-    if stand:
-        say(f"{jobs[0].stage}: evaluations up to date, skipped (checkpoint and suite unchanged): {', '.join(stand)}")
+    """Run the evaluations of a stage, except those whose checkpoint and suite are unchanged."""
+    current = [job.name for job in jobs if up_to_date(job, record, run_dir)]
+    pending = [job for job in jobs if job.name not in current]
+    if current:
+        say(f"{jobs[0].stage}: evaluations up to date, skipped (checkpoint and suite unchanged): {', '.join(current)}")
     if pending:
         run_jobs(pending, record, run_dir, harness, say)
         free_memory()
@@ -233,8 +238,10 @@ def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, ha
 
 
 def peak_memory() -> float:
-    """Highest GB of the GPU that torch held, else resident size; a stage starts the count anew, so this is its own and
-    its evaluations'."""
+    """Peak GB that torch allocated on the GPU, else the peak resident size.
+
+    Each stage resets the GPU's count, so that it covers the stage and its evaluations.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -243,19 +250,13 @@ def peak_memory() -> float:
 
 
 def summary(pipeline: Pipeline, done: Sequence[Done], seconds: float, report: Path | None) -> str:
-    rows = [("STAGE", "RESULT", "TIME")]
-    rows += [(line.name, line.result, "" if line.seconds is None else duration(line.seconds)) for line in done]
+    """The closing summary: a row per stage and evaluation, and the totals."""
+    rows = [(line.name, line.result, "" if line.seconds is None else duration(line.seconds)) for line in done]
     peak = max([peak_memory(), *(line.memory for line in done if line.memory is not None)])
     closing = f"{pipeline.name}: {duration(seconds)}, peak memory {peak:.1f} GB, in {pipeline.run_dir}"
-    return "\n".join(["", table(rows), "", closing, *([f"report: {report}"] if report else [])])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: 42 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    return "\n".join(
+        ["", table(("STAGE", "RESULT", "TIME"), rows), "", closing, *([f"report: {report}"] if report else [])]
+    )
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs that stop before their end: by a signal, or because their time is up."""
+"""Stop a run before its end: by a signal, or when its time is up."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from alignment.errors import Interrupted, UserError
 
@@ -18,11 +19,11 @@ REASONS = {
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
 
-def seconds(text: str | None) -> float | None:
-    """A duration such as 2h30m, 45m, 1.5h or 90s; None stays None.
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of a duration such as 2h30m, 45m, 1.5h or 90s; None stays None.
 
     Raises:
-        UserError: it is none, or no time at all.
+        UserError: the text is not a duration, or is zero.
     """
     if text is None:
         return None
@@ -37,18 +38,19 @@ def seconds(text: str | None) -> float | None:
 
 
 def ended(error: BaseException) -> str:
-    """What the record says of work that ended with this error."""
+    """The status in the record of work that ended with this error."""
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 @contextlib.contextmanager
 def stopping(run_dir: Path, max_seconds: float | None = None) -> Iterator[None]:
-    """Let SIGXCPU, the signal of a time limit, end the work, and send it once so many seconds have passed.
+    """Let SIGXCPU, the signal of a time limit, end the run, and send it after `max_seconds`.
 
-    Whatever the signal, the interruption that leaves here says how the run goes on. Training takes the signals itself.
+    Whatever the signal, the Interrupted that is raised says how to resume. During training, the trainer's callback
+    handles the signals.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # python delivers signals to the main thread alone
+        yield  # Python delivers signals to the main thread only
         return
     timer = threading.Timer(max_seconds or 0, os.kill, (os.getpid(), signal.SIGXCPU))
     timer.daemon = True
@@ -60,11 +62,13 @@ def stopping(run_dir: Path, max_seconds: float | None = None) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         signum = stop.args[0] if stop.args else signal.SIGINT
         where = getattr(stop, "message", REASONS[signum])
-        raise Interrupted(signum, f"{where}; what is finished in {run_dir} stands: the same command goes on") from stop
+        raise Interrupted(
+            signum, f"{where}; what is finished in {run_dir} is kept: repeat the command to resume"
+        ) from stop
     finally:
         timer.cancel()
         signal.signal(signal.SIGXCPU, before)
 
 
-def _interrupt(signum, frame) -> None:
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signum)

@@ -1,11 +1,11 @@
 """Stages, metrics and numbers as the report prints them."""
 
-import math
 from dataclasses import dataclass
 
+from alignment import text
 from alignment.stages import STAGES
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 ACCURACIES = ("exact_match", "acc")
 
 
@@ -82,14 +82,12 @@ def variant_texts(variant: dict) -> list[str]:
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A number with a true minus sign, zero without a sign; a dash for None, NaN and infinities."""
-    if value is None or not math.isfinite(value):
-        return "\N{EN DASH}"
-    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
+    return text.decimal(value, digits, sign, missing=DASH).replace("-", MINUS)
 
 
 def percent(share: float | None) -> str:
     """`0.123` as `12.3%`; a dash for None."""
-    return "\N{EN DASH}" if share is None else f"{share:.1%}"
+    return text.percent(share, missing=DASH)
 
 
 def value_text(metric: str, value: float | None) -> str:
@@ -112,26 +110,15 @@ def delta_text(row: dict) -> str:
 def p_text(p: float | None) -> str:
     """A p-value with three decimals; a dash for None."""
     if p is None:
-        return "\N{EN DASH}"
+        return DASH
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float | None) -> str:
-    """`4.2 s`, `12 s`, `3.5 min`, `2.0 h`; a dash for None."""
-    if seconds is None:
-        return "\N{EN DASH}"
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    """A duration in seconds as text; a dash for None."""
+    return DASH if seconds is None else text.duration(seconds)
 
 
 def count(value: float | None) -> str:
     """`1,234` up to ten thousand, then `12.3k`, `4.56M`, `7.89B`; a dash for None."""
-    if value is None:
-        return "\N{EN DASH}"
-    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}"
-    return f"{value:,.0f}"
+    return DASH if value is None else text.short_number(value)

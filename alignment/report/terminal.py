@@ -1,5 +1,6 @@
 """The report's main numbers as plain text."""
 
+from alignment import text
 from alignment.report.labels import stage_name
 from alignment.report.tables import suite_table, verdicts
 
@@ -14,21 +15,10 @@ def summary(report: dict) -> str:
     lines = []
     for sentence in verdicts(report):
         lines += ["", sentence["title"], *(f"  {item['text']} {item['verdict']}" for item in sentence["items"])]
-    return "\n".join([_columns([header, *rows]), *lines])
+    return "\n".join([text.table(header, rows, right=range(1, len(header))), *lines])
 
 
 def _cell(cell: dict | None) -> str:
     if cell is None:
         return "\N{EN DASH}"
     return cell["value"] + (f" ± {cell['se']}" if cell["se"] else "")
-
-
-def _columns(rows: list[list[str]]) -> str:
-    """Columns with names left-aligned and numbers right-aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )

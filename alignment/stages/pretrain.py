@@ -1,6 +1,5 @@
 """The pretrain stage: a causal language model on packed documents, from random weights or from a checkpoint."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from alignment.data.tokenizing.packing import PackedRows, pack
 from alignment.data.tokenizing.scored import ScoredTexts
 from alignment.data.tokenizing.tokens import TokenizedDocuments, tokenize
 from alignment.data.tokenizing.windows import TokenWindows
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, did_you_mean, raise_all
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.models.packed_documents import require_documents_apart
@@ -72,8 +71,7 @@ class PretrainArguments:
 
 
 def _unknown_field(name: str) -> UserError:
-    near = difflib.get_close_matches(name, MODEL_FIELDS, n=1)
-    fix = f"did you mean {near[0]!r}?" if near else "docs/model.md lists the options"
+    fix = did_you_mean(name, MODEL_FIELDS, "docs/model.md lists the options")
     return UserError(f"model_config: GPTConfig has no field {name!r}", fix=fix)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from alignment.text import decimal, markdown_table, table
 from eval.harness.store import variant_words
 
 
@@ -15,7 +16,7 @@ def eval_table(records: list[dict]) -> str:
         for row in record["tasks"]:
             figures = [_number(row["value"]), _number(row["se"]), row["n"]]
             rows.append([record["suite"], record["format"], row["task"], row["metric"], *figures])
-    return _table(["suite", "format", "task", "metric", "value", "se", "n"], rows)
+    return table(["suite", "format", "task", "metric", "value", "se", "n"], rows, rule=True)
 
 
 COMPARE_HEADER = [
@@ -32,6 +33,7 @@ COMPARE_HEADER = [
     "detectable",
     "n",
 ]
+COMPARE_NUMBERS = (4, 5, 6, 10, 11)  # columns
 COMPARE_NOTE = (
     "p: adjusted over the tasks of a metric in a pair (Holm); better or worse if p <= 0.05, otherwise tied\n"
     "detectable: the smallest true difference that these items detect with 80% power\n"
@@ -43,7 +45,7 @@ SEVERAL_PAIRS = "{count} pairs, each tested separately: of 20 equal pairs, about
 def compare_table(rows: list[dict]) -> str:
     """Format comparison rows (as `compare_pairs` returns them) as one table per pair, with notes on the columns."""
     tables = [
-        f"{a} -> {b}, paired by item\n{_table(COMPARE_HEADER, _compare_cells(found))}"
+        f"{a} -> {b}, paired by item\n{table(COMPARE_HEADER, _compare_cells(found), rule=True)}"
         for (a, b), found in by_pair(rows).items()
     ]
     return "\n\n".join([*tables, _compare_note(rows)]) if len(tables) > 1 else f"{tables[0]}\n{_compare_note(rows)}"
@@ -53,10 +55,9 @@ def compare_markdown(comparison: dict) -> str:
     """Format a comparison {comparisons, skipped, gates, flips} as GitHub Markdown, for a pull request comment."""
     parts = []
     for (a, b), rows in by_pair(comparison["comparisons"]).items():
-        rule = ["---"] * 4 + ["---:"] * 3 + ["---"] * 3 + ["---:"] * 2
-        lines = [COMPARE_HEADER, rule, *[[_cell(cell) for cell in row] for row in _compare_cells(rows)]]
-        table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-        parts.append(f"### {a} -> {b}, paired by item\n\n{table}")
+        cells = [[_cell(cell) for cell in row] for row in _compare_cells(rows)]
+        shown = markdown_table(COMPARE_HEADER, cells, right=COMPARE_NUMBERS)
+        parts.append(f"### {a} -> {b}, paired by item\n\n{shown}")
     parts.append(_compare_note(comparison["comparisons"]).replace("\n", "  \n"))
     if comparison["gates"]:
         parts.append("\n".join(f"- {_cell(line)}" for line in gate_lines(comparison["gates"])))
@@ -154,7 +155,7 @@ def side_table(sides: dict[str, dict]) -> str:
     """Format figures about the replies of a win rate's two sides as a table, one row per side."""
     names = list(next(iter(sides.values())))
     rows = [[side.upper(), *[_number(figures[name]) for name in names]] for side, figures in sides.items()]
-    return _table(["replies", *names], rows)
+    return table(["replies", *names], rows, rule=True)
 
 
 def frontier_table(points: list[dict], peak: dict | None) -> str:
@@ -167,28 +168,12 @@ def frontier_table(points: list[dict], peak: dict | None) -> str:
         ]
         for place, point in enumerate(points)
     ]
-    return _table(["step", "KL", "sqrt(KL)", "proxy", "gold", "smoothed", ""], rows)
-
-
-def _table(header: list[str], rows: list[list]) -> str:
-    """Pad columns to their widest cell, with numbers right-aligned."""
-    cells = [header, *[[str(cell) for cell in row] for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    numeric = [bool(rows) and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
-    lines = []
-    for row in cells:
-        padded = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True)]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _is_number(text: str) -> bool:
-    return text.lstrip("+-").replace(".", "").replace("e-", "").isdigit() or text == "-"
+    return table(["step", "KL", "sqrt(KL)", "proxy", "gold", "smoothed", ""], rows, rule=True)
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return decimal(value, 4)
 
 
 def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4f}"
+    return decimal(value, 4, sign=True)

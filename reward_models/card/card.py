@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alignment.durable.atomic import write_json, write_text
+from alignment.text import markdown_table, percent
 
 CARD_FILE = "reward_card.json"
 
@@ -49,16 +50,12 @@ def _summary(card: dict) -> str:
 
 
 def _table(title: str, head: str, rows: list[tuple[str, dict]]) -> str:
-    lines = [f"**{title}**", "", f"| {head} | pairs | accuracy |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {one['n']} | {_percent(one['accuracy'])} |" for name, one in rows])
+    cells = [[name, one["n"], percent(one["accuracy"], missing="")] for name, one in rows]
+    return f"**{title}**\n\n{markdown_table([head, 'pairs', 'accuracy'], cells)}"
 
 
 def _range(one: dict) -> str:
     return f"{one['low']:.3g} to {one['high']:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
 
 
 def _calibration(found: dict) -> str:
@@ -67,11 +64,11 @@ def _calibration(found: dict) -> str:
         f"calibration error {found['ece']:.3f}, Brier score {found['brier']:.3f}, log loss {found['log_loss']:.3f}."
     )
     rows = [
-        f"| {one['low']:.2f} to {one['high']:.2f} | {one['n']} | {one['confidence']:.3f} | {one['accuracy']:.3f} |"
+        [f"{one['low']:.2f} to {one['high']:.2f}", one["n"], f"{one['confidence']:.3f}", f"{one['accuracy']:.3f}"]
         for one in found["bins"]
         if one["n"]
     ]
-    return "\n".join([text, "", "| confidence | pairs | mean | accuracy |", "|---|---|---|---|", *rows])
+    return f"{text}\n\n{markdown_table(['confidence', 'pairs', 'mean', 'accuracy'], rows)}"
 
 
 def _scores(found: dict, drift: dict | None) -> str:
@@ -87,8 +84,8 @@ def _scores(found: dict, drift: dict | None) -> str:
 
 
 def _best_of_n(curve: list[dict]) -> str:
-    lines = ["**Best of n** by this reward", "", "| n | nats | reward | gold |", "|---|---|---|---|"]
+    rows = []
     for one in curve:
         error = "" if one["gold_se"] is None else f" +- {1.96 * one['gold_se']:.3f}"
-        lines.append(f"| {one['n']} | {one['kl']:.2f} | {one['proxy']:.3f} | {one['gold']:.3f}{error} |")
-    return "\n".join(lines)
+        rows.append([one["n"], f"{one['kl']:.2f}", f"{one['proxy']:.3f}", f"{one['gold']:.3f}{error}"])
+    return f"**Best of n** by this reward\n\n{markdown_table(['n', 'nats', 'reward', 'gold'], rows)}"

@@ -138,8 +138,8 @@ def test_memory_and_time_are_estimated_for_models_not_trained_yet(tiny):
     checks = check_stages(pipeline, options=options, device=Device("a small machine", memory=10**6))
     costs = {check.stage: "\n".join(check.costs) for check in checks}
     assert costs["tokenizer"] == ""
-    assert "model   984 k parameters\n" in costs["pretrain"]
-    assert "by step law" in costs["pretrain"] and "by step law" not in costs["sft"]
+    assert "model   984k parameters\n" in costs["pretrain"]
+    assert "step law" in costs["pretrain"] and "step law" not in costs["sft"]
     for stage in ("sft", "reward", "dpo", "ppo"):
         assert "of them trained (7." in costs[stage], stage
     unfit = {found.stage for check in checks for found in check.findings if "does not fit the memory" in found.what}

@@ -1,4 +1,4 @@
-"""The console script as a user meets it: fast help, exit codes, and no traceback for a user's mistake."""
+"""The console script: fast help, exit codes, and no traceback for user errors."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def test_no_verb_shows_the_help():
 
 @pytest.mark.parametrize("verb", align.VERBS)
 def test_every_verb_has_help(verb, capsys):
-    """In this process, for importing the libraries once is enough."""
+    """In this process, so that the libraries are imported once."""
     with pytest.raises(SystemExit) as stopped:
         align.main([verb, "--help"])
     assert stopped.value.code == 0
@@ -69,7 +69,7 @@ def test_the_stage_verbs_are_the_stages():
     assert verbs == {name: stage.help for name, stage in STAGES.items()}
 
 
-def test_a_users_mistake_has_no_traceback_and_exits_2(tmp_path):
+def test_a_user_error_has_no_traceback_and_exits_2(tmp_path):
     (tmp_path / "sft.yaml").write_text("learning_rat: 1e-3\nmax_steps: many\nmodel_name_or_path: org/model\n")
     done = run("sft", "sft.yaml", "--debugging_steps", "1", cwd=tmp_path)
     assert done.returncode == 2
@@ -84,13 +84,13 @@ def test_debug_shows_the_traceback(tmp_path):
     for arguments in (["run", "nowhere", "--debug"], ["--debug", "run", "nowhere"]):
         done = run(*arguments, cwd=tmp_path)
         assert done.returncode == 1
-        assert "Traceback" in done.stderr and "nowhere is no recipe folder" in done.stderr
+        assert "Traceback" in done.stderr and "nowhere is not a recipe folder" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "nowhere"], "nowhere is no recipe folder"),
+        (["run", "nowhere"], "nowhere is not a recipe folder"),
         (["sft", "nowhere.yaml"], "no recipe at nowhere.yaml"),
         (["chat", "runs/nowhere/checkpoint"], "no such folder"),
         (["chat", "org/model", "--temperature", "-1"], "--temperature cannot be negative"),
@@ -125,7 +125,7 @@ def test_SIGTERM_ends_a_verb_as_ctrl_c_does(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_workers_forked_from_a_verb_die_of_SIGTERM_without_a_word(monkeypatch, capfd):
+def test_workers_forked_from_a_verb_end_on_SIGTERM_silently(monkeypatch, capfd):
     from alignment.cli.inspect import chat
 
     def forks(args):
@@ -162,5 +162,5 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
         (["dir", "--sft.lr=2", "--until=sft"], ["dir", "--until=sft"], ["--sft.lr=2"]),
     ],
 )
-def test_overrides_are_parted_from_a_verbs_own_arguments(arguments, own, overrides):
+def test_overrides_are_separated_from_a_verbs_own_arguments(arguments, own, overrides):
     assert align.split_overrides(arguments, {"--fresh", "--until"}) == (own, overrides)

@@ -1,4 +1,4 @@
-"""Talking to a checkpoint: history, its limits, streaming, and checkpoints without a chat template."""
+"""Chatting with a checkpoint: history and its limits, streaming, and checkpoints without a chat template."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_reset_quit_and_the_end_of_input(make_chat, monkeypatch, capsys):
     assert len(chat.messages) == 2
 
 
-def test_the_oldest_turn_leaves_when_the_context_is_full(make_chat, capsys):
+def test_the_oldest_turn_is_dropped_when_the_context_is_full(make_chat, capsys):
     chat = make_chat()
     for line in ("a", "b", "c"):
         chat.answer(line)
@@ -75,7 +75,7 @@ def test_the_oldest_turn_leaves_when_the_context_is_full(make_chat, capsys):
     assert [message["content"] for message in chat.messages if message["role"] == "user"] == ["b", "c"]
 
 
-def test_a_line_longer_than_the_context_is_refused_and_forgotten(make_chat, monkeypatch, capsys):
+def test_a_line_longer_than_the_context_is_refused_and_not_kept(make_chat, monkeypatch, capsys):
     chat = make_chat()
     with pytest.raises(UserError, match="longer than the model's context"):
         chat.answer("a " * CONTEXT)
@@ -85,7 +85,7 @@ def test_a_line_longer_than_the_context_is_refused_and_forgotten(make_chat, monk
     assert [message["content"] for message in chat.messages][:1] == ["b"]
 
 
-def test_without_a_template_text_is_gone_on_with(make_chat):
+def test_without_a_template_text_is_completed(make_chat):
     chat = make_chat(template=None)
     chat.answer("a")
     chat.answer("hello you")
@@ -93,7 +93,7 @@ def test_without_a_template_text_is_gone_on_with(make_chat):
     assert len(chat.messages) == 2
 
 
-def test_the_seed_decides_sampled_replies(make_chat):
+def test_the_seed_determines_sampled_replies(make_chat):
     replies = []
     for seed in (1, 1, 2, 3):
         chat = make_chat(temperature=5.0, max_new_tokens=12)
@@ -127,7 +127,7 @@ def test_a_generation_config_changes_replies_only_when_it_is_asked_for(make_chat
 
 
 def test_sampling_is_from_all_tokens_unless_the_command_says_otherwise(make_chat):
-    """transformers keeps the 50 likeliest tokens where no one sets top_k."""
+    """transformers samples from the 50 likeliest tokens if top_k is not set."""
     chat = make_chat(temperature=0.5)
     assert chat.sampling()["top_k"] == 0
     chat.recommended, chat.model.generation_config.top_k = True, 7

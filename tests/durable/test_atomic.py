@@ -127,7 +127,7 @@ def test_a_full_disk_is_explained(tmp_path, number):
     text = str(raised.value)
     assert "the weights" in text
     assert f"free at {tmp_path}" in text
-    assert "2.0 MB free" in text
+    assert "2 MB free" in text
     assert "again" in text
 
 

@@ -1,4 +1,4 @@
-"""Estimates against hand values, against real models and trainers, and against runs that were measured."""
+"""Estimates against hand values, real models and trainers, and measured runs."""
 
 import contextlib
 import copy
@@ -26,8 +26,8 @@ from alignment.estimate.summary import describe
 from alignment.estimate.tensor_bytes import Precision
 from alignment.estimate.workload import TokenStatistics
 from alignment.models.gpt import GPTConfig
-from alignment.pipeline.graph import stage_module
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.stage_spec import stage_module
 from alignment.trainers.pretrain.trainer import PretrainConfig, PretrainTrainer
 
 TINY = {
@@ -74,7 +74,7 @@ def of(stage: str, rows: TokenStatistics, config=None, device=MACHINE, **keys):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_parameters_are_those_of_the_real_model(name):
+def test_parameters_equal_those_of_the_real_model(name):
     config = CONFIGS[name]
     real = AutoModelForCausalLM.from_config(config)
     assert shape_of(config).parameters == sum(one.numel() for one in real.parameters())
@@ -83,7 +83,7 @@ def test_parameters_are_those_of_the_real_model(name):
     assert (found.trainable, found.parameters) == adapted.get_nb_trainable_parameters()
 
 
-def test_a_classifier_has_a_score_head_in_place_of_the_output_layer():
+def test_a_classifier_has_a_score_head_instead_of_an_output_layer():
     config = CONFIGS["llama"]
     one_label = LlamaConfig(**SMALL, num_key_value_heads=2, num_labels=1)
     real = AutoModelForSequenceClassification.from_config(one_label)
@@ -91,7 +91,7 @@ def test_a_classifier_has_a_score_head_in_place_of_the_output_layer():
     assert found.parameters == found.trainable == sum(one.numel() for one in real.parameters())
 
 
-def test_flops_are_six_a_parameter_and_attention():
+def test_flops_are_six_per_parameter_plus_attention():
     shape = shape_of(GPTConfig(**TINY))
     matrices = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384) + 1536 * 128  # layers, output layer
     assert shape.matrix_parameters == matrices + 9 * 128  # and norms
@@ -106,7 +106,7 @@ def test_flops_are_six_a_parameter_and_attention():
 
 
 def saved_bytes(config, sequences: int, length: int, autocast: bool) -> int:
-    """What autograd really keeps of a forward pass, weights aside."""
+    """Bytes that autograd keeps of a forward pass, without the weights."""
     model = AutoModelForCausalLM.from_config(config).train()
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
     kept, held = {}, []
@@ -125,16 +125,16 @@ def saved_bytes(config, sequences: int, length: int, autocast: bool) -> int:
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", ["gpt2", "modern", "llama", "neox"])
-def test_activations_are_what_autograd_keeps(name, autocast):
+def test_activations_equal_what_autograd_keeps(name, autocast):
     sizes = {"hidden_size": 128, "intermediate_size": 512, "max_position_embeddings": 128}
     family = {"gpt2": gpt_tiny.CLASSIC, "modern": gpt_tiny.MODERN}.get(name)
     kind = {"llama": LlamaConfig, "neox": GPTNeoXConfig}.get(name, GPTConfig)
     config = kind(**{**(family or SMALL), **sizes})
     precision = Precision(4, 2 if autocast else 4)
     shape = shape_of(config)
-    told = tensor_bytes.activation_bytes(shape, precision, 8, 128, checkpointing=False, dense_attention=False)
+    predicted = tensor_bytes.activation_bytes(shape, precision, 8, 128, checkpointing=False, dense_attention=False)
     real = saved_bytes(config, 8, 128, autocast)
-    assert told + tensor_bytes.autocast_bytes(shape, precision) == pytest.approx(real, rel=0.15)
+    assert predicted + tensor_bytes.autocast_bytes(shape, precision) == pytest.approx(real, rel=0.15)
 
 
 def test_weights_gradients_and_moments_by_hand():
@@ -160,13 +160,13 @@ def test_a_base_in_4_bit_has_embeddings_norms_and_output_layer_in_16():
     size, inner = 984192, 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
     for nested, number in ((True, 0.516), (False, 0.5625)):
         keys = {"use_peft": True, "dtype": "bfloat16", "load_in_4bit": True, "use_bnb_nested_quant": nested}
-        told = of("sft", rows, **keys)
-        assert told.memory["weights"] == round(number * inner) + 2 * (size - inner) + 4 * told.trainable
-        told = of("reward", rows, **keys)  # with a score head, and its copy that is trained
-        assert told.memory["weights"] == round(number * inner) + 2 * (size + 128 - inner) + 4 * told.trainable
+        predicted = of("sft", rows, **keys)
+        assert predicted.memory["weights"] == round(number * inner) + 2 * (size - inner) + 4 * predicted.trainable
+        predicted = of("reward", rows, **keys)  # with a score head, and its copy that is trained
+        assert predicted.memory["weights"] == round(number * inner) + 2 * (size + 128 - inner) + 4 * predicted.trainable
 
 
-def test_the_state_of_muon_is_what_the_optimizer_keeps(tmp_path):
+def test_muons_state_equals_the_optimizers(tmp_path):
     keys = {"muon": True, "max_steps": 1, "bf16": False}
     rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4]], "labels": [[1, 2, 3, 4]]}).with_format("torch")
     args = PretrainConfig(tmp_path, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, **keys)
@@ -179,9 +179,9 @@ def test_the_state_of_muon_is_what_the_optimizer_keeps(tmp_path):
     )
     trainer.train()
     states = [one for state in trainer.optimizer.state.values() for one in state.values() if one.numel() > 1]
-    told = of("pretrain", TokenStatistics(1, 4, 4), config, **keys).memory["optimizer"]
-    assert told == sum(one.numel() * one.element_size() for one in states)
-    assert told < of("pretrain", TokenStatistics(1, 4, 4), config, **keys | {"muon": False}).memory["optimizer"]
+    predicted = of("pretrain", TokenStatistics(1, 4, 4), config, **keys).memory["optimizer"]
+    assert predicted == sum(one.numel() * one.element_size() for one in states)
+    assert predicted < of("pretrain", TokenStatistics(1, 4, 4), config, **keys | {"muon": False}).memory["optimizer"]
 
 
 def test_logits_by_hand():
@@ -190,8 +190,8 @@ def test_logits_by_hand():
     shape, fp32, bf16 = shape_of(GPTConfig(**TINY)), Precision(4, 4), Precision(4, 2)
     assert tensor_bytes.whole_logit_bytes(shape, fp32, positions) == positions * 1536 * 12
     assert tensor_bytes.whole_logit_bytes(shape, bf16, positions) == positions * 1536 * 10
-    told = of("pretrain", rows, per_device_train_batch_size=4, per_device_eval_batch_size=1, bf16=False)
-    assert told.memory["logits"] == positions * 1536 * 12
+    predicted = of("pretrain", rows, per_device_train_batch_size=4, per_device_eval_batch_size=1, bf16=False)
+    assert predicted.memory["logits"] == positions * 1536 * 12
     chunked = of("pretrain", rows, per_device_train_batch_size=4, per_device_eval_batch_size=1, loss_chunk_size=64)
     assert chunked.memory["logits"] == 64 * 1536 * 8 + 2 * 1536 * 128 * 4  # and two gradients of the output layer
     # TRL's SFT computes them in tiles: no more than one at a time, however long the batch.
@@ -247,7 +247,7 @@ def test_the_models_of_ppo_by_critic_mode():
 
 
 def test_the_models_of_grpo():
-    """No critic; TRL's trainer holds a reward model whole, also where it is an adapter on the policy's base."""
+    """No critic; TRL's trainer holds a whole reward model, even if it is an adapter on the policy's base."""
     rows, config = TokenStatistics(100, 20, 30), GPTConfig(**TINY)
     keys = {"reward_model_path": "there", "beta": 0.1, "max_completion_length": 16, "num_generations": 4}
     size, judge = shape_of(config).parameters, shape_of(config, kind="sequence-classification").parameters
@@ -308,10 +308,10 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("stage", "config", "keys", "rows", "gigabytes"), MEASURED)
-def test_memory_is_near_what_was_measured(stage, config, keys, rows, gigabytes):
+def test_memory_is_close_to_measurements(stage, config, keys, rows, gigabytes):
     keys = {"bf16": False, "activation_checkpointing": False, **keys}
-    told = of(stage, TokenStatistics(*rows), GPTConfig(**config), **keys)
-    assert told.total_memory / 1e9 == pytest.approx(gigabytes, rel=0.3)
+    predicted = of(stage, TokenStatistics(*rows), GPTConfig(**config), **keys)
+    assert predicted.total_memory / 1e9 == pytest.approx(gigabytes, rel=0.3)
 
 
 # Steps --------------------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_memory_is_near_what_was_measured(stage, config, keys, rows, gigabytes):
         {"per_device_train_batch_size": 4, "max_steps": 7},
     ],
 )
-def test_steps_and_tokens_are_those_of_the_trainer(keys, tmp_path):
+def test_steps_and_tokens_equal_the_trainers(keys, tmp_path):
     """Packed rows through the pretrain stage's trainer: 21 rows of 16 tokens, full."""
     keys = {"num_train_epochs": 1, "bf16": False, **keys}
     ids = torch.arange(21 * 16).reshape(21, 16) % 60
@@ -336,11 +336,11 @@ def test_steps_and_tokens_are_those_of_the_trainer(keys, tmp_path):
     model = AutoModelForCausalLM.from_config(GPTConfig(**gpt_tiny.MODERN))
     trainer = PretrainTrainer(model=model, args=args, train_dataset=rows, data_collator=default_data_collator)
     trainer.train()
-    told = of("pretrain", TokenStatistics(42, 8, 12), max_length=16, **keys)
-    assert told.steps == trainer.state.global_step
-    assert told.batch_sequences == args.per_device_train_batch_size * args.gradient_accumulation_steps
-    assert told.batch_tokens == told.batch_sequences * 16
-    assert told.tokens == pytest.approx(trainer.state.num_input_tokens_seen, rel=0.1)
+    predicted = of("pretrain", TokenStatistics(42, 8, 12), max_length=16, **keys)
+    assert predicted.steps == trainer.state.global_step
+    assert predicted.batch_sequences == args.per_device_train_batch_size * args.gradient_accumulation_steps
+    assert predicted.batch_tokens == predicted.batch_sequences * 16
+    assert predicted.tokens == pytest.approx(trainer.state.num_input_tokens_seen, rel=0.1)
 
 
 def test_packed_conversations_make_fewer_steps():
@@ -352,12 +352,12 @@ def test_packed_conversations_make_fewer_steps():
 
 
 def test_pairs_count_both_sides():
-    told = of("dpo", TokenStatistics(100, 20, 30), per_device_train_batch_size=5, num_train_epochs=1)
-    assert (told.steps, told.batch_sequences, told.tokens) == (20, 10, 4000)
+    predicted = of("dpo", TokenStatistics(100, 20, 30), per_device_train_batch_size=5, num_train_epochs=1)
+    assert (predicted.steps, predicted.batch_sequences, predicted.tokens) == (20, 10, 4000)
 
 
 @pytest.mark.parametrize("steps_per_generation, iterations, accumulation", [(2, 1, 1), (4, 2, 2), (2, 3, 2)])
-def test_ppo_steps_are_those_of_its_trainer(steps_per_generation, iterations, accumulation, tmp_path):
+def test_ppo_steps_equal_its_trainers(steps_per_generation, iterations, accumulation, tmp_path):
     keys = {
         "per_device_train_batch_size": 2,
         "steps_per_generation": steps_per_generation,
@@ -377,14 +377,14 @@ def test_ppo_steps_are_those_of_its_trainer(steps_per_generation, iterations, ac
         processing_class=ppo_tiny.tokenizer(),
     )
     trainer.train()
-    told = of("ppo", TokenStatistics(10, 3, 4), reward_funcs=["reward_models.tinyworld:gold_reward"], **keys)
-    assert told.steps == trainer.state.global_step
-    assert told.batch_sequences == 2 * accumulation
+    predicted = of("ppo", TokenStatistics(10, 3, 4), reward_funcs=["reward_models.tinyworld:gold_reward"], **keys)
+    assert predicted.steps == trainer.state.global_step
+    assert predicted.batch_sequences == 2 * accumulation
 
 
 @pytest.mark.parametrize("steps_per_generation, iterations, accumulation", [(2, 1, 1), (4, 2, 2), (1, 1, 4)])
-def test_grpo_steps_are_those_of_its_trainer(steps_per_generation, iterations, accumulation, tmp_path):
-    """Of 10 prompts, some of which fill no rollout."""
+def test_grpo_steps_equal_its_trainers(steps_per_generation, iterations, accumulation, tmp_path):
+    """10 prompts, of which some do not fill a rollout."""
     keys = {
         "per_device_train_batch_size": 4,
         "num_generations": 2,
@@ -403,32 +403,32 @@ def test_grpo_steps_are_those_of_its_trainer(steps_per_generation, iterations, a
         processing_class=ppo_tiny.tokenizer(),
     )
     trainer.train()
-    told = of("grpo", TokenStatistics(10, 3, 4), reward_funcs=["reward_models.tinyworld:gold_reward"], **keys)
-    assert told.steps == trainer.state.global_step
-    assert told.batch_sequences == 4 * accumulation
+    predicted = of("grpo", TokenStatistics(10, 3, 4), reward_funcs=["reward_models.tinyworld:gold_reward"], **keys)
+    assert predicted.steps == trainer.state.global_step
+    assert predicted.batch_sequences == 4 * accumulation
 
 
 # Words --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_told_with_mends():
+def test_a_stage_that_does_not_fit_comes_with_fixes():
     rows = TokenStatistics(10_000, 200, 256)
     keys = {"per_device_train_batch_size": 512, "max_length": 256, "bf16": False, "num_train_epochs": 1}
     small = Device("a small machine", 3 * 10**9)
-    told = of("sft", rows, device=small, **keys)
-    assert told.verdict == "does not fit"
+    predicted = of("sft", rows, device=small, **keys)
+    assert predicted.verdict == "does not fit"
     assert of("sft", rows, device=Device("a large one", 10**11), **keys).fixes == []
-    first = dict(part.split(": ") for part in told.fixes[0].split(", "))
+    first = dict(part.split(": ") for part in predicted.fixes[0].split(", "))
     batch = int(first["per_device_train_batch_size"]) * int(first["gradient_accumulation_steps"])
     assert batch == 512  # the optimizer's batch stays
     mended = {key: int(value) for key, value in first.items()}
     assert of("sft", rows, device=small, **{**keys, **mended}).verdict == "fits"
-    assert any("activation_checkpointing: true" in fix for fix in told.fixes)
-    assert any("use_peft" in fix for fix in told.fixes)
-    assert "does not fit" in describe(told) and told.fixes[0] in describe(told)
+    assert any("activation_checkpointing: true" in fix for fix in predicted.fixes)
+    assert any("use_peft" in fix for fix in predicted.fixes)
+    assert "does not fit" in describe(predicted) and predicted.fixes[0] in describe(predicted)
 
 
-def test_between_fitting_and_not_there_is_tight():
+def test_tight_lies_between_fits_and_does_not_fit():
     rows = TokenStatistics(100, 20, 30)
     total = of("sft", rows).total_memory
     assert of("sft", rows, device=Device("", round(total / 0.9))).verdict == "tight"
@@ -436,8 +436,10 @@ def test_between_fitting_and_not_there_is_tight():
 
 
 def test_describe_is_short():
-    told = of("sft", TokenStatistics(1000, 50, 60), use_peft=True, num_train_epochs=1, per_device_train_batch_size=10)
-    lines = describe(told).splitlines()
+    predicted = of(
+        "sft", TokenStatistics(1000, 50, 60), use_peft=True, num_train_epochs=1, per_device_train_batch_size=10
+    )
+    lines = describe(predicted).splitlines()
     assert len(lines) == 6
     assert "trained" in lines[0] and "100 of 10 sequences, about 500 tokens" in lines[1]
     assert "time" not in describe(of("sft", TokenStatistics(10, 5, 6), device=Device("no speed", 10**10)))
@@ -459,8 +461,8 @@ def test_this_device_is_measured():
     assert torch.get_num_threads() == threads
 
 
-def test_no_weights_are_made_of_a_large_model():
-    """175 billion parameters are counted where no machine could hold them."""
+def test_no_weights_are_allocated_for_a_large_model():
+    """175 billion parameters are counted, which this machine could not hold."""
     assert shape_of(GPTConfig.from_preset("gpt3-175b")).parameters == pytest.approx(175e9, rel=0.01)
 
 

@@ -1,8 +1,8 @@
-"""The step law: hand values, and where `align check` tells it."""
+"""The step law: hand values, and the line of `align check`."""
 
 import pytest
 
-from alignment.estimate.step_law import beside, step_law
+from alignment.estimate.step_law import compared, step_law
 
 
 def test_the_law_has_the_papers_values():
@@ -12,12 +12,12 @@ def test_the_law_has_the_papers_values():
     assert batch == pytest.approx(0.58 * 1.910e6, rel=5e-3)
 
 
-def test_more_tokens_want_larger_steps_and_larger_models_smaller_ones():
+def test_the_rate_grows_with_tokens_and_falls_with_parameters():
     rate, batch = step_law(10**8, 10**10)
     assert step_law(10**8, 10**11)[0] > rate > step_law(10**9, 10**10)[0]
     assert step_law(10**8, 10**11)[1] > batch == step_law(10**9, 10**10)[1]
 
 
 def test_the_line_has_both():
-    line = beside(10**9, 10**11, 3e-4, 524_288)
+    line = compared(10**9, 10**11, 3e-4, 524_288)
     assert "1.6e-03" in line and "3.0e-04" in line and "524,288" in line

@@ -1,4 +1,4 @@
-"""Where a step's time goes, by a clock that the parts themselves move on; and the arithmetic that training takes."""
+"""The parts of a step, by a fake clock that the parts advance; model FLOPs and peak FLOP/s."""
 
 import json
 from types import SimpleNamespace
@@ -68,7 +68,7 @@ def timed(tmp_path, timer: StepTimer, **arguments) -> StepTimer:
     return timer
 
 
-def test_each_part_of_a_step_gets_its_own_time(tmp_path):
+def test_each_part_of_a_step_is_timed_separately(tmp_path):
     timer = timed(tmp_path, StepTimer(steps=3, warmup=1))
     micro = {"data": LOADED, "forward": FORWARD, "backward": BACKWARD}
     expected = {part: 2 * took for part, took in micro.items()} | {"optimizer": OPTIMIZER, "other": 0.0}
@@ -77,7 +77,7 @@ def test_each_part_of_a_step_gets_its_own_time(tmp_path):
     assert timer.step_seconds == pytest.approx(sum(expected.values()), abs=LOADED)
 
 
-def test_a_compiled_models_passes_are_told_together(tmp_path):
+def test_the_passes_of_a_compiled_model_are_reported_together(tmp_path):
     compiled = {"torch_compile": True, "torch_compile_backend": "eager"}
     timer = timed(tmp_path, StepTimer(steps=2, warmup=1), **compiled)
     assert timer.split["forward and backward"] == pytest.approx(2 * (FORWARD + BACKWARD))
@@ -105,26 +105,26 @@ def test_a_presets_keys_are_those_of_a_pretrain_recipe():
     ("what", "named"),
     [("gpt9", "did you mean"), ("recipes/tiny/sfd.yaml", "no recipe file"), ("recipes/tiny", "no recipe file")],
 )
-def test_bench_names_what_it_cannot_measure(what, named, capsys):
+def test_bench_refuses_unknown_presets_and_missing_recipes(what, named, capsys):
     assert align.main(["bench", what]) == 2
     assert named in capsys.readouterr().err
 
 
-def test_flops_are_palms():
+def test_flops_are_those_of_palm():
     """Appendix B of the paper: 6N + 12LHQT."""
     shape = shape_of(GPTConfig.from_preset("gpt2"))
     assert palm_flops(shape, 1024) == 6 * 124_439_808 + 12 * 12 * 12 * 64 * 1024
     assert palm_flops(shape, 1024, frozen=True) == palm_flops(shape, 1024) * 2 / 3
 
 
-def test_a_cards_peak_is_told_by_its_longest_name(monkeypatch):
+def test_the_longest_matching_card_name_gives_the_peak(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
     assert peak_flops(torch.device("cuda"), torch.bfloat16) == (756e12, "data sheet")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     assert peak_flops(torch.device("cuda"), torch.bfloat16) == (BF16_TFLOPS["H100"] * 1e12, "data sheet")
 
 
-def test_a_recipe_keeps_what_the_user_gives():
+def test_keys_given_by_the_user_are_kept():
     flags = bare_overrides(["--max_steps", "7", "--logging_strategy", "steps"], StepTimer(2, 1), rows=50)
     assert flags[:4] == ["--max_steps", "7", "--logging_strategy", "steps"]
     assert flags.count("--logging_strategy") == 1 and flags[-6:][:2] == ["--max_steps", "5"]

@@ -80,7 +80,7 @@ def test_a_damaged_step_checkpoint_is_passed_over_and_metrics_are_cut_back(runs)
 
 def test_a_kill_before_the_first_step_checkpoint_or_after_the_last_file_loses_nothing(runs):
     log = kill_and_resume(runs, "pretrain", ("start", 0))
-    assert "from its start, as there is no step checkpoint yet" in log
+    assert "restarts, as there is no step checkpoint yet" in log
     kill_and_resume(runs, "pretrain", ("final", 0))
     kill_and_resume(runs, "pretrain", ("record", 0))
     assert not list((runs.folder / "previous").glob("pretrain*"))  # nothing was set aside
@@ -93,7 +93,7 @@ def test_a_changed_recipe_or_fresh_starts_over_beside_what_was_there(runs):
         steps = sorted(path.name for path in (place / "trainer").iterdir())
         code, log = runs.run("pretrain", place.name, None, *more)
         assert code == 0, log
-        assert "what stood there was moved to" in log and "resumes" not in log
+        assert "its previous folder was moved to" in log and "resumes" not in log
         (aside,) = [path for path in (runs.folder / "previous").iterdir() if (path / "trainer/checkpoint-6").exists()]
         assert sorted(path.name for path in (aside / "trainer").iterdir()) == steps
         aside.rename(runs.folder / f"seen-{len(more)}")

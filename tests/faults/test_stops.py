@@ -11,7 +11,7 @@ import tiny_stages as tiny
 from align_cli import REPOSITORY, align
 
 from alignment.errors import Interrupted, UserError
-from alignment.pipeline.stopping import seconds
+from alignment.pipeline.stopping import parse_duration
 
 QUICK = ["sft", "ppo-lora"]
 STAGES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in tiny.KEYS]
@@ -35,7 +35,7 @@ def test_a_signal_saves_at_the_next_boundary_and_the_same_command_resumes(
     for begun, signum, last in zip((2, 5), (signal.SIGTERM, signal.SIGINT), expected, strict=True):
         with (
             monkeypatch.context(),
-            pytest.raises(Interrupted, match=f"saved at step {last} of 9.*same command") as stop,
+            pytest.raises(Interrupted, match=f"saved at step {last} of 9.*repeat the command") as stop,
         ):
             at_step({begun}, send(signum))
             tiny.run(name, parents, stopped, **KEYS)
@@ -83,7 +83,7 @@ def test_signal_handlers_are_restored(parents, tmp_path, at_step):
 
 
 def test_a_time_budget_that_ends_before_training_ends_the_data_preparation(parents, tmp_path):
-    with pytest.raises(Interrupted, match=r"max-time is up.*same command"):
+    with pytest.raises(Interrupted, match=r"max-time is up.*repeat the command"):
         tiny.run("pretrain", parents, tmp_path / "run/pretrain", max_seconds=0.0)
     again = tiny.run("pretrain", parents, tmp_path / "run/pretrain")
     assert again["faults"] == {"skipped_steps": 0, "loss_spikes": 0}
@@ -93,13 +93,13 @@ def test_a_time_budget_that_ends_before_training_ends_the_data_preparation(paren
     ("text", "expected"), [("2h30m", 9000), ("45m", 2700), ("90s", 90), ("1.5h", 5400), ("1h 5min 2s", 3902)]
 )
 def test_durations(text, expected):
-    assert seconds(text) == expected
+    assert parse_duration(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "90", "h", "2d", "-1h", "0s", "30m2h"])
 def test_invalid_durations_are_refused(text):
     with pytest.raises(UserError, match="2h30m"):
-        seconds(text)
+        parse_duration(text)
 
 
 @pytest.mark.slow
@@ -137,6 +137,6 @@ def test_a_signalled_command_ends_with_the_signals_code_and_one_line(signum, cod
             break
     _, errors = child.communicate(timeout=120)
     assert child.returncode == code, errors[-2000:]
-    assert "saved at step" in errors and "the same command goes on" in errors and "Traceback" not in errors
+    assert "saved at step" in errors and "repeat the command to resume" in errors and "Traceback" not in errors
     assert tiny.record(stage)["status"] == "interrupted"
     assert list((stage / "trainer").glob("checkpoint-*/manifest.json"))

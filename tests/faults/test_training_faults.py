@@ -83,7 +83,7 @@ def test_after_too_many_in_a_row_training_goes_back_to_its_last_checkpoint_once(
     whole = tiny.run("sft", parents, tmp_path / "whole/sft", **keys)
     at_step({3, 4, 5}, fail_for_a_while)
     done = tiny.run("sft", parents, tmp_path / "again/sft", **keys)
-    assert "goes on once more from the last good checkpoint" in caplog.text
+    assert "resumes once from the last good checkpoint" in caplog.text
     # The checkpoint of step 4 was written with step 4 skipped; what was trained from there is what counts.
     assert done["faults"]["skipped_steps"] == 1 and whole["faults"]["skipped_steps"] == 0
     assert tiny.losses(tmp_path / "again/sft")[:4] == tiny.losses(tmp_path / "whole/sft")[:4]
@@ -135,7 +135,7 @@ def test_out_of_memory_halves_the_micro_batch_and_learns_the_same(name, parents,
     with caplog.at_level(logging.WARNING):
         done = tiny.run(name, parents, tmp_path / "limited" / name)
     assert caplog.text.count("out of memory with per_device_train_batch_size 4") == 1
-    assert "goes on with per_device_train_batch_size 2, gradient_accumulation_steps 2" in caplog.text
+    assert "resumes with per_device_train_batch_size 2, gradient_accumulation_steps 2" in caplog.text
     limited = tiny.losses(tmp_path / "limited" / name)
     assert limited == tiny.losses(tmp_path / "small" / name)
     assert limited == pytest.approx(tiny.losses(tmp_path / "whole" / name), rel=1e-3, abs=1e-5)

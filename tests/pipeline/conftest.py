@@ -1,4 +1,4 @@
-"""A recipe folder of fake stages in an empty working directory, and a harness that evaluates at once."""
+"""A recipe folder of fake stages in an empty working directory, and a fake evaluation harness."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ RECIPES = {
 
 
 class FakeHarness:
-    """Knows one suite; keeps a list of the runs it was asked for."""
+    """A harness with a single suite, which lists the evaluations that were run."""
 
     def __init__(self):
         self.runs = []
@@ -52,7 +52,7 @@ class FakeHarness:
 
 
 class Project:
-    """A recipe folder of fake stages, and running it."""
+    """A recipe folder of fake stages, with methods to change and run it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -91,7 +91,7 @@ class Project:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_collection():
-    """The runner collects garbage after each stage: leave the libraries' many objects out of it."""
+    """Exclude the libraries' objects from the garbage collection after each stage, which they would slow down."""
     import torch  # noqa: F401
 
     gc.freeze()

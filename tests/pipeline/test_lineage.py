@@ -1,4 +1,4 @@
-"""What a checkpoint was made from, and refusing to build on what is damaged or another's."""
+"""Lineage of checkpoints, and refusal of damaged or foreign parents."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def checkpoint(project, stage: str) -> Path:
 
 
 def replace_by_hand(folder: Path) -> None:
-    """Another model, written as ours are."""
+    """A different model, written like a stage's."""
     with new_checkpoint(folder) as partial:
         (partial / "weights.json").write_text('{"another": "model"}')
         (partial / "config.json").write_text(json.dumps({"architectures": ["FakeForCausalLM"]}))
 
 
-def test_a_checkpoint_tells_its_chain_back_to_random_weights(project):
+def test_the_lineage_goes_back_to_random_weights(project):
     project.run()
     lineage = read_lineage(checkpoint(project, "aligned"))
     record = project.record()["stages"]
@@ -53,7 +53,7 @@ def test_a_checkpoint_tells_its_chain_back_to_random_weights(project):
     assert damage(checkpoint(project, "aligned")) == []
 
 
-def test_the_chain_is_printed_for_runs_and_for_copied_checkpoints(project, capsys):
+def test_the_lineage_is_printed_for_runs_and_copied_checkpoints(project, capsys):
     project.run()
     capsys.readouterr()
     assert align.main(["info", "runs/fake"]) == 0
@@ -73,7 +73,7 @@ def test_the_chain_is_printed_for_runs_and_for_copied_checkpoints(project, capsy
         assert words in of_the_copy, words
 
 
-def test_a_model_without_a_parent_is_said_to_be_from_random_weights():
+def test_a_model_without_a_parent_is_from_random_weights():
     made = {"method": "pretrain", "stage": "pretrain", "seed": 0, "digest": "ab" * 32}
     foreign = {"from": "org/tokenizer"}
     lines = lineage_lines({**made, "parents": {"tokenizer_name_or_path": foreign}})
@@ -124,7 +124,7 @@ def test_a_damaged_parent_is_refused_and_nothing_is_moved(project, name):
     assert project.record()["stages"]["judge"]["status"] == "done"
 
 
-def test_two_runners_on_one_directory(project):
+def test_a_second_run_in_the_same_directory_is_refused(project):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, project.run_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -137,7 +137,7 @@ def test_two_runners_on_one_directory(project):
     assert len(project.run()) == 5
 
 
-def test_what_another_process_finished_after_the_plan_is_not_overwritten(project, monkeypatch):
+def test_results_of_another_process_since_the_plan_are_not_overwritten(project, monkeypatch):
     pipeline = project.load()
     before = {}
 
@@ -153,8 +153,8 @@ def test_what_another_process_finished_after_the_plan_is_not_overwritten(project
     assert len(project.ran()) == 5
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(project):
-    """All that was written carries times of the future; the clock is right again."""
+def test_a_clock_set_back_changes_nothing(project):
+    """All files carry times in the future, and then the clock is corrected."""
     project.set(evals={"suites": ["facts"], "stages": ["tuned"], "formats": ["plain"]})
     project.run()
     future = 4_000_000_000
@@ -167,7 +167,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(project):
     assert kept == ["aligned-1", "aligned-2", "judge-1", "judge-2"]
 
 
-def test_a_pruned_number_is_not_given_to_an_older_copy(project):
+def test_a_pruned_number_is_not_reused_below_existing_ones(project):
     project.run()
     for rate in ("0.1", "0.2"):
         project.run("--aligned.learning_rate", rate)
@@ -176,7 +176,7 @@ def test_a_pruned_number_is_not_given_to_an_older_copy(project):
     assert sorted(path.name for path in (project.run_dir / "previous").iterdir()) == ["aligned-2", "aligned-3"]
 
 
-def test_a_damaged_evaluation_runs_again_and_holds_up_no_stage(project):
+def test_a_damaged_evaluation_is_rerun_and_blocks_no_stage(project):
     project.set(evals={"suites": ["facts"], "stages": ["tuned"], "formats": ["plain"]})
     project.run()
     run = project.run_dir / "evals/tuned-facts-plain/run.json"

@@ -7,8 +7,11 @@ from typing import Any, Literal
 import pytest
 
 from alignment.errors import UserError, UserErrors
-from alignment.pipeline.recipes.recipe import apply_overrides, build_configs, parse_yaml, placeholders, read_recipe
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes.overrides import apply_overrides
+from alignment.pipeline.recipes.recipe import placeholders, read_recipe
 from alignment.pipeline.records.digest import data_digests
+from alignment.yaml_text import parse_yaml, write_yaml
 
 
 @dataclass
@@ -49,11 +52,22 @@ def build(**recipe):
         ("7", 7), ("-7", -7), ("1_000", 1000), ("010", "010"), ("0x1f", 31), ("true", True), ("False", False),
         ("no", "no"), ("off", "off"), ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("null", None), ("", None),
         ("1e3x", "1e3x"), ("e5", "e5"), ("[1e-3, b]", [0.001, "b"]),
+        ("on", "on"), ("yes", "yes"), ("=", "="), ("-012", "-012"), ("0", 0), ("~", None), ("'1e-3'", "1e-3"),
     ],
 )  # fmt: skip
 def test_scalars(text, value):
     parsed = parse_yaml(text, "text")
     assert parsed == value and type(parsed) is type(value)
+
+
+def test_an_empty_file_is_an_empty_recipe(tmp_path):
+    (tmp_path / "a.yaml").write_text("# no key is set\n")
+    assert read_recipe(tmp_path / "a.yaml") == {}
+
+
+def test_values_are_written_as_they_are_read():
+    for value in (0.001, "1e-3", ["q", "v" * 200], True, None, "no", {"a": [1]}):
+        assert parse_yaml(write_yaml(value), "text") == value
 
 
 def test_infinity():
@@ -67,7 +81,7 @@ def test_a_recipe_extends_another_and_mappings_merge(tmp_path):
     assert read_recipe(tmp_path / "sub/child.yaml") == {"a": 1, "b": {"c": 1, "d": 3}, "list": [2]}
 
 
-def test_a_circle_of_extends_is_an_error(tmp_path):
+def test_a_cycle_of_extends_is_an_error(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: ./a.yaml\n")
     with pytest.raises(UserError, match=r"extends itself(?s:.*)b\.yaml -> "):
@@ -88,9 +102,12 @@ def test_inputs_are_filled_in_and_keep_their_type(tmp_path):
     [
         ("a: 1\nb: [1\n", "line 3, column 1"),
         ("a: 1\nb: c: 2\n", "line 2, column 5"),
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", r"line 4, column 3(?s:.*)'c' stands twice"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", r'line 4, column 3(?s:.*)duplicate key "c"'),
         ("- a\n", "not a recipe"),
         ("just text", "not a recipe"),
+        ("a: +_\n", "not valid YAML"),
+        ("a: *b\n", "line 1, column 4(?s:.*)undefined alias"),
+        ("a: !!python/name:os.system x\n", "not valid YAML"),
     ],
 )
 def test_bad_yaml(tmp_path, text, says):
@@ -99,12 +116,12 @@ def test_bad_yaml(tmp_path, text, says):
         read_recipe(tmp_path / "a.yaml")
 
 
-def test_merge_keys_are_no_duplicates(tmp_path):
+def test_merge_keys_are_not_duplicates(tmp_path):
     (tmp_path / "a.yaml").write_text("base: &base {x: 1, y: 1}\nchild: {<<: *base, x: 2}\nagain: {<<: *base}\n")
     assert read_recipe(tmp_path / "a.yaml")["child"] == {"x": 2, "y": 1}
 
 
-def test_a_missing_file_names_its_neighbour(tmp_path):
+def test_a_missing_file_suggests_a_similar_one(tmp_path):
     (tmp_path / "reward.yaml").write_text("")
     with pytest.raises(UserError, match=r"did you mean .*reward\.yaml"):
         read_recipe(tmp_path / "rewards.yaml")
@@ -127,14 +144,14 @@ def test_overrides():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [(["loose"], "loose"), (["--a", "[1"], "--a"), (["--a.b", "1"], "no mapping")]
+    ("arguments", "says"), [(["loose"], "loose"), (["--a", "[1"], "--a"), (["--a.b", "1"], "not a mapping")]
 )
 def test_bad_overrides(arguments, says):
     with pytest.raises(UserError, match=says):
         apply_overrides({"a": 1}, arguments)
 
 
-def test_building_gives_a_shared_key_to_each():
+def test_a_key_of_several_dataclasses_is_passed_to_each():
     training, model = build(learning_rate=1, report_to=["tensorboard"], seed=7, layers=3, kind="cosine", targets=["q"])
     assert (training.seed, model.seed, model.layers, training.learning_rate) == (7, 7, 3, 1)
 
@@ -159,7 +176,7 @@ def test_an_unknown_key_names_the_nearest():
         ("nested", 3, "a mapping"),
     ],
 )
-def test_a_wrong_type_says_got_needed_and_mend(key, value, says):
+def test_a_wrong_type_says_got_expected_and_fix(key, value, says):
     with pytest.raises(UserError, match=says) as caught:
         build(**{key: value})
     assert not isinstance(caught.value, UserErrors)
@@ -173,7 +190,7 @@ def test_all_mistakes_are_reported_together():
     assert all(part in text for part in ("laers", "bf16", "seed", "nest", "'output_dir' is missing"))
 
 
-def test_what_the_dataclasses_refuse_is_a_users_error():
+def test_errors_of_the_dataclasses_are_user_errors():
     with pytest.raises(UserErrors) as caught:
         build(max_steps=0, layers=0)
     assert "a.yaml: Training refuses these settings" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The recipes that come along: keys, parents and headers, without a network."""
+"""The shipped recipes: keys, parents and headers, without a network."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ INPUTS = {"local-files": OWN_FILES, "shakespeare-char": TEXT, "lora-1gpu": ONE_C
 
 @pytest.fixture
 def at_root(monkeypatch, tmp_path):
-    """As a user: recipes at hand, and the files that some ask for."""
+    """A working directory with the recipes, and the files that some of them need."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "b"}\n')
@@ -35,7 +35,7 @@ def at_root(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_recipe_loads_offline(folder, at_root, tmp_path):
-    """Keys and values are valid for every stage, parents are there; what is on the hub cannot be known offline."""
+    """Keys and values of every stage are valid and parents exist; hub ids cannot be checked offline."""
     pipeline = load_pipeline(f"recipes/{folder}", INPUTS.get(folder, []))
     assert pipeline.name == folder
     for stage in pipeline.stages:
@@ -45,7 +45,7 @@ def test_every_recipe_loads_offline(folder, at_root, tmp_path):
 
 @pytest.mark.parametrize("folder", ["tiny", "lora-1gpu", "qlora-1gpu"])
 def test_grpo_recipes_load_too(folder, at_root, tmp_path):
-    """They are no stages of the pipelines; other parents than theirs, which are not there."""
+    """They are not stages of the pipelines; their parents are replaced, as these do not exist."""
     recipe = read_recipe(f"recipes/{folder}/grpo.yaml", {"math": "d.jsonl"})
     assert recipe["model_name_or_path"] == "sft" and recipe.get("reward_model_path", "reward") == "reward"
     options = ["--model_name_or_path", "m/m"]
@@ -62,7 +62,7 @@ def test_the_kto_recipe_loads_too(at_root, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["gpt2-124m", "lora-1gpu", "qlora-1gpu", "tldr-pythia-1b"])
-def test_headers_say_what_it_takes(folder):
+def test_headers_state_needs_and_measurements(folder):
     for path in sorted((ROOT / "recipes" / folder).glob("*.yaml")):
         header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         for word in ("# needs ", "# run ", "# override ", "# measured "):
@@ -70,7 +70,7 @@ def test_headers_say_what_it_takes(folder):
 
 
 def test_the_optimizer_batches_are_the_published_ones():
-    """Of SFT, reward model and DPO; PPO's is half, as its header says."""
+    """SFT, reward model and DPO; PPO's is half, as its header says."""
     for stage, published in {"sft": 128, "reward": 64, "dpo": 64, "ppo": 256}.items():
         recipe = read_recipe(ROOT / f"recipes/tldr-pythia-1b/{stage}.yaml")
         assert recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"] == published

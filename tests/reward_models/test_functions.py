@@ -45,7 +45,7 @@ def test_an_option_may_be_a_url(file):
 def test_all_wrong_options_are_named_at_once_and_nothing_is_made(file):
     with pytest.raises(UserError) as caught:
         check_function(f"{file}:make?scale=much&word=a&strict=perhaps")
-    for text in ("scale has no such value", "did you mean words?", "expected: true or false"):
+    for text in ("scale has no such value", "did you mean 'words'?", "expected: true or false"):
         assert text in str(caught.value).replace("  ", " ")
     with pytest.raises(UserError, match="needs more options"):
         check_function(f"{file}:make?")
@@ -59,5 +59,5 @@ def test_recipes_are_checked_without_loading_members():
 
     spec = "reward_models.ensembles:ensemble?members=nowhere/a,nowhere/b"
     assert RewardSources(reward_funcs=[spec]).reward_funcs == [spec]
-    with pytest.raises(UserError, match="did you mean members"):
+    with pytest.raises(UserError, match="did you mean 'members'"):
         RewardSources(reward_funcs=["reward_models.ensembles:ensemble?member=nowhere/a"])

@@ -13,7 +13,7 @@ from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import write_manifest
 from alignment.errors import UserError
 from alignment.models.loading import load_trainable
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.stages import grpo
 from alignment.stages.shared.lora import ModelArguments
 from alignment.stages.shared.rollouts import RewardSources

@@ -16,8 +16,8 @@ from alignment.estimate.compute import Device
 from alignment.estimate.estimate import estimate
 from alignment.estimate.workload import TokenStatistics
 from alignment.models.loading import load_config
-from alignment.pipeline.graph import stage_module
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.stage_spec import stage_module
 
 BATCHES = {"micro_batch": [8, 4, 2], "attention": ["sdpa", "eager"], "multiple": [None, 16]}
 

@@ -10,7 +10,8 @@ from alignment.data.preparing.load import load_splits
 from alignment.data.tinyworld import gold
 from alignment.data.tinyworld.tasks import Task
 from alignment.errors import UserError
-from alignment.pipeline.recipes.recipe import build_configs, read_recipe
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes.recipe import read_recipe
 from alignment.stages import STAGES, ppo
 from reward_models.functions import load_function
 from reward_models.tinyworld import gold_reward

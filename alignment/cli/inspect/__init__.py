@@ -1,1 +1,1 @@
-"""Verbs that look at recipes, checkpoints and run directories."""
+"""Verbs that inspect recipes, checkpoints and run directories."""

@@ -1,4 +1,4 @@
-"""`align bench`: how fast this machine trains a preset, or a stage by its recipe."""
+"""`align bench`: measure how fast this machine trains a preset, or the stage of a recipe."""
 
 import argparse
 import json
@@ -11,19 +11,19 @@ from alignment.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", metavar="PRESET|RECIPE", help="gpt2, say (align info lists them), or a recipe file")
-    parser.add_argument("--stage", help="the stage that a recipe file is of (default: by pipeline.yaml or its name)")
-    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where finished parents are (default: runs/NAME)")
-    parser.add_argument("--steps", type=int, default=10, help="optimizer steps to measure, twice (default: 10)")
-    parser.add_argument("--warmup", type=int, default=3, help="optimizer steps before (default: 3)")
-    parser.add_argument("--rows", type=int, default=2000, help="rows of a recipe's data to make ready (default: 2000)")
-    parser.add_argument("--profile", metavar="DIR", help="write a trace of three steps by torch's profiler to DIR")
-    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.add_argument("what", metavar="PRESET|RECIPE", help="a preset (align info lists them), or a recipe file")
+    parser.add_argument("--stage", help="the stage of a recipe file (default: from pipeline.yaml or the file's name)")
+    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to find finished parents (default: runs/NAME)")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps per measurement (default: 10)")
+    parser.add_argument("--warmup", type=int, default=3, help="optimizer steps before measuring (default: 3)")
+    parser.add_argument("--rows", type=int, default=2000, help="rows of a recipe's data to prepare (default: 2000)")
+    parser.add_argument("--profile", metavar="DIR", help="write a torch profiler trace of three steps to DIR")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     parser.set_defaults(overrides=[])
-    parser.epilog = """recipe keys, after PRESET (those of a pretrain recipe) or RECIPE:
+    parser.epilog = """recipe keys, after PRESET (keys of a pretrain recipe) or RECIPE:
   --key value     --per_device_train_batch_size 32, --torch_compile true, --model_config.num_hidden_layers 6
 
-A preset is pretrained on random tokens, a stage on its own data. Nothing is kept."""
+A preset is trained on random tokens, a stage on its own data. No checkpoint is kept."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -43,13 +43,13 @@ def main(args: argparse.Namespace) -> int:
     if recipe.is_file():
         stage = stage_of(recipe, args.stage)
         if STAGES[stage].checkpoint == TOKENIZER:
-            raise UserError(f"the {stage} stage has no steps to measure", expected="the recipe of another stage")
+            raise UserError(f"the {stage} stage has no steps to measure", expected="a recipe of another stage")
         place = str(Path(args.output_dir) / stage) if args.output_dir else None
         pipeline = load_stage(stage, recipe, bare_overrides(args.overrides, timer, args.rows), place)
     else:
         if recipe.suffix in (".yaml", ".yml") or recipe.exists():
             raise UserError(f"no recipe file at {recipe}", expected="a preset, or a recipe: recipes/tiny/sft.yaml")
-        GPTConfig.from_preset(args.what)  # names the presets where there is none of that name
+        GPTConfig.from_preset(args.what)  # raises for an unknown name, and lists the presets
     with redirect_stdout(sys.stderr):  # Trainer prints
         if recipe.is_file():
             found = bench_stage(pipeline.stages[0], pipeline.run_dir, timer)

@@ -1,4 +1,4 @@
-"""`align chat CKPT`: talk to a checkpoint in the terminal; the reply appears as it is written."""
+"""`align chat CKPT`: chat with a checkpoint in the terminal; replies are streamed."""
 
 import argparse
 import sys
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1}
-HELP = "/reset forgets the conversation, /quit (or end of input) leaves"
+HELP = "/reset starts a new conversation, /quit (or end of input) exits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint folder (full model or adapter) or hub id")
-    parser.add_argument("--prompt", metavar="TEXT", help="print one reply to TEXT and leave")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: 0.7)")
+    parser.add_argument("--prompt", metavar="TEXT", help="print one reply to TEXT and exit")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 for greedy decoding (default: 0.7)")
     parser.add_argument(
         "--recommended",
         action="store_true",
         help="use the settings in the checkpoint's generation_config.json (repetition_penalty, top_p, ...); a "
-        "temperature there takes the place of --temperature",
+        "temperature there replaces --temperature",
     )
-    parser.add_argument("--max_new_tokens", type=int, default=256, help="length of a reply at most (default: 256)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="tokens per reply, at most (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -41,18 +41,19 @@ def main(args: argparse.Namespace) -> int:
     set_seed(args.seed)
     chat = Chat(model.eval(), tokenizer, args.temperature, args.max_new_tokens, recommended=args.recommended)
     for line in settings_lines(own_settings(model.generation_config), args.recommended):
-        print(line, file=sys.stderr)  # the reply alone goes to standard output
+        print(line, file=sys.stderr)  # standard output holds only the reply
     if args.prompt is not None:
         chat.answer(args.prompt)
         return 0
     print(f"{args.checkpoint}: {HELP}")
     if not tokenizer.chat_template:
-        print("This checkpoint has no chat template: it goes on with the text you type, and remembers no turns.")
+        print("This checkpoint has no chat template: it completes the text you type, and keeps no history.")
     converse(chat)
     return 0
 
 
 def check_settings(args: argparse.Namespace) -> None:
+    """Raise for settings that cannot be sampled with."""
     from alignment.errors import UserError
 
     if args.temperature < 0:
@@ -62,7 +63,7 @@ def check_settings(args: argparse.Namespace) -> None:
 
 
 def settings_lines(settings: dict, recommended: bool) -> list[str]:
-    """A line that names the checkpoint's own generation settings and says whether they are used."""
+    """A line with the checkpoint's own generation settings, and whether they are used."""
     named = ", ".join(f"{name}={value}" for name, value in settings.items() if name not in ONE_REPLY)
     if not named:
         return []
@@ -71,7 +72,7 @@ def settings_lines(settings: dict, recommended: bool) -> list[str]:
 
 
 def converse(chat: "Chat") -> None:
-    """Read a line, answer it, until /quit or the end of input."""
+    """Read and answer lines until /quit or the end of input."""
     from alignment.errors import UserError
 
     while True:
@@ -94,13 +95,13 @@ def converse(chat: "Chat") -> None:
 
 @dataclass
 class Chat:
-    """A conversation with a model; without a chat template each line is completed by itself.
+    """A conversation with a model; without a chat template each line is completed on its own.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
-        max_new_tokens: length of a reply at most.
+        temperature: of sampling; 0 for greedy decoding.
+        max_new_tokens: maximum length of a reply.
         messages: the conversation so far.
-        recommended: use the settings of the model's generation config; otherwise only its token ids.
+        recommended: use the settings of the model's generation config, not only its token ids.
     """
 
     model: "PreTrainedModel"
@@ -111,7 +112,7 @@ class Chat:
     recommended: bool = False
 
     def answer(self, line: str) -> str:
-        """Print the reply as it is generated, remember it, and return it."""
+        """Print the reply as it is generated, add it to the conversation, and return it."""
         from transformers import TextStreamer
 
         from alignment.models.generation import plain_generation
@@ -119,35 +120,37 @@ class Chat:
         if not self.tokenizer.chat_template:
             self.messages.clear()
         self.messages.append({"role": "user", "content": line})
-        prompt = self.fitting_prompt(line)
+        prompt, room = self.fitting_prompt(line)
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         with nullcontext() if self.recommended else plain_generation(self.model):
-            output = self.model.generate(**prompt, **self.sampling(), streamer=streamer, tokenizer=self.tokenizer)
+            output = self.model.generate(
+                **prompt, **self.sampling(), max_new_tokens=room, streamer=streamer, tokenizer=self.tokenizer
+            )
         new_tokens = output[0, prompt["input_ids"].shape[1] :]
         reply = self.tokenizer.decode(new_tokens, skip_special_tokens=True).strip()
         self.messages.append({"role": "assistant", "content": reply})
         return reply
 
     def sampling(self) -> dict[str, bool | float | int]:
-        """Arguments of `generate`: as the command says, or what the recommended settings leave open.
+        """Arguments of `generate`: the command's settings, as far as the recommended settings do not replace them.
 
-        A reply is streamed, so it is one, without beams, whatever is recommended.
+        Streaming needs a single reply without beams, whatever is recommended.
         """
-        given = {"do_sample": False}
-        if self.temperature:
-            given = {"do_sample": True, "temperature": self.temperature, "top_k": 0}  # left open, top_k would be 50
+        given: dict[str, bool | float | int] = {"do_sample": False}
+        if self.temperature:  # transformers' default of top_k is 50
+            given = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
         own = vars(self.model.generation_config) if self.recommended else {}
         return {name: value for name, value in given.items() if own.get(name) is None} | ONE_REPLY
 
-    def fitting_prompt(self, line: str) -> "dict[str, torch.Tensor | int]":
-        """The prompt's tensors and the room for a reply; the oldest turns are left out where the context is short."""
+    def fitting_prompt(self, line: str) -> "tuple[dict[str, torch.Tensor], int]":
+        """The prompt's tensors and the room for a reply; the oldest turns are dropped if the context is short."""
         from alignment.errors import UserError
 
         context = getattr(self.model.config, "max_position_embeddings", None)
         prompt = self.encode(line)
         while context and prompt["input_ids"].shape[1] + self.max_new_tokens > context and len(self.messages) > 1:
             del self.messages[:2]
-            print("(the oldest turn no longer fits the context, and is left out)")
+            print("(the oldest turn no longer fits the context and was dropped)")
             prompt = self.encode(line)
         room = context - prompt["input_ids"].shape[1] if context else self.max_new_tokens
         if room < 1:
@@ -158,9 +161,10 @@ class Chat:
                 expected=f"fewer than {context}",
                 fix="shorten it",
             )
-        return prompt | {"max_new_tokens": min(room, self.max_new_tokens)}
+        return prompt, min(room, self.max_new_tokens)
 
     def encode(self, line: str) -> "dict[str, torch.Tensor]":
+        """The prompt's tensors: the conversation, or the line alone if there is no chat template."""
         if self.tokenizer.chat_template:
             encoded = self.tokenizer.apply_chat_template(
                 self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

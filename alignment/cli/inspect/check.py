@@ -1,4 +1,4 @@
-"""`align check RECIPE`: look at stages, their data and what they will take, before any training."""
+"""`align check RECIPE`: validate stages, their data, and their predicted memory and time, before training."""
 
 import argparse
 import os
@@ -16,23 +16,23 @@ FOUND_ERRORS = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe folder, or a stage's recipe file")
-    parser.add_argument("--stage", help="the stage that a recipe file is of (default: by pipeline.yaml or its name)")
-    parser.add_argument("--offline", action="store_true", help="fetch nothing; what is not in the cache is noted")
-    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where finished parents are (default: runs/NAME)")
-    parser.add_argument("--samples", type=int, default=2, help="rows of each stage to print (default: 2)")
-    parser.add_argument("--sample", type=int, default=1000, help="rows to look at in tokens (default: 1000)")
+    parser.add_argument("--stage", help="the stage of a recipe file (default: from pipeline.yaml or the file's name)")
+    parser.add_argument("--offline", action="store_true", help="download nothing; note what is skipped for it")
+    parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to find finished parents (default: runs/NAME)")
+    parser.add_argument("--samples", type=int, default=2, help="rows to print per stage (default: 2)")
+    parser.add_argument("--sample", type=int, default=1000, help="rows to tokenize and check (default: 1000)")
     add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE: as for `align run` (a folder) or `align STAGE` (a file)
 
-exit code: 0 no errors, 1 errors were found, 2 the recipe could not be read. Nothing is written."""
+exit code: 0 no errors, 1 errors found, 2 the recipe could not be read. Nothing is written."""
 
 
 def add_share_arguments(parser: argparse.ArgumentParser) -> None:
-    """What share of the rows may be lost; `align run` and `align STAGE` take them too."""
-    lost = {"max_truncated": "that max_length may cut", "max_dropped": "that may be dropped for a reason"}
+    """Add the options for the share of rows that may be lost, which `align run` and `align STAGE` also have."""
+    lost = {"max_truncated": "that max_length truncates", "max_dropped": "dropped for any single reason"}
     for name, what in lost.items():
-        help = f"share of rows {what} before it is an error (default: 0.05)"
+        help = f"largest share of rows {what}, above which it is an error (default: 0.05)"
         parser.add_argument(f"--{name}", type=float, default=0.05, metavar="SHARE", help=help)
 
 
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":
-    """The stages that RECIPE means."""
+    """Load the pipeline of a recipe folder, or of a recipe file."""
     from alignment.pipeline.graph import load_pipeline, load_stage
 
     recipe = Path(args.recipe)
@@ -73,18 +73,18 @@ def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "P
 
 
 def stage_of(recipe: Path, given: str | None) -> str:
-    """The stage that a recipe file is of: as given, by the pipeline.yaml beside it, or by its name."""
+    """The stage of a recipe file: as given, from the pipeline.yaml in its folder, or from the file's name."""
     from alignment.errors import UserError
-    from alignment.pipeline.graph import PIPELINE_FILE, read_settings
+    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
     from alignment.stages import STAGES
 
-    beside = recipe.parent / PIPELINE_FILE
-    listed = read_settings(recipe.parent).stages if beside.is_file() else {}
+    pipeline_file = recipe.parent / PIPELINE_FILE
+    listed = read_settings(recipe.parent).stages if pipeline_file.is_file() else {}
     named = next((name for name, file in listed.items() if (recipe.parent / file).resolve() == recipe.resolve()), None)
     stage = given or named or recipe.stem
     if stage not in STAGES:
         raise UserError(
-            f"{recipe} does not say which stage it is of",
+            f"{recipe}: the stage is not known",
             got=f"a file named {stage}" if given is None else f"--stage {stage}",
             expected=f"one of {', '.join(STAGES)}",
             fix="--stage NAME",

@@ -1,4 +1,4 @@
-"""`align info`: what a preset or a checkpoint is and costs, what it was made from, and whether it is intact."""
+"""`align info`: the size and cost of a preset or checkpoint, its lineage, and whether its files are intact."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ if TYPE_CHECKING:
     from alignment.models.gpt import GPTConfig
     from alignment.models.gpt.sizes import Sizes
 
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", nargs="?", help="folder of a checkpoint, a run directory, or a hub id")
-    parser.add_argument("--preset", help="a named model of the lineage; an unknown name lists them")
-    parser.add_argument(
-        "--context", type=int, help="length of sequence; default: the longest that the model is made for"
-    )
-    parser.add_argument("--verify", action="store_true", help="compare every file with the manifest; exit code 0 or 2")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, a run directory, or a hub id")
+    parser.add_argument("--preset", help="a named model; an unknown name lists the presets")
+    parser.add_argument("--context", type=int, help="sequence length (default: the model's maximum)")
+    parser.add_argument("--verify", action="store_true", help="compare all files with the manifest; exit code 0 or 2")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -49,19 +45,21 @@ def main(args: argparse.Namespace) -> int:
     if found:
         _print_sizes(name, found)
     if chain:
-        print("\n".join(["adapters, from the base outwards", *chain_lines(chain)]))
+        print("\n".join(["adapters, from the base up", *chain_lines(chain)]))
     if lineage:
         _print_lineage(lineage)
     return 0
 
 
 def _print_sizes(name: str, found: Sizes) -> None:
+    from alignment.text import size_text, with_unit
+
     parameters = f"{found.parameters:,}"
     if found.active_parameters != found.parameters:
-        parameters += f", {found.active_parameters:,} of them active a token"
-    flops = f"{short(found.forward_flops_per_token)} (training: three times as much)"
-    cache = f"{short(found.kv_cache_bytes_per_token)}B in 16 bit; {short(found.kv_cache_bytes)}B a sequence"
-    memory = f"{short(found.training_bytes)}B for weights, gradients and AdamW in 32 bit; activations on top"
+        parameters += f", {found.active_parameters:,} of them active per token"
+    flops = f"{with_unit(found.forward_flops_per_token, 'FLOP')} (training: three times this)"
+    cache = f"{size_text(found.kv_cache_bytes_per_token)} in 16 bit; {size_text(found.kv_cache_bytes)} per sequence"
+    memory = f"{size_text(found.training_bytes)} for weights, gradients and AdamW in 32 bit, without activations"
     print(f"{name}, at a context of {found.context:,}")
     print(f"  {'parameters':26}{parameters}")
     print(f"  {'FLOPs per token, forward':26}{flops}")
@@ -70,7 +68,7 @@ def _print_sizes(name: str, found: Sizes) -> None:
 
 
 def _lineage(args: argparse.Namespace) -> dict | None:
-    """What a checkpoint folder says that it was made from."""
+    """The recorded lineage of a checkpoint folder."""
     from alignment.models.checkpoints import read_lineage
 
     return None if args.checkpoint is None else read_lineage(args.checkpoint)
@@ -84,7 +82,7 @@ def _print_lineage(lineage: dict) -> None:
 
 
 def _print_run(run_dir: Path) -> int:
-    """The lineage of a run directory's checkpoints that no other was made from."""
+    """Print the lineage of a run directory's final checkpoints, which are no other's parent."""
     from alignment.pipeline.records.lineage import lineages
 
     for lineage in lineages(run_dir):
@@ -93,40 +91,31 @@ def _print_run(run_dir: Path) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """Compare a checkpoint, or all of a run directory, with their manifests, an adapter's base included."""
-    from alignment.durable.atomic import as_size
+    """Compare a checkpoint, or all of a run directory, with their manifests; an adapter's base too."""
     from alignment.durable.manifest import MANIFEST, read_manifest, require_intact
-    from alignment.errors import raise_all
+    from alignment.errors import gathered, raise_all
     from alignment.models.checkpoints import require_sound
-    from alignment.pipeline.recipes.recipe import gathered
     from alignment.pipeline.records.record import FILE
+    from alignment.text import size_text
 
     folder = Path(args.checkpoint or "")
     if args.checkpoint is None or not folder.is_dir():
-        raise UserError("--verify needs the folder of a checkpoint", got=args.checkpoint or args.preset)
+        raise UserError("--verify needs a checkpoint folder", got=args.checkpoint or args.preset)
     run = (folder / FILE).is_file()
     errors: list[UserError] = []
     for checkpoint in sorted(folder.glob("*/checkpoint")) if run else [folder]:
         with gathered(errors):
             if not (checkpoint / MANIFEST).is_file():
-                require_intact(checkpoint, fix="a checkpoint from elsewhere has no manifest, and cannot be verified")
+                require_intact(checkpoint, fix="checkpoints of other programs have no manifest and cannot be verified")
             require_sound(checkpoint)
             files = read_manifest(checkpoint).values()
-            print(f"{checkpoint}: intact, {len(files)} files, {as_size(sum(file['size'] for file in files))}")
+            print(f"{checkpoint}: intact, {len(files)} files, {size_text(sum(file['size'] for file in files))}")
     raise_all(errors)
     return 0
 
 
-def short(number: float) -> str:
-    """1.24 G for 1,235,814,400."""
-    for size, unit in UNITS:
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g} "
-
-
 def _chain(checkpoint: str) -> dict | None:
-    """What a checkpoint records of the adapters in it, or of those that were merged into it."""
+    """The recorded chain of a checkpoint's adapters, or of the adapters merged into it."""
     from dataclasses import asdict
 
     from alignment.models.chain import read_chain, read_merged_from
@@ -134,12 +123,12 @@ def _chain(checkpoint: str) -> dict | None:
 
     if is_adapter(checkpoint):
         chain = read_chain(adapter_folder(checkpoint))
-        return chain and asdict(chain)
+        return None if chain is None else asdict(chain)
     return read_merged_from(checkpoint)
 
 
 def chain_lines(chain: dict) -> list[str]:
-    """A chain from the base outwards, a line each."""
+    """A chain from the base up, a line per adapter."""
     lines = [*chain_lines(chain["merged_from"]), "  merged into"] if chain["merged_from"] else []
     how = chain["quantization"]
     quantised = f", in training in {how.get('bnb_4bit_quant_type') or '8 bit'}" if how else ""
@@ -153,8 +142,13 @@ def _digest(digest: str | None) -> str:
     return f" ({digest[:12]})" if digest else ""
 
 
-def _config(args: argparse.Namespace, told_otherwise: bool) -> GPTConfig | None:
-    """The config asked for; None of a checkpoint that only its lineage or chain can be told of."""
+def _config(args: argparse.Namespace, described: bool) -> GPTConfig | None:
+    """The config of the preset or checkpoint.
+
+    Args:
+        described: the lineage or the chain of the checkpoint is known; then None is returned if there is no config of
+            this project's architecture.
+    """
     from alignment.models.checkpoints import is_adapter
     from alignment.models.gpt import GPTConfig
     from alignment.models.loading import load_config
@@ -168,16 +162,16 @@ def _config(args: argparse.Namespace, told_otherwise: bool) -> GPTConfig | None:
     if args.preset:
         return GPTConfig.from_preset(args.preset)
     is_model = (Path(args.checkpoint) / "config.json").is_file() or is_adapter(args.checkpoint)
-    if told_otherwise and not is_model:
+    if described and not is_model:
         return None  # a tokenizer
     config = load_config(args.checkpoint)
     if isinstance(config, GPTConfig):
         return config
-    if told_otherwise:
+    if described:
         return None
     raise UserError(
-        f"{args.checkpoint} is not of the architecture defined here",
+        f"{args.checkpoint} is not of this project's architecture",
         got=f"model_type {config.model_type}",
         expected=GPTConfig.model_type,
-        fix="align import makes it one, where its options allow",
+        fix="align import converts it, if its options allow",
     )

@@ -1,1 +1,1 @@
-"""Verbs that write a checkpoint in another form."""
+"""Verbs that convert a checkpoint to another form."""

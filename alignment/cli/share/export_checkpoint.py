@@ -1,4 +1,4 @@
-"""`align export CKPT --to TARGET`: write a checkpoint that loads where this project is not installed."""
+"""`align export CKPT --to TARGET`: write a checkpoint that loads without this project."""
 
 import argparse
 
@@ -11,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         choices=TARGETS,
         required=True,
-        help="an architecture of transformers, or self-contained: ours, with its code in the folder",
+        help="an architecture of transformers, or self-contained: this project's, with its code in the folder",
     )
-    parser.add_argument("--output_dir", metavar="DIR", required=True, help="where to write it: a new or empty folder")
+    parser.add_argument("--output_dir", metavar="DIR", required=True, help="a new or empty folder to write to")
 
 
 def main(args: argparse.Namespace) -> int:

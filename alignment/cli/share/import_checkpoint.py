@@ -1,4 +1,4 @@
-"""`align import HF_CHECKPOINT`: make a checkpoint of transformers' own one of this project's architecture."""
+"""`align import HF_CHECKPOINT`: convert a checkpoint of transformers to this project's architecture."""
 
 import argparse
 
@@ -7,9 +7,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="HF_CHECKPOINT",
-        help="a folder or hub id of a GPT, GPT-2, Llama, Qwen3 or Mixtral model, or of an adapter, which is merged",
+        help="folder or hub id of a GPT, GPT-2, Llama, Qwen3 or Mixtral model, or of an adapter, which is merged",
     )
-    parser.add_argument("--output_dir", metavar="DIR", required=True, help="where to write it: a new or empty folder")
+    parser.add_argument("--output_dir", metavar="DIR", required=True, help="a new or empty folder to write to")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -17,5 +17,5 @@ def main(args: argparse.Namespace) -> int:
 
     conversion = import_checkpoint(args.checkpoint, args.output_dir)
     print(conversion)
-    print(f"every verb takes it, for example: align chat {conversion.folder}")
+    print(f"every verb accepts it, for example: align chat {conversion.folder}")
     return 0

@@ -1,13 +1,13 @@
-"""`align merge CKPT`: plain weights that say what a base under its adapters says."""
+"""`align merge CKPT`: merge adapters into their base, and write plain weights with the same outputs."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CKPT", help="the checkpoint of an adapter, or a hub id")
-    parser.add_argument("--output_dir", metavar="DIR", help="a folder that is new or empty; default: CKPT-merged")
+    parser.add_argument("checkpoint", metavar="CKPT", help="an adapter's checkpoint folder or hub id")
+    parser.add_argument("--output_dir", metavar="DIR", help="a new or empty folder (default: CKPT-merged)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights; default: as the base was saved"
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="type of the weights (default: that of the base)"
     )
 
 
@@ -18,5 +18,5 @@ def main(args: argparse.Namespace) -> int:
 
     made = merge(args.checkpoint, Path(args.output_dir or f"{args.checkpoint.rstrip('/')}-merged"), args.dtype)
     print(f"{made.folder}: plain weights in {made.dtype}")
-    print(f"logits differ by at most {made.difference:.2g} from base + adapters; the largest is {made.largest:.3g}")
+    print(f"logits differ from base + adapters by at most {made.difference:.2g}; the largest is {made.largest:.3g}")
     return 0

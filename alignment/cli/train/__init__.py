@@ -1,1 +1,1 @@
-"""Verbs that train: a stage, or a pipeline of them."""
+"""Verbs that train: a single stage, or a pipeline of stages."""

@@ -1,4 +1,4 @@
-"""`align STAGE RECIPE`: one stage, recorded in its run directory as `align run` would record it."""
+"""`align STAGE RECIPE`: run one stage, and record it in its run directory as `align run` does."""
 
 import argparse
 
@@ -7,21 +7,21 @@ from alignment.cli.inspect.check import add_share_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, such as recipes/tiny/sft.yaml")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, for example recipes/tiny/sft.yaml")
     parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
-    parser.add_argument("--seed", type=int, help="the training seed, where the recipe sets none")
-    parser.add_argument("--fresh", action="store_true", help="start over, even if finished or interrupted")
-    parser.add_argument("--max-time", metavar="2h30m", help="stop after this time, saved, to go on by the same command")
+    parser.add_argument("--seed", type=int, help="the training seed, if the recipe sets none")
+    parser.add_argument("--fresh", action="store_true", help="start over, even if the stage is finished or interrupted")
+    parser.add_argument("--max-time", metavar="2h30m", help="save and stop after this time; repeat to resume")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: two steps a stage, to see that all works")
-    parser.add_argument("--no-check", action="store_true", help="run without the pre-flight that `align check` shows")
-    parser.add_argument("--no-self-check", action="store_true", help="train without proving the stage's plumbing first")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: two steps")
+    parser.add_argument("--no-check", action="store_true", help="skip the checks of `align check`")
+    parser.add_argument("--no-self-check", action="store_true", help="skip the self-check before the first step")
     add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE:
-  --key value     in place of what the recipe says: --learning_rate 1e-3; dotted keys nest: --a.b 1
+  --key value     replaces the recipe's value: --learning_rate 1e-3; dotted keys nest: --a.b 1
 
-Parents that are stage names are found in the folder that holds DIR. With several processes:
+A parent given as a stage name is looked up in the folder that holds DIR. With several processes:
   accelerate launch --num_processes 2 -m align STAGE RECIPE"""
 
 
@@ -33,9 +33,9 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.graph import load_stage, without_self_check
     from alignment.pipeline.launch import run_stage_together
     from alignment.pipeline.runner import run_pipeline
-    from alignment.pipeline.stopping import seconds, stopping
+    from alignment.pipeline.stopping import parse_duration, stopping
 
-    max_seconds = seconds(args.max_time)
+    max_seconds = parse_duration(args.max_time)
     pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
     if args.no_self_check:
         pipeline = without_self_check(pipeline)

@@ -6,7 +6,6 @@ No reader holds a corpus in memory, with one exception: a `.json` file that is o
 from __future__ import annotations
 
 import csv
-import difflib
 import glob
 import gzip
 import itertools
@@ -19,7 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from alignment.errors import UserError
+from alignment.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import pyarrow
@@ -141,7 +140,7 @@ def _missing(path: Path) -> UserError:
         folder = folder.parent
     wanted = path.relative_to(folder).parts[0]
     names = sorted(file.name for file in folder.iterdir())
-    close = difflib.get_close_matches(wanted, names, n=3) or names[:3]
+    close = nearest(wanted, names, count=3) or names[:3]
     return UserError(
         f"There is no file {path}.",
         got=f"{folder}/ has no {wanted}",

@@ -59,9 +59,9 @@ class WorldConfig:
 @cache
 def table(name: str) -> dict:
     """Read `words` or `templates`; long lists of names are written as one string of words."""
-    import yaml
+    from alignment.yaml_text import parse_yaml
 
-    loaded = yaml.safe_load(files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    loaded = parse_yaml(files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
     return {key: value.split() if isinstance(value, str) else value for key, value in loaded.items()}
 
 

@@ -4,9 +4,7 @@ Sizes are the published ones. GPT-3's paper does not say how wide its banded lay
 `modern` or `moe` in its name is of a known family's shape, not a copy of a released model.
 """
 
-import difflib
-
-from ...errors import UserError
+from ...errors import UserError, did_you_mean
 
 # Radford et al. 2018: post-norm, learned positions.
 GPT1 = {
@@ -149,10 +147,5 @@ def preset_fields(name: str) -> dict:
         UserError: there is no such preset.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        raise UserError(
-            f"no preset is called {name!r}",
-            expected=", ".join(PRESETS),
-            fix=f"did you mean {near[0]!r}?" if near else None,
-        )
+        raise UserError(f"no preset is called {name!r}", expected=", ".join(PRESETS), fix=did_you_mean(name, PRESETS))
     return PRESETS[name]

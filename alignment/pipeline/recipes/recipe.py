@@ -1,74 +1,25 @@
-"""Recipes: YAML whose keys are the fields of a stage's dataclasses.
+"""Recipe files: YAML whose keys are the fields of a stage's dataclasses, with `extends` and `${input}`."""
 
-Reading (`extends`, `${input}`), overriding from the command line, and building the dataclasses, each with errors
-that say what was got, what was needed and how to mend it.
-"""
-
-import contextlib
-import copy
-import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import yaml
-
-from alignment.errors import UserError, UserErrors, raise_all
-from alignment.pipeline.recipes.typecheck import describe, describe_value, fits
+from alignment.errors import UserError, nearest
+from alignment.pipeline.recipes.typecheck import describe_value
+from alignment.yaml_text import parse_yaml
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 
 
-class RecipeLoader(yaml.SafeLoader):
-    """YAML with the scalars of YAML 1.2: 1e-3 is a number, `no` and `on` are text; a key given twice is an error."""
-
-    yaml_implicit_resolvers = {}
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-            seen.add(str(key.value))
-        return node
-
-
-for _tag, _pattern, _first in [
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("float", r"[-+]?([0-9][0-9_]*[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)", list("-+.0123456789")),
-    ("merge", r"<<", ["<"]),
-]:
-    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text; `source` names it in errors."""
-    try:
-        return yaml.load(text, RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise UserError(
-            f"{where}: not valid YAML",
-            got=getattr(error, "problem", None) or str(error),
-            fix="correct that line; text with a colon, # or brackets in it goes in quotes",
-        ) from error
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds."""
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
-        fix = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=fix) from error
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
+        meant = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=meant) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         kind = "a folder" if path.is_dir() else "a file that is not UTF-8 text"
         fix = "`align run` takes a folder, `align STAGE` a recipe file" if path.is_dir() else None
@@ -84,7 +35,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `changes` in place of its own; mappings inside are merged likewise."""
+    """A copy of `base` updated with `changes`; nested mappings are merged the same way."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -93,7 +44,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_recipe(path: str | Path, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The keys of a recipe file, over those of the recipe it `extends`; given inputs fill its `${name}`s."""
+    """Read a recipe file over the recipe that it `extends`, and fill its `${name}`s if `inputs` are given."""
     recipe = _read_extending(Path(path), ())
     return recipe if inputs is None else fill_inputs(recipe, inputs, str(path))
 
@@ -101,20 +52,22 @@ def read_recipe(path: str | Path, inputs: dict[str, Any] | None = None) -> dict[
 def _read_extending(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in [child.resolve() for child in children]:
         chain = " -> ".join(map(str, [*children, path]))
-        raise UserError(f"{children[0]} extends itself", got=chain, fix="take one `extends` out of the circle")
+        raise UserError(f"{children[0]} extends itself", got=chain, fix="remove one `extends` from the cycle")
     recipe = read_mapping(path)
     if "extends" not in recipe:
         return recipe
     base = recipe.pop("extends")
     if not isinstance(base, str):
         raise UserError(
-            f"{path}: `extends` takes one recipe", got=describe_value(base), expected="a path, from this file"
+            f"{path}: `extends` takes the path of one recipe",
+            got=describe_value(base),
+            expected="a path relative to this file",
         )
     return merge(_read_extending(path.parent / base, (*children, path)), recipe)
 
 
 def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text inside a recipe, with the dotted key it stands under."""
+    """Yield (dotted key, text) for every text inside a recipe."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -126,15 +79,15 @@ def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def placeholders(recipe: dict[str, Any]) -> set[str]:
-    """The names of the inputs that a recipe asks for."""
+    """The names of the inputs that a recipe uses."""
     return {name for _, text in strings(recipe) for name in PLACEHOLDER.findall(text)}
 
 
 def fill_inputs(recipe: dict[str, Any], inputs: dict[str, Any], source: str) -> dict[str, Any]:
-    """A recipe with each `${name}` replaced; a value that is nothing but `${name}` keeps the input's type."""
+    """A copy of a recipe with each `${name}` replaced; a value that is `${name}` alone keeps the input's type."""
     missing = sorted(placeholders(recipe) - set(inputs))
     if missing:
-        raise UserError(f"{source} asks for inputs that were not given", got=None, expected=", ".join(missing))
+        raise UserError(f"{source} uses inputs that were not given", expected=", ".join(missing))
 
     def fill(value: Any) -> Any:
         if isinstance(value, dict):
@@ -147,120 +100,3 @@ def fill_inputs(recipe: dict[str, Any], inputs: dict[str, Any], source: str) -> 
         return inputs[whole[1]] if whole else PLACEHOLDER.sub(lambda found: str(inputs[found[1]]), value)
 
     return fill(recipe)
-
-
-def parse_overrides(arguments: list[str]) -> dict[str, Any]:
-    """`["--key", "value", "--a.b=1", "--flag"]` as {dotted key: value}; values are YAML, a key alone means true."""
-    overrides, rest = {}, list(arguments)
-    while rest:
-        token = rest.pop(0)
-        if not token.startswith("--") or not token.strip("-"):
-            raise UserError(
-                "an argument that belongs to no key", got=token, expected="--key value", fix="write lists as '[a, b]'"
-            )
-        key, equals, text = token[2:].partition("=")
-        if not equals:
-            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        overrides[key] = parse_yaml(text, f"--{key}")
-    return overrides
-
-
-def apply_overrides(recipe: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
-    """A copy of a recipe with `--key value` arguments applied; dotted keys nest."""
-    changed = copy.deepcopy(recipe)
-    for key, value in parse_overrides(arguments).items():
-        set_key(changed, key, value)
-    return changed
-
-
-def set_key(recipe: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in place, with the mappings on its way."""
-    *path, last = key.split(".")
-    target = recipe
-    for name in path:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise UserError(f"--{key} reaches into {name}, which is no mapping", got=describe_value(target))
-    target[last] = value
-
-
-@contextlib.contextmanager
-def gathered(errors: list[UserError]) -> Iterator[None]:
-    """Add a mistake found inside to `errors`, and go on."""
-    try:
-        yield
-    except UserErrors as several:
-        errors += several.errors
-    except UserError as error:
-        errors.append(error)
-
-
-def nearest(key: str, valid: list[str]) -> str:
-    """The end of an error message about a name: the nearest valid one, or where to look."""
-    near = difflib.get_close_matches(key, valid, n=1)
-    return f"did you mean {near[0]!r}?" if near else "valid: " + ", ".join(sorted(valid)[:12])
-
-
-def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str) -> tuple[Any, ...]:
-    """Instances of the dataclasses, from the keys of one recipe; a key that several of them have goes to each.
-
-    All unknown keys and wrong types are reported together, and then what the dataclasses themselves refuse.
-    """
-    annotations = [_annotations(cls) for cls in classes]
-    valid = {key for hints in annotations for key in hints}
-    renamed = {key: f"what it did: {new}" for cls in classes for key, new in getattr(cls, "RENAMED", {}).items()}
-    errors = [
-        UserError(
-            f"{source}: unknown key {key!r}",
-            got=f"{key}: {value}",
-            fix=renamed.get(key) or nearest(str(key), list(valid)),
-        )
-        for key, value in recipe.items()
-        if key not in valid
-    ]
-    for cls, hints in zip(classes, annotations, strict=True):
-        for field in dataclasses.fields(cls):
-            if field.name in recipe and field.init and not fits(recipe[field.name], hints[field.name]):
-                errors.append(_wrong_type(source, field, recipe[field.name], hints[field.name]))
-            if field.name not in recipe and _required(field):
-                errors.append(
-                    UserError(f"{source}: the key {field.name!r} is missing", expected=describe(hints[field.name]))
-                )
-    raise_all(_distinct(errors))
-
-    instances = []
-    for cls, hints in zip(classes, annotations, strict=True):
-        with gathered(errors):
-            try:
-                instances.append(cls(**{key: value for key, value in recipe.items() if key in hints}))
-            except (ValueError, ImportError) as refused:
-                raise UserError(f"{source}: {cls.__name__} refuses these settings", got=refused) from refused
-    raise_all(errors)
-    return tuple(instances)
-
-
-def _annotations(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-
-
-def _required(field: dataclasses.Field) -> bool:
-    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _wrong_type(source: str, field: dataclasses.Field, value: Any, hint: Any) -> UserError:
-    example = field.default if isinstance(field.default, str | int | float) else None
-    if fits([value], hint):
-        example = [value]
-    written = yaml.safe_dump(example, default_flow_style=True).split("\n")[0]
-    return UserError(
-        f"{source}: {field.name} cannot take this value",
-        got=describe_value(value),
-        expected=describe(hint),
-        fix=None if example is None else f"for example `{field.name}: {written}`",
-    )
-
-
-def _distinct(errors: list[UserError]) -> list[UserError]:
-    """One error for each problem: a key that two dataclasses have is wrong once."""
-    return list({error.problem: error for error in reversed(errors)}.values())[::-1]

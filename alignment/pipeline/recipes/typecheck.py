@@ -1,4 +1,4 @@
-"""Whether a value read from YAML fits a dataclass field's annotation, and how to say what is needed."""
+"""Check values read from YAML against the annotations of dataclass fields, and describe both in words."""
 
 import types
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ NAMES = {
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """True where `value` can be given to a field annotated `hint`; a whole number counts as a number."""
+    """Whether a field annotated `hint` accepts `value`; a whole number is accepted as a number."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

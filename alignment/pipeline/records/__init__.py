@@ -1,1 +1,1 @@
-"""What a run directory records: digests, lineage, versions, and what was run."""
+"""The records of a run directory: digests, lineage, environment, and what was run."""

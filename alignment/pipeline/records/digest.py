@@ -1,4 +1,4 @@
-"""SHA-256 digests of what a stage is made from: its recipe, the local files it names, its parents' checkpoints."""
+"""SHA-256 digests of a stage's recipe and of the local files that it names."""
 
 import hashlib
 import json
@@ -17,18 +17,18 @@ LONGEST_PATH = 1000
 
 
 def digest_value(value: Any) -> str:
-    """The digest of a JSON-like value, whatever the order of its keys."""
+    """The digest of a JSON-like value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
-    """Digests of the local files that a recipe names: data sets, and single files (`FILE` or `FILE:name`) anywhere."""
+    """Digests of the local files that a recipe names: data sets, and files (`FILE` or `FILE:name`) in any key."""
     digests = {}
     for key, text in strings(recipe):
         names_data = key.endswith("dataset_name") or key == "datasets.name"
         if names_data and is_tinyworld(text):
-            # Its rows follow from its code and tables: what is generated now may differ from what was.
+            # Its rows follow from its code and tables.
             files = sorted(Path(tinyworld.__file__).parent.iterdir())
             made_by = [file for file in files if file.suffix in (".py", ".yaml")]
             digests[text] = digest_value([[file.name, sha256(file)] for file in made_by])
@@ -46,5 +46,5 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
 
 
 def digest_recipe(recipe: dict[str, Any], data: dict[str, str]) -> str:
-    """The digest of a resolved recipe, its secrets aside, and of the data files it names (`data_digests`)."""
+    """The digest of a resolved recipe without its secrets, and of its data files (`data_digests`)."""
     return digest_value({"recipe": masked(recipe), "data": data})

@@ -1,4 +1,4 @@
-"""Where a result came from: versions, git commit and hardware, as pipeline.json records them."""
+"""The environment of a run: versions, git commit and hardware, as pipeline.json records them."""
 
 import os
 import platform
@@ -18,6 +18,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "alignment-pipel
 
 
 def versions() -> dict[str, str | None]:
+    """Package -> version; None for a package that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -28,12 +29,14 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of this project's checkout and whether files differ from it; None where it runs from no checkout."""
+    """The commit of this project's checkout and whether tracked files differ from it; None outside a checkout."""
     root = Path(alignment.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")
-    return commit and {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    if not commit:
+        return None
+    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -45,17 +48,17 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def code_digest() -> str:
-    """The digest of this project's own code and tables, which says what ran also where there is no git."""
+    """The digest of this project's code and tables, which identifies the version even without git."""
     files = []
     for package in (alignment, eval, reward_models):
-        folder = Path(package.__file__).parent
+        folder = Path(str(package.__file__)).parent
         found = sorted(path for path in folder.rglob("*") if path.suffix in CODE)
         files += [[package.__name__, path.relative_to(folder).as_posix(), sha256(path)] for path in found]
     return digest_value(files)
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, usable cores, memory in GiB, and the GPUs' names."""
+    """CPU model, usable cores, memory in GiB, and the names of the GPUs."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,6 +1,6 @@
-"""lineage.json: what a checkpoint was made from, back to random weights, kept with the checkpoint itself.
+"""lineage.json: what a checkpoint was made from, back to random weights, stored with the checkpoint.
 
-It holds the lineage of every parent, so that a folder copied out of its run still says where it came from.
+It includes the lineage of every parent, so that it is complete in a copy outside the run directory.
 """
 
 from pathlib import Path
@@ -8,19 +8,18 @@ from typing import Any
 
 from alignment.durable.atomic import write_json
 from alignment.durable.manifest import LINEAGE, cover, digest_checkpoint
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
 from alignment.models.checkpoints import adapter_base, is_adapter, read_lineage, require_sound
-from alignment.pipeline.graph import StageSpec
-from alignment.pipeline.recipes.recipe import gathered
 from alignment.pipeline.records.record import RunRecord
+from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES, TOKENIZER
 
-# What a stage's entry in pipeline.json says that goes along with its checkpoint.
+# Keys of a stage's entry in pipeline.json that its lineage repeats.
 KEPT = ("recipe_digest", "data", "code", "git", "seed", "versions", "started")
 
 
 def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
-    """Raise for parents that are damaged, or are not what their stage wrote; all that is wrong is reported together."""
+    """Raise for parents that are damaged or are not the checkpoint that their stage wrote; all mistakes together."""
     errors: list[UserError] = []
     for key, name in spec.parents.items():
         with gathered(errors):
@@ -33,8 +32,8 @@ def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
     raise_all(errors)
 
 
-def require_standing(names: list[str], record: RunRecord, run_dir: Path) -> None:
-    """Raise for finished stages whose checkpoints are not what they wrote, as far as is seen at once."""
+def require_finished(names: list[str], record: RunRecord, run_dir: Path) -> None:
+    """Raise for finished stages with a checkpoint that they did not write; weights are not read."""
     errors: list[UserError] = []
     for name in names:
         with gathered(errors):
@@ -44,20 +43,20 @@ def require_standing(names: list[str], record: RunRecord, run_dir: Path) -> None
 
 
 def require_own(name: str, record: RunRecord, run_dir: Path) -> None:
-    """Raise where a stage's folder holds another checkpoint than pipeline.json says that it wrote."""
+    """Raise if a stage's checkpoint is not the one recorded in pipeline.json."""
     checkpoint, written = run_dir / name / "checkpoint", record.stages.get(name, {}).get("checkpoint_digest")
     if written is not None and digest_checkpoint(checkpoint) != written:
         raise UserError(
             f"{checkpoint} is not the checkpoint that the stage {name} wrote",
             got=f"model digest {digest_checkpoint(checkpoint)[:12]}",
-            expected=f"{written[:12]}, as {record.path} has it",
-            fix=f"put it back, or move {run_dir / name} away to run the stage again; a checkpoint from elsewhere is "
-            "named by its path in the recipes",
+            expected=f"{written[:12]}, as recorded in {record.path}",
+            fix=f"restore it, or move {run_dir / name} away to rerun the stage; to use another checkpoint, name "
+            "its path in the recipe",
         )
 
 
 def write_lineage(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
-    """Write the lineage of a stage's new checkpoint into it, under its manifest."""
+    """Write lineage.json into a stage's new checkpoint, and add it to the manifest."""
     checkpoint = run_dir / spec.name / "checkpoint"
     places = {key: str(run_dir / name / "checkpoint") for key, name in spec.parents.items()} | spec.outside
     lineage = {
@@ -76,7 +75,7 @@ def write_lineage(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
 
 
 def lineage_of(place: str) -> dict[str, Any]:
-    """A checkpoint's own lineage; of a foreign folder its path and digest, of a hub id the id."""
+    """The lineage of a checkpoint; for a folder without one its path and digest, for a hub id the id."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         return {"from": place}
@@ -84,21 +83,23 @@ def lineage_of(place: str) -> dict[str, Any]:
 
 
 def lineages(run_dir: Path) -> list[dict[str, Any]]:
-    """The lineages of a run directory's checkpoints that no other stage there was made from."""
+    """The lineages of a run directory's final checkpoints, which are no other stage's parent."""
     found = {path.parent.name: read_lineage(path) for path in sorted(run_dir.glob("*/checkpoint"))}
     known = {name: lineage for name, lineage in found.items() if lineage is not None}
     parents = {parent.get("stage") for lineage in known.values() for parent in lineage["parents"].values()}
     return [lineage for name, lineage in known.items() if name not in parents]
 
 
-def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0, told: set[str] | None = None) -> list[str]:
-    """A checkpoint and, indented below it, what it was made from.
+def lineage_lines(
+    lineage: dict[str, Any], key: str = "", depth: int = 0, seen: set[str | None] | None = None
+) -> list[str]:
+    """Lines for a checkpoint and, indented below it, for its parents.
 
     Args:
         key: the recipe key that named it.
-        told: digests of the checkpoints whose lines are there already.
+        seen: digests of the checkpoints that already have lines.
     """
-    told = set() if told is None else told
+    seen = set() if seen is None else seen
     start = "  " * depth + (f"{key}: " if key else "")
     digest = lineage.get("digest")
     if "from" in lineage:
@@ -110,25 +111,28 @@ def lineage_lines(lineage: dict[str, Any], key: str = "", depth: int = 0, told: 
     words += ["from random weights"] if has_weights and not model_parents(lineage) else []
     words += [f"seed {lineage['seed']}"] if lineage.get("seed") is not None else []
     head = f"{start}{lineage['stage']} ({', '.join(words)}), model {short(digest)}"
-    if digest in told:
+    if digest in seen:
         return [f"{head}, as above"]
-    told.add(digest)
+    seen.add(digest)
     indent = "  " * (depth + 1)
     made = f"recipe {short(lineage.get('recipe_digest'))}, code {short(lineage.get('code'))}"
     lines = [head, f"{indent}{made}, started {lineage.get('started') or 'at an unknown time'}"]
     lines += [f"{indent}data {name} {short(one)}" for name, one in (lineage.get("data") or {}).items()]
     for name, parent in lineage["parents"].items():
-        lines += lineage_lines(parent, name, depth + 1, told)
+        lines += lineage_lines(parent, name, depth + 1, seen)
     return lines
 
 
 def model_parents(lineage: dict[str, Any]) -> list[str]:
+    """The recipe keys of parents that are models."""
     return [key for key in lineage["parents"] if key != "tokenizer_name_or_path"]
 
 
 def base_name(base: dict[str, Any]) -> str:
+    """The name and digest of an adapter's base."""
     return f"{base.get('stage') or base.get('from')} {short(base.get('digest'))}".rstrip()
 
 
 def short(digest: str | None) -> str:
+    """The first characters of a digest."""
     return "not recorded" if digest is None else digest[:12]

@@ -1,4 +1,4 @@
-"""What a rerun replaces is moved to RUN_DIR/previous and never deleted: STAGE-1, STAGE-2, ..., the oldest first."""
+"""RUN_DIR/previous: the results that reruns replaced, STAGE-1, STAGE-2, ..., oldest first. Nothing is deleted."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PREVIOUS = "previous"
 
 
 def set_aside(name: str, run_dir: Path) -> Path | None:
-    """Move a stage's folder and its evaluations to RUN_DIR/previous/NAME-N; where to, or None if there was nothing."""
+    """Move a stage's folder and its evaluations to RUN_DIR/previous/NAME-N, and return it; None if it is empty."""
     folder = run_dir / name
     if not folder.exists() or not any(folder.iterdir()):
         return None
@@ -18,14 +18,14 @@ def set_aside(name: str, run_dir: Path) -> Path | None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(kept)
     for path in (run_dir / "evals").glob(f"{name}-*/run.json"):
-        if is_whole(path.parent) and read_json(path).get("stage") == name:  # not ppo-brief's, where name is ppo
+        if is_whole(path.parent) and read_json(path).get("stage") == name:  # not those of ppo-brief, if name is ppo
             (kept / "evals").mkdir(exist_ok=True)
             path.parent.rename(kept / "evals" / path.parent.name)
     return kept
 
 
 def next_place(previous: Path, name: str) -> Path:
-    """NAME-N with the first number above all that are there, so that a number is not given twice while it stands."""
+    """NAME-N with a number above all existing ones."""
     pattern = re.compile(re.escape(name) + r"-(\d+)")
     taken = [int(match[1]) for path in previous.glob(f"{name}-*") if (match := pattern.fullmatch(path.name))]
     return previous / f"{name}-{max(taken, default=0) + 1}"

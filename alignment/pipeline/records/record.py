@@ -1,4 +1,4 @@
-"""pipeline.json: what has been run in a run directory, from what, and how it ended."""
+"""pipeline.json: what was run in a run directory, made from what, and how it ended."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ FILE = "pipeline.json"
 
 
 class RunRecord:
-    """The content of RUN_DIR/pipeline.json; every change is on disk, whole, before the next thing happens."""
+    """The content of RUN_DIR/pipeline.json; every change is written to disk at once, as a whole file."""
 
     def __init__(self, run_dir: Path):
         self.path = run_dir / FILE
@@ -28,15 +28,17 @@ class RunRecord:
         return self.content["evals"]
 
     def describe_run(self, **values: Any) -> None:
+        """Set keys of the run itself."""
         self.content |= values
         self.save()
 
     def replace(self, part: str, name: str, **values: Any) -> None:
-        """Start the entry of a stage or an eval anew."""
+        """Replace the entry of a stage or an evaluation."""
         self.content[part][name] = values
         self.save()
 
     def update(self, part: str, name: str, **values: Any) -> None:
+        """Set keys in the entry of a stage or an evaluation."""
         self.content[part][name] |= values
         self.save()
 

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from alignment.durable.atomic import write_text
+from alignment.text import table
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.losses import PolicyLoss
 from alignment.trainers.ppo.rewards import ScoredSamples
@@ -134,12 +135,12 @@ def add_policy_metrics(metrics: Metrics, loss: PolicyLoss, mask: Tensor) -> None
 
 def completions_table(samples: ScoredSamples, count: int) -> str:
     """A text table of the first completions and their scores, cut to the width of a terminal."""
-    rows = [["prompt", "completion", "reward"]]
+    rows = []
     for index in range(min(count, len(samples.rows))):
         sides = samples.rows[index]["prompt"], samples.completions[index]
         texts = [side if isinstance(side, str) else side[-1]["content"] for side in sides]
         rows.append([" ".join(text.split())[:56] for text in texts] + [f"{samples.scores[index]:.3f}"])
-    return "\n".join(f"{prompt:56} | {completion:56} | {reward}" for prompt, completion, reward in rows)
+    return table(["prompt", "completion", "reward"], rows)
 
 
 def write_completions(path: str, samples: ScoredSamples, step: int) -> None:

@@ -108,8 +108,12 @@ def test_a_package_that_changes_is_read_again(zebra):
     ("name", "kind", "message"),
     [
         ("python-sources:", "sft", "python-sources: has no sft data(?s:.*)tokenizer or pretrain"),
-        ("python-sources:zebracore", "text", r"Unknown package: zebracore(?s:.*)did you mean zebra-core\?"),
-        ("python-sources:?docstring=true", "text", r"python-sources option: docstring(?s:.*)did you mean docstrings\?"),
+        ("python-sources:zebracore", "text", r"Unknown package: zebracore(?s:.*)did you mean 'zebra-core'\?"),
+        (
+            "python-sources:?docstring=true",
+            "text",
+            r"python-sources option: docstring(?s:.*)mean 'docstrings'\?",
+        ),
         ("python-sources:?docstrings=yes", "text", r"no such value(?s:.*)expected: true or false"),
     ],
 )

@@ -259,8 +259,8 @@ def test_tinyworld_names_and_options(world):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tinyworld:sfd", r"Unknown tinyworld data set: sfd(?s:.*)did you mean sft\?"),
-        ("tinyworld:sft?peple=3", r"Unknown tinyworld option: peple(?s:.*)one of seed, people, noise(?s:.*)people\?"),
+        ("tinyworld:sfd", r"Unknown tinyworld data set: sfd(?s:.*)did you mean 'sft'\?"),
+        ("tinyworld:sft?peple=3", r"Unknown tinyworld option: peple(?s:.*)one of seed, people, noise(?s:.*)'people'\?"),
         ("tinyworld:sft?people=many", r"option people has no such value(?s:.*)expected: int"),
     ],
 )

@@ -161,7 +161,7 @@ def test_points_of_a_log():
     assert name == "gold" and len(points) == len(STEPS)
     assert (points[0].proxy, points[0].kl, points[24].gold) == (0.08, 0.1, 1.0)
     assert logged_points(metrics(), "model")[1] == "model"
-    with pytest.raises(UserError, match="did you mean gold"):
+    with pytest.raises(UserError, match="did you mean 'gold'"):
         logged_points(metrics(), "golb")
     with pytest.raises(UserError, match="several logged rewards"):
         logged_points([line | {"rewards/other/mean": 0.0} for line in metrics()])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import ppo_tiny as tiny
 
-from alignment.pipeline.recipes.recipe import parse_yaml
 from alignment.trainers.ppo.config import PPOConfig
+from alignment.yaml_text import parse_yaml
 
 PAGE = (Path(__file__).parents[3] / "docs/ppo.md").read_text(encoding="utf-8")
 OF_TRAINER = {"epoch", "step", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}

@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback
 
 from alignment.errors import UserError
-from alignment.pipeline.recipes.recipe import build_configs
+from alignment.pipeline.recipes.configs import build_configs
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.config import RENAMED_KEYS, PPOConfig
 from alignment.trainers.ppo.critics import ModelScorer

@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignment.errors import UserError, raise_all
-from alignment.pipeline.recipes.recipe import nearest
+from alignment.errors import UserError, raise_all, suggestion
 from alignment.pipeline.recipes.typecheck import describe_value, fits
 
 
@@ -76,7 +75,7 @@ def _check_samples(samples: dict[str, Any], source: Path) -> None:
     for name, value in samples.items():
         key = SAMPLE_KEYS.get(name)
         if key is None:
-            errors.append(UserError(f"{source}: unknown key 'evals.samples.{name}'", fix=nearest(name, [*SAMPLE_KEYS])))
+            errors.append(UserError(f"{source}: unknown key 'evals.samples.{name}'", fix=suggestion(name, SAMPLE_KEYS)))
         elif not fits(value, key.hint) or (key.hint is int and value < 1):
             errors.append(_unfit(source, f"samples.{name}", value, key))
     raise_all(errors)
@@ -93,5 +92,5 @@ def _absent(source: Path, key: str, kind: str, name: str, known: Sequence[str]) 
         problem,
         got=name,
         expected=f"one of {', '.join(known) or 'none'}",
-        fix=nearest(name, [*known]) if known else None,
+        fix=suggestion(name, known) if known else None,
     )

@@ -1,0 +1,139 @@
+"""pipeline.yaml: the stages of a recipe folder in order, its inputs, and what is evaluated."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import UserError, raise_all, suggestion
+from alignment.pipeline.recipes.recipe import read_mapping
+from alignment.pipeline.recipes.report_keys import ReportKeys, report_keys
+from alignment.pipeline.recipes.typecheck import describe_value, fits
+
+PIPELINE_FILE = "pipeline.yaml"
+KEYS = {"name": str, "seed": int, "inputs": dict[str, str], "stages": dict[str, str], "evals": dict[str, Any]}
+FORMATS = ("plain", "chat")
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """The evaluations of a pipeline: every suite on every stage in every format, and further ones.
+
+    Attributes:
+        extra: evaluations in addition to this product: {stage, suite, format, further options}.
+        options: keyword arguments of every evaluation.
+        report: what the report shows of the evaluations.
+    """
+
+    suites: list[str] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    formats: list[str] = field(default_factory=lambda: list(FORMATS))
+    extra: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    report: ReportKeys = field(default_factory=ReportKeys)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The content of a pipeline.yaml, or its defaults for a folder without one.
+
+    Attributes:
+        inputs: name -> help.
+        stages: name -> recipe file, relative to the folder.
+        evals: as written; `read_evals` checks it.
+    """
+
+    name: str
+    seed: int | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    evals: dict[str, Any] = field(default_factory=dict)
+
+
+def read_settings(recipe_dir: Path) -> Settings:
+    """Read the pipeline.yaml of a recipe folder."""
+    path = recipe_dir / PIPELINE_FILE
+    if not path.is_file():
+        found = sorted(str(file.parent) for file in Path("recipes").glob(f"*/{PIPELINE_FILE}"))
+        raise UserError(
+            f"{recipe_dir} is not a recipe folder",
+            got=f"no {PIPELINE_FILE}"
+            if recipe_dir.is_dir()
+            else "a file"
+            if recipe_dir.is_file()
+            else "no such folder",
+            expected=f"a folder with {PIPELINE_FILE}",
+            fix=f"recipe folders here: {', '.join(found)}" if found else "check the path",
+        )
+    content = read_mapping(path)
+    errors = [
+        UserError(f"{path}: unknown key {key!r}", fix=suggestion(key, KEYS)) for key in content if key not in KEYS
+    ]
+    for key, hint in KEYS.items():
+        if content.get(key) is None:
+            content.pop(key, None)
+        elif not fits(content[key], hint):
+            errors.append(UserError(f"{path}: {key} cannot take this value", got=describe_value(content[key])))
+    raise_all(errors)
+    return Settings(**{"name": recipe_dir.resolve().name} | content)
+
+
+def check_stage_names(settings: Settings, known: list[str], source: Path) -> None:
+    """Raise for a pipeline without stages, or with stages that do not exist.
+
+    Args:
+        source: the path of pipeline.yaml, for messages.
+    """
+    if not settings.stages:
+        raise UserError(f"{source} lists no stages", expected="stages: {NAME: RECIPE.yaml, ...}")
+    raise_all(
+        [
+            UserError(f"{source}: no stage {name!r}", fix=suggestion(name, known))
+            for name in settings.stages
+            if name not in known
+        ]
+    )
+
+
+def read_evals(evals: dict[str, Any], written: dict[str, Any], stages: list[str], source: Path) -> EvalSpec:
+    """Check the `evals` of a pipeline.
+
+    Args:
+        evals: `evals:` with the overrides of the command line.
+        written: `evals:` as in pipeline.yaml; the report's keys may name what an override leaves out.
+        stages: the stages of the pipeline.
+        source: the path of pipeline.yaml, for messages.
+    """
+    if not evals:
+        return EvalSpec()
+    options = dict(evals)
+    named = ("suites", "stages", "formats", "extra")
+    own: dict[str, Any] = {key: options.pop(key) for key in named if key in options}
+    extra = own.get("extra", [])
+    errors = [
+        UserError(
+            f"{source}: evals.{key} cannot take this value", got=describe_value(value), expected="a list of names"
+        )
+        for key, value in own.items()
+        if key != "extra" and not fits(value, list[str])
+    ]
+    if not fits(extra, list[dict]) or any(not {"stage", "suite", "format"} <= set(item) for item in extra):
+        expected = "a list of mappings with stage, suite and format"
+        errors.append(UserError(f"{source}: evals.extra cannot take this value", got=str(extra), expected=expected))
+    raise_all(errors)
+    for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
+        errors += [
+            UserError(f"{source}: evals.{key} has no {name!r}", fix=suggestion(name, valid))
+            for name in own.get(key, [])
+            if name not in valid
+        ]
+    errors += [
+        UserError(f"{source}: evals.extra has no {key} {item[key]!r}", fix=suggestion(item[key], valid))
+        for item in extra
+        for key, valid in {"stage": stages, "format": list(FORMATS)}.items()
+        if item[key] not in valid
+    ]
+    raise_all(errors)
+    listed = [*own.get("stages", []), *written.get("stages", [])]
+    suites = [*own.get("suites", []), *written.get("suites", []), *(item["suite"] for item in extra)]
+    report = report_keys(options, list(dict.fromkeys(listed)), list(dict.fromkeys(suites)), source)
+    return EvalSpec(**own, options=options, report=report)

@@ -1,0 +1,130 @@
+"""One stage of a pipeline: its module, its resolved recipe and its parents."""
+
+import dataclasses
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alignment.data.arguments import DataArguments
+from alignment.data.preparing.load import check_source
+from alignment.errors import UserError, gathered
+from alignment.pipeline.parents import check_outside
+from alignment.pipeline.recipes.configs import build_configs
+from alignment.stages import Stage
+
+STAGE_PACKAGE = "alignment.stages"
+# What --quick sets for the keys that a stage has: enough to see every stage run, not to learn anything.
+QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16}
+
+
+def stage_table(package: str = STAGE_PACKAGE) -> Mapping[str, Stage]:
+    """The table of a package's stages: the facts about each, by name."""
+    return importlib.import_module(package).STAGES
+
+
+def checkpoint_kind(stage: str, package: str = STAGE_PACKAGE) -> str | None:
+    """The kind of checkpoint that a stage writes, a key of `parents.SERVES`; None if the package has no such stage."""
+    table = stage_table(package)
+    return table[stage].checkpoint if stage in table else None
+
+
+def stage_module(stage: str, package: str = STAGE_PACKAGE) -> ModuleType:
+    """The module that runs a stage."""
+    return importlib.import_module(f"{package}.{stage}")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a pipeline.
+
+    Attributes:
+        name: of its folder in the run directory.
+        method: the stage's row in the table of stages: `ppo` for a folder ppo-brief.
+        facts: that row.
+        recipe: the resolved recipe: extended, overridden, inputs and seed filled in. It names parents as they were
+            written and holds no output_dir, so that it is the same in every run directory.
+        parents: recipe key -> another stage of the run directory.
+        outside: recipe key -> path or hub id of a parent outside the run directory.
+        once: keys for this run alone, which do not change what the stage makes; they do not count when deciding
+            whether the stage is up to date.
+    """
+
+    name: str
+    method: str
+    facts: Stage
+    module: ModuleType
+    recipe: dict[str, Any]
+    recipe_path: Path
+    parents: dict[str, str]
+    outside: dict[str, str]
+    once: dict[str, Any] = field(default_factory=dict)
+
+    def configs(self, run_dir: Path) -> tuple[Any, ...]:
+        """The stage's dataclasses, with its output folder and its parents' checkpoints filled in."""
+        places = {key: str(run_dir / stage / "checkpoint") for key, stage in self.parents.items()}
+        recipe = self.recipe | self.once | places | {"output_dir": str(run_dir / self.name)}
+        return build_configs(self.module.CONFIGS, recipe, str(self.recipe_path))
+
+
+def stage_spec(
+    name: str,
+    method: str,
+    path: Path,
+    recipe: dict[str, Any],
+    seed: int,
+    package: str,
+    stage_names: Collection[str],
+    quick: bool,
+) -> StageSpec:
+    """Build the spec of a stage from its recipe.
+
+    Args:
+        path: the recipe's file, for messages.
+        recipe: with inputs and overrides applied.
+        seed: for a recipe that sets none.
+        stage_names: values of a parent's key that mean a stage of the run directory, not a path or hub id.
+    """
+    _refuse_code(recipe, path)
+    module, facts = stage_module(method, package), stage_table(package)[method]
+    keys = {entry.name for config in module.CONFIGS for entry in dataclasses.fields(config)}
+    if "seed" in keys:
+        recipe = {"seed": seed} | recipe
+    if quick and "max_steps" in keys:
+        recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys}
+    parents, outside = {}, {}
+    for key, expected in module.PARENTS.items():
+        value = recipe.get(key)
+        if not isinstance(value, str):
+            continue
+        if value in stage_names:
+            parents[key] = value
+        else:
+            check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
+            outside[key] = value
+    return StageSpec(name, method, facts, module, recipe, path, parents, outside)
+
+
+def mistakes_in(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:
+    """The mistakes in a stage's keys and values and, `with_data`, in what can be checked of its data."""
+    errors: list[UserError] = []
+    configs: tuple[Any, ...] = ()
+    with gathered(errors):
+        configs = spec.configs(run_dir)
+    for data in configs:
+        if with_data and isinstance(data, DataArguments):
+            with gathered(errors):
+                check_source(data, spec.facts.data)
+    return errors
+
+
+def _refuse_code(recipe: dict[str, Any], path: Path) -> None:
+    if recipe.get("trust_remote_code"):
+        raise UserError(
+            f"{path}: trust_remote_code would run the code of a checkpoint",
+            got=recipe["trust_remote_code"],
+            expected="false: models are of architectures that transformers or this project has",
+            fix="remove it",
+        )
