@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, unknown
+from alignment.name_options import read_options, split_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,7 +50,7 @@ class SourceFile:
 
 
 def is_python_sources(name: str) -> bool:
-    return name.partition("?")[0].partition(":")[0] == PYTHON_SOURCES
+    return split_name(name)[0].partition(":")[0] == PYTHON_SOURCES
 
 
 def parse_python_sources(name: str, kind: str) -> PythonSources:
@@ -61,21 +62,14 @@ def parse_python_sources(name: str, kind: str) -> PythonSources:
             expected="a stage that learns from plain text: tokenizer or pretrain",
             fix="name another data set",
         )
-    address, _, query = name.partition("?")
+    address, query = split_name(name)
     packages = tuple(_normal(package) for package in address.partition(":")[2].split(",") if package.strip())
-    docstrings = False
-    for option in filter(None, query.split("&")):
-        key, _, value = option.partition("=")
-        if key != "docstrings":
-            raise unknown(f"{PYTHON_SOURCES} option", key, ("docstrings",))
-        if value not in ("true", "false"):
-            raise UserError(f"{PYTHON_SOURCES} option {key} has no such value.", got=value, expected="true or false")
-        docstrings = value == "true"
+    options = read_options(query or "", PYTHON_SOURCES, {"docstrings": bool})
     known = (STANDARD_LIBRARY, *_distributions())
     for package in packages:
         if package not in known:
             raise unknown("package", package, known, expected="a package that is installed, or stdlib")
-    return PythonSources(packages, docstrings)
+    return PythonSources(packages, **options)
 
 
 def read_python_sources(wanted: PythonSources) -> Dataset:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from alignment.data.reading.files import READERS, extension_of, local_splits, read_files, split_files
 from alignment.data.reading.python_sources import is_python_sources, parse_python_sources, read_python_sources
 from alignment.errors import UserError, unknown
+from alignment.name_options import read_options, split_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -106,16 +106,16 @@ def _load_python_sources(name: str, split: str, kind: str) -> Dataset:
 
 
 def is_tinyworld(name: str) -> bool:
-    return name.partition("?")[0].partition(":")[0] == TINYWORLD
+    return split_name(name)[0].partition(":")[0] == TINYWORLD
 
 
 def parse_tinyworld(name: str, kind: str) -> tuple[str, WorldConfig]:
     """The data set and the world that a `tinyworld:NAME?options` stands for."""
-    address, _, query = name.partition("?")
+    address, query = split_name(name)
     rows = address.partition(":")[2] or TINYWORLD_OF_KIND[kind]
     if rows not in TINYWORLD_NAMES:
         raise unknown("tinyworld data set", rows, TINYWORLD_NAMES)
-    return rows, world_config(query)
+    return rows, world_config(query or "")
 
 
 def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
@@ -132,19 +132,7 @@ def world_config(query: str) -> WorldConfig:
     """`key=value&key=value` as a WorldConfig."""
     from alignment.data.tinyworld import WorldConfig
 
-    types = {field.name: type(getattr(WorldConfig(), field.name)) for field in fields(WorldConfig)}
-    options = {}
-    for option in filter(None, query.split("&")):
-        key, _, value = option.partition("=")
-        if key not in types:
-            raise unknown("tinyworld option", key, tuple(types))
-        try:
-            options[key] = value == "true" if types[key] is bool else types[key](value)
-        except ValueError:
-            raise UserError(
-                f"tinyworld option {key} has no such value.", got=value, expected=types[key].__name__
-            ) from None
-    return WorldConfig(**options)
+    return WorldConfig(**read_options(query, TINYWORLD, get_type_hints(WorldConfig)))
 
 
 # The hub ------------------------------------------------------------------------------------------------------------

@@ -109,8 +109,12 @@ def test_a_package_that_changes_is_read_again(zebra):
     [
         ("python-sources:", "sft", "python-sources: has no sft data(?s:.*)tokenizer or pretrain"),
         ("python-sources:zebracore", "text", r"Unknown package: zebracore(?s:.*)did you mean zebra-core\?"),
-        ("python-sources:?docstring=true", "text", r"python-sources option: docstring(?s:.*)did you mean docstrings\?"),
-        ("python-sources:?docstrings=yes", "text", r"no such value(?s:.*)expected: true or false"),
+        (
+            "python-sources:?docstring=true",
+            "text",
+            r"option of python-sources: docstring(?s:.*)did you mean docstrings\?",
+        ),
+        ("python-sources:?docstrings=yes", "text", r"cannot take this value(?s:.*)expected: true or false"),
     ],
 )
 def test_mistakes(zebra, name, kind, message):

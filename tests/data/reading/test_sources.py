@@ -127,7 +127,7 @@ def test_long_texts_are_cut_at_blank_lines():
         ("a.csv", "", "Cannot read"),
         ("a.csv", 'a,b\n1,2\n1,"2,3\n', "Cannot read"),
         ("a.parquet", "text", "Cannot read"),
-        ("a.docx", "text", r"Cannot read .*a.docx.\n  got:        .docx\n  expected: one of .jsonl, .json, .txt"),
+        ("a.docx", "text", r"Cannot read .*a.docx.\n  got:      .docx\n  expected: one of .jsonl, .json, .txt"),
         ("a.jsonl.gz", '{"a": 1}', "Cannot read (?s:.*)Not a gzip"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 def test_a_folder_of_several_formats(tmp_path):
     write_rows(tmp_path / "a.jsonl")
     write_rows(tmp_path / "b.csv")
-    with pytest.raises(UserError, match=r"several kinds.\n  got:        .csv, .jsonl"):
+    with pytest.raises(UserError, match=r"several kinds.\n  got:      .csv, .jsonl"):
         rows_of(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no data"):
@@ -260,8 +260,8 @@ def test_tinyworld_names_and_options(world):
     ("name", "message"),
     [
         ("tinyworld:sfd", r"Unknown tinyworld data set: sfd(?s:.*)did you mean sft\?"),
-        ("tinyworld:sft?peple=3", r"Unknown tinyworld option: peple(?s:.*)one of seed, people, noise(?s:.*)people\?"),
-        ("tinyworld:sft?people=many", r"option people has no such value(?s:.*)expected: int"),
+        ("tinyworld:sft?peple=3", r"Unknown option of tinyworld: peple(?s:.*)one of seed, people(?s:.*)people\?"),
+        ("tinyworld:sft?people=many", r"option people of tinyworld cannot take(?s:.*)expected: a whole number"),
     ],
 )
 def test_tinyworld_mistakes(world, name, message):
