@@ -32,7 +32,7 @@ def read_options(
     required: Collection[str] = (),
     others_allowed: bool = False,
 ) -> dict[str, Any]:
-    """Read `key=value&key=value`, each value by the annotation of its key.
+    """Read `key=value&key=value`, each value by the annotation of its key; of a repeated key the last value counts.
 
     Args:
         query: the text after the `?`.
@@ -42,7 +42,7 @@ def read_options(
         others_allowed: whether keys without an annotation are read, as with `Any`, or refused.
 
     Raises:
-        UserError: all unknown, repeated and missing keys, and all values of a wrong type, together.
+        UserError: all unknown and missing keys, and all values of a wrong type, together.
     """
     options: dict[str, Any] = {}
     errors: list[UserError] = []
@@ -53,8 +53,6 @@ def read_options(
             errors.append(unknown(f"option of {what}", key, tuple(annotations)))
         elif not equals:
             errors.append(UserError(f"The option {key} of {what} has no value.", got=option, expected=f"{key}=VALUE"))
-        elif key in options:
-            errors.append(UserError(f"The option {key} of {what} occurs twice.", got=query, fix="leave one out"))
         else:
             options[key] = None
             try:

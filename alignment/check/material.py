@@ -16,6 +16,7 @@ from alignment.data.reading.formats import KINDS
 from alignment.data.reading.python_sources import is_python_sources
 from alignment.data.reading.sources import is_local, is_tinyworld, parse_tinyworld
 from alignment.data.tokenizing.encoding import Encoded, Pair
+from alignment.models.context_length import context_length
 from alignment.stages.shared.stage_run import eval_texts
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Origin:
     @property
     def context(self) -> int | None:
         """Positions of the model."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None) if self.config else None
+        return context_length(self.config) if self.config else None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from alignment.models.context_length import context_length
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -68,7 +70,7 @@ class Keys:
 
 
 def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatistics) -> Batch:
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or rows.max_tokens
+    context = context_length(config) or rows.max_tokens
     limit = keys.max_length or (context if stage == "pretrain" else rows.max_tokens)
     longest = min(rows.max_tokens, limit)
     mean = min(rows.mean_tokens, longest)

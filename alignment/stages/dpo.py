@@ -37,7 +37,7 @@ from alignment.stages.shared.stage_run import (
     start,
     train,
 )
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 
 PARENTS = {"model_name_or_path": "causal-lm"}

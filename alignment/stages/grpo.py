@@ -43,7 +43,7 @@ from alignment.stages.shared.stage_run import (
     start,
     train,
 )
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from reward_models.functions import load_function
 from reward_models.learned import load_members
 

@@ -26,7 +26,7 @@ from alignment.stages.shared.stage_run import (
     start,
     train,
 )
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.trainer import PPOTrainer
 from reward_models.functions import load_function

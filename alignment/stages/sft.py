@@ -42,7 +42,7 @@ from alignment.stages.shared.stage_run import (
     train,
 )
 from alignment.tokenization.base import Changes, make_chat_ready
-from alignment.tokenization.chat import chat_eos_ids, require_template
+from alignment.tokenization.chat_format import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from alignment.tokenization.chat_format import Messages
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-Prompt = str | list[dict[str, str]]
+Prompt = str | Messages  # a prompt or completion, as text or as a conversation
 REPLY = "zebra"
 TRIED = (REPLY, "Zebra", "1", "...")  # beginnings of replies; not every vocabulary can write all of them
 

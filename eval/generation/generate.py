@@ -7,14 +7,15 @@ still differ between batch shapes, as it may for greedy replies.)
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, raise_all
+from alignment.keyed_seeds import keyed_generator
 from alignment.models.generation import plain_generation
+from alignment.tokenization.chat_format import Messages
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from eval.harness.lm import CausalLM, Reply
 
-Messages = list[dict[str, str]]
 # TRL's signature: reward(prompts=, completions=, **columns) -> a number for each completion, None for no opinion.
 Reward = Callable[..., Sequence[float | None]]
 
@@ -105,9 +105,9 @@ def fitting(
     Raises:
         UserError: none does.
     """
-    from eval.harness.lm import context_length
+    from eval.harness.lm import context_limit
 
-    room = context_length(model, tokenizer) - max_new_tokens
+    room = context_limit(model, tokenizer) - max_new_tokens
     places = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
     if not places:
         raise UserError(
@@ -191,7 +191,7 @@ def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.
         [
             torch.rand(
                 sampling.max_new_tokens,
-                generator=torch.Generator().manual_seed(_number((sampling.seed, *key))),
+                generator=keyed_generator(sampling.seed, *key),
                 dtype=torch.float64,
             )
             for key in keys
@@ -211,10 +211,6 @@ def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.
         return torch.full_like(scores, -torch.inf).scatter(1, picked, 0.0)
 
     return pick
-
-
-def _number(key: tuple) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
 
 
 def score(reward: Reward, rows: Sequence[dict], replies: Sequence[str]) -> list[float | None]:

@@ -19,10 +19,11 @@ import numpy as np
 
 from alignment.data.words import split_words
 from alignment.errors import UserError
+from alignment.tokenization.chat_format import Messages
 from eval.comparison import stats
 from eval.comparison.preferences import length_controlled_win_rate
 from eval.comparison.stats import wilson
-from eval.generation.generate import Messages, Reward, Sampling, score
+from eval.generation.generate import Reward, Sampling, score
 from eval.generation.replies import distinct_n
 from reward_models.judges.questions import both_positions
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignment.data.reading.formats import KINDS, Messages
+from alignment.data.reading.row_formats import KINDS
 from alignment.data.words import folded, is_unspaced, words
+from alignment.tokenization.chat_format import Messages
 
 if TYPE_CHECKING:
     from datasets import Dataset

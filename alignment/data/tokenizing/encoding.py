@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from alignment.tokenization.chat_format import Messages
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Messages = list[dict[str, str]]
 # Rows longer than the context are what is looked for: no warning about each.
 TOKENIZE = {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
 

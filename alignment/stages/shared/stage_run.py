@@ -33,6 +33,7 @@ from alignment.errors import UserError
 from alignment.masking import mask_text, masked
 from alignment.models.adapters import add_token_rows
 from alignment.models.checkpoints import is_adapter
+from alignment.models.context_length import context_length
 from alignment.models.loading import load_config
 from alignment.stages.self_check.probe import make_probe
 from alignment.stages.shared.chains import record_chain
@@ -135,7 +136,7 @@ def loading_options(model_args: ModelConfig) -> dict[str, Any]:
 
 def require_context(checkpoint: str, max_length: int | None) -> None:
     """Raise where rows may be longer than what the model was made for: beyond it, it reads badly and says nothing."""
-    context = getattr(load_config(checkpoint), "max_position_embeddings", None)
+    context = context_length(load_config(checkpoint))
     if context is not None and (max_length is None or max_length > context):
         raise UserError(
             "max_length is beyond the model's context",

@@ -1,6 +1,5 @@
 """Rollouts: which prompts, sampling completions, and the tensors that training reads."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation import ContinuousBatchingConfig
 from trl import is_conversational
 
+from alignment.keyed_seeds import keyed_generator
 from alignment.models.output_layer import contiguous_states
 from alignment.models.router import no_router_logits
 
@@ -93,23 +93,6 @@ class Rollout:
         steps = order.split(size * accumulation)
         by_length = [rows[self.lengths[rows].argsort(descending=True, stable=True)] for rows in steps]
         return [rows for step in by_length for rows in step.split(size)]
-
-
-def keyed_generator(*key) -> torch.Generator:
-    """Random numbers that depend on the key alone, not on what was drawn before."""
-    return torch.Generator().manual_seed(_seed(key))
-
-
-@contextmanager
-def keyed_rng(device: torch.device, *key):
-    """The same for code that draws from torch's global generators, which are put back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(key))
-        yield
-
-
-def _seed(key: tuple) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
 
 
 def as_rows(rows: list[dict]) -> dict[str, list[dict]]:

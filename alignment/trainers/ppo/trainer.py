@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
+from alignment.keyed_seeds import keyed_generator, keyed_rng
 from alignment.models.adapters import token_rows_in_place
 from alignment.models.loading import load_tokenizer
 from alignment.models.router import router_coefficient, weighted_router_loss
@@ -68,8 +69,6 @@ from alignment.trainers.ppo.rollout import (
     RolloutSampler,
     as_rows,
     encode_prompts,
-    keyed_generator,
-    keyed_rng,
 )
 
 CRITIC_FILE = "value_model.safetensors"

@@ -11,9 +11,10 @@ import pyarrow
 import pytest
 from datasets import Dataset, DatasetDict
 
-from alignment.data.reading import arrow_cache, files
-from alignment.data.reading.files import read_files, split_documents
+from alignment.data.reading import arrow_cache, files, text_files
+from alignment.data.reading.files import read_files
 from alignment.data.reading.sources import load_source, own_test_split
+from alignment.data.reading.text_files import split_documents
 from alignment.errors import UserError
 
 
@@ -151,7 +152,7 @@ def test_blocks_make_no_difference_to_documents():
         blocks = [text[start : start + size] for start in range(0, len(text), size)]
         expected = split_at_once(text, 60)
         assert split_documents(text, 60) == expected, seed
-        assert list(files._documents(blocks, 60)) == expected, seed
+        assert list(text_files._documents(blocks, 60)) == expected, seed
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "lines.txt", "a.jsonl"])

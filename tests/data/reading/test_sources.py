@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import load_splits
-from alignment.data.reading.files import split_documents
 from alignment.data.reading.sources import load_source, own_test_split
+from alignment.data.reading.text_files import split_documents
 from alignment.errors import UserError
 
 ROWS = [{"question": "a\u2028b\x85", "answer": "é"}, {"question": "NA", "answer": "1"}]

@@ -1,4 +1,4 @@
-"""What ends an assistant turn, for our tokenizer and for foreign ones."""
+"""Conversations as chat templates write them: their type, and the tokens that end a turn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from alignment.models.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]  # {"role": "system" | "user" | "assistant", "content": text} each
 
 
 def chat_eos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
