@@ -168,7 +168,7 @@ class DataArguments:
 
     def sources(self) -> list[Source]:
         """The sources that the keys name."""
-        if self.datasets is None:
+        if self.dataset_name is not None:
             return [
                 Source(
                     self.dataset_name,
@@ -182,7 +182,7 @@ class DataArguments:
             ]
         errors: list[UserError] = []
         sources = []
-        for entry in self.datasets:
+        for entry in self.datasets or []:
             try:
                 sources.append(_read_entry(entry))
             except UserError as error:
@@ -218,8 +218,9 @@ def _wrong_values(args: DataArguments) -> list[UserError]:
         got = f"min_characters={args.min_characters}, max_characters={args.max_characters}"
         errors.append(UserError("The limits on characters leave no rows.", got=got, expected="min below max"))
     if not 0 < args.near_duplicate_threshold <= 1:
-        got = args.near_duplicate_threshold
-        errors.append(UserError("near_duplicate_threshold is not a share.", got=got, expected="above 0, at most 1"))
+        threshold = args.near_duplicate_threshold
+        problem = "near_duplicate_threshold is not a share."
+        errors.append(UserError(problem, got=threshold, expected="above 0, at most 1"))
     return errors
 
 

@@ -54,14 +54,14 @@ def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> P
     from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
     names = [earlier_name(position) for position in range(1, len(folders) + 1)]
-    model = None
+    model: PeftModel | PreTrainedModel = base
     for name, folder in zip(names, folders, strict=True):
         config, weights = PeftConfig.from_pretrained(folder), load_peft_weights(str(folder))
         config.base_model_name_or_path = base.name_or_path
         weights = _without_token_rows(base, config, weights)
         if kind == "sequence-classification":
             config.task_type = None  # PEFT's wrapper of a causal LM's adapter would look for a causal LM
-        if model is None:
+        if model is base:
             model = get_peft_model(base, config, adapter_name=name)
         else:
             model.add_adapter(name, config)

@@ -130,7 +130,7 @@ def require_whole(folder: Path, chain: Chain | None, base: str) -> None:
                 fix="copy the whole checkpoint folder, with the folders in it",
             )
     found = weights_digest(base)
-    if None not in (found, chain.base_digest) and found != chain.base_digest:
+    if found is not None and chain.base_digest is not None and found != chain.base_digest:
         raise UserError(
             f"{folder} was trained on another base",
             got=f"{base}, whose weights have the digest {found[:12]}",

@@ -53,7 +53,10 @@ def adapter_base(checkpoint: str | Path) -> str:
     Raises:
         UserError: the base is at neither place and does not look like a hub id.
     """
-    recorded = read_json(adapter_config(checkpoint), MEND)["base_model_name_or_path"]
+    config = adapter_config(checkpoint)
+    if config is None:
+        raise UserError(f"{checkpoint} is no adapter", expected=f"a folder with {ADAPTER_CONFIG}")
+    recorded = read_json(config, MEND)["base_model_name_or_path"]
     beside = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
     places = [str(place) for place in (beside, recorded) if Path(place).is_dir()]
     if Path(recorded).is_dir() and beside.is_dir():

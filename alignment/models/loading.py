@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from alignment.models.adapters import frozen_stack, with_adapter
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+AutoClass = type[Any]  # one of transformers' Auto classes, which share no public base
 REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a reference adapter too
 
 
@@ -77,7 +78,7 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
 
 
-def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM and its tokenizer, ready for inference; adapters are merged into their base, unless it is quantised.
 
     Args:
@@ -91,7 +92,7 @@ def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, 
 
 
 def load_trainable(
-    checkpoint: str | Path, kind: str, *, dequantize: bool = False, **options
+    checkpoint: str | Path, kind: str, *, dequantize: bool = False, **options: Any
 ) -> PreTrainedModel | PeftModel:
     """A model to train on: a full one, or a PeftModel whose adapter is trainable.
 
@@ -116,7 +117,7 @@ def load_trainable(
     return model
 
 
-def load_stack(checkpoint: str | Path, kind: str, **options) -> PeftModel:
+def load_stack(checkpoint: str | Path, kind: str, **options: Any) -> PeftModel:
     """A model under all adapters of a chain, none of which is trainable: for a new one to stand over them."""
     base, base_checkpoint, folder = _base_model(checkpoint, *_auto_class(kind, options))
     chain = read_chain(folder)
@@ -127,7 +128,7 @@ def load_stack(checkpoint: str | Path, kind: str, **options) -> PeftModel:
     return model
 
 
-def _auto_class(kind: str, options: dict) -> tuple[type, dict]:
+def _auto_class(kind: str, options: dict) -> tuple[AutoClass, dict]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     import alignment  # noqa: F401  (registers the architecture)
@@ -140,7 +141,7 @@ def _auto_class(kind: str, options: dict) -> tuple[type, dict]:
 
 
 def _base_model(
-    checkpoint: str | Path, auto: type, options: dict, dequantize: bool = False
+    checkpoint: str | Path, auto: AutoClass, options: dict, dequantize: bool = False
 ) -> tuple[PreTrainedModel, str, Path]:
     """The base of an adapter, which is the one it was trained on; where it is; and the adapter's own folder.
 

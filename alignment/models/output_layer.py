@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 @contextmanager
-def contiguous_states(model: nn.Module) -> Iterator[None]:
+def contiguous_states(model: PreTrainedModel) -> Iterator[None]:
     """Hand the output layer its hidden states in one piece.
 
     transformers hands over a slice of them (`logits_to_keep`). oneDNN's 16-bit product of a slice is one product a row

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel, TrainingArguments
 
 SDPA_FLOAT32 = "sdpa_float32"
 
 
-def speed_up(model: nn.Module, args: TrainingArguments) -> None:
+def speed_up(model: PreTrainedModel, args: TrainingArguments) -> None:
     """Attention in 32 bit beside bf16, and compiled layers.
 
     Args:

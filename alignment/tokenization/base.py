@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ def take_template(tokenizer: PreTrainedTokenizerBase, source: str, changes: Chan
     _add(tokenizer, named, changes or Changes())
 
 
-def _add(tokenizer: PreTrainedTokenizerBase, tokens, changes: Changes) -> None:
+def _add(tokenizer: PreTrainedTokenizerBase, tokens: Collection[str], changes: Changes) -> None:
     """Make tokens special, and note those that are new."""
     new = [token for token in tokens if token not in tokenizer.get_vocab()]
     unmarked = [token for token in tokens if token not in tokenizer.get_added_vocab()]

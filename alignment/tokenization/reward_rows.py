@@ -26,13 +26,23 @@ def reward_rows(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], completions: Sequence[Prompt]
 ) -> list[list[int]]:
     """Token ids as TRL's RewardTrainer makes them: conversations by the chat template, text with its end token."""
-    joined = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    joined = [_joined(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
     if not joined:
         return []
-    if not isinstance(joined[0], str):
+    texts = [row for row in joined if isinstance(row, str)]
+    if len(texts) < len(joined):
         return tokenizer.apply_chat_template(joined, return_dict=True)["input_ids"]
     end = tokenizer.eos_token or ""
-    return tokenizer([text if text.endswith(end) else text + end for text in joined])["input_ids"]
+    return tokenizer([text if text.endswith(end) else text + end for text in texts])["input_ids"]
+
+
+def _joined(prompt: Prompt, completion: Prompt) -> Prompt:
+    """Return a prompt with its completion, both as text or both as messages."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt + completion
+    if isinstance(prompt, str) or isinstance(completion, str):
+        raise TypeError("prompt and completion are not of one kind: one is text, the other a list of messages")
+    return prompt + completion
 
 
 def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int] | None:
@@ -58,8 +68,13 @@ def ending_of_tokens(
         None if the reward model writes these prompts or the beginnings of replies otherwise, in text or in tokens: then
             it must read the completions as text.
     """
-    endings = [reply_ending(tokenizer, prompt) for prompt in prompts]
-    if not endings or None in endings:
+    endings: list[list[int]] = []
+    for prompt in prompts:
+        ending = reply_ending(tokenizer, prompt)
+        if ending is None:
+            return None
+        endings.append(ending)
+    if not endings:
         return None
     whole = all(_continues(tokenizer, *row) for row in zip(prompts, prompt_ids, endings, strict=True))
     return endings[0] if whole and all(ending == endings[0] for ending in endings) else None

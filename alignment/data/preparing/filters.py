@@ -63,7 +63,7 @@ class Filtered:
 # Rows as texts ------------------------------------------------------------------------------------------------------
 
 
-class Texts(Sequence[str]):
+class Texts:
     """A text for each row of a data set, made when it is asked for."""
 
     def __init__(self, rows: Dataset, kind: str, write: Callable[[Row, str], str]):
@@ -189,7 +189,7 @@ def without_keys(keys: Iterable[bytes], forbidden: Mapping[bytes, str]) -> Filte
 # Near duplicates ----------------------------------------------------------------------------------------------------
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> Filtered:
+def near_duplicates(texts: Sequence[str] | Texts, threshold: float) -> Filtered:
     """Rows that share less than `threshold` of their five-word sequences with every kept row before them."""
     filtered, index = Filtered(), NearIndex(texts, threshold)
     for number, text in enumerate(texts):
@@ -204,7 +204,9 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Filtered:
     return filtered
 
 
-def without_near(texts: Sequence[str], held_out: Sequence[str], threshold: float, reason: str) -> Filtered:
+def without_near(
+    texts: Sequence[str] | Texts, held_out: Sequence[str] | Texts, threshold: float, reason: str
+) -> Filtered:
     """Rows that share less than `threshold` of their five-word sequences with every held-out text."""
     filtered, index = Filtered(), NearIndex(held_out, threshold)
     for number, text in enumerate(held_out):
@@ -219,7 +221,7 @@ def without_near(texts: Sequence[str], held_out: Sequence[str], threshold: float
     return filtered
 
 
-def _like(texts: Sequence[str], number: int) -> str:
+def _like(texts: Sequence[str] | Texts, number: int) -> str:
     return f"like {quote(texts[number])}"
 
 
@@ -229,7 +231,7 @@ class NearIndex:
     `texts` gives the text of each number added; it is read again for every proposal, so that no text is kept.
     """
 
-    def __init__(self, texts: Sequence[str], threshold: float):
+    def __init__(self, texts: Sequence[str] | Texts, threshold: float):
         from datasketch import MinHash, MinHashLSH
 
         self.texts, self.threshold = texts, threshold

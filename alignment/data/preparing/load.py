@@ -169,7 +169,7 @@ def put_together(parts: Sequence[Part], sources: Sequence[Source], limit: tuple[
         if not len(part.rows):
             raise UserError(f"No {part.account.split} row is left.", got=str(part.account), expected="at least one")
     if len(parts) == 1 and all(source.epochs == 1 for source in sources):
-        picked = range(len(parts[0].rows))
+        picked: range | np.ndarray = range(len(parts[0].rows))
     else:
         sizes = [len(part.rows) for part in parts]
         picked = mixing.order(sizes, _drawn(parts, sizes, sources), seed)
@@ -183,8 +183,9 @@ def _drawn(parts: Sequence[Part], sizes: list[int], sources: Sequence[Source]) -
     """How many rows each part gives to the mix."""
     if not sources:
         return sizes
-    epochs, weights = [source.epochs for source in sources], [source.weight for source in sources]
-    if None in weights:
+    epochs = [source.epochs for source in sources]
+    weights = [source.weight for source in sources if source.weight is not None]
+    if len(weights) < len(sources):
         return mixing.counts(sizes, None, epochs)
     for part, weight in zip(parts, weights, strict=True):
         part.account.share = weight / sum(weights)

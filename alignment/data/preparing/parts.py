@@ -27,7 +27,7 @@ class Part:
     numbers: np.ndarray
     account: Account
 
-    def select(self, kept: Sequence[int]) -> None:
+    def select(self, kept: Sequence[int] | np.ndarray) -> None:
         """Go on with some rows alone, given by their places in `rows`, rising."""
         if len(kept) < len(self.rows):
             self.rows, self.numbers = self.rows.select(kept), self.numbers[np.asarray(kept, dtype=np.int64)]
@@ -43,10 +43,18 @@ def read_part(
         limit: no more rows than these are streamed; of the training split, the source's max_rows.
     """
     limit = source.max_rows if split == "train" else limit
-    streamed = {"streaming": True, "max_rows": limit} if source.streaming else {}
-    rows = load_source(source.name, config=source.config, split=source_split, kind=kind, **streamed)
-    beyond = max(0, len(rows) - source.max_rows) if split == "train" and source.max_rows else 0
-    rows = rows.select(range(source.max_rows)) if beyond else rows
+    rows = load_source(
+        source.name,
+        config=source.config,
+        split=source_split,
+        kind=kind,
+        streaming=source.streaming,
+        max_rows=limit if source.streaming else None,
+    )
+    beyond = 0
+    if split == "train" and source.max_rows and len(rows) > source.max_rows:
+        beyond = len(rows) - source.max_rows
+        rows = rows.select(range(source.max_rows))
     rows, report = convert(rows, kind, columns=source.columns, keep=keep)
     account = Account(str(source), source_split, split, report.read + beyond)
     account.remove("beyond max_rows", beyond)

@@ -63,7 +63,7 @@ def clean(train: Sequence[Part], held_out: Sequence[Part], kind: str, near: floa
         Sentences on what was left in.
     """
     notes = []
-    forbidden = {}
+    forbidden: dict[bytes, str] = {}
     for part in held_out:
         reason = f"also in the {part.account.split} split"
         for row in canonical_rows(part.rows, kind):

@@ -47,7 +47,8 @@ class AlignmentTables(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN)]
 
     def _generate_tables(self) -> Iterator[tuple[Key, pyarrow.Table]]:
-        rows, notes = 0, {}
+        notes: dict[str, Any] = {}
+        rows = 0
         for number, table in enumerate(self.config.tables(notes)):
             rows += table.num_rows
             yield Key(0, number), table

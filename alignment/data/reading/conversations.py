@@ -58,7 +58,7 @@ def read_messages(value: Any) -> Messages:
         if not isinstance(turn, Mapping):
             raise Unusable("a message is not a mapping")
         refuse_beyond_text(turn)
-        role = turn.get("role") or turn.get("from")
+        role: Any = turn.get("role") or turn.get("from")
         content = turn["content"] if turn.get("content") is not None else turn.get("value")
         role = SHAREGPT_ROLES.get(role, role)
         if role in TOOL_ROLES:

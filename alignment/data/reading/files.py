@@ -74,7 +74,7 @@ def read_files(files: list[Path]) -> Dataset:
 
     reader = _reader(files)
     _refuse_pointers(files)
-    key = ("files", code_digest(__file__, *(module.__file__ for module in READING)), file_states(files))
+    key = ("files", code_digest(__file__, *(str(module.__file__) for module in READING)), file_states(files))
     return cached_tables(key, lambda notes: reader(files))[0]
 
 
@@ -93,8 +93,8 @@ def _split_of(file: Path, folder: str) -> str | None:
 
 def _reader(files: list[Path]) -> Callable[[list[Path]], Tables]:
     extensions = sorted({extension_of(file) for file in files})
-    readers = {READERS.get(extension) for extension in extensions}
-    if len(readers) > 1 or None in readers:
+    readers = {READERS[extension] for extension in extensions if extension in READERS}
+    if len(readers) != 1 or not READERS.keys() >= set(extensions):
         raise UserError(
             "The files are of several kinds." if len(extensions) > 1 else f"Cannot read {files[0]}.",
             got=", ".join(extension or "no extension" for extension in extensions),

@@ -129,7 +129,7 @@ def _tables(
 
 
 def _converted(
-    rows: list[Row], start: int, kind: str, format: tuple[str, ...], report: Report
+    rows: Iterable[Row], start: int, kind: str, format: tuple[str, ...], report: Report
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number in the source, canonical row) of the usable ones; all are counted in the report."""
     convert_row, expand = FORMATS[kind][format], EXPANSIONS.get((kind, format), lambda row: [row])

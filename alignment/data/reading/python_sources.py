@@ -104,8 +104,9 @@ def source_files(packages: Iterable[str] = ()) -> list[SourceFile]:
             continue
         for path in distributions[package].files or ():
             # What lies outside (scripts in ../../bin) is no part of the package.
-            if path.suffix == ".py" and ".." not in path.parts and path.locate().is_file():
-                files.append(SourceFile(package, path.as_posix(), Path(path.locate())))
+            file = Path(path.locate())
+            if path.suffix == ".py" and ".." not in path.parts and file.is_file():
+                files.append(SourceFile(package, path.as_posix(), file))
     return sorted(files, key=lambda source: (source.package, source.path))
 
 
@@ -184,7 +185,7 @@ def docstrings_of(code: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of escapes in other people's strings
         tree = ast.parse(code)
-    nodes = [tree]
+    nodes: list[ast.AST] = [tree]
     for node in nodes:  # grows on the way; expressions hold no docstrings and are many, so only statements are followed
         nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, STATEMENTS)]
     documented = sorted(

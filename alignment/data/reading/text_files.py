@@ -46,7 +46,8 @@ def split_documents(text: str, characters: int = DOCUMENT_CHARACTERS) -> list[st
 
 
 def _documents(blocks: Iterable[str], characters: int) -> Iterator[str]:
-    document, size = [], 0
+    document: list[str] = []
+    size = 0
     for unit in itertools.chain(_units(blocks, characters), [None]):
         if unit is None or (document and size + len(unit) > characters):
             text = "".join(document).strip("\n")

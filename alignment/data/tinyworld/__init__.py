@@ -71,8 +71,8 @@ def preference_rows(world: World, rng: Random, split: str, count: int) -> Iterat
         if replies[0] == replies[1]:
             continue
         golds = [gold_reward(task, reply).score for reply in replies]
-        seen = [g + config.length_bias * len(r.split()) for g, r in zip(golds, replies, strict=True)]
-        first = prefers_first(rng, *seen, config.bt_temperature) ^ (rng.random() < config.label_noise)
+        one, two = [g + config.length_bias * len(r.split()) for g, r in zip(golds, replies, strict=True)]
+        first = prefers_first(rng, one, two, config.bt_temperature) ^ (rng.random() < config.label_noise)
         chosen, rejected = (0, 1) if first else (1, 0)
         yield {
             "prompt": [turn("user", task.prompt)],

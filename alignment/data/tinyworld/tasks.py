@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from random import Random
+from typing import Any
 
 from alignment.data.tinyworld.world import World, split_of, table
 
@@ -58,7 +59,10 @@ class Task:
     @classmethod
     def from_json(cls, text: str) -> "Task":
         fields = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**values)
 
 
 def stranger(rng: Random) -> str:

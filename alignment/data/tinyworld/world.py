@@ -59,9 +59,10 @@ class WorldConfig:
 @cache
 def table(name: str) -> dict:
     """Read `words` or `templates`; long lists of names are written as one string of words."""
-    import yaml
+    from ruamel.yaml import YAML
 
-    loaded = yaml.safe_load(files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    text = files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    loaded = YAML(typ="safe", pure=True).load(text)
     return {key: value.split() if isinstance(value, str) else value for key, value in loaded.items()}
 
 
@@ -82,8 +83,9 @@ class World:
     """The entities of a config and their facts: `facts[relation][name]` is the value."""
 
     config: WorldConfig = field(default_factory=WorldConfig)
+    facts: dict[str, dict[str, str]] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 10 <= self.config.people <= len(table("words")["people"]):
             raise ValueError(f"people must be 10 to {len(table('words')['people'])}, got {self.config.people}")
         object.__setattr__(self, "facts", self._draw_facts())

@@ -44,8 +44,10 @@ class Refused:
     reason: str
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None):
-    """The ids of a conversation, as every trainer makes them."""
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None
+) -> list[int]:
+    """Return the token ids of a conversation, as every trainer makes them."""
     return list(
         tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, chat_template=template, **TOKENIZE)[
             "input_ids"

@@ -32,7 +32,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "alignment"
 
 
-def cached_folder(folder: Path, make: Callable[[Path], None]) -> bool:
+def cached_folder(folder: Path, make: Callable[[Path], object]) -> bool:
     """See to it that `folder` exists and is whole; whether it was there before.
 
     `make` fills a folder of another name, which is renamed when it is done. So what a killed process leaves behind is

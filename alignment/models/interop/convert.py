@@ -215,7 +215,7 @@ def _merged(adapter: str | Path, kind: str) -> PreTrainedModel:
     return load_trainable(adapter, kind, dtype="auto").merge_and_unload()
 
 
-def _loaded(checkpoint: str | Path, model_class: type) -> PreTrainedModel:
+def _loaded(checkpoint: str | Path, model_class: type[Any]) -> PreTrainedModel:
     """A full model in the dtype it was saved in, every weight of which was in the checkpoint, and no other."""
     options = {"trust_remote_code": False, "use_safetensors": True}
     model, report = model_class.from_pretrained(checkpoint, dtype="auto", output_loading_info=True, **options)

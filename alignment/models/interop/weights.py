@@ -34,7 +34,7 @@ def to_gpt_weights(tensors: Tensors, model_type: str, layers: int) -> Tensors:
         return tensors
     modules = {theirs: ours for ours, theirs in _modules(model_type, layers).items()}
     joined = {f"transformer.h.{layer}.attn.c_attn": f"model.layers.{layer}.self_attn" for layer in range(layers)}
-    renamed = {}
+    renamed: Tensors = {}
     for name, tensor in tensors.items():
         module, kind = name.rsplit(".", 1)
         tensor = _turned(module, tensor)
