@@ -78,7 +78,7 @@ def test_saved_config_comes_back(config, tmp_path):
         ({"norm_placement": "between"}, "norm_placement is not known"),
         ({"layer_types": ["full_attention"] * 3}, "layer_types does not fit the number of layers"),
         ({"layer_types": ["chunked_attention"] * 12}, "layer_types has an unknown type"),
-        ({"layer_types": ["sliding_attention"] * 12}, "there is no window"),
+        ({"layer_types": ["sliding_attention"] * 12}, "sliding layers need a window"),
         ({"mlp_layer_types": ["sparse"] * 12}, "sparse layers need experts"),
         ({"num_experts": 4, "mlp_layer_types": ["dense"] * 12}, "no layer has experts"),
         ({"num_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok=5, num_experts=4"),
