@@ -1,7 +1,7 @@
-"""Generation settings that a checkpoint carries in generation_config.json, and generation without them.
+"""Generation settings in a checkpoint's generation_config.json, generation without them, and tokens that end a reply.
 
-transformers' `generate()` fills every setting that the caller leaves open from `model.generation_config`: a repetition
-penalty, a minimum length or suppressed tokens there change what is sampled, though no command or recipe names them.
+transformers' `generate()` takes every setting that the caller omits from `model.generation_config`: a repetition
+penalty, a minimum length or suppressed tokens there change what is sampled, although no command or recipe names them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def own_settings(config: GenerationConfig) -> dict[str, Any]:
-    """The settings of a checkpoint that change which tokens are generated, without token ids and neutral values."""
+    """Return the settings of a checkpoint that change which tokens are generated, without ids and neutral values."""
     return {
         name: value
         for name, value in vars(config).items()
@@ -53,11 +53,11 @@ def own_settings(config: GenerationConfig) -> dict[str, Any]:
 
 @contextmanager
 def plain_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Generate within the context from the model's own distribution: of its generation config only token ids remain.
+    """Generate from the model's own distribution within the context: only token ids of its generation config apply.
 
     The config is changed in place and restored afterwards, so that an adapter and its base, which share it, see the
-    same settings, and token ids that are set within the context are kept. A caller that samples passes `top_k=0`
-    itself: where no one sets it, transformers takes 50.
+    same settings; token ids that are set within the context are kept. A caller that samples has to pass `top_k=0`:
+    transformers' default is 50.
 
     Args:
         model: a model or PEFT model with a `generation_config`.
@@ -73,7 +73,7 @@ def plain_generation(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _replace_settings(config: GenerationConfig, settings: dict[str, Any]) -> dict[str, Any]:
-    """Replace all settings of a config but its token ids, and return the former ones."""
+    """Replace all settings of a config except its token ids, and return the former settings."""
     former = {name: value for name, value in vars(config).items() if name not in TOKEN_IDS}
     for name in former:
         delattr(config, name)

@@ -13,10 +13,11 @@ SDPA_FLOAT32 = "sdpa_float32"
 
 
 def speed_up(model: PreTrainedModel, args: TrainingArguments) -> None:
-    """Attention in 32 bit beside bf16, and compiled layers.
+    """Make attention run in float32 and compile the layers, as the arguments ask.
 
     Args:
-        args: with attention_in_float32 (None: with bf16 on a CPU, where sdpa is used) and compile_layers.
+        args: with `attention_in_float32` (None: if bf16 is on, the device is a CPU and attention is sdpa) and
+            `compile_layers`.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -32,10 +33,10 @@ def speed_up(model: PreTrainedModel, args: TrainingArguments) -> None:
 
 
 def attend_in_float32(model: PreTrainedModel) -> None:
-    """Let a model that uses sdpa run it in float32, whatever autocast says.
+    """Run a model's sdpa attention in float32, also under autocast.
 
     On CPUs the backward pass of scaled_dot_product_attention takes several times as long in bf16 as in float32, which
-    eats what bf16 matrix products save.
+    cancels the gain of bf16 matrix products.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -53,8 +54,8 @@ def attend_in_float32(model: PreTrainedModel) -> None:
 
     if (used := model.config._attn_implementation) != "sdpa":
         raise UserError(
-            "attention_in_float32 is for sdpa attention",
-            got=f"attention by {used!r}",
+            "attention_in_float32 needs sdpa attention",
+            got=f"the attention implementation {used!r}",
             fix="set attention_in_float32: false",
         )
     AttentionInterface.register(SDPA_FLOAT32, sdpa_float32)

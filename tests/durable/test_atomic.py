@@ -128,7 +128,7 @@ def test_a_full_disk_is_explained(tmp_path, number):
     assert "the weights" in text
     assert f"free at {tmp_path}" in text
     assert "2.0 MB free" in text
-    assert "again" in text
+    assert "repeat the command" in text
 
 
 def test_other_errors_are_not(tmp_path):
