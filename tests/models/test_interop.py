@@ -557,7 +557,7 @@ def test_a_taken_folder_is_refused(tmp_path):
         lambda: import_checkpoint(tmp_path / "theirs", taken),
         lambda: import_checkpoint(tmp_path / "theirs", taken / "notes.txt"),
     ):
-        with pytest.raises(UserError, match="is not empty|is a file"):
+        with pytest.raises(UserError, match=r"is not empty|is a file"):
             convert()
     assert [path.name for path in taken.iterdir()] == ["notes.txt"]
     (taken / "notes.txt").unlink()

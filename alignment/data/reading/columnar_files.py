@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_parquet(files: list[Path]) -> Iterator[pyarrow.Table]:
-    """Parquet files; columns that one of them lacks are null there."""
+    """Yield tables of Parquet files; columns that a file lacks are null in its rows."""
     import pyarrow.parquet
 
     from alignment.data.reading.arrow_cache import BATCH_ROWS
@@ -26,7 +26,7 @@ def read_parquet(files: list[Path]) -> Iterator[pyarrow.Table]:
 
 
 def read_arrow(files: list[Path]) -> Iterator[pyarrow.Table]:
-    """Arrow files as datasets writes them (the stream format), or in Arrow's file format."""
+    """Yield tables of Arrow files in the stream format, which datasets writes, or in the file format."""
     import pyarrow
 
     def batches_of(file: Path) -> tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]:
@@ -46,13 +46,14 @@ def _columnar(
     batches_of: Callable[[Path], tuple[pyarrow.Schema, Iterator[pyarrow.RecordBatch]]],
     what: str,
 ) -> Iterator[pyarrow.Table]:
+    """Yield the batches of files as tables of the unified schema."""
     import pyarrow
 
     try:
         schemas = [batches_of(file)[0] for file in files]
         schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
         if any(other != schema for other in schemas):
-            schema = schema.remove_metadata()  # datasets' own, which describes the types of one file
+            schema = schema.remove_metadata()  # metadata of datasets, which describes the types of one file
         for file in files:
             for batch in batches_of(file)[1]:
                 table = pyarrow.Table.from_batches([batch])
@@ -60,4 +61,6 @@ def _columnar(
                 yield whole.replace_schema_metadata(schema.metadata)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OSError) as error:
         names = ", ".join(map(str, files))
-        raise UserError(f"Cannot read {names}.", got=str(error), expected=f"{what} files of like columns") from None
+        raise UserError(
+            f"Cannot read {names}.", got=str(error), expected=f"{what} files with compatible columns"
+        ) from None

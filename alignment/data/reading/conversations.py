@@ -1,7 +1,7 @@
-"""Conversations of a data set's row as canonical messages: from message lists, ShareGPT's turns, text or transcripts.
+"""Conversion of a row's conversations to canonical messages: from message lists, ShareGPT's turns, text, transcripts.
 
 A message is {"role": "system" | "user" | "assistant", "content": str}. A conversation may begin with a system message;
-then user and assistant take turns. What cannot be made into this raises `Unusable`.
+then user and assistant take turns. Rows that cannot be converted raise `Unusable`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "
 ROLES = ("system", "user", "assistant")
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):")
-# What a message or a row may hold beside its text, and a canonical one cannot: key -> why the row is dropped.
+# Keys of messages or rows whose content canonical messages cannot express -> why the row is dropped.
 BEYOND_TEXT = {
     "tool_calls": "tools or function calls",
     "function_call": "tools or function calls",
@@ -32,15 +32,16 @@ BEYOND_TEXT = {
 
 
 class Unusable(Exception):
-    """Why a row is dropped; the reason is counted and reported."""
+    """Raised for a row that is dropped; its argument is the reason, which is counted and reported."""
 
 
 def message(role: str, content: str) -> dict[str, str]:
+    """Return a message."""
     return {"role": role, "content": content}
 
 
 def text_of(row: Row, column: str) -> str:
-    """A column that must be a string that says something."""
+    """Return a column's text, which must not be blank."""
     value = row[column]
     if not isinstance(value, str):
         raise Unusable(f"{column} is missing" if value is None else f"{column} is not text")
@@ -50,7 +51,7 @@ def text_of(row: Row, column: str) -> str:
 
 
 def read_messages(value: Any) -> Messages:
-    """A list of {role, content} or of ShareGPT's {from, value}, as canonical messages."""
+    """Convert a list of {role, content} or of ShareGPT's {from, value} to canonical messages."""
     if not isinstance(value, list) or not value:
         raise Unusable("the conversation is empty" if value in (None, []) else "the conversation is not a list")
     messages = []
@@ -78,20 +79,20 @@ def read_messages(value: Any) -> Messages:
 
 
 def refuse_beyond_text(holder: Row) -> None:
-    """Raise for what a row or message holds beside its text and a canonical one cannot hold."""
+    """Raise for content of a row or message that canonical messages cannot express."""
     for key, reason in BEYOND_TEXT.items():
         if holder.get(key) and holder[key] != "[]":
             raise Unusable(reason)
 
 
 def _parts_reason(parts: list[Any]) -> str:
-    """Why a content of several parts is dropped."""
+    """Return why a content of several parts is dropped."""
     types = {str(part.get("type")) for part in parts if isinstance(part, Mapping)}
     return "images" if any("image" in name for name in types) else "a content of several parts"
 
 
 def read_prompt(value: Any) -> Messages:
-    """A prompt that is a string (one user message) or messages."""
+    """Convert a prompt that is a string (one user message) or messages."""
     if isinstance(value, str):
         return read_messages([message("user", value)])
     if value is None:
@@ -100,7 +101,7 @@ def read_prompt(value: Any) -> Messages:
 
 
 def read_reply(row: Row, column: str) -> Messages:
-    """A reply that is a string (one assistant message) or messages."""
+    """Convert a reply that is a string (one assistant message) or messages."""
     value = row[column]
     if isinstance(value, str):
         return read_messages([message("assistant", value)])
@@ -110,7 +111,7 @@ def read_reply(row: Row, column: str) -> Messages:
 
 
 def read_transcript(text: str) -> Messages:
-    """Messages of a '\\n\\nHuman: ...\\n\\nAssistant: ...' transcript, as hh-rlhf has them."""
+    """Convert a '\\n\\nHuman: ...\\n\\nAssistant: ...' transcript, as in hh-rlhf."""
     before, *turns = TRANSCRIPT_TURN.split(text)
     if before.strip() or not turns:
         raise Unusable("malformed transcript")
@@ -119,7 +120,7 @@ def read_transcript(text: str) -> Messages:
 
 
 def check_turns(messages: Messages, last: str) -> Messages:
-    """The messages, if user and assistant take turns and the turn of `last` ends them."""
+    """Return the messages if user and assistant take turns and the last turn is of the role `last`; otherwise raise."""
     turns = [turn["role"] for turn in messages]
     if turns[0] == "system":
         turns = turns[1:]

@@ -18,7 +18,7 @@ LONGEST_FIELD = 2**31 - 1
 
 
 def read_csv(files: list[Path]) -> Iterator[pyarrow.Table]:
-    """Comma- or tab-separated files with a header line; every value is text, the empty ones too."""
+    """Yield tables of comma- or tab-separated files with a header line; all values are text, including empty ones."""
     import pyarrow
     from datasets import Features, Value
 
@@ -37,7 +37,7 @@ def read_csv(files: list[Path]) -> Iterator[pyarrow.Table]:
 
 
 def _csv_rows(file: Path) -> Iterator[list[str]]:
-    """The header of a CSV file and its rows, which all have as many values."""
+    """Yield the header of a CSV file, then its rows, which all have the same number of values."""
     separator = "\t" if extension_of(file) == ".tsv" else ","
     header: list[str] = []
     with opened_text(file) as stream, _long_fields():
@@ -49,10 +49,10 @@ def _csv_rows(file: Path) -> Iterator[list[str]]:
                 header = header or row
                 if len(row) != len(header):
                     raise UserError(
-                        f"Cannot read {file}: line {reader.line_num} has not as many values as the header.",
+                        f"Cannot read {file}: line {reader.line_num} and the header differ in their number of values.",
                         got=f"{len(row)} values",
                         expected=f"{len(header)}: {', '.join(header)}",
-                        fix="quote values that hold a separator, and write missing ones as empty",
+                        fix="quote values that contain a separator, and write missing values as empty",
                     )
                 yield row
         except csv.Error as error:
@@ -60,12 +60,14 @@ def _csv_rows(file: Path) -> Iterator[list[str]]:
                 f"Cannot read {file} at line {reader.line_num}.", got=str(error), expected="a header line and rows"
             ) from None
     if not header or len(set(header)) < len(header):
-        raise UserError(f"Cannot read {file}.", got=f"the header {header}", expected="a header line of different names")
+        raise UserError(
+            f"Cannot read {file}.", got=f"the header {header}", expected="a header line with distinct names"
+        )
 
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Values of any length, where the csv module has a limit of 128 KiB."""
+    """Allow values of any length within the context; the csv module's default limit is 128 KiB."""
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Local files: which of them a name and a split stand for, and readers that bring their rows into memory-mapped Arrow.
+"""Local files: the files of a name and a split, and their rows in memory-mapped Arrow.
 
-No reader holds a corpus in memory, with one exception: a `.json` file that is one list is parsed as a whole.
+No reader holds a corpus in memory, with one exception: a `.json` file with one list is parsed as a whole.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     Tables = Iterator[pyarrow.Table]
 
 POINTER = b"version https://git-lfs"
-# What stands beside the rows in a data set's folder: its card, and what datasets' save_to_disk notes down.
+# Files without rows in a data set's folder: its card, and metadata of datasets' save_to_disk.
 NOT_ROWS = ("readme.md", "state.json", "dataset_info.json", "dataset_dict.json")
-# The code that rows come from: rows that other code read are not taken from the cache.
+# The code of the readers, part of the cache key: rows read by other code are not reused.
 READING = (opening, json_files, text_files, csv_files, columnar_files)
 
 
 def local_files(name: str) -> list[Path]:
-    """The files that a path, folder or glob stands for, sorted."""
+    """Return the files of a path, folder or glob, sorted."""
     path = Path(name).expanduser()
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.is_file() and extension_of(file) in READERS]
         found = [file for file in files if file.name.lower() not in NOT_ROWS]
         if not found:
-            raise UserError(f"The folder {name} holds no data.", expected=f"files ending in {', '.join(READERS)}")
+            raise UserError(f"The folder {name} contains no data.", expected=f"files ending in {', '.join(READERS)}")
         return found
     if path.is_file():
         return [path]
@@ -51,7 +51,7 @@ def local_files(name: str) -> list[Path]:
 
 
 def split_files(name: str, split: str) -> list[Path]:
-    """The files of one split."""
+    """Return the files of a split."""
     files, splits = local_files(name), local_splits(name)
     if splits:
         files = [file for file in files if _split_of(file, name) == split]
@@ -60,15 +60,16 @@ def split_files(name: str, split: str) -> list[Path]:
             f"{name} has no split {split}.",
             got=f"the split(s) {', '.join(sorted(splits)) or 'train'}",
             expected=f"a folder with files named {split}.EXTENSION",
-            fix="leave dataset_test_split unset to have a share of the rows split off (eval_share)",
+            fix="omit dataset_test_split to split off a share of the rows (eval_share)",
         )
     return files
 
 
 def read_files(files: list[Path]) -> Dataset:
-    """All rows of files of one kind, memory-mapped from datasets' cache; read again when a file or a reader changed.
+    """Return all rows of files of one kind, memory-mapped from datasets' cache; changed files are read again.
 
-    Raises NoRowsError where there are none.
+    Raises:
+        NoRowsError: there are no rows.
     """
     from alignment.data.reading.arrow_cache import cached_tables, code_digest, file_states
 
@@ -79,7 +80,7 @@ def read_files(files: list[Path]) -> Dataset:
 
 
 def local_splits(name: str) -> set[str]:
-    """The splits that a folder's files, or the folders in it, are named after; none for a file or a glob."""
+    """Return the splits that files or subfolders of a folder are named after; none for a file or a glob."""
     if not Path(name).expanduser().is_dir():
         return set()
     return {split for file in local_files(name) if (split := _split_of(file, name))}
@@ -106,7 +107,7 @@ def _reader(files: list[Path]) -> Callable[[list[Path]], Tables]:
         raise UserError(
             f"Cannot read {zipped[0]}.",
             got=f"{extensions[0]} inside gzip",
-            expected=f"{extensions[0]} as it is: the format compresses by itself",
+            expected=f"{extensions[0]} without gzip: the format has its own compression",
             fix=f"gunzip {zipped[0]}",
         )
     return readers.pop()
@@ -117,15 +118,15 @@ def _refuse_pointers(files: list[Path]) -> None:
         with file.open("rb") as stream:
             if stream.read(len(POINTER)) == POINTER:
                 raise UserError(
-                    f"{file} is not the data but a pointer to it.",
-                    got="a git-LFS pointer, which a clone leaves where the large files were not fetched",
+                    f"{file} is a pointer to the data, not the data.",
+                    got="a git-LFS pointer, which a clone has if large files were not fetched",
                     expected="the file itself",
                     fix="run `git lfs pull` in that repository, or download the file from its page",
                 )
 
 
 def _missing(path: Path) -> UserError:
-    """The error for a path that does not exist; it names the file that may have been meant."""
+    """Return the error for a path that does not exist, with suggestions of similar names."""
     folder = path.parent
     while not folder.is_dir():
         folder = folder.parent

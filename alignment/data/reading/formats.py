@@ -1,13 +1,13 @@
-"""Recognise a data set's columns and convert its rows to one of five kinds.
+"""Conversion of a data set's rows to one of five kinds, by its columns.
 
     text        {text}
     sft         {messages}
     preference  {prompt, chosen, rejected}   each a list of messages; chosen and rejected hold one reply
-    prompts     {prompt}                     a list of messages that waits for a reply
-    kto         {prompt, completion, label}  two lists of messages, the second one reply; whether the reply is wanted
+    prompts     {prompt}                     a list of messages that ends with the user's
+    kto         {prompt, completion, label}  two lists of messages, the second one reply; whether the reply is good
 
 A message is {"role": "system" | "user" | "assistant", "content": str}. A conversation may begin with a system message;
-then user and assistant take turns. Rows that cannot be made into this are dropped, counted by reason.
+then user and assistant take turns. Rows that cannot be converted are dropped, and counted by reason.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-# The code that canonical rows come from: rows that other code converted are not taken from the cache.
+# The code of the conversion, part of the cache key: rows converted by other code are not reused.
 CONVERTING = (__file__, conversations.__file__, row_formats.__file__)
-# How many rows a report names for each reason, and how many are held in memory while they are converted.
-EXAMPLES = 3
-CONVERTED_ROWS = 200
+EXAMPLES = 3  # rows that a report names per reason
+CONVERTED_ROWS = 200  # rows in memory during conversion
 
 
 @dataclass
 class Report:
-    """What became of the rows of a source: read = kept + the sum of dropped."""
+    """Counts of a source's rows: read = kept + the sum of dropped."""
 
     kind: str
     format: str
     rows: int = 0
-    """Rows of the source. `read` is more where a row holds several: the instances of an instruction, both of a pair."""
+    """Rows of the source. `read` is larger if a row has several: instances of an instruction, replies of a pair."""
     read: int = 0
     kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[int]] = field(default_factory=dict)
-    """The first few source rows of each reason, counted from 1."""
+    """Reason -> numbers of the first rows in the source, counted from 1."""
 
     def __str__(self) -> str:
         reasons = "; ".join(self._reason(reason) for reason in sorted(self.dropped))
@@ -61,6 +60,7 @@ class Report:
         return f"{count} {reason}: row {', '.join(map(str, examples))}{more}"
 
     def drop(self, reason: str, row: int) -> None:
+        """Count a dropped row by its reason and its number in the source."""
         self.read += 1
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
@@ -71,11 +71,16 @@ class Report:
 def convert(
     dataset: Dataset, kind: str, *, columns: Mapping[str, str] | None = None, keep: Sequence[str] | None = ()
 ) -> tuple[Dataset, Report]:
-    """The rows of `dataset` as `kind`, and a report of what was dropped.
+    """Convert the rows of `dataset` to `kind`, and return them with a report on dropped rows.
 
-    `columns` maps their column names to the recognised ones and is applied first. The columns in `keep` come along
-    where the data set has them (a canonical column of that name wins). Rows of a memory-mapped data set are written
-    to datasets' cache with their report; those of one in memory stay there.
+    Rows of a memory-mapped data set are written to datasets' cache with their report; rows in memory stay in memory.
+
+    Args:
+        columns: column of the data set -> recognised column; applied first.
+        keep: further columns to keep if the data set has them; None for all. Canonical columns take precedence.
+
+    Raises:
+        UserError: no row can be used, or the columns are not recognised.
     """
     from alignment.data.reading.arrow_cache import NoRowsError, cached_tables, code_digest, tables_in_memory
 
@@ -89,7 +94,7 @@ def convert(
 
     try:
         if dataset.cache_files:
-            # datasets' fingerprint stands for the rows: their source and all that was done to them.
+            # datasets' fingerprint identifies the rows: their source and all operations on them.
             key = ("converted", code_digest(*CONVERTING), dataset._fingerprint, columns, kind, format, carried)
             rows, notes = cached_tables(key, tables)
         else:
@@ -99,7 +104,7 @@ def convert(
             f"No row can be used as {kind}.",
             got=str(Report(**error.args[0])),
             expected="at least one row that is complete",
-            fix="look at a row of the data set, or map other columns with `columns`",
+            fix="inspect a row of the data set, or map other columns with `columns`",
         ) from None
     return rows, Report(**notes)
 
@@ -107,7 +112,7 @@ def convert(
 def _tables(
     dataset: Dataset, kind: str, format: tuple[str, ...], carried: list[str], notes: dict[str, Any]
 ) -> Iterator[pyarrow.Table]:
-    """Tables of canonical rows with the carried columns; `notes` gets the report's fields."""
+    """Yield tables of canonical rows with the carried columns, and write the report's fields to `notes`."""
     import pyarrow
     from datasets import Features
 
@@ -131,7 +136,7 @@ def _tables(
 def _converted(
     rows: Iterable[Row], start: int, kind: str, format: tuple[str, ...], report: Report
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number in the source, canonical row) of the usable ones; all are counted in the report."""
+    """Yield (number in the source, canonical row) of usable rows; all rows are counted in the report."""
     convert_row, expand = FORMATS[kind][format], EXPANSIONS.get((kind, format), lambda row: [row])
     for number, row in enumerate(rows, start=start):
         report.rows += 1
@@ -154,14 +159,14 @@ def _converted(
 
 
 def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
-    """Rename columns by {theirs: ours}; a column of theirs that stands in the way is put aside."""
+    """Rename columns by {column of the data set: recognised column}, which may replace another column."""
     missing = [name for name in columns if name not in dataset.column_names]
     if missing:
         raise UserError(
             f"`columns` names columns that the data set does not have: {', '.join(missing)}.",
             got=f"columns {', '.join(dataset.column_names)}",
             expected="a mapping {column of the data set: recognised column}",
-            fix="name one of the columns got on the left",
+            fix="use one of the data set's columns on the left",
         )
     targets = list(columns.values())
     twice = sorted({name for name in targets if targets.count(name) > 1})
@@ -169,15 +174,15 @@ def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
         raise UserError(
             f"`columns` maps two columns to one name: {', '.join(twice)}.",
             got=dict(columns),
-            expected="different names on the right",
-            fix="keep one of them",
+            expected="distinct names on the right",
+            fix="keep one of the two",
         )
     in_the_way = [name for name in targets if name in dataset.column_names and name not in columns]
     return dataset.remove_columns(in_the_way).rename_columns(dict(columns))
 
 
 def recognise(column_names: Sequence[str], kind: str, mapped: Iterable[str] = ()) -> tuple[str, ...]:
-    """The first format of `kind` whose columns are all there; one with columns that the user mapped comes first."""
+    """Return the first format of `kind` whose columns exist; formats with columns that the user mapped come first."""
     wanted = set(mapped)
     for format in sorted(FORMATS[kind], key=lambda format: -len(wanted & set(format))):
         if set(format) <= set(column_names):
@@ -190,7 +195,7 @@ def recognise(column_names: Sequence[str], kind: str, mapped: Iterable[str] = ()
         f"The columns are not recognised as {kind} data.",
         got=f"columns {', '.join(column_names)}",
         expected=f"one of these sets of columns: {accepted}",
-        fix=f"map yours to ours in the recipe, for example `columns: {{{example}}}`",
+        fix=f"map columns to recognised ones in the recipe, for example `columns: {{{example}}}`",
     )
 
 

@@ -1,6 +1,6 @@
 """JSON and JSON lines files as Arrow tables.
 
-A file of lines is streamed; a `.json` file that is one list is the only kind of file that is parsed as a whole.
+JSON lines are streamed. A `.json` file with one list is parsed as a whole, unlike all other files.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json(files: list[Path]) -> Iterator[pyarrow.Table]:
-    """Files that hold one object a line, or one list of objects. The columns are the union of their keys.
+    """Yield tables of files with one object per line or one list of objects; the columns are the union of all keys.
 
-    The files are read twice: once for the columns and their types, once for the rows. A column that holds objects or
-    values of several types is kept as JSON, and gives back what stood there.
+    The files are read twice: first for the columns and their types, then for the rows. A column with objects or with
+    values of several types is kept as JSON, which preserves its values exactly.
     """
     import pyarrow
     from datasets import Features
@@ -44,7 +44,7 @@ def read_json(files: list[Path]) -> Iterator[pyarrow.Table]:
 
 
 def column_type(values: list[Any]) -> pyarrow.DataType:
-    """The Arrow type that holds all values exactly; JSON where there is none, and for objects."""
+    """Return the Arrow type that represents all values exactly; JSON for objects, or if there is none."""
     import pyarrow
 
     kinds = {type(value) for value in values} - {type(None)}
@@ -56,12 +56,12 @@ def column_type(values: list[Any]) -> pyarrow.DataType:
         found = pyarrow.array(values).type
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError, OverflowError):
         return pyarrow.json_()
-    # Not a struct: Arrow would give every object the keys of all others.
+    # Not a struct: Arrow would add the keys of all objects to each of them.
     return pyarrow.json_() if "struct<" in str(found) else found
 
 
 def merged_type(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataType:
-    """The type of a column whose batches have these types."""
+    """Return the type of a column from the types of two of its batches."""
     import pyarrow
 
     if pyarrow.types.is_null(one) or one == other:
@@ -91,7 +91,7 @@ def _columns(rows: list[dict[str, Any]], names: Iterable[str] | None = None) -> 
 
 
 def _sized_rows(files: list[Path]) -> Iterator[tuple[dict[str, Any], int]]:
-    """The objects of the files, each with its size as text."""
+    """Yield the objects of the files, each with its size as text."""
     for file in files:
         with opened(file) as stream:
             head = []
@@ -115,7 +115,7 @@ def _list_rows(file: Path, data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
-    # Bytes end lines at \n alone: strings may hold separators such as U+2028 as they are.
+    # Lines of bytes end only at \n; strings may contain separators such as U+2028.
     for number, line in enumerate(lines, start=1):
         text = decode(file, line, number).removesuffix("\n")
         if text.strip():
@@ -131,7 +131,7 @@ def _parse_json(file: Path, text: str, line: int) -> Any:
         raise UserError(
             f"{file} is not valid JSON at line {line + error.lineno - 1}, column {error.colno}: {error.msg}.",
             got=repr(text[max(0, error.pos - 30) : error.pos + 30]),
-            expected="one JSON object a line, or one list of objects",
+            expected="one JSON object per line, or one list of objects",
             fix="correct that line",
         ) from None
 
@@ -139,7 +139,7 @@ def _parse_json(file: Path, text: str, line: int) -> Any:
 def _check_object(file: Path, value: Any, where: str, *, check_halves: bool) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(
-            f"{file} holds something other than objects at {where}.",
+            f"{file} contains something other than an object at {where}.",
             got=f"{type(value).__name__}: {str(value)[:60]}",
             expected='objects with named columns, such as {"text": "..."}',
         )
@@ -148,9 +148,9 @@ def _check_object(file: Path, value: Any, where: str, *, check_halves: bool) -> 
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{file} holds half a character at {where}.",
-            got=f"the escape \\u{ord(error.object[error.start]):04x} (a surrogate without its other half)",
-            expected="text that can be written as UTF-8",
-            fix="correct or delete it",
+            f"{file} contains half a character at {where}.",
+            got=f"the escape \\u{ord(error.object[error.start]):04x} (a lone surrogate)",
+            expected="text that can be encoded as UTF-8",
+            fix="correct or delete the escape",
         ) from None
     return value

@@ -1,4 +1,4 @@
-"""Open local files: gzip, UTF-8 and byte order marks, with errors that name the file and the line."""
+"""Opening of local files: gzip, UTF-8 and byte order marks, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from alignment.errors import UserError
 
 
 def extension_of(path: Path) -> str:
-    """Return a path's extension, without regard to a `.gz` after it."""
+    """Return a path's extension, ignoring a final `.gz`."""
     return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[BufferedReader | gzip.GzipFile]:
-    """The bytes of a file, out of gzip if need be; what is wrong with them on the way becomes a UserError."""
+    """Open a file's bytes, decompressed if it is gzip; errors of compression become UserErrors."""
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
             yield stream
     except EOFError:
         raise UserError(
-            f"{file} is cut off.",
-            got="gzip data that ends in the middle",
+            f"{file} is truncated.",
+            got="gzip data without its end",
             expected="the whole file",
-            fix="download or write it again",
+            fix="download or write the file again",
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"Cannot read {file}.",
             got=str(error),
             expected="data compressed by gzip",
-            fix="drop the .gz, or compress it",
+            fix="remove .gz from the name, or compress the file",
         ) from None
 
 
 @contextmanager
 def opened_text(file: Path) -> Iterator[IO[str]]:
-    """The text of a file, without a byte order mark and with \\n at line ends."""
+    """Open a file's text, without a byte order mark and with \\n as line ends."""
     try:
         with opened(file) as stream:
             yield TextIOWrapper(stream, encoding="utf-8-sig")
@@ -54,6 +54,7 @@ def opened_text(file: Path) -> Iterator[IO[str]]:
 
 
 def decode(file: Path, line: bytes, number: int) -> str:
+    """Decode a line of a file, given its number from 1, from UTF-8."""
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:

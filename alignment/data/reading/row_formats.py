@@ -1,4 +1,4 @@
-"""The sets of columns that are recognised for each kind of data, and the function that converts a row of each."""
+"""The recognised sets of columns for each kind of data, and the functions that convert their rows."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def text_row(row: Row, column: str) -> dict[str, Any]:
 
 
 def sft_row(row: Row, conversation: Messages) -> dict[str, Any]:
-    """A conversation that ends in a reply. One that is labelled bad is nothing to imitate."""
+    """Convert a conversation that ends with a reply; replies that are labelled as bad are dropped."""
     if row.get("label") is False:
         raise Unusable("the completion is labelled as unwanted")
     return {"messages": check_turns(_with_system(row, conversation), "assistant")}
 
 
 def prompts_row(row: Row, conversation: Messages) -> dict[str, Any]:
-    """The conversation without a last assistant turn."""
+    """Convert a conversation to a prompt, without a final assistant turn."""
     request = conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation
     if not request:
         raise Unusable("there is no request")
@@ -48,10 +48,10 @@ def prompts_row(row: Row, conversation: Messages) -> dict[str, Any]:
 
 
 def preference_row(row: Row) -> dict[str, Any]:
-    """A prompt and two replies, from replies to an explicit prompt, or from two whole conversations."""
+    """Convert a prompt and two replies to it, or two whole conversations with the same prompt."""
     chosen, rejected = _side(row, "chosen"), _side(row, "rejected")
     if chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
-        # Whole conversations: the prompt is what they share. (It may stand in a prompt column once more.)
+        # Whole conversations: the prompt is their common beginning. (It may also be in a prompt column.)
         if chosen[:-1] != rejected[:-1]:
             raise Unusable("chosen and rejected answer different prompts")
         prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
@@ -68,7 +68,7 @@ def preference_row(row: Row) -> dict[str, Any]:
 
 
 def kto_row(row: Row) -> dict[str, Any]:
-    """A prompt, one reply to it, and whether that is wanted: true or false, or 1 or 0."""
+    """Convert a prompt, a reply to it, and whether the reply is good: true or false, or 1 or 0."""
     prompt, completion = _with_system(row, read_prompt(row["prompt"])), read_reply(row, "completion")
     if row["label"] not in (True, False):
         raise Unusable("label is missing" if row["label"] is None else "label is not true or false")
@@ -79,7 +79,7 @@ def kto_row(row: Row) -> dict[str, Any]:
 
 
 def _with_system(row: Row, conversation: Messages) -> Messages:
-    """The conversation, begun by the system message that stands in a column of its own."""
+    """Return the conversation with the system message of a separate column, if there is one, in front."""
     system = row.get("system") or row.get("system_prompt")
     if not isinstance(system, str) or not system.strip() or conversation[:1] == [message("system", system)]:
         return conversation
@@ -89,7 +89,7 @@ def _with_system(row: Row, conversation: Messages) -> Messages:
 
 
 def _side(row: Row, column: str) -> Messages:
-    """One side of a pair: where there is a prompt a string is the reply, else it is a whole transcript."""
+    """Convert one side of a pair: with a prompt a string is the reply, otherwise it is a whole transcript."""
     if isinstance(row[column], str) and row.get("prompt") is None:
         return read_transcript(row[column])
     return read_reply(row, column)
@@ -108,7 +108,7 @@ def _instruction(row: Row) -> Messages:
 
 
 def instances_of(row: Row) -> list[Row]:
-    """An instruction with its instances, as self-instruct has them: a row for each."""
+    """Expand an instruction with several instances, as in self-instruct, to a row for each instance."""
     instances = row["instances"]
     if not isinstance(instances, list) or not instances:
         raise Unusable("there are no instances")
@@ -118,7 +118,7 @@ def instances_of(row: Row) -> list[Row]:
 
 
 def both_of(row: Row) -> list[Row]:
-    """A pair, as a wanted and an unwanted reply to its prompt."""
+    """Expand a pair to two rows: a good and a bad reply to its prompt."""
     pair = preference_row(row)
     return [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"} for side in SIDES]
 
@@ -132,7 +132,7 @@ EXPANSIONS: dict[tuple[str, tuple[str, ...]], Callable[[Row], list[Row]]] = {
 }
 
 
-# What is recognised, in the order of preference: columns -> row function.
+# The recognised formats of each kind, in order of preference: columns -> row function.
 FORMATS: dict[str, dict[tuple[str, ...], Callable[[Row], dict[str, Any]]]] = {
     "text": {
         ("text",): lambda row: text_row(row, "text"),
@@ -170,7 +170,7 @@ FORMATS: dict[str, dict[tuple[str, ...], Callable[[Row], dict[str, Any]]]] = {
         ("chosen", "rejected"): kto_row,
     },
 }
-# What row functions look at beside a format's columns.
+# Further columns that row functions read.
 OPTIONAL_COLUMNS = {
     "sft": ("input", "system", "system_prompt"),
     "preference": ("system", "system_prompt"),

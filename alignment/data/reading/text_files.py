@@ -13,14 +13,14 @@ from alignment.data.reading.opening import opened_text
 if TYPE_CHECKING:
     import pyarrow
 
-# A text file is cut into documents of about this many characters, at blank lines.
+# Length of the documents that a text file is cut into.
 DOCUMENT_CHARACTERS = 4000
 BLOCK_CHARACTERS = 1 << 20
 BLANK_LINES = re.compile(r"\n\n+")
 
 
 def read_text(files: list[Path]) -> Iterator[pyarrow.Table]:
-    """Each file as one or more documents in a column `text`."""
+    """Yield tables with a column `text` of documents; each file is one or more documents."""
     import pyarrow
     from datasets import Features, Value
 
@@ -37,10 +37,10 @@ def _file_documents(file: Path) -> Iterator[str]:
 
 
 def split_documents(text: str, characters: int = DOCUMENT_CHARACTERS) -> list[str]:
-    """Cut a text into documents of at most about `characters`, with nothing lost but the blank lines at the cuts.
+    """Cut a text into documents of at most about `characters`; only the blank lines at the cuts are lost.
 
-    A text that is short enough is one document. Cuts are at blank lines; a paragraph too long to be a document is cut
-    at line ends, and a line that is too long stays whole.
+    A text that is short enough is one document. Cuts are at blank lines; a paragraph that is longer than a document is
+    cut at line ends, and a longer line is kept whole.
     """
     return list(_documents([text], characters))
 
@@ -60,9 +60,9 @@ def _documents(blocks: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def _units(blocks: Iterable[str], characters: int) -> Iterator[str]:
-    """The paragraphs of a text that comes in blocks; of those longer than `characters`, the lines.
+    """Yield the paragraphs of a text given in blocks; of paragraphs longer than `characters`, the lines.
 
-    `rest` is the paragraph whose end is not known yet. Once it is too long, its lines go out as they are complete.
+    `rest` is the paragraph whose end is not known yet. Once it is too long, its complete lines are yielded.
     """
     rest, is_long = "", False
     for block in blocks:
@@ -72,7 +72,7 @@ def _units(blocks: Iterable[str], characters: int) -> Iterator[str]:
             is_long = False
         is_long = is_long or (len(rest) > characters and bool(rest.strip()))
         if is_long:
-            # The last line stays, with the blank lines after it: whether they end the paragraph shows what follows.
+            # The last line and the line breaks after it stay: the next block shows whether they end the paragraph.
             said = rest.rstrip("\n")
             *lines, last = said.splitlines(keepends=True) or [""]
             yield from lines
@@ -81,7 +81,7 @@ def _units(blocks: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """A text cut after its blank lines."""
+    """Split a text after its blank lines."""
     ends = [match.end() for match in BLANK_LINES.finditer(text)]
     if not ends or ends[-1] < len(text):
         ends.append(len(text))

@@ -59,7 +59,7 @@ def test_the_files_of_a_package(zebra, caplog):
         {"text": CODE, "package": "zebra-core", "path": "zebra/b.py"},
     ]
     assert caplog.messages[-1] == (
-        "Python sources of 1 packages: 5 files, 2 documents; left out: 1 duplicates, 1 empty, 1 unreadable files"
+        "Python sources of 1 packages: 5 files, 2 documents; dropped: 1 duplicates, 1 empty, 1 unreadable files"
     )
 
 

@@ -120,8 +120,8 @@ def test_long_texts_are_cut_at_blank_lines():
     [
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', r"a.jsonl is not valid JSON at line 3, column 7"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', r"a.json is not valid JSON at line 2, column 7"),
-        ("a.jsonl", '{"a": 1}\n"b"\n', r"other than objects at line 2.\n  got:      str: b"),
-        ("a.json", '[{"a": 1}, 7]', r"other than objects at item 2.\n  got:      int: 7"),
+        ("a.jsonl", '{"a": 1}\n"b"\n', r"other than an object at line 2.\n  got:      str: b"),
+        ("a.json", '[{"a": 1}, 7]', r"other than an object at item 2.\n  got:      int: 7"),
         ("a.jsonl", "\n", "is empty"),
         ("a.txt", "\n \n", "is empty"),
         ("a.csv", "", "Cannot read"),
@@ -164,7 +164,7 @@ def test_a_folder_of_several_formats(tmp_path):
     with pytest.raises(UserError, match=r"several kinds.\n  got:      .csv, .jsonl"):
         rows_of(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no data"):
+    with pytest.raises(UserError, match="contains no data"):
         rows_of(tmp_path / "empty")
 
 
