@@ -19,7 +19,7 @@ WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """Split a name at its first `?` into what stands before it and the query (None without a `?`)."""
+    """Split a name at its first `?` into the address before it and the query (None without a `?`)."""
     address, mark, query = name.partition("?")
     return address, query if mark else None
 
@@ -36,10 +36,10 @@ def read_options(
 
     Args:
         query: the text after the `?`.
-        what: whose options they are, for errors: `the suite gsm8k`.
+        what: owner of the options, for errors, such as `the suite gsm8k`.
         annotations: key -> type annotation; `Any` reads the value as a YAML 1.2 scalar.
         required: keys without which there is an error.
-        others_allowed: whether keys without an annotation are read, as with `Any`, or refused.
+        others_allowed: read keys without an annotation, as with `Any`, rather than refuse them.
 
     Raises:
         UserError: all unknown and missing keys, and all values of a wrong type, together.

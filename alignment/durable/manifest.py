@@ -24,7 +24,7 @@ LOADED |= {".json", ".jinja", ".model", ".txt", ".py"}
 WEIGHTS = ".safetensors"
 # Files that may differ between checkpoints of the same model: lineage, and Trainer's pickled arguments.
 NOT_MODEL = (LINEAGE, "training_args.bin")
-MEND = (
+FIX_DAMAGE = (
     "restore the files from a copy, or remove the stage's folder and run the stage again; if you changed the files on "
     "purpose, remove manifest.json and lineage.json, and the folder counts as a foreign checkpoint"
 )
@@ -97,7 +97,7 @@ def require_intact(folder: str | Path, fix: str | None = None, *, weights: bool 
             f"{folder} is damaged",
             got="; ".join(found),
             expected=f"the files as {MANIFEST} lists them",
-            fix=fix or MEND,
+            fix=fix or FIX_DAMAGE,
         )
 
 
@@ -137,7 +137,7 @@ def digests(folder: str | Path) -> dict[str, str]:
     try:
         return {name: entry["sha256"] for name, entry in read_manifest(folder).items()}
     except ValueError as error:
-        raise UserError(f"{folder} is damaged", got=f"{MANIFEST} is damaged: {error}", fix=MEND) from error
+        raise UserError(f"{folder} is damaged", got=f"{MANIFEST} is damaged: {error}", fix=FIX_DAMAGE) from error
 
 
 def digest_checkpoint(folder: str | Path) -> str:

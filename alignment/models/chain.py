@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import write_json
-from alignment.durable.manifest import MEND, sha256
+from alignment.durable.manifest import FIX_DAMAGE, sha256
 from alignment.durable.read import read_json
 from alignment.errors import UserError
 
@@ -76,14 +76,14 @@ def read_chain(folder: Path) -> Chain | None:
     """Read the chain that an adapter's folder records; None without a record."""
     if not (folder / CHAIN_FILE).is_file():
         return None
-    content = read_json(folder / CHAIN_FILE, MEND)
+    content = read_json(folder / CHAIN_FILE, FIX_DAMAGE)
     return Chain(**content | {"links": [Link(**link) for link in content["links"]]})
 
 
 def read_merged_from(folder: str | Path) -> dict[str, Any] | None:
     """Read the chain that was merged into a checkpoint's weights; None without a record."""
     file = Path(folder) / MERGED_FILE
-    return read_json(file, MEND) if file.is_file() else None
+    return read_json(file, FIX_DAMAGE) if file.is_file() else None
 
 
 def earlier_name(position: int) -> str:

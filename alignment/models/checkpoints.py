@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, digest_checkpoint, require_intact
+from alignment.durable.manifest import FIX_DAMAGE, LINEAGE, MANIFEST, digest_checkpoint, require_intact
 from alignment.durable.read import read_json
 from alignment.durable.steps import PROGRESS_FILE
 from alignment.errors import UserError
@@ -57,7 +57,7 @@ def adapter_base(checkpoint: str | Path) -> str:
     config = adapter_config(checkpoint)
     if config is None:
         raise UserError(f"{checkpoint} is no adapter", expected=f"a folder with {ADAPTER_CONFIG}")
-    recorded = read_json(config, MEND)["base_model_name_or_path"]
+    recorded = read_json(config, FIX_DAMAGE)["base_model_name_or_path"]
     beside = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
     places = [str(place) for place in (beside, recorded) if Path(place).is_dir()]
     if Path(recorded).is_dir() and beside.is_dir():
@@ -115,7 +115,7 @@ def lasting_changes(checkpoint: str | Path) -> str | None:
     if chain is not None and chain.quantization:
         return "the adapter's base is quantised"
     links = [folder / link.folder for link in chain.links] if chain is not None else [folder]
-    settings = [read_json(link / ADAPTER_CONFIG, MEND) for link in links]
+    settings = [read_json(link / ADAPTER_CONFIG, FIX_DAMAGE) for link in links]
     if any(one.get("trainable_token_indices") for one in settings[:-1]):
         return "earlier adapters trained rows of its embeddings"
     return "the adapter trained its biases" if any(one.get("bias", "none") != "none" for one in settings) else None
@@ -129,7 +129,7 @@ def trained_on(adapter: str | Path) -> str | None:
 def read_lineage(checkpoint: str | Path) -> dict | None:
     """Read a checkpoint's lineage.json; None without one."""
     path = Path(checkpoint) / LINEAGE
-    return read_json(path, MEND) if path.is_file() else None
+    return read_json(path, FIX_DAMAGE) if path.is_file() else None
 
 
 def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:

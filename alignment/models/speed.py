@@ -1,4 +1,4 @@
-"""Faster layers that compute the same: attention in float32 beside bf16, and compiled layers."""
+"""Faster layers that compute the same: attention in float32 while other layers use bf16, and compiled layers."""
 
 from __future__ import annotations
 

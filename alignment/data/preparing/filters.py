@@ -395,6 +395,6 @@ def _owners(texts: Sequence[np.ndarray], items: Items) -> dict[int, int]:
 
 
 def quote(text: str) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text, on one line."""
     line = " ".join(text.split())
     return repr(line if len(line) <= QUOTED else line[: QUOTED - 3] + "...")

@@ -57,7 +57,7 @@ class AlignmentTables(datasets.ArrowBasedBuilder):
                 yield Key(0, number), table.slice(0, 0)
         if not rows:
             raise NoRowsError(notes)
-        # datasets keeps the description beside the rows.
+        # datasets stores the description with the rows.
         self.info.description = json.dumps(notes)
 
 

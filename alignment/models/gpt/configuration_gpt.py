@@ -214,7 +214,7 @@ class GPTConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "GPTConfig":
-        """Return the config of a preset, with the given fields in place of its own.
+        """Return the config of a preset, with the given fields changed.
 
         Raises:
             UserError: there is no such preset.

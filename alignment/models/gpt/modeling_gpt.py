@@ -23,8 +23,8 @@ Also:
 - All dropout is in `nn.Dropout` modules, where trainers that turn dropout off (DPO, PPO) look for it.
 - Parameters are named as in Llama, Qwen3 and Mixtral.
 - The initial weights of residual projections shrink with depth, as in GPT-2.
-- Attention runs through transformers' interface (eager, sdpa, flash, flex, paged), experts through theirs (eager,
-  grouped_mm); a backend that cannot compute what the config asks for is refused.
+- Attention runs through transformers' interface (eager, sdpa, flash, flex, paged), experts through its
+  experts interface (eager, grouped_mm); a backend that cannot compute what the config asks for is refused.
 """
 
 import math

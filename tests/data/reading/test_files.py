@@ -227,9 +227,9 @@ def test_rows_with_one_long_text_each(tmp_path, monkeypatch):
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 LATIN = "caf\u00e9".encode("latin-1")
 ERRORS = [
-    ("a.jsonl", POINTER.encode(), r"a.jsonl is not the data but a pointer(?s:.*)git lfs pull"),
-    ("a.parquet", POINTER.encode(), r"a.parquet is not the data but a pointer"),
-    ("a.txt.gz", POINTER.encode(), r"a.txt.gz is not the data but a pointer"),
+    ("a.jsonl", POINTER.encode(), r"a.jsonl is a pointer to the data(?s:.*)git lfs pull"),
+    ("a.parquet", POINTER.encode(), r"a.parquet is a pointer to the data"),
+    ("a.txt.gz", POINTER.encode(), r"a.txt.gz is a pointer to the data"),
     (
         "a.jsonl",
         b'{"text": "a"}\n{"text": "' + LATIN + b'"}\n',
