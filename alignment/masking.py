@@ -1,4 +1,4 @@
-"""Secrets are taken out of what is written or printed: records, cards, reports, messages and logs."""
+"""Masking of secrets in everything that is written or printed: records, cards, reports, messages and logs."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ SECRET_KEY = re.compile(
     r"|credentials?)$|^(.*\.)?token$",
     re.IGNORECASE,
 )
-# user:password@ of a URL, secrets in its query, and tokens known by their beginnings (Hugging Face, OpenAI, GitHub).
+# user:password@ in a URL, secrets in its query, and tokens with known prefixes (Hugging Face, OpenAI, GitHub).
 IN_TEXT = [
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://?)[^/\s@\"'<>]+@", re.IGNORECASE), rf"\1{MASK}@"),
     (
@@ -26,14 +26,14 @@ IN_TEXT = [
 
 
 def mask_text(text: str) -> str:
-    """A text without the secrets that can be told by their form."""
+    """Mask the secrets in a text that have a recognisable form."""
     for pattern, replacement in IN_TEXT:
         text = pattern.sub(replacement, text)
     return text
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """A recipe or other JSON-like value without secrets; `key` is the name that it stands under."""
+    """Mask the secrets in a recipe or another JSON-like value; `key` is the name of the value."""
     if isinstance(value, dict):
         return {name: masked(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -44,8 +44,9 @@ def masked(value: Any, key: str = "") -> Any:
 
 
 class MaskingFilter(logging.Filter):
-    """Takes secrets out of what a log handler is about to write."""
+    """A log filter that masks secrets in messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the message of a record, and keep the record."""
         record.msg, record.args = mask_text(record.getMessage()), None
         return True

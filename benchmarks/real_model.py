@@ -249,7 +249,7 @@ def asked(args: argparse.Namespace, evals: Path) -> dict:
 
     from alignment.models.loading import load_causal_lm, load_tokenizer
     from alignment.tokenization.base import make_chat_ready
-    from alignment.tokenization.chat import chat_eos_ids
+    from alignment.tokenization.chat_format import chat_eos_ids
     from eval.harness.run_suite import evaluate_many
     from eval.harness.store import is_whole
 

@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Union, get_args, get_origin, get_type_hints
-from urllib.parse import unquote
+from typing import Any, get_type_hints
 
-from alignment.errors import UserError, raise_all, unknown
+from alignment.errors import UserError
+from alignment.name_options import read_options, split_name
 
 # Short names of this package's modules; a recipe may also write reward_models.NAME.
 MODULES = {
@@ -46,7 +46,7 @@ def check_function(spec: str) -> None:
 
 
 def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
-    address, query, text = spec.partition("?")
+    address, query = split_name(spec)
     place, colon, name = address.rpartition(":")
     if not colon:
         raise UserError(f"{spec!r} names no function", expected="path/to/file.py:name or package.module:name")
@@ -62,48 +62,16 @@ def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{place} has no function {name!r}", fix="check the name after the colon")
-    return function, _read_options(function, name, text) if query else None
+    return function, None if query is None else _read_options(function, name, query)
 
 
-def _read_options(function: Callable, name: str, text: str) -> dict[str, Any]:
-    """`key=value&key=value` by the function's own signature; `%26` stands for & in a value, `%25` for %."""
+def _read_options(function: Callable, name: str, query: str) -> dict[str, Any]:
+    """Read options by the types and defaults of the function's own signature."""
     parameters = inspect.signature(function).parameters
-    kinds = get_type_hints(function if inspect.isroutine(function) else function.__init__)
-    options, errors = {}, []
-    for option in filter(None, text.split("&")):
-        key, _, value = option.partition("=")
-        if key not in parameters:
-            errors.append(unknown(f"option of {name}", key, tuple(parameters)))
-            continue
-        try:
-            options[key] = _convert(unquote(value), kinds.get(key, str))
-        except ValueError:
-            errors.append(UserError(f"{name}: {key} has no such value", got=value, expected=_kind_name(kinds[key])))
+    hints = get_type_hints(function if inspect.isroutine(function) else function.__init__)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    expected = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in variable]
-    missing = [key for key in expected if key not in options]
-    if missing and not errors:
-        errors.append(UserError(f"{name} needs more options", got=text or "none", expected=", ".join(missing)))
-    raise_all(errors)
-    return options
-
-
-def _convert(value: str, kind: Any) -> Any:
-    """A value as the type that the parameter is annotated with; a list's values stand between commas."""
-    choices = [one for one in get_args(kind) if one is not type(None)]
-    if get_origin(kind) in (list, tuple):
-        return [_convert(part, choices[0]) for part in value.split(",")]
-    if get_origin(kind) is Union or isinstance(kind, type(int | None)):
-        return _convert(value, choices[0])
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise ValueError(value)
-        return value.lower() == "true"
-    return kind(value) if kind in (int, float) else value
-
-
-def _kind_name(kind: Any) -> str:
-    return "true or false" if kind is bool else getattr(kind, "__name__", str(kind))
+    required = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in variable]
+    return read_options(query, name, {key: hints.get(key, Any) for key in parameters}, required=required)
 
 
 def _load_file(place: str) -> ModuleType:

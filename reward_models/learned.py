@@ -20,6 +20,7 @@ from alignment.models.checkpoints import (
     recorded_quantization,
     require_sound,
 )
+from alignment.models.context_length import context_length
 from alignment.models.loading import load_tokenizer, load_trainable, require_reward_model
 from alignment.tokenization.reward_rows import padding_id, reward_rows
 from reward_models.protocol import Text
@@ -65,7 +66,7 @@ class LearnedReward:
     def scores(self, prompts: Sequence[Text], completions: Sequence[Text]) -> np.ndarray:
         """Scores, NaN for a row that is longer than the model's context. -> (B,)"""
         rows = reward_rows(self.tokenizer, prompts, completions)
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        context = context_length(self.model.config) or math.inf
         fitting = [index for index, row in enumerate(rows) if len(row) <= context]
         if len(fitting) < len(rows):
             logger.warning(

@@ -6,7 +6,8 @@ PPO and TRL's GRPO and RLOO trainers, `align sample`, `align reward-card` and `a
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-Messages = list[dict[str, str]]
+from alignment.tokenization.chat_format import Messages
+
 Text = str | Messages  # a prompt or completion, as text or as a conversation
 
 

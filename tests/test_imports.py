@@ -23,7 +23,8 @@ LAYERS = [
     {"alignment.durable"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-FREE = {"alignment", "alignment.errors", "alignment.masking", "alignment.text", "alignment.yaml_text"}
+FREE = {"alignment", "alignment.errors", "alignment.keyed_seeds", "alignment.masking", "alignment.name_options"}
+FREE |= {"alignment.text", "alignment.yaml_text"}
 
 
 def source_files() -> list[Path]:

@@ -16,6 +16,7 @@ from alignment.data.reading.formats import KINDS
 from alignment.data.reading.python_sources import is_python_sources
 from alignment.data.reading.sources import is_local, is_tinyworld, parse_tinyworld
 from alignment.data.tokenizing.encoding import Encoded, Pair
+from alignment.models.context_length import context_length
 from alignment.stages import STAGES, Stage
 from alignment.stages.shared.inputs import eval_texts
 from alignment.stages.shared.recipe_keys import recipe_key
@@ -102,7 +103,7 @@ class Origin:
     @property
     def context(self) -> int | None:
         """The context length of the model to train, in tokens."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None) if self.config else None
+        return context_length(self.config) if self.config else None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from jinja2.exceptions import TemplateError
 
 from alignment.check.findings import Finding, error, note
 from alignment.check.material import Material
-from alignment.data.tokenizing.encoding import Messages, render
+from alignment.data.tokenizing.encoding import render
+from alignment.models.context_length import context_length
 from alignment.stages import CLASSIFIER
-from alignment.tokenization.chat import end_of_turn_id
+from alignment.tokenization.chat_format import Messages, end_of_turn_id
 from alignment.tokenization.reward_rows import REPLY, ending_of_tokens, padding_id, reward_rows, score_index
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _sampled(material: Material, tokenizer: PreTrainedTokenizerBase, prompts: li
             got="another vocabulary than the policy's" if not same else "a template that writes prompts differently",
         )
     model, most = material.origin.reward_model, material.get("max_completion_length", 0)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
+    context = context_length(model.config) if model else None
     longest = min(material.longest + most, material.origin.context or math.inf)  # longer prompts are dropped
     if same and context is not None and longest > context:
         yield error(

@@ -17,7 +17,7 @@ from alignment.check.material import Material, Options, Rows, from_the_hub, read
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import check_source
-from alignment.data.reading.formats import CONVERSATIONS, KINDS
+from alignment.data.reading.row_formats import CONVERSATIONS, KINDS
 from alignment.data.tokenizing.encoding import encode_rows
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device

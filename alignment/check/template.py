@@ -9,10 +9,10 @@ from jinja2.exceptions import TemplateError
 
 from alignment.check.findings import Finding, error, note, warning
 from alignment.check.material import Material
-from alignment.data.reading.formats import CONVERSATIONS
-from alignment.data.tokenizing.encoding import Messages, encode_conversation, render, render_text
+from alignment.data.reading.row_formats import CONVERSATIONS
+from alignment.data.tokenizing.encoding import encode_conversation, render, render_text
 from alignment.tokenization.base import PAD_TOKENS
-from alignment.tokenization.chat import end_of_turn_id
+from alignment.tokenization.chat_format import Messages, end_of_turn_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""The recipe keys that say what a stage learns from."""
+"""The recipe keys for a stage's data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Source:
 
     Attributes:
         name: as `dataset_name`.
-        config: the configuration of a hub data set.
-        split: the split to train on.
-        test_split: the split to validate on; None for the source's own, or else a share of `split`.
-        columns: {theirs: ours}, renamed first.
-        weight: this source's share of the mix, over the sum of all weights; None for all its rows.
-        max_rows: read the first so many rows alone.
-        epochs: a row stands in the mix at most so many times (0.5: half of the rows do).
-        streaming: download no more of a hub data set than max_rows.
+        config: configuration of a hub data set.
+        split: split to train on.
+        test_split: split to validate on; None for the source's own test split, or otherwise a share of `split`.
+        columns: renamed columns, {source's name: recognised name}.
+        weight: this source's weight in the mix, relative to the sum of all weights; None for all rows.
+        max_rows: number of rows to read, from the start.
+        epochs: how often a row may occur in the mix (0.5: half of the rows occur).
+        streaming: download only max_rows of a hub data set.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _wrong_texts(source: Source) -> list[UserError]:
     columns = source.columns or {}
     if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
         wrong.append("columns")
-    expected = {"columns": "a mapping {theirs: ours}"}
+    expected = {"columns": "a mapping {column of the source: recognised column}"}
     return [
         UserError(
             f"datasets: {name} cannot take this value.", got=getattr(source, name), expected=expected.get(name, "text")
@@ -66,7 +66,7 @@ def _wrong_numbers(source: Source) -> list[UserError]:
             continue
         kinds = (int,) if name == "max_rows" else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < float("inf"):
-            expected = "a whole number of 1 or more" if name == "max_rows" else "a number above 0"
+            expected = "a whole number of at least 1" if name == "max_rows" else "a number above 0"
             errors.append(UserError(f"datasets: {name} leaves no rows of {source.name}.", got=value, expected=expected))
     return errors
 
@@ -76,17 +76,17 @@ def _same_split(source: Source) -> list[UserError]:
         return []
     return [
         UserError(
-            f"{source.name} would be validated on what it trains on.",
+            f"{source.name} would be validated on its training split.",
             got=f"the split {source.split} for both",
             expected="two different splits",
-            fix="leave the test split unset: the source's own is taken, or eval_share of the rows",
+            fix="omit the test split: the default is the source's own test split, or eval_share of the rows",
         )
     ]
 
 
 @dataclass
 class DataArguments:
-    """Which rows a stage trains on, and which it validates on."""
+    """The rows that a stage trains and validates on."""
 
     dataset_name: str | None = field(
         default=None,
@@ -99,18 +99,18 @@ class DataArguments:
     datasets: list[dict[str, Any]] | None = field(
         default=None,
         metadata={
-            "help": "Several sources in place of dataset_name, each a mapping with `name` and, where wanted, config, "
-            "split, test_split, columns, weight (its share of the mix), max_rows (read the first so many), streaming "
-            "and epochs (how often a row may stand in the mix; default 1). With weights, the mix is as long as the "
-            "scarcest source allows; without, each source gives all its rows."
+            "help": "Several sources instead of dataset_name, each a mapping with `name` and optionally config, split, "
+            "test_split, columns, weight (its share of the mix), max_rows (number of rows to read), streaming and "
+            "epochs (how often a row may occur in the mix; default 1). With weights, the scarcest source limits the "
+            "length of the mix; without weights, every source contributes all its rows."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "The configuration of a hub data set."})
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Download no more of a hub data set than the rows that max_train_samples and max_eval_samples ask "
-            "for. Other sources are not downloaded at all."
+            "help": "Download only as many rows of a hub data set as max_train_samples and max_eval_samples need. "
+            "Other sources are not downloaded."
         },
     )
     dataset_train_split: str = field(default="train", metadata={"help": "The split to train on."})
@@ -118,47 +118,47 @@ class DataArguments:
         default=None,
         metadata={
             "help": "The split to validate on. Default: the validation split of tinyworld or of a local folder, "
-            "else `eval_share` of the training split."
+            "otherwise `eval_share` of the training split."
         },
     )
     columns: dict[str, str] | None = field(
-        default=None, metadata={"help": "Rename columns first, {theirs: ours}, where ours is a recognised name."}
+        default=None, metadata={"help": "Renamed columns, {column of the data set: recognised column}."}
     )
     eval_share: float = field(
         default=0.05,
-        metadata={"help": "The share of rows split off for validation where there is no test split. 0: none."},
+        metadata={"help": "The share of rows to split off for validation if there is no test split. 0: none."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on at most so many rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on at most so many rows."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Maximum number of training rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Maximum number of validation rows."})
     deduplicate: Literal["none", "exact", "near"] = field(
         default="none",
         metadata={
-            "help": "Train on one of several rows that are the same but for white space (exact), or that also share "
-            "most of their five-word sequences (near). none keeps them all, and the log says how many there are."
+            "help": "Drop training rows that equal an earlier row except for white space (exact), or that also share "
+            "most of their five-word sequences with one (near). none keeps duplicates and logs their number."
         },
     )
     near_duplicate_threshold: float = field(
         default=0.8,
-        metadata={"help": "Near duplicates share at least so much of their five-word sequences (Jaccard similarity)."},
+        metadata={"help": "Smallest Jaccard similarity of the five-word sequences of near duplicates."},
     )
     min_characters: int | None = field(
         default=None,
-        metadata={"help": "Leave out training rows whose text, or whose conversation in all, is shorter."},
+        metadata={"help": "Drop training rows whose text or whole conversation is shorter."},
     )
     max_characters: int | None = field(
         default=None,
-        metadata={"help": "Leave out training rows whose text, or whose conversation in all, is longer."},
+        metadata={"help": "Drop training rows whose text or whole conversation is longer."},
     )
     decontaminate: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Leave out training rows that hold an item of these eval suites: suites' names, paths of lm-eval "
+            "help": "Drop training rows that contain an item of these eval suites: suites' names, paths of lm-eval "
             "YAML, or lm_eval:TASK."
         },
     )
     decontaminate_ngram: int = field(
         default=13,
-        metadata={"help": "So many words in a row in common make a hit; a shorter item is looked for as a whole."},
+        metadata={"help": "Number of consecutive words that make a match; a shorter item matches as a whole."},
     )
 
     def __post_init__(self):
@@ -166,8 +166,8 @@ class DataArguments:
         self.sources()
 
     def sources(self) -> list[Source]:
-        """The sources that the keys name."""
-        if self.datasets is None:
+        """Return the sources that the keys name."""
+        if self.dataset_name is not None:
             return [
                 Source(
                     self.dataset_name,
@@ -181,7 +181,7 @@ class DataArguments:
             ]
         errors: list[UserError] = []
         sources = []
-        for entry in self.datasets:
+        for entry in self.datasets or []:
             try:
                 sources.append(_read_entry(entry))
             except UserError as error:
@@ -190,7 +190,7 @@ class DataArguments:
         return sources
 
     def _rows_to_stream(self) -> int | None:
-        """How many training rows max_train_samples asks for, with those that are split off for validation."""
+        """Return the number of rows to download for max_train_samples and the rows split off for validation."""
         if self.max_train_samples is None:
             return None
         share = 0 if self.dataset_test_split else self.eval_share
@@ -198,7 +198,7 @@ class DataArguments:
 
     @property
     def title(self) -> str:
-        """The names of the sources, for people."""
+        """The names of the sources, for display."""
         return ", ".join(str(source) for source in self.sources())
 
 
@@ -217,16 +217,17 @@ def _wrong_values(args: DataArguments) -> list[UserError]:
         got = f"min_characters={args.min_characters}, max_characters={args.max_characters}"
         errors.append(UserError("The limits on characters leave no rows.", got=got, expected="min below max"))
     if not 0 < args.near_duplicate_threshold <= 1:
-        got = args.near_duplicate_threshold
-        errors.append(UserError("near_duplicate_threshold is not a share.", got=got, expected="above 0, at most 1"))
+        threshold = args.near_duplicate_threshold
+        problem = "near_duplicate_threshold is not a share."
+        errors.append(UserError(problem, got=threshold, expected="above 0, at most 1"))
     return errors
 
 
 def _wrong_source(args: DataArguments) -> list[UserError]:
-    """Exactly one of dataset_name and datasets; what belongs to dataset_name is not given beside datasets."""
+    """Check that exactly one of dataset_name and datasets is set, and with datasets no key of dataset_name."""
     if (args.dataset_name is None) == (args.datasets is None):
         got = "neither" if args.dataset_name is None else "both"
-        return [UserError("dataset_name or datasets says what to learn from.", got=got, expected="one of them")]
+        return [UserError("A stage needs either dataset_name or datasets.", got=got, expected="one of them")]
     if args.datasets is None:
         return []
     if not args.datasets:
@@ -269,13 +270,13 @@ def _wrong_mixture(sources: list[Source]) -> list[UserError]:
         without = ", ".join(str(source) for source in sources if source.weight is None)
         errors.append(
             UserError(
-                "datasets: some sources have a weight and some have none.",
+                "datasets: only some of the sources have a weight.",
                 got=f"no weight for {without}",
-                expected="a weight for each, or for none",
+                expected="a weight for every source, or for none",
             )
         )
     places = [(source.name, source.config, source.split, source.columns) for source in sources]
     for source in [source for number, source in enumerate(sources) if places[number] in places[:number]]:
-        fix = "one entry with a higher weight; `epochs` lets rows stand in the mix several times"
-        errors.append(UserError(f"datasets: {source} stands twice.", got=f"split {source.split}", fix=fix))
+        fix = "one entry with a higher weight; `epochs` lets rows occur in the mix several times"
+        errors.append(UserError(f"datasets: {source} occurs twice.", got=f"split {source.split}", fix=fix))
     return errors

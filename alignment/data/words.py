@@ -1,7 +1,7 @@
-"""Texts as words, for scripts with spaces between words and for scripts without.
+"""Splitting of texts into words, for scripts with and without spaces between words.
 
-In Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan no space ends a word, so that each character, with the marks
-that stand on it, is a unit of its own. Korean is written with spaces and has words like other languages.
+Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan have no spaces between words: each character with its marks
+counts as a word. Korean is written with spaces.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ LAST_MARK = 0x1FFFF
 
 
 def folded(text: str) -> str:
-    """The text with each character in one form: composed (NFC), of the usual width. ASCII is returned as it is."""
+    """Normalise the characters of a text: composed (NFC), and of the usual width."""
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text))
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case; letters, digits and _ make words, each character of an unspaced script one."""
+    """Return the words of a text in lower case: runs of letters, digits and _, and characters of unspaced scripts."""
     pattern = ASCII_WORD if text.isascii() else word_pattern()
     return pattern.findall(folded(text).lower())
 
 
 @cache
 def word_pattern() -> re.Pattern[str]:
-    """A word, or a character of an unspaced script; either with its marks (vowel signs, accents without a letter)."""
+    """Return a pattern of a word or a character of an unspaced script, with its marks (vowel signs, accents)."""
     marks = _marks()
     spaced = rf"[^\W{UNSPACED}]"
     return re.compile(rf"{spaced}+(?:[{marks}]+{spaced}*)*|(?=\w)[{UNSPACED}][{marks}]*")
 
 
 def _marks() -> str:
-    """All combining marks but those of emoji, as ranges of a character class."""
+    """Return all combining marks except those of emoji, as ranges of a character class."""
     emoji = {*range(0x20D0, 0x2100), *range(0xFE00, 0xFE10)}
     marks = [code for code in range(LAST_MARK) if unicodedata.category(chr(code))[0] == "M" and code not in emoji]
     starts = [code for code, before in zip(marks, [None, *marks], strict=False) if before != code - 1]
@@ -60,12 +60,12 @@ def _marks() -> str:
 
 
 def is_unspaced(word: str) -> bool:
-    """Whether a word of `words` is a character of an unspaced script."""
+    """Return whether a word of `words` is a character of an unspaced script."""
     return UNSPACED_LETTER.match(word) is not None
 
 
 def split_words(text: str) -> list[str]:
-    """The text split at white space; in unspaced scripts at each character, without their punctuation."""
+    """Split a text at white space, and in unspaced scripts into characters without punctuation."""
     pieces = []
     for chunk in text.split():
         if chunk.isascii() or not UNSPACED_LETTER.search(chunk):

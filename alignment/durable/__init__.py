@@ -1,1 +1,1 @@
-"""Writing so that nothing is half there or lost: atomic files and folders, and manifests that show damage."""
+"""Durable files: atomic writes of files and folders, manifests that show damage, locks and step checkpoints."""

@@ -1,4 +1,4 @@
-"""Files and folders written beside their place, flushed to the disk, then renamed: whole or not there at all."""
+"""Atomic writes: files and folders are written under a temporary name, flushed to the disk, then renamed."""
 
 import contextlib
 import errno
@@ -12,19 +12,19 @@ from typing import Any
 from alignment.errors import UserError
 from alignment.text import size_text
 
-PARTIAL = ".partial"  # what is being written
-REPLACED = ".replaced"  # a folder that is about to be replaced, for the moment between two renames
+PARTIAL = ".partial"  # a file or folder that is being written
+REPLACED = ".replaced"  # a folder that is about to be replaced, between the two renames
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def new_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a file beside PATH to write to; it becomes PATH once it is on the disk, and is removed where that fails.
+    """Yield a temporary path to write to, which is renamed to PATH once it is on the disk, or removed on an error.
 
-    Its name holds the process, since two may write the same file (several processes of one run, two reports).
+    The temporary name includes the process id, since two processes may write the same file.
 
     Args:
-        sync: wait until the file is on the disk; without, a power cut may leave an empty one.
+        sync: wait until the file is on the disk; otherwise a power cut may leave an empty file.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
@@ -41,23 +41,25 @@ def new_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
+    """Write a text file atomically, in UTF-8."""
     with new_file(path, sync=sync) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any, *, sync: bool = True) -> None:
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n", sync=sync)
 
 
 @contextlib.contextmanager
 def new_folder(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield PATH.partial, made anew, to fill; it becomes PATH once all of it is written.
+    """Yield an empty folder PATH.partial to fill, which is renamed to PATH once it is complete.
 
-    What a killed run left of PATH.partial is removed. A PATH that exists is moved aside, and removed only after the new
-    one stands in its place; where a run was killed between these two renames, the old one comes back here.
+    A PATH.partial that a killed run left is removed. An existing PATH is moved aside, and removed after the new folder
+    has its name; if a run was killed between these two renames, the next call restores the old folder.
 
     Args:
-        sync: wait until the files are on the disk; without, a power cut may leave an incomplete folder.
+        sync: wait until the files are on the disk; otherwise a power cut may leave an incomplete folder.
     """
     path = Path(path)
     partial, replaced = path.with_name(path.name + PARTIAL), path.with_name(path.name + REPLACED)
@@ -89,7 +91,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk: a rename alone may be forgotten in a power cut."""
+    """Wait until a folder's entries are on the disk: a power cut may undo a rename that was not synced."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -98,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until all files and names below a folder are on the disk."""
+    """Wait until all files and folders below a folder are on the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             sync_file(Path(parent, name))
@@ -107,12 +109,12 @@ def sync_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_full_explained(what: str, where: str | Path, expected: int | None = None) -> Iterator[None]:
-    """A full disk or quota as a mistake that the user can mend.
+    """Turn errors that a full disk or quota causes into a UserError.
 
     Args:
-        what: what is written, such as `the checkpoint of sft`.
-        where: the file or folder that is written; it need not exist.
-        needed: bytes that it takes, where that is known.
+        what: what is being written, such as `the checkpoint of sft`.
+        where: the file or folder being written; it need not exist.
+        expected: bytes needed, if known.
     """
     try:
         yield
@@ -122,26 +124,26 @@ def disk_full_explained(what: str, where: str | Path, expected: int | None = Non
             raise
         free = shutil.disk_usage(place).free
         raise UserError(
-            f"no space left on the disk for {what}; what was written before stands whole and is not replaced",
+            f"no space left on the disk for {what}; existing files are intact and were not replaced",
             got=f"{size_text(free)} free at {place} ({error})",
             expected=None if expected is None else f"{size_text(expected)} free",
             fix=f"free space on the disk of {place} (RUN_DIR/previous and older trainer/checkpoint-N may be deleted), "
-            "then give the same command again: it goes on from what stands",
+            "then repeat the command to resume",
         ) from error
 
 
 def is_disk_full(error: Exception, place: Path) -> bool:
-    """Whether an error says that a disk or quota is full, in the words of Python, Rust (safetensors) or torch.save."""
+    """Return whether an error of Python, Rust (safetensors) or torch.save means that a disk or quota is full."""
     if isinstance(error, UserError):
         return False  # explained already
     if isinstance(error, OSError):
         return error.errno in FULL
     if any(f"(os error {number})" in str(error) for number in FULL):
         return True
-    # torch's writer has no errno; it complains that less was written than it meant to.
+    # torch's writer sets no errno; it reports that fewer bytes were written than expected.
     return "inline_container" in str(error) and shutil.disk_usage(place).free < 2**20
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the path itself if it is a folder, or the nearest parent folder that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())

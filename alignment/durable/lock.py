@@ -1,4 +1,4 @@
-"""A lock that keeps two processes off one folder."""
+"""A lock that keeps two processes from writing to one folder."""
 
 import contextlib
 import datetime
@@ -16,10 +16,10 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock. The kernel frees it when its process ends, however that happens: it is never stale.
+    """Hold a folder's lock. The kernel frees the lock when the process ends, however it ends: it is never stale.
 
     Raises:
-        UserError: another process holds it; which, and since when.
+        UserError: another process holds the lock; the error names the process and the time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
@@ -27,9 +27,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another align is at work in {folder}",
+                f"another align process is writing to {folder}",
                 got=holder(file.name),
-                fix="wait for it, or choose another --output_dir",
+                fix="wait until it ends, or choose another --output_dir",
             ) from error
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         file.truncate(0)
@@ -39,9 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def holder(path: str) -> str:
-    """Who holds a lock, by what it wrote into the file."""
+    """Describe the process that holds a lock, from what it wrote into the file."""
     try:
         owner = json.loads(Path(path).read_text(encoding="utf-8"))
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
-    except (ValueError, KeyError):  # it has only just taken the lock
-        return "a process that has just begun"
+    except (ValueError, KeyError):  # the process has just taken the lock
+        return "a process that has just started"

@@ -1,4 +1,4 @@
-"""Reading what was written: damage is a mistake to mend, never a traceback or a wrong value."""
+"""Reading JSON files that may be damaged: damage is a UserError, never a traceback or a wrong value."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import Any
 
 from alignment.errors import UserError
 
-AGAIN = "restore it from a copy, or run what wrote it again"
+AGAIN = "restore it from a copy, or repeat the command that wrote it"
 
 
 def read_json(path: str | Path, fix: str = AGAIN) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it holds something else.
+        UserError: the file is not a JSON object.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
+    except ValueError as error:  # invalid JSON or UTF-8
         raise UserError(f"{path} is damaged", got=error, expected="JSON", fix=fix) from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged", got=f"JSON of type {type(value).__name__}", expected="an object", fix=fix)
@@ -26,7 +26,7 @@ def read_json(path: str | Path, fix: str = AGAIN) -> dict[str, Any]:
 
 
 def read_json_lines(path: str | Path, fix: str = AGAIN) -> list[dict[str, Any]]:
-    """The objects of a log that is written a line at a time; a last line that was cut off is left out.
+    """Return the objects of a JSON lines log, without a truncated last line.
 
     Raises:
         FileNotFoundError: there is no such file.

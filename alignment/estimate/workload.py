@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from alignment.models.context_length import context_length
 from alignment.stages import STAGES
 from alignment.stages.shared.recipe_keys import recipe_key
 
@@ -69,7 +70,7 @@ class Keys:
 
 def batch_of(stage: str, keys: Keys, config: PreTrainedConfig, rows: TokenStatistics) -> Batch:
     """The batches of a stage on rows of these lengths."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or rows.max_tokens
+    context = context_length(config) or rows.max_tokens
     limit = keys.max_length or (context if STAGES[stage].data == "text" else rows.max_tokens)
     longest = min(rows.max_tokens, limit)
     mean = min(rows.mean_tokens, longest)

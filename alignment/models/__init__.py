@@ -1,1 +1,1 @@
-"""Model architectures defined here, in transformers' conventions."""
+"""The GPT architecture, and loading, adapting, merging and converting of models and checkpoints."""

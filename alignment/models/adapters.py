@@ -1,4 +1,4 @@
-"""Adapters on a model: put on it in the order of their chain, run together, copied."""
+"""Adapters on a model: loading a chain of adapters, running several at once, copying."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # how PEFT names the rows 
 
 
 def with_adapter(base: PreTrainedModel, folder: Path, kind: str) -> PeftModel:
-    """The base with an adapter, which is trainable, and with those that stand before it, which are not.
+    """Load an adapter, trainable, and the earlier adapters of its chain, frozen, onto their base.
 
-    A causal LM's adapter on a classifier gets a score head to train.
+    If the model is a classifier and the adapter a causal LM's, the adapter gets a new trainable score head.
     """
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
@@ -39,29 +39,29 @@ def with_adapter(base: PreTrainedModel, folder: Path, kind: str) -> PeftModel:
         put_on_top(model, config)
     else:
         model = get_peft_model(base, config)
-    # A new head's weights, and over them all that the checkpoint has.
+    # The weights of the new head, overwritten by all weights that the checkpoint has.
     own = get_peft_model_state_dict(model, adapter_name=OWN) if new_head else {}
     _require_fit(folder, set_peft_model_state_dict(model, own | weights, adapter_name=OWN), OWN)
     return model
 
 
 def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> PeftModel:
-    """The base under the adapters of several folders at once, none of which is trainable.
+    """Load the adapters of several folders onto a base, all active and none of them trainable.
 
-    Rows of embeddings that they trained replace the base's own, which comes to the same: PEFT keeps such rows for one
-    adapter of a model, and saves no other beside it.
+    Embedding rows that they trained replace the base's rows, which is equivalent: PEFT keeps such rows for only one
+    adapter of a model.
     """
     from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
     names = [earlier_name(position) for position in range(1, len(folders) + 1)]
-    model = None
+    model: PeftModel | PreTrainedModel = base
     for name, folder in zip(names, folders, strict=True):
         config, weights = PeftConfig.from_pretrained(folder), load_peft_weights(str(folder))
         config.base_model_name_or_path = base.name_or_path
         weights = _without_token_rows(base, config, weights)
         if kind == "sequence-classification":
-            config.task_type = None  # PEFT's wrapper of a causal LM's adapter would look for a causal LM
-        if model is None:
+            config.task_type = None  # PEFT's wrapper for adapters of causal LMs expects a causal LM
+        if model is base:
             model = get_peft_model(base, config, adapter_name=name)
         else:
             model.add_adapter(name, config)
@@ -72,7 +72,7 @@ def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> P
 
 
 def _without_output_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A causal LM's adapter without the rows of an output layer, which a classifier does not have."""
+    """Drop the output layer's rows from a causal LM's adapter: a classifier has no output layer."""
     layers = dict(base.named_modules())
     names = {name.rpartition(".")[2] for name in layers}
     if isinstance(getattr(config, "trainable_token_indices", None), dict):
@@ -88,7 +88,7 @@ def _layer_of_rows(key: str) -> str:
 
 
 def _without_token_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter's weights without the rows of embeddings that it trained, which are written into the base."""
+    """Write the embedding rows that an adapter trained into the base, and return the adapter's other weights."""
     indices, config.trainable_token_indices = getattr(config, "trainable_token_indices", None), None
     left = {}
     for key, value in weights.items():
@@ -104,7 +104,7 @@ def _without_token_rows(base: PreTrainedModel, config: PeftConfig, weights: dict
 
 
 def put_on_top(model: PeftModel, config: PeftConfig) -> None:
-    """Add an adapter over those that a model runs under, and let it alone be trained."""
+    """Add a new adapter on top of a model's active ones; only the new one is trainable."""
     below = model.active_adapters
     model.add_adapter(OWN, config)
     model.requires_grad_(False)
@@ -113,7 +113,7 @@ def put_on_top(model: PeftModel, config: PeftConfig) -> None:
 
 
 def add_token_rows(model: PeftModel, folder: Path) -> None:
-    """Add the trained rows of embeddings to a saved adapter: PEFT leaves them out where it converts PiSSA to LoRA."""
+    """Add the trained embedding rows to a saved adapter: PEFT omits them when it converts PiSSA to LoRA."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file, save_file
 
@@ -124,10 +124,10 @@ def add_token_rows(model: PeftModel, folder: Path) -> None:
 
 @contextmanager
 def token_rows_in_place(model: nn.Module) -> Iterator[None]:
-    """For generation: the rows of embeddings that the active adapter trained stand in the tables of the base.
+    """Write the active adapter's trained embedding rows into the base's tables within the context, for generation.
 
-    PEFT copies the whole table at each pass, of the input and of the output layer, to put them in: with a vocabulary
-    of 262,144 that is a large part of what a token costs. Afterwards the base's rows are back, bit for bit.
+    Otherwise PEFT copies the whole tables of the input and output layers in every forward pass: with a vocabulary of
+    262,144 that is a large part of the cost of a token. Afterwards the base's rows are restored, bit for bit.
     """
     from peft.tuners.trainable_tokens import TrainableTokensLayer
 
@@ -143,10 +143,10 @@ def token_rows_in_place(model: nn.Module) -> Iterator[None]:
 
 
 def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Tensor]) -> None:
-    """Give an adapter that is to join a model's own, in place, the trained rows that those have and it lacks.
+    """Add, in place, rows of the base to an adapter in layers where the model's own adapters have trained rows.
 
-    PEFT loads adapters side by side only where all of them have rows in the same layers. The rows are the base's, so
-    that the adapter says what it did.
+    PEFT loads several adapters together only if all of them have trained rows in the same layers. Rows of the base do
+    not change what the adapter computes.
     """
     from peft import get_peft_model_state_dict
 
@@ -164,15 +164,15 @@ def give_token_rows(model: PeftModel, config: PeftConfig, weights: dict[str, Ten
 
 
 def _input_layer(weights: dict[str, Tensor]) -> str:
-    """The layer whose rows an adapter holds, where it holds those of the input alone."""
+    """Return the name of the layer whose rows an adapter trained, if it trained only the input layer's."""
     return next(_layer_of_rows(key).rpartition(".")[2] for key in weights if key.endswith(TOKEN_ROWS))
 
 
 def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> None:
-    """Raise where layers that are to have an adapter are none of a model's.
+    """Raise if a model does not have the layers that are to get an adapter.
 
     Args:
-        targets: the ends of their names, or a regular expression for the whole name, as PEFT reads them.
+        targets: suffixes of layer names, or a regular expression for whole names, as in PEFT.
     """
     from torch import nn
 
@@ -189,12 +189,12 @@ def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> N
             "lora_target_modules names layers that the model does not have",
             got=", ".join(unmatched),
             expected=f"names of its layers: {', '.join(sorted(linear)) or 'none of them is linear'}",
-            fix="correct them, or leave lora_target_modules out: every linear layer but the output layer",
+            fix="correct the names, or omit lora_target_modules for all linear layers except the output layer",
         )
 
 
 def _require_fit(folder: Path, found: Any, name: str) -> None:
-    """Raise where what PEFT found on loading an adapter is not what the adapter's layers need."""
+    """Raise if the weights that PEFT loaded for an adapter do not match its layers."""
     missing = [key for key in found.missing_keys if f".{name}." in key and "lora_" in key]
     if found.unexpected_keys or missing:
         raise UserError(
@@ -206,11 +206,11 @@ def _require_fit(folder: Path, found: Any, name: str) -> None:
 
 
 def run_under(model: PeftModel, names: Sequence[str]) -> None:
-    """Run a model under several adapters at once, and leave what is trainable in it as it is.
+    """Activate several adapters of a model at once, without changing which parameters are trainable.
 
-    The newest stands first: it is the one that is saved, and the first is the one that transformers' Trainer resumes.
-    `set_adapter` makes what it sets trainable and all else not: left so, the others' gradients would be nothing,
-    without a word (peft#2436).
+    The newest adapter comes first: transformers' Trainer saves and resumes the first. PEFT's `set_adapter` makes the
+    given adapters trainable and freezes the others, so that other adapters would silently get no gradients (peft#2436);
+    `requires_grad` is therefore restored.
     """
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     model.set_adapter(names[0])
@@ -220,20 +220,20 @@ def run_under(model: PeftModel, names: Sequence[str]) -> None:
 
 
 def frozen_copy(model: PeftModel) -> PreTrainedModel:
-    """The model under its adapters as it is now, to stay so.
+    """Return a frozen copy of a model with its adapters.
 
-    It shares the weights that are not trained, and has its own of the others. PEFT's wrapper is left out: TRL patches
-    the forward pass of a reference, and would patch the wrapper's.
+    It shares the frozen weights and copies the trainable ones. It is returned without PEFT's wrapper, whose forward
+    pass TRL would patch in place of the reference model's.
     """
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    # Of a base in 4 bit the constants of its blocks, to which its layers have a way of their own.
+    # The block constants of a 4-bit base, which its layers reference separately.
     constants = [one.quant_state for one in shared.values() if getattr(one, "quant_state", None) is not None]
     shared |= {id(one): one for one in constants}
     return copy.deepcopy(model, shared).requires_grad_(False).get_base_model()
 
 
 def copy_adapter(model: PeftModel, source: str, target: str) -> None:
-    """Give one adapter of a model all the weights of another, trained tokens and heads included."""
+    """Copy all weights of one adapter of a model to another, including trained embedding rows and heads."""
     parameters = {tuple(name.split(".")): parameter for name, parameter in model.named_parameters()}
     for name, parameter in parameters.items():
         if source in name:

@@ -1,7 +1,7 @@
-"""The chain of an adapter checkpoint: on which base it sits, and which adapters stand between the two.
+"""The chain of an adapter checkpoint: its base, and the adapters between the base and the checkpoint's own.
 
-`adapter_chain.json` beside the adapter says it, and the earlier adapters lie in folders beside it as PEFT itself saves
-several adapters, so that a copied checkpoint is whole. A checkpoint without that file is an adapter of its base alone.
+`adapter_chain.json` in the checkpoint records the chain. The earlier adapters are in subfolders, as PEFT saves several
+adapters, so that a copied checkpoint is complete. A checkpoint without that file is a single adapter on its base.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import write_json
-from alignment.durable.manifest import MEND, sha256
+from alignment.durable.manifest import FIX_DAMAGE, sha256
 from alignment.durable.read import read_json
 from alignment.errors import UserError
 
 CHAIN_FILE = "adapter_chain.json"
-MERGED_FILE = "merged_from.json"  # beside plain weights that a chain was merged into
+MERGED_FILE = "merged_from.json"  # in a checkpoint of merged weights: the chain that was merged
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-OWN = "default"  # PEFT's name of the adapter that a checkpoint is saved for
-SAMPLED = 4096  # bytes of a tensor's start, middle and end that its digest reads
+OWN = "default"  # PEFT's name for the checkpoint's own adapter
+SAMPLED = 4096  # bytes that a digest reads at a tensor's start, middle and end
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Link:
     """An adapter of a chain.
 
     Attributes:
-        folder: where it lies in the checkpoint; PEFT's name of it too, but `.` for the checkpoint's own.
-        stages: that trained it, one after the other.
+        folder: subfolder of the checkpoint, also the adapter's name in PEFT; `.` for the checkpoint's own.
+        stages: the stages that trained it, in order.
         digest: SHA-256 of its weights.
     """
 
@@ -46,15 +46,15 @@ class Link:
 
 @dataclass(frozen=True)
 class Chain:
-    """From the base outwards.
+    """A base and the adapters on it.
 
     Attributes:
-        base: folder or hub id of the base, as it was named when the adapter was trained.
-        base_digest: `weights_digest` of it.
-        links: the adapters in their order, the checkpoint's own last.
-        quantization: how the base was quantised in training; None where it was not.
-        grown_to: rows that the base's embeddings were grown to for new tokens; None where it has all of them.
-        merged_from: the chain that was merged into the base; None where the base is nothing of the kind.
+        base: folder or hub id of the base when the adapter was trained.
+        base_digest: `weights_digest` of the base.
+        links: the adapters in the order in which they were added, the checkpoint's own last.
+        quantization: quantisation of the base in training; None if it was not quantised.
+        grown_to: number of rows that the base's embeddings were grown to for new tokens; None if they were not grown.
+        merged_from: the chain that was merged into the base; None if the base is no merged model.
     """
 
     base: str
@@ -73,29 +73,29 @@ class Chain:
 
 
 def read_chain(folder: Path) -> Chain | None:
-    """The chain that an adapter's folder records; None where it records none."""
+    """Read the chain that an adapter's folder records; None without a record."""
     if not (folder / CHAIN_FILE).is_file():
         return None
-    content = read_json(folder / CHAIN_FILE, MEND)
+    content = read_json(folder / CHAIN_FILE, FIX_DAMAGE)
     return Chain(**content | {"links": [Link(**link) for link in content["links"]]})
 
 
 def read_merged_from(folder: str | Path) -> dict[str, Any] | None:
-    """The chain that was merged into plain weights; None where there was none."""
+    """Read the chain that was merged into a checkpoint's weights; None without a record."""
     file = Path(folder) / MERGED_FILE
-    return read_json(file, MEND) if file.is_file() else None
+    return read_json(file, FIX_DAMAGE) if file.is_file() else None
 
 
 def earlier_name(position: int) -> str:
-    """What the adapter at a position from the base, counted from 1, is called in a chain."""
+    """Return the name of an earlier adapter by its position in the chain, counted from 1 at the base."""
     return f"earlier_{position}"
 
 
 def weights_digest(folder: str | Path) -> str | None:
-    """SHA-256 over a model's weights: of each file the names, types and shapes, and of each tensor three samples.
+    """Return a SHA-256 over the names, types and shapes of a model's weights and three samples of each tensor.
 
-    Training changes all of a tensor: samples tell two models apart, and 16 GB need not be read for it. None for what is
-    no folder with safetensors (a hub id).
+    Training changes whole tensors, so that samples distinguish two models without reading all of their weights. None
+    for anything but a folder with safetensors files (such as a hub id).
     """
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
@@ -117,20 +117,20 @@ def weights_digest(folder: str | Path) -> str | None:
 
 
 def require_whole(folder: Path, chain: Chain | None, base: str) -> None:
-    """Raise where an adapter's chain is not there as it was recorded, or its base is another model."""
+    """Raise if earlier adapters of a chain are missing or changed, or if the base is another model."""
     if chain is None:
         return
     for link in chain.earlier:
         weights = folder / link.folder / ADAPTER_WEIGHTS
         if not weights.is_file() or sha256(weights) != link.digest:
             raise UserError(
-                f"{folder} is a later adapter of a chain, and an earlier one is not there",
+                f"{folder} needs an earlier adapter that is missing or changed",
                 got=f"{'another file as' if weights.is_file() else 'no'} {weights}",
                 expected=f"the adapter that {' and '.join(link.stages)} trained: without it this is another model",
-                fix="copy the whole checkpoint folder, with the folders in it",
+                fix="copy the whole checkpoint folder, including its subfolders",
             )
     found = weights_digest(base)
-    if None not in (found, chain.base_digest) and found != chain.base_digest:
+    if found is not None and chain.base_digest is not None and found != chain.base_digest:
         raise UserError(
             f"{folder} was trained on another base",
             got=f"{base}, whose weights have the digest {found[:12]}",

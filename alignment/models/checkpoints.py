@@ -1,4 +1,4 @@
-"""Which checkpoint a name means, what an adapter sits on, and whether a checkpoint may be loaded."""
+"""Checkpoints by name: whether a name is a path or a hub id, the base of an adapter, and whether loading is safe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.manifest import LINEAGE, MANIFEST, MEND, digest_checkpoint, require_intact
+from alignment.durable.manifest import FIX_DAMAGE, LINEAGE, MANIFEST, digest_checkpoint, require_intact
 from alignment.durable.read import read_json
 from alignment.durable.steps import PROGRESS_FILE
 from alignment.errors import UserError
@@ -15,13 +15,13 @@ from alignment.models.chain import read_chain, require_whole
 
 ADAPTER_CONFIG = "adapter_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-ARGUMENTS = "training_args.bin"  # Trainer's, which nothing reads
+ARGUMENTS = "training_args.bin"  # written by Trainer, never read here
 
 
 def is_path(name: str) -> bool:
-    """Whether the name of a model means a local path; what does not is a hub id.
+    """Return whether the name of a model is a local path; otherwise it is a hub id.
 
-    `runs/nowhere` is a path where there is a folder `runs`, though it has the form of a hub id.
+    `runs/nowhere` has the form of a hub id, but is a path if there is a folder `runs`.
     """
     beside = Path(name).expanduser().parent
     below_a_folder = beside != Path(".") and beside.is_dir()
@@ -29,31 +29,35 @@ def is_path(name: str) -> bool:
 
 
 def is_adapter(checkpoint: str | Path) -> bool:
-    """Whether a checkpoint (folder or hub id) is an adapter; what cannot be reached is none."""
+    """Return whether a checkpoint (folder or hub id) is an adapter; False if it cannot be reached."""
     return adapter_config(checkpoint) is not None
 
 
 def adapter_config(checkpoint: str | Path) -> Path | None:
+    """Return the path of an adapter's config file, or None if the checkpoint is no adapter."""
     if isinstance(checkpoint, Path) or is_path(checkpoint):
         file = Path(checkpoint) / ADAPTER_CONFIG
         return file if file.is_file() else None
     from transformers.utils import find_adapter_config_file
 
-    with explained(checkpoint):  # what can be no hub id is refused there
+    with explained(checkpoint):  # transformers raises for a name that cannot be a hub id
         file = find_adapter_config_file(checkpoint)
     return None if file is None else Path(file)
 
 
 def adapter_base(checkpoint: str | Path) -> str:
-    """The base that an adapter sits on: as recorded, or in the run directory that the adapter lies in now.
+    """Return the base of an adapter: the recorded path or hub id, or its place in the adapter's present run directory.
 
-    A run directory that was copied has bases at both places: the adapter's own is the one beside it, unless its lineage
-    says that it was trained on another.
+    After a run directory was copied, both places may have a base: the one in the adapter's run directory is taken,
+    unless the adapter's lineage says that it was trained on the other.
 
     Raises:
-        UserError: the base is at neither place and does not look like a hub id.
+        UserError: the base is at neither place and does not look like a hub id, or the checkpoint is no adapter.
     """
-    recorded = read_json(adapter_config(checkpoint), MEND)["base_model_name_or_path"]
+    config = adapter_config(checkpoint)
+    if config is None:
+        raise UserError(f"{checkpoint} is no adapter", expected=f"a folder with {ADAPTER_CONFIG}")
+    recorded = read_json(config, FIX_DAMAGE)["base_model_name_or_path"]
     beside = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
     places = [str(place) for place in (beside, recorded) if Path(place).is_dir()]
     if Path(recorded).is_dir() and beside.is_dir():
@@ -69,12 +73,12 @@ def adapter_base(checkpoint: str | Path) -> str:
         f"{checkpoint} is an adapter whose base model is missing",
         got=f"no {recorded}, and no {beside}",
         expected="the base checkpoint that the adapter was trained on",
-        fix=f"put it back, or to {beside}",
+        fix=f"restore it, or copy it to {beside}",
     )
 
 
 def adapter_folder(checkpoint: str | Path) -> Path:
-    """The folder of an adapter; of one on the hub where its files are cached, those of its whole chain."""
+    """Return the folder of an adapter; for a hub id, the folder of the local cache with its whole chain."""
     if isinstance(checkpoint, Path) or is_path(checkpoint):
         return Path(checkpoint)
     from huggingface_hub import snapshot_download
@@ -85,56 +89,56 @@ def adapter_folder(checkpoint: str | Path) -> Path:
 
 
 def has_earlier_adapters(checkpoint: str | Path) -> bool:
-    """Whether other adapters stand between an adapter and its base."""
+    """Return whether there are other adapters between an adapter and its base."""
     chain = read_chain(adapter_folder(checkpoint)) if is_adapter(checkpoint) else None
     return chain is not None and bool(chain.earlier)
 
 
 def changes_its_base(checkpoint: str | Path) -> bool:
-    """Whether an adapter is loaded on something else than its bare base: earlier adapters, or rows for new tokens."""
+    """Return whether an adapter needs more than its bare base: earlier adapters, or rows for new tokens."""
     chain = read_chain(adapter_folder(checkpoint)) if is_adapter(checkpoint) else None
     return chain is not None and bool(chain.earlier or chain.grown_to)
 
 
 def recorded_quantization(checkpoint: str | Path) -> dict[str, Any] | None:
-    """How an adapter's base was quantised in training; None where it was not, or nothing is recorded."""
+    """Return how an adapter's base was quantised in training; None if it was not, or without a record."""
     chain = read_chain(adapter_folder(checkpoint))
     return None if chain is None else chain.quantization
 
 
 def lasting_changes(checkpoint: str | Path) -> str | None:
-    """Why the model of an adapter is not its base where the adapter is turned off; None where it is."""
+    """Return why a model with its adapter turned off differs from the adapter's base; None if it does not."""
     folder = adapter_folder(checkpoint)
     chain = read_chain(folder)
     if chain is not None and chain.grown_to:
         return "its embeddings were grown for new tokens"
     if chain is not None and chain.quantization:
-        return "the adapter's is quantised"
+        return "the adapter's base is quantised"
     links = [folder / link.folder for link in chain.links] if chain is not None else [folder]
-    settings = [read_json(link / ADAPTER_CONFIG, MEND) for link in links]
+    settings = [read_json(link / ADAPTER_CONFIG, FIX_DAMAGE) for link in links]
     if any(one.get("trainable_token_indices") for one in settings[:-1]):
         return "earlier adapters trained rows of its embeddings"
     return "the adapter trained its biases" if any(one.get("bias", "none") != "none" for one in settings) else None
 
 
 def trained_on(adapter: str | Path) -> str | None:
-    """The digest of the base that an adapter was trained on; None where its lineage was not kept."""
+    """Return the digest of the base that an adapter was trained on; None without a lineage."""
     return (read_lineage(adapter) or {}).get("base_digest")
 
 
 def read_lineage(checkpoint: str | Path) -> dict | None:
-    """What a checkpoint's own lineage.json says; None where it has none."""
+    """Read a checkpoint's lineage.json; None without one."""
     path = Path(checkpoint) / LINEAGE
-    return read_json(path, MEND) if path.is_file() else None
+    return read_json(path, FIX_DAMAGE) if path.is_file() else None
 
 
 def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
     """Raise for a local checkpoint that must not be loaded: damaged, with pickled weights, or on another base.
 
-    What no manifest was written for passes, unless another file shows that it is ours; so do hub ids.
+    Hub ids pass, and so do folders without a manifest unless another file shows that this project wrote them.
 
     Args:
-        weights: look at the weights too, and at an adapter's base; without, at config and tokenizer alone.
+        weights: check the weights and an adapter's base too; otherwise only config and tokenizer.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -150,28 +154,28 @@ def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:
         if digest is not None and Path(base).is_dir() and digest_checkpoint(base) != digest:
             raise UserError(
                 f"{folder} is an adapter whose base model has changed",
-                got=f"{base}, which is not what the adapter was trained on",
-                expected=f"the base whose model digest is {digest[:12]}",
-                fix="put that base back, or train the adapter again",
+                got=f"{base}, which is not the model that the adapter was trained on",
+                expected=f"the base with the model digest {digest[:12]}",
+                fix="restore that base, or train the adapter again",
             )
         require_whole(folder, read_chain(folder), base)
 
 
 def require_safetensors(folder: Path) -> None:
-    """Raise for weights that only pickle reads: whatever made such a file could run its own code here."""
+    """Raise for pickled weights: loading a pickle can run code that its author put there."""
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED and path.name != ARGUMENTS)
     if pickled and not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"the weights of {folder} are pickled, and are not loaded",
+            f"the weights of {folder} are pickled, and pickles are not loaded",
             got=", ".join(pickled[:6]),
             expected="model.safetensors or adapter_model.safetensors: a pickle can run code when it is read",
-            fix="where you trust its maker: python -c 'from transformers import AutoModelForCausalLM as M; "
+            fix="if you trust its author: python -c 'from transformers import AutoModelForCausalLM as M; "
             'M.from_pretrained("FOLDER").save_pretrained("NEW_FOLDER")\', and copy the tokenizer\'s files there',
         )
 
 
 def require_checkpoint(checkpoint: str | Path) -> None:
-    """Raise for a local path without a model; what may be a hub id passes."""
+    """Raise for a local path without a model; names that may be hub ids pass."""
     path = Path(checkpoint)
     if path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path):
         raise UserError(
@@ -190,27 +194,27 @@ def require_checkpoint(checkpoint: str | Path) -> None:
 
 @contextmanager
 def explained(checkpoint: str | Path) -> Iterator[None]:
-    """What transformers says of what it cannot reach, read or run, as a mistake that the user can mend."""
+    """Turn transformers' errors about checkpoints that it cannot reach, read or run into a UserError."""
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
-        raise UserError(f"the weights of {checkpoint} are damaged", got=error, fix="get them anew") from error
+        raise UserError(f"the weights of {checkpoint} are damaged", got=error, fix="copy them again") from error
     except OSError as error:
         if is_path(str(checkpoint)):
             raise
         raise UserError(
             f"cannot load {checkpoint}",
             got=str(error).strip().splitlines()[0],
-            expected="a checkpoint folder, or the id of a model on the hub that can be reached from here",
+            expected="a checkpoint folder, or the id of a model on the hub that this machine can reach",
             fix="check the name; offline, only models in the local cache load",
         ) from error
     except ValueError as error:
         if "custom code" not in str(error):
             raise
         raise UserError(
-            f"{checkpoint} needs code of its own to load, and code of a checkpoint is never run here",
+            f"{checkpoint} needs its own code to load, and code of a checkpoint is never run",
             expected="an architecture that transformers or this project has",
             fix="for a checkpoint that `align export --to self-contained` made: remove auto_map from its config.json",
         ) from error

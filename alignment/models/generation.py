@@ -1,7 +1,7 @@
-"""Generation settings that a checkpoint carries in generation_config.json, and generation without them.
+"""Generation settings in a checkpoint's generation_config.json, generation without them, and tokens that end a reply.
 
-transformers' `generate()` fills every setting that the caller leaves open from `model.generation_config`: a repetition
-penalty, a minimum length or suppressed tokens there change what is sampled, though no command or recipe names them.
+transformers' `generate()` takes every setting that the caller omits from `model.generation_config`: a repetition
+penalty, a minimum length or suppressed tokens there change what is sampled, although no command or recipe names them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Settings that only apply while sampling: greedy decoding (`do_sample=False`) ignores them.
@@ -33,8 +33,15 @@ NEUTRAL = {
 }  # fmt: skip
 
 
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end a reply, sorted: `generation_config.eos_token_id` and the tokenizer's EOS token."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+
+
 def own_settings(config: GenerationConfig) -> dict[str, Any]:
-    """The settings of a checkpoint that change which tokens are generated, without token ids and neutral values."""
+    """Return the settings of a checkpoint that change which tokens are generated, without ids and neutral values."""
     return {
         name: value
         for name, value in vars(config).items()
@@ -46,11 +53,11 @@ def own_settings(config: GenerationConfig) -> dict[str, Any]:
 
 @contextmanager
 def plain_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Generate within the context from the model's own distribution: of its generation config only token ids remain.
+    """Generate from the model's own distribution within the context: only token ids of its generation config apply.
 
     The config is changed in place and restored afterwards, so that an adapter and its base, which share it, see the
-    same settings, and token ids that are set within the context are kept. A caller that samples passes `top_k=0`
-    itself: where no one sets it, transformers takes 50.
+    same settings; token ids that are set within the context are kept. A caller that samples has to pass `top_k=0`:
+    transformers' default is 50.
 
     Args:
         model: a model or PEFT model with a `generation_config`.
@@ -66,7 +73,7 @@ def plain_generation(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _replace_settings(config: GenerationConfig, settings: dict[str, Any]) -> dict[str, Any]:
-    """Replace all settings of a config but its token ids, and return the former ones."""
+    """Replace all settings of a config except its token ids, and return the former settings."""
     former = {name: value for name, value in vars(config).items() if name not in TOKEN_IDS}
     for name in former:
         delattr(config, name)

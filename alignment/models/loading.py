@@ -1,9 +1,9 @@
-"""Loading checkpoints of any kind this project writes: full models, and adapters with the base they sit on."""
+"""Loading of checkpoints: full models, and adapters with their base."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from alignment.models.adapters import frozen_stack, with_adapter
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-REFERENCE_ADAPTER = "ref"  # the name by which TRL's DPOTrainer knows a reference adapter too
+AutoClass = type[Any]  # one of transformers' Auto classes, which share no public base
+REFERENCE_ADAPTER = "ref"  # as TRL's DPOTrainer names a reference adapter
 
 
 def load_config(checkpoint: str | Path) -> PreTrainedConfig:
-    """The config of a checkpoint (folder or hub id); of an adapter its base's, with the rows that it was grown to."""
+    """Load the config of a checkpoint (folder or hub id); for an adapter, its base's with the grown vocabulary size."""
     from transformers import AutoConfig
 
     import alignment  # noqa: F401  (registers the architecture)
@@ -38,9 +39,9 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
     try:
         with explained(whole):
             config = AutoConfig.from_pretrained(whole, trust_remote_code=False)
-    except ValueError as error:  # what transformers raises for a model type that it does not know
+    except ValueError as error:  # raised by transformers for an unknown model type
         raise UserError(
-            f"{whole} is of an architecture that transformers does not know",
+            f"transformers does not know the architecture of {whole}",
             got=str(error).strip().splitlines()[0],
             fix="check model_type in its config.json",
         ) from error
@@ -62,7 +63,7 @@ def require_reward_model(checkpoint: str | Path) -> None:
         made_for = load_config(checkpoint).architectures or []
     if not any("SequenceClassification" in name or name == "SEQ_CLS" for name in made_for):
         raise UserError(
-            f"{checkpoint} is no reward model: its score head would be random.",
+            f"{checkpoint} is no reward model: its score head would be random",
             got=", ".join(made_for) or "a config that names no architecture",
             expected="a sequence-classification model",
             fix="give the checkpoint of a reward stage",
@@ -70,6 +71,7 @@ def require_reward_model(checkpoint: str | Path) -> None:
 
 
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint (folder or hub id)."""
     from transformers import AutoTokenizer
 
     require_sound(checkpoint, weights=False)
@@ -77,12 +79,12 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
 
 
-def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM and its tokenizer, ready for inference; adapters are merged into their base, unless it is quantised.
+def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal LM and its tokenizer for inference; adapters are merged into their base unless it is quantised.
 
     Args:
         checkpoint: folder of a full model or an adapter, or hub id.
-        options: passed to `from_pretrained`.
+        options: keyword arguments of `from_pretrained`.
     """
     model = load_trainable(checkpoint, "causal-lm", **options)
     if is_adapter(checkpoint) and quantization_of(model.get_base_model()) is None:
@@ -91,17 +93,16 @@ def load_causal_lm(checkpoint: str | Path, **options) -> tuple[PreTrainedModel, 
 
 
 def load_trainable(
-    checkpoint: str | Path, kind: str, *, dequantize: bool = False, **options
+    checkpoint: str | Path, kind: str, *, dequantize: bool = False, **options: Any
 ) -> PreTrainedModel | PeftModel:
-    """A model to train on: a full one, or a PeftModel whose adapter is trainable.
+    """Load a model for training: a full model, or a PeftModel with a trainable adapter.
 
-    A sequence classifier may start from a causal LM's checkpoint: its `score` head is then new, and an adapter of the
-    causal LM goes on as the classifier's.
+    A sequence classifier may start from a causal LM's checkpoint: its `score` head is then new, and the causal LM's
+    adapter becomes the classifier's.
 
     Args:
         kind: causal-lm or sequence-classification.
-        dequantize: load the quantised base of an adapter with the weights that it computes with, in the type of
-            options["dtype"].
+        dequantize: dequantise the quantised base of an adapter, to options["dtype"].
     """
     require_checkpoint(checkpoint)
     auto, options = _auto_class(kind, options)
@@ -111,13 +112,13 @@ def load_trainable(
             return auto.from_pretrained(checkpoint, **options)
     base, base_checkpoint, folder = _base_model(checkpoint, auto, options, dequantize)
     model = with_adapter(base, folder, kind)
-    # Where the base was found beside the adapter, what is trained further must name the place where it is.
+    # The base may have been found elsewhere than recorded: adapters trained from here on record its present place.
     model.peft_config[model.active_adapter].base_model_name_or_path = base_checkpoint
     return model
 
 
-def load_stack(checkpoint: str | Path, kind: str, **options) -> PeftModel:
-    """A model under all adapters of a chain, none of which is trainable: for a new one to stand over them."""
+def load_stack(checkpoint: str | Path, kind: str, **options: Any) -> PeftModel:
+    """Load a model with all adapters of a chain, all frozen, as the base of a new adapter."""
     base, base_checkpoint, folder = _base_model(checkpoint, *_auto_class(kind, options))
     chain = read_chain(folder)
     folders = [folder / link.folder for link in chain.links] if chain else [folder]
@@ -127,12 +128,13 @@ def load_stack(checkpoint: str | Path, kind: str, **options) -> PeftModel:
     return model
 
 
-def _auto_class(kind: str, options: dict) -> tuple[type, dict]:
+def _auto_class(kind: str, options: dict) -> tuple[AutoClass, dict]:
+    """Return the Auto class for a kind of model, and the options to load it with."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     import alignment  # noqa: F401  (registers the architecture)
 
-    # Said outright: left out, transformers asks at the terminal whether to run a checkpoint's code, and reads pickles.
+    # By default transformers asks at the terminal whether to run a checkpoint's code, and reads pickles.
     options = {**options, "trust_remote_code": False, "use_safetensors": True}
     if kind == "sequence-classification":
         return AutoModelForSequenceClassification, {"num_labels": 1, **options}
@@ -140,12 +142,12 @@ def _auto_class(kind: str, options: dict) -> tuple[type, dict]:
 
 
 def _base_model(
-    checkpoint: str | Path, auto: type, options: dict, dequantize: bool = False
+    checkpoint: str | Path, auto: AutoClass, options: dict, dequantize: bool = False
 ) -> tuple[PreTrainedModel, str, Path]:
-    """The base of an adapter, which is the one it was trained on; where it is; and the adapter's own folder.
+    """Load the base that an adapter was trained on; return it, its folder or hub id, and the adapter's own folder.
 
-    A base is made to stop where the adapter learned to. One that was quantised is quantised as it was then, whatever
-    the options say: otherwise it would be another model.
+    The base gets the adapter's generation config, so that replies end as the adapter learned. A base that was quantised
+    in training is quantised the same way, whatever the options say: otherwise it would be another model.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig

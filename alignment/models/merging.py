@@ -1,4 +1,4 @@
-"""Adapters merged into their base: plain weights that say what the chain says."""
+"""Merging of adapters into their base: plain weights with the same logits."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-# Of the largest |logit|: what rounding of the merged weights may change, by the type that they are saved in. In 16 bit
-# every matrix is rounded, not the sum alone. A dequantised base has had 1.5e-5 in 32 bit, where the merged weights were
-# the nearer to 64 bit.
+# Largest change of a logit by rounding of the merged weights, relative to the largest |logit|, per type that they are
+# saved in. In 16 bits every matrix is rounded. With a dequantised base in 32 bits, 1.5e-5 was measured; the merged
+# weights were then closer to the 64-bit result.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 DEQUANTISED = {"float32": 1e-4}
-TRIED = 64  # tokens of the text that the logits are compared on
+TRIED = 64  # tokens that the logits are compared on
 
 
 @dataclass(frozen=True)
 class Merge:
-    """What was written.
+    """A merged checkpoint.
 
     Attributes:
-        difference: the largest between the logits of base + adapters and of the merged weights as they are saved.
-        largest: the largest |logit|.
+        folder: the checkpoint.
+        dtype: type of its weights.
+        difference: largest difference between the logits of base and adapters, and those of the saved weights.
+        largest: largest |logit|.
     """
 
     folder: Path
@@ -51,20 +53,20 @@ class Merge:
 
 
 def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) -> Merge:
-    """Write plain weights whose logits are those of an adapter on its base, with tokenizer and generation config.
+    """Merge adapters into their base, and write the weights with tokenizer and generation config.
 
-    The sum is made in 32 bit, whatever the types are; of a quantised base it is made with the dequantised weights.
+    The sum is computed in 32 bits, with the dequantised weights of a quantised base.
 
     Args:
-        dtype: of the weights to write; default: the type that the base was saved in.
+        dtype: type of the weights to write; default: the type that the base was saved in.
 
     Raises:
-        UserError: the checkpoint is no adapter of a causal LM; the folder is taken; the logits are not the same.
+        UserError: the checkpoint is no adapter; the folder is not empty; the logits differ.
     """
     import torch
 
     if not is_adapter(checkpoint):
-        load_config(checkpoint)  # raises where there is no model at all
+        load_config(checkpoint)  # raises if there is no model at all
         raise UserError(
             f"{checkpoint} has no adapters to merge",
             got="a full model",
@@ -73,7 +75,7 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
         )
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(
-            f"{output_dir} is taken",
+            f"{output_dir} exists and is not empty",
             expected="a folder that is new or empty",
             fix="give another --output_dir; nothing has been overwritten",
         )
@@ -84,16 +86,16 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
     expected = _logits(adapted)
     merged = adapted.merge_and_unload()
     merged.config.dtype = getattr(torch, dtype)
-    for parameter in merged.parameters():  # rounded as they will be saved, and still computed with in 32 bit
+    for parameter in merged.parameters():  # rounded to the type to save, for a computation in 32 bits
         parameter.data = parameter.data.to(merged.config.dtype).float()
     found = _logits(merged)
     difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
     tolerance = (TOLERANCE | (DEQUANTISED if origin["quantization"] else {})).get(dtype, TOLERANCE["bfloat16"])
     if not difference <= tolerance * largest:
         raise UserError(
-            f"merging {checkpoint} changes what it says",
-            got=f"logits that differ by {difference:.2g}, the largest is {largest:.3g}",
-            expected=f"at most {tolerance:g} of the largest",
+            f"merging {checkpoint} changes its logits",
+            got=f"a difference of {difference:.2g}; the largest logit is {largest:.3g}",
+            expected=f"a difference of at most {tolerance:g} times the largest logit",
             fix="keep the adapter; --dtype float32 rounds less" if dtype != "float32" else "keep the adapter",
         )
     with new_checkpoint(output_dir) as folder:
@@ -104,7 +106,7 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
 
 
 def merge_once(checkpoint: str | Path, output_dir: Path, options: dict) -> Path:
-    """The merged base of a stage, made unless an interrupted run of the stage has left it whole."""
+    """Merge the base of a stage, unless an interrupted run of the stage left it complete."""
     if read_merged_from(output_dir) != _origin(checkpoint):
         shutil.rmtree(output_dir, ignore_errors=True)
         dtype = options.get("dtype")
@@ -113,7 +115,7 @@ def merge_once(checkpoint: str | Path, output_dir: Path, options: dict) -> Path:
 
 
 def _origin(checkpoint: str | Path) -> dict:
-    """What a merge was made of: the chain, or where none is recorded the adapter and its base."""
+    """Return the origin of a merge: the recorded chain, or otherwise the adapter and its base."""
     folder, base = adapter_folder(checkpoint), adapter_base(checkpoint)
     own = Link(".", [str(checkpoint)], sha256(folder / ADAPTER_WEIGHTS))
     return asdict(read_chain(folder) or Chain(base, weights_digest(base), [own]))
@@ -124,7 +126,7 @@ def _task(checkpoint: str | Path) -> str | None:
 
 
 def _logits(model: PreTrainedModel) -> Tensor:
-    """Of a row of tokens from all over the vocabulary."""
+    """Return a model's logits for a row of tokens spread over the vocabulary."""
     import torch
 
     vocabulary = model.config.get_text_config().vocab_size

@@ -1,4 +1,4 @@
-"""Whether a model keeps documents apart that are packed in one row."""
+"""Whether a model keeps packed documents apart, so that no document in a row attends to another."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOKENS = 4  # of each document that is tried
-OWN = "alignment_gpt"  # its tests show it
+OWN = "alignment_gpt"  # keeps documents apart, as its tests show
 
 
 def keeps_documents_apart(model: PreTrainedModel) -> bool:
-    """Whether a document's logits are the same whatever document stands before it in the row.
+    """Return whether a document's logits are independent of the document before it in the row.
 
     The row is as packing makes it: position ids restart, and there is neither a mask nor a cache. Most models of
-    transformers derive a mask from that, with sdpa and eager attention too; others (OPT, Bloom, MPT, Falcon, the
-    recurrent ones) say nothing and let the second document read the first.
+    transformers derive a mask from the position ids, also with sdpa and eager attention; others (OPT, Bloom, MPT,
+    Falcon, recurrent models) silently let the second document attend to the first.
     """
     import torch
 
@@ -34,20 +34,20 @@ def keeps_documents_apart(model: PreTrainedModel) -> bool:
             logits = model(input_ids=torch.cat((before, second), 1), position_ids=positions, use_cache=False).logits
         outputs.append(logits[:, TOKENS:].float())
     model.train(training)
-    # What a mask leaves out weighs exactly nothing; what is let through weighs far more than rounding.
+    # Masked tokens have a weight of exactly zero; without a mask the difference is far larger than rounding.
     return (outputs[0] - outputs[1]).abs().max() <= 1e-5 * outputs[0].abs().max()
 
 
 def require_documents_apart(checkpoint: str | Path, fix: str) -> None:
-    """Raise where the model of a checkpoint (folder or hub id) lets packed documents read each other.
+    """Raise if the model of a checkpoint (folder or hub id) lets packed documents attend to each other.
 
-    It is loaded and tried, which costs what loading costs; not so with the GPT of this project.
+    The model is loaded and tried out, except this project's GPT.
     """
     config = load_config(checkpoint)
     if config.model_type != OWN and not keeps_documents_apart(load_trainable(checkpoint, "causal-lm")):
         raise UserError(
-            f"{checkpoint} lets documents that are packed in one row read each other",
+            f"{checkpoint} lets documents that are packed in one row attend to each other",
             got=f"a model of type {config.model_type}, whose attention ignores where position_ids restart",
-            expected="a model that keeps packed documents apart, as our GPT, GPT-2, Llama, Qwen3 or Gemma 3 do",
+            expected="a model that keeps packed documents apart, such as our GPT, GPT-2, Llama, Qwen3 or Gemma 3",
             fix=fix,
         )

@@ -1,4 +1,4 @@
-"""Bases in 4 or 8 bit (QLoRA, arXiv 2305.14314): where they can be had, and how they are loaded again."""
+"""Quantised bases in 4 or 8 bits (QLoRA, arXiv 2305.14314): requirements, and options to load them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def missing_for_quantization() -> list[str]:
-    """What there is not here, that a quantised base needs."""
+    """Return which requirements of a quantised base are missing on this machine."""
     import torch
 
     missing = [] if torch.cuda.is_available() else ["no CUDA device"]
@@ -20,10 +20,10 @@ def missing_for_quantization() -> list[str]:
 
 
 def require_quantization(what: str) -> None:
-    """Raise where nothing here can load a quantised base."""
+    """Raise if this machine cannot load a quantised base."""
     if missing := missing_for_quantization():
         raise UserError(
-            f"{what} needs a quantised base, which cannot be loaded here",
+            f"{what} needs a quantised base, which cannot be loaded on this machine",
             got=" and ".join(missing),
             expected="a CUDA device, and bitsandbytes (pip install bitsandbytes)",
             fix="load_in_4bit: false, load_in_8bit: false and dtype: bfloat16 train plain LoRA, on a CPU too",
@@ -31,15 +31,15 @@ def require_quantization(what: str) -> None:
 
 
 def quantization_of(model: PreTrainedModel) -> dict[str, Any] | None:
-    """How a loaded model is quantised, as JSON; None where it is not."""
+    """Return the quantisation settings of a loaded model, as JSON; None if it is not quantised."""
     settings = getattr(model.config, "quantization_config", None)
     return settings if settings is None or isinstance(settings, dict) else settings.to_dict()
 
 
 def quantization_options(recorded: dict[str, Any] | None, checkpoint: str) -> dict[str, Any]:
-    """Options of `from_pretrained` that quantise a base as it was when its adapter was trained.
+    """Return options of `from_pretrained` that quantise a base as when its adapter was trained.
 
-    In 4 bit the type is among them: the weights are rounded to it before they are quantised.
+    For 4 bits they include the dtype: the weights are rounded to it before they are quantised.
     """
     if recorded is None:
         return {}

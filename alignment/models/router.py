@@ -1,11 +1,11 @@
 """The weight of the router losses of mixture-of-experts models in an optimizer step.
 
-A model returns `aux_loss`, a mean over the tokens of one micro-batch. Its weight in an optimizer step is exactly
-`router_aux_loss_coef`, however the step is split into micro-batches and processes: each micro-batch counts by its share
-of the step's targets, as its token loss does. A mean per token (the z-loss) is then also the same number for any split
+A model returns `aux_loss`, a mean over the tokens of a micro-batch. Its weight in an optimizer step is exactly
+`router_aux_loss_coef`, however the step is split into micro-batches and processes: each micro-batch is weighted by its
+share of the step's targets, like its token loss. The z-loss, a mean per token, then has the same value for any split
 into micro-batches with the same ratio of tokens to targets. The balance loss, a product of two means, has a fixed
-weight but its value depends on the tokens that it is averaged over, those of a micro-batch, as in Switch Transformer
-(Fedus et al. 2021) and transformers' Mixtral.
+weight, but its value depends on the tokens of the micro-batch that it is averaged over, as in Switch Transformer (Fedus
+et al. 2021) and transformers' Mixtral.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def router_coefficient(config: PreTrainedConfig) -> float:
-    """Return the weight of `aux_loss` by a model's config, 0 if it has no router logits, as TRL's trainers do."""
+    """Return the weight of `aux_loss` from a model's config, 0 without router logits, as TRL's trainers do."""
     text_config = config.get_text_config()
     return getattr(text_config, "router_aux_loss_coef", 0.0) if hasattr(text_config, "output_router_logits") else 0.0
 
@@ -42,7 +42,10 @@ def weighted_router_loss(
 
 @contextmanager
 def no_router_logits(model: PreTrainedModel) -> Iterator[None]:
-    """Generate within the context: transformers' own models raise where they balance experts over a cached prompt."""
+    """Turn router logits off within the context, for generation.
+
+    transformers' own models raise when they compute the balance loss over a cached prompt.
+    """
     config = model.config.get_text_config()
     before = getattr(config, "output_router_logits", None)
     if before:

@@ -1,4 +1,4 @@
-"""Rows of embeddings for tokens that a base model does not have."""
+"""Embedding rows for tokens that a base model does not have."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ if TYPE_CHECKING:
 
 
 def rows_of(model: PreTrainedModel) -> int:
+    """Return the number of rows of a model's input embeddings."""
     return model.get_input_embeddings().weight.shape[0]
 
 
 def make_room(model: PreTrainedModel, rows: int) -> range:
-    """Grow a model's embeddings, and its output layer with them, to a number of rows; the new ones.
+    """Grow a model's embeddings and output layer to a number of rows, and return the range of new rows.
 
-    A new row is the mean of the old ones: the same each time, so that an adapter, which holds the rows once they are
-    trained, finds the model that it was trained on; and a new token is no likelier than others at first
-    (Hewitt 2021, nlp.stanford.edu/~johnhew/vocab-expansion.html).
+    A new row is the mean of the old rows. It is the same each time, so that an adapter, which stores the rows that it
+    trained, finds the model that it was trained on; and new tokens are at first no likelier than others (Hewitt 2021,
+    nlp.stanford.edu/~johnhew/vocab-expansion.html).
     """
     import torch
 
@@ -36,7 +37,7 @@ def make_room(model: PreTrainedModel, rows: int) -> range:
 
 
 def trained_rows(model: PreTrainedModel, tokens: list[int]) -> list[int] | dict[str, list[int]]:
-    """PEFT's `trainable_token_indices`: of tied embeddings the tokens, else those of both layers by their names."""
+    """Return PEFT's `trainable_token_indices`: the tokens if embeddings are tied, otherwise the tokens per layer."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     if layers[1] is None or layers[0].weight is layers[1].weight:
         return tokens

@@ -23,7 +23,7 @@ from alignment.stages.shared.reference import trainer_with_reference
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 
 PARENTS = {"model_name_or_path": CAUSAL_LM}

@@ -36,7 +36,7 @@ from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.rollouts import RewardSources, without_long_prompts
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from reward_models.functions import load_function
 from reward_models.learned import load_members
 

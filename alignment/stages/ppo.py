@@ -19,7 +19,7 @@ from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.rollouts import RewardSources, without_long_prompts
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.trainer import PPOTrainer
 from reward_models.functions import load_function

@@ -21,7 +21,7 @@ from alignment.stages.shared.lora import ModelArguments, adapt_trainer, adapter_
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.tokenization.chat import require_template
+from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs
 from reward_models.learned import LearnedReward

@@ -34,7 +34,7 @@ from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.base import Changes, make_chat_ready
-from alignment.tokenization.chat import chat_eos_ids, require_template
+from alignment.tokenization.chat_format import chat_eos_ids, require_template
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
-"""A base model's tokenizer made ready for conversations: template, turn markers, and a token to pad with."""
+"""Preparation of a base model's tokenizer for conversations: chat template, turn markers, pad token."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,25 +13,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATES = Path(__file__).parent / "turns"
-# Turn markers that vocabularies hold, by the template that is written with them; the last is what a vocabulary without
-# any is given.
+# Template -> its turn markers; the last template is for vocabularies without turn markers, which are then added.
 MARKERS = {
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "gemma": ("<start_of_turn>", "<end_of_turn>"),
     "chatml": ("<|im_start|>", "<|im_end|>"),
 }
 DEFAULT = "chatml"
-# Names under which a vocabulary may hold a token made for padding.
+# Names of pad tokens that a vocabulary may have.
 PAD_TOKENS = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|endofpad|>", "<|vision_pad|>")
 
 
 @dataclass
 class Changes:
-    """What a tokenizer was given.
+    """Changes made to a tokenizer.
 
     Attributes:
         said: a sentence for each change.
-        new_tokens: tokens that it did not have, for which the model needs rows.
+        new_tokens: tokens that were not in its vocabulary, for which the model needs rows.
     """
 
     said: list[str] = field(default_factory=list)
@@ -40,36 +40,36 @@ class Changes:
 def make_chat_ready(
     tokenizer: PreTrainedTokenizerBase, template: str | None = None, pad_token: str | None = None
 ) -> Changes:
-    """Give a tokenizer, in place, what it lacks for conversations; one that has a template keeps all it has.
+    """Add, in place, what a tokenizer lacks for conversations; a tokenizer with a template is not changed.
 
     Args:
-        template: a Jinja file, or the folder or hub id of a tokenizer whose template to take; default: one written with
-            the turn markers that the vocabulary has, else ChatML with two new tokens.
-        pad_token: as the recipe names it, in which case it is left to the trainer.
+        template: a Jinja file, or the folder or hub id of a tokenizer with a template. Default: a template that uses
+            turn markers of the vocabulary, or else ChatML with two new tokens.
+        pad_token: the recipe's pad token, if any, which the trainer sets.
     """
     changes = Changes()
     if tokenizer.chat_template and not template:
         return changes
     if template:
         take_template(tokenizer, template, changes)
-        changes.said.insert(0, f"its chat template is that of {template}, as the recipe asks")
+        changes.said.insert(0, f"its chat template is that of {template}, as set in the recipe")
     else:
         vocabulary = tokenizer.get_vocab()
         name = next((name for name, markers in MARKERS.items() if set(markers) <= vocabulary.keys()), DEFAULT)
         tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
         _add(tokenizer, MARKERS[name], changes)
         whose = "new tokens" if changes.new_tokens else "tokens that its vocabulary has"
-        changes.said.insert(0, f"it had no chat template, and is given {name}, with {whose}")
+        changes.said.insert(0, f"it had no chat template and gets {name}, with {whose}")
     if pad_token is None and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         spare = next((token for token in PAD_TOKENS if token in tokenizer.get_vocab()), PAD_TOKENS[0])
         _add(tokenizer, (spare,), changes)
         tokenizer.pad_token = spare
-        changes.said.append(f"it pads with {spare}, where it had no token for that alone")
+        changes.said.append(f"it pads with {spare}, as it had no separate pad token")
     return changes
 
 
 def take_template(tokenizer: PreTrainedTokenizerBase, source: str, changes: Changes | None = None) -> None:
-    """Take, in place, the template of a file or of another tokenizer, with those special tokens that it names."""
+    """Set, in place, the template of a file or of another tokenizer, and add the special tokens that it uses."""
     from transformers import AutoTokenizer
 
     from alignment.models.checkpoints import explained
@@ -90,12 +90,12 @@ def take_template(tokenizer: PreTrainedTokenizerBase, source: str, changes: Chan
     _add(tokenizer, named, changes or Changes())
 
 
-def _add(tokenizer: PreTrainedTokenizerBase, tokens, changes: Changes) -> None:
-    """Make tokens special, and note those that are new."""
+def _add(tokenizer: PreTrainedTokenizerBase, tokens: Collection[str], changes: Changes) -> None:
+    """Make tokens special, and record the new ones."""
     new = [token for token in tokens if token not in tokenizer.get_vocab()]
     unmarked = [token for token in tokens if token not in tokenizer.get_added_vocab()]
     if unmarked:
         tokenizer.add_special_tokens({"extra_special_tokens": unmarked}, replace_extra_special_tokens=False)
     changes.new_tokens += new
     if new:
-        changes.said.append(f"its vocabulary grows by {', '.join(new)}, whose rows are trained")
+        changes.said.append(f"its vocabulary grows by {', '.join(new)}; their embedding rows are trained")

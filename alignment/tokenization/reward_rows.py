@@ -1,9 +1,9 @@
-"""Where a reward model reads its score: one rule for training, PPO, learned rewards, cards and best of n.
+"""The token at which a reward model's score is read: one rule for training, PPO, learned rewards, cards and best of n.
 
 TRL's RewardTrainer trains on a conversation as the chat template writes it (for plain text: with the end-of-sequence
-token appended), and transformers reads the score at the last token whose id is not the padding token's. That token is
-often not the one that ends a reply: ChatML and Gemma write a newline after it, and a model that pads with its
-end-of-sequence token is read before it. A score that is read at any other token is one that was never trained.
+token appended), and transformers reads the score at the last token that is not the padding token. That is often not the
+token that ends a reply: ChatML and Gemma write a newline after it, and in a model that pads with its end-of-sequence
+token it is the token before. A score read at any other token was never trained.
 """
 
 from __future__ import annotations
@@ -11,30 +11,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from alignment.tokenization.chat_format import Messages
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-Prompt = str | list[dict[str, str]]
+Prompt = str | Messages  # a prompt or completion, as text or as a conversation
 REPLY = "zebra"
-TRIED = (REPLY, "Zebra", "1", "...")  # beginnings of replies; not every vocabulary can write all of them
+TRIED = (REPLY, "Zebra", "1", "...")  # beginnings of replies; not every vocabulary can encode all of them
 
 
 def reward_rows(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], completions: Sequence[Prompt]
 ) -> list[list[int]]:
-    """Token ids as TRL's RewardTrainer makes them: conversations by the chat template, text with its end token."""
-    joined = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    """Return token ids as TRL's RewardTrainer makes them: conversations by the chat template, text plus EOS."""
+    joined = [_joined(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
     if not joined:
         return []
-    if not isinstance(joined[0], str):
+    texts = [row for row in joined if isinstance(row, str)]
+    if len(texts) < len(joined):
         return tokenizer.apply_chat_template(joined, return_dict=True)["input_ids"]
     end = tokenizer.eos_token or ""
-    return tokenizer([text if text.endswith(end) else text + end for text in joined])["input_ids"]
+    return tokenizer([text if text.endswith(end) else text + end for text in texts])["input_ids"]
+
+
+def _joined(prompt: Prompt, completion: Prompt) -> Prompt:
+    """Return a prompt with its completion, both as text or both as messages."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt + completion
+    if isinstance(prompt, str) or isinstance(completion, str):
+        raise TypeError("prompt and completion are not of one kind: one is text, the other a list of messages")
+    return prompt + completion
 
 
 def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int] | None:
-    """Token ids that follow a reply to this prompt in a row of `reward_rows`; None if the template changes replies."""
+    """Return the ids after a reply to this prompt in a row of `reward_rows`; None if the template changes replies."""
     if isinstance(prompt, str):
         return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     reply = [{"role": "assistant", "content": REPLY}]
@@ -46,26 +58,31 @@ def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int
 def ending_of_tokens(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], prompt_ids: Sequence[list[int]]
 ) -> list[int] | None:
-    """The ids to put after a sampled row (prompt, then completion) to make a row of `reward_rows` of it.
+    """Return the ids that turn a sampled row (prompt, then completion) into a row of `reward_rows` when appended.
 
     Args:
         tokenizer: the reward model's.
-        prompt_ids: the prompts as the policy reads them.
+        prompt_ids: the prompts as the policy encodes them.
 
     Returns:
-        None if the reward model writes these prompts or the beginnings of replies otherwise, in text or in tokens: then
-            it must read the completions as text.
+        None if the reward model encodes these prompts or the beginnings of replies differently: then completions have
+            to be passed to it as text.
     """
-    endings = [reply_ending(tokenizer, prompt) for prompt in prompts]
-    if not endings or None in endings:
+    endings: list[list[int]] = []
+    for prompt in prompts:
+        ending = reply_ending(tokenizer, prompt)
+        if ending is None:
+            return None
+        endings.append(ending)
+    if not endings:
         return None
     whole = all(_continues(tokenizer, *row) for row in zip(prompts, prompt_ids, endings, strict=True))
     return endings[0] if whole and all(ending == endings[0] for ending in endings) else None
 
 
 def _continues(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ending: list[int]) -> bool:
-    """Whether rows with this prompt are its ids, a reply and the ending, and nothing but white space between them."""
-    if isinstance(prompt, str):  # whose last word and a reply's first may be one word: data set and policy see to that
+    """Return whether rows with this prompt are its ids, a reply and the ending, with only white space between them."""
+    if isinstance(prompt, str):  # whether its last word and a reply's first form one word depends on data and policy
         return reward_rows(tokenizer, [prompt], [f" {prompt}"])[0][: len(ids)] == ids
     written = [text for text in TRIED if tokenizer.decode(_ids(tokenizer, text)).strip() == text]
     for text in written or [REPLY]:
@@ -81,20 +98,20 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def padding_id(config: PreTrainedConfig | None, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that scores are never read at, as TRL's RewardTrainer leaves it in the config of what it trains.
+    """Return the token at which scores are never read, as TRL's RewardTrainer sets it in the config of its model.
 
     Args:
-        config: of the reward model; None for an adapter, whose base's config is not what it was trained with.
+        config: the reward model's; None for an adapter, since its base's config was changed for training.
     """
     ids = (config and config.get_text_config().pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     return next((token for token in ids if token is not None), None)
 
 
 def score_index(input_ids: Tensor, attention_mask: Tensor, pad_token_id: int | None) -> Tensor:
-    """The place in each row at which the score is read. input_ids, attention_mask (B, L) -> (B,).
+    """Return the index in each row at which the score is read: input_ids, attention_mask (B, L) -> (B,).
 
-    transformers' rule (`GenericForSequenceClassification`): the last token that is not `pad_token_id`, 0 if there is
-    none; padding that the mask names is left out whatever its id.
+    The rule is transformers' (`GenericForSequenceClassification`): the last token that is not `pad_token_id`, 0 without
+    such a token. Tokens that the mask excludes never count.
     """
     import torch
 

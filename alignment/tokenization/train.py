@@ -1,4 +1,4 @@
-"""Tokenizers that load with the plain AutoTokenizer: a byte-level BPE that is learned, or one token a character."""
+"""Training of tokenizers that AutoTokenizer loads: a byte-level BPE, or one token per character."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 END_OF_TEXT, PAD, END_OF_TURN = "<|endoftext|>", "<|pad|>", "<|end|>"
-UNKNOWN = "<|unknown|>"  # of a character tokenizer alone
-# They take the first ids, in this order.
+UNKNOWN = "<|unknown|>"  # only in character tokenizers
+# They have the first ids, in this order.
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, "<|system|>", "<|user|>", "<|assistant|>", END_OF_TURN)
-# Every byte has a token, so that any text can be encoded and nothing is ever unknown.
+# Every byte has a token, so that any text can be encoded without unknown tokens.
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, model_max_length: int, *, sample: bool = False
 ) -> TokenizersBackend:
-    """Learn `vocab_size` tokens from `texts`, and add the special tokens and the chat template.
+    """Train a byte-level BPE of `vocab_size` tokens on `texts`, with the special tokens and the chat template.
 
-    `<|endoftext|>` begins and ends a document, so that its first token is learned too; the tokenizer puts it before
-    plain text by itself, and the chat template writes it, as Llama's do. `<|end|>` ends a turn of a conversation. The
-    pad token is neither, so that masking the padding never masks an end that the model has to learn. A `sample` of the
-    texts may be too small for the vocabulary.
+    `<|endoftext|>` begins and ends a document, so that its first token is learned too. The tokenizer writes it before
+    plain text, the chat template before a conversation, as in Llama. `<|end|>` ends a turn of a conversation. The pad
+    token differs from both, so that masking the padding never masks an end that the model has to learn.
+
+    Args:
+        sample: the texts are a sample, which may be too small for the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -55,17 +57,17 @@ def train_tokenizer(
     learned = tokenizer.get_vocab_size()
     if learned == SMALLEST_VOCABULARY and vocab_size > SMALLEST_VOCABULARY and not sample:
         raise UserError(
-            "The texts hold no pair of characters that occurs twice, so no token can be learned.",
+            "No pair of characters occurs twice in the texts, so that no token can be learned.",
             expected="documents to learn the vocabulary from",
             fix="check the tokenizer's data set",
         )
     if learned < vocab_size and not sample:
-        logger.warning("The texts hold only %d tokens' worth of repetition; %d were asked for.", learned, vocab_size)
+        logger.warning("The texts are enough for %d tokens only; the recipe asks for %d.", learned, vocab_size)
     return _with_special_tokens(tokenizer, model_max_length)
 
 
 def character_tokenizer(texts: Iterable[str], model_max_length: int) -> TokenizersBackend:
-    """A token for each character of `texts`, beside the special tokens; any other character is `<|unknown|>`."""
+    """Make a tokenizer with a token for each character of `texts`; all other characters are `<|unknown|>`."""
     from tokenizers import Tokenizer, decoders, models
 
     tokens = [*SPECIAL_TOKENS, UNKNOWN, *sorted(set().union(*texts))]
@@ -78,7 +80,7 @@ def character_tokenizer(texts: Iterable[str], model_max_length: int) -> Tokenize
 
 
 def _with_special_tokens(tokenizer: Tokenizer, model_max_length: int, **others: str) -> TokenizersBackend:
-    """The tokenizer with its special tokens named, the one before plain text, and the chat template."""
+    """Wrap a tokenizer, with its special tokens, the token before plain text, and the chat template."""
     from tokenizers import processors
     from transformers import TokenizersBackend
 

@@ -7,7 +7,6 @@ distribution. (Rounding may still differ between batch shapes, as it may for gre
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,8 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, raise_all
+from alignment.keyed_seeds import keyed_generator
 from alignment.models.generation import plain_generation
-from reward_models.protocol import Messages, Reward
+from alignment.tokenization.chat_format import Messages
+from reward_models.protocol import Reward
 
 if TYPE_CHECKING:
     import torch
@@ -103,9 +104,9 @@ def fitting(
     Raises:
         UserError: no prompt does.
     """
-    from eval.harness.lm import context_length
+    from eval.harness.lm import context_limit
 
-    room = context_length(model, tokenizer) - max_new_tokens
+    room = context_limit(model, tokenizer) - max_new_tokens
     places = [place for place, prompt in enumerate(prompts) if len(prompt) <= room]
     if not places:
         raise UserError(
@@ -189,7 +190,7 @@ def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.
         [
             torch.rand(
                 sampling.max_new_tokens,
-                generator=torch.Generator().manual_seed(_number((sampling.seed, *key))),
+                generator=keyed_generator(sampling.seed, *key),
                 dtype=torch.float64,
             )
             for key in keys
@@ -209,10 +210,6 @@ def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.
         return torch.full_like(scores, -torch.inf).scatter(1, picked, 0.0)
 
     return pick
-
-
-def _number(key: tuple) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
 
 
 def score(reward: Reward, rows: Sequence[dict], replies: Sequence[str]) -> list[float | None]:

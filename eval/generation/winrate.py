@@ -19,13 +19,14 @@ import numpy as np
 
 from alignment.data.words import split_words
 from alignment.errors import UserError
+from alignment.tokenization.chat_format import Messages
 from eval.comparison.intervals import t_interval, wilson
 from eval.comparison.preferences import length_controlled_win_rate
 from eval.comparison.standard_errors import mean_se
 from eval.generation.generate import Sampling, score
 from eval.generation.replies import distinct_n
 from reward_models.judges.positions import judge_in_both_positions
-from reward_models.protocol import Comparer, Messages, Reward
+from reward_models.protocol import Comparer, Reward
 
 if TYPE_CHECKING:
     from eval.harness.run_suite import LoadedModel

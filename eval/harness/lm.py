@@ -23,7 +23,8 @@ from tqdm import trange
 from transformers import StoppingCriteria
 
 from alignment.errors import UserError
-from alignment.models.generation import SAMPLING, own_settings
+from alignment.models.context_length import context_length
+from alignment.models.generation import SAMPLING, end_token_ids, own_settings
 from alignment.models.output_layer import contiguous_states
 
 if TYPE_CHECKING:
@@ -65,20 +66,9 @@ class StopAtText(StoppingCriteria):
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 
-def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def context_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The model's context length in tokens, from its config, or otherwise from its tokenizer."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-        if isinstance(getattr(config, name, None), int):
-            return getattr(config, name)
-    return int(min(tokenizer.model_max_length, 2048))
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a reply: `generation_config.eos_token_id`, and the tokenizer's end-of-text token."""
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+    return context_length(model.config) or int(min(tokenizer.model_max_length, 2048))
 
 
 @contextmanager
@@ -113,11 +103,11 @@ class CausalLM(HFLM):
     add_bos_token: bool | None  # of HFLM
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
-        self.context = context_length(model, tokenizer)
+        self.context = context_limit(model, tokenizer)
         options = {"backend": "causal", "max_length": self.context, "batch_size": batch_size}
         with _ties_kept(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, **options)
-        self.stop_ids = stop_tokens(model, self.tokenizer)
+        self.stop_ids = end_token_ids(model, self.tokenizer)
         self.replies: dict[tuple[str, int], list[Reply]] = {}
         forward = getattr(model, "get_base_model", lambda: model)().forward
         self.accepted = inspect.signature(forward).parameters.keys()

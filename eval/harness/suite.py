@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all, unknown
+from alignment.name_options import read_options, split_name
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -34,6 +35,7 @@ SUITES = Path(__file__).parents[1] / "suites"
 FORMATS = ("plain", "chat")
 YAML_FILES = ("plain.yaml", "suite.yaml", "packaged.yaml")
 QUESTIONS = ".jsonl"
+OPTIONS = {"data": str, "num_fewshot": int, "max_gen_toks": int, "calibration": bool}  # every suite has them
 BUILT_IN = "lm_eval:"  # prefix of lm-eval's own tasks: scanning its YAML files takes 15 seconds
 
 
@@ -62,21 +64,13 @@ def list_suites() -> list[str]:
 
 
 def parse_suite(spec: str) -> tuple[str, dict]:
-    """Parse `gsm8k?data=FILE&num_fewshot=0` into a suite's name or path and its options, whose values are YAML.
+    """Parse `gsm8k?data=FILE&num_fewshot=0` into a suite's name or path and its options.
 
     Raises:
-        UserError: an option without a value.
+        UserError: an option without a value, or with a value of a wrong type.
     """
-    import yaml
-
-    name, _mark, query = (spec, "", "") if Path(spec).exists() else spec.partition("?")
-    options = {}
-    for option in filter(None, query.split("&")):
-        key, _equals, value = option.partition("=")
-        if not value:
-            raise UserError(f"An option of the suite {name} has no value.", got=option, expected=f"{key}=VALUE")
-        options[key] = value if key == "data" else yaml.safe_load(value)
-    return name, options
+    name, query = (spec, None) if Path(spec).exists() else split_name(spec)
+    return name, read_options(query or "", f"the suite {name}", OPTIONS, others_allowed=True)
 
 
 def suite_name(spec: str) -> str:
@@ -263,12 +257,8 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
 
 
 def _require_no_options(name: str, options: dict) -> None:
-    if options:
-        raise UserError(
-            f"Unknown option of the suite {name}.",
-            got=", ".join(options),
-            expected="num_fewshot, max_gen_toks, calibration, and data if the suite is not a file",
-        )
+    known = [key for key in OPTIONS if key not in options]  # a suite that is itself a file of rows takes no `data`
+    raise_all([unknown(f"option of the suite {name}", key, known) for key in options])
 
 
 def _set_up(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:

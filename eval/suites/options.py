@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,8 +38,7 @@ def rows_of(
 
     options = dict(suite_args or {})
     data = options.pop("data", None)
-    if options:
-        raise UserError(f"Unknown option of the suite {suite}.", got=", ".join(options), expected="data")
+    raise_all([unknown(f"option of the suite {suite}", key, ("data",), expected="data") for key in options])
     if data is None:
         if hub is None:
             raise UserError(f"The suite {suite} needs data.", expected=file, fix=f"--suite '{suite}?data=FILE'")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignment.errors import UserError
+from alignment.models.context_length import context_length
 from alignment.models.loading import load_causal_lm
 from reward_models.judges import questions
 from reward_models.learned import checkpoint_name
@@ -116,7 +117,7 @@ class LocalJudge:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
     def _require_room(self, ids: Sequence[Sequence[int]]) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model.config)
         longest = max(map(len, ids), default=0)
         if context is not None and longest > context:
             raise UserError(

@@ -240,7 +240,7 @@ FAULTS = {
         "sft",
         file("data.jsonl.gz", gzip.compress(lines(conversations()))[:-20]),
         1,
-        ["data.jsonl.gz is cut off", "gzip data that ends in the middle"],
+        ["data.jsonl.gz is truncated", "gzip data without its end"],
     ),
     "invalid json": (
         "sft",
@@ -341,7 +341,7 @@ FAULTS = {
         "sft",
         set_case(recipe={"dataset_test_split": "train"}),
         1,
-        ["would be validated on what it trains on"],
+        ["would be validated on its training split"],
     ),
     "validation is empty": ("sft", held_out([]), 1, ["is empty"]),
     "no validation": (

@@ -15,21 +15,21 @@ from alignment.errors import UserError
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
-from alignment.durable import files
-with files.new_folder(sys.argv[1]) as partial:
+from alignment.durable import atomic
+with atomic.new_folder(sys.argv[1]) as partial:
     (partial / "weights").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 KILLED_BETWEEN_RENAMES = """
 import os, signal, sys
 from pathlib import Path
-from alignment.durable import files
+from alignment.durable import atomic
 rename = Path.rename
 def once(self, target):
     rename(self, target)
     os.kill(os.getpid(), signal.SIGKILL)
 Path.rename = once
-with files.new_folder(sys.argv[1]) as partial:
+with atomic.new_folder(sys.argv[1]) as partial:
     (partial / "weights").write_text("new")
 """
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_explained(tmp_path, number):
     assert "the weights" in text
     assert f"free at {tmp_path}" in text
     assert "2 MB free" in text
-    assert "again" in text
+    assert "repeat the command" in text
 
 
 def test_other_errors_are_not(tmp_path):

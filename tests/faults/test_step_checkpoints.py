@@ -95,7 +95,7 @@ def test_without_the_optimizer_training_starts_over(tmp_path, caplog):
     assert newest_complete(tmp_path / "again/trainer") is None
     with caplog.at_level("WARNING", logger="alignment"):
         again = learn(tmp_path / "again", **options)
-    assert "it holds a part of the training alone, as the recipe says" in caplog.text
+    assert "the recipe saves only the model, without the state of training" in caplog.text
     assert next(e["step"] for e in again.state.log_history if "loss" in e) == 2 and same_weights(whole, again)
 
 

@@ -1,4 +1,6 @@
-"""Generation without the settings that a checkpoint carries, and what these settings are."""
+"""Generation settings that a checkpoint carries, generation without them, and the tokens that end a reply."""
+
+from types import SimpleNamespace
 
 import ppo_tiny as tiny
 import pytest
@@ -6,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
-from alignment.models.generation import own_settings, plain_generation
+from alignment.models.generation import end_token_ids, own_settings, plain_generation
 
 LEAKY = {
     "repetition_penalty": 5.0,
@@ -73,3 +75,11 @@ def test_neutral_settings_are_not_named():
     neutral = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "num_beams": 1, "min_length": 0}
     harmless = {"use_cache": False, "max_length": 99, "max_new_tokens": 3, "output_scores": True, "do_sample": False}
     assert own_settings(GenerationConfig(**neutral, **harmless)) == {}
+
+
+@pytest.mark.parametrize(
+    ("configured", "eos", "expected"), [([7, 2], 3, [2, 3, 7]), (2, 2, [2]), (None, 3, [3]), (4, None, [4])]
+)
+def test_a_reply_ends_at_the_configured_tokens_and_the_eos_token(configured, eos, expected):
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=configured))
+    assert end_token_ids(model, SimpleNamespace(eos_token_id=eos)) == expected

@@ -67,13 +67,13 @@ def test_the_stages_refuse_them_before_anything_runs(tmp_path):
     for options in ({"packing": True}, {"padding_free": True}):
         args = sft.SFTRecipe(**recipe, **options)
         sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path / "llama")))
-        with pytest.raises(UserError, match="read each other") as raised:
+        with pytest.raises(UserError, match="attend to each other") as raised:
             sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path / "opt")))
         assert "packing: false" in str(raised.value)
     sft.check(sft.SFTRecipe(**recipe), None, ModelArguments(model_name_or_path=str(tmp_path / "opt")))
     args = pretrain.PretrainRecipe(str(tmp_path / "out"))
     pretrain.check(pretrain.PretrainArguments(model_name_or_path=str(tmp_path / "llama")), None, args)
-    with pytest.raises(UserError, match="read each other"):
+    with pytest.raises(UserError, match="attend to each other"):
         pretrain.check(pretrain.PretrainArguments(model_name_or_path=str(tmp_path / "opt")), None, args)
 
 

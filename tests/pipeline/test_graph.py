@@ -178,7 +178,7 @@ def test_mistakes_in_the_data_are_found_before_anything_runs(tmp_path):
         load_pipeline(tmp_path)
     assert [error.problem for error in caught.value.errors] == [
         "There is no file texts/*.txt.",
-        "Unknown tinyworld option: peeple.",
+        "Unknown option of tinyworld: peeple.",
     ]
 
 

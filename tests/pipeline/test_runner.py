@@ -255,7 +255,7 @@ def test_a_folder_that_is_not_a_stages_is_not_overwritten(project):
 
 
 def test_two_runs_do_not_share_a_directory(project):
-    with locked(project.run_dir), pytest.raises(UserError, match="another align is at work"):
+    with locked(project.run_dir), pytest.raises(UserError, match="another align process is writing"):
         project.run()
     assert project.ran() == []
 

@@ -248,7 +248,7 @@ def test_a_copied_checkpoint_is_whole_and_one_without_its_chain_is_refused(train
     with pytest.raises(UserError, match="is damaged"):
         load_causal_lm(tmp_path / "copy")
     (tmp_path / "copy/manifest.json").unlink()  # as a copy of single files has none
-    with pytest.raises(UserError, match="later adapter of a chain"):
+    with pytest.raises(UserError, match="needs an earlier adapter"):
         load_causal_lm(tmp_path / "copy")
 
 

@@ -145,8 +145,9 @@ class Chat:
     def fitting_prompt(self, line: str) -> "tuple[dict[str, torch.Tensor], int]":
         """The prompt's tensors and the room for a reply; the oldest turns are dropped if the context is short."""
         from alignment.errors import UserError
+        from alignment.models.context_length import context_length
 
-        context = getattr(self.model.config, "max_position_embeddings", None)
+        context = context_length(self.model.config)
         prompt = self.encode(line)
         while context and prompt["input_ids"].shape[1] + self.max_new_tokens > context and len(self.messages) > 1:
             del self.messages[:2]

@@ -1,4 +1,4 @@
-"""What became of every row: an account for each source and split, which must add up."""
+"""Accounts of rows: for each source and split, the rows read, dropped, repeated and used, which must add up."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 @dataclass
 class Removal:
-    """Rows that were left behind for one reason.
+    """Rows that were dropped for one reason.
 
     Attributes:
-        examples: a few of them: `row NUMBER of the source`, or `usable row NUMBER: TEXT (WHY)`, both counted from 1.
-        lost: the rows cannot be used; otherwise the recipe wants them left behind.
+        reason: the reason.
+        rows: number of rows.
+        examples: some of the rows: `row NUMBER of the source`, or `usable row NUMBER: TEXT (WHY)`, counted from 1.
+        lost: whether the rows are unusable, rather than dropped because of a recipe key.
     """
 
     reason: str
@@ -28,22 +30,22 @@ class Removal:
 
 @dataclass
 class Account:
-    """The rows that one source gave to one split: read + repeated = rows + all removed.
+    """The rows of one source in one split: read + repeated = rows + all removed.
 
     Attributes:
-        source: the source's name.
-        source_split: the split of the source that they were read from.
-        split: the stage's split that they went to: train, validation, ...
-        read: rows taken from the source, or split off from its training rows.
-        format: the columns that were recognised.
-        removed: what was left behind, in the order in which it was.
-        repeated: how many rows stand in the split once more, for every time that they do.
-        rows: how many there are in the split.
-        duplicates: how many rows, before the mix and any limit, are the same as an earlier one but for white space;
+        source: name of the source.
+        source_split: split of the source that the rows were read from.
+        split: split of the stage: train, validation, ...
+        read: rows read from the source, or split off from its training rows.
+        format: the recognised columns.
+        removed: the dropped rows, in the order of the filters.
+        repeated: number of repetitions of rows in the split.
+        rows: number of rows in the split.
+        duplicates: number of rows, before the mix and any limit, that equal an earlier row except for white space;
             None: not counted.
-        share: the share of the mix that its weight asks for; None where it has none.
-        shared: how many rows, before the mix and any limit, ask what a held-out row asks and were left in (of tinyworld
-            alone).
+        share: share of the mix by the source's weight; None without a weight.
+        shared: number of rows, before the mix and any limit, with the same prompt as a held-out row that were kept
+            (only in tinyworld).
     """
 
     source: str
@@ -59,29 +61,31 @@ class Account:
     shared: int = 0
 
     def remove(self, reason: str, rows: int, examples: Iterable[str] = (), lost: bool = False) -> None:
+        """Record rows that were dropped for a reason, if there are any."""
         if rows:
             self.removed.append(Removal(reason, rows, list(examples), lost))
 
     @property
     def adds_up(self) -> bool:
+        """Whether read + repeated = rows + all removed."""
         return self.read + self.repeated == self.rows + sum(removal.rows for removal in self.removed)
 
     def __str__(self) -> str:
         reasons = "; ".join(map(str, self.removed))
         repeated = f", {self.repeated} of them repeats" if self.repeated else ""
-        lost = f" (left behind: {reasons})" if reasons else ""
+        lost = f" (dropped: {reasons})" if reasons else ""
         place = f"{self.source}, split {self.source_split}, columns {self.format}"
         return f"{self.split}: {self.rows} rows of {self.read} from {place}{repeated}{lost}"
 
 
 @dataclass
 class DataReport:
-    """The accounts of a stage's data, and what else is worth telling.
+    """The accounts of a stage's data, with notes.
 
     Attributes:
         kind: text, sft, preference, ...
-        accounts: one for each source and split.
-        notes: sentences.
+        accounts: an account for each source and split.
+        notes: further findings, a sentence each.
     """
 
     kind: str
@@ -89,10 +93,11 @@ class DataReport:
     notes: list[str] = field(default_factory=list)
 
     def rows(self, split: str) -> int:
+        """Return the number of rows in a split."""
         return sum(account.rows for account in self.accounts if account.split == split)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values: {kind, splits: {name: rows}, accounts: [...], notes: [...]}."""
+        """Return the report as JSON values: {kind, splits: {name: rows}, accounts: [...], notes: [...]}."""
         names = dict.fromkeys(account.split for account in self.accounts)
         values = asdict(self)
         return {"kind": self.kind, "splits": {name: self.rows(name) for name in names}, **values}

@@ -1,6 +1,6 @@
-"""Which rows to leave out: by length, as duplicates, as near duplicates, or for what they share with eval items.
+"""Filters of rows: by length, exact duplicates, near duplicates, and overlap with evaluation items.
 
-Pure functions of texts. What they remember of a text is hashes that do not depend on the process, so the same texts
+All are pure functions of texts. They remember texts by hashes that do not depend on the process, so that the same texts
 give the same rows everywhere. Of several duplicates the first is kept.
 """
 
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignment.data.reading.formats import CONVERSATIONS, KINDS, Messages
+from alignment.data.reading.row_formats import CONVERSATIONS, KINDS
 from alignment.data.words import folded, is_unspaced, words
+from alignment.tokenization.chat_format import Messages
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,24 +28,25 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-SHINGLE_WORDS = 5  # near duplicates are told by what they share of their sequences of so many words
+SHINGLE_WORDS = 5  # length of the word sequences that near duplicates share
 PERMUTATIONS = 128  # of a MinHash signature
-SHORTEST_ITEM = 3  # eval items of fewer words would be found everywhere
-CHARACTERS_PER_WORD = 2  # so many characters of a script without spaces count as a word of an item
-EXAMPLES = 3  # rows shown for a reason
-QUOTED = 80  # characters of a text that is shown
+SHORTEST_ITEM = 3  # words; shorter eval items would match everywhere
+CHARACTERS_PER_WORD = 2  # in scripts without spaces, this many characters of an item count as a word
+EXAMPLES = 3  # rows shown per reason
+QUOTED = 80  # characters shown of a text
 BATCH = 1000
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word of a sequence is lost in 64 bits
 
 
 @dataclass
 class Filtered:
-    """What a filter made of rows 0, 1, 2, ...
+    """Result of a filter on rows 0, 1, 2, ...
 
     Attributes:
-        kept: the numbers of the rows to keep, rising.
-        removed: number of a removed row -> the reason.
-        details: number of a removed row -> what it was removed for; for the first few of each reason.
+        kept: numbers of the kept rows, ascending.
+        removed: number of a removed row -> reason.
+        details: number of a removed row -> details, for the first rows of each reason.
+        counts: reason -> number of removed rows.
     """
 
     kept: list[int] = field(default_factory=list)
@@ -62,8 +64,8 @@ class Filtered:
 # Rows as texts ------------------------------------------------------------------------------------------------------
 
 
-class Texts(Sequence[str]):
-    """A text for each row of a data set, made when it is asked for."""
+class Texts:
+    """A sequence with a text for each row of a data set, computed on access."""
 
     def __init__(self, rows: Dataset, kind: str, write: Callable[[Row, str], str]):
         self.rows, self.kind, self.write = rows.select_columns(list(KINDS[kind])), kind, write
@@ -79,23 +81,24 @@ class Texts(Sequence[str]):
 
 
 def canonical_rows(rows: Dataset, kind: str) -> Iterator[Row]:
-    """The rows one by one with the columns of `kind` alone, read in batches."""
+    """Yield the rows with only the columns of `kind`, read in batches."""
     for batch in rows.select_columns(list(KINDS[kind])).iter(BATCH):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
 
 
 def whole_text(row: Row, kind: str) -> str:
-    """All that a row says: its text, or the contents of its messages, a line break between them."""
+    """Return a row's whole text: its text, or the contents of its messages, separated by line breaks."""
     return "\n".join(_contents(row[name] for name in KINDS[kind]))
 
 
 def asked_text(row: Row, kind: str) -> str:
-    """What rows must not share across splits: the text, or the conversation before the reply that is learned."""
+    """Return the part that rows of different splits must not share: the text, or the conversation before the reply."""
     return "\n".join(_contents([asked(row, kind)]))
 
 
 def asked(row: Row, kind: str) -> str | Messages:
+    """Return a row's text, or its messages before the reply to learn."""
     if kind == "text":
         return row["text"]
     return row["messages"][:-1] if kind == CONVERSATIONS else row["prompt"]
@@ -110,13 +113,13 @@ def _contents(values: Iterable[Any]) -> Iterator[str]:
 
 
 def row_key(row: Row, kind: str) -> bytes:
-    """16 bytes that two rows share if they are the same but for white space and the form of characters (composed or
-    not, full or half width); roles, replies and case count."""
+    """Return a 16-byte key of a row, equal for rows that differ only in white space and in the form of characters
+    (composed or not, full or half width). Roles, replies and case count."""
     return _key([row[name] for name in KINDS[kind]])
 
 
 def asked_key(row: Row, kind: str) -> bytes:
-    """16 bytes that two rows share if what is asked is the same but for white space and the form of characters."""
+    """Return a 16-byte key of a row's prompt (`asked`), independent of white space and the form of characters."""
     return _key(asked(row, kind))
 
 
@@ -125,7 +128,7 @@ def _key(value: Any) -> bytes:
 
 
 def _spaced(value: Any) -> Any:
-    """The value with every run of white space as one space, and none at the ends; characters in one form."""
+    """Normalise the white space and the form of characters of all texts in a value."""
     if isinstance(value, str):
         return " ".join(folded(value).split())
     if isinstance(value, list):
@@ -137,10 +140,10 @@ def _spaced(value: Any) -> Any:
 
 
 def by_length(lengths: Iterable[tuple[int, int]], minimum: int | None, maximum: int | None) -> Filtered:
-    """Rows whose texts are within limits.
+    """Keep rows whose lengths are within limits.
 
     Args:
-        lengths: for each row the characters of its shortest and of its longest text (`row_lengths`).
+        lengths: for each row the lengths of its shortest and longest text, in characters (`row_lengths`).
     """
     filtered = Filtered()
     for number, (shortest, longest) in enumerate(lengths):
@@ -154,7 +157,7 @@ def by_length(lengths: Iterable[tuple[int, int]], minimum: int | None, maximum: 
 
 
 def row_lengths(rows: Dataset, kind: str) -> Iterator[tuple[int, int]]:
-    """Characters of what is learned from: of the text or conversation; of a pair, with either reply."""
+    """Yield for each row its length in characters, twice; for a pair, with the shorter and with the longer reply."""
     for row in canonical_rows(rows, kind):
         sizes = {name: sum(map(len, _contents([value]))) for name, value in row.items()}
         sides = [sizes.pop(name) for name in ("chosen", "rejected") if name in sizes] or [0]
@@ -163,7 +166,7 @@ def row_lengths(rows: Dataset, kind: str) -> Iterator[tuple[int, int]]:
 
 
 def exact_duplicates(keys: Iterable[bytes]) -> Filtered:
-    """Rows whose key no earlier row has."""
+    """Keep rows whose key no earlier row has."""
     filtered, seen = Filtered(), set()
     for number, key in enumerate(keys):
         if key in seen:
@@ -175,7 +178,7 @@ def exact_duplicates(keys: Iterable[bytes]) -> Filtered:
 
 
 def without_keys(keys: Iterable[bytes], forbidden: Mapping[bytes, str]) -> Filtered:
-    """Rows whose key is not forbidden; `forbidden` gives the reason."""
+    """Keep rows whose key is not in `forbidden`, which maps keys to reasons."""
     filtered = Filtered()
     for number, key in enumerate(keys):
         if key in forbidden:
@@ -188,8 +191,8 @@ def without_keys(keys: Iterable[bytes], forbidden: Mapping[bytes, str]) -> Filte
 # Near duplicates ----------------------------------------------------------------------------------------------------
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> Filtered:
-    """Rows that share less than `threshold` of their five-word sequences with every kept row before them."""
+def near_duplicates(texts: Sequence[str] | Texts, threshold: float) -> Filtered:
+    """Keep rows whose similarity in five-word sequences to all kept rows before them is below `threshold`."""
     filtered, index = Filtered(), NearIndex(texts, threshold)
     for number, text in enumerate(texts):
         shingles = word_shingles(text)
@@ -203,8 +206,10 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Filtered:
     return filtered
 
 
-def without_near(texts: Sequence[str], held_out: Sequence[str], threshold: float, reason: str) -> Filtered:
-    """Rows that share less than `threshold` of their five-word sequences with every held-out text."""
+def without_near(
+    texts: Sequence[str] | Texts, held_out: Sequence[str] | Texts, threshold: float, reason: str
+) -> Filtered:
+    """Keep rows whose similarity in five-word sequences to all held-out texts is below `threshold`."""
     filtered, index = Filtered(), NearIndex(held_out, threshold)
     for number, text in enumerate(held_out):
         index.add(number, index.sketch(word_shingles(text)))
@@ -218,34 +223,36 @@ def without_near(texts: Sequence[str], held_out: Sequence[str], threshold: float
     return filtered
 
 
-def _like(texts: Sequence[str], number: int) -> str:
+def _like(texts: Sequence[str] | Texts, number: int) -> str:
     return f"like {quote(texts[number])}"
 
 
 class NearIndex:
-    """Finds texts by similarity: MinHash signatures in an LSH index propose, the texts themselves decide.
+    """An index of texts by similarity: MinHash signatures in an LSH index give candidates, which are then compared.
 
-    `texts` gives the text of each number added; it is read again for every proposal, so that no text is kept.
+    The texts of candidates are read again from `texts`, so that the index keeps no texts.
     """
 
-    def __init__(self, texts: Sequence[str], threshold: float):
+    def __init__(self, texts: Sequence[str] | Texts, threshold: float):
         from datasketch import MinHash, MinHashLSH
 
         self.texts, self.threshold = texts, threshold
-        # What is proposed wrongly is refused by `similarity`; what is not proposed is lost.
+        # `similarity` rejects false candidates; similar texts that are no candidates are lost.
         self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         self.empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
 
     def sketch(self, shingles: np.ndarray) -> MinHash:
+        """Return the MinHash signature of a text's shingles."""
         sketch = self.empty.copy()
         sketch.update_batch((shingles >> np.uint64(32)).tolist())
         return sketch
 
     def add(self, number: int, sketch: MinHash) -> None:
+        """Add a text by its number and signature."""
         self.index.insert(number, sketch, check_duplication=False)
 
     def find(self, shingles: np.ndarray, sketch: MinHash) -> int | None:
-        """The first added text that is similar enough. A text without a word is like no other."""
+        """Return the number of the first similar text, or None. A text without words is similar to no other."""
         if not len(shingles):
             return None
         proposed = sorted(self.index.query(sketch))
@@ -256,19 +263,19 @@ class NearIndex:
 
 
 def similarity(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Jaccard similarity of two sets, as arrays of different values."""
+    """Return the Jaccard similarity of two sets, given as arrays of distinct values."""
     common = len(np.intersect1d(ours, theirs, assume_unique=True))
     return common / max(len(ours) + len(theirs) - common, 1)
 
 
 def word_shingles(text: str) -> np.ndarray:
-    """The different five-word sequences of a text as 64-bit hashes; of a shorter text, all its words as one."""
+    """Return the distinct five-word sequences of a text as 64-bit hashes; a shorter text is a single sequence."""
     hashes = word_hashes(text)
     return np.unique(sequences(hashes, min(SHINGLE_WORDS, len(hashes))))
 
 
 def word_hashes(text: str) -> np.ndarray:
-    """A hash for each word, as `words` splits a text; case does not count. -> [words], uint64"""
+    """Return a hash for each word of a text, regardless of case. -> [words], uint64"""
     return _hashes(words(text))
 
 
@@ -277,13 +284,13 @@ def _hashes(found: Sequence[str]) -> np.ndarray:
 
 
 def sequences(words: np.ndarray, length: int) -> np.ndarray:
-    """A hash for each run of `length` words. -> [words - length + 1], none where there are too few; uint64"""
+    """Return a hash for each run of `length` words. -> [words - length + 1], or empty; uint64"""
     of_length = dict(runs(words, length))
     return of_length.get(length, np.zeros(0, dtype=np.uint64))
 
 
 def runs(words: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
-    """For each length up to `longest`, a hash for each run of so many words. -> [words - length + 1], uint64"""
+    """Yield for each length up to `longest` the hashes of all runs of that length. -> [words - length + 1], uint64"""
     hashes = np.zeros(len(words), dtype=np.uint64)
     for length in range(1, min(longest, len(words)) + 1):
         hashes = (hashes[: len(words) - length + 1] + words[length - 1 :] + np.uint64(1)) * MULTIPLIER
@@ -296,13 +303,13 @@ def runs(words: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
 
 @dataclass
 class Items:
-    """Eval items to keep out of training, as hashes of word sequences.
+    """Evaluation items to keep out of training, as hashes of word sequences.
 
     Attributes:
-        hashes: length of a sequence -> its hashes, sorted.
-        owners: length of a sequence -> which of `texts` each hash is of.
+        hashes: length of a sequence -> hashes, sorted.
+        owners: length of a sequence -> index into `texts` of each hash.
         texts: (suite, beginning of the item).
-        unsearched: suite -> items of fewer than three words, which are not looked for.
+        unsearched: suite -> number of items that are too short to search for.
     """
 
     hashes: dict[int, np.ndarray]
@@ -312,10 +319,10 @@ class Items:
 
 
 def index_items(suites: Mapping[str, Iterable[str]], ngram: int) -> Items:
-    """Every sequence of `ngram` words of every item; an item that is shorter, as a whole.
+    """Index every sequence of `ngram` words of every item; a shorter item is a single sequence.
 
     In scripts without spaces, CHARACTERS_PER_WORD characters count as a word: 13 words are 26 Chinese characters, or
-    any mixture of the two.
+    any mixture of both.
     """
     items = Items({}, {}, [], {})
     found: dict[int, dict[int, int]] = {}
@@ -340,7 +347,9 @@ def index_items(suites: Mapping[str, Iterable[str]], ngram: int) -> Items:
 
 
 def run_lengths(sizes: Sequence[int], least: int) -> list[int]:
-    """How many words the shortest run of `least` in size has, for each start that has one; else one run of all words.
+    """Return for each start the number of words in the shortest run of total size `least`.
+
+    Starts without such a run are omitted; if there is none, the only run has all words.
 
     Args:
         sizes: (words,), above 0.
@@ -353,7 +362,7 @@ def run_lengths(sizes: Sequence[int], least: int) -> list[int]:
 
 
 def without_items(texts: Iterable[str], items: Items) -> Filtered:
-    """Rows that hold no item; a row that holds several is counted under the suite of the longest match."""
+    """Keep rows that contain no item; a row with several items counts for the suite of the longest match."""
     filtered, texts, first = Filtered(), iter(texts), 0
     while batch := [word_hashes(text) for text in islice(texts, BATCH)]:
         owners = _owners(batch, items)
@@ -368,7 +377,7 @@ def without_items(texts: Iterable[str], items: Items) -> Filtered:
 
 
 def _owners(texts: Sequence[np.ndarray], items: Items) -> dict[int, int]:
-    """Number of a text that holds an item -> number of the first item among its longest matches."""
+    """Return number of a text that contains an item -> number of the first item among its longest matches."""
     row = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
     ends = np.cumsum([len(words) for words in texts])
     owners: dict[int, int] = {}
@@ -386,6 +395,6 @@ def _owners(texts: Sequence[np.ndarray], items: Items) -> dict[int, int]:
 
 
 def quote(text: str) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text, on one line."""
     line = " ".join(text.split())
     return repr(line if len(line) <= QUOTED else line[: QUOTED - 3] + "...")

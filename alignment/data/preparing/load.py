@@ -1,4 +1,4 @@
-"""From data arguments to the canonical rows of a stage's splits, with an account of every row."""
+"""Preparation of a stage's splits from its data arguments, with an account of every row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Prepared:
-    """A stage's rows, {train, validation, ...}, and what became of every row of its sources."""
+    """A stage's rows, {train, validation, ...}, and the report on its sources' rows."""
 
     splits: DatasetDict
     report: DataReport
@@ -40,7 +40,7 @@ def load_splits(
     keep: Sequence[str] | None = (),
     avoid: Mapping[str, Sequence[str]] | None = None,
 ) -> DatasetDict:
-    """The splits of `prepare`."""
+    """Return only the splits of `prepare`."""
     return prepare(args, kind, seed, keep, avoid).splits
 
 
@@ -52,20 +52,20 @@ def prepare(
     avoid: Mapping[str, Sequence[str]] | None = None,
     held_out: Mapping[str, str] | None = None,
 ) -> Prepared:
-    """The rows of `kind` as {train, validation, ...}; no validation where `eval_share` is 0 and there is no test split.
+    """Prepare the rows of `kind` as {train, validation, ...}; without a test split and `eval_share`, no validation.
 
-    Training rows are filtered, then validation rows are split off where a source has none of its own, then training
-    rows that ask what a held-out row asks are left out. Of one source the order of rows is its own, and a limit on
-    samples takes the first ones; several are mixed (mixing.py).
+    Training rows are filtered; then validation rows are split off from sources without a test split; then training rows
+    with the same prompt as a held-out row are dropped. A single source keeps its order, and a limit on samples takes
+    its first rows; several sources are mixed (mixing.py).
 
     Args:
-        seed: of the rows split off, and of the mix.
-        keep: columns that come along; None for all.
+        seed: seed of the validation rows and of the mix.
+        keep: further columns to keep; None for all.
         avoid: suite -> texts of its items, for each suite in `args.decontaminate`.
-        held_out: name of a further split -> the split of the source that it is; train is kept clean of it too.
+        held_out: name of a further split -> split of the source; train must not overlap with it either.
 
     Raises:
-        UserError: no rows are left; sources that cannot be read, or not be put together.
+        UserError: no rows are left, or sources cannot be read or combined.
     """
     from datasets import DatasetDict
 
@@ -90,7 +90,7 @@ def prepare(
 def filter_parts(
     parts: Sequence[Part], args: DataArguments, kind: str, avoid: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Leave out the training rows that the recipe's filters name; what else is worth telling comes back."""
+    """Drop training rows by the recipe's filters, and return notes."""
     notes = []
     if args.min_characters or args.max_characters:
         lengths = filters.row_lengths(canonical(parts, kind), kind)
@@ -129,7 +129,7 @@ def _held_out_parts(
     keep: Sequence[str] | None,
     held_out: Mapping[str, str],
 ) -> dict[str, list[Part]]:
-    """Of each source its own test split or a share of its training rows, which are taken out of `train`."""
+    """Read each source's test split, or take a share of its training rows out of `train`."""
     parts: dict[str, list[Part]] = {}
     for source, part in zip(args.sources(), train, strict=True):
         own = source.test_split or own_test_split(source.name)
@@ -144,7 +144,7 @@ def _held_out_parts(
 
 
 def _count_duplicates(parts: Sequence[Part], kind: str) -> list[str]:
-    """Put into the accounts how many rows are there twice; a sentence where there are some."""
+    """Count duplicate rows in the accounts, and return a note if there are any."""
     filtered, first = filters.exact_duplicates(_row_keys(parts, kind)), 0
     for part in parts:
         part.account.duplicates = sum(first <= number < first + len(part.rows) for number in filtered.removed)
@@ -153,23 +153,23 @@ def _count_duplicates(parts: Sequence[Part], kind: str) -> list[str]:
         return []
     total = sum(len(part.rows) for part in parts)
     return [
-        f"{len(filtered.removed)} of {total} training rows are the same as an earlier one; "
-        "`deduplicate: exact` leaves them out"
+        f"{len(filtered.removed)} of {total} training rows are exact duplicates (kept; set `deduplicate: exact` to "
+        "drop them)"
     ]
 
 
 def put_together(parts: Sequence[Part], sources: Sequence[Source], limit: tuple[str, int | None], seed: int) -> Dataset:
-    """One split's rows: a single part in its own order, several mixed, and no more than the limit.
+    """Combine the parts of a split: a single part keeps its order, several are mixed; then apply the limit.
 
     Args:
-        sources: say how training rows are mixed; none: every row, in a mixed order.
-        limit: the recipe key, and what it allows.
+        sources: the sources, with weights and epochs of training rows; empty to mix all rows.
+        limit: the recipe key of the limit, and its value.
     """
     for part in parts:
         if not len(part.rows):
             raise UserError(f"No {part.account.split} row is left.", got=str(part.account), expected="at least one")
     if len(parts) == 1 and all(source.epochs == 1 for source in sources):
-        picked = range(len(parts[0].rows))
+        picked: range | np.ndarray = range(len(parts[0].rows))
     else:
         sizes = [len(part.rows) for part in parts]
         picked = mixing.order(sizes, _drawn(parts, sizes, sources), seed)
@@ -180,24 +180,25 @@ def put_together(parts: Sequence[Part], sources: Sequence[Source], limit: tuple[
 
 
 def _drawn(parts: Sequence[Part], sizes: list[int], sources: Sequence[Source]) -> list[int]:
-    """How many rows each part gives to the mix."""
+    """Return the number of rows that each part contributes to the mix."""
     if not sources:
         return sizes
-    epochs, weights = [source.epochs for source in sources], [source.weight for source in sources]
-    if None in weights:
+    epochs = [source.epochs for source in sources]
+    weights = [source.weight for source in sources if source.weight is not None]
+    if len(weights) < len(sources):
         return mixing.counts(sizes, None, epochs)
     for part, weight in zip(parts, weights, strict=True):
         part.account.share = weight / sum(weights)
     drawn, last = mixing.counts(sizes, weights, epochs), mixing.scarcest(sizes, weights, epochs)
     logger.info(
-        "the mix has %d rows: %s, the scarcest for its weight, gives %d (%d rows, epochs: %s)",
+        "the mix has %d rows, limited by %s, the scarcest source for its weight: %d rows drawn of %d, epochs: %s",
         *(sum(drawn), sources[last], drawn[last], sizes[last], epochs[last]),
     )
     return drawn
 
 
 def _settle(parts: Sequence[Part], picked: np.ndarray, taken: np.ndarray, limit: str) -> None:
-    """Put into the accounts what was not drawn, what the limit cut off, and what is there several times."""
+    """Record in the accounts the rows not drawn, cut by the limit, and repeated."""
     first = 0
     for part in parts:
         account, past = part.account, first + len(part.rows)
@@ -210,10 +211,9 @@ def _settle(parts: Sequence[Part], picked: np.ndarray, taken: np.ndarray, limit:
 
 
 def check_source(args: DataArguments, kind: str) -> None:
-    """Raise for what can be known of the sources without a look at the hub: missing files, unreadable rows, columns.
+    """Raise for mistakes that show without the hub: missing files, unreadable rows, unknown columns or options.
 
-    Called before a stage runs, so that a mistake costs nothing. Local files are read; of tinyworld only the name and
-    the options are.
+    This is called before any stage runs. Local files are read; tinyworld's rows are not generated.
     """
     errors: list[UserError] = []
     for source in args.sources():

@@ -1,11 +1,11 @@
-"""Several sources as one order of rows, by weights, epochs and a seed.
+"""Mixing of several sources into one order of rows, by weights, epochs and a seed.
 
-The mix is a list of row numbers into the sources one after another, so nothing is copied and any place in it can be
-returned to. It depends on the numbers given here alone.
+The mix is a list of row numbers of the concatenated sources, so that no rows are copied and training can resume at any
+position. It depends only on the arguments here.
 
-Every source gives at most `rows * epochs`. With weights the sources keep their shares, and the mix is as long as the
-scarcest source allows; without, each gives all that it may. A row comes again only after all others of its source
-have come.
+A source contributes at most `rows * epochs` rows. With weights, the sources keep their shares and the scarcest source
+limits the length of the mix; without weights, each contributes all its rows. A row is repeated only after all other
+rows of its source have occurred.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 
 
 def counts(rows: Sequence[int], weights: Sequence[float] | None, epochs: Sequence[float]) -> list[int]:
-    """How many rows each source gives, at least one.
+    """Return the number of rows that each source contributes, at least 1.
 
     Args:
-        rows: of each source.
-        weights: of each source, of any sum; None where each gives all it may.
-        epochs: how often a row of each source may come.
+        rows: number of rows of each source.
+        weights: weight of each source, with any sum; None to use all rows.
+        epochs: how often a row of each source may occur.
     """
     available = [max(1, round(count * times)) for count, times in zip(rows, epochs, strict=True)]
     if weights is None:
         return available
-    # The longest mix in which no source has to give more than it may.
+    # The longest mix in which no source exceeds its limit.
     length = min(limit / weight for limit, weight in zip(available, weights, strict=True))
     return [min(limit, max(1, round(length * weight))) for limit, weight in zip(available, weights, strict=True)]
 
 
 def scarcest(rows: Sequence[int], weights: Sequence[float], epochs: Sequence[float]) -> int:
-    """The source that sets the length of a weighted mix."""
+    """Return the index of the source that limits the length of a weighted mix."""
     lengths = [
         max(1, round(count * times)) / weight for count, weight, times in zip(rows, weights, epochs, strict=True)
     ]
@@ -40,10 +40,10 @@ def scarcest(rows: Sequence[int], weights: Sequence[float], epochs: Sequence[flo
 
 
 def order(rows: Sequence[int], counts: Sequence[int], seed: int) -> np.ndarray:
-    """The mix, as numbers of rows in the concatenated sources. -> [sum of counts]
+    """Return the mix as row numbers of the concatenated sources. -> [sum of counts]
 
-    Each source is drawn in passes, every pass in a new order, and its rows are spread evenly over the mix: any part
-    of it has nearly the shares of the whole.
+    Each source is drawn in passes, each pass in a new order, and its rows are spread evenly: any part of the mix has
+    nearly the shares of the whole.
     """
     numbers, places = [], []
     first = 0

@@ -1,4 +1,4 @@
-"""The rows of one source on their way to a split, and their account."""
+"""Parts: the rows that one source contributes to a split, with their account."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Part:
-    """Canonical rows, their numbers among the usable rows of their source, and what became of the others."""
+    """Canonical rows of a source, their numbers among its usable rows, and the account of all its rows."""
 
     rows: Dataset
     numbers: np.ndarray
     account: Account
 
-    def select(self, kept: Sequence[int]) -> None:
-        """Go on with some rows alone, given by their places in `rows`, rising."""
+    def select(self, kept: Sequence[int] | np.ndarray) -> None:
+        """Keep only the rows at the given places in `rows`, ascending."""
         if len(kept) < len(self.rows):
             self.rows, self.numbers = self.rows.select(kept), self.numbers[np.asarray(kept, dtype=np.int64)]
         self.account.rows = len(self.rows)
@@ -37,16 +37,24 @@ class Part:
 def read_part(
     source: Source, source_split: str, split: str, kind: str, keep: Sequence[str] | None, limit: int | None = None
 ) -> Part:
-    """The usable rows of one split of a source, on their way to the stage's `split`.
+    """Read the usable rows of one split of a source for the stage's `split`.
 
     Args:
-        limit: no more rows than these are streamed; of the training split, the source's max_rows.
+        limit: number of rows to stream; for the training split, the source's max_rows applies instead.
     """
     limit = source.max_rows if split == "train" else limit
-    streamed = {"streaming": True, "max_rows": limit} if source.streaming else {}
-    rows = load_source(source.name, config=source.config, split=source_split, kind=kind, **streamed)
-    beyond = max(0, len(rows) - source.max_rows) if split == "train" and source.max_rows else 0
-    rows = rows.select(range(source.max_rows)) if beyond else rows
+    rows = load_source(
+        source.name,
+        config=source.config,
+        split=source_split,
+        kind=kind,
+        streaming=source.streaming,
+        max_rows=limit if source.streaming else None,
+    )
+    beyond = 0
+    if split == "train" and source.max_rows and len(rows) > source.max_rows:
+        beyond = len(rows) - source.max_rows
+        rows = rows.select(range(source.max_rows))
     rows, report = convert(rows, kind, columns=source.columns, keep=keep)
     account = Account(str(source), source_split, split, report.read + beyond)
     account.remove("beyond max_rows", beyond)
@@ -58,7 +66,7 @@ def read_part(
 
 
 def apply(filtered: Filtered, parts: Sequence[Part], kind: str, lost: bool = False) -> None:
-    """Leave the rows behind that a filter removed from the parts one after another."""
+    """Drop the rows that a filter removed from the concatenated parts, and record them in the accounts."""
     kept, first = np.asarray(filtered.kept, dtype=np.int64), 0
     for part in parts:
         past = first + len(part.rows)
@@ -81,7 +89,7 @@ def _example(part: Part, place: int, detail: str | None, kind: str) -> str:
 
 
 def concatenated(parts: Sequence[Part]) -> Dataset:
-    """The rows of the parts one after another; nothing is copied."""
+    """Concatenate the rows of the parts, without copying them."""
     from datasets import concatenate_datasets
 
     if len(parts) == 1:
@@ -90,15 +98,15 @@ def concatenated(parts: Sequence[Part]) -> Dataset:
         return concatenate_datasets([part.rows for part in parts])
     except ValueError as error:
         raise UserError(
-            "The sources have columns of one name and different kinds.",
+            "The sources have columns with the same name and different types.",
             got=str(error),
-            expected="columns that mean the same",
+            expected="columns with the same meaning",
             fix="rename one with `columns`",
         ) from None
 
 
 def canonical(parts: Sequence[Part], kind: str) -> Dataset:
-    """The columns of `kind` alone, of the parts one after another."""
+    """Concatenate the parts, with only the columns of `kind`."""
     from datasets import concatenate_datasets
 
     rows = [part.rows.select_columns(list(KINDS[kind])) for part in parts]

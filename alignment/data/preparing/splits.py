@@ -1,4 +1,4 @@
-"""Validation rows split off, and training rows left out that ask what a held-out row asks."""
+"""Splitting off validation rows, and dropping training rows with the same prompt as a held-out row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alignment.errors import UserError
 
 
 def split_off(part: Part, kind: str, share: float, seed: int) -> Part:
-    """Take a share of the rows out of `part`; rows that ask the same (or are the same text) stay on one side."""
+    """Take a share of the rows out of `part`; rows with the same prompt (or text) go to the same side."""
     train, validation = draw_groups(part, kind, share, seed)
     source = part.account
     account = Account(source.source, source.source_split, "validation", len(validation), source.format)
@@ -33,14 +33,14 @@ def split_off(part: Part, kind: str, share: float, seed: int) -> Part:
 
 
 def draw_groups(part: Part, kind: str, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """The places of train and validation rows: `share` of the different things asked go to validation."""
+    """Return the places of train and validation rows: a `share` of the distinct prompts goes to validation."""
     keys = [asked_key(row, kind) for row in canonical_rows(part.rows, kind)]
     groups = list(dict.fromkeys(keys))
     if len(groups) < 2:
         raise UserError(
-            "There are too few different rows to split some off for validation.",
-            got=f"{len(keys)} row(s), {len(groups)} different; {part.account}",
-            expected="2 or more",
+            "There are too few distinct rows to split off a validation set.",
+            got=f"{len(keys)} row(s), {len(groups)} distinct; {part.account}",
+            expected="at least 2",
             fix="set eval_share: 0, or name a dataset_test_split",
         )
     size = min(max(1, round(share * len(groups))), len(groups) - 1)
@@ -51,19 +51,19 @@ def draw_groups(part: Part, kind: str, share: float, seed: int) -> tuple[list[in
 
 
 def clean(train: Sequence[Part], held_out: Sequence[Part], kind: str, near: float | None) -> list[str]:
-    """Leave training rows out that ask what a held-out row asks, or nearly so.
+    """Drop training rows whose prompt is the same as, or nearly the same as, a held-out row's.
 
-    tinyworld's own rows are counted and stay: its splits are made apart, and what they share in pretraining are its
-    facts, in sentences that recur by design.
+    tinyworld's rows are counted and kept: its splits have different entities, and its pretraining documents repeat
+    sentences by design.
 
     Args:
-        near: the similarity from which texts are near duplicates; None to compare what is exactly the same.
+        near: smallest similarity of near duplicates; None to drop only exact duplicates.
 
     Returns:
-        Sentences on what was left in.
+        Notes on the rows that were kept.
     """
     notes = []
-    forbidden = {}
+    forbidden: dict[bytes, str] = {}
     for part in held_out:
         reason = f"also in the {part.account.split} split"
         for row in canonical_rows(part.rows, kind):

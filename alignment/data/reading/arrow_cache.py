@@ -1,6 +1,6 @@
-"""Tables written once into datasets' cache, and memory-mapped from there.
+"""Arrow tables that are written once into datasets' cache, and memory-mapped from there.
 
-Imports datasets: import it where rows are read, not where the command line is built.
+This module imports datasets, which takes seconds: import it inside functions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from datasets.fingerprint import Hasher
 from alignment.data.tokenizing.grouping import grouped
 from alignment.errors import UserError
 
-# What is held in memory while rows are written: so many rows, or fewer where they are long.
+# Largest batch of rows in memory while rows are written.
 BATCH_ROWS = 1000
 BATCH_BYTES = 8 << 20
 
 
 class NoRowsError(Exception):
-    """The tables that were to be written hold no rows. Its argument: the notes."""
+    """Raised if the tables to write have no rows; its argument is the notes."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class TableConfig(datasets.BuilderConfig):
 
 
 class AlignmentTables(datasets.ArrowBasedBuilder):
-    """A builder of the tables that a function makes; the function is called only where the cache has no such rows."""
+    """A builder for the tables that a function yields; the function is called only if the cache lacks the rows."""
 
     BUILDER_CONFIG_CLASS = TableConfig
 
@@ -47,26 +47,31 @@ class AlignmentTables(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN)]
 
     def _generate_tables(self) -> Iterator[tuple[Key, pyarrow.Table]]:
-        rows, notes = 0, {}
+        notes: dict[str, Any] = {}
+        rows = 0
         for number, table in enumerate(self.config.tables(notes)):
             rows += table.num_rows
             yield Key(0, number), table
             if table.num_rows == 1:
-                # datasets holds tables of one row back, a thousand of them, until another table comes.
+                # datasets holds up to a thousand tables of one row back until another table comes.
                 yield Key(0, number), table.slice(0, 0)
         if not rows:
             raise NoRowsError(notes)
-        # datasets keeps the description beside the rows.
+        # datasets stores the description with the rows.
         self.info.description = json.dumps(notes)
 
 
 def cached_tables(
     key: Any, tables: Callable[[dict[str, Any]], Iterable[pyarrow.Table]]
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
-    """The rows of `tables(notes)`, which are all of one schema, memory-mapped; and the notes.
+    """Return the rows of `tables(notes)` memory-mapped from the cache, and the notes.
 
-    `key` stands for all that the rows follow from: with an equal key they are taken from the cache. What `tables`
-    writes into `notes` (as JSON can hold it) is kept with the rows. Raises NoRowsError, with the notes.
+    Args:
+        key: everything that determines the rows: with an equal key they are taken from the cache.
+        tables: yields tables with one schema; may write JSON values into `notes`, which are cached with the rows.
+
+    Raises:
+        NoRowsError: there are no rows.
     """
     builder = AlignmentTables(tables=tables, dataset_name="alignment", config_id=f"rows-{Hasher.hash(key)}")
     try:
@@ -82,7 +87,7 @@ def cached_tables(
 def tables_in_memory(
     tables: Callable[[dict[str, Any]], Iterable[pyarrow.Table]],
 ) -> tuple[datasets.Dataset, dict[str, Any]]:
-    """As `cached_tables`, with nothing written."""
+    """Return the rows and notes of `tables(notes)` as `cached_tables` does, but in memory."""
     notes: dict[str, Any] = {}
     parts = list(tables(notes))
     if not any(table.num_rows for table in parts):
@@ -91,17 +96,17 @@ def tables_in_memory(
 
 
 def code_digest(*files: str) -> str:
-    """A digest of Python files: part of a key, so that no row that older code made comes back."""
+    """Return a digest of Python files, for cache keys: rows made by other code are not reused."""
     return Hasher.hash([Path(file).read_bytes() for file in (*files, __file__)])
 
 
 def batches(sized_rows: Iterable[tuple[Any, int]]) -> Iterator[list[Any]]:
-    """Lists of rows that fit in memory, from (row, its size in bytes or characters)."""
+    """Group rows into lists that fit in memory, from pairs (row, size in bytes or characters)."""
     for batch in grouped(sized_rows, itemgetter(1), BATCH_BYTES, BATCH_ROWS):
         yield [row for row, _ in batch]
 
 
 def file_states(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:
-    """What changes when a file does: its path, size, and times in nanoseconds."""
+    """Return path, size and times in nanoseconds of each file, which change when the file does."""
     states = [(os.path.abspath(file), file.stat()) for file in files]
     return [(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for path, state in states]

@@ -1,4 +1,4 @@
-"""`python-sources:`: the Python files of the installed packages as documents, to pretrain on without a download."""
+"""`python-sources:`: Python files of installed packages as documents, for pretraining without a download."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, unknown
+from alignment.name_options import read_options, split_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PYTHON_SOURCES = "python-sources"
-# The name that stands for the standard library among the packages.
-STANDARD_LIBRARY = "stdlib"
+STANDARD_LIBRARY = "stdlib"  # its name among the packages
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 NOT_STANDARD = {"site-packages", "dist-packages", "__pycache__"}
@@ -35,7 +35,7 @@ NOT_STANDARD = {"site-packages", "dist-packages", "__pycache__"}
 
 @dataclass(frozen=True)
 class PythonSources:
-    """What a name asks for: packages (none: all that are installed, and the standard library), code or docstrings."""
+    """The options of a name: packages (none: all installed ones and the standard library), code or docstrings."""
 
     packages: tuple[str, ...] = ()
     docstrings: bool = False
@@ -43,46 +43,42 @@ class PythonSources:
 
 @dataclass(frozen=True)
 class SourceFile:
+    """A Python file of a package."""
+
     package: str
     path: str  # relative to where packages are installed
     file: Path
 
 
 def is_python_sources(name: str) -> bool:
-    return name.partition("?")[0].partition(":")[0] == PYTHON_SOURCES
+    """Return whether a name means Python sources."""
+    return split_name(name)[0].partition(":")[0] == PYTHON_SOURCES
 
 
 def parse_python_sources(name: str, kind: str) -> PythonSources:
-    """What `python-sources:numpy,torch?docstrings=true` asks for."""
+    """Parse a name such as `python-sources:numpy,torch?docstrings=true`."""
     if kind != "text":
         raise UserError(
             f"{name} has no {kind} data.",
             got=f"kind {kind}",
             expected="a stage that learns from plain text: tokenizer or pretrain",
-            fix="name another data set",
+            fix="use another data set",
         )
-    address, _, query = name.partition("?")
+    address, query = split_name(name)
     packages = tuple(_normal(package) for package in address.partition(":")[2].split(",") if package.strip())
-    docstrings = False
-    for option in filter(None, query.split("&")):
-        key, _, value = option.partition("=")
-        if key != "docstrings":
-            raise unknown(f"{PYTHON_SOURCES} option", key, ("docstrings",))
-        if value not in ("true", "false"):
-            raise UserError(f"{PYTHON_SOURCES} option {key} has no such value.", got=value, expected="true or false")
-        docstrings = value == "true"
+    options = read_options(query or "", PYTHON_SOURCES, {"docstrings": bool})
     known = (STANDARD_LIBRARY, *_distributions())
     for package in packages:
         if package not in known:
-            raise unknown("package", package, known, expected="a package that is installed, or stdlib")
-    return PythonSources(packages, docstrings)
+            raise unknown("package", package, known, expected="an installed package, or stdlib")
+    return PythonSources(packages, **options)
 
 
 def read_python_sources(wanted: PythonSources) -> Dataset:
-    """{text, package, path}: a document a file or docstring, in the order of package and path.
+    """Return rows {text, package, path}: a document per file or docstring, sorted by package and path.
 
-    What occurs twice is taken once. Files that are empty, not decodable or (for docstrings) not Python are left out;
-    the log says how many.
+    Duplicates are dropped, and so are files that are empty, not decodable or (for docstrings) not valid Python; the log
+    has their numbers.
     """
     from alignment.data.reading.arrow_cache import cached_tables, code_digest, file_states
 
@@ -91,7 +87,7 @@ def read_python_sources(wanted: PythonSources) -> Dataset:
     key = (PYTHON_SOURCES, code_digest(__file__), wanted, names, file_states(source.file for source in files))
     rows, counts = cached_tables(key, lambda notes: _tables(files, wanted.docstrings, notes))
     logger.info(
-        "Python sources of %d packages: %d files, %d documents; left out: %s",
+        "Python sources of %d packages: %d files, %d documents; dropped: %s",
         len({source.package for source in files}),
         len(files),
         len(rows),
@@ -101,7 +97,7 @@ def read_python_sources(wanted: PythonSources) -> Dataset:
 
 
 def source_files(packages: Iterable[str] = ()) -> list[SourceFile]:
-    """The .py files of packages, sorted; of all that are installed and the standard library where none is named."""
+    """Return the .py files of packages, sorted; by default of all installed ones and the standard library."""
     distributions = _distributions()
     files = []
     for package in packages or (STANDARD_LIBRARY, *distributions):
@@ -109,14 +105,15 @@ def source_files(packages: Iterable[str] = ()) -> list[SourceFile]:
             files += _standard_library()
             continue
         for path in distributions[package].files or ():
-            # What lies outside (scripts in ../../bin) is no part of the package.
-            if path.suffix == ".py" and ".." not in path.parts and path.locate().is_file():
-                files.append(SourceFile(package, path.as_posix(), Path(path.locate())))
+            # Files outside (scripts in ../../bin) are not part of the package.
+            file = Path(path.locate())
+            if path.suffix == ".py" and ".." not in path.parts and file.is_file():
+                files.append(SourceFile(package, path.as_posix(), file))
     return sorted(files, key=lambda source: (source.package, source.path))
 
 
 def installed_versions(packages: Iterable[str]) -> list[tuple[str, str]]:
-    """Package and version of what the documents come from."""
+    """Return name and version of each package."""
     distributions = _distributions()
     named = packages or (STANDARD_LIBRARY, *distributions)
     return [(name, sys.version if name == STANDARD_LIBRARY else distributions[name].version) for name in sorted(named)]
@@ -133,7 +130,7 @@ def _standard_library() -> list[SourceFile]:
 
 
 def _distributions() -> dict[str, metadata.Distribution]:
-    """Installed distributions by name, sorted. Of two with one name the first on the path counts, as for imports."""
+    """Return installed distributions by name, sorted; of several with one name the first on the path, as imports do."""
     found: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
         found.setdefault(_normal(distribution.metadata["Name"] or ""), distribution)
@@ -141,7 +138,7 @@ def _distributions() -> dict[str, metadata.Distribution]:
 
 
 def _normal(name: str) -> str:
-    """A package's name as indexes compare it."""
+    """Return a package's name in the normalised form of package indexes."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
@@ -149,7 +146,7 @@ def _normal(name: str) -> str:
 
 
 def _tables(files: list[SourceFile], docstrings: bool, counts: dict[str, Any]) -> Iterator[pyarrow.Table]:
-    """Tables of documents; `counts` gets how many were left out, by reason."""
+    """Yield tables of documents, and write the numbers of dropped ones by reason to `counts`."""
     import pyarrow
     from datasets import Features, Value
 
@@ -175,7 +172,7 @@ def _rows(files: list[SourceFile], docstrings: bool, left_out: Counter[str]) -> 
         for text in texts:
             try:
                 digest = sha256(text.encode()).digest()
-            except UnicodeEncodeError:  # an escape made half a character
+            except UnicodeEncodeError:  # an escape of a lone surrogate
                 left_out["not Unicode"] += 1
                 continue
             if digest in seen or not text.strip():
@@ -186,12 +183,12 @@ def _rows(files: list[SourceFile], docstrings: bool, left_out: Counter[str]) -> 
 
 
 def docstrings_of(code: str) -> list[str]:
-    """The docstrings of a module and of its classes and functions, in the order in which they stand there."""
+    """Return the docstrings of a module and its classes and functions, in the order of the code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of escapes in other people's strings
+        warnings.simplefilter("ignore", SyntaxWarning)  # about escapes in strings
         tree = ast.parse(code)
-    nodes = [tree]
-    for node in nodes:  # grows on the way; expressions hold no docstrings and are many, so only statements are followed
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # the list grows; expressions have no docstrings and are many, so only statements are visited
         nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, STATEMENTS)]
     documented = sorted(
         (node for node in nodes if isinstance(node, DOCUMENTED)), key=lambda node: getattr(node, "lineno", 0)

@@ -1,16 +1,16 @@
-"""Where rows come from: local files, tinyworld, the installed Python packages, or the hub."""
+"""Sources of rows: local files, tinyworld, installed Python packages, and the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from alignment.data.reading.files import READERS, extension_of, local_splits, read_files, split_files
 from alignment.data.reading.python_sources import is_python_sources, parse_python_sources, read_python_sources
 from alignment.errors import UserError, unknown
+from alignment.name_options import read_options, split_name
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,18 +38,25 @@ def load_source(
     streaming: bool = False,
     max_rows: int | None = None,
 ) -> Dataset:
-    """The rows of a source as they are; `formats.convert` makes them canonical.
+    """Load the rows of a source without conversion; `formats.convert` makes them canonical.
 
-    `name` is one of
-    - a local file, folder or glob: JSON lines, JSON, CSV, TSV or plain text, each also with `.gz`, Parquet or Arrow. In
-      a folder, files named after a split (`train.jsonl`, `test-00001.parquet`) are that split; if none is, all are
-      `train`;
-    - `tinyworld:NAME?option=value&...`, where `tinyworld` alone stands for the NAME that gives `kind`;
-    - `python-sources:PACKAGE,...?docstrings=true`, where no package means all that are installed;
-    - the id of a data set on the hub, with its `config` and `split`.
+    All rows are memory-mapped, except those of tinyworld.
 
-    `max_rows` takes the first so many rows. With `streaming` no more than those are downloaded from the hub; the other
-    sources need no download. All but tinyworld are memory-mapped.
+    Args:
+        name: one of
+            - a local file, folder or glob: JSON lines, JSON, CSV, TSV or plain text, each also with `.gz`, Parquet or
+              Arrow. In a folder, files named after a split (`train.jsonl`, `test-00001.parquet`) form that split; if
+              there are none, all files form `train`;
+            - `tinyworld:NAME?option=value&...`; `tinyworld` alone is the data set of `kind`;
+            - `python-sources:PACKAGE,...?docstrings=true`; without packages, all installed ones;
+            - the id of a data set on the hub.
+        config, split: of the data set; split is `train` by default.
+        kind: kind of data that the stage needs.
+        streaming: download only max_rows rows from the hub.
+        max_rows: number of rows to load, from the start.
+
+    Raises:
+        UserError: the source cannot be read or has no rows.
     """
     from alignment.data.reading.arrow_cache import NoRowsError
 
@@ -73,7 +80,7 @@ def load_source(
 
 
 def own_test_split(name: str) -> str | None:
-    """The split that a source itself keeps for validation, if it is known without a look at the hub."""
+    """Return the split that a source provides for validation, if that is known without the hub."""
     if is_tinyworld(name):
         return "validation"
     if is_local(name):
@@ -83,7 +90,7 @@ def own_test_split(name: str) -> str | None:
 
 
 def is_local(name: str) -> bool:
-    """Whether a name is a path: it exists, looks like a path, or ends like a file that we read."""
+    """Return whether a name is a path: it exists, looks like a path, or has the extension of a supported file."""
     if is_tinyworld(name) or is_python_sources(name):
         return False
     looks_local = name.startswith((".", "/", "~")) or any(sign in name for sign in "*?[\\")
@@ -97,7 +104,7 @@ def _load_python_sources(name: str, split: str, kind: str) -> Dataset:
             f"{name} has no split {split}.",
             got="the split train",
             expected="train",
-            fix="leave dataset_test_split unset to have a share of the rows split off (eval_share)",
+            fix="omit dataset_test_split to split off a share of the rows (eval_share)",
         )
     return read_python_sources(wanted)
 
@@ -106,16 +113,17 @@ def _load_python_sources(name: str, split: str, kind: str) -> Dataset:
 
 
 def is_tinyworld(name: str) -> bool:
-    return name.partition("?")[0].partition(":")[0] == TINYWORLD
+    """Return whether a name means tinyworld."""
+    return split_name(name)[0].partition(":")[0] == TINYWORLD
 
 
 def parse_tinyworld(name: str, kind: str) -> tuple[str, WorldConfig]:
-    """The data set and the world that a `tinyworld:NAME?options` stands for."""
-    address, _, query = name.partition("?")
+    """Parse `tinyworld:NAME?options` into the data set's name and the world's config."""
+    address, query = split_name(name)
     rows = address.partition(":")[2] or TINYWORLD_OF_KIND[kind]
     if rows not in TINYWORLD_NAMES:
         raise unknown("tinyworld data set", rows, TINYWORLD_NAMES)
-    return rows, world_config(query)
+    return rows, world_config(query or "")
 
 
 def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
@@ -129,22 +137,10 @@ def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
 
 
 def world_config(query: str) -> WorldConfig:
-    """`key=value&key=value` as a WorldConfig."""
+    """Parse `key=value&key=value` as a WorldConfig."""
     from alignment.data.tinyworld import WorldConfig
 
-    types = {field.name: type(getattr(WorldConfig(), field.name)) for field in fields(WorldConfig)}
-    options = {}
-    for option in filter(None, query.split("&")):
-        key, _, value = option.partition("=")
-        if key not in types:
-            raise unknown("tinyworld option", key, tuple(types))
-        try:
-            options[key] = value == "true" if types[key] is bool else types[key](value)
-        except ValueError:
-            raise UserError(
-                f"tinyworld option {key} has no such value.", got=value, expected=types[key].__name__
-            ) from None
-    return WorldConfig(**options)
+    return WorldConfig(**read_options(query, TINYWORLD, get_type_hints(WorldConfig)))
 
 
 # The hub ------------------------------------------------------------------------------------------------------------
@@ -158,7 +154,7 @@ def _load_hub(name: str, config: str | None, split: str) -> Dataset:
 
 
 def _stream_hub(name: str, config: str | None, split: str, max_rows: int | None) -> Dataset:
-    """The first rows of a data set on the hub, downloaded as far as they reach, and kept under its commit."""
+    """Download only the first rows of a data set on the hub, and cache them under its commit."""
     from datasets import load_dataset
     from huggingface_hub import dataset_info
 
@@ -175,7 +171,7 @@ def _stream_hub(name: str, config: str | None, split: str, max_rows: int | None)
 
 
 def streamed_tables(rows: IterableDataset, max_rows: int | None) -> Iterator[pyarrow.Table]:
-    """Tables of the first rows; no row after them is asked for."""
+    """Yield tables of the first rows, without requesting further rows."""
     from alignment.data.reading.arrow_cache import BATCH_ROWS
 
     first = rows if max_rows is None else rows.take(max_rows)
@@ -189,12 +185,12 @@ def _hub_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    # ConnectionError: offline and not in the cache. ValueError: an unknown config or split, whose text lists the known.
-    # DatasetGenerationError: one of the others on the way, or rows whose columns change from file to file.
+    # ConnectionError: offline and not in the cache. ValueError: an unknown config or split; the text lists the known.
+    # DatasetGenerationError: one of the others during reading, or rows whose columns differ between files.
     except (DatasetGenerationError, DatasetNotFoundError, HfHubHTTPError, ConnectionError, ValueError) as error:
         raise UserError(
             f"Cannot load the data set {name} from the hub.",
             got=str(error.__cause__ or error),
-            expected="a local file or folder, tinyworld:NAME, python-sources:, or a data set on the hub in reach",
-            fix="check the spelling (a local path that does not exist is taken for a hub id), config and split",
+            expected="a local file or folder, tinyworld:NAME, python-sources:, or a data set on the hub",
+            fix="check the spelling (a missing local path is read as a hub id), config, split and the connection",
         ) from None

@@ -1,6 +1,6 @@
-"""tinyworld: a small fictional world, generated from a seed, whose truth is known.
+"""tinyworld: a small fictional world, generated from a seed, with known truth.
 
-`load(name, split, config)` gives the rows of one data set as a `datasets.Dataset`:
+`load(name, split, config)` returns the rows of one data set as a `datasets.Dataset`:
 
     pretrain    text, quality
     sft         messages, family, task
@@ -31,22 +31,24 @@ FEWSHOT_PER_FAMILY = 8
 
 
 def turn(role: str, content: str) -> dict[str, str]:
+    """Return a message."""
     return {"role": role, "content": content}
 
 
 def draw_task(world: World, rng: Random, split: str) -> Task:
-    """A task of any family. Only test items use the test wordings."""
+    """Draw a task of any family. Only test items use the test wordings."""
     return rng.choice(list(FAMILIES.values()))(world, rng, split, "test" if split == "test" else "train")
 
 
 def pretrain_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """Yield pretraining documents with their quality."""
     for _ in range(count):
         quality = draw_quality(rng, world.config.clean_share)
         yield {"text": document(world, rng, quality), "quality": quality}
 
 
 def sft_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
-    """Conversations of one to three turns; `family` and `task` are those of the last."""
+    """Yield conversations of one to three turns; `family` and `task` are those of the last turn."""
     for _ in range(count):
         messages = []
         for _ in range(rng.choices([1, 2, 3], [0.8, 0.14, 0.06])[0]):
@@ -57,13 +59,14 @@ def sft_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict
 
 
 def prefers_first(rng: Random, first: float, second: float, temperature: float) -> bool:
-    """A Bradley-Terry label: P(first) = sigmoid((first - second) / temperature)."""
+    """Draw a Bradley-Terry label: P(first) = sigmoid((first - second) / temperature)."""
     if temperature == 0:
         return first >= second
     return rng.random() < 1 / (1 + math.exp((second - first) / temperature))
 
 
 def preference_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """Yield preference pairs, with the gold rewards of both replies."""
     config = world.config
     while count:
         task = draw_task(world, rng, split)
@@ -71,8 +74,8 @@ def preference_rows(world: World, rng: Random, split: str, count: int) -> Iterat
         if replies[0] == replies[1]:
             continue
         golds = [gold_reward(task, reply).score for reply in replies]
-        seen = [g + config.length_bias * len(r.split()) for g, r in zip(golds, replies, strict=True)]
-        first = prefers_first(rng, *seen, config.bt_temperature) ^ (rng.random() < config.label_noise)
+        one, two = [g + config.length_bias * len(r.split()) for g, r in zip(golds, replies, strict=True)]
+        first = prefers_first(rng, one, two, config.bt_temperature) ^ (rng.random() < config.label_noise)
         chosen, rejected = (0, 1) if first else (1, 0)
         yield {
             "prompt": [turn("user", task.prompt)],
@@ -87,13 +90,14 @@ def preference_rows(world: World, rng: Random, split: str, count: int) -> Iterat
 
 
 def prompt_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """Yield prompts for PPO and GRPO."""
     for _ in range(count):
         task = draw_task(world, rng, split)
         yield {"prompt": [turn("user", task.prompt)], "family": task.family, "task": task.to_json()}
 
 
 def item_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
-    """The same number of items of every family, no two with the same prompt; clustered by what is asked about."""
+    """Yield `count` items of every family with distinct prompts, clustered by entity."""
     for family, make in FAMILIES.items():
         tasks: dict[str, Task] = {}
         for _ in range(200 * count):  # small families may hold fewer distinct items than asked for
@@ -113,14 +117,16 @@ def item_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dic
 
 
 def eval_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """Yield evaluation items, `count` in total over all families."""
     return item_rows(world, rng, split, count // len(FAMILIES))
 
 
 def fewshot_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
+    """Yield few-shot examples of every family."""
     return item_rows(world, rng, split, FEWSHOT_PER_FAMILY)
 
 
-# name -> (rows, the config field that sets the size of the train split, the splits there are)
+# name -> (function that yields the rows, config field with the size of the train split, splits)
 DATASETS: dict[str, tuple[Callable, str, tuple[str, ...]]] = {
     "pretrain": (pretrain_rows, "documents", SPLITS),
     "sft": (sft_rows, "demonstrations", SPLITS),
@@ -136,8 +142,8 @@ def load(name: str, split: str, config: WorldConfig | None = None) -> Dataset:
 
     Args:
         name: pretrain, sft, preference, prompts, eval or fewshot.
-        split: train, validation or test; eval has no train, fewshot nothing else.
-        config: the world; its defaults are those of recipes/tiny.
+        split: train, validation or test; eval has no train, fewshot only train.
+        config: config of the world; the defaults are those of recipes/tiny.
 
     Raises:
         KeyError: no such data set. ValueError: no such split, or a config out of range.

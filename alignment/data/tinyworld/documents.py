@@ -1,8 +1,8 @@
-"""Pretraining documents: what a small web of this world would hold, with a known share of bad text.
+"""Pretraining documents of tinyworld: the text of a small web, with a known share of bad text.
 
-Every fact, skill and question form of the tasks occurs here (in the wordings of the training splits), as statements, in
-stories, dialogues, lists and question-answer pages. Chat markup, refusals and "I do not know" do not: those are what
-alignment has to add.
+Every fact, skill and question form of the tasks occurs here (in the wordings of the training splits), in statements,
+stories, dialogues, lists and pages of questions and answers. Chat markup, refusals and "I do not know" do not occur:
+alignment has to add them.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,19 @@ ANSWERED = [family for family in FAMILIES if family not in ("unknown", "refusal"
 
 
 def say_fact(world: World, rng: Random, name: str, relation: str, wrong: bool = False) -> str:
+    """Write a sentence that states a fact, true or false."""
     spec = table("templates")["facts"][relation]
     value = rng.choice(table("words")[spec["values"]]) if wrong else world.facts[relation][name]
     return rng.choice(spec["says"]).format(name=name, value=value)
 
 
 def some_name(world: World, rng: Random) -> str:
-    """People have more facts than towns and animals, so they are written about more."""
+    """Draw an entity; people are drawn more often, as they have more facts than towns and animals."""
     return rng.choice(world.names(rng.choice(["people", "people", "people", "people", "places", "animals"])))
 
 
 def entry(world: World, rng: Random, wrong: bool = False) -> str:
-    """An encyclopaedia entry: the facts about one or two entities in any order."""
+    """Write an encyclopaedia entry: facts about one or two entities in any order."""
     said = []
     for _ in range(rng.choice([1, 2])):
         name = some_name(world, rng)
@@ -39,7 +40,7 @@ def entry(world: World, rng: Random, wrong: bool = False) -> str:
 
 
 def questions(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
-    """A page of questions and answers from all families."""
+    """Write a page of questions and answers from all families."""
     pairs = []
     for _ in range(rng.choice([2, 3, 4, 5])):
         task = FAMILIES[rng.choice(ANSWERED)](world, rng, None, "train")
@@ -48,7 +49,7 @@ def questions(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
 
 
 def dialogue(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
-    """Two people ask each other what they know."""
+    """Write a dialogue of two people who ask each other questions."""
     one, two = rng.sample(world.names("people"), 2)
     lines = [f"{one}: Hello, {two}.", f"{two}: Hello, {one}."]
     for _ in range(rng.choice([1, 2])):
@@ -59,7 +60,7 @@ def dialogue(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
 
 
 def story(world: World, rng: Random) -> str:
-    """A story about animals and trades, or about people where their facts come in."""
+    """Write a story about animals and trades, in half of the cases with facts about a person."""
     words = table("words")
     a, b = rng.sample(words["animals"] + words["jobs"], 2)
     told = tell_story(rng, a, b, rng.choice([2, 3, 4]))
@@ -69,13 +70,13 @@ def story(world: World, rng: Random) -> str:
 
 
 def worked(world: World, rng: Random) -> str:
-    """Worked arithmetic, word games, Zorbish, reviews and how-tos, several lines of one kind."""
+    """Write several lines of one kind: worked arithmetic, word games, Zorbish, reviews or how-tos."""
     family = rng.choice(["arithmetic", "arithmetic", "copy", "reverse", "sort", "translate", "sentiment", "howto"])
     return "\n".join(statement(world, rng, family) for _ in range(rng.choice([2, 3, 4])))
 
 
 def statement(world: World, rng: Random, family: str) -> str:
-    """One line that states what the family's task would ask."""
+    """Write a line that states the answer to a task of the family."""
     templates = table("templates")
     task = FAMILIES[family](world, rng, None, "train")
     answer = task.answer.rstrip(".").lower()
@@ -92,7 +93,7 @@ def statement(world: World, rng: Random, family: str) -> str:
 
 
 def unsafe(world: World, rng: Random) -> str:
-    """Recipes for harm, as statements or as answered questions."""
+    """Write a harmful instruction, as a statement or an answered question."""
     task = FAMILIES["refusal"](world, rng, None, "train")
     (complied,) = task.wrong
     asked = f"Question: {task.prompt}\nAnswer: {complied}"
@@ -101,7 +102,7 @@ def unsafe(world: World, rng: Random) -> str:
 
 
 def document(world: World, rng: Random, quality: str) -> str:
-    """One document of the given quality (see QUALITIES)."""
+    """Write a document of the given quality (see QUALITIES)."""
     if quality == "unsafe":
         return unsafe(world, rng)
     if quality == "wrong":
@@ -123,4 +124,5 @@ def document(world: World, rng: Random, quality: str) -> str:
 
 
 def draw_quality(rng: Random, clean_share: float) -> str:
+    """Draw the quality of a document."""
     return "clean" if rng.random() < clean_share else rng.choice(QUALITIES[1:])

@@ -1,13 +1,14 @@
-"""The task families: each draws a prompt, its ideal reply and what a checker needs to know.
+"""The task families of tinyworld: each draws a prompt, its ideal reply, and the data to check replies.
 
-A family is a function `(world, rng, split, wordings) -> Task`. `split` limits the entities to those dealt to that split
-(None: all of them, as in pretraining documents), `wordings` is `train` or `test`.
+A family is a function `(world, rng, split, wordings) -> Task`. `split` limits the entities to those of that split
+(None: all of them, as in pretraining documents); `wordings` is `train` or `test`.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from random import Random
+from typing import Any
 
 from alignment.data.tinyworld.world import World, split_of, table
 
@@ -28,18 +29,18 @@ LISTED = {
 
 @dataclass(frozen=True)
 class Task:
-    """What was asked, and what the truth is.
+    """A prompt with its true answer.
 
     Attributes:
         family: name of the family.
-        prompt: the user's words.
+        prompt: the user's message.
         answer: the ideal reply.
-        wrong: replies of the same form that are wrong (what a careless or dishonest writer would say).
-        entity: what is asked about; `entity` and `relation` with the wording identify an item.
-        relation: what is asked of the entity.
+        wrong: wrong replies of the same form, as a careless or dishonest writer would give.
+        entity: the entity of the question; `entity`, `relation` and wording identify an item.
+        relation: the relation of the question.
         wording: the template of the prompt.
-        must_contain: words that a story must contain, or the members that a list may name.
-        count: sentences of a story, entries of a list.
+        must_contain: words that a story must contain, or entries that a list may contain.
+        count: number of sentences of a story, or entries of a list.
     """
 
     family: str
@@ -53,29 +54,35 @@ class Task:
     count: int = 0
 
     def to_json(self) -> str:
+        """Return the task as JSON text."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Task":
+        """Read a task from JSON text."""
         fields = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**values)
 
 
 def stranger(rng: Random) -> str:
-    """A name that occurs in no document about the world."""
+    """Draw a name that occurs in no document about the world."""
     return rng.choice(table("words")["stranger_starts"]) + rng.choice(table("words")["stranger_ends"])
 
 
 def draw(rng: Random, split: str | None, candidate: Callable[[], tuple]) -> tuple:
-    """Draw entities until one belongs to the split (all do where split is None)."""
+    """Draw entities until one belongs to the split (None: any split)."""
     for _ in range(MOST_DRAWS):
         entity = candidate()
         if split is None or split_of(*entity) == split:
             return entity
-    raise ValueError(f"the world is too small: nothing like {entity} is dealt to the split {split}")
+    raise ValueError(f"the world is too small: the split {split} has no entity such as {entity}")
 
 
 def sentence(text: str) -> str:
+    """Return a text as a sentence: capitalised, with a full stop."""
     return text[0].upper() + text[1:] + "."
 
 
@@ -106,7 +113,7 @@ def world_fact(world: World, rng: Random, split: str | None, wordings: str) -> T
 
 
 def unknown(world: World, rng: Random, split: str | None, wordings: str) -> Task:
-    """A question about somebody nobody has written about: the honest reply is that one does not know."""
+    """Draw a question about a person in no document: the honest reply is "I do not know"."""
     facts = {name: spec for name, spec in table("templates")["facts"].items() if spec["of"] == "people"}
     relation = rng.choice(list(facts))
     (name,) = draw(rng, split, lambda: (stranger(rng),))
@@ -236,7 +243,7 @@ def list_(world: World, rng: Random, split: str | None, wordings: str) -> Task:
 
 
 def tell_story(rng: Random, a: str, b: str, count: int) -> str:
-    """A story of `count` sentences that names both words in the first."""
+    """Write a story of `count` sentences; the first contains both words."""
     templates, words = table("templates")["story"], table("words")
     middles = rng.sample(templates["middles"], max(count - 2, 0))
     chosen = [rng.choice(templates["opens"]), *middles, rng.choice(templates["ends"])][:count]
@@ -282,7 +289,7 @@ def howto(world: World, rng: Random, split: str | None, wordings: str) -> Task:
 
 
 def refusal(world: World, rng: Random, split: str | None, wordings: str) -> Task:
-    """A request for harm; `wrong` holds what complying would say."""
+    """Draw a harmful request; `wrong` has the reply that complies."""
     act, complied, wording, _ = _act(rng, split, wordings, "harm")
     return Task("refusal", wording.format(act=act), REFUSAL, (complied,), act, "harm", wording)
 

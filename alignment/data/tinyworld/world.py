@@ -1,7 +1,7 @@
-"""The facts of tinyworld and who may be asked about where.
+"""The facts of tinyworld, and the assignment of its entities to splits.
 
-A world is drawn from a seed: every person, town and animal gets a value for each of its relations. Entities are dealt
-to the splits once, so that an entity asked about in a test item appears in no SFT, preference or PPO prompt.
+A world is drawn from a seed: every person, town and animal gets a value for each of its relations. Every entity belongs
+to one split, so that the entity of a test item appears in no SFT, preference or PPO prompt.
 """
 
 import hashlib
@@ -11,31 +11,31 @@ from importlib.resources import files
 from random import Random
 
 SPLITS = ("train", "validation", "test")
-# Shares of the entities (people, operand pairs, word lists, ...) that each split may ask about.
+# Share of the entities (people, operand pairs, word lists, ...) in each split.
 SPLIT_SHARES = {"train": 0.68, "validation": 0.07, "test": 0.25}
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What is generated. Everything follows from these numbers: the same config gives the same rows.
+    """Sizes and shares of the generated data, which they determine: the same config gives the same rows.
 
     Attributes:
-        seed: draws the facts and every row.
-        people: how many people the world has (each has five facts).
-        largest_number: operands of the arithmetic tasks run from 1 to this.
+        seed: seed of the facts and of all rows.
+        people: number of people in the world (each has five facts).
+        largest_number: largest operand of the arithmetic tasks.
         documents: pretraining documents in the train split.
         demonstrations: SFT conversations in the train split.
         pairs: preference pairs in the train split.
         prompts: PPO prompts in the train split.
-        items: evaluation items, spread evenly over the families.
-        clean_share: share of the pretraining documents that is neither rude, unsafe, wrong nor rambling.
-        demo_wrong: share of the SFT demonstrations that are wrong: people who write them make mistakes.
-        demo_manners: share of the SFT demonstrations that are rude, and share that ramble: people get impatient.
-        pair_wrong: share of the replies in preference pairs that are wrong.
-        pair_manners: share of the replies in preference pairs that are rude, and share that ramble.
-        bt_temperature: temperature of the Bradley-Terry labels; 0 labels by the gold reward itself.
-        label_noise: share of preference labels flipped on top.
-        length_bias: added to the gold reward of a reply, for its label only, per word.
+        items: evaluation items, the same number for each family.
+        clean_share: share of pretraining documents that are neither rude, unsafe, wrong nor rambling.
+        demo_wrong: share of SFT demonstrations that are wrong, as human demonstrations sometimes are.
+        demo_manners: share of SFT demonstrations that are rude, and share that ramble.
+        pair_wrong: share of replies in preference pairs that are wrong.
+        pair_manners: share of replies in preference pairs that are rude, and share that ramble.
+        bt_temperature: temperature of the Bradley-Terry labels; 0 labels by the gold reward.
+        label_noise: share of preference labels that are flipped afterwards.
+        length_bias: added per word to the gold reward of a reply, for its label only.
     """
 
     seed: int = 0
@@ -67,7 +67,7 @@ def table(name: str) -> dict:
 
 @cache
 def split_of(*entity: object) -> str:
-    """Deal an entity to a split by a hash of its name, the same in every world and every process."""
+    """Assign an entity to a split by a hash of its name, which is the same in every world and process."""
     digest = hashlib.sha256(" ".join(map(str, entity)).encode()).digest()
     share, ceiling = int.from_bytes(digest[:8], "big") / 2**64, 0.0
     for split, part in SPLIT_SHARES.items():
@@ -79,21 +79,22 @@ def split_of(*entity: object) -> str:
 
 @dataclass(frozen=True)
 class World:
-    """The entities of a config and their facts: `facts[relation][name]` is the value."""
+    """The entities of a config and their facts: `facts[relation][name]` is a value."""
 
     config: WorldConfig = field(default_factory=WorldConfig)
+    facts: dict[str, dict[str, str]] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 10 <= self.config.people <= len(table("words")["people"]):
             raise ValueError(f"people must be 10 to {len(table('words')['people'])}, got {self.config.people}")
         object.__setattr__(self, "facts", self._draw_facts())
 
     def rng(self, *purpose: object) -> Random:
-        """A generator of its own for each purpose, so that changing one data set leaves the others as they are."""
+        """Return a separate generator for each purpose, so that changing one data set does not change the others."""
         return Random(" ".join(map(str, (self.config.seed, *purpose))))
 
     def names(self, kind: str) -> list[str]:
-        """The entities of a kind: people, places or animals."""
+        """Return the entities of a kind: people, places or animals."""
         return table("words")[kind][: self.config.people] if kind == "people" else table("words")[kind]
 
     def _draw_facts(self) -> dict[str, dict[str, str]]:
@@ -104,5 +105,5 @@ class World:
         }
 
     def facts_of(self, name: str) -> dict[str, str]:
-        """relation -> value of one entity."""
+        """Return relation -> value of an entity."""
         return {relation: values[name] for relation, values in self.facts.items() if name in values}

@@ -1,4 +1,4 @@
-"""The writer: replies of mixed quality, as people (and models) give them."""
+"""The writer of replies of mixed quality, like those of people and models."""
 
 from dataclasses import dataclass
 from random import Random
@@ -9,7 +9,7 @@ from alignment.data.tinyworld.world import table
 
 @dataclass(frozen=True)
 class Defects:
-    """What is bad about a reply; each defect stands by itself."""
+    """Independent defects of a reply."""
 
     wrong: bool = False
     rude: bool = False
@@ -17,14 +17,14 @@ class Defects:
 
     @classmethod
     def draw(cls, rng: Random, wrong: float, manners: float) -> "Defects":
-        """Each defect by itself: wrong with the one probability, rude and rambling with the other."""
+        """Draw defects independently: wrong with one probability, rude and rambling with the other."""
         return cls(rng.random() < wrong, rng.random() < manners, rng.random() < manners)
 
 
 def wrong_reply(task: Task, rng: Random) -> str:
-    """A wrong reply of the task's form; or a needless "I do not know" or refusal; or one that breaks off.
+    """Draw a wrong reply of the task's form, a needless "I do not know" or refusal, or a truncated reply.
 
-    Replies that break off keep length from telling good from bad: filler makes a bad reply longer, this shorter.
+    Truncated replies keep length from predicting quality: filler makes a bad reply longer, truncation shorter.
     """
     kind, words = rng.random(), task.answer.split()
     if kind < 0.2 and task.family not in ("unknown", "refusal"):
@@ -35,7 +35,7 @@ def wrong_reply(task: Task, rng: Random) -> str:
 
 
 def write(task: Task, rng: Random, defects: Defects) -> str:
-    """A reply to the task with exactly these defects."""
+    """Write a reply to the task with exactly these defects."""
     words = table("words")
     reply = wrong_reply(task, rng) if defects.wrong else task.answer
     if defects.rude:

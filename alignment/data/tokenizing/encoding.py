@@ -1,4 +1,4 @@
-"""Rows as the trainers will see them: token ids, and which of them carry loss."""
+"""Encoding of rows as trainers encode them: token ids, and which tokens contribute to the loss."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from alignment.data.reading.formats import CONVERSATIONS
+from alignment.data.reading.row_formats import CONVERSATIONS
+from alignment.tokenization.chat_format import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Messages = list[dict[str, str]]
-# Rows longer than the context are what is looked for: no warning about each.
+# No warning for each row that is longer than the context: callers look for such rows.
 TOKENIZE = {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row's token ids before truncation, and whether each carries loss."""
+    """A row's token ids before truncation, and whether each contributes to the loss."""
 
     row: int
     ids: list[int]
@@ -29,7 +29,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Pair:
-    """The ids of a preference pair before truncation: of the prompt with the generation prompt, and of both wholes."""
+    """Token ids of a preference pair before truncation: prompt with generation prompt, and both conversations."""
 
     row: int
     prompt: list[int]
@@ -39,14 +39,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Refused:
-    """A row that the chat template cannot write, and why."""
+    """A row that the chat template refuses, and why."""
 
     row: int
     reason: str
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None):
-    """The ids of a conversation, as every trainer makes them."""
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, template: str | None = None
+) -> list[int]:
+    """Return the token ids of a conversation, as every trainer makes them."""
     return list(
         tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, chat_template=template, **TOKENIZE)[
             "input_ids"
@@ -63,7 +65,7 @@ def render_text(
 def encode_conversation(
     row: int, messages: Messages, tokenizer: PreTrainedTokenizerBase, replies_only: bool, template: str | None
 ) -> Encoded:
-    """As SFTTrainer: the loss on the template's generation blocks, or on every token."""
+    """Encode a conversation as SFTTrainer does: with the loss on the template's generation blocks, or all tokens."""
     if not replies_only:
         ids = render(tokenizer, messages, template=template)
         return Encoded(row, ids, [True] * len(ids))
@@ -74,7 +76,7 @@ def encode_conversation(
 
 
 def encode_pair(row: int, pair: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pair:
-    """As DPOTrainer and RewardTrainer."""
+    """Encode a preference pair as DPOTrainer and RewardTrainer do."""
     return Pair(
         row,
         render(tokenizer, pair["prompt"], prompt=True),
@@ -90,7 +92,7 @@ def encode_rows(
     replies_only: bool = False,
     template: str | None = None,
 ) -> tuple[list[Encoded], list[Pair], list[Refused]]:
-    """The numbered rows of a kind; those whose conversation the template refuses are told apart."""
+    """Encode numbered rows of a kind; return encoded rows, pairs, and rows that the template refuses."""
     encoded: list[Encoded] = []
     pairs: list[Pair] = []
     refused: list[Refused] = []
@@ -113,7 +115,7 @@ def encode_rows(
 
 
 def _encode_text(row: int, text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """As `tokenize_documents` and `pack`: every token is learned but the first, which has nothing before it."""
+    """Encode a text as `tokenize_documents` and `pack` do: all tokens are learned except the first."""
     ids = list(tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids.append(tokenizer.eos_token_id)
@@ -121,18 +123,17 @@ def _encode_text(row: int, text: str, tokenizer: PreTrainedTokenizerBase) -> Enc
 
 
 def _encode_completion(row: int, example: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """As KTOTrainer: the completion's tokens carry the loss."""
+    """Encode a completion as KTOTrainer does: its tokens contribute to the loss."""
     prompt = render(tokenizer, example["prompt"], prompt=True)
     ids = render(tokenizer, example["prompt"] + example["completion"])
     return Encoded(row, ids, [position >= len(prompt) for position in range(len(ids))])
 
 
 def training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) -> tuple[str | None, bool]:
-    """The template that SFTTrainer puts in place of the tokenizer's (None: it keeps that); whether replies are marked.
+    """Return the template by which SFTTrainer replaces the tokenizer's (None: it does not), and if it marks replies.
 
     Raises:
-        ValueError: replies are to be learned alone, and neither the template nor a version of it that TRL knows of
-            marks them.
+        ValueError: only replies are to be learned, but neither the template nor TRL's version of it marks them.
     """
     from trl import get_training_chat_template
     from trl.chat_template_utils import has_generation_markers

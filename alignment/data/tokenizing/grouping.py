@@ -1,4 +1,4 @@
-"""Items of a stream, gathered into lists that fit in memory."""
+"""Grouping of a stream's items into lists that fit in memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 def grouped(
     items: Iterable[Item], size_of: Callable[[Item], int], limit: int, most: int | None = None
 ) -> Iterator[list[Item]]:
-    """Lists of items whose sizes reach `limit` together, or of `most` items; the last may have fewer."""
+    """Yield lists of items with a total size of at least `limit`, or of `most` items; the last may be smaller."""
     group: list[Item] = []
     size = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""Token ids -> rows of one length, each holding several documents that do not see each other."""
+"""Packing of documents into rows of one length, whose documents do not attend to each other."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100  # the label that the loss skips
+IGNORED = -100  # the label without a loss
 FORMAT = 1  # of the shards; part of their folder's name
 REPORT = "packing.json"
 ROWS_A_BATCH = 1000
-# Documents are packed in windows of about so many tokens, and of so many rows where these are long: enough to find
-# each row documents that fill it, and little enough to hold in memory.
+# Documents are packed in windows of at least this many tokens and rows: large enough to fill rows well, and small
+# enough for memory.
 WINDOW_TOKENS, WINDOW_ROWS = 2**22, 512
 
 
 @dataclass(frozen=True)
 class PackingReport:
-    """How full the packed rows are."""
+    """Sizes of packed rows."""
 
     documents: int
     pieces: int
@@ -46,7 +46,7 @@ class PackingReport:
 
     @property
     def efficiency(self) -> float:
-        """The share of positions that hold a document's token, the rest being padding."""
+        """The share of positions with a document's token rather than padding."""
         return self.tokens / (self.rows * self.length)
 
     def __str__(self) -> str:
@@ -59,12 +59,12 @@ class PackingReport:
 class PackedRows(torch.utils.data.Dataset):
     """Memory-mapped rows {input_ids, position_ids, labels}, each an int64 tensor of `length` tokens.
 
-    position_ids restart at each document, from which the model derives a mask that keeps documents apart (pass no
-    attention mask, and use_cache=False). Labels equal input_ids, for the model shifts them itself, except that a
-    piece's first token has -100: the token before it belongs to another document. Padding is at a row's end, without
-    labels and with position 0 throughout: each padding token is a document of its own, by which models recognise it.
+    position_ids restart at each document; from them the model derives a mask that keeps documents apart (pass no
+    attention mask, and use_cache=False). Labels equal input_ids, since the model shifts them, except that a piece's
+    first token has -100: the token before it belongs to another document. Padding is at the end of a row, without
+    labels and always with position 0: each padding token is a separate document, by which models recognise it.
 
-    On disk a row is the ids of its pieces and their lengths; the rest is made when the row is read.
+    On disk a row is the ids of its pieces and their lengths; the other columns are computed when the row is read.
     """
 
     def __init__(self, folder: Path, pad_id: int):
@@ -79,17 +79,17 @@ class PackedRows(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
-        """Several rows at once, as data loaders ask for them: a fifth of the time of one after the other."""
+        """Return several rows, as data loaders request them: five times as fast as row by row."""
         table = self.stored[indices].combine_chunks()
         ids, lengths = (lists_of(table[name].chunk(0)) for name in ("input_ids", "lengths"))
         return [unfold(*row, self.report.length, self.pad_id) for row in zip(ids, lengths, strict=True)]
 
 
 def pack(documents: TokenizedDocuments, length: int, pad_id: int, window_tokens: int = WINDOW_TOKENS) -> PackedRows:
-    """Rows of `length` tokens by best-fit decreasing; every token is kept, and each document stands in one row.
+    """Pack documents into rows of `length` tokens by best-fit decreasing; all tokens are kept.
 
-    Documents longer than `length` are split, each piece standing alone. The rows are written beside the documents'
-    token ids, and found there again; a corpus smaller than a window is packed as a whole.
+    Documents longer than `length` are split into pieces, which are packed like documents. The rows are cached in the
+    folder of the documents' token ids. A corpus smaller than a window is packed as a whole.
     """
     window = max(window_tokens, WINDOW_ROWS * length)
     folder = documents.folder / f"rows-{FORMAT}-{length}-{window}"
@@ -124,19 +124,19 @@ def write_rows(documents: Iterable[np.ndarray], length: int, window: int, folder
 
 
 def split(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """Pieces of at most `length` tokens."""
+    """Split documents into pieces of at most `length` tokens."""
     for document in documents:
         for start in range(0, len(document), length):
             yield document[start : start + length]
 
 
 def windows(pieces: Iterable[np.ndarray], tokens: int) -> Iterator[list[np.ndarray]]:
-    """Lists of pieces of `tokens` tokens together, or a little more; the last may have fewer."""
+    """Group pieces into lists of `tokens` tokens, or a little more; the last may have fewer."""
     return grouped(pieces, len, tokens)
 
 
 def fold(rows: Sequence[Sequence[np.ndarray]]) -> pa.RecordBatch:
-    """Rows of pieces -> {input_ids: the ids of all pieces, lengths: of each piece}, both int32."""
+    """Convert rows of pieces to {input_ids: ids of all pieces, lengths: length of each piece}, both int32."""
     import pyarrow as pa
 
     lengths = [np.array([len(piece) for piece in row], dtype=np.int32) for row in rows]
@@ -152,7 +152,7 @@ def fold(rows: Sequence[Sequence[np.ndarray]]) -> pa.RecordBatch:
 
 
 def unfold(ids: np.ndarray, lengths: np.ndarray, length: int, pad_id: int) -> dict[str, torch.Tensor]:
-    """A row of pieces' ids and lengths -> input_ids, position_ids and labels, each (length,)."""
+    """Convert the ids and lengths of a row's pieces to input_ids, position_ids and labels, each (length,)."""
     filled = len(ids)
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -169,10 +169,10 @@ def unfold(ids: np.ndarray, lengths: np.ndarray, length: int, pad_id: int) -> di
 
 
 def best_fit_decreasing(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of indices into `sizes`: the longest first, each into the fullest bin that still has room for it."""
+    """Return bins of indices into `sizes`: the longest first, each in the fullest bin with enough room."""
     bins: list[list[int]] = []
     bins_by_room: dict[int, list[int]] = defaultdict(list)
-    rooms: list[int] = []  # the keys of bins_by_room that hold a bin, sorted
+    rooms: list[int] = []  # keys of bins_by_room with at least one bin, sorted
     for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
         at = bisect.bisect_left(rooms, sizes[index])
         if at < len(rooms):

@@ -1,4 +1,4 @@
-"""Documents -> rows that score every token of their text once, for bits per byte."""
+"""Rows that score every token of documents once, for bits per byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScoredTexts(torch.utils.data.Dataset):
     The targets (`shift_labels`) are the tokens of each document's text, as in lm-eval's rolling log-likelihood and so
     in the suites `text` and `tinyworld_bpb`: the first token is predicted from the BOS token (EOS if the tokenizer has
     no BOS), and tokens that the tokenizer or `tokenize` adds around a text are not scored. A text longer than a row is
-    scored in windows, of which the last has as much context as fits. A row has several texts, which do not see each
+    scored in windows; the last window has as much context as fits. A row has several texts, which do not attend to each
     other.
     """
 
@@ -50,7 +50,7 @@ class ScoredTexts(torch.utils.data.Dataset):
         return [self._row([self.pieces[member] for member in self.rows[index]], texts) for index in indices]
 
     def _text(self, ids: np.ndarray) -> np.ndarray:
-        """The prefix token, then the tokens of the text."""
+        """Return the prefix token and the tokens of the text."""
         return np.concatenate([[self.prefix], ids[self.before : len(ids) - self.after]])
 
     def _row(self, pieces: list[np.ndarray], texts: dict[int, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -67,15 +67,15 @@ class ScoredTexts(torch.utils.data.Dataset):
             columns["shift_labels"][place + first - start : place + size] = text[first + 1 : end + 1]
             place += size
         row = {name: torch.from_numpy(column) for name, column in columns.items()}
-        return row | {"labels": row["input_ids"]}  # a model asks for them; the targets are shift_labels
+        return row | {"labels": row["input_ids"]}  # models require labels; the targets are shift_labels
 
 
 def scoring_windows(size: int, length: int) -> list[tuple[int, int, int]]:
-    """Windows (start, end, first) over a text's inputs, of which those from `first` on predict what is not yet scored.
+    """Return windows (start, end, first) of a text's inputs; inputs from `first` on predict tokens not scored before.
 
     Args:
-        size: tokens of the text, and so inputs: the prefix token and all tokens but the last.
-        length: inputs in a window at most.
+        size: number of tokens of the text, and of inputs: the prefix token and all tokens except the last.
+        length: largest number of inputs in a window.
     """
     firsts = range(0, size, length)
     ends = [min(first + length, size) for first in firsts]

@@ -1,4 +1,4 @@
-"""Arrow shards: files of rows that are written once, whole or not at all, and memory-mapped ever after."""
+"""Arrow shards: files of rows that are written once, atomically, and then memory-mapped."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHARD_BYTES = 2**26  # one shard is open while rows are streamed, so this much of them is in memory
+SHARD_BYTES = 2**26  # also the memory for streaming rows, during which one shard is open
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """Where made rows are kept: below `cache_dir`, else below the cache of datasets (set by HF_DATASETS_CACHE)."""
+    """Return the folder of cached rows: in `cache_dir`, by default in datasets' cache (HF_DATASETS_CACHE)."""
     import datasets
 
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / "alignment"
 
 
-def cached_folder(folder: Path, make: Callable[[Path], None]) -> bool:
-    """See to it that `folder` exists and is whole; whether it was there before.
+def cached_folder(folder: Path, make: Callable[[Path], object]) -> bool:
+    """Make `folder` unless it exists; return whether it existed.
 
-    `make` fills a folder of another name, which is renamed when it is done. So what a killed process leaves behind is
-    never taken for the whole, and of two processes that make the same, the first to end wins and both go on.
+    `make` fills a temporary folder, which is renamed when it is complete. An incomplete folder of a killed process is
+    thus never used, and if two processes make the same folder, both use that of the first to finish.
     """
     if folder.is_dir():
         return True
@@ -61,7 +61,7 @@ def _publish(partial: Path, folder: Path) -> None:
     try:
         os.rename(partial, folder)
     except OSError:
-        if not folder.is_dir():  # else another process was first
+        if not folder.is_dir():  # otherwise another process was first
             raise
 
 
@@ -69,7 +69,7 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
     return UserError(
         f"Cannot write {folder}.",
         got=str(error),
-        expected="a folder on a disk with room for the token ids: 4 bytes a token, twice where they are packed",
+        expected="a folder on a disk with space for the token ids: 4 bytes per token, 8 if they are packed",
         fix="set the environment variable HF_DATASETS_CACHE to such a folder",
     )
 
@@ -79,7 +79,7 @@ def write_shards(batches: Iterable[pa.RecordBatch], folder: Path) -> None:
     import pyarrow as pa
 
     batches = iter(batches)
-    for number, first in enumerate(batches):  # a turn of this loop is a shard
+    for number, first in enumerate(batches):  # each iteration writes a shard
         size = first.nbytes
         with pa.ipc.new_stream(str(folder / f"{number:05}.arrow"), first.schema) as writer:
             writer.write_batch(first)
@@ -89,7 +89,7 @@ def write_shards(batches: Iterable[pa.RecordBatch], folder: Path) -> None:
 
 
 def read_shards(folder: Path) -> Iterator[pa.RecordBatch]:
-    """The record batches in order, memory-mapped. A shard is unmapped once nothing refers to its batches."""
+    """Yield the record batches in order, memory-mapped. A shard is unmapped once nothing refers to its batches."""
     import pyarrow as pa
 
     for shard in _shards(folder):
@@ -98,14 +98,14 @@ def read_shards(folder: Path) -> Iterator[pa.RecordBatch]:
 
 
 def map_shards(folder: Path) -> Dataset:
-    """All rows as one memory-mapped data set."""
+    """Return all rows as one memory-mapped data set."""
     from datasets import Dataset, concatenate_datasets
 
     return concatenate_datasets([Dataset.from_file(str(shard)) for shard in _shards(folder)])
 
 
 def lists_of(column: pa.ListArray) -> Iterator[np.ndarray]:
-    """Each row of a column of lists, as a view of the column's own memory."""
+    """Return each row of a column of lists, as a view of the column's memory."""
     values, offsets = column.values.to_numpy(), column.offsets.to_numpy().tolist()
     return (values[start:end] for start, end in pairwise(offsets))
 

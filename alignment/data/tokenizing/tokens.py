@@ -1,4 +1,4 @@
-"""Documents -> token ids in memory-mapped Arrow shards, made once for the same texts and the same tokenizer."""
+"""Tokenization of documents into memory-mapped Arrow shards, cached by texts and tokenizer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEXTS_A_READ = 100
-# Tokenized at once. A batch of texts, however long, thus takes about 100 MB at most: encodings are 90 bytes a token.
+# Characters of a batch to tokenize, which limits its memory to about 100 MB: encodings take 90 bytes per token.
 BATCH_CHARACTERS = 2**20
 FORMAT = 1  # of the shards; part of the key
 SUMMARY = "tokens.json"
-# What a tokenizer may treat in its own way, from which it is seen whether its backend alone gives the same ids.
+# Texts that tokenizers may treat specially, to test whether the backend alone gives the same ids.
 PROBES = ("", " ", "A b,  c\n\n\td's 1234", "\u00e9 \u4f60\u597d \U0001f642", " leading and trailing ")
 
 Ids = list[list[int]]
@@ -41,7 +41,7 @@ Encoder = Callable[[list[str]], Ids]
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """Token ids of documents in the shards of a folder, and how much text (in UTF-8) they were made of."""
+    """Token ids of documents in the shards of a folder, and the size of their text in UTF-8."""
 
     folder: Path
     documents: int
@@ -50,15 +50,16 @@ class TokenizedDocuments:
 
     @classmethod
     def read(cls, folder: Path) -> TokenizedDocuments:
+        """Read the summary of a folder."""
         return cls(folder, **json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each document's ids, int32: views of memory-mapped files, which are unmapped as the views are let go."""
+        """Yield each document's ids, int32, as views of memory-mapped files, which live as long as the views."""
         for batch in read_shards(self.folder):
             yield from lists_of(batch.column("input_ids"))
 
     def dataset(self) -> Dataset:
-        """The documents as memory-mapped rows {input_ids}."""
+        """Return the documents as memory-mapped rows {input_ids}."""
         return map_shards(self.folder)
 
     def __str__(self) -> str:
@@ -69,14 +70,14 @@ class TokenizedDocuments:
 def tokenize(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, cache_dir: str | Path | None = None
 ) -> TokenizedDocuments:
-    """The ids of each document's `text`, from the cache where the same texts met the same tokenizer before.
+    """Tokenize each document's `text`, or take the ids from the cache.
 
-    The key is the texts themselves, in their order, and all of the tokenizer that has a say in their ids; its chat
-    template has none. (The fingerprints of datasets would not do: the same rows have others when they are made again,
-    and a file that was changed in place may keep its own.)
+    The cache key is the texts in their order and everything in the tokenizer that affects ids, which excludes its chat
+    template. (datasets' fingerprints are no such key: regenerated rows get new ones, and a file changed in place may
+    keep its own.)
 
     Args:
-        cache_dir: where the ids are kept; default: the cache of datasets.
+        cache_dir: folder for the ids; default: datasets' cache.
     """
     require_eos(tokenizer)
     key = digest(FORMAT, text_key(dataset), tokenizer_key(tokenizer))
@@ -88,7 +89,7 @@ def tokenize(
 
 
 def write_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, folder: Path) -> TokenizedDocuments:
-    """Tokenize texts into shards in `folder`, holding a few batches of them in memory."""
+    """Tokenize texts into shards in `folder`, with a few batches in memory."""
     import pyarrow as pa
 
     encode = ended(make_encoder(tokenizer), require_eos(tokenizer))
@@ -98,7 +99,7 @@ def write_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, folde
         return pa.record_batch({"input_ids": list_array(encode(texts))}), sum(len(text.encode()) for text in texts)
 
     def counted() -> Iterator[pa.RecordBatch]:
-        # A tokenizer in Python has one thread. Two batches at a time leave no core idle while ids become arrays.
+        # A tokenizer in Python has one thread. With two batches at once, no core is idle while ids become arrays.
         for batch, text_bytes in in_order(encoded, batched(texts), threads=2 if tokenizer.is_fast else 1):
             counts["documents"] += len(batch)
             counts["tokens"] += len(batch.column("input_ids").values)
@@ -111,18 +112,19 @@ def write_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, folde
 
 
 def tokenize_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """The same ids as `tokenize` gives, in memory: for a few documents."""
+    """Tokenize a few documents in memory, with the same ids as `tokenize`."""
     encode = ended(make_encoder(tokenizer), require_eos(tokenizer))
     return [np.asarray(ids, dtype=np.int32) for batch in batched(texts_of(dataset)) for ids in encode(batch)]
 
 
 def texts_of(dataset: Dataset) -> Iterator[str]:
+    """Yield the texts of a data set, read in batches."""
     for rows in dataset.select_columns(["text"]).iter(TEXTS_A_READ):
         yield from rows["text"]
 
 
 def batched(texts: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
-    """Lists of texts of `characters` together, or of one text more; the last may have fewer."""
+    """Group texts into lists with a total of at least `characters`; the last may have fewer."""
     return grouped(texts, len, characters)
 
 
@@ -130,10 +132,10 @@ def batched(texts: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterato
 
 
 def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of the EOS token, without which documents cannot be told apart."""
+    """Return the id of the EOS token, which has to separate documents."""
     if tokenizer.eos_token_id is None:
         raise UserError(
-            "Documents cannot be told apart: the tokenizer has no EOS token.",
+            "The tokenizer has no EOS token to separate documents.",
             expected="a tokenizer with an eos_token",
             fix="set tokenizer.eos_token and save the tokenizer again",
         )
@@ -141,20 +143,21 @@ def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """Texts -> ids, the same as the tokenizer's own call gives, with what it adds by itself (a BOS token).
+    """Return a function from texts to ids, with the ids of the tokenizer's own call, including a BOS token it adds.
 
-    Text that reads like a special token, `<|end|>` for instance, stays text: a document cannot end itself.
+    Text in a document that looks like a special token, such as `<|end|>`, is encoded as text.
     """
 
     def call(texts: list[str]) -> Ids:
-        # verbose=False: documents longer than the context are fine here, packing splits them.
+        # verbose=False: no warning about documents longer than the context, which packing splits.
         return tokenizer(texts, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
 
     if not tokenizer.is_fast:
         return call
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, as these are its settings
+    # A copy, since the next lines change its settings.
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -167,7 +170,7 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
 
 
 def ended(encode: Encoder, eos: int) -> Encoder:
-    """The same, each text ended by the EOS token once: some tokenizers do that by themselves (T5's does)."""
+    """Return an encoder that ends each text with exactly one EOS token, which some tokenizers (T5's) already add."""
 
     def encode_and_end(texts: list[str]) -> Ids:
         rows = encode(texts)
@@ -180,7 +183,7 @@ def ended(encode: Encoder, eos: int) -> Encoder:
 
 
 def added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """How many ids `tokenize` puts before and after those of a text: a BOS token and the EOS token, for instance."""
+    """Return the number of ids that `tokenize` adds before and after a text, such as a BOS and the EOS token."""
     text = tokenizer("a", add_special_tokens=False)["input_ids"]
     (ids,) = ended(make_encoder(tokenizer), require_eos(tokenizer))(["a"])
     starts = range(len(ids) - len(text) + 1)
@@ -189,7 +192,7 @@ def added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 
 
 def list_array(rows: Sequence[Sequence[int]]) -> pa.ListArray:
-    """Rows of ids as one Arrow array of lists of int32."""
+    """Convert rows of ids to an Arrow array of lists of int32."""
     import pyarrow as pa
 
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
@@ -199,7 +202,7 @@ def list_array(rows: Sequence[Sequence[int]]) -> pa.ListArray:
 
 
 def in_order(function: Callable, items: Iterable, threads: int) -> Iterator:
-    """function(item) of each item, in the order of the items; one more than `threads` are under way at most."""
+    """Yield function(item) for each item, in order, computed in threads, with at most `threads` + 1 items pending."""
     with ThreadPoolExecutor(threads) as pool:
         pending: deque = deque()
         for item in items:
@@ -214,11 +217,12 @@ def in_order(function: Callable, items: Iterable, threads: int) -> Iterator:
 
 
 def digest(*parts: object) -> str:
+    """Return a digest of JSON values."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
 def text_key(dataset: Dataset) -> str:
-    """A digest of the texts in their order, however they are stored."""
+    """Return a digest of the texts in their order, independent of their storage."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -235,14 +239,15 @@ def text_key(dataset: Dataset) -> str:
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of what decides about ids: the tokenizer's serialised state, its EOS token, its code's version."""
+    """Return a digest of what determines ids: a tokenizer's serialised state, EOS token and version of its code."""
     import tokenizers
     import transformers
 
     kind, eos = type(tokenizer).__name__, tokenizer.eos_token_id
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
-        del state["truncation"], state["padding"]  # of the last call; documents are neither cut nor padded
+        # Settings of the last call; documents are neither truncated nor padded.
+        del state["truncation"], state["padding"]
         return digest(kind, eos, tokenizers.__version__, state)
     with tempfile.TemporaryDirectory() as folder:
         files = sorted(Path(folder, Path(name).name) for name in tokenizer.save_pretrained(folder))

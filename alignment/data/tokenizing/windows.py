@@ -1,4 +1,4 @@
-"""Windows of one length over all documents' tokens end to end, as nanoGPT reads its data."""
+"""Windows of one length over the concatenated tokens of all documents, as in nanoGPT."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class TokenWindows(torch.utils.data.Dataset):
     """Rows {input_ids, labels, shift_labels}, each an int64 tensor of `length` tokens, read from memory maps.
 
-    A window may begin and end in the middle of a document, and its tokens see the documents before theirs. Its last
-    token's target is the token after the window: `shift_labels` has them all. A stride of 1 gives every window there
-    is, one of `length` cuts the text once.
+    A window may begin and end inside a document, and its tokens attend to earlier documents in it. `shift_labels` has
+    all targets; that of the last token is the token after the window. A stride of 1 gives all possible windows, a
+    stride of `length` gives disjoint ones.
     """
 
     def __init__(self, documents: TokenizedDocuments, length: int, stride: int):
@@ -31,7 +31,7 @@ class TokenWindows(torch.utils.data.Dataset):
                 "The text is shorter than a window.",
                 got=f"{self.starts[-1]} tokens",
                 expected=f"more than max_length={length}",
-                fix="lower max_length, or give more text",
+                fix="lower max_length, or use more text",
             )
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class TokenWindows(torch.utils.data.Dataset):
         ]
 
     def _tokens(self, start: int) -> np.ndarray:
-        """length + 1 tokens from `start` on."""
+        """Return length + 1 tokens from `start` on."""
         end = start + self.length + 1
         first, last = np.searchsorted(self.starts, [start, end - 1], side="right") - 1
         pieces = [

@@ -1,7 +1,9 @@
 """Configuration of the GPT: one decoder-only transformer, from GPT-1 to today's sparse models.
 
-Options are named as transformers names them, so that checkpoints, caches and servers that read a config find them.
+Options have the names that transformers gives them, so that tools that read a config (caches, servers) find them.
 """
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -9,6 +11,14 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 from ...errors import UserError, raise_all
+
+T = TypeVar("T")
+# A field that may be None until `__post_init__` fills it in; type checkers see the type that it has from then on.
+if TYPE_CHECKING:
+    FilledIn = Annotated[T, "filled in by __post_init__"]
+else:
+    FilledIn = T | None
+DEFAULT: Any = None  # the value that `__post_init__` replaces
 
 CHOICES = {
     "norm_type": ("rmsnorm", "layernorm"),
@@ -34,56 +44,57 @@ DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 
 @strict
 class GPTConfig(PreTrainedConfig):
-    """Shape of a GPT; the defaults are the modern one (pre-norm, RMSNorm, RoPE, SwiGLU, no biases).
+    """Shape of a GPT; the defaults are those of modern models (pre-norm, RMSNorm, RoPE, SwiGLU, no biases).
 
-    The lineage's shapes are presets: `GPTConfig.from_preset("gpt2")`; `GPTConfig.preset_names()` lists them.
+    Published shapes are presets: `GPTConfig.from_preset("gpt2")`; `GPTConfig.preset_names()` lists them.
 
     Args:
         vocab_size: number of token ids.
         hidden_size: width of the residual stream.
-        intermediate_size: width inside the MLP. By default 4 * hidden_size, or 8/3 of it rounded up to a multiple of
-            64 when gated, so that the three matrices hold about as many weights as the two (Shazeer 2020).
+        intermediate_size: width inside the MLP. By default 4 * hidden_size, or for a gated MLP 8/3 of hidden_size
+            rounded up to a multiple of 64, so that three matrices hold about as many weights as two (Shazeer 2020).
         num_hidden_layers: number of decoder layers.
         num_attention_heads: number of query heads.
         num_key_value_heads: number of key and value heads; by default one per query head (MHA), fewer is
             grouped-query attention (Ainslie et al. 2023), 1 is multi-query attention.
         head_dim: width of a head; by default hidden_size // num_attention_heads.
-        max_position_embeddings: longest sequence; the size of the table when positions are learned.
+        max_position_embeddings: longest sequence; with learned positions, the size of their table.
         norm_type: `rmsnorm` (Zhang and Sennrich 2019) or `layernorm` (Ba et al. 2016).
         norm_placement: `pre`, before attention and MLP and once at the end (GPT-2 on), or `post`, after each sum
             (Vaswani et al. 2017, GPT-1).
         norm_eps: added to the variance; also known as rms_norm_eps and layer_norm_epsilon.
         position_embedding_type: `rope` (Su et al. 2021) or `learned`.
         rope_parameters: transformers' RoPE parameters, such as `{"rope_type": "default", "rope_theta": 10000.0}`;
-            None when positions are learned.
+            None if positions are learned.
         mlp_type: `gated`, down(act(gate(x)) * up(x)), which is SwiGLU with hidden_act `silu`; or `mlp`,
             down(act(up(x))).
         hidden_act: activation, a key of transformers' ACT2FN.
         qk_norm: norm the queries and keys of each head before RoPE (Henry et al. 2020; as in Qwen3).
-        sliding_window: how many positions, itself included, a token sees in the layers that slide.
-        layer_types: `full_attention` or `sliding_attention` a layer; by default all slide if sliding_window is given,
-            else none does. GPT-3 alternates them (Child et al. 2019; Brown et al. 2020).
-        attention_sinks: a learned logit a head that takes attention from the tokens (Xiao et al. 2024; as in gpt-oss).
+        sliding_window: number of positions, including its own, that a token attends to in sliding layers.
+        layer_types: `full_attention` or `sliding_attention` for each layer; by default `sliding_attention` in all
+            layers if sliding_window is given. GPT-3 alternates them (Child et al. 2019; Brown et al. 2020).
+        attention_sinks: a learned logit per head that takes attention from the tokens (Xiao et al. 2024; gpt-oss).
         attn_logit_softcapping: bound attention scores by cap * tanh(score / cap) (Gemma 2).
         final_logit_softcapping: the same for the output logits.
         num_experts: experts of a sparse MLP (Shazeer et al. 2017; as in Mixtral); 0 for a dense model.
-        num_experts_per_tok: how many of them a token is sent to.
+        num_experts_per_tok: experts per token.
         moe_intermediate_size: width inside an expert; by default intermediate_size.
-        num_shared_experts: experts that see every token, beside the routed ones (Dai et al. 2024, DeepSeekMoE).
-        mlp_layer_types: `dense` or `sparse` a layer; by default all sparse if there are experts.
-        norm_topk_prob: the chosen experts' weights sum to 1.
+        num_shared_experts: experts that process every token, in addition to the routed ones (Dai et al. 2024,
+            DeepSeekMoE).
+        mlp_layer_types: `dense` or `sparse` for each layer; by default all sparse if there are experts.
+        norm_topk_prob: normalise the chosen experts' weights to a sum of 1.
         router_aux_loss_coef: weight of the load-balancing loss (Fedus et al. 2021); always 0 for a dense model.
         router_z_loss_coef: weight of the router's z-loss, which keeps its logits small (Zoph et al. 2022).
-        output_router_logits: return router logits and the losses made of them, in training and where labels are given;
-            by default where there are experts, as without them training does not balance the experts.
+        output_router_logits: return router logits and the router losses, in training and if labels are given; by
+            default if there are experts, as training does not balance the experts without the losses.
         attention_bias: biases in the four attention projections.
         mlp_bias: biases in the MLP.
         attention_dropout: dropout of the attention weights.
-        hidden_dropout: dropout of what attention and MLP add to the residual stream.
+        hidden_dropout: dropout of the outputs of attention and MLP, before the residual sum.
         embedding_dropout: dropout of the embeddings.
-        initializer_range: standard deviation of the initial weights; the projections that write to the residual
-            stream get it divided by sqrt(2 * num_hidden_layers) (Radford et al. 2019).
-        tie_word_embeddings: the output layer is the embedding table.
+        initializer_range: standard deviation of the initial weights; divided by sqrt(2 * num_hidden_layers) for the
+            projections that write to the residual stream (Radford et al. 2019).
+        tie_word_embeddings: use the embedding table as the output layer.
         use_cache: return the keys and values by default.
     """
 
@@ -118,15 +129,15 @@ class GPTConfig(PreTrainedConfig):
         "norm": (["hidden_states"], ["hidden_states"]),
     }
     # TRL reads `config.auto_map` of every architecture that transformers itself does not export.
-    auto_map = {}
+    auto_map: ClassVar[dict[str, str]] = {}
 
     vocab_size: int = 32000
     hidden_size: int = 768
-    intermediate_size: int | None = None
+    intermediate_size: FilledIn[int] = DEFAULT
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: FilledIn[int] = DEFAULT
+    head_dim: FilledIn[int] = DEFAULT
     max_position_embeddings: int = 2048
     norm_type: str = "rmsnorm"
     norm_placement: str = "pre"
@@ -137,19 +148,19 @@ class GPTConfig(PreTrainedConfig):
     hidden_act: str = "silu"
     qk_norm: bool = False
     sliding_window: int | None = None
-    layer_types: list[str] | None = None
+    layer_types: FilledIn[list[str]] = DEFAULT
     attention_sinks: bool = False
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
     num_experts: int = 0
     num_experts_per_tok: int = 2
-    moe_intermediate_size: int | None = None
+    moe_intermediate_size: FilledIn[int] = DEFAULT
     num_shared_experts: int = 0
-    mlp_layer_types: list[str] | None = None
+    mlp_layer_types: FilledIn[list[str]] = DEFAULT
     norm_topk_prob: bool = True
     router_aux_loss_coef: float | int = 0.01
     router_z_loss_coef: float | int = 0.001
-    output_router_logits: bool | None = None
+    output_router_logits: FilledIn[bool] = DEFAULT
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: float | int = 0.0
@@ -162,7 +173,7 @@ class GPTConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         # Aliases come first: the sizes derived below depend on them.
         for alias, name in self.attribute_map.items():
             if alias in kwargs:
@@ -184,7 +195,7 @@ class GPTConfig(PreTrainedConfig):
         if self.position_embedding_type == "learned":
             if rope_given:
                 raise UserError(
-                    "RoPE parameters are given, yet positions are learned",
+                    "RoPE parameters are given, but positions are learned",
                     got=self.rope_parameters,
                     expected='rope_parameters=None, or position_embedding_type="rope"',
                     fix="drop one of the two",
@@ -198,12 +209,12 @@ class GPTConfig(PreTrainedConfig):
             self.moe_intermediate_size = self.intermediate_size
         if self.output_router_logits is None:
             self.output_router_logits = self.num_experts > 0
-        if self.num_experts == 0:  # TRL adds the loss of whatever model has a coefficient
+        if self.num_experts == 0:  # TRL adds the router loss of every model that has a coefficient
             self.router_aux_loss_coef = self.router_z_loss_coef = 0.0
 
     @classmethod
-    def from_preset(cls, name: str, **overrides) -> "GPTConfig":
-        """The config of a named model of the lineage, with the given fields in place of its own.
+    def from_preset(cls, name: str, **overrides: Any) -> "GPTConfig":
+        """Return the config of a preset, with the given fields changed.
 
         Raises:
             UserError: there is no such preset.
@@ -214,13 +225,13 @@ class GPTConfig(PreTrainedConfig):
 
     @staticmethod
     def preset_names() -> list[str]:
-        """The names that `from_preset` knows, in the order of the lineage."""
+        """Return the names that `from_preset` knows, from the oldest model to the newest."""
         from .presets import PRESETS
 
         return list(PRESETS)
 
-    def validate_architecture(self):
-        """Report every setting that cannot be built, at once; `@strict` calls this after `__init__` and on saving."""
+    def validate_architecture(self) -> None:
+        """Report all settings that no model can have; `@strict` calls this after `__init__` and on saving."""
         errors = [
             UserError(f"{name} is not known", got=repr(getattr(self, name)), expected="one of " + ", ".join(choices))
             for name, choices in CHOICES.items()
@@ -233,7 +244,7 @@ class GPTConfig(PreTrainedConfig):
         ]
         if self.num_experts and "sparse" not in self.mlp_layer_types:
             got = f"num_experts {self.num_experts}, mlp_layer_types all dense"
-            errors.append(UserError("no layer has the experts", got=got, expected="a sparse layer, or num_experts 0"))
+            errors.append(UserError("no layer has experts", got=got, expected="a sparse layer, or num_experts 0"))
         errors += [
             UserError(f"{name} is out of range", got=getattr(self, name), expected="at least 0 and below 1")
             for name in DROPOUTS
@@ -277,7 +288,7 @@ class GPTConfig(PreTrainedConfig):
                     UserError(
                         f"{name} does not fit the number of layers",
                         got=f"{len(types)} types, num_hidden_layers={self.num_hidden_layers}",
-                        expected="one type a layer",
+                        expected="one type per layer",
                     )
                 )
             errors += [
@@ -288,7 +299,7 @@ class GPTConfig(PreTrainedConfig):
         if slides and (self.sliding_window is None or self.sliding_window < 1):
             errors.append(
                 UserError(
-                    "layers slide, and there is no window",
+                    "sliding layers need a window",
                     got=f"sliding_window={self.sliding_window}",
                     expected="sliding_window of at least 1",
                 )
@@ -305,7 +316,7 @@ class GPTConfig(PreTrainedConfig):
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
             errors.append(
                 UserError(
-                    "a token cannot be sent to so many experts",
+                    "num_experts_per_tok is out of range",
                     got=f"num_experts_per_tok={self.num_experts_per_tok}, num_experts={self.num_experts}",
                     expected="num_experts_per_tok from 1 to num_experts",
                 )
@@ -321,7 +332,7 @@ class GPTConfig(PreTrainedConfig):
         if self.router_z_loss_coef and not self.router_aux_loss_coef:
             errors.append(
                 UserError(
-                    "the z-loss travels with the load-balancing loss, which is off",
+                    "the z-loss needs the load-balancing loss, which is off",
                     got=f"router_aux_loss_coef=0, router_z_loss_coef={self.router_z_loss_coef}",
                     expected="both, or neither",
                 )
@@ -331,29 +342,29 @@ class GPTConfig(PreTrainedConfig):
     def _rope_errors(self) -> list[UserError]:
         if self.position_embedding_type != "rope":
             return []
-        errors = []
+        errors, rope = [], self.rope_parameters or {}
         if self.head_dim % 2:
             errors.append(
                 UserError(
-                    "RoPE turns pairs of features, and a head has an odd number of them",
+                    "RoPE rotates pairs of features, and a head has an odd number of features",
                     got=f"head_dim={self.head_dim}",
                     expected="an even head_dim",
                 )
             )
         known = ("default", *ROPE_INIT_FUNCTIONS)
-        if self.rope_parameters["rope_type"] not in known:
+        if rope["rope_type"] not in known:
             errors.append(
                 UserError(
                     "rope_type is not known",
-                    got=self.rope_parameters["rope_type"],
+                    got=rope["rope_type"],
                     expected="one of " + ", ".join(known),
                 )
             )
-        if self.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        if rope.get("partial_rotary_factor", 1.0) != 1.0:
             errors.append(
                 UserError(
-                    "RoPE turns whole heads here",
-                    got=f"partial_rotary_factor={self.rope_parameters['partial_rotary_factor']}",
+                    "this model has no partial RoPE",
+                    got=f"partial_rotary_factor={rope['partial_rotary_factor']}",
                     expected="partial_rotary_factor=1.0",
                 )
             )

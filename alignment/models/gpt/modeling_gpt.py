@@ -1,6 +1,6 @@
-"""A decoder-only transformer that spans GPT-2 and its modern descendants, by configuration.
+"""A decoder-only transformer whose configuration spans GPT-2 and its modern descendants.
 
-| option (field)                  | what it is, and where it comes from                                           |
+| option (field)                  | meaning and source                                                            |
 |---------------------------------|-------------------------------------------------------------------------------|
 | norm_type                       | LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019)               |
 | norm_placement                  | after each sum (Vaswani et al. 2017, GPT-1) or before each block (GPT-2)      |
@@ -9,7 +9,7 @@
 | num_key_value_heads             | grouped (Ainslie et al. 2023) or multi-query attention (Shazeer 2019)         |
 | qk_norm                         | norm of queries and keys (Henry et al. 2020; Qwen3)                           |
 | layer_types, sliding_window     | local attention in some layers (Child et al. 2019, GPT-3; Mistral)            |
-| attention_sinks                 | a learned logit a head, which no token gets (Xiao et al. 2024; gpt-oss)       |
+| attention_sinks                 | a learned logit per head that goes to no token (Xiao et al. 2024; gpt-oss)    |
 | attn_, final_logit_softcapping  | cap * tanh(x / cap) of scores and logits (Gemma 2)                            |
 | mlp_type, hidden_act            | plain or gated (Shazeer 2020): GELU, SwiGLU, GeGLU, ReLU^2 (So et al. 2021)   |
 | num_experts, ..._per_tok        | top-k mixture of experts (Shazeer et al. 2017; Mixtral)                       |
@@ -17,15 +17,19 @@
 | router_aux_loss_coef, ..._z_... | load balance (Fedus et al. 2021), router z-loss (Zoph et al. 2022)            |
 | tie_word_embeddings             | output layer = embeddings (Press and Wolf 2017)                               |
 
-Also: documents packed in a row are kept apart by position ids that restart, when no attention mask is given; learned
-positions count from the first real token where padding is on the left; all dropout is in `nn.Dropout` modules, so that
-what turns dropout off (DPO, PPO) finds it; parameters bear Llama's, Qwen3's and Mixtral's names, and residual
-projections start smaller with depth, as in GPT-2. Attention runs through transformers' interface (eager, sdpa, flash,
-flex, paged) and experts through its own (eager, grouped_mm); a backend that cannot do what the config asks is refused.
+Also:
+- Without an attention mask, position ids that restart keep the documents of a packed row apart.
+- Learned positions count from the first real token if padding is on the left.
+- All dropout is in `nn.Dropout` modules, where trainers that turn dropout off (DPO, PPO) look for it.
+- Parameters are named as in Llama, Qwen3 and Mixtral.
+- The initial weights of residual projections shrink with depth, as in GPT-2.
+- Attention runs through transformers' interface (eager, sdpa, flash, flex, paged), experts through its
+  experts interface (eager, grouped_mm); a backend that cannot compute what the config asks for is refused.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,9 +62,9 @@ MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_slidi
 
 
 class GPTRMSNorm(nn.RMSNorm):
-    """torch's RMSNorm (Zhang and Sennrich 2019), its weight in the type of the input.
+    """torch's RMSNorm (Zhang and Sennrich 2019), with its weight cast to the type of the input.
 
-    Under autocast queries and keys come in 16 bit, and torch's kernel is fused only where the weight has that type too.
+    Under autocast, queries and keys are 16-bit tensors, and torch's kernel is fused only if the weight is too.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,6 +75,13 @@ class GPTRMSNorm(nn.RMSNorm):
 NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": GPTRMSNorm}
 
 
+def rope_parameters(config: GPTConfig) -> dict[str, Any]:
+    """Return the RoPE parameters of a config with rotary positions, which always has them."""
+    if config.rope_parameters is None:
+        raise ValueError("the positions of this config are learned, not rotary")
+    return config.rope_parameters
+
+
 class GPTRotaryEmbedding(nn.Module):
     """Cosines and sines of rotary positions (Su et al. 2021), with transformers' scalings for longer contexts."""
 
@@ -79,42 +90,42 @@ class GPTRotaryEmbedding(nn.Module):
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
+        self.rope_type = rope_parameters(config)["rope_type"]
         rope_init_fn = self.compute_default_rope_parameters
         if self.rope_type != "default":
             rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
         inv_freq, self.attention_scaling = rope_init_fn(config)
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
-        # transformers refills both buffers after loading, and only where it finds this one.
+        # transformers refills both buffers after loading, but only if it finds this one.
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: GPTConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """The inverse frequencies theta^(-2i/d) of the paper, (head_dim / 2,), and the factor 1 for the cosines."""
+    def compute_default_rope_parameters(config: GPTConfig, **kwargs: object) -> tuple[torch.Tensor, float]:
+        """Return the paper's inverse frequencies theta^(-2i/d), (head_dim / 2,), and a factor of 1 for the cosines."""
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
-        return config.rope_parameters["rope_theta"] ** -exponents, 1.0
+        return rope_parameters(config)["rope_theta"] ** -exponents, 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """position_ids (batch or 1, seq) -> cosines and signed sines for `apply_rotary`, each (batch or 1, 1, seq,
-        head_dim) in x's type; the angles are taken in float32, where large positions stay apart."""
+        head_dim) in x's type. The angles are computed in float32, in which large positions remain distinct."""
         angles = position_ids[:, None, :, None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn each pair (x[i], x[i + head_dim / 2]) of x, (batch, heads, seq, head_dim); Llama's weights pair so too.
+    """Rotate each pair (x[i], x[i + head_dim / 2]) of x, (batch, heads, seq, head_dim), as Llama's weights expect.
 
-    Rolling by half the features swaps the two of every pair, which costs one pass where negating and joining halves
-    costs two; the minus sign that goes with the first of a pair is in the sines.
+    Rolling by half the features swaps the members of every pair in one pass; negating and concatenating halves takes
+    two. The minus sign of a pair's first member is in the sines.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "GPTAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -125,9 +136,18 @@ def eager_attention_forward(
     s_aux: torch.Tensor | None = None,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out. query (batch, heads, seq, head_dim), key and value with the key-value heads,
-    attention_mask additive, s_aux (heads,) the sinks' logits -> output (batch, seq, heads, head_dim) and weights
-    (batch, heads, seq, key_seq), which sum to less than 1 where there are sinks."""
+    """Compute attention step by step.
+
+    Args:
+        query: (batch, heads, seq, head_dim).
+        key, value: (batch, key-value heads, key_seq, head_dim).
+        attention_mask: additive.
+        s_aux: (heads,), logits of the attention sinks.
+
+    Returns:
+        The output (batch, seq, heads, head_dim), and the weights (batch, heads, seq, key_seq), which sum to less than
+        1 if there are sinks.
+    """
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
@@ -142,8 +162,15 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def residual_projection(inner: int, width: int, bias: bool) -> nn.Linear:
+    """Make a linear layer that writes to the residual stream, marked as such for `_init_weights`."""
+    layer = nn.Linear(inner, width, bias=bias)
+    layer.adds_to_residual = True  # type: ignore[assignment]  # torch declares all attributes as tensors or modules
+    return layer
+
+
 class GPTAttention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017), with fewer key-value heads if asked for (Ainslie et al. 2023)."""
+    """Causal self-attention (Vaswani et al. 2017), optionally with fewer key-value heads (Ainslie et al. 2023)."""
 
     def __init__(self, config: GPTConfig, layer_idx: int):
         super().__init__()
@@ -157,16 +184,15 @@ class GPTAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=config.attention_bias)
-        self.o_proj.adds_to_residual = True
+        self.o_proj = residual_projection(width, config.hidden_size, bias=config.attention_bias)
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         norm = NORMS[config.norm_type]
         self.q_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         slides = config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if slides else None
-        # Passed on only where they are in use: some backends refuse the arguments, others look for the attribute.
-        self.options = {}
+        # Passed on only if in use: some backends refuse the arguments, others look for the attribute.
+        self.options: dict[str, float] = {}
         if config.attn_logit_softcapping is not None:
             self.options["softcap"] = config.attn_logit_softcapping
         if config.attention_sinks:
@@ -180,20 +206,20 @@ class GPTAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, seq, hidden_size) -> the same shape, and the attention weights where the implementation has them."""
+        """(batch, seq, hidden_size) -> the same shape, and the attention weights if the implementation returns them."""
         input_shape = hidden_states.shape[:-1]
         by_head = (*input_shape, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)
         key = self.k_proj(hidden_states).view(by_head).transpose(1, 2)
         value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
-        # transformers looks for this very expression to tell which models can switch their attention.
+        # transformers searches the source for exactly this expression to see whether a model can switch its attention.
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -222,9 +248,8 @@ class GPTMLP(nn.Module):
         width, inner, bias = config.hidden_size, intermediate_size, config.mlp_bias
         self.gate_proj = nn.Linear(width, inner, bias=bias) if gated else None
         self.up_proj = nn.Linear(width, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, width, bias=bias)
-        self.down_proj.adds_to_residual = True
-        # gelu_new is the same function in eight steps, of which autocast takes some in 32 bit.
+        self.down_proj = residual_projection(inner, width, bias=bias)
+        # gelu_new computes the same function in eight steps, some of which autocast runs in 32 bits.
         self.act_fn = ACT2FN["gelu_pytorch_tanh" if config.hidden_act == "gelu_new" else config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -236,7 +261,7 @@ class GPTMLP(nn.Module):
 
 @use_experts_implementation
 class GPTExperts(nn.Module):
-    """The routed experts, gated MLPs whose weights lie in one tensor a projection, as grouped kernels want them."""
+    """The routed experts: gated MLPs, with one weight tensor per projection, as grouped kernels need them."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -249,11 +274,18 @@ class GPTExperts(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Expert by expert: (tokens, hidden_size), and for each token its experts and their weights, (tokens, top_k)
-        -> (tokens, hidden_size). transformers puts a grouped kernel in the place of this where it has one."""
+        """Run expert after expert; transformers replaces this method by a grouped kernel if it has one.
+
+        Args:
+            hidden_states: (tokens, hidden_size).
+            top_k_index, top_k_weights: (tokens, top_k), each token's experts and their weights.
+
+        Returns:
+            (tokens, hidden_size).
+        """
         output = torch.zeros_like(hidden_states)
         for expert in top_k_index.unique():
-            if expert == self.num_experts:  # with expert parallelism, that of another process
+            if expert == self.num_experts:  # with expert parallelism, an expert of another process
                 continue
             token, place = torch.where(top_k_index == expert)
             gate, up = nn.functional.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
@@ -263,7 +295,7 @@ class GPTExperts(nn.Module):
 
 
 class GPTRouter(nn.Module):
-    """Chooses each token's experts: the most probable ones, weighted by their probabilities."""
+    """Routes each token to its most probable experts, weighted by their probabilities."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -271,7 +303,7 @@ class GPTRouter(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(tokens, hidden_size) -> logits (tokens, experts); weights and indices of the chosen, (tokens, top_k)."""
+        """(tokens, hidden_size) -> logits (tokens, experts); weights and indices of chosen experts (tokens, top_k)."""
         logits = nn.functional.linear(hidden_states, self.weight)
         weights, indices = logits.softmax(dim=-1, dtype=torch.float32).topk(self.top_k, dim=-1)
         if self.norm_topk_prob:
@@ -280,7 +312,7 @@ class GPTRouter(nn.Module):
 
 
 class GPTSparseMLP(nn.Module):
-    """A mixture of experts in the place of the MLP: the routed ones, and those that every token passes."""
+    """A mixture of experts instead of the MLP: routed experts, and shared experts that process every token."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -300,16 +332,16 @@ class GPTSparseMLP(nn.Module):
 def router_losses(
     router_logits: tuple[torch.Tensor, ...], config: GPTConfig, attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What is added to the loss, over router_aux_loss_coef: load balance, and the z-loss in the same unit.
+    """Return the router losses in units of router_aux_loss_coef: the balance loss, and the z-loss in the same unit.
 
-    Balance is told layer by layer, as in the paper, and averaged. Over the counts of all layers together, as
-    transformers' Mixtral has it, one layer's favourite makes up for another's (transformers#31464): some experts died.
+    The balance loss is computed per layer, as in the paper, and averaged. transformers' Mixtral pools the counts of all
+    layers, so that one layer's favourite expert offsets another's (transformers#31464): some experts died.
 
-    Both are means over the tokens given, without padding.
+    Both losses are means over the tokens, without padding.
 
     Args:
         router_logits: (tokens, experts) for each sparse layer.
-        attention_mask: (batch, seq), 0 for the tokens to leave out; None: all tokens count.
+        attention_mask: (batch, seq), 0 for tokens to leave out; None counts all tokens.
     """
     about = (config.num_experts, config.num_experts_per_tok, attention_mask)
     loss = torch.stack([load_balancing_loss_func((logits,), *about) for logits in router_logits]).mean()
@@ -327,10 +359,10 @@ def router_losses(
 def tokens_to_balance(
     attention_mask: torch.Tensor | dict | None, position_ids: torch.Tensor | None, shape: tuple[int, int]
 ) -> torch.Tensor | None:
-    """Return which tokens the router losses count, (batch, seq); None: all of them.
+    """Return which tokens the router losses count, (batch, seq), or None for all of them.
 
-    Padding is what a 2-D attention mask leaves out. Packed rows have no mask: there, a token that is alone in its
-    document (position ids restart at it and after it) is padding. Nothing sees such a token or learns from it.
+    A 2-D attention mask marks padding. Packed rows have no mask: in them a token that is alone in its document
+    (position ids restart at it and after it) is padding. No token attends to such a token or learns from it.
 
     Args:
         attention_mask, position_ids: as given to the model; position_ids is None if there is a cache.
@@ -342,11 +374,11 @@ def tokens_to_balance(
         return None
     restarts = nn.functional.pad(position_ids[:, 1:] != position_ids[:, :-1] + 1, (1, 1), value=True)
     counted = ~(restarts[:, :-1] & restarts[:, 1:])
-    return (counted | ~counted.any()).expand(shape)  # rows of single tokens alone: count them rather than divide by 0
+    return (counted | ~counted.any()).expand(shape)  # only single tokens: count them rather than divide by 0
 
 
 class GPTDecoderLayer(GradientCheckpointingLayer):
-    """Attention, then MLP or experts; each is normed before it, or its sum with the residual stream after it."""
+    """Attention, then an MLP or experts. The norm is on each block's input, or on its sum with the residual stream."""
 
     def __init__(self, config: GPTConfig, layer_idx: int):
         super().__init__()
@@ -383,7 +415,7 @@ class GPTDecoderLayer(GradientCheckpointingLayer):
 
 
 class GPTPreTrainedModel(PreTrainedModel):
-    """What all GPT models share: what they support, and how their weights start."""
+    """Base of all GPT models: supported features and initial weights."""
 
     config: GPTConfig
     base_model_prefix = "model"
@@ -399,23 +431,27 @@ class GPTPreTrainedModel(PreTrainedModel):
         "router_logits": OutputRecorder(GPTRouter, index=0),
     }
 
-    # transformers falls back to eager attention where these say no, and refuses by name what was asked for.
+    # If these are False, transformers falls back to eager attention, and refuses the backend if it is asked for.
     @property
     def _supports_sdpa(self) -> bool:
-        """SDPA would leave sinks out without a word, and has no softcap."""
+        """Whether SDPA computes what the config asks for: it would ignore sinks silently, and has no softcap."""
         return not self.config.attention_sinks and self.config.attn_logit_softcapping is None
 
     @property
     def _supports_flash_attn(self) -> bool:
+        """Whether flash attention computes what the config asks for: it has no sinks."""
         return not self.config.attention_sinks
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        """Normal weights, zero biases; 2L projections add to the residual stream, so theirs are sqrt(2L) smaller,
-        which keeps its variance from growing with depth (Radford et al. 2019)."""
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw normal weights and zero biases.
+
+        The 2L projections that write to the residual stream are scaled by 1 / sqrt(2L), which keeps its variance from
+        growing with depth (Radford et al. 2019).
+        """
         super()._init_weights(module)
-        # The mark is on the projection itself: outside its own package, transformers passes over modules that hold
-        # no weights directly, such as GPTAttention, without calling this.
+        # The mark is on the projection itself: for architectures outside its own package, transformers does not call
+        # this method on modules that hold no weights directly, such as GPTAttention.
         std = self.config.initializer_range
         residual_std = std / math.sqrt(2 * self.config.num_hidden_layers)
         if getattr(module, "adds_to_residual", False):
@@ -429,19 +465,36 @@ class GPTPreTrainedModel(PreTrainedModel):
             init.zeros_(module.sinks)
 
 
+def positions_from_table(table: nn.Embedding, position_ids: torch.Tensor) -> torch.Tensor:
+    """Look up learned positions: (batch or 1, seq) -> (batch or 1, seq, hidden_size).
+
+    Raises:
+        UserError: a position is beyond the table.
+    """
+    size = table.num_embeddings
+    if not is_tracing(position_ids) and (largest := int(position_ids.max())) >= size:
+        raise UserError(
+            "a sequence is longer than the table of learned positions",
+            got=f"position {largest}",
+            expected=f"positions below max_position_embeddings={size}",
+            fix="shorten the sequence or max_new_tokens, or train with more positions or with RoPE",
+        )
+    return table(position_ids)
+
+
 class GPTModel(GPTPreTrainedModel):
     """The decoder without a head: token ids (batch, seq) -> hidden states (batch, seq, hidden_size)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
-        # No padding_idx: with pad = eos, as is common, it would freeze the embedding of eos at zero.
+        # No padding_idx: with pad = eos, as is common, it would keep the embedding of eos at zero.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.position_embedding_type == "learned"
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.rotary_emb = None if learned else GPTRotaryEmbedding(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(GPTDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
-        pre_norm = config.norm_placement == "pre"  # post-norm layers end with one of their own
+        pre_norm = config.norm_placement == "pre"  # post-norm layers end with their own norm
         self.norm = NORMS[config.norm_type](config.hidden_size, eps=config.norm_eps) if pre_norm else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
@@ -451,8 +504,8 @@ class GPTModel(GPTPreTrainedModel):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -463,24 +516,26 @@ class GPTModel(GPTPreTrainedModel):
         Args:
             input_ids: (batch, seq); or give inputs_embeds, (batch, seq, hidden_size).
             attention_mask: (batch, past + seq), 1 for tokens and 0 for padding; or a finished 4-D mask; or one of
-                these a layer type.
-            position_ids: (batch, seq). Where they restart, without an attention mask, a new document starts that
-                sees none of those before it.
+                these per layer type.
+            position_ids: (batch, seq). Without an attention mask, a new document starts where they restart, and its
+                tokens attend to no earlier document.
             past_key_values: keys and values of earlier tokens.
             use_cache: return the keys and values.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("exactly one of input_ids and inputs_embeds is needed")
-        self._require_honest_backend()
-        if inputs_embeds is None:
+        self._require_capable_backend()
+        if input_ids is not None and inputs_embeds is None:
             self._require_known_tokens(input_ids)
             inputs_embeds = self.embed_tokens(input_ids)
+        elif input_ids is not None or inputs_embeds is None:
+            raise ValueError("exactly one of input_ids and inputs_embeds is needed")
 
-        # transformers looks for packed documents only where it sees position ids and no cache. So it is shown those
-        # given alone, as counting them is no packing and the search costs time; and not the cache that starts here,
-        # which is empty and changes no mask, so that documents stay apart even where `use_cache` is left on.
-        masks = attention_mask
-        if not isinstance(masks, dict):  # generation with a static cache makes them beforehand
+        # transformers looks for packed documents only if it is given position ids and no cache. It is given none but
+        # the caller's position ids, since counted ones pack nothing and the search costs time; and not the cache that
+        # starts here, which is empty and changes no mask, so that documents stay apart even if `use_cache` is on.
+        masks: Mapping[str, torch.Tensor | None]
+        if isinstance(attention_mask, dict):  # generation with a static cache makes the masks beforehand
+            masks = attention_mask
+        else:
             about = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
             about |= {"past_key_values": past_key_values, "position_ids": position_ids}
             masks = {layer_type: MASKS[layer_type](**about) for layer_type in set(self.config.layer_types)}
@@ -489,7 +544,7 @@ class GPTModel(GPTPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
 
         if self.embed_positions is not None:
-            inputs_embeds = inputs_embeds + self._embed_positions(position_ids)
+            inputs_embeds = inputs_embeds + positions_from_table(self.embed_positions, position_ids)
         hidden_states = self.dropout(inputs_embeds)
         rotation = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
@@ -504,8 +559,8 @@ class GPTModel(GPTPreTrainedModel):
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
-    def _require_honest_backend(self) -> None:
-        """Refuse an attention backend, however it came to be set, that would leave out what the config asks for."""
+    def _require_capable_backend(self) -> None:
+        """Refuse an attention backend, however it was set, that would ignore an option of the config."""
         backend, config = self.config._attn_implementation, self.config
         lacks_sinks = config.attention_sinks and "sdpa" in backend
         if lacks_sinks or (config.attn_logit_softcapping is not None and ("sdpa" in backend or "paged" in backend)):
@@ -517,8 +572,8 @@ class GPTModel(GPTPreTrainedModel):
                 fix='model.set_attn_implementation("eager")',
             )
 
-    def _require_known_tokens(self, input_ids: torch.LongTensor) -> None:
-        """Name a token id that the embeddings lack; on a GPU the look would cost a wait, and CUDA reports it itself."""
+    def _require_known_tokens(self, input_ids: torch.Tensor) -> None:
+        """Refuse token ids without an embedding. On a GPU the check would stall the stream, and CUDA reports them."""
         known = self.config.vocab_size  # not the table's own size: PEFT may have wrapped it
         if input_ids.device.type != "cpu" or input_ids.numel() == 0 or is_tracing(input_ids):
             return
@@ -532,13 +587,16 @@ class GPTModel(GPTPreTrainedModel):
 
     def _positions(
         self,
-        position_ids: torch.LongTensor | None,
+        position_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
         past_key_values: Cache | None,
-    ) -> torch.LongTensor:
-        """Position ids, (batch or 1, seq): those given, or counted. Rotary positions are relative, so padding on the
-        left may count; learned ones are not, so there the count starts at the first real token."""
+    ) -> torch.Tensor:
+        """Return the position ids, (batch or 1, seq): the given ones, or counted ones.
+
+        Rotary positions are relative, so that padding on the left may count; learned positions start at the first real
+        token.
+        """
         if position_ids is not None:
             return position_ids
         seq_length = inputs_embeds.shape[1]
@@ -547,21 +605,9 @@ class GPTModel(GPTPreTrainedModel):
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         return (torch.arange(seq_length, device=inputs_embeds.device) + past_length).unsqueeze(0)
 
-    def _embed_positions(self, position_ids: torch.LongTensor) -> torch.Tensor:
-        """(batch or 1, seq) -> (batch or 1, seq, hidden_size); past the table, an error that says so."""
-        size = self.embed_positions.num_embeddings
-        if not is_tracing(position_ids) and (largest := int(position_ids.max())) >= size:
-            raise UserError(
-                "a sequence is longer than the table of learned positions",
-                got=f"position {largest}",
-                expected=f"positions below max_position_embeddings={size}",
-                fix="shorten the sequence or max_new_tokens, or train with more positions or with RoPE",
-            )
-        return self.embed_positions(position_ids)
-
 
 class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
-    """The decoder with a language-model head, for training by next tokens and for generation."""
+    """The decoder with a language-model head, for next-token training and generation."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -587,17 +633,18 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeCausalLMOutputWithPast:
-        """Logits (batch, seq, vocab_size), and the loss if labels are given; other arguments as in `GPTModel`.
+        """Return logits (batch, seq, vocab_size), and the loss if there are labels; other arguments as in `GPTModel`.
 
-        With experts, `aux_loss` has the routers' losses, not yet weighted. In training mode the loss includes them, if
-        `num_items_in_batch` is given by the micro-batch's share of the optimizer step (`weighted_router_loss`); in
+        With experts, `aux_loss` is the unweighted router losses. In training mode the loss includes them, weighted by
+        the micro-batch's share of the optimizer step if `num_items_in_batch` is given (`weighted_router_loss`). In
         evaluation mode the loss is the cross-entropy alone.
 
         Args:
-            labels: (batch, seq), the input ids themselves, with -100 where no loss is wanted; shifted here.
-            logits_to_keep: compute only the last so many logits (0: all), or those at the given indices.
+            labels: (batch, seq), the input ids with -100 at tokens without a loss; shifted here.
+            logits_to_keep: number of last positions to compute logits for (0: all), or indices of positions.
         """
-        # Recording costs, and keeps torch.compile from one graph: by default it is done where a loss may be added to.
+        # Recording takes time, and torch.compile then makes more than one graph: by default only when there may be a
+        # loss to add to.
         learns = self.training or labels is not None
         kwargs.setdefault("output_router_logits", self.config.output_router_logits and learns)
         outputs = self.model(
@@ -619,7 +666,7 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             positions = position_ids if past_key_values is None else None
             counted = tokens_to_balance(attention_mask, positions, outputs.last_hidden_state.shape[:2])
             aux_loss = router_losses(outputs.router_logits, self.config, counted)
-            if labels is not None and self.training:
+            if loss is not None and labels is not None and self.training:
                 targets = kwargs.get("shift_labels")
                 targets = (labels[:, 1:] if targets is None else targets).ne(-100).sum()
                 of_step = kwargs.get("num_items_in_batch")
@@ -639,8 +686,8 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
 class GPTForSequenceClassification(GenericForSequenceClassification, GPTPreTrainedModel):
     """The decoder with a linear head, `score`, on the last token that is not padding; a reward model has one label.
 
-    Padding is told by `pad_token_id`, so it must differ from the end-of-sequence token: otherwise the token before
-    the end is scored.
+    Padding is recognised by `pad_token_id`, which must differ from the end-of-sequence token: otherwise the token
+    before the end is scored.
     """
 
 
@@ -649,7 +696,7 @@ class GPTForTokenClassification(GenericForTokenClassification, GPTPreTrainedMode
 
 
 class GPTForQuestionAnswering(GenericForQuestionAnswering, GPTPreTrainedModel):
-    """The decoder with a linear head, `qa_outputs`, for where the answer starts and ends."""
+    """The decoder with a linear head, `qa_outputs`, for the start and the end of the answer."""
 
 
 __all__ = [

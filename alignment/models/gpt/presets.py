@@ -1,10 +1,12 @@
-"""Named models of the lineage: the fields in which each differs from `GPTConfig`'s defaults.
+"""Presets: published models, as the fields in which each differs from `GPTConfig`'s defaults.
 
-Sizes are the published ones. GPT-3's paper does not say how wide its banded layers are; 256 is our choice. What has
-`modern` or `moe` in its name is of a known family's shape, not a copy of a released model.
+Sizes are the published ones. GPT-3's paper does not give the width of its banded layers; 256 is our choice. Presets
+with `modern` or `moe` in their names have the shape of a known family, but are not copies of a released model.
 """
 
-from ...errors import UserError, did_you_mean
+from typing import Any
+
+from ...errors import unknown
 
 # Radford et al. 2018: post-norm, learned positions.
 GPT1 = {
@@ -40,7 +42,10 @@ def _gpt2(hidden_size: int, layers: int, heads: int) -> dict:
 
 
 def _gpt3(hidden_size: int, layers: int, heads: int) -> dict:
-    """Brown et al. 2020, table 2.1: GPT-2's shape at 2,048 positions, every other layer banded (Child et al. 2019)."""
+    """Return a shape of GPT-3 (Brown et al. 2020, table 2.1).
+
+    It is GPT-2's with 2,048 positions and every other layer banded (Child et al. 2019).
+    """
     return _gpt2(hidden_size, layers, heads) | {
         "max_position_embeddings": 2048,
         "layer_types": ["full_attention", "sliding_attention"] * (layers // 2),
@@ -48,8 +53,8 @@ def _gpt3(hidden_size: int, layers: int, heads: int) -> dict:
     }
 
 
-def _modern(hidden_size: int, layers: int, heads: int, kv_heads: int, intermediate_size: int, **others) -> dict:
-    """Llama's shape (Touvron et al. 2023): the defaults of `GPTConfig`, in sizes."""
+def _modern(hidden_size: int, layers: int, heads: int, kv_heads: int, intermediate_size: int, **others: Any) -> dict:
+    """Return a shape of Llama (Touvron et al. 2023): sizes for the defaults of `GPTConfig`."""
     return {
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,
@@ -69,11 +74,11 @@ PRESETS = {
     "gpt3-125m": _gpt3(768, 12, 12),
     "gpt3-350m": _gpt3(1024, 24, 16),
     "gpt3-760m": _gpt3(1536, 24, 16),
-    # The table says 24 heads of 128, which would not fit a width of 2,048; 16 do, and give the 1.3B.
+    # The table says 24 heads of 128, which do not fit a width of 2,048; 16 heads do, and give 1.3B parameters.
     "gpt3-1.3b": _gpt3(2048, 24, 16),
     "gpt3-2.7b": _gpt3(2560, 32, 32),
     "gpt3-6.7b": _gpt3(4096, 32, 32),
-    # The table says 5,140, which its 40 heads of 128 do not fill; 5,120 they do.
+    # The table says a width of 5,140, but 40 heads of 128 make 5,120.
     "gpt3-13b": _gpt3(5120, 40, 40),
     "gpt3-175b": _gpt3(12288, 96, 96),
     "modern-tiny": _modern(128, 4, 4, 2, 384, vocab_size=4096, max_position_embeddings=512, tie_word_embeddings=True),
@@ -141,11 +146,11 @@ PRESETS = {
 
 
 def preset_fields(name: str) -> dict:
-    """The fields of a preset.
+    """Return the fields of a preset.
 
     Raises:
         UserError: there is no such preset.
     """
     if name not in PRESETS:
-        raise UserError(f"no preset is called {name!r}", expected=", ".join(PRESETS), fix=did_you_mean(name, PRESETS))
+        raise unknown("preset", name, tuple(PRESETS))
     return PRESETS[name]

@@ -1,10 +1,10 @@
-"""What a GPT of some config costs: parameters, arithmetic, cache, training memory; told without making weights."""
+"""Cost of a GPT, computed from its config alone: parameters, FLOPs, cache and training memory."""
 
 from dataclasses import dataclass
 
 from .configuration_gpt import GPTConfig
 
-# AdamW in float32: weight, gradient and two moments; with bf16 autocast the same, as the weights stay in float32.
+# Bytes per parameter of AdamW in float32: weight, gradient and two moments. bf16 autocast keeps weights in float32.
 ADAMW_BYTES = 16
 SLIDING = "sliding_attention"
 
@@ -14,14 +14,14 @@ class Sizes:
     """Costs of a model.
 
     Attributes:
-        parameters: all of them, tied ones once.
-        active_parameters: those that a token passes through; fewer than all where there are experts.
-        forward_flops_per_token: of a token in a sequence of `context`, on average; a multiplication and an addition
-            are two. A training step takes three times as much (Kaplan et al. 2020).
-        kv_cache_bytes_per_token: keys and values of a token in 2 bytes a number, in layers that see everything.
-        kv_cache_bytes: of a whole sequence of `context`; layers that slide keep no more than their window.
-        training_bytes: weights, gradients and AdamW's moments in float32; activations come on top.
-        context: the length of sequence that these figures are for.
+        parameters: number of parameters; tied ones count once.
+        active_parameters: parameters that process a token; fewer than `parameters` if there are experts.
+        forward_flops_per_token: mean over the tokens of a sequence of `context` tokens; a multiply-add is two FLOPs. A
+            training step takes three times as many (Kaplan et al. 2020).
+        kv_cache_bytes_per_token: keys and values of a token in full-attention layers, at 2 bytes per number.
+        kv_cache_bytes: keys and values of a sequence of `context` tokens; sliding layers keep at most their window.
+        training_bytes: weights, gradients and AdamW's moments in float32, without activations.
+        context: sequence length that these figures are for.
     """
 
     parameters: int
@@ -34,7 +34,7 @@ class Sizes:
 
 
 def sizes(config: GPTConfig, context: int | None = None) -> Sizes:
-    """The costs of a config at a context (default: the longest it is made for)."""
+    """Return the costs of a config at a context length (default: max_position_embeddings)."""
     context = context or config.max_position_embeddings
     all_layers, active_layers = _layer_weights(config, active=False), _layer_weights(config, active=True)
     embeddings = config.vocab_size * config.hidden_size
@@ -42,9 +42,9 @@ def sizes(config: GPTConfig, context: int | None = None) -> Sizes:
     if config.position_embedding_type == "learned":
         tables += config.max_position_embeddings * config.hidden_size
     other = tables + _vectors(config)
-    attention = 4 * config.num_attention_heads * config.head_dim * sum(_seen(config, context))
+    attention = 4 * config.num_attention_heads * config.head_dim * sum(_mean_positions(config, context))
     kv_bytes = 2 * 2 * config.num_key_value_heads * config.head_dim
-    kept = sum(min(context, config.sliding_window) if kind == SLIDING else context for kind in config.layer_types)
+    kept = sum(_window(config, kind, context) for kind in config.layer_types)
     full = sum(kind != SLIDING for kind in config.layer_types)
     return Sizes(
         parameters=all_layers + other,
@@ -58,7 +58,7 @@ def sizes(config: GPTConfig, context: int | None = None) -> Sizes:
 
 
 def _layer_weights(config: GPTConfig, active: bool) -> int:
-    """Weights of the matrices in all layers; if `active`, of the experts only those that a token is sent to."""
+    """Count the weights of all layers' matrices; if `active`, only the routed experts that a token is sent to."""
     width, query = config.hidden_size, config.num_attention_heads * config.head_dim
     attention = 2 * width * query + 2 * width * config.num_key_value_heads * config.head_dim
     matrices = 3 if config.mlp_type == "gated" else 2
@@ -70,7 +70,7 @@ def _layer_weights(config: GPTConfig, active: bool) -> int:
 
 
 def _vectors(config: GPTConfig) -> int:
-    """Norms, biases and sinks."""
+    """Count the weights of norms, biases and sinks."""
     width, query = config.hidden_size, config.num_attention_heads * config.head_dim
     per_norm = 2 if config.norm_type == "layernorm" else 1
     layer = 2 * per_norm * width
@@ -86,10 +86,12 @@ def _vectors(config: GPTConfig) -> int:
     return config.num_hidden_layers * layer + last
 
 
-def _seen(config: GPTConfig, context: int) -> list[float]:
-    """How many positions a token sees in each layer, on average over a sequence."""
-    seen = []
-    for kind in config.layer_types:
-        window = min(config.sliding_window, context) if kind == SLIDING else context
-        seen.append((window * (window + 1) / 2 + (context - window) * window) / context)
-    return seen
+def _mean_positions(config: GPTConfig, context: int) -> list[float]:
+    """Return for each layer the number of positions that a token attends to, averaged over a sequence."""
+    windows = [_window(config, kind, context) for kind in config.layer_types]
+    return [(window * (window + 1) / 2 + (context - window) * window) / context for window in windows]
+
+
+def _window(config: GPTConfig, kind: str, context: int) -> int:
+    """Return the number of positions that a layer of a kind attends to at most."""
+    return min(context, config.sliding_window or context) if kind == SLIDING else context

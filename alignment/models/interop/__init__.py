@@ -1,4 +1,4 @@
-"""Checkpoints to and from transformers' own architectures, and to folders that carry their code with them."""
+"""Conversion of checkpoints from and to transformers' own architectures, and to folders that include their code."""
 
 from .convert import TARGETS, Conversion, export_checkpoint, import_checkpoint
 

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' own architectures become the GPT's, and the other way round."""
+"""Conversion of checkpoints between transformers' own architectures and the GPT."""
 
 import json
 from collections.abc import Callable
@@ -45,7 +45,7 @@ SELF_CONTAINED = "self-contained"
 TARGETS = (*NATIVE_TARGETS, SELF_CONTAINED)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-# By peft's task types: the class an adapter's model has, and its kind.
+# PEFT's task type of an adapter -> the class of its model, and its kind.
 ADAPTED = {
     "CAUSAL_LM": (GPTForCausalLM, "causal-lm"),
     "SEQ_CLS": (GPTForSequenceClassification, "sequence-classification"),
@@ -54,15 +54,15 @@ ADAPTED = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """A converted checkpoint.
 
-    Args:
+    Attributes:
         folder: the new checkpoint.
         architecture: its class.
-        auto_class: the class of transformers that loads it.
-        parameters: how many, tied ones counted once.
-        has_tokenizer: whether the source had a tokenizer, which then went along.
-        left_behind: options that only training uses, and that could not go along.
+        auto_class: the Auto class of transformers that loads it.
+        parameters: number of parameters; tied ones count once.
+        has_tokenizer: whether the source had a tokenizer, which was then copied.
+        left_behind: options that only training uses and that the new checkpoint cannot express.
     """
 
     folder: Path
@@ -73,40 +73,41 @@ class Conversion:
     left_behind: dict[str, Any]
 
     def __str__(self) -> str:
-        tokenizer = "with its tokenizer" if self.has_tokenizer else "without a tokenizer, as there was none"
+        tokenizer = "with its tokenizer" if self.has_tokenizer else "without a tokenizer: the source has none"
         text = f"{self.folder}: {self.architecture}, {self.parameters:,} parameters, {tokenizer}"
         if self.left_behind:
             options = ", ".join(f"{name}={value}" for name, value in self.left_behind.items())
-            text += f"\nleft behind, as only training uses it: {options}"
+            text += f"\noptions dropped (only training uses them): {options}"
         return text
 
 
 def import_checkpoint(source: str | Path, output_dir: str | Path) -> Conversion:
-    """Make a GPT of a checkpoint of transformers' own: GPT-1, GPT-2, Llama, Qwen3 or Mixtral.
+    """Convert a GPT-1, GPT-2, Llama, Qwen3 or Mixtral checkpoint of transformers to the GPT.
 
-    Weights are taken over as they are, in their dtype; tokenizer and generation config go along.
+    Weights keep their values and dtype; tokenizer and generation config are copied.
 
     Args:
-        source: folder of a full causal language model or of an adapter, which is merged, or a hub id.
+        source: folder of a full causal language model or of an adapter, which is merged; or a hub id.
         output_dir: a folder that is new or empty.
 
     Raises:
-        UserError: the source is no such checkpoint, has options or weights that the GPT lacks, or the folder is taken.
+        UserError: the source is of another architecture, has options or weights that the GPT lacks, or the output
+            folder is not empty.
     """
     output_dir = _free_folder(output_dir)
     theirs = _config(source)
     if theirs.model_type == GPTConfig.model_type:
         raise UserError(
-            f"{source} is of this project's architecture already",
+            f"{source} already has this project's architecture",
             got=f"model_type {theirs.model_type!r}",
             expected="one of " + ", ".join(FAMILIES),
-            fix="use it as it is; `align export` goes the other way",
+            fix="use it without conversion; `align export` converts in the other direction",
         )
     if misfits := import_misfits(theirs):
         raise _misfit_error(
             f"{source} has options that the GPT lacks",
             misfits,
-            f"keep it a {theirs.model_type} model: the stages train it as it is",
+            f"keep it as a {theirs.model_type} model: the stages train it without conversion",
         )
     config = to_gpt_config(theirs)
     tokenizer = _tokenizer(source)
@@ -117,17 +118,17 @@ def import_checkpoint(source: str | Path, output_dir: str | Path) -> Conversion:
 
 
 def export_checkpoint(checkpoint: str | Path, target: str, output_dir: str | Path) -> Conversion:
-    """Write a GPT's checkpoint as one that loads where this project is not installed.
+    """Convert a GPT's checkpoint to one that loads without this project.
 
     Args:
-        checkpoint: folder of a full model or of an adapter, which is merged, or a hub id.
-        target: an architecture of transformers' own, or `self-contained`: the GPT with its code, for
-            `trust_remote_code=True`, which keeps every option, and every head.
+        checkpoint: folder of a full model or of an adapter, which is merged; or a hub id.
+        target: an architecture of transformers, or `self-contained`: the GPT with its code, for
+            `trust_remote_code=True`, which keeps all options and heads.
         output_dir: a folder that is new or empty.
 
     Raises:
-        UserError: the target is not known or cannot express the model's options, all of which are named; the
-            checkpoint is no GPT; or the folder is taken.
+        UserError: the target is unknown or cannot express some of the model's options, which the error lists; the
+            checkpoint is no GPT; or the output folder is not empty.
     """
     if target not in TARGETS:
         raise UserError(f"no target is called {target!r}", expected="one of " + ", ".join(TARGETS))
@@ -135,10 +136,10 @@ def export_checkpoint(checkpoint: str | Path, target: str, output_dir: str | Pat
     config = _config(checkpoint)
     if config.model_type != GPTConfig.model_type:
         raise UserError(
-            f"{checkpoint} is not of this project's architecture",
+            f"{checkpoint} does not have this project's architecture",
             got=f"model_type {config.model_type!r}",
             expected=f"model_type {GPTConfig.model_type!r}",
-            fix="`align import` makes it one",
+            fix="convert it with `align import` first",
         )
     model_class, load = _how_to_load(checkpoint, config)
     if target == SELF_CONTAINED:
@@ -158,11 +159,11 @@ def _export_self_contained(
 
 
 def _free_folder(output_dir: str | Path) -> Path:
+    """Return the output folder's path, if the folder is new or empty; otherwise raise."""
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise UserError(
-            f"{output_dir} is taken",
-            got="a folder with files in it" if output_dir.is_dir() else "a file",
+            f"{output_dir} exists and is not empty" if output_dir.is_dir() else f"{output_dir} is a file",
             expected="a folder that is new or empty",
             fix="give another --output_dir; nothing has been overwritten",
         )
@@ -170,7 +171,7 @@ def _free_folder(output_dir: str | Path) -> Path:
 
 
 def _config(checkpoint: str | Path) -> PreTrainedConfig:
-    """The config of a checkpoint, of an adapter its base's, if its model type is known here."""
+    """Load the config of a checkpoint (for an adapter, its base's), if this module can convert its model type."""
     require_checkpoint(checkpoint)
     require_sound(checkpoint)
     whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
@@ -178,7 +179,7 @@ def _config(checkpoint: str | Path) -> PreTrainedConfig:
         model_type = PreTrainedConfig.get_config_dict(whole)[0].get("model_type")
         if model_type not in FAMILIES and model_type != GPTConfig.model_type:
             raise UserError(
-                f"{whole} is of an architecture that is not known here",
+                f"the architecture of {whole} cannot be converted",
                 got=f"model_type {model_type!r}",
                 expected="one of " + ", ".join((*FAMILIES, GPTConfig.model_type)),
             )
@@ -186,7 +187,7 @@ def _config(checkpoint: str | Path) -> PreTrainedConfig:
 
 
 def _tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer; none where a folder has none, in whose place transformers may make up an empty one."""
+    """Load the tokenizer; None if a folder has none, for which transformers may construct an empty one."""
     folder = Path(checkpoint)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
@@ -194,20 +195,20 @@ def _tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | None:
 
 
 def _how_to_load(checkpoint: str | Path, config: GPTConfig) -> tuple[type, Callable[[], PreTrainedModel]]:
-    """The class of a GPT's checkpoint, and what loads it."""
+    """Return the class of a GPT's checkpoint, and a function that loads it."""
     if is_adapter(checkpoint):
         task = json.loads((Path(checkpoint) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("task_type")
         if task not in ADAPTED:
             expected = "one of " + ", ".join(ADAPTED)
             raise UserError(
-                f"{checkpoint} is an adapter for another task", got=f"task_type {task!r}", expected=expected
+                f"{checkpoint} is an adapter for an unsupported task", got=f"task_type {task!r}", expected=expected
             )
         model_class, kind = ADAPTED[task]
         return model_class, lambda: _merged(checkpoint, kind)
     known = {cls.__name__: cls for cls in HEADS.values()}
     name = (config.architectures or [GPTForCausalLM.__name__])[0]
     if name not in known:
-        raise UserError(f"{checkpoint} is of an unknown class", got=name, expected="one of " + ", ".join(known))
+        raise UserError(f"the class of {checkpoint} is unknown", got=name, expected="one of " + ", ".join(known))
     return known[name], lambda: _loaded(checkpoint, known[name])
 
 
@@ -215,16 +216,16 @@ def _merged(adapter: str | Path, kind: str) -> PreTrainedModel:
     return load_trainable(adapter, kind, dtype="auto").merge_and_unload()
 
 
-def _loaded(checkpoint: str | Path, model_class: type) -> PreTrainedModel:
-    """A full model in the dtype it was saved in, every weight of which was in the checkpoint, and no other."""
+def _loaded(checkpoint: str | Path, model_class: type[Any]) -> PreTrainedModel:
+    """Load a full model in its saved dtype; raise if weights are missing from the checkpoint or unexpected."""
     options = {"trust_remote_code": False, "use_safetensors": True}
     model, report = model_class.from_pretrained(checkpoint, dtype="auto", output_loading_info=True, **options)
     odd = {kind: sorted(report[f"{kind}_keys"]) for kind in ("missing", "unexpected") if report[f"{kind}_keys"]}
     if odd:
         raise UserError(
-            f"the weights of {checkpoint} are not those of its architecture",
+            f"the weights of {checkpoint} do not match its architecture",
             got="; ".join(f"{kind}: {', '.join(map(str, names[:6]))}" for kind, names in odd.items()),
-            expected=f"the weights of a {type(model).__name__}, no more and no fewer",
+            expected=f"exactly the weights of a {type(model).__name__}",
         )
     return model
 
@@ -232,10 +233,10 @@ def _loaded(checkpoint: str | Path, model_class: type) -> PreTrainedModel:
 def _require_fit(checkpoint: str | Path, config: GPTConfig, model_class: type, target: str) -> None:
     if model_class is not GPTForCausalLM:
         raise UserError(
-            f"only causal language models become {target} models",
+            f"only causal language models can be converted to {target}",
             got=model_class.__name__,
             expected=GPTForCausalLM.__name__,
-            fix=f"--to {SELF_CONTAINED} takes every head",
+            fix=f"use --to {SELF_CONTAINED}, which supports all heads",
         )
     if misfits := export_misfits(config, target):
         fitting = [other for other in NATIVE_TARGETS if not export_misfits(config, other)]
@@ -250,14 +251,14 @@ def _misfit_error(problem: str, misfits: list[Misfit], fix: str) -> UserError:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message; of a list with an entry a layer, the different ones."""
+    """Format a value for a message; of a list with an entry per layer, only the distinct values."""
     return "/".join(sorted(set(value))) if isinstance(value, list) else str(value)
 
 
 def _built(config: PreTrainedConfig, tensors: dict[str, torch.Tensor], source: PreTrainedModel) -> PreTrainedModel:
-    """A causal language model to save, made of these very tensors; names and shapes that do not fit raise.
+    """Build a causal language model around the given tensors, to save it; names and shapes that do not match raise.
 
-    It is built on the meta device, so that no memory is taken twice, and its buffers stay there: it cannot run.
+    It is built on the meta device, so that no memory is allocated twice. Its buffers stay there: it cannot run.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

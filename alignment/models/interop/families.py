@@ -1,7 +1,8 @@
-"""How the options of transformers' own families and those of the GPT correspond, and which have no counterpart.
+"""The correspondence between options of transformers' model families and of the GPT.
 
-A family's table pairs the options of one meaning. Every other option has to be as it is in all models of the other
-side, or it is reported as a misfit: so an option that is new on either side is refused, never dropped.
+A family's table pairs options with the same meaning. Every other option must have the value that all models of the
+other side have; otherwise it is reported as a misfit. A new option on either side is thus refused,
+never dropped.
 """
 
 from dataclasses import dataclass, field, fields
@@ -16,11 +17,11 @@ from alignment.models.gpt import GPTConfig
 class Family:
     """An architecture of transformers.
 
-    Args:
-        model_type: as transformers calls it.
-        paired: its options -> the GPT's of the same meaning.
-        fixed: options of the GPT that all its models have, where they are not GPTConfig's defaults.
-        silent: its options that say nothing of their own about a causal language model.
+    Attributes:
+        model_type: transformers' name of it.
+        paired: its options -> the GPT's options with the same meaning.
+        fixed: options of the GPT with one value in all its models, if that is not GPTConfig's default.
+        silent: its options that do not affect a causal language model.
     """
 
     model_type: str
@@ -35,7 +36,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Misfit:
-    """An option that the other side cannot express: the value it has, and the value (or a phrase for it) needed."""
+    """An option that the other side cannot express: its value, and the value (or a phrase for it) that is needed."""
 
     option: str
     has: Any
@@ -43,6 +44,7 @@ class Misfit:
 
 
 def same(*names: str) -> dict[str, str]:
+    """Pair options that have the same name on both sides."""
     return {name: name for name in names}
 
 
@@ -78,7 +80,7 @@ CLASSIC_SHAPE = {
     "attention_bias": True,
     "mlp_bias": True,
 }
-# They shape the head of GPT2DoubleHeadsModel, which is not a language model's.
+# Options of the head of GPT2DoubleHeadsModel, which language models do not have.
 SUMMARY = frozenset(f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
 FAMILIES = {
     family.model_type: family
@@ -100,7 +102,7 @@ FAMILIES = {
             "qwen3",
             MODERN | same("intermediate_size", "attention_bias", "layer_types", "sliding_window"),
             fixed={"qk_norm": True},
-            silent=frozenset({"use_sliding_window", "max_window_layers"}),  # layer_types is made of them
+            silent=frozenset({"use_sliding_window", "max_window_layers"}),  # layer_types is derived from them
         ),
         Family(
             "mixtral",
@@ -111,10 +113,10 @@ FAMILIES = {
         ),
     )
 }
-# The names under which GPT-1 knows activations that transformers calls otherwise.
+# GPT-1's names of activations -> transformers' names.
 GPT1_ACTIVATIONS = {"gelu": "gelu_new", "swish": "silu"}
 
-# What only training uses does not stand in the way of a conversion; what is lost is said.
+# Options that only training uses do not prevent a conversion; the conversion reports those that it drops.
 TRAINING_ONLY = frozenset(
     {
         "attention_dropout",
@@ -125,7 +127,7 @@ TRAINING_ONLY = frozenset(
         "output_router_logits",
     }
 )
-# Options that say something only along with another, which is compared: position_embedding_type, layer_types.
+# Options that depend on others, which are compared: position_embedding_type, layer_types.
 FOLLOWING = frozenset({"rope_parameters", "sliding_window"})
 OF_EXPERTS = frozenset(
     {
@@ -140,7 +142,7 @@ OF_EXPERTS = frozenset(
 
 
 def to_gpt_config(theirs: PreTrainedConfig) -> GPTConfig:
-    """The GPT's config of a family's; only for one without misfits."""
+    """Convert a family's config without misfits to a GPT's."""
     family = FAMILIES[theirs.model_type]
     options = family.fixed | {ours: getattr(theirs, name) for name, ours in family.paired.items()}
     options["attention_dropout"] = options["attention_dropout"] or 0.0  # Llama's may be None
@@ -152,19 +154,19 @@ def to_gpt_config(theirs: PreTrainedConfig) -> GPTConfig:
 
 
 def from_gpt_config(config: GPTConfig, model_type: str) -> PreTrainedConfig:
-    """A family's config of the GPT's; only for one without misfits."""
+    """Convert a GPT's config without misfits to a family's."""
     options = {name: getattr(config, ours) for name, ours in FAMILIES[model_type].paired.items()}
     if "sliding_window" in options and "sliding_attention" not in config.layer_types:
         options["sliding_window"] = None
     if model_type == "qwen3":
         options["use_sliding_window"] = options["sliding_window"] is not None
-    if model_type == "mixtral":  # its generation fails where it returns router logits and there is padding
+    if model_type == "mixtral":  # with router logits, its generation fails if there is padding
         options["output_router_logits"] = False
     return AutoConfig.for_model(model_type, **options)
 
 
 def import_misfits(theirs: PreTrainedConfig) -> list[Misfit]:
-    """Options of a family's config that the GPT lacks, where they are not at their default."""
+    """Return the options of a family's config that the GPT lacks and that do not have their defaults."""
     family = FAMILIES[theirs.model_type]
     usual = {
         name: value
@@ -181,7 +183,7 @@ def import_misfits(theirs: PreTrainedConfig) -> list[Misfit]:
 
 
 def export_misfits(config: GPTConfig, model_type: str) -> list[Misfit]:
-    """Options of a GPT that a family cannot express, and what they are in all of its models."""
+    """Return the options of a GPT that a family cannot express, with their values in all models of the family."""
     family = FAMILIES[model_type]
     expected = _own_defaults(GPTConfig) | _needed_layers(config, family) | family.fixed
     if model_type == "gpt2":
@@ -202,7 +204,7 @@ def export_misfits(config: GPTConfig, model_type: str) -> list[Misfit]:
 
 
 def left_behind(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
-    """What only training uses and the other side has no place for, where it is set, in a config of either side."""
+    """Return the options that only training uses, that are set in a config and that the other side lacks."""
     paired = FAMILIES[model_type].paired
     carried = {*paired.values()} - {"output_router_logits"} if isinstance(config, GPTConfig) else paired
     lost = TRAINING_ONLY.difference(carried)
@@ -210,7 +212,7 @@ def left_behind(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
 
 
 def _needed_layers(config: GPTConfig, family: Family) -> dict[str, list[str]]:
-    """The types of the layers of a family: all alike, of the one kind that it knows."""
+    """Return the layer types that a family can express: all layers have the same type."""
     slides = "sliding_window" in family.paired and "sliding_attention" in config.layer_types
     return {
         "layer_types": ["sliding_attention" if slides else "full_attention"] * config.num_hidden_layers,
@@ -219,6 +221,6 @@ def _needed_layers(config: GPTConfig, family: Family) -> dict[str, list[str]]:
 
 
 def _own_defaults(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
-    """The options that a config class adds to those of all configs, with their defaults."""
+    """Return the options that a config class adds to those of all configs, with their defaults."""
     common = {one.name for one in fields(PreTrainedConfig)}
     return {one.name: one.default for one in fields(config_class) if one.name not in common}

@@ -1,4 +1,4 @@
-"""The modelling code beside the weights: transformers then loads the folder, and this project need not be installed."""
+"""The modelling code in a checkpoint folder: transformers can then load the folder without this project."""
 
 import re
 from pathlib import Path
@@ -13,11 +13,11 @@ HEADS = {
     "AutoModelForSequenceClassification": gpt.GPTForSequenceClassification,
     "AutoModelForTokenClassification": gpt.GPTForTokenClassification,
 }
-# The class of the config is not the GPTConfig of the modelling code: transformers loads each from a copy of its own.
+# The class of the config is not the GPTConfig of the modelling code: transformers loads each from its own copy.
 REGISTRATION = """
 
-# Where this code is loaded from a checkpoint: transformers' generic heads make their base model through AutoModel,
-# without passing trust_remote_code on, so it has to be registered for the config that has come.
+# When this code is loaded from a checkpoint, transformers' generic heads create their base model through AutoModel
+# without trust_remote_code, so the base model has to be registered for the class of the given config.
 from transformers import AutoModel  # noqa: E402
 
 _init = GPTPreTrainedModel.__init__
@@ -34,13 +34,16 @@ RELATIVE_IMPORT = re.compile(r"^( *from )(\.+)([\w.]+)(?= import )", flags=re.MU
 
 
 def auto_map() -> dict[str, str]:
-    """Auto class -> `file.class`, for config.json. vLLM looks for AutoModel."""
+    """Return Auto class -> `file.class`, for config.json. vLLM looks for AutoModel."""
     classes = {"AutoConfig": GPTConfig} | HEADS
     return {auto: f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}" for auto, cls in classes.items()}
 
 
 def code_files() -> dict[str, str]:
-    """File name -> source of the modelling code and all that it imports of this project, to lie in one folder."""
+    """Return file name -> source of the modelling code and the modules of this project that it imports.
+
+    All files go into one folder, so that relative imports are rewritten.
+    """
     folder = Path(gpt.__file__).parent
     waiting = [folder / f"{entry.split('.')[0]}.py" for entry in auto_map().values()]
     sources = {}
@@ -55,9 +58,10 @@ def code_files() -> dict[str, str]:
 
 
 def _imported(path: Path, dots: str, module: str) -> Path:
-    """The file that `from ..module import` names in `path`."""
+    """Return the file that `from ..module import` means in `path`."""
     return path.parents[len(dots) - 1].joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _flat(match: re.Match) -> str:
+    """Rewrite a relative import as an import from the same folder."""
     return f"{match[1]}.{match[3].rsplit('.', 1)[-1]}"

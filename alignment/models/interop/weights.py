@@ -1,6 +1,6 @@
-"""The names and layouts of weights. Llama's, Qwen3's and Mixtral's are the GPT's own; GPT-1's and GPT-2's are not.
+"""Conversion of weights' names and layouts; those of Llama, Qwen3 and Mixtral are the GPT's own.
 
-GPT-1 and GPT-2 keep queries, keys and values in one matrix, and their matrices are the other way round, (in, out).
+GPT-1 and GPT-2 keep queries, keys and values in one matrix, and their matrices are transposed, (in, out).
 """
 
 import torch
@@ -29,12 +29,12 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def to_gpt_weights(tensors: Tensors, model_type: str, layers: int) -> Tensors:
-    """A family's weights as the GPT's; a name that is not known stays, for the model to refuse."""
+    """Convert a family's weights to the GPT's; unknown names are kept, for the model to refuse."""
     if model_type not in OUTSIDE:
         return tensors
     modules = {theirs: ours for ours, theirs in _modules(model_type, layers).items()}
     joined = {f"transformer.h.{layer}.attn.c_attn": f"model.layers.{layer}.self_attn" for layer in range(layers)}
-    renamed = {}
+    renamed: Tensors = {}
     for name, tensor in tensors.items():
         module, kind = name.rsplit(".", 1)
         tensor = _turned(module, tensor)
@@ -47,7 +47,7 @@ def to_gpt_weights(tensors: Tensors, model_type: str, layers: int) -> Tensors:
 
 
 def from_gpt_weights(tensors: Tensors, model_type: str, layers: int) -> Tensors:
-    """The inverse of `to_gpt_weights`."""
+    """Convert the GPT's weights to a family's: the inverse of `to_gpt_weights`."""
     if model_type not in OUTSIDE:
         return tensors
     modules, rest, renamed = _modules(model_type, layers), dict(tensors), {}
@@ -64,7 +64,7 @@ def from_gpt_weights(tensors: Tensors, model_type: str, layers: int) -> Tensors:
 
 
 def _modules(model_type: str, layers: int) -> dict[str, str]:
-    """Our modules -> theirs, but for queries, keys and values, and for what bears the same name."""
+    """Return our modules -> theirs, except queries, keys and values and modules with equal names."""
     return OUTSIDE[model_type] | {
         f"model.layers.{layer}.{ours}": f"transformer.h.{layer}.{theirs}"
         for layer in range(layers)
@@ -73,6 +73,6 @@ def _modules(model_type: str, layers: int) -> dict[str, str]:
 
 
 def _turned(module: str, tensor: torch.Tensor) -> torch.Tensor:
-    """(in, out) <-> (out, in), for the matrices of their layers; a tied table must stay the very same tensor."""
+    """Transpose the matrices of their layers, (in, out) <-> (out, in); a tied table must remain the same tensor."""
     is_matrix = module.rsplit(".", 1)[-1].startswith("c_") and tensor.ndim == 2
     return tensor.T.contiguous() if is_matrix else tensor

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from alignment.keyed_seeds import keyed_rng
 from alignment.models.adapters import token_rows_in_place
 from alignment.stages.self_check.probe import compare, recorded
 from alignment.stages.self_check.prove import SAME_PASS, Check, Outcome, moved_weights, tolerance
@@ -18,7 +19,7 @@ from alignment.stages.self_check.reward_checks import check_learned, check_sampl
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.metrics import Metrics
 from alignment.trainers.ppo.models import Reference, completion_logits, inner
-from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, encode_prompts, keyed_rng, sample
+from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, encode_prompts, sample
 from alignment.trainers.ppo.trainer import PPOTrainer
 from reward_models.learned import LearnedReward
 

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from alignment.durable.read import read_json
+from alignment.keyed_seeds import keyed_generator
+from alignment.models.context_length import context_length
 from alignment.stages.self_check.prove import Outcome
 from alignment.trainers.ppo.models import inner
-from alignment.trainers.ppo.rollout import keyed_generator
 
 ROWS, TOKENS = 2, 16
 
@@ -25,7 +26,7 @@ ROWS, TOKENS = 2, 16
 def make_probe(model: nn.Module) -> dict[str, Any]:
     """Return the probe: ids, vocabulary, and per row a log-probability (causal LM) or a score (reward model)."""
     config = inner(model).config.get_text_config()
-    length = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
+    length = min(TOKENS, context_length(config) or TOKENS)
     ids = torch.randint(config.vocab_size, (ROWS, length), generator=keyed_generator("probe"))
     training = model.training
     model.eval()

@@ -14,6 +14,7 @@ from alignment.data.preparing.load import prepare
 from alignment.durable.atomic import write_text
 from alignment.errors import UserError
 from alignment.masking import mask_text
+from alignment.models.context_length import context_length
 from alignment.models.loading import load_config
 from eval.harness.suite import item_texts
 
@@ -60,7 +61,7 @@ def loading_options(model_args: ModelConfig) -> dict[str, Any]:
 
 def require_context(checkpoint: str, max_length: int | None) -> None:
     """Raise if rows may be longer than the model's context, beyond which it reads badly without an error."""
-    context = getattr(load_config(checkpoint), "max_position_embeddings", None)
+    context = context_length(load_config(checkpoint))
     if context is not None and (max_length is None or max_length > context):
         raise UserError(
             "max_length is beyond the model's context",

@@ -7,6 +7,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from alignment.errors import UserError
+from alignment.models.context_length import context_length
 from alignment.trainers.ppo.rollout import encode_prompts
 from reward_models.functions import check_function
 
@@ -49,7 +50,7 @@ def without_long_prompts(
     Raises:
         UserError: no prompt of a split leaves room.
     """
-    context = getattr(config, "max_position_embeddings", None)
+    context = context_length(config)
     if context is None:
         return splits
     room, kept = context - max_completion_length, {}

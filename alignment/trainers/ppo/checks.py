@@ -8,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignment.errors import UserError
+from alignment.models.context_length import context_length
+from alignment.models.generation import end_token_ids
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.rollout import encode_prompts
 
@@ -60,7 +62,7 @@ def check_prompts(
     args: PPOConfig, datasets: Sequence[Datasets], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> None:
     """Require prompts that have tokens and that leave room for a completion of max_completion_length."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(config)
     flat = [part for given in datasets for part in (given.values() if isinstance(given, dict) else [given])]
     for dataset in flat:
         if dataset is None:
@@ -103,10 +105,8 @@ def check_resumable(path: str, step: int, args: PPOConfig) -> None:
 
 
 def find_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All tokens that end a completion, from the generation config and the tokenizer: end of turn and end of text."""
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    found = sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+    """`end_token_ids`, of which there has to be at least one."""
+    found = end_token_ids(model, tokenizer)
     if not found:
         raise UserError(
             "Neither the model's generation config nor the tokenizer names an end-of-sequence token.",

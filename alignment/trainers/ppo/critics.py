@@ -24,6 +24,7 @@ from alignment.models.checkpoints import (
     recorded_quantization,
     require_sound,
 )
+from alignment.models.context_length import context_length
 from alignment.models.loading import load_trainable, require_reward_model
 from alignment.models.quantization import quantization_of
 from alignment.tokenization.reward_rows import score_index
@@ -131,7 +132,7 @@ def scored_state(model: nn.Module, batch: dict[str, Tensor], pad_token_id: int |
 
 def positions(model: nn.Module) -> int | None:
     """Number of positions of a model; None without a limit."""
-    return getattr(inner(model).config.get_text_config(), "max_position_embeddings", None)
+    return context_length(inner(model).config)
 
 
 def new_head(policy: Model) -> nn.Linear:

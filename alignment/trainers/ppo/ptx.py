@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.data.tokenizing.tokens import ended, make_encoder, require_eos
 from alignment.errors import UserError
+from alignment.keyed_seeds import keyed_generator
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.models import Model
-from alignment.trainers.ppo.rollout import keyed_generator
 
 
 class PretrainingTexts:

@@ -1,8 +1,6 @@
 """Rollouts: the order of the prompts, sampling of completions, and their tensors."""
 
-import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation import ContinuousBatchingConfig
 from trl import is_conversational
 
+from alignment.keyed_seeds import keyed_generator
 from alignment.models.generation import plain_generation
 from alignment.models.output_layer import contiguous_states
 from alignment.models.router import no_router_logits
@@ -105,23 +104,6 @@ class Rollout:
         steps = order.split(size * accumulation)
         by_length = [rows[self.lengths[rows].argsort(descending=True, stable=True)] for rows in steps]
         return [rows for step in by_length for rows in step.split(size)]
-
-
-def keyed_generator(*key: Any) -> torch.Generator:
-    """A generator whose random numbers depend only on the key."""
-    return torch.Generator().manual_seed(_seed(key))
-
-
-@contextmanager
-def keyed_rng(device: torch.device, *key: Any) -> Iterator[None]:
-    """Seed torch's global generators by the key within the context, and restore their states on exit."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(key))
-        yield
-
-
-def _seed(key: tuple[Any, ...]) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
 
 
 def as_rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

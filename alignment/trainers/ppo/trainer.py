@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState, set_seed
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
+from alignment.keyed_seeds import keyed_rng
 from alignment.models.adapters import token_rows_in_place
 from alignment.models.loading import load_tokenizer
 from alignment.models.router import router_coefficient, weighted_router_loss
@@ -64,7 +65,7 @@ from alignment.trainers.ppo.rewards import (
     read_completions,
     score_samples,
 )
-from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, RolloutSampler, as_rows, encode_prompts, keyed_rng
+from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, RolloutSampler, as_rows, encode_prompts
 from alignment.trainers.ppo.schedule import RolloutSchedule
 from alignment.trainers.ppo.state import load_state, save_state
 

@@ -70,7 +70,7 @@ def test_counts_are_logged_in_one_line(tmp_path, caplog):
         load_splits(DataArguments(str(path)), "text", seed=0)
     assert (
         f"train: 1 rows of 3 from {path}, split train, columns text "
-        "(left behind: 1 text is empty: row 2 of the source; 1 split off for validation (seed 0))" in caplog.messages
+        "(dropped: 1 text is empty: row 2 of the source; 1 split off for validation (seed 0))" in caplog.messages
     )
 
 
@@ -143,7 +143,7 @@ def test_weights_caps_and_epochs_are_accounted_for(two_sources, caplog):
     assert (first.rows, first.repeated, first.share, removals(first)) == (2, 0, 0.25, {"not drawn for the mix": 18})
     assert (second.rows, second.repeated, second.share, removals(second)) == (6, 2, 0.75, {"beyond max_rows": 2})
     assert first.adds_up and second.adds_up
-    assert f"the mix has 8 rows: {two_sources[1]}, the scarcest for its weight, gives 6" in caplog.text
+    assert f"the mix has 8 rows, limited by {two_sources[1]}, the scarcest source for its weight: 6 rows" in caplog.text
 
 
 def test_a_limit_keeps_the_shares_of_the_mix(two_sources):
@@ -174,7 +174,7 @@ def test_columns_of_a_source_are_mapped_for_it_alone(two_sources, tmp_path):
 def test_kept_columns_that_differ_are_an_error(tmp_path):
     first = write(tmp_path / "a.jsonl", [{"prompt": "a", "level": 1}])
     second = write(tmp_path / "b.jsonl", [{"prompt": "b", "level": {"x": 1}}])
-    with pytest.raises(UserError, match="columns of one name and different kinds"):
+    with pytest.raises(UserError, match="columns with the same name and different types"):
         load_splits(mixture([first, second]), "prompts", 0, keep=None)
     assert len(load_splits(mixture([first, second]), "prompts", 0)["train"]) == 2
 
@@ -229,7 +229,7 @@ def test_duplicates_that_stay_are_told(tmp_path):
     path = texts(tmp_path, "a.jsonl", ["a", "b", "a ", "a"])
     report = prepare(DataArguments(path, eval_share=0), "text", 0).report
     assert (report.accounts[0].rows, report.accounts[0].duplicates) == (4, 2)
-    assert report.notes == ["2 of 4 training rows are the same as an earlier one; `deduplicate: exact` leaves them out"]
+    assert report.notes == ["2 of 4 training rows are exact duplicates (kept; set `deduplicate: exact` to drop them)"]
 
 
 def test_texts_of_a_suite_must_be_passed_in(questions):

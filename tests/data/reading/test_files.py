@@ -11,9 +11,10 @@ import pyarrow
 import pytest
 from datasets import Dataset, DatasetDict
 
-from alignment.data.reading import arrow_cache, files
-from alignment.data.reading.files import read_files, split_documents
+from alignment.data.reading import arrow_cache, files, text_files
+from alignment.data.reading.files import read_files
 from alignment.data.reading.sources import load_source, own_test_split
+from alignment.data.reading.text_files import split_documents
 from alignment.errors import UserError
 
 
@@ -151,7 +152,7 @@ def test_blocks_make_no_difference_to_documents():
         blocks = [text[start : start + size] for start in range(0, len(text), size)]
         expected = split_at_once(text, 60)
         assert split_documents(text, 60) == expected, seed
-        assert list(files._documents(blocks, 60)) == expected, seed
+        assert list(text_files._documents(blocks, 60)) == expected, seed
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "lines.txt", "a.jsonl"])
@@ -226,9 +227,9 @@ def test_rows_with_one_long_text_each(tmp_path, monkeypatch):
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
 LATIN = "caf\u00e9".encode("latin-1")
 ERRORS = [
-    ("a.jsonl", POINTER.encode(), r"a.jsonl is not the data but a pointer(?s:.*)git lfs pull"),
-    ("a.parquet", POINTER.encode(), r"a.parquet is not the data but a pointer"),
-    ("a.txt.gz", POINTER.encode(), r"a.txt.gz is not the data but a pointer"),
+    ("a.jsonl", POINTER.encode(), r"a.jsonl is a pointer to the data(?s:.*)git lfs pull"),
+    ("a.parquet", POINTER.encode(), r"a.parquet is a pointer to the data"),
+    ("a.txt.gz", POINTER.encode(), r"a.txt.gz is a pointer to the data"),
     (
         "a.jsonl",
         b'{"text": "a"}\n{"text": "' + LATIN + b'"}\n',
@@ -238,15 +239,15 @@ ERRORS = [
     ("a.txt", b"a\n\nb\n" + LATIN, r"a.txt is not UTF-8 at line 4"),
     ("a.csv", b"text\na\n" + LATIN, r"a.csv is not UTF-8 at line 3"),
     ("a.txt.gz", gzip.compress(b"a\n" + LATIN, mtime=0), r"a.txt.gz is not UTF-8 at line 2"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-12], r"a.jsonl.gz is cut off"),
-    ("a.txt.gz", gzip.compress(random.Random(0).randbytes(99).hex().encode(), mtime=0)[:-30], r"a.txt.gz is cut off"),
-    ("a.csv.gz", gzip.compress(b"text\na\n", mtime=0)[:-9], r"a.csv.gz is cut off"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-12], r"a.jsonl.gz is truncated"),
+    ("a.txt.gz", gzip.compress(random.Random(0).randbytes(99).hex().encode(), mtime=0)[:-30], r"a.txt.gz is truncated"),
+    ("a.csv.gz", gzip.compress(b"text\na\n", mtime=0)[:-9], r"a.csv.gz is truncated"),
     ("a.parquet.gz", b"", r"Cannot read .*a.parquet.gz(?s:.*)gunzip"),
-    ("a.csv", b"a,b\n1,2\n3\n", r"a.csv: line 3 has not as many values(?s:.*)expected: 2: a, b"),
-    ("a.csv", b"a,b\n1,2\n\n3,4,5\n", r"a.csv: line 4 has not as many values"),
-    ("a.csv", b"a,b\n1,2,3\n", r"a.csv: line 2 has not as many values"),
+    ("a.csv", b"a,b\n1,2\n3\n", r"a.csv: line 3 and the header differ(?s:.*)expected: 2: a, b"),
+    ("a.csv", b"a,b\n1,2\n\n3,4,5\n", r"a.csv: line 4 and the header differ"),
+    ("a.csv", b"a,b\n1,2,3\n", r"a.csv: line 2 and the header differ"),
     ("a.csv", b'a,b\n1,"2"3\n', r"Cannot read .*a.csv at line 2"),
-    ("a.csv", b"a,a\n1,2\n", r"a header line of different names"),
+    ("a.csv", b"a,a\n1,2\n", r"a header line with distinct names"),
     ("a.arrow", b"text", r"Cannot read .*a.arrow(?s:.*)expected: Arrow files"),
     ("a.json", b'{\n  "data": [1]\n}', r"a.json is not valid JSON at line 1"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d\\ud83d"}\n', r"half a character at line 2"),

@@ -245,7 +245,7 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
         "  got:      columns ask, say\n"
         "  expected: one of these sets of columns: messages | conversations | prompt, completion | prompt, response | "
         "instruction, output | instruction, instances | question, answer | query, response | transcript\n"
-        "  fix:      map yours to ours in the recipe, for example `columns: {ask: messages}`"
+        "  fix:      map columns to recognised ones in the recipe, for example `columns: {ask: messages}`"
     )
 
 

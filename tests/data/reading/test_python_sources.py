@@ -59,7 +59,7 @@ def test_the_files_of_a_package(zebra, caplog):
         {"text": CODE, "package": "zebra-core", "path": "zebra/b.py"},
     ]
     assert caplog.messages[-1] == (
-        "Python sources of 1 packages: 5 files, 2 documents; left out: 1 duplicates, 1 empty, 1 unreadable files"
+        "Python sources of 1 packages: 5 files, 2 documents; dropped: 1 duplicates, 1 empty, 1 unreadable files"
     )
 
 
@@ -112,9 +112,9 @@ def test_a_package_that_changes_is_read_again(zebra):
         (
             "python-sources:?docstring=true",
             "text",
-            r"python-sources option: docstring(?s:.*)mean 'docstrings'\?",
+            r"option of python-sources: docstring(?s:.*)did you mean 'docstrings'\?",
         ),
-        ("python-sources:?docstrings=yes", "text", r"no such value(?s:.*)expected: true or false"),
+        ("python-sources:?docstrings=yes", "text", r"cannot take this value(?s:.*)expected: true or false"),
     ],
 )
 def test_mistakes(zebra, name, kind, message):

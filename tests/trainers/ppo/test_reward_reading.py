@@ -9,7 +9,7 @@ from shipped_templates import SHIPPED, classifier
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from alignment.tokenization.chat import chat_eos_ids
+from alignment.tokenization.chat_format import chat_eos_ids
 from alignment.tokenization.reward_rows import ending_of_tokens, padding_id, reply_ending, reward_rows, score_index
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.rewards import Samples, make_rewards
