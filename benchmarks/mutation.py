@@ -98,6 +98,7 @@ TARGETS = {
     "eval/comparison/preferences.py": ["eval/comparison/test_preferences.py", "eval/generation/test_winrate.py"],
     "reward_models/card/pairwise.py": CARD,
     "reward_models/card/margins.py": CARD,
+    "reward_models/reliability.py": [*CARD, "reward_models/test_reliability.py"],
 }
 # The smoke run's source and tests: sum_below is tested well, clip badly, spare never.
 QUICK_SOURCE = """
