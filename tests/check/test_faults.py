@@ -146,7 +146,7 @@ FAULTS = {
         "sft",
         set_case(template=None, tokens={"pad_token": None, "eos_token": "<|endoftext|>"}),
         0,
-        ["given chatml, with tokens that its vocabulary has", "pads with <|pad|>"],
+        ["gets chatml, with tokens that its vocabulary has", "pads with <|pad|>"],
     ),
     "no template": ("dpo", set_case(template=None), 1, ["error: dpo: the tokenizer has no chat template"]),
     "no generation markers": (

@@ -77,7 +77,7 @@ def test_counts_are_logged_in_one_line(tmp_path, caplog):
 def test_one_row_cannot_be_split(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text": "a"}\n')
-    with pytest.raises(UserError, match="2 row\\(s\\), 1 different"):
+    with pytest.raises(UserError, match="2 row\\(s\\), 1 distinct"):
         load_splits(DataArguments(str(path)), "text", seed=0)
 
 
