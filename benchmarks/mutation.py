@@ -76,7 +76,6 @@ TARGETS = {
     "alignment/trainers/ppo/critics.py": PPO,
     "alignment/trainers/ppo/trainer.py": PPO,
     "alignment/trainers/ppo/losses.py": PPO,
-    "alignment/trainers/ppo/log_probs.py": PPO,
     "alignment/trainers/ppo/schedule.py": ["trainers/ppo/test_ppo_schedule.py", *PPO],
     "alignment/data/tokenizing/packing.py": PACKING,
     "alignment/data/tokenizing/windows.py": PACKING,

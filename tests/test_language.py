@@ -10,21 +10,26 @@ BETTER = {
     r"(goes|going|go|went|gone) on": "resume, continue, be trained further",
     r"foretells?|foretold": "predict",
     r"told|tells?": "report, say, show; for names: what the value is",
-    r"stands?|stood|standing": "is, remaining, existing",
+    r"(stands?|stood|standing)(?!-in| for)": "is, remaining, existing",
     r"mend(s|ed|ing)?": "fix, correct",
     r"beside": "next to, in addition to, besides, with",
     r"in place of": "instead of",
-    r"theirs|ours": "name the owner",
+    r"(is|are) (theirs|ours)": "name the owner",
     r"of it all": "name the thing",
 }
 PATTERNS = {re.compile(rf"\b({words})\b", re.IGNORECASE): better for words, better in BETTER.items()}
 # Lines that need the word: file -> a part of each such line.
-EXCEPTIONS: dict[str, tuple[str, ...]] = {}
+EXCEPTIONS = {
+    "alignment/tokenization/chat_template.jinja": ("generation block",),  # its text is part of checkpoints' digests
+    "eval/harness/phrases.py": ("answer|determine", "impossible to"),  # phrases that models write
+}
+WORLD = "alignment/data/tinyworld/"  # its texts are stories
 
 
 def shipped() -> list[Path]:
     found = {path for pattern in PLACES for path in ROOT.glob(pattern)}
-    return sorted(path for path in found if path.suffix in SUFFIXES and path.is_file())
+    files = sorted(path for path in found if path.suffix in SUFFIXES and path.is_file())
+    return [path for path in files if not path.relative_to(ROOT).as_posix().startswith(WORLD)]
 
 
 def test_words_that_have_a_better_form_do_not_come_back():

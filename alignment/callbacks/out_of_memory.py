@@ -14,7 +14,7 @@ FULL_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLO
 
 @contextlib.contextmanager
 def full_memory_named(args: TrainingArguments) -> Iterator[None]:
-    """Raise OutOfMemory in place of any error that says that memory is full.
+    """Raise OutOfMemory instead of any error that says that memory is full.
 
     Raises:
         OutOfMemory: in a training with one process, which can start again with a smaller micro-batch.

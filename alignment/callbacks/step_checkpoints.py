@@ -140,7 +140,7 @@ class StepCheckpoints(TrainerCallback):
         self.sealing = self.sealer.submit(self.seal, checkpoint)
 
     def progress(self, state: TrainerState, control: TrainerControl) -> Progress:
-        """Return the stage's own state that a step checkpoint records beside Trainer's."""
+        """Return the stage's own state that a step checkpoint records in addition to Trainer's."""
         sampler_rng = torch.get_rng_state() if at_end_of_epoch(state) else self.sampler_rng
         return Progress(
             metrics_lines=self.metrics.lines,

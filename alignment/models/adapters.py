@@ -223,7 +223,7 @@ def frozen_copy(model: PeftModel) -> PreTrainedModel:
     """Return a frozen copy of a model with its adapters.
 
     It shares the frozen weights and copies the trainable ones. It is returned without PEFT's wrapper, whose forward
-    pass TRL would patch in place of the reference model's.
+    pass TRL would patch instead of the reference model's.
     """
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     # The block constants of a 4-bit base, which its layers reference separately.

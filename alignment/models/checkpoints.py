@@ -23,8 +23,8 @@ def is_path(name: str) -> bool:
 
     `runs/nowhere` has the form of a hub id, but is a path if there is a folder `runs`.
     """
-    beside = Path(name).expanduser().parent
-    below_a_folder = beside != Path(".") and beside.is_dir()
+    sibling = Path(name).expanduser().parent
+    below_a_folder = sibling != Path(".") and sibling.is_dir()
     return Path(name).exists() or below_a_folder or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
@@ -58,10 +58,10 @@ def adapter_base(checkpoint: str | Path) -> str:
     if config is None:
         raise UserError(f"{checkpoint} is no adapter", expected=f"a folder with {ADAPTER_CONFIG}")
     recorded = read_json(config, FIX_DAMAGE)["base_model_name_or_path"]
-    beside = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
-    places = [str(place) for place in (beside, recorded) if Path(place).is_dir()]
-    if Path(recorded).is_dir() and beside.is_dir():
-        if beside.samefile(recorded):
+    sibling = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
+    places = [str(place) for place in (sibling, recorded) if Path(place).is_dir()]
+    if Path(recorded).is_dir() and sibling.is_dir():
+        if sibling.samefile(recorded):
             return recorded
         digest = trained_on(checkpoint)
         return next((place for place in places if digest_checkpoint(place) == digest), recorded)
@@ -71,9 +71,9 @@ def adapter_base(checkpoint: str | Path) -> str:
         return recorded
     raise UserError(
         f"{checkpoint} is an adapter whose base model is missing",
-        got=f"no {recorded}, and no {beside}",
+        got=f"no {recorded}, and no {sibling}",
         expected="the base checkpoint that the adapter was trained on",
-        fix=f"restore it, or copy it to {beside}",
+        fix=f"restore it, or copy it to {sibling}",
     )
 
 

@@ -89,7 +89,7 @@ def hide_memory() -> None:
 
 
 def load(name: str) -> Any:
-    """A module beside this file. The packages around it are empty, so nothing else is imported."""
+    """A module of this file's folder. The packages around it are empty, so nothing else is imported."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     module = importlib.import_module(f"reward_models.rules.{name}")
     sys.path.pop(0)

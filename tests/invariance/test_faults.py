@@ -26,7 +26,7 @@ from alignment.data.preparing import filters
 from alignment.data.tokenizing import packing, tokens, windows
 from alignment.models.gpt import modeling_gpt
 from alignment.pipeline import recovery
-from alignment.trainers.ppo import critics, experience, log_probs, maths, models, rewards, rollout, trainer
+from alignment.trainers.ppo import critics, experience, maths, models, rewards, rollout, trainer
 from alignment.trainers.ppo.schedule import RolloutSchedule
 from alignment.trainers.ppo.trainer import PPOTrainer
 from alignment.trainers.pretrain import chunked_loss
@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(),
     ),
     "chunks are put at the wrong end": (
-        text(log_probs, "chunked", ("result.shape[1] - part.shape[1] :]", ": part.shape[1]]")),
+        text(experience, "chunked", ("result.shape[1] - part.shape[1] :]", ": part.shape[1]]")),
         step(),
     ),
     "a rollout's batch is cut one column short": (
@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         step(),
     ),
     "the reference has no temperature": (
-        text(log_probs, "reference_log_probs", ("batch, temperature)", "batch, 1.0)")),
+        text(experience, "reference_log_probs", ("batch, temperature)", "batch, 1.0)")),
         step(),
     ),
     "the reference is the base, not the parent's adapter": (

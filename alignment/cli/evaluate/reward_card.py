@@ -132,7 +132,7 @@ def add_drift(card: dict, before: tuple[str, dict] | None) -> None:
 
 
 def default_folder(reward: str) -> Path:
-    """reward_card beside a stage's checkpoint, otherwise in the current folder."""
+    """The folder reward_card next to a stage's checkpoint, otherwise in the current folder."""
     path = Path(reward)
     return path.parent / "reward_card" if path.name == "checkpoint" and path.is_dir() else Path("reward_card")
 

@@ -19,7 +19,7 @@ from alignment.data.reading.conversations import (
 )
 from alignment.tokenization.chat_format import Messages
 
-CONVERSATIONS = "sft"  # the kind of rows of messages
+CONVERSATIONS, LABELLED = "sft", "kto"  # kinds of rows: messages; single replies with a label
 KINDS = {
     "text": ("text",),
     "sft": ("messages",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from alignment.data.reading.row_formats import CONVERSATIONS
+from alignment.data.reading.row_formats import CONVERSATIONS, LABELLED
 from alignment.tokenization.chat_format import Messages
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def encode_rows(
             elif kind == "prompts":
                 ids = render(tokenizer, row["prompt"], prompt=True)
                 encoded.append(Encoded(number, ids, [False] * len(ids)))
-            elif kind == "kto":
+            elif kind == LABELLED:
                 encoded.append(_encode_completion(number, row, tokenizer))
         except (TemplateError, TypeError) as error:
             refused.append(Refused(number, str(error)))

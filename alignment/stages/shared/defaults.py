@@ -54,8 +54,8 @@ def lacks_bf16() -> bool:
 
     False for other CPUs, and with torch before 2.10, which does not report capabilities.
     """
-    told: dict = getattr(torch.cpu, "get_capabilities", dict)()
-    return told.get("architecture") == "x86_64" and not (told.get("avx512_bf16") or told.get("amx_bf16"))
+    found: dict = getattr(torch.cpu, "get_capabilities", dict)()
+    return found.get("architecture") == "x86_64" and not (found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 @dataclass

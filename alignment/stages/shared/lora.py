@@ -35,7 +35,7 @@ class ModelArguments(ModelConfig):
         default="continue",
         metadata={
             "help": "If the parent is an adapter: train that adapter further (continue), train a new one on top of it "
-            "(stack), or merge it into its base, write the merged base beside the checkpoint, and train a new adapter "
+            "(stack), or merge it into its base, write the merged base next to the checkpoint, and train a new adapter "
             "on that (merge)."
         },
     )

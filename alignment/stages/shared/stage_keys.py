@@ -1,4 +1,4 @@
-"""The recipe keys that every trainer stage has beside those of its trainer."""
+"""The recipe keys that every trainer stage has in addition to those of its trainer."""
 
 from dataclasses import dataclass
 

@@ -32,8 +32,7 @@ from alignment.trainers.ppo.critics import (
     make_critic,
     parameter_groups,
 )
-from alignment.trainers.ppo.experience import Experience, ScoredRollout, make_targets
-from alignment.trainers.ppo.log_probs import add_log_probs
+from alignment.trainers.ppo.experience import Experience, ScoredRollout, add_log_probs, make_targets
 from alignment.trainers.ppo.losses import policy_loss, value_loss
 from alignment.trainers.ppo.metrics import (
     Metrics,
