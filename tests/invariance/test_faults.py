@@ -175,7 +175,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "chunks stay in the order of their lengths": (
         text(
-            log_probs,
+            experience,
             "chunked",
             ("for rows in rollout", "for number, rows in enumerate(rollout"),
             (".split(batch_size):", ".split(batch_size)):"),
