@@ -169,7 +169,7 @@ def sample_brier(sample: dict, task: Task) -> float:
     return float(np.square(probabilities - np.eye(len(probabilities))[gold_choice(sample, task)]).sum())
 
 
-def _score(metric: str, value: object) -> tuple[float, float] | None:
+def _score(metric: str, value: Any) -> tuple[float, float] | None:
     """(score, weight) of an item; None if the metric has no number for it."""
     if metric == "bits_per_byte":
         log_likelihood, size = value
