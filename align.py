@@ -131,14 +131,14 @@ def set_up_logging() -> None:
     import logging
     import warnings
 
-    from alignment.masking import MaskingFilter
+    from alignment.redaction import RedactingFilter
 
     # TRL uses the old name, whatever the recipe says.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in logging.getLogger().handlers:
-        handler.addFilter(MaskingFilter())
+        handler.addFilter(RedactingFilter())
     for package in ("alignment", "reward_models", "eval"):
         logging.getLogger(package).setLevel(logging.INFO)
 

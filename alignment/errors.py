@@ -4,7 +4,7 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
-from .masking import mask_text  # relative: exported checkpoints carry both files
+from .redaction import redact_text  # relative: exported checkpoints carry both files
 
 LISTED = 12  # names, at most, in a suggestion
 
@@ -26,7 +26,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         parts = [("got", self.got), ("expected", self.expected), ("fix", self.fix)]
         lines = [f"  {label + ':':10}{value}" for label, value in parts if value is not None]
-        return mask_text("\n".join([self.problem, *lines]))
+        return redact_text("\n".join([self.problem, *lines]))
 
 
 class UserErrors(UserError):

@@ -73,7 +73,7 @@ TARGETS = {
     "alignment/trainers/ppo/rollout.py": PPO,
     "alignment/trainers/ppo/rewards.py": [*PPO, *READING],
     "alignment/trainers/ppo/models.py": PPO,
-    "alignment/trainers/ppo/critics.py": PPO,
+    "alignment/trainers/ppo/scorers.py": PPO,
     "alignment/trainers/ppo/trainer.py": PPO,
     "alignment/trainers/ppo/losses.py": PPO,
     "alignment/trainers/ppo/schedule.py": ["trainers/ppo/test_ppo_schedule.py", *PPO],

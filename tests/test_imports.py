@@ -23,7 +23,7 @@ LAYERS = [
     {"alignment.durable"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-FREE = {"alignment", "alignment.errors", "alignment.keyed_seeds", "alignment.masking", "alignment.name_options"}
+FREE = {"alignment", "alignment.errors", "alignment.keyed_seeds", "alignment.redaction", "alignment.name_options"}
 FREE |= {"alignment.text", "alignment.yaml_text"}
 
 

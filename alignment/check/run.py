@@ -204,7 +204,7 @@ def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
 def encode(material: Material) -> tuple[Material, list[Finding]]:
     """Tokenize the sample as the stage's trainer will."""
     replies_only = material.kind == CONVERSATIONS and bool(material.get("assistant_only_loss"))
-    own, findings = template.training_template(material.tokenizer, replies_only)
+    own, findings = template.find_training_template(material.tokenizer, replies_only)
     material = replace(material, training_template=own)
     if material.kind != "text" and not material.tokenizer.chat_template:
         return material, findings

@@ -130,7 +130,7 @@ def marks_replies(material: Material) -> bool:
     return has_generation_markers(material.training_template or material.tokenizer.chat_template)
 
 
-def training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) -> tuple[str | None, list[Finding]]:
+def find_training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) -> tuple[str | None, list[Finding]]:
     """Return the template that SFTTrainer uses instead of the tokenizer's (None: it keeps that one), and findings."""
     from trl import chat_template_utils, get_training_chat_template
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from alignment.durable.atomic import disk_full_explained
 from alignment.errors import UserError, gathered, raise_all, suggestion
-from alignment.masking import mask_text
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
+from alignment.redaction import redact_text
 from eval.harness.store import is_whole, run_name
 
 OWN_KEYS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
@@ -190,6 +190,6 @@ def run_jobs(
                 )
         except BaseException as error:
             with contextlib.suppress(OSError):  # on a full disk
-                record.update("evals", job.name, status=ended(error), error=mask_text(repr(error)))
+                record.update("evals", job.name, status=ended(error), error=redact_text(repr(error)))
             raise
         record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))

@@ -7,13 +7,13 @@ from typing import Any
 
 from alignment.durable.steps import last_step, newest_complete, step_of
 from alignment.errors import UserError, suggestion
-from alignment.masking import masked
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.parents import digest_outside
 from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stage_spec import StageSpec
+from alignment.redaction import redacted
 from alignment.text import table
 
 
@@ -82,7 +82,7 @@ def change_since(
 ) -> str:
     """The change in a stage's recipe or parents since it last ran, as text; empty if there is none."""
     if entry["recipe_digest"] != recipe_digest:
-        return "recipe changed: " + changed_keys(entry["recipe"], masked(spec.recipe))
+        return "recipe changed: " + changed_keys(entry["recipe"], redacted(spec.recipe))
     for parent in spec.parents.values():
         if parent in rerun:
             return f"{parent} runs again"

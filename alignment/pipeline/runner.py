@@ -17,7 +17,6 @@ from alignment.durable.lock import locked
 from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, gathered, raise_all
-from alignment.masking import mask_text, masked
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, report_settings, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import Pipeline
@@ -30,6 +29,7 @@ from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stage_spec import StageSpec
 from alignment.pipeline.stopping import ended
+from alignment.redaction import redact_text, redacted
 from alignment.text import duration, table
 
 STAGE_FILE = "stage.json"
@@ -105,7 +105,7 @@ def describe_run(pipeline: Pipeline, record: RunRecord, harness: Harness) -> Non
         "name": pipeline.name,
         "seed": pipeline.seed,
         "recipe": str(pipeline.recipe_dir),
-        "inputs": masked(pipeline.inputs),
+        "inputs": redacted(pipeline.inputs),
     }
     if pipeline.evals.suites:  # a stage run on its own leaves the pipeline's settings as they are
         run["report"] = report_settings(pipeline, harness)
@@ -146,7 +146,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         spec.name,
         status="running",
         recipe_file=spec.recipe_path,
-        recipe=masked(spec.recipe),
+        recipe=redacted(spec.recipe),
         data=step.data,
         recipe_digest=step.recipe_digest,
         parents=spec.parents | spec.outside,
@@ -167,7 +167,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
         with contextlib.suppress(OSError):  # on a full disk; a stage recorded as "running" resumes too
-            record.update("stages", spec.name, status=ended(error), error=mask_text(repr(error)), seconds=seconds)
+            record.update("stages", spec.name, status=ended(error), error=redact_text(repr(error)), seconds=seconds)
         raise
     # A resumed stage counts the seconds of its earlier attempts too.
     seconds = max(round(time.monotonic() - started, 2), result_seconds(run_dir / spec.name))

@@ -12,11 +12,11 @@ def write_report(run_dir: str | Path) -> Path:
     import json
 
     from alignment.durable.atomic import write_text
-    from alignment.masking import masked
+    from alignment.redaction import redacted
     from alignment.report.content import collect
     from alignment.report.render import render
 
-    report = masked(collect(run_dir))
+    report = redacted(collect(run_dir))
     write_text(Path(run_dir) / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     page = Path(run_dir) / "report.html"
     write_text(page, render(report))

@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_tokenizer
 from alignment.stages import CAUSAL_LM, STAGES
-from alignment.stages.self_check.loss_checks import check_no_margin
+from alignment.stages.self_check.loss_checks import check_starts_at_reference
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
@@ -51,7 +51,7 @@ def run(
     trainer = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
     require_inherited(trainer.processing_class, parent, args)
     evaluated = ["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"]
-    metrics = stage.train(trainer, [starts_from(parent), check_no_margin], evaluated=evaluated)
+    metrics = stage.train(trainer, [starts_from(parent), check_starts_at_reference], evaluated=evaluated)
     return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
 
 

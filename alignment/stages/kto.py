@@ -11,7 +11,7 @@ from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, raise_all
 from alignment.models.loading import load_tokenizer
 from alignment.stages import CAUSAL_LM, STAGES
-from alignment.stages.self_check.loss_checks import check_no_margin
+from alignment.stages.self_check.loss_checks import check_starts_at_reference
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
@@ -51,7 +51,7 @@ class KTORecipe(StageKeys, SpeedLevers, KTOConfig):
                 "KTO estimates its KL from other replies in the batch",
                 got=f"per_device_train_batch_size: {self.per_device_train_batch_size}",
                 expected="2 or more; the estimate is better with 8 or more",
-                fix=f"a larger batch with max_length shorter, or loss_type: {WITHOUT_KL}, which needs no KL",
+                fix=f"increase the batch (and shorten max_length), or set loss_type: {WITHOUT_KL}, which has no KL",
             )
 
 
@@ -72,7 +72,7 @@ def run(
     trainer = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
     require_inherited(trainer.processing_class, parent, args)
     evaluated = ["eval_loss", "eval_kl", "eval_rewards/chosen", "eval_rewards/rejected", "eval_rewards/margins"]
-    metrics = stage.train(trainer, [starts_from(parent), check_no_margin], logged=["kl"], evaluated=evaluated)
+    metrics = stage.train(trainer, [starts_from(parent), check_starts_at_reference], logged=["kl"], evaluated=evaluated)
     return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
 
 

@@ -13,7 +13,7 @@ from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
-from alignment.stages.self_check.loss_checks import check_preference_loss, pairs_shown
+from alignment.stages.self_check.loss_checks import check_reward_loss, pairs_shown
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
 from alignment.stages.shared.inputs import load_data, loading_options, require_context
@@ -81,7 +81,7 @@ def run(
     stage = StageRun("reward", args, callbacks)
     trainer, splits = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
     require_inherited(trainer.processing_class, parent, args)
-    checks = [check_preference_loss, pairs_shown(splits["train"])]
+    checks = [check_reward_loss, pairs_shown(splits["train"])]
     metrics = stage.train(trainer, checks, evaluated=["eval_loss", "eval_accuracy"])
     judged = card_pairs(splits)
     if judged is not None:

@@ -15,8 +15,8 @@ from alignment.durable.atomic import disk_full_explained, new_file, write_json
 from alignment.durable.manifest import damage_of_file, digests, entry_of
 from alignment.durable.read import read_json
 from alignment.errors import UserError, raise_all
-from alignment.masking import masked
 from alignment.models.checkpoints import adapter_base
+from alignment.redaction import redacted
 
 if TYPE_CHECKING:
     import pandas
@@ -59,7 +59,7 @@ def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> dict:
         with new_file(path / "items.parquet") as partial:
             items.to_parquet(partial, index=False)
         record = record | {"items": entry_of(path / "items.parquet")}
-        write_json(path / "run.json", masked(record))
+        write_json(path / "run.json", redacted(record))
     return record
 
 

@@ -220,10 +220,10 @@ def _path(name: str) -> Path | None:
 
 def _packaged(path: Path) -> dict:
     """The content of a folder's `packaged.yaml`; empty if there is no such file."""
-    import yaml
+    from alignment.yaml_text import parse_yaml
 
     file = path / "packaged.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return parse_yaml(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else {}
 
 
 def _load(name: str, path: Path | None, format: str, options: dict) -> dict:

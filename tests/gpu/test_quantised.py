@@ -17,7 +17,7 @@ from alignment.models.loading import load_causal_lm, load_trainable
 from alignment.models.quantization import missing_for_quantization
 from alignment.stages import sft
 from alignment.stages.shared.lora import ModelArguments
-from alignment.trainers.ppo.critics import make_critic, shares_base
+from alignment.trainers.ppo.scorers import make_critic, shares_base
 
 pytestmark = pytest.mark.skipif(bool(missing_for_quantization()), reason=", ".join(missing_for_quantization()))
 

@@ -9,8 +9,8 @@ from datasets import Dataset
 from alignment.errors import UserError
 from alignment.stages.self_check.policy_checks import ppo_checks
 from alignment.stages.self_check.prove import self_check
-from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.rewards import ModelReward, read_completions
+from alignment.trainers.ppo.scorers import ModelScorer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and ALIGNMENT_TEST_GPU=1")
 

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from alignment.models.loading import REFERENCE_ADAPTER, load_trainable
 from alignment.trainers.ppo import rollout
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.critics import CRITIC_ADAPTER, AdapterScorer, HeadScorer
 from alignment.trainers.ppo.models import adapter, inner
+from alignment.trainers.ppo.scorers import CRITIC_ADAPTER, AdapterScorer, HeadScorer
 from alignment.trainers.ppo.trainer import PPOTrainer
 
 KEYS = {"beta": 0.3, "gamma": 0.95, "lam": 0.9, "temperature": 0.7, "vf_coef": 0.5, "missing_eos_penalty": 0.5}

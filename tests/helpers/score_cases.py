@@ -7,9 +7,9 @@ import torch
 from compared import assert_close
 from datasets import Dataset
 
-from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.rewards import ModelReward, Samples
 from alignment.trainers.ppo.rollout import Rollout
+from alignment.trainers.ppo.scorers import ModelScorer
 from eval.generation.winrate import Output, compare_outputs, keyed
 from reward_models.card.best_of_n import best_of_n
 from reward_models.card.pairwise import judge_pairs

@@ -26,7 +26,7 @@ from alignment.data.preparing import filters
 from alignment.data.tokenizing import packing, tokens, windows
 from alignment.models.gpt import modeling_gpt
 from alignment.pipeline import recovery
-from alignment.trainers.ppo import critics, experience, maths, models, rewards, rollout, trainer
+from alignment.trainers.ppo import experience, maths, models, rewards, rollout, scorers, trainer
 from alignment.trainers.ppo.schedule import RolloutSchedule
 from alignment.trainers.ppo.trainer import PPOTrainer
 from alignment.trainers.pretrain import chunked_loss
@@ -131,7 +131,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     "column 0 put back": (value(rewards.ModelReward, "__call__", column_0), step()),
     "the scorer ignores the attention mask": (
         text(
-            critics,
+            scorers,
             "trunk_states",
             ('attention_mask=batch["attention_mask"],', "attention_mask=torch.ones_like(batch['attention_mask']),"),
         ),
@@ -143,7 +143,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "the reward is read at the last column, padding's token or not": (
         text(
-            critics,
+            scorers,
             "score_index",
             ("attention_mask.bool() & (input_ids != pad_token_id)", "attention_mask.bool()"),
         ),
@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "a reward model on the policy's base is read under the policy's adapter": (
         text(
-            critics.AdapterScorer,
+            scorers.AdapterScorer,
             "scores",
             ("with adapter(self.policy, *self.names):", "with adapter(self.policy, 'default'):"),
         ),
@@ -259,7 +259,7 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     "accumulation divides once more": (value(PPOTrainer, "loss_is_scaled_for_ga", False), step()),
     "the critic reads and trains the policy's adapter too": (
         text(
-            critics,
+            scorers,
             "_adapter_critic",
             (
                 "AdapterScorer(policy, CRITIC_ADAPTER, head, below)",

@@ -15,11 +15,11 @@ from peft import get_peft_model
 import align
 from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError
-from alignment.masking import MASK, mask_text, masked
 from alignment.models.checkpoints import read_lineage
 from alignment.models.interop import export_checkpoint
 from alignment.models.loading import load_causal_lm, load_config, load_tokenizer
 from alignment.pipeline.graph import load_stage
+from alignment.redaction import MASK, redact_text, redacted
 from alignment.report import write_report
 from alignment.stages.shared import saving
 from alignment.stages.shared.model_card import write_card
@@ -35,16 +35,16 @@ SECRET_URL = "https://me:pa55word@example.org/rows.jsonl"
     ["hub_token", "push_to_hub_token", "sft.hub_token", "token", "api_key", "OPENAI_API_KEY", "apikey", "password"],
 )
 def test_secrets_are_masked_by_their_keys(key):
-    assert masked({key: "abc"}) == {key: MASK}
-    assert masked({"nested": [{key: "abc"}]}) == {"nested": [{key: MASK}]}
-    assert masked({key: None}) == {key: None}
+    assert redacted({key: "abc"}) == {key: MASK}
+    assert redacted({"nested": [{key: "abc"}]}) == {"nested": [{key: MASK}]}
+    assert redacted({key: None}) == {key: None}
 
 
 @pytest.mark.parametrize(
     "key", ["eos_token", "pad_token", "max_tokens", "num_tokens", "api_key_env", "trainable_token_indices", "tokenizer"]
 )
 def test_other_values_are_not_masked(key):
-    assert masked({key: "abc", "n": 3}) == {key: "abc", "n": 3}
+    assert redacted({key: "abc", "n": 3}) == {key: "abc", "n": 3}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_other_values_are_not_masked(key):
     ],
 )
 def test_secrets_are_masked_in_texts(text, left):
-    assert mask_text(text) == left
+    assert redact_text(text) == left
 
 
 def test_a_recipes_secrets_are_in_no_file_of_the_run(project, capsys):

@@ -18,8 +18,8 @@ from alignment.stages.self_check import loss_checks, policy_checks, reward_check
 from alignment.stages.self_check.prove import Outcome, moved_weights, self_check
 from alignment.stages.self_check.untouched import is_plain
 from alignment.trainers.ppo import models, rollout
-from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.rewards import Reading
+from alignment.trainers.ppo.scorers import ModelScorer
 from alignment.trainers.ppo.trainer import PPOTrainer
 
 
@@ -380,7 +380,7 @@ def test_a_reference_of_grpo_that_is_the_policy_is_seen(folder, tmp_path, monkey
 
 
 def test_a_reward_adapter_on_the_policys_base_that_is_read_elsewhere_is_seen(tmp_path, monkeypatch):
-    from alignment.trainers.ppo import critics
+    from alignment.trainers.ppo import scorers
 
     base = tiny.model()
     base.save_pretrained(tmp_path / "base")
@@ -398,7 +398,7 @@ def test_a_reward_adapter_on_the_policys_base_that_is_read_elsewhere_is_seen(tmp
     assert any(
         "read at its trained token" in name for name in names(self_check(make(), [policy_checks.ppo_checks(None)]))
     )
-    monkeypatch.setattr(critics, "score_index", lambda ids, mask, pad: torch.full((len(ids),), ids.shape[1] - 2))
+    monkeypatch.setattr(scorers, "score_index", lambda ids, mask, pad: torch.full((len(ids),), ids.shape[1] - 2))
     with pytest.raises(UserError, match="read at another token"):
         self_check(make(), [policy_checks.ppo_checks(None)])
 

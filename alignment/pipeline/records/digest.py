@@ -10,8 +10,8 @@ from alignment.data.reading.files import local_files
 from alignment.data.reading.python_sources import installed_versions, is_python_sources, parse_python_sources
 from alignment.data.reading.sources import is_local, is_tinyworld
 from alignment.durable.manifest import sha256
-from alignment.masking import masked
 from alignment.pipeline.recipes.recipe import strings
+from alignment.redaction import redacted
 
 LONGEST_PATH = 1000
 
@@ -47,4 +47,4 @@ def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
 
 def digest_recipe(recipe: dict[str, Any], data: dict[str, str]) -> str:
     """The digest of a resolved recipe without its secrets, and of its data files (`data_digests`)."""
-    return digest_value({"recipe": masked(recipe), "data": data})
+    return digest_value({"recipe": redacted(recipe), "data": data})

@@ -148,7 +148,7 @@ def shown_rows(trainer: Trainer, conversations: Sequence[dict[str, Any]]) -> Ite
 # ---- Reward models ----
 
 
-def check_preference_loss(trainer: Trainer) -> Iterator[Outcome]:
+def check_reward_loss(trainer: Trainer) -> Iterator[Outcome]:
     """Compare the reward model's loss on some pairs with the loss from each reply scored alone."""
     rows = first_rows(trainer)
     if not rows:
@@ -205,7 +205,7 @@ def shown_pairs(trainer: Trainer, pairs: Sequence[dict[str, Any]]) -> Iterator[P
 # ---- DPO ----
 
 
-def check_no_margin(trainer: Trainer) -> Iterator[Outcome]:
+def check_starts_at_reference(trainer: Trainer) -> Iterator[Outcome]:
     """Check that DPO and KTO start from their reference, with implicit rewards 0 that move with the policy."""
     rows = first_rows(trainer)
     if not rows:

@@ -101,7 +101,7 @@ def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | No
     failed = [outcome for outcome in outcomes if not outcome.holds]
     if any_process(bool(failed), trainer.args):
         raise_all([outcome.error for outcome in failed])
-        raise UserError("the self-check failed in another process", fix="that process's message names the check")
+        raise UserError("the self-check failed in another process", fix="see the message of that process")
     for outcome in outcomes:
         if outcome.warning:
             logger.warning("self-check: %s", outcome.warning)

@@ -14,10 +14,10 @@ from transformers import Trainer
 from alignment.stages.self_check.probe import compare, probe_tolerance
 from alignment.stages.self_check.prove import Outcome, tolerance
 from alignment.tokenization.reward_rows import reply_ending, reward_rows
-from alignment.trainers.ppo.critics import AdapterScorer, ModelScorer
 from alignment.trainers.ppo.models import adapter, inner
 from alignment.trainers.ppo.rewards import FunctionReward, ModelReward, Reading, Samples, ScoredSamples
 from alignment.trainers.ppo.rollout import Rollout, rollout_of
+from alignment.trainers.ppo.scorers import AdapterScorer, ModelScorer
 from reward_models.learned import LearnedReward
 
 

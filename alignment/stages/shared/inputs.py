@@ -13,9 +13,9 @@ from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import prepare
 from alignment.durable.atomic import write_text
 from alignment.errors import UserError
-from alignment.masking import mask_text
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_config
+from alignment.redaction import redact_text
 from eval.harness.suite import item_texts
 
 
@@ -35,7 +35,7 @@ def load_data(
     if PartialState().is_main_process:
         stage_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
-        write_text(stage_dir / account, mask_text(text))
+        write_text(stage_dir / account, redact_text(text))
     return prepared.splits
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import reward_models.card.card as reward_card
 from alignment.durable.atomic import write_text
-from alignment.masking import mask_text
+from alignment.redaction import redact_text
 from alignment.stages import CLASSIFIER, STAGES
 
 if TYPE_CHECKING:
@@ -60,4 +60,4 @@ def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     if judged:
         lines += ["", "## Reward card", "", reward_card.card_markdown(judged)]
         reward_card.write_card(checkpoint, judged, result.stage)
-    write_text(checkpoint / "README.md", mask_text("\n".join(lines) + "\n"))
+    write_text(checkpoint / "README.md", redact_text("\n".join(lines) + "\n"))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from alignment.durable.atomic import write_json
-from alignment.masking import masked
+from alignment.redaction import redacted
 
 
 @dataclass
@@ -33,4 +33,4 @@ class StageResult:
     probe: dict | None = None
 
     def write(self, stage_dir: Path) -> None:
-        write_json(stage_dir / "stage.json", masked(asdict(self)))
+        write_json(stage_dir / "stage.json", redacted(asdict(self)))

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.critics import HeadScorer, Scorer
 from alignment.trainers.ppo.metrics import Metrics
 from alignment.trainers.ppo.models import Reference, chunked, completion_logits, completion_logits_and_states
 from alignment.trainers.ppo.rewards import ScoredSamples
 from alignment.trainers.ppo.rollout import Rollout
+from alignment.trainers.ppo.scorers import HeadScorer, Scorer
 
 
 @dataclass(frozen=True)

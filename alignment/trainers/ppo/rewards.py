@@ -20,9 +20,9 @@ from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.tokenization.reward_rows import Prompt, ending_of_tokens, padding_id, reward_rows
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.critics import AdapterScorer, ModelScorer, load_scorer
 from alignment.trainers.ppo.models import Model
 from alignment.trainers.ppo.rollout import Rollout, encode_prompts
+from alignment.trainers.ppo.scorers import AdapterScorer, ModelScorer, load_scorer
 
 logger = logging.getLogger(__name__)
 PROBED_PROMPTS = 8  # prompts on which to find out how a reward model reads them

@@ -6,7 +6,7 @@ import os
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.trainers.ppo.critics import Scorer
+from alignment.trainers.ppo.scorers import Scorer
 
 CRITIC_FILE = "value_model.safetensors"
 STATE_FILE = "ppo_state.json"

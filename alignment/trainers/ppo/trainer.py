@@ -24,14 +24,6 @@ from alignment.models.loading import load_tokenizer
 from alignment.models.router import router_coefficient, weighted_router_loss
 from alignment.trainers.ppo import checks, maths
 from alignment.trainers.ppo.config import PPOConfig
-from alignment.trainers.ppo.critics import (
-    AdapterScorer,
-    CriticCallback,
-    HeadScorer,
-    ModelScorer,
-    make_critic,
-    parameter_groups,
-)
 from alignment.trainers.ppo.experience import Experience, ScoredRollout, add_log_probs, make_targets
 from alignment.trainers.ppo.losses import policy_loss, value_loss
 from alignment.trainers.ppo.metrics import (
@@ -66,6 +58,14 @@ from alignment.trainers.ppo.rewards import (
 )
 from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, RolloutSampler, as_rows, encode_prompts
 from alignment.trainers.ppo.schedule import RolloutSchedule
+from alignment.trainers.ppo.scorers import (
+    AdapterScorer,
+    CriticCallback,
+    HeadScorer,
+    ModelScorer,
+    make_critic,
+    parameter_groups,
+)
 from alignment.trainers.ppo.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class PPOTrainer(Trainer):
             policy, so that the base is held once.
         train_dataset: rows with a `prompt` (text or messages); the reward functions receive the other columns.
         reward_processing_classes: tokenizers of the reward models, in the order of `reward_funcs` (None: the
-            policy's). A model with another vocabulary reads the completions as text.
+            reward model's own, otherwise the policy's). A model with another vocabulary reads the completions as text.
         value_model: sequence-classification model (path or model) to start the critic from. Default: a copy of the
             reward model if there is exactly one and it reads the policy's tokens, else the policy's trunk with a head
             that outputs 0.

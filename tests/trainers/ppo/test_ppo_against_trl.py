@@ -29,9 +29,9 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.maths import whiten
 from alignment.trainers.ppo.models import completion_logits
+from alignment.trainers.ppo.scorers import ModelScorer
 
 ROOT = Path(__file__).resolve().parents[3]
 OLD_TRL = ROOT / ".trl-1.12"

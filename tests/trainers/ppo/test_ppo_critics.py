@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from alignment.errors import UserError
 from alignment.models.loading import load_trainable
-from alignment.trainers.ppo import critics, maths
-from alignment.trainers.ppo.critics import AdapterScorer, CriticCallback, HeadScorer, make_critic
+from alignment.trainers.ppo import maths, scorers
 from alignment.trainers.ppo.models import Reference, add_copy, completion_logits_and_states
+from alignment.trainers.ppo.scorers import AdapterScorer, CriticCallback, HeadScorer, make_critic
 from alignment.trainers.ppo.trainer import PPOTrainer
 
 MODES = ["separate", "shared_head", "lora"]
@@ -39,20 +39,20 @@ def adapters(tmp_path) -> tuple[str, str]:
 
 def test_a_base_with_another_quantisation_is_not_shared(adapters, monkeypatch):
     policy, judge = load_trainable(adapters[0], "causal-lm"), adapters[1]
-    assert critics.shares_base(judge, policy)
-    monkeypatch.setattr(critics, "recorded_quantization", lambda checkpoint: {"load_in_4bit": True})
-    assert not critics.shares_base(judge, policy)
+    assert scorers.shares_base(judge, policy)
+    monkeypatch.setattr(scorers, "recorded_quantization", lambda checkpoint: {"load_in_4bit": True})
+    assert not scorers.shares_base(judge, policy)
 
 
 def test_a_reward_adapter_has_the_positions_of_the_policys_base_and_must_fit_it(adapters):
     policy, judge = load_trainable(adapters[0], "causal-lm"), adapters[1]
-    assert critics.load_scorer(judge, policy, "reward_0").context == 64
+    assert scorers.load_scorer(judge, policy, "reward_0").context == 64
     file = f"{judge}/adapter_model.safetensors"
     weights = load_file(file)
     name = next(name for name in weights if ".layers.1." in name)
     save_file(weights | {name.replace(".layers.1.", ".layers.9."): weights[name].clone()}, file)
     with pytest.raises(UserError, match="does not fit the policy"):
-        critics.load_scorer(judge, policy, "reward_1")
+        scorers.load_scorer(judge, policy, "reward_1")
 
 
 def unnamed(gradients: dict) -> dict:

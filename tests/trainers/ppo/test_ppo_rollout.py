@@ -16,7 +16,6 @@ from transformers import TokenizersBackend
 from alignment.errors import UserError
 from alignment.models.adapters import token_rows_in_place
 from alignment.trainers.ppo import maths
-from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.models import completion_logits
 from alignment.trainers.ppo.rewards import (
     FunctionReward,
@@ -27,6 +26,7 @@ from alignment.trainers.ppo.rewards import (
     score_samples,
 )
 from alignment.trainers.ppo.rollout import Rollout, RolloutSampler, encode_prompts, sample, sample_continuously
+from alignment.trainers.ppo.scorers import ModelScorer
 
 PROMPTS = [[5], [6, 7, 8], [9, 10, 11, 12]]
 

@@ -14,9 +14,9 @@ from alignment.errors import UserError
 from alignment.pipeline.recipes.configs import build_configs
 from alignment.trainers.ppo import maths
 from alignment.trainers.ppo.config import RENAMED_KEYS, PPOConfig
-from alignment.trainers.ppo.critics import ModelScorer
 from alignment.trainers.ppo.models import completion_logits
 from alignment.trainers.ppo.ptx import mean_token_loss
+from alignment.trainers.ppo.scorers import ModelScorer
 
 METRICS = {
     "reward",

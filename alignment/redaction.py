@@ -1,4 +1,4 @@
-"""Masking of secrets in everything that is written or printed: records, cards, reports, messages and logs."""
+"""Redaction of secrets in everything that is written or printed: records, cards, reports, messages and logs."""
 
 import logging
 import re
@@ -25,28 +25,28 @@ IN_TEXT = [
 ]
 
 
-def mask_text(text: str) -> str:
+def redact_text(text: str) -> str:
     """Mask the secrets in a text that have a recognisable form."""
     for pattern, replacement in IN_TEXT:
         text = pattern.sub(replacement, text)
     return text
 
 
-def masked(value: Any, key: str = "") -> Any:
+def redacted(value: Any, key: str = "") -> Any:
     """Mask the secrets in a recipe or another JSON-like value; `key` is the name of the value."""
     if isinstance(value, dict):
-        return {name: masked(item, str(name)) for name, item in value.items()}
+        return {name: redacted(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [masked(item, key) for item in value]
+        return [redacted(item, key) for item in value]
     if value is not None and not isinstance(value, bool) and SECRET_KEY.search(key):
         return MASK
-    return mask_text(value) if isinstance(value, str) else value
+    return redact_text(value) if isinstance(value, str) else value
 
 
-class MaskingFilter(logging.Filter):
+class RedactingFilter(logging.Filter):
     """A log filter that masks secrets in messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Mask the message of a record, and keep the record."""
-        record.msg, record.args = mask_text(record.getMessage()), None
+        record.msg, record.args = redact_text(record.getMessage()), None
         return True
