@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import ModelCard, ModelCardData
+
 import reward_models.card.card as reward_card
 from alignment.durable.atomic import write_text
 from alignment.redaction import redact_text
@@ -35,16 +37,14 @@ def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     """Write README.md with the hub's front matter, and for a reward model its reward card."""
     adapter = (checkpoint / "adapter_config.json").is_file()
     kind = " ".join(["reward"] * (STAGES[result.method].checkpoint == CLASSIFIER) + ["adapter"] * adapter) or "model"
-    front = ["---", f"library_name: {'peft' if adapter else 'transformers'}", "tags: [alignment-pipeline, "]
-    front[-1] += f"{result.method}]"
+    front = ModelCardData(
+        library_name="peft" if adapter else "transformers", tags=["alignment-pipeline", result.method]
+    )
     numbers = [
         f"| {name} | {value:.4g} |" for name, value in sorted(result.metrics.items()) if isinstance(value, int | float)
     ]
     trained = f"{result.trainable_parameters:,} of {result.total_parameters:,}"
     lines = [
-        *front,
-        "---",
-        "",
         f"# {result.stage}",
         "",
         f"Made by the {result.method} stage from {result.parent or 'random weights'}, trained on `{data}`: {trained} "
@@ -60,4 +60,5 @@ def write_card(checkpoint: Path, result: "StageResult", data: str) -> None:
     if judged:
         lines += ["", "## Reward card", "", reward_card.card_markdown(judged)]
         reward_card.write_card(checkpoint, judged, result.stage)
-    write_text(checkpoint / "README.md", redact_text("\n".join(lines) + "\n"))
+    card = ModelCard(f"---\n{front.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
+    write_text(checkpoint / "README.md", redact_text(str(card)))
