@@ -50,11 +50,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from alignment.callbacks.clock import peak_rss, reset_peak_rss
 from alignment.estimate.compute import this_device
 from alignment.estimate.estimate import estimate
-from alignment.estimate.workload import SAMPLING, TokenStatistics
+from alignment.estimate.workload import TokenStatistics
 from alignment.models.loading import load_config
 from alignment.pipeline.recipes.configs import build_configs
 from alignment.pipeline.records.environment import hardware
 from alignment.pipeline.stage_spec import stage_module
+from alignment.stages import STAGES
 
 LIMIT = 0.15
 SEED = 0
@@ -148,14 +149,14 @@ def measure(folder: Path, stage: str, keys: dict, sequences: int, length: int, m
         "use_cpu": True,
         "seed": SEED,
     } | keys
-    if stage in SAMPLING:
+    if STAGES[stage].samples:
         recipe |= {"max_completion_length": length - length // 2, "steps_per_generation": 1, "num_iterations": 2}
         recipe |= {"num_generations": sequences, "beta": 0.1} if stage == "grpo" else {}
         recipe |= {"reward_funcs": ["reward_models.rules:length_penalty?each=0.1"]}
     else:
         recipe["max_length"] = length
     configs = build_configs(module.CONFIGS, recipe, "here")
-    tokens = length // 2 if stage in SAMPLING else length
+    tokens = length // 2 if STAGES[stage].samples else length
     statistics = TokenStatistics(16, tokens, tokens)
     said = estimate(stage, configs, load_config(folder / model), statistics, this_device(measure=False))
     reset_peak_rss()

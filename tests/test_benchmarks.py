@@ -1,6 +1,7 @@
-"""Each benchmark runs: its smoke run ends with one JSON object of figures, targets and machine."""
+"""Each benchmark imports, and its smoke run (slow) ends with one JSON object of figures, targets and machine."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,13 @@ ELSEWHERE = {"ppo_reward", "ensemble_overoptimisation", "seeds", "mutation"}
 BENCHMARKS = sorted(path for path in FOLDER.glob("*.py") if path.stem not in ELSEWHERE)
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_every_name_that_a_benchmark_imports_exists(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    assert runpy.run_path(str(path), run_name="imported")["main"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_smoke_runs(path):
     ran = subprocess.run([sys.executable, str(path), "--quick"], capture_output=True, text=True)

@@ -146,8 +146,8 @@ def f(x: Literal[1, 2] | None) -> Literal[3]:
 
 
 def test_each_mutant_changes_its_place_alone(operators):
-    source = FOLDER.with_name("eval").joinpath("comparison", "calibration.py").read_bytes()
-    found = operators.mutants("calibration.py", source)
+    source = FOLDER.with_name("eval").joinpath("comparison", "intervals.py").read_bytes()
+    found = operators.mutants("intervals.py", source)
     assert len(found) > 30
     for mutant in found:
         changed = mutant.apply(source)

@@ -95,7 +95,7 @@ def test_all_mistakes_are_reported_together():
     message = " ".join(str(caught.value).split())
     for part in (
         "Unknown option of it: cuont.",
-        "did you mean count?",
+        "did you mean 'count'?",
         "option count of it cannot take this value. got: x expected: a whole number",
         "option flag of it has no value. got: flag expected: flag=VALUE",
     ):

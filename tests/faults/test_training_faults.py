@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_training_resumes_from_it(nam
         return save(value, path, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"no space left on the disk(.|\n)*free(.|\n)*same command"):
+    with pytest.raises(UserError, match=r"no space left on the disk(.|\n)*free(.|\n)*repeat the command"):
         tiny.run(name, parents, tmp_path / "full" / name, **keys)
     assert damage(tmp_path / "full" / name / "trainer/checkpoint-2") == []
     monkeypatch.setattr(torch, "save", save)

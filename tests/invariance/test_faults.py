@@ -383,7 +383,9 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "log-likelihoods stay in the order of their lengths": (
         text(
-            eval.harness.lm.CausalLM, "_loglikelihood_tokens", ("found[i] = score", "found[found.index(None)] = score")
+            eval.harness.lm.CausalLM,
+            "_loglikelihood_tokens",
+            ("zip((i for _, i in asked)", "zip(range(len(found), len(found) + len(asked))"),
         ),
         evaluated(evaluation_cases.check_log_likelihoods),
     ),

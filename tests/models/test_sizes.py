@@ -76,6 +76,6 @@ def test_the_command(capsys, tmp_path):
     assert align.main(["info", str(tmp_path), "--json", "--context", "10"]) == 0
     assert json.loads(capsys.readouterr().out)["context"] == 10
     assert align.main(["info", "--preset", "gpt22"]) == 2
-    assert "did you mean gpt2?" in capsys.readouterr().err
+    assert "did you mean 'gpt2'?" in capsys.readouterr().err
     assert align.main(["info"]) == 2
     assert "modern-7b" in capsys.readouterr().err
