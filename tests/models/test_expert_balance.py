@@ -1,5 +1,6 @@
 """Experts on tinyworld text: the balance loss keeps the load spread."""
 
+import pytest
 import torch
 
 from alignment.data.tinyworld import WorldConfig, load
@@ -51,6 +52,7 @@ def loads_after_training(coefficient: float) -> torch.Tensor:
     return torch.stack([count / count.mean() for count in counts])
 
 
+@pytest.mark.slow
 def test_the_balance_loss_keeps_every_expert_within_twice_the_mean_load():
     balanced = loads_after_training(GPTConfig.router_aux_loss_coef)
     assert balanced.max() <= 2
