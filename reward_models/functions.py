@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from alignment.errors import UserError
+from alignment.errors import UserError, did_you_mean
 from alignment.name_options import read_options, split_name
 
 # Short names of this package's modules; a recipe may also write reward_models.NAME.
@@ -61,7 +61,13 @@ def _resolve(spec: str) -> tuple[Callable, dict[str, Any] | None]:
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise UserError(f"{place} has no function {name!r}", fix="check the name after the colon")
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(
+            f"{place} has no function {name!r}",
+            got=spec,
+            expected="FILE.py:FUNCTION or MODULE:FUNCTION",
+            fix=did_you_mean(name, known, "check the name after the colon"),
+        )
     return function, None if query is None else _read_options(function, name, query)
 
 

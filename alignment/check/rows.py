@@ -85,12 +85,13 @@ def check_duplicates(material: Material) -> Iterator[Finding]:
     """Report training rows that occur more than once."""
     if material.facts.checkpoint == TOKENIZER:
         return  # duplicates do not harm a vocabulary
-    accounts = [account for account in material.rows.report.accounts if account.duplicates]
-    repeated, rows = sum(account.duplicates or 0 for account in accounts), sum(account.rows for account in accounts)
+    accounts = [account for account in material.rows.report.accounts if account.split == "train"]
+    repeated = sum(account.duplicates or 0 for account in accounts)
+    read = sum(account.read for account in accounts)  # duplicates are counted before the mix and any limit, too
     if repeated:
         yield warning(
             "training rows are exact duplicates",
-            got=f"{repeated:,} of {rows:,} training rows ({repeated / rows:.1%}), kept",
+            got=f"{repeated:,} of {read:,} rows read for training ({repeated / read:.1%}), kept",
             fix="set deduplicate: exact to drop them",
         )
 
@@ -113,7 +114,8 @@ def check_leaks(material: Material) -> Iterator[Finding]:
         if same:
             got = f"{same} of {len(held_out)} rows of the {split} split ({same / len(held_out):.1%})"
             what = "held-out rows are in the training rows"
-            yield by_share(same / len(held_out), allowed, what, got=got, expected="none", fix=fix)
+            expected = f"at most {allowed:.0%} of short documents" if allowed else "none"
+            yield by_share(same / len(held_out), allowed, what, got=got, expected=expected, fix=fix)
         if alike:
             got = f"{alike} of {len(held_out)} rows of the {split} split, up to case, space and punctuation"
             yield warning("held-out rows are near-duplicates of training rows", got=got, expected="none", fix=fix)

@@ -7,7 +7,8 @@ from alignment.cli.inspect.check import add_share_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe file, for example recipes/tiny/sft.yaml")
+    stage = parser.prog.split()[-1]
+    parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe file, for example recipes/tiny/{stage}.yaml")
     parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
     parser.add_argument("--seed", type=int, help="the training seed, if the recipe sets none")
     parser.add_argument("--fresh", action="store_true", help="start over, even if the stage is finished or interrupted")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from alignment.stages.self_check.probe import compare, probe_tolerance
-from alignment.stages.self_check.prove import Outcome, tolerance
+from alignment.stages.self_check.prove import TOLERANCE, Outcome, tolerance
 from alignment.tokenization.reward_rows import reply_ending, reward_rows
 from alignment.trainers.ppo.models import adapter, inner
 from alignment.trainers.ppo.rewards import FunctionReward, ModelReward, Reading, Samples, ScoredSamples
@@ -51,7 +51,7 @@ def check_function(reward: FunctionReward, samples: Samples, scores: Tensor) -> 
     if largest(rewards(samples), scores) > 0:
         return  # not deterministic: for example a judge that samples its answers
     alone = torch.cat([rewards(samples.row(index)) for index in range(len(scores))])
-    if largest(alone, scores) > 0:
+    if largest(alone, scores) > TOLERANCE * max(1.0, float(scores.nan_to_num().abs().max())):
         yield Outcome(
             f"{reward.name} of a completion alone",
             warning=f"{reward.name} gives a completion alone another reward than in its batch: it depends on the "
