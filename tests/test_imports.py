@@ -3,6 +3,7 @@
 import ast
 import itertools
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,30 @@ def test_imports_go_down():
 def test_no_two_packages_import_each_other():
     pairs = {(own, other) for own, other, _ in edges()}
     assert not [pair for pair in pairs if pair[::-1] in pairs]
+
+
+def at_import(node: ast.AST) -> list[ast.AST]:
+    """The import statements that run when a module is imported: not those in functions, nor those for type checkers."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [node]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return []
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        children = node.orelse
+    return [found for child in children for found in at_import(child)]
+
+
+def test_there_is_no_import_cycle():
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in source_files()
+    }
+    graph = {}
+    for path in source_files():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        body = ast.Module(at_import(ast.parse(path.read_text(encoding="utf-8"))), [])
+        graph[name] = {found if found in names else found.rpartition(".")[0] for found in imported(path, body)} - {name}
+    TopologicalSorter({name: found & names for name, found in graph.items()}).prepare()  # raises CycleError
 
 
 def test_every_package_has_a_layer():
