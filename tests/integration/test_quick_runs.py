@@ -99,6 +99,7 @@ def test_the_cards_lines_load_the_model(run, request, workplace, monkeypatch):
         assert logits.shape == ((1, 1) if card.parts[-3] == "reward" else (1, 3, logits.shape[-1])), card
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_rewards_runs(quick_run):
     command = [
         sys.executable,
@@ -116,6 +117,7 @@ def test_the_benchmark_of_rewards_runs(quick_run):
     assert set(result["figures"]) == {"ppo 0", "rloo 0 0.0001"} and len(result["targets"]) == 4
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_ensembles_runs(quick_run):
     command = [sys.executable, "benchmarks/ensemble_overoptimisation.py", "--quick", "--run_dir", quick_run]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
