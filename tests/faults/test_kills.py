@@ -50,7 +50,11 @@ def kill_and_resume(runs, name: str, kill: tuple[str, int]) -> str:
     return log
 
 
-@pytest.mark.parametrize(("name", "kill"), KILLS.items())
+FAST = ("pretrain", "sft-lora", "ppo")
+CASES = [pytest.param(*case, marks=() if case[0] in FAST else pytest.mark.slow) for case in KILLS.items()]
+
+
+@pytest.mark.parametrize(("name", "kill"), CASES)
 def test_a_killed_stage_ends_like_an_uninterrupted_one(runs, name, kill):
     log = kill_and_resume(runs, name, kill)
     assert "resumes at step" in log

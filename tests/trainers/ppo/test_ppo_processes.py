@@ -56,6 +56,7 @@ def trained(folder: Path, mode: str, processes: int) -> Path:
     return folder
 
 
+@pytest.mark.slow  # the fast test of the same kind: tests/invariance/test_processes.py, in one launch for all stages
 @pytest.mark.parametrize("mode", ["separate", "shared_head", "lora"])
 def test_two_processes_train_like_a_single_process(tmp_path, mode):
     one, two = (trained(tmp_path / str(count), mode, count) for count in (1, 2))
