@@ -43,6 +43,7 @@ def run_stage_together(
         (trains,) = broadcast_object_list([None])
         if trains:
             _follow(pipeline)
+        PartialState().destroy_process_group()
         return
     decided = False
 
@@ -58,6 +59,9 @@ def run_stage_together(
     finally:
         if not decided:
             broadcast_object_list([False])
+    # The group's threads would otherwise end with the interpreter, which at times aborts a process that has succeeded:
+    # "terminate called without an active exception", exit code -6.
+    PartialState().destroy_process_group()
 
 
 def _follow(pipeline: Pipeline) -> None:

@@ -117,6 +117,7 @@ def main(bases: str, out: str) -> None:
                 lines = [{name: line[name] for name in names if name in line} for line in logs]
                 (Path(out) / f"{stage}.json").write_text(json.dumps([line for line in lines if line]))
             state.wait_for_everyone()
+        state.destroy_process_group()
 
 
 if __name__ == "__main__":

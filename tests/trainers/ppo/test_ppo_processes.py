@@ -38,6 +38,8 @@ if PartialState().is_main_process:
     save_file({name: p.detach().clone() for name, p in run.critic.trained().items()}, out + "/critic.safetensors")
     with open(out + "/log.json", "w") as file:
         json.dump([run.state.log_history, run.beta, run.baseline], file)
+PartialState().wait_for_everyone()
+PartialState().destroy_process_group()
 """
 
 
