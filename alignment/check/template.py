@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateError
 from alignment.check.findings import Finding, error, note, warning
 from alignment.check.material import Material
 from alignment.data.reading.row_formats import CONVERSATIONS
-from alignment.data.tokenizing.encoding import encode_conversation, render, render_text
+from alignment.data.tokenizing.encoding import encode_conversation, render, render_text, training_template
 from alignment.tokenization.base import PAD_TOKENS
 from alignment.tokenization.chat_format import Messages, end_of_turn_id
 
@@ -132,14 +132,10 @@ def marks_replies(material: Material) -> bool:
 
 def find_training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) -> tuple[str | None, list[Finding]]:
     """Return the template that SFTTrainer uses instead of the tokenizer's (None: it keeps that one), and findings."""
-    from trl import chat_template_utils, get_training_chat_template
+    from trl import chat_template_utils
 
-    if not replies_only or not tokenizer.chat_template:
-        return None, []
-    if chat_template_utils.has_generation_markers(tokenizer.chat_template):
-        return None, []
     try:
-        template = get_training_chat_template(tokenizer)
+        template, _ = training_template(tokenizer, replies_only)
     except ValueError:
         return None, [
             error(
@@ -149,6 +145,8 @@ def find_training_template(tokenizer: PreTrainedTokenizerBase, replies_only: boo
                 fix="chat_template_path: FILE.jinja with the markers, or assistant_only_loss: false",
             )
         ]
+    if template is None:
+        return None, []
     names = [name for name, value in vars(chat_template_utils).items() if isinstance(value, str) and value == template]
     what = f"the template has no generation markers: TRL trains with its own {names[0] if names else 'version of it'}"
     return template, [note(what, got="inference uses the tokenizer's template; the checks below compare both")]

@@ -75,9 +75,11 @@ def smaller_micro_batch(args: Any) -> dict[str, int | None] | None:
     size, evaluated = args.per_device_train_batch_size, args.per_device_eval_batch_size
     group = getattr(args, "num_generations_eval", None) or getattr(args, "num_generations", 1)
     half = max(evaluated // 2 // group * group, min(group, evaluated))
-    if size == 1 and half == evaluated:
+    least = getattr(args, "least_micro_batch", 1)
+    divisors = (divisor for divisor in range(2, size + 1) if size % divisor == 0 and size // divisor >= least)
+    factor = next(divisors, 1)
+    if factor == 1 and half == evaluated:
         return None
-    factor = next((divisor for divisor in range(2, size + 1) if size % divisor == 0), 1)
     keys: dict[str, int | None] = {
         "per_device_train_batch_size": size // factor,
         "gradient_accumulation_steps": args.gradient_accumulation_steps * factor,

@@ -15,10 +15,7 @@ from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
 from alignment.stages.shared.inputs import load_data, require_context
-from alignment.stages.shared.lora import (
-    ModelArguments,
-    check_adapter,
-)
+from alignment.stages.shared.lora import ModelArguments, check_adapter
 from alignment.stages.shared.reference import trainer_with_reference
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys

@@ -37,6 +37,11 @@ class KTORecipe(StageKeys, SpeedLevers, KTOConfig):
             raise UserError("loss_type is not known", got=self.loss_type, expected=f"kto or {WITHOUT_KL}")
         raise_all([] if self.loss_type == WITHOUT_KL else [*self._without_neighbours()])
 
+    @property
+    def least_micro_batch(self) -> int:
+        """Fewest rows of a micro-batch: recovery from a full memory goes no lower."""
+        return 1 if self.loss_type == WITHOUT_KL else 2
+
     def _without_neighbours(self) -> Iterator[UserError]:
         """The KL is estimated from each prompt with the reply of the row before it in its batch."""
         if self.train_sampling_strategy != "sequential":
@@ -46,7 +51,7 @@ class KTORecipe(StageKeys, SpeedLevers, KTOConfig):
                 expected="sequential (rows are shuffled once, by the seed)",
                 fix=f"leave train_sampling_strategy out, or loss_type: {WITHOUT_KL}, which needs no KL",
             )
-        if self.per_device_train_batch_size < 2:
+        if self.per_device_train_batch_size < self.least_micro_batch:
             yield UserError(
                 "KTO estimates its KL from other replies in the batch",
                 got=f"per_device_train_batch_size: {self.per_device_train_batch_size}",

@@ -17,7 +17,9 @@ from alignment.estimate.estimate import estimate
 from alignment.estimate.workload import TokenStatistics
 from alignment.models.loading import load_config
 from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recovery import smaller_micro_batch
 from alignment.pipeline.stage_spec import stage_module
+from alignment.stages.kto import KTORecipe
 
 BATCHES = {"micro_batch": [8, 4, 2], "attention": ["sdpa", "eager"], "multiple": [None, 16]}
 
@@ -116,6 +118,16 @@ def test_settings_that_trl_would_stumble_over_are_refused(folder, tmp_path, keys
     with pytest.raises(UserError, match=problem):
         tiny.run("kto", folder, tmp_path / "kto", **keys)
     assert not (tmp_path / "kto").exists()
+
+
+@pytest.mark.parametrize(("loss_type", "size", "expected"), [("kto", 4, 2), ("kto", 2, None), ("kto", 3, None)])
+def test_recovery_from_a_full_memory_keeps_two_rows_for_the_kl(loss_type, size, expected, tmp_path):
+    keys = {"use_cpu": True, "bf16": False, "per_device_eval_batch_size": 1}
+    args = KTORecipe(str(tmp_path), per_device_train_batch_size=size, loss_type=loss_type, **keys)
+    smaller = smaller_micro_batch(args)
+    assert (smaller and smaller["per_device_train_batch_size"]) == expected
+    args = KTORecipe(str(tmp_path), per_device_train_batch_size=2, loss_type="apo_zero_unpaired", **keys)
+    assert smaller_micro_batch(args)["per_device_train_batch_size"] == 1
 
 
 def test_without_a_kl_any_batch_and_order_will_do(folder, tmp_path):
