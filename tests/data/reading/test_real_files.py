@@ -1,0 +1,505 @@
+"""Data files as real programs and people leave them: the rows are right, or the message names what is wrong.
+
+`CASES` holds, for each case, the files of a folder, the name that is loaded, and either its rows or what the UserError
+says. Both splits of a folder are read where the case has rows for them.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import os
+import zipfile
+
+import pytest
+
+from alignment.data.reading.sources import load_source
+from alignment.errors import UserError
+
+TWO = [{"question": "é1", "answer": "a, b"}, {"question": "q2", "answer": 'say "x"; y'}]
+ONE, OTHER = [TWO[0]], [TWO[1]]
+
+
+def jsonl(rows=TWO):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def table(separator, rows=(("say 1", "yes 1"), ("say 2", "yes 2")), header=("question", "answer")):
+    return "".join(separator.join(row) + "\n" for row in (header, *rows)).encode()
+
+
+def pairs(*rows):
+    return [dict(zip(("question", "answer"), row, strict=True)) for row in rows]
+
+
+def parquet(rows=TWO):
+    import pyarrow.parquet
+
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def arrow(rows=TWO):
+    import pyarrow
+
+    sink = io.BytesIO()
+    rows = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue()
+
+
+def zipped(data):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("rows.jsonl", data)
+    return sink.getvalue()
+
+
+SAID = pairs(("say 1", "yes 1"), ("say 2", "yes 2"))
+COMMAS = table(",")
+
+# Which files are rows: name -> (files, what is loaded, rows or message).
+FOLDERS = {
+    "a notebook's checkpoints": ({"a.jsonl": jsonl(), ".ipynb_checkpoints/a-checkpoint.jsonl": jsonl()}, "", TWO),
+    "macOS's forks": ({"a.jsonl": jsonl(), "._a.jsonl": b"\x00\x05\x16\x07", "__MACOSX/a.jsonl": b"\x00"}, "", TWO),
+    "Finder and Explorer": ({"a.jsonl": jsonl(), ".DS_Store": b"\x00\x00\x00\x01Bud1", "Thumbs.db": b"\xd0"}, "", TWO),
+    "editors' copies": (
+        {"a.csv": COMMAS, "a.csv~": b"x", "#a.csv#": b"x", ".a.csv.swp": b"b0VIM", "~$a.csv": b"\x05"},
+        "",
+        SAID,
+    ),
+    "copies that keep the extension": (
+        {"a.txt": b"a", ".#a.txt": b"b", ".~lock.a.txt": b"b", ".a.swp.txt": b"b"},
+        "",
+        [{"text": "a"}],
+    ),
+    "old copies": ({"a.jsonl": jsonl(), "a.jsonl.bak": jsonl(), "a.jsonl.orig": b"x", "a.jsonl.tmp": b"x"}, "", TWO),
+    "version control": ({"a.jsonl": jsonl(), ".git/b.jsonl": jsonl(), ".cache/huggingface/c.jsonl": jsonl()}, "", TWO),
+    "a hidden folder that is named": ({".data/a.jsonl": jsonl(), ".data/.b.jsonl": b"x"}, ".data", TWO),
+    "a hidden file that is named": ({".a.jsonl": jsonl()}, ".a.jsonl", TWO),
+    "a glob of hidden files": ({".a.jsonl": jsonl(), "b.jsonl": b"x"}, ".*.jsonl", TWO),
+    "a glob in a hidden folder": ({".data/a.jsonl": jsonl()}, ".data/*.jsonl", TWO),
+    "only hidden files": ({".a.jsonl": jsonl()}, "", r"contains no data(?s:.*)\.a\.jsonl"),
+    "metadata of an older data set": ({"a.jsonl": jsonl(), "dataset_infos.json": b"{}"}, "", TWO),
+    "extensions in capitals": ({"A.JSONL": jsonl(ONE), "B.Jsonl": jsonl(OTHER)}, "", TWO),
+    "an extension in capitals": ({"A.CSV.GZ": gzip.compress(COMMAS)}, "A.CSV.GZ", SAID),
+    "newline-delimited JSON": ({"a.ndjson": jsonl()}, "a.ndjson", TWO),
+    "splits in capitals": ({"Train.jsonl": jsonl(ONE), "TEST.jsonl": jsonl(OTHER)}, "", {"train": ONE, "test": OTHER}),
+    "splits after a name": (
+        {"gsm8k_train.jsonl": jsonl(ONE), "gsm8k-test.jsonl": jsonl(OTHER)},
+        "",
+        {"train": ONE, "test": OTHER},
+    ),
+    "val": ({"train.jsonl": jsonl(ONE), "val.jsonl": jsonl(OTHER)}, "", {"train": ONE, "val": OTHER}),
+    "training and testing": (
+        {"training.jsonl": jsonl(ONE), "testing.jsonl": jsonl(OTHER)},
+        "",
+        {"train": ONE, "test": OTHER},
+    ),
+    "eval": ({"train.jsonl": jsonl(ONE), "eval.jsonl": jsonl(OTHER)}, "", {"train": ONE, "eval": OTHER}),
+    "no training file": (
+        {"data.jsonl": jsonl(ONE), "test.jsonl": jsonl(OTHER)},
+        "",
+        r"no split train(?s:.*)data\.jsonl",
+    ),
+    "words that are no split": ({"human-eval.jsonl": jsonl(ONE), "latest.jsonl": jsonl(OTHER)}, "", TWO),
+    "shards of named splits": (
+        {
+            "data/train_sft-00000-of-00001.jsonl": jsonl(ONE),
+            "data/test_sft-00000-of-00001.jsonl": jsonl(OTHER),
+        },
+        "",
+        {"train_sft": ONE, "test_sft": OTHER, "train": ONE},
+    ),
+    "two splits that are called train": (
+        {"train_sft-00000-of-00001.jsonl": jsonl(ONE), "train_gen-00000-of-00001.jsonl": jsonl(OTHER)},
+        "",
+        r"several(?s:.*)train_gen, train_sft(?s:.*)dataset_train_split",
+    ),
+    "a file beside its link": ({"a.jsonl": jsonl(), "latest.jsonl": "a.jsonl"}, "", TWO),
+    "a linked folder": ({"rows/a.jsonl": jsonl(), "data/train": "../rows"}, "data", TWO),
+    "a link to the folder itself": ({"data/a.jsonl": jsonl(), "data/again": "../data"}, "data", TWO),
+    "a link to nothing": (
+        {"a.jsonl": jsonl(), "b.jsonl": "gone.jsonl"},
+        "",
+        r"b\.jsonl is a link to(?s:.*)gone\.jsonl",
+    ),
+    "a link to itself": ({"a.jsonl": "a.jsonl"}, "a.jsonl", r"a\.jsonl is a link to"),
+    "empty files": ({"a.jsonl": b"", "b.jsonl": b"\n\n"}, "", r"is empty"),
+    "an empty file of several": ({"a.csv": b"", "b.csv": COMMAS}, "", SAID),
+    "a header without rows": ({"a.csv": table(",", ()), "b.csv": COMMAS}, "", SAID),
+    "glob signs in the name": ({"a[1].jsonl": jsonl(), "a1.jsonl": b"x"}, "a[1].jsonl", TWO),
+    "glob signs in the folder": ({"a [x]*/b?.jsonl": jsonl()}, "a [x]*/b?.jsonl", TWO),
+    "spaces and other letters": ({"my däta 数/a b.jsonl": jsonl()}, "my däta 数", TWO),
+    "a glob that matches only folders": ({"data/x/a.jsonl": jsonl()}, "data/*", r"only folders(?s:.*)/\*\*/"),
+    "an unknown compression in the folder": (
+        {"a.jsonl.zst": b"\x28\xb5\x2f\xfd", "b.docx": b"PK"},
+        "",
+        r"contains no data(?s:.*)a\.jsonl\.zst",
+    ),
+    "a name with a null byte": ({"a.jsonl": jsonl()}, "b\0.jsonl", r"There is no file"),
+    "a name that is too long": ({"a.jsonl": jsonl()}, "b" * 300 + ".jsonl", r"There is no file"),
+}
+
+# How bytes become text.
+ENCODINGS = {
+    f"{name} of {kind}": ({file: encoded(text)}, file, rows)
+    for kind, file, text, rows in [
+        ("CSV", "a.csv", COMMAS.decode(), SAID),
+        ("JSON lines", "a.jsonl", jsonl().decode(), TWO),
+        ("JSON", "a.json", json.dumps(TWO, indent=1), TWO),
+        ("text", "a.txt", "é\n\nb", [{"text": "é\n\nb"}]),
+    ]
+    for name, encoded in {
+        "UTF-8 with a mark": lambda text: text.encode("utf-8-sig"),
+        "UTF-16": lambda text: text.encode("utf-16"),
+        "UTF-16 with the other mark": lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+        "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
+        "UTF-32": lambda text: text.encode("utf-32"),
+        "UTF-16 in gzip": lambda text: gzip.compress(text.encode("utf-16")),
+        "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    }.items()
+} | {
+    "half of UTF-16": ({"a.csv": "question,answer\né,b\n".encode("utf-16")[:-1]}, "a.csv", r"a\.csv(?s:.*)UTF-16"),
+    "gzip without .gz": ({"a.jsonl": gzip.compress(jsonl())}, "a.jsonl", TWO),
+    "text called .gz": ({"a.jsonl.gz": jsonl()}, "a.jsonl.gz", TWO),
+    "gzip twice": ({"a.csv.gz": gzip.compress(gzip.compress(COMMAS))}, "a.csv.gz", r"gzip(?s:.*)gunzip"),
+    "Windows-1252": (
+        {"a.csv": "text\n“café”\n".encode("cp1252")},
+        "a.csv",
+        r"not UTF-8 at line 2(?s:.*)“café”(?s:.*)iconv -f WINDOWS-1252",
+    ),
+    "Shift-JIS": ({"a.txt": "日本".encode("shift-jis")}, "a.txt", r"not UTF-8 at line 1"),
+    "zip": ({"a.jsonl": zipped(jsonl())}, "a.jsonl", r"a\.jsonl is(?s:.*)zip archive(?s:.*)unpack"),
+    "bzip2": ({"a.jsonl": bz2.compress(jsonl())}, "a.jsonl", r"a\.jsonl is(?s:.*)bzip2"),
+    "xz called .gz": ({"a.jsonl.gz": lzma.compress(jsonl())}, "a.jsonl.gz", r"a\.jsonl\.gz is(?s:.*)xz"),
+    "zstandard": ({"a.jsonl": b"\x28\xb5\x2f\xfd\x00\x00"}, "a.jsonl", r"a\.jsonl is(?s:.*)zstandard"),
+    "Parquet called .jsonl": ({"a.jsonl": parquet()}, "a.jsonl", TWO),
+    "Parquet without an extension": ({"5f0e": parquet()}, "5f0e", TWO),
+    "Arrow called .parquet": ({"a.parquet": arrow()}, "a.parquet", TWO),
+    "JSON lines called .parquet": ({"a.parquet": jsonl()}, "a.parquet", r"a\.parquet is not Parquet(?s:.*)text"),
+    "half of Parquet": ({"a.parquet": parquet()[:-20]}, "a.parquet", r"Cannot read .*a\.parquet"),
+    "gzip called .parquet": ({"a.parquet": gzip.compress(parquet())}, "a.parquet", r"a\.parquet(?s:.*)gunzip"),
+}
+
+WRAPPED = json.dumps({"version": 1, "data": TWO}, indent=1).encode()
+NESTED = b'{"text": ' + b"[" * 9999 + b"]" * 9999 + b"}\n"
+COLUMNS_OF_ROWS = {"question": ["é1", "q2"], "answer": ["a, b", 'say "x"; y']}
+LONG_NUMBERS = [{"text": "a", "n": 10**40}, {"text": "b", "n": [{"m": -(2**63) - 1}]}]
+DIGITS = [{"text": "a", "n": str(10**40)}, {"text": "b", "n": [{"m": str(-(2**63) - 1)}]}]
+
+# Layouts of JSON.
+JSON_FILES = {
+    "rows under one key": ({"a.json": WRAPPED}, "a.json", TWO),
+    "rows under one key in one line": ({"a.jsonl": json.dumps({"data": TWO}).encode()}, "a.jsonl", TWO),
+    "rows under two keys": (
+        {"a.json": json.dumps({"train": ONE, "test": OTHER}).encode()},
+        "a.json",
+        r"test, train|train, test",
+    ),
+    "rows under no key": ({"a.json": b'{\n  "data": [1]\n}'}, "a.json", r"(?s)^(?!.*not valid JSON).*a\.json.*data"),
+    "one row in one line": ({"a.json": jsonl(ONE)}, "a.json", ONE),
+    "one row over several lines": ({"a.json": json.dumps(TWO[0], indent=1).encode()}, "a.json", ONE),
+    "one conversation": (
+        {"a.json": json.dumps({"messages": [{"role": "user", "content": "a"}], "tags": ["x"]}, indent=1).encode()},
+        "a.json",
+        [{"messages": [{"role": "user", "content": "a"}], "tags": ["x"]}],
+    ),
+    "rows over several lines": (
+        {"a.jsonl": "\n".join(json.dumps(row, indent=1) for row in TWO).encode()},
+        "a.jsonl",
+        TWO,
+    ),
+    "rows in one line": ({"a.jsonl": jsonl().replace(b"}\n", b"}")}, "a.jsonl", TWO),
+    "two rows in the second line": ({"a.jsonl": jsonl(ONE) + jsonl().replace(b"}\n", b"} ")}, "a.jsonl", [*ONE, *TWO]),
+    "lines ended by carriage returns": ({"a.jsonl": jsonl().replace(b"\n", b"\r")}, "a.jsonl", TWO),
+    "marks where files were joined": (
+        {"a.jsonl": codecs.BOM_UTF8 + jsonl(ONE) + codecs.BOM_UTF8 + jsonl(OTHER)},
+        "a.jsonl",
+        TWO,
+    ),
+    "a list in .jsonl": ({"a.jsonl": json.dumps(TWO).encode()}, "a.jsonl", TWO),
+    "lists in lines": (
+        {"a.jsonl": b'["a", "b"]\n["c", "d"]\n'},
+        "a.jsonl",
+        r"(?s)^(?!.*not valid JSON).*other than an object",
+    ),
+    "columns": ({"a.json": json.dumps(COLUMNS_OF_ROWS).encode()}, "a.json", TWO),
+    "columns over several lines": ({"a.json": json.dumps(COLUMNS_OF_ROWS, indent=2).encode()}, "a.json", TWO),
+    "columns of different lengths": (
+        {"a.json": b'{"question": ["a", "b"], "answer": ["c"]}'},
+        "a.json",
+        r"a\.json(?s:.*)question: 2(?s:.*)answer: 1",
+    ),
+    "pandas' columns": (
+        {"a.json": json.dumps({name: dict(enumerate(values)) for name, values in COLUMNS_OF_ROWS.items()}).encode()},
+        "a.json",
+        TWO,
+    ),
+    "pandas' index": ({"a.json": json.dumps(dict(enumerate(TWO))).encode()}, "a.json", TWO),
+    "pandas' split": (
+        {
+            "a.json": json.dumps(
+                {"columns": list(TWO[0]), "index": [0, 1], "data": [list(row.values()) for row in TWO]}
+            ).encode()
+        },
+        "a.json",
+        TWO,
+    ),
+    "pandas' table": (
+        {
+            "a.json": json.dumps(
+                {"schema": {"fields": [{"name": "question"}], "pandas_version": "1"}, "data": TWO}
+            ).encode()
+        },
+        "a.json",
+        TWO,
+    ),
+    "pandas' values": (
+        {"a.json": json.dumps([list(row.values()) for row in TWO]).encode()},
+        "a.json",
+        r"other than an object at item 1",
+    ),
+    "rows by their names": ({"a.json": json.dumps({"x1": TWO[0], "x2": TWO[1]}, indent=1).encode()}, "a.json", TWO),
+    "a comma after the last row": ({"a.json": b'[{"text": "a"},\n]'}, "a.json", r"comma"),
+    "a comma after each line": ({"a.jsonl": jsonl().replace(b"}\n", b"},\n")}, "a.jsonl", r"comma(?s:.*)sed"),
+    "Python's own notation": ({"a.jsonl": b"{'text': 'a', 'ok': True}\n"}, "a.jsonl", r"line 1(?s:.*)json\.dumps"),
+    "the first of many lines is damaged": (
+        {"a.jsonl": b'xt": "a"}\n' + jsonl()},
+        "a.jsonl",
+        r"not valid JSON at line 1",
+    ),
+    "the first of many lines is cut": ({"a.jsonl": b'{"text": "a\n' + jsonl()}, "a.jsonl", r"not valid JSON at line 1"),
+    "no number and infinity": (
+        {"a.jsonl": b'{"text": "a", "n": Infinity}\n{"text": "b", "n": -Infinity}\n'},
+        "a.jsonl",
+        [{"text": "a", "n": float("inf")}, {"text": "b", "n": -float("inf")}],
+    ),
+    "a name twice in one row": (
+        {"a.jsonl": b'{"text": "a"}\n{"text": "b", "text": "c"}\n'},
+        "a.jsonl",
+        r"text(?s:.*)twice(?s:.*)line 2|line 2(?s:.*)text(?s:.*)twice",
+    ),
+    "a name twice in an inner object": (
+        {"a.json": b'[{"m": [{"role": "a", "role": "b"}]}]'},
+        "a.json",
+        r"role(?s:.*)twice|twice(?s:.*)role",
+    ),
+    "numbers beyond 64 bits": ({"a.jsonl": jsonl(LONG_NUMBERS)}, "a.jsonl", DIGITS),
+    "a number of 5000 digits": (
+        {"a.jsonl": b'{"text": "a", "n": ' + b"9" * 5000 + b"}\n"},
+        "a.jsonl",
+        r"line 1(?s:.*)digits",
+    ),
+    "nested too deeply": ({"a.jsonl": NESTED}, "a.jsonl", r"line 1(?s:.*)nested"),
+    "nested deeply": (
+        {"a.jsonl": b'{"text": "a", "n": ' + b"[" * 90 + b"]" * 90 + b"}\n"},
+        "a.jsonl",
+        [{"text": "a", "n": json.loads("[" * 90 + "]" * 90)}],
+    ),
+    "a null byte": ({"a.jsonl": b'{"text": "a"}\n\x00\x00\x00\x00\n'}, "a.jsonl", r"line 2(?s:.*)null byte"),
+    "half a character": (
+        {"a.jsonl": b'{"text": "a"}\n{"text": "\\udc00"}\n'},
+        "a.jsonl",
+        r"half a character at line 2",
+    ),
+    "objects without names": ({"a.jsonl": b"{}\n{}\n"}, "a.jsonl", r"empty"),
+    "a column without a name": ({"a.jsonl": b'{"text": "a", "": 1}\n'}, "a.jsonl", [{"text": "a", "": 1}]),
+    "null": ({"a.jsonl": b'{"text": "a"}\nnull\n'}, "a.jsonl", r"other than an object at line 2"),
+}
+
+QUOTED = table("\t", (('"Hi" she said 1', "yes 1"), ('She said "Hi"', 'yes "2"')))
+
+# Dialects of CSV.
+TABLES = {
+    **{f"separated by {separator!r}": ({"a.csv": table(separator)}, "a.csv", SAID) for separator in ";\t|"},
+    "semicolons beside commas in texts": (
+        {"a.csv": table(";", (("well, 1", "yes, 1"), ("2", "no, no, no")), ("question, if any", "answer"))},
+        "a.csv",
+        [{"question, if any": "well, 1", "answer": "yes, 1"}, {"question, if any": "2", "answer": "no, no, no"}],
+    ),
+    "commas beside semicolons in texts": ({"a.csv": b'question,answer\n"a;b","c;d"\n'}, "a.csv", pairs(("a;b", "c;d"))),
+    "one column with separators in its texts": (
+        {"a.csv": b"text\na;b\nc|d;e\n"},
+        "a.csv",
+        [{"text": "a;b"}, {"text": "c|d;e"}],
+    ),
+    "commas called .tsv": ({"a.tsv": COMMAS}, "a.tsv", SAID),
+    "tabs in gzip called .csv": ({"a.csv.gz": gzip.compress(table("\t"))}, "a.csv.gz", SAID),
+    "quoted semicolons": ({"a.csv": b'"question";"answer"\n"a;\nb";"c"\n'}, "a.csv", pairs(("a;\nb", "c"))),
+    "Excel's first line": ({"a.csv": b"sep=;\n" + table(";")}, "a.csv", SAID),
+    "tabs without quoting": (
+        {"a.tsv": QUOTED},
+        "a.tsv",
+        pairs(('"Hi" she said 1', "yes 1"), ('She said "Hi"', 'yes "2"')),
+    ),
+    "tabs and an open quote": (
+        {"a.tsv": table("\t", (('"Hi', "1"), ("b", "2")))},
+        "a.tsv",
+        pairs(('"Hi', "1"), ("b", "2")),
+    ),
+    "tabs with quoting": ({"a.tsv": b'question\tanswer\n"a\tb"\t"c\n""d"""\n'}, "a.tsv", pairs(("a\tb", 'c\n"d"'))),
+    "commas without quoting": ({"a.csv": table(",", (('"Hi" she said', "yes"),))}, "a.csv", r"line 2(?s:.*)quot"),
+    "a quote that is never closed": ({"a.csv": table(",", (('"Hi', "yes"), ("b", "c")))}, "a.csv", r"quot"),
+    "old line ends": ({"a.csv": COMMAS.replace(b"\n", b"\r")}, "a.csv", SAID),
+    "pandas' index column": (
+        {"a.csv": b",question,answer\n0,say 1,yes 1\n"},
+        "a.csv",
+        [{"Unnamed: 0": "0", "question": "say 1", "answer": "yes 1"}],
+    ),
+    "several columns without a name": (
+        {"a.csv": b"question,,\na,b,c\n"},
+        "a.csv",
+        [{"question": "a", "Unnamed: 1": "b", "Unnamed: 2": "c"}],
+    ),
+    "a name twice": ({"a.csv": b"question,answer,answer\na,b,c\n"}, "a.csv", r"answer(?s:.*)distinct names"),
+    "white space round the names": ({"a.csv": b"question , answer\na,b\n"}, "a.csv", pairs(("a", "b"))),
+    "too many values": ({"a.csv": b"question,answer\na,b, c\n"}, "a.csv", r"line 2(?s:.*)3 values"),
+    "too few values": ({"a.csv": b"question,answer\na,b\nc\n"}, "a.csv", r"line 3(?s:.*)1 value"),
+    "nothing": ({"a.csv": b""}, "a.csv", r"is empty"),
+    "only blank lines": ({"a.csv": b"\n\n"}, "a.csv", r"is empty"),
+    "a null byte in a value": ({"a.csv": b"question,answer\na\x00,b\n"}, "a.csv", pairs(("a\0", "b"))),
+}
+
+CASES = {**FOLDERS, **ENCODINGS, **JSON_FILES, **TABLES}
+FAIL_TODAY = {
+    "a notebook's checkpoints",
+    "macOS's forks",
+    "editors' copies",
+    "copies that keep the extension",
+    "version control",
+    "a hidden folder that is named",
+    "only hidden files",
+    "metadata of an older data set",
+    "extensions in capitals",
+    "an extension in capitals",
+    "newline-delimited JSON",
+    "splits in capitals",
+    "splits after a name",
+    "val",
+    "training and testing",
+    "eval",
+    "no training file",
+    "shards of named splits",
+    "two splits that are called train",
+    "a file beside its link",
+    "a linked folder",
+    "a link to nothing",
+    "a link to itself",
+    "an empty file of several",
+    "a glob that matches only folders",
+    "an unknown compression in the folder",
+    "a name that is too long",
+    "UTF-16 of CSV",
+    "UTF-16 with the other mark of CSV",
+    "UTF-16 without a mark of CSV",
+    "UTF-32 of CSV",
+    "UTF-16 in gzip of CSV",
+    "UTF-16 of JSON lines",
+    "UTF-16 with the other mark of JSON lines",
+    "UTF-16 without a mark of JSON lines",
+    "UTF-32 of JSON lines",
+    "UTF-16 in gzip of JSON lines",
+    "UTF-16 of JSON",
+    "UTF-16 with the other mark of JSON",
+    "UTF-16 without a mark of JSON",
+    "UTF-32 of JSON",
+    "UTF-16 in gzip of JSON",
+    "UTF-16 of text",
+    "UTF-16 with the other mark of text",
+    "UTF-16 without a mark of text",
+    "UTF-32 of text",
+    "UTF-16 in gzip of text",
+    "half of UTF-16",
+    "gzip without .gz",
+    "text called .gz",
+    "gzip twice",
+    "Windows-1252",
+    "zip",
+    "bzip2",
+    "xz called .gz",
+    "zstandard",
+    "Parquet called .jsonl",
+    "Parquet without an extension",
+    "Arrow called .parquet",
+    "JSON lines called .parquet",
+    "gzip called .parquet",
+    "rows under one key",
+    "rows under one key in one line",
+    "rows under two keys",
+    "rows under no key",
+    "one row over several lines",
+    "one conversation",
+    "rows over several lines",
+    "rows in one line",
+    "two rows in the second line",
+    "lines ended by carriage returns",
+    "marks where files were joined",
+    "lists in lines",
+    "columns",
+    "columns over several lines",
+    "columns of different lengths",
+    "pandas' columns",
+    "pandas' index",
+    "pandas' split",
+    "pandas' table",
+    "rows by their names",
+    "a comma after the last row",
+    "a comma after each line",
+    "Python's own notation",
+    "a name twice in one row",
+    "a name twice in an inner object",
+    "numbers beyond 64 bits",
+    "a number of 5000 digits",
+    "nested too deeply",
+    "nested deeply",
+    "a null byte",
+    "separated by ';'",
+    r"separated by '\t'",
+    "separated by '|'",
+    "semicolons beside commas in texts",
+    "commas called .tsv",
+    "tabs in gzip called .csv",
+    "quoted semicolons",
+    "Excel's first line",
+    "tabs without quoting",
+    "tabs and an open quote",
+    "commas without quoting",
+    "a quote that is never closed",
+    "pandas' index column",
+    "several columns without a name",
+    "white space round the names",
+    "nothing",
+    "only blank lines",
+}
+MARKED = [
+    pytest.param(name, id=name, marks=pytest.mark.xfail(strict=True, reason="issue 18") if name in FAIL_TODAY else ())
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_files_as_they_are_found(tmp_path, name):
+    files, loaded, expected = CASES[name]
+    for path, content in files.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            file.symlink_to(content)
+    path = os.path.join(tmp_path, loaded) if loaded else str(tmp_path)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            load_source(path, kind="text")
+        return
+    for split, rows in (expected if isinstance(expected, dict) else {"train": expected}).items():
+        found = load_source(path, kind="text", split=split).to_list()
+        assert found == rows
+        assert [[type(value) for value in row.values()] for row in found] == [
+            [type(value) for value in row.values()] for row in rows
+        ]
