@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from alignment.errors import UserError, raise_all, suggestion
+from alignment.errors import UserError, gathered, raise_all, suggestion
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,18 @@ def _wrong_texts(source: Source) -> list[UserError]:
             f"datasets: {name} cannot take this value.", got=getattr(source, name), expected=expected.get(name, "text")
         )
         for name in wrong
-    ]
+    ] or _wrong_name(source.name)
+
+
+def _wrong_name(name: str) -> list[UserError]:
+    from alignment.data.reading.sources import refuse_misspelt
+
+    if not name.strip():
+        return [UserError("datasets: name is empty.", got=repr(name), expected="a file, a folder or a data set")]
+    errors: list[UserError] = []
+    with gathered(errors):
+        refuse_misspelt(name)
+    return errors
 
 
 def _wrong_numbers(source: Source) -> list[UserError]:
@@ -225,6 +236,8 @@ def _wrong_values(args: DataArguments) -> list[UserError]:
 
 def _wrong_source(args: DataArguments) -> list[UserError]:
     """Check that exactly one of dataset_name and datasets is set, and with datasets no key of dataset_name."""
+    if args.dataset_name is not None and not str(args.dataset_name).strip():
+        return [UserError("dataset_name is empty.", got=repr(args.dataset_name), expected="a file or a data set")]
     if (args.dataset_name is None) == (args.datasets is None):
         got = "neither" if args.dataset_name is None else "both"
         return [UserError("A stage needs either dataset_name or datasets.", got=got, expected="one of them")]
@@ -251,6 +264,9 @@ BESIDE_NAME = {
 
 
 def _read_entry(entry: dict[str, Any]) -> Source:
+    if not isinstance(entry, dict):
+        fix = f"- {{name: {entry}}}" if isinstance(entry, str) else None
+        raise UserError("datasets: a source is not a mapping.", got=repr(entry), expected="{name: ...}", fix=fix)
     known = [one.name for one in fields(Source)]
     errors = []
     for key in entry:

@@ -16,7 +16,14 @@ from alignment.data.preparing.parts import Part, apply, canonical, concatenated,
 from alignment.data.preparing.splits import clean, split_off
 from alignment.data.reading.formats import recognise, rename_columns
 from alignment.data.reading.python_sources import is_python_sources, parse_python_sources
-from alignment.data.reading.sources import is_local, is_tinyworld, load_source, own_test_split, parse_tinyworld
+from alignment.data.reading.sources import (
+    files_left_out,
+    is_local,
+    is_tinyworld,
+    load_source,
+    own_test_split,
+    parse_tinyworld,
+)
 from alignment.errors import UserError, raise_all
 
 if TYPE_CHECKING:
@@ -71,7 +78,8 @@ def prepare(
 
     sources = args.sources()
     train = [read_part(source, source.split, "train", kind, keep) for source in sources]
-    notes = filter_parts(train, args, kind, avoid or {})
+    notes = [note for source in sources if (note := files_left_out(source.name))]
+    notes += filter_parts(train, args, kind, avoid or {})
     others = _held_out_parts(train, args, kind, seed, keep, held_out or {})
     near = args.near_duplicate_threshold if args.deduplicate == "near" else None
     notes += clean(train, [part for parts in others.values() for part in parts], kind, near)

@@ -11,9 +11,9 @@ import numpy as np
 from alignment.data.arguments import Source
 from alignment.data.preparing.account import Account
 from alignment.data.preparing.filters import EXAMPLES, Filtered, quote, whole_text
+from alignment.data.reading.columnar_files import as_json
 from alignment.data.reading.formats import KINDS, convert
 from alignment.data.reading.sources import load_source
-from alignment.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,20 +89,19 @@ def _example(part: Part, place: int, detail: str | None, kind: str) -> str:
 
 
 def concatenated(parts: Sequence[Part]) -> Dataset:
-    """Concatenate the rows of the parts, without copying them."""
-    from datasets import concatenate_datasets
+    """Concatenate the rows of the parts; columns whose types differ between sources become JSON, which keeps values."""
+    from datasets import Value, concatenate_datasets
 
-    if len(parts) == 1:
-        return parts[0].rows
-    try:
-        return concatenate_datasets([part.rows for part in parts])
-    except ValueError as error:
-        raise UserError(
-            "The sources have columns with the same name and different types.",
-            got=str(error),
-            expected="columns with the same meaning",
-            fix="rename one with `columns`",
-        ) from None
+    sets = [part.rows for part in parts]
+    if len(sets) == 1:
+        return sets[0]
+    types: dict[str, list[object]] = {}
+    for rows in sets:
+        for name, feature in rows.features.items():
+            if feature != Value("null") and feature not in types.setdefault(name, []):
+                types[name].append(feature)
+    differing = {name for name, features in types.items() if len(features) > 1}
+    return concatenate_datasets([as_json(rows, differing & rows.features.keys()) for rows in sets])
 
 
 def canonical(parts: Sequence[Part], kind: str) -> Dataset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -72,16 +73,33 @@ def cached_tables(
 
     Raises:
         NoRowsError: there are no rows.
+        UserError: the cache cannot be written.
     """
-    builder = AlignmentTables(tables=tables, dataset_name="alignment", config_id=f"rows-{Hasher.hash(key)}")
-    try:
+    with cache_errors():
+        builder = AlignmentTables(tables=tables, dataset_name="alignment", config_id=f"rows-{Hasher.hash(key)}")
         builder.download_and_prepare()
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, (UserError, NoRowsError)):
-            raise error.__cause__ from None
-        raise
-    rows = builder.as_dataset(split=datasets.Split.TRAIN)
+        rows = builder.as_dataset(split=datasets.Split.TRAIN)
     return rows, json.loads(rows.info.description)
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Name the cache in errors of the system while rows are written to it; unwrap those of the tables themselves."""
+    try:
+        yield
+    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        if isinstance(cause, (UserError, NoRowsError)):
+            raise cause from None
+        # Errors of connections are the hub's, and have no number.
+        if not isinstance(cause, OSError) or isinstance(cause, ConnectionError) or cause.errno is None:
+            raise
+        raise UserError(
+            f"Cannot write the cache of data sets, {datasets.config.HF_DATASETS_CACHE}.",
+            got=str(cause),
+            expected="a folder that can be written, on a disk with space",
+            fix="set the environment variable HF_DATASETS_CACHE (or HF_HOME) to such a folder",
+        ) from None
 
 
 def tables_in_memory(

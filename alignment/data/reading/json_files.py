@@ -1,6 +1,6 @@
 """JSON and JSON lines files as Arrow tables.
 
-JSON lines are streamed. A `.json` file with one list is parsed as a whole, unlike all other files.
+JSON lines are streamed. A file with one list or object is parsed as a whole, unlike all other files.
 """
 
 from __future__ import annotations
@@ -12,14 +12,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.data.reading.json_values import (
+    BYTE_ORDER_MARK,
+    check_object,
+    is_object,
+    parse_sequence,
+    refuse_value,
+    rows_of_object,
+)
 from alignment.data.reading.opening import decode, opened
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+EXACT_IN_FLOAT = 2**53  # whole numbers up to this size have their own floating-point number
+DEEPEST_LIST = 16  # of an Arrow type; Arrow itself fails beyond 64
+Sized = tuple[dict[str, Any], int]
 
 
 def read_json(files: list[Path]) -> Iterator[pyarrow.Table]:
@@ -34,9 +44,21 @@ def read_json(files: list[Path]) -> Iterator[pyarrow.Table]:
     from alignment.data.reading.arrow_cache import batches
 
     types: dict[str, pyarrow.DataType] = {}
+    large: set[str] = set()
+    number = 0
     for rows in batches(_sized_rows(files)):
+        number += len(rows)
         for name, values in _columns(rows).items():
-            types[name] = merged_type(types.get(name, pyarrow.null()), column_type(values))
+            found = column_type(values)
+            if "int64" in str(found) and largest(values) > EXACT_IN_FLOAT:
+                large.add(name)
+            types[name] = merged_type(types.get(name, pyarrow.null()), found)
+    if number and not types:
+        raise UserError(
+            f"The objects of {', '.join(map(str, files))} are empty.", got=f"{number} times {{}}", expected="columns"
+        )
+    for name in large:
+        types[name] = pyarrow.json_() if "double" in str(types[name]) else types[name]
     schema = Features.from_arrow_schema(pyarrow.schema(types)).arrow_schema
     for rows in batches(_sized_rows(files)):
         columns = _columns(rows, schema.names)
@@ -57,7 +79,15 @@ def column_type(values: list[Any]) -> pyarrow.DataType:
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError, OverflowError):
         return pyarrow.json_()
     # Not a struct: Arrow would add the keys of all objects to each of them.
-    return pyarrow.json_() if "struct<" in str(found) else found
+    deep = str(found).count("list<") > DEEPEST_LIST
+    return pyarrow.json_() if deep or "struct<" in str(found) else found
+
+
+def largest(value: Any) -> float:
+    """Return the largest size of a whole number in a value or in its lists."""
+    if isinstance(value, list):
+        return max(map(largest, value), default=0)
+    return abs(value) if isinstance(value, int) else 0
 
 
 def merged_type(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataType:
@@ -90,67 +120,65 @@ def _columns(rows: list[dict[str, Any]], names: Iterable[str] | None = None) -> 
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _sized_rows(files: list[Path]) -> Iterator[tuple[dict[str, Any], int]]:
+def _sized_rows(files: list[Path]) -> Iterator[Sized]:
     """Yield the objects of the files, each with its size as text."""
     for file in files:
         with opened(file) as stream:
-            head = []
-            for line in stream:
-                head.append(line)
-                if line.removeprefix(BYTE_ORDER_MARK).strip():
-                    break
-            if b"".join(head).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
-                yield from _list_rows(file, b"".join(head) + stream.read())
+            lines = iter(stream)
+            first = _to_next(lines)
+            second = _to_next(lines) if _last(first).startswith(b"{") else []
+            if _is_whole(_last(first), _last(second)):
+                yield from _whole_rows(file, b"".join(first + second) + stream.read())
             else:
-                yield from _line_rows(file, itertools.chain(head, stream))
+                yield from _line_rows(file, itertools.chain(first, second, lines))
 
 
-def _list_rows(file: Path, data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
-    lines = [decode(file, line, number) for number, line in enumerate(data.split(b"\n"), start=1)]
-    values = _parse_json(file, "\n".join(lines), 1)
+def _to_next(lines: Iterator[bytes]) -> list[bytes]:
+    """Return the lines up to the next one that is not blank, or to the end."""
+    found: list[bytes] = []
+    for line in lines:
+        found.append(line)
+        if _last(found):
+            break
+    return found
+
+
+def _last(lines: list[bytes]) -> bytes:
+    return lines[-1].removeprefix(BYTE_ORDER_MARK).strip() if lines else b""
+
+
+def _is_whole(first: bytes, second: bytes) -> bool:
+    """Return whether a file is one value, or objects that extend over lines, given its first two lines with text.
+
+    A damaged first line does not make it so if the second is an object.
+    """
+    if not first.startswith(b"{"):
+        return first.startswith(b"[")
+    return not second if is_object(first) else not is_object(second)
+
+
+def _whole_rows(file: Path, data: bytes) -> Iterator[Sized]:
+    text = "\n".join(decode(file, line, number) for number, line in enumerate(data.split(b"\n"), start=1))
+    values = parse_sequence(file, text)
+    what = "object"
+    if len(values) == 1 and isinstance(values[0], list):
+        values, what = values[0], "item"
+    elif len(values) == 1 and isinstance(values[0], dict):
+        values, what = rows_of_object(file, values[0]), "row"
+    elif values and isinstance(values[0], list):
+        raise refuse_value(file, values[0], "line 1")
     size = len(data) // max(1, len(values))
     halves = bool(HALF_CHARACTER.search(data))
     for number, value in enumerate(values, start=1):
-        yield _check_object(file, value, f"item {number}", check_halves=halves), size
+        yield check_object(file, value, f"{what} {number}", check_halves=halves), size
 
 
-def _line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
+def _line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Sized]:
     # Lines of bytes end only at \n; strings may contain separators such as U+2028.
     for number, line in enumerate(lines, start=1):
         text = decode(file, line, number).removesuffix("\n")
         if text.strip():
-            value = _parse_json(file, text, number)
+            values = parse_sequence(file, text, number)
             halves = bool(HALF_CHARACTER.search(line))
-            yield _check_object(file, value, f"line {number}", check_halves=halves), len(line)
-
-
-def _parse_json(file: Path, text: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file} is not valid JSON at line {line + error.lineno - 1}, column {error.colno}: {error.msg}.",
-            got=repr(text[max(0, error.pos - 30) : error.pos + 30]),
-            expected="one JSON object per line, or one list of objects",
-            fix="correct that line",
-        ) from None
-
-
-def _check_object(file: Path, value: Any, where: str, *, check_halves: bool) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{file} contains something other than an object at {where}.",
-            got=f"{type(value).__name__}: {str(value)[:60]}",
-            expected='objects with named columns, such as {"text": "..."}',
-        )
-    try:
-        if check_halves:
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{file} contains half a character at {where}.",
-            got=f"the escape \\u{ord(error.object[error.start]):04x} (a lone surrogate)",
-            expected="text that can be encoded as UTF-8",
-            fix="correct or delete the escape",
-        ) from None
-    return value
+            for value in values:
+                yield check_object(file, value, f"line {number}", check_halves=halves), len(line) // len(values)

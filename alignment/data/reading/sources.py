@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from alignment.data.reading.files import READERS, extension_of, local_splits, read_files, split_files
-from alignment.data.reading.python_sources import is_python_sources, parse_python_sources, read_python_sources
-from alignment.errors import UserError, unknown
+from alignment.data.reading.files import READERS, left_out, local_splits, read_files, split_files
+from alignment.data.reading.opening import extension_of
+from alignment.data.reading.python_sources import (
+    PYTHON_SOURCES,
+    is_python_sources,
+    parse_python_sources,
+    read_python_sources,
+)
+from alignment.errors import UserError, did_you_mean, unknown
 from alignment.name_options import read_options, split_name
 
 if TYPE_CHECKING:
@@ -27,6 +35,11 @@ TINYWORLD_OF_KIND = {
     "prompts": "prompts",
     "kto": "preference",
 }
+# Splits to validate on, the preferred first.
+HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+ADDRESS = re.compile(r"[a-z0-9+]+://")
+HUB_PAGE = re.compile(r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)datasets/([\w.-]+/[\w.-]+)")
 
 
 def load_source(
@@ -46,11 +59,11 @@ def load_source(
         name: one of
             - a local file, folder or glob: JSON lines, JSON, CSV, TSV or plain text, each also with `.gz`, Parquet or
               Arrow. In a folder, files named after a split (`train.jsonl`, `test-00001.parquet`) form that split; if
-              there are none, all files form `train`;
+              there are none, all files form `train`. Hidden files and copies that editors leave are no rows;
             - `tinyworld:NAME?option=value&...`; `tinyworld` alone is the data set of `kind`;
             - `python-sources:PACKAGE,...?docstrings=true`; without packages, all installed ones;
             - the id of a data set on the hub.
-        config, split: of the data set; split is `train` by default.
+        config, split: of the data set; split is `train` by default. The config of a local folder is a folder in it.
         kind: kind of data that the stage needs.
         streaming: download only max_rows rows from the hub.
         max_rows: number of rows to load, from the start.
@@ -61,13 +74,14 @@ def load_source(
     from alignment.data.reading.arrow_cache import NoRowsError
 
     split = split or "train"
+    refuse_misspelt(name)
     try:
         if is_tinyworld(name):
             rows = _load_tinyworld(name, split, kind)
         elif is_python_sources(name):
             rows = _load_python_sources(name, split, kind)
         elif is_local(name):
-            rows = read_files(split_files(name, split))
+            rows = read_files(split_files(_config_folder(name, config), split))
         elif streaming:
             rows = _stream_hub(name, config, split, max_rows)
         else:
@@ -85,16 +99,77 @@ def own_test_split(name: str) -> str | None:
         return "validation"
     if is_local(name):
         found = local_splits(name)
-        return next((split for split in ("validation", "valid", "dev", "test") if split in found), None)
+        named = next((word for word in HELD_OUT for split in found if split.partition("_")[0] == word), None)
+        several = [split for split in found if named and split.startswith(named)]
+        return several[0] if len(several) == 1 else named  # of several, reading names them all
     return None
 
 
+def files_left_out(name: str) -> str:
+    """Return a note on the files of a local folder that no split reads; empty if there are none."""
+    text = left_out(name) if is_local(name) else ""
+    return f"{name}: files that were left out: {text}" if text else ""
+
+
 def is_local(name: str) -> bool:
-    """Return whether a name is a path: it exists, looks like a path, or has the extension of a supported file."""
+    """Return whether a name is a path: it exists, has the extension of a supported file, or cannot be a hub id."""
     if is_tinyworld(name) or is_python_sources(name):
         return False
-    looks_local = name.startswith((".", "/", "~")) or any(sign in name for sign in "*?[\\")
-    return looks_local or Path(name).exists() or extension_of(Path(name)) in READERS
+    try:
+        exists = os.path.lexists(os.path.expanduser(name))
+    except ValueError:  # a null byte
+        exists = False
+    if exists:
+        return True
+    if ADDRESS.match(name):
+        return False
+    looks_local = extension_of(Path(name)) in READERS or name.startswith((".", "~"))
+    return looks_local or (not HUB_ID.fullmatch(name) and not _is_like_a_source(name))
+
+
+def _is_like_a_source(name: str) -> bool:
+    """Return whether a name has a colon, as those of sources have, and no sign of a path before it."""
+    return re.match(r"[\w.-]+(/[\w.-]+)?:(?!\\)", name) is not None
+
+
+def refuse_misspelt(name: str) -> None:
+    """Raise for addresses, and for names that are like those of other sources but unknown; no source is read."""
+    if is_tinyworld(name) or is_python_sources(name) or is_local(name):
+        return
+    if ADDRESS.match(name):
+        page = HUB_PAGE.match(name)
+        raise UserError(
+            f"{name} is an address.",
+            got=name,
+            expected="a local file or folder, or the id of a data set on the hub, such as NAME/DATA",
+            fix=f"dataset_name: {page[1]}" if page else "download the file, and name it by its path",
+        )
+    if _is_like_a_source(name):
+        scheme, _, rest = name.partition(":")
+        known = [f"{source}:{rest}" for source in (TINYWORLD, PYTHON_SOURCES)]
+        near = did_you_mean(scheme.lower(), (TINYWORLD, PYTHON_SOURCES))
+        fix = next((f"did you mean {full!r}?" for full in known if near and full.partition(":")[0] in near), None)
+        raise UserError(
+            f"No source is called {scheme}: {name}.",
+            got=name,
+            expected="a local file or folder, tinyworld:NAME, python-sources:, or the id of a data set on the hub",
+            fix=fix or "check the spelling; the split of a data set has a key of its own: dataset_train_split",
+        )
+
+
+def _config_folder(name: str, config: str | None) -> str:
+    """Return the folder of a local data set's config, or the data set itself without a config."""
+    if config is None:
+        return name
+    folder = os.path.join(name, config)
+    if os.path.isdir(os.path.expanduser(folder)):
+        return folder
+    raise UserError(
+        f"{name} has no config {config}.",
+        got=f"local files without a folder {config}",
+        expected="a config of a data set on the hub, or the name of a folder in the data set's",
+        fix="leave the config out",
+    )
 
 
 def _load_python_sources(name: str, split: str, kind: str) -> Dataset:
@@ -149,7 +224,9 @@ def world_config(query: str) -> WorldConfig:
 def _load_hub(name: str, config: str | None, split: str) -> Dataset:
     from datasets import load_dataset
 
-    with _hub_errors(name):
+    from alignment.data.reading.arrow_cache import cache_errors
+
+    with cache_errors(), _hub_errors(name):
         return load_dataset(name, config, split=split)
 
 
@@ -183,14 +260,18 @@ def _hub_errors(name: str) -> Iterator[None]:
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError
 
+    spelling = did_you_mean(name.lower(), (TINYWORLD, PYTHON_SOURCES))
     try:
         yield
     # ConnectionError: offline and not in the cache. ValueError: an unknown config or split; the text lists the known.
     # DatasetGenerationError: one of the others during reading, or rows whose columns differ between files.
     except (DatasetGenerationError, DatasetNotFoundError, HfHubHTTPError, ConnectionError, ValueError) as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:  # the cache
+            raise
         raise UserError(
             f"Cannot load the data set {name} from the hub.",
             got=str(error.__cause__ or error),
             expected="a local file or folder, tinyworld:NAME, python-sources:, or a data set on the hub",
-            fix="check the spelling (a missing local path is read as a hub id), config, split and the connection",
+            fix=spelling
+            or "check the spelling (a missing local path is read as a hub id), config, split and the connection",
         ) from None

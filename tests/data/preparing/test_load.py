@@ -171,11 +171,11 @@ def test_columns_of_a_source_are_mapped_for_it_alone(two_sources, tmp_path):
     assert "c0" in load_splits(args, "text", 0)["train"]["text"][:]
 
 
-def test_kept_columns_that_differ_are_an_error(tmp_path):
+def test_kept_columns_of_different_types_keep_their_values(tmp_path):
     first = write(tmp_path / "a.jsonl", [{"prompt": "a", "level": 1}])
     second = write(tmp_path / "b.jsonl", [{"prompt": "b", "level": {"x": 1}}])
-    with pytest.raises(UserError, match="columns with the same name and different types"):
-        load_splits(mixture([first, second]), "prompts", 0, keep=None)
+    rows = load_splits(mixture([first, second]), "prompts", 0, keep=None)["train"].to_list()
+    assert {row["prompt"][0]["content"]: row["level"] for row in rows} == {"a": 1, "b": {"x": 1}}
     assert len(load_splits(mixture([first, second]), "prompts", 0)["train"]) == 2
 
 

@@ -249,7 +249,7 @@ ERRORS = [
     ("a.csv", b'a,b\n1,"2"3\n', r"Cannot read .*a.csv at line 2"),
     ("a.csv", b"a,a\n1,2\n", r"a header line with distinct names"),
     ("a.arrow", b"text", r"Cannot read .*a.arrow(?s:.*)expected: Arrow files"),
-    ("a.json", b'{\n  "data": [1]\n}', r"a.json is not valid JSON at line 1"),
+    ("a.json", b'{\n  "data": [1,\n}', r"a.json is not valid JSON at line 3"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d\\ud83d"}\n', r"half a character at line 2"),
     ("a.jsonl", b"", "is empty"),
     ("a.json", b"[]", "is empty"),

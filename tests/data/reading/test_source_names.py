@@ -13,8 +13,6 @@ from alignment.data.reading import json_files, opening
 from alignment.data.reading.sources import is_local, load_source
 from alignment.errors import UserError
 
-FAILS = pytest.mark.xfail(strict=True, reason="issue 18")
-
 
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -42,7 +40,6 @@ NAMES = {
 }
 
 
-@FAILS
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("streaming", [False, True])
 def test_names_that_are_no_source(name, streaming, tmp_path, monkeypatch):
@@ -51,14 +48,12 @@ def test_names_that_are_no_source(name, streaming, tmp_path, monkeypatch):
         load_source(name, kind="sft", streaming=streaming)
 
 
-@FAILS
 def test_a_pipe_is_not_a_file(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(UserError, match=r"a\.jsonl is not a file(?s:.*)pipe"):
         load_source(str(tmp_path / "a.jsonl"), kind="sft")
 
 
-@FAILS
 def test_an_empty_name():
     with pytest.raises(UserError, match="dataset_name is empty"):
         DataArguments("")
@@ -66,7 +61,6 @@ def test_an_empty_name():
         DataArguments(datasets=[{"name": " "}])
 
 
-@FAILS
 def test_an_entry_that_is_no_mapping():
     with pytest.raises(UserError, match=r"datasets: a source is not a mapping(?s:.*)name: a\.jsonl"):
         DataArguments(datasets=["a.jsonl"])
@@ -81,7 +75,6 @@ def test_a_home_folder(tmp_path, monkeypatch):
 # Files that were left out -------------------------------------------------------------------------------------------
 
 
-@FAILS
 def test_files_left_out_are_named(tmp_path):
     write(tmp_path / "train.jsonl", [{"text": "a"}])
     write(tmp_path / "test.jsonl", [{"text": "b"}])
@@ -117,12 +110,7 @@ IDS = {
 
 @pytest.mark.parametrize(
     ("keep", "other"),
-    [
-        pytest.param(keep, name, marks=FAILS if keep is None and name != "nothing" else ())
-        for keep in ((), None)
-        for name in IDS
-        if name != "texts"
-    ],
+    [pytest.param(keep, name) for keep in ((), None) for name in IDS if name != "texts"],
 )
 def test_sources_whose_unused_columns_differ(tmp_path, keep, other):
     names = ("texts", other)
@@ -145,7 +133,6 @@ def test_splits_whose_unused_columns_differ(tmp_path):
     assert [splits[name]["id"][:] for name in ("train", "validation")] == [[1], ["x"]]
 
 
-@FAILS
 def test_files_of_one_split_whose_columns_differ(tmp_path):
     from datasets import Dataset
 
@@ -169,7 +156,6 @@ def no_cache(tmp_path, monkeypatch):
     return folder
 
 
-@FAILS
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "python-sources:ruamel.yaml"])
 def test_a_cache_that_cannot_be_written(tmp_path, no_cache, name):
     path = tmp_path / name
@@ -179,7 +165,6 @@ def test_a_cache_that_cannot_be_written(tmp_path, no_cache, name):
         load_source(name if "sources" in name else str(path), kind="text")
 
 
-@FAILS
 def test_a_cache_that_is_full(tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -191,7 +176,6 @@ def test_a_cache_that_is_full(tmp_path, monkeypatch):
         load_source(path, kind="text")
 
 
-@FAILS
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.jsonl.gz", "a.parquet"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name, number):
@@ -210,7 +194,6 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name, number):
         load_source(str(path), kind="text")
 
 
-@FAILS
 @pytest.mark.parametrize("change", ["append", "new column", "other type", "shorter", "gone"])
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
     path = tmp_path / "a.jsonl"
@@ -233,7 +216,6 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change):
         load_source(str(path), kind="text")
 
 
-@FAILS
 def test_no_part_of_a_file_is_recoded_wrongly():
     """UTF-16 in blocks of any size: characters of two and four bytes at every border."""
     import io
