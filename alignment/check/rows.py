@@ -17,8 +17,6 @@ from alignment.stages import TOKENIZER
 from reward_models.card.pairwise import GOLD_COLUMNS
 
 SCORES = re.compile(r"label|score|reward|margin|rating|gold")
-# Columns that change the meaning of a row, and that no format reads.
-MEANINGFUL = ("system", "system_prompt", "tools", "history", "context", "images", "image")
 # Problem and fix for reasons to drop a row, in more words than formats.py's.
 REASONS = {
     "empty reply": ("assistant turns are empty", "delete these rows, or fill the turns in"),
@@ -30,6 +28,11 @@ REASONS = {
     "also in the card split": (
         "rows of the reward model's test split are in the training rows",
         "remove them from the data, or set another dataset_card_split",
+    ),
+    "the completion is labelled as unwanted": (
+        "replies are labelled as unwanted",
+        "train on the others alone with --max_dropped 1, or, if `label` does not judge the reply, rename it: "
+        "columns: {label: class}",
     ),
     "chosen and rejected answer different prompts": (
         "the prompts of pairs differ",
@@ -57,6 +60,18 @@ def check_dropped(material: Material) -> Iterator[Finding]:
 
 def check_columns(material: Material) -> Iterator[Finding]:
     """Report columns that nothing reads, above all misspelt ones and those that change the meaning of a row."""
+    for account in material.rows.report.accounts:
+        if account.unread:
+            counts = ", ".join(f"{name} in {count:,}" for name, count in sorted(account.unread.items()))
+            first = min(account.unread)
+            yield warning(
+                f"columns that change the meaning of a row are not read: {', '.join(sorted(account.unread))}",
+                got=f"{account.source}, split {account.source_split}: rows made of {account.format}; {counts} rows",
+                expected="their text in the conversation",
+                fix=f"write it into the messages, or rename the column if it is not needed: columns: "
+                f"{{{first}: data_{first}}}",
+            )
+        yield from map(note, account.notes)
     if material.kind == "prompts":
         return  # reward functions receive all columns
     read = {*READ_COLUMNS, *GOLD_COLUMNS, *KINDS[material.kind], *(material.get("columns") or {})}
@@ -70,13 +85,6 @@ def check_columns(material: Material) -> Iterator[Finding]:
                 got=", ".join(columns),
                 fix=f"columns: {{{name}: {near[0]}}}, if you mean {near[0]!r}",
             )
-    meaningful = [name for name in unread if name.lower() in MEANINGFUL]
-    if meaningful and material.kind != "text":
-        yield warning(
-            f"columns that change the meaning of a row are not read: {', '.join(meaningful)}",
-            got=", ".join(columns),
-            fix="put their content into the messages; a system prompt is a first message with the role system",
-        )
     if unread:
         yield note(f"columns not read: {', '.join(unread)}")
 

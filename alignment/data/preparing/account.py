@@ -46,6 +46,9 @@ class Account:
         share: share of the mix by the source's weight; None without a weight.
         shared: number of rows, before the mix and any limit, with the same prompt as a held-out row that were kept
             (only in tinyworld).
+        changed: what was changed during reading -> number of rows of the source, such as merged turns.
+        unread: column that may change the meaning of a row -> number of rows whose conversation lacks its text.
+        notes: columns that were left out, a sentence each.
     """
 
     source: str
@@ -59,6 +62,9 @@ class Account:
     duplicates: int | None = None
     share: float | None = None
     shared: int = 0
+    changed: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def remove(self, reason: str, rows: int, examples: Iterable[str] = (), lost: bool = False) -> None:
         """Record rows that were dropped for a reason, if there are any."""
@@ -74,8 +80,15 @@ class Account:
         reasons = "; ".join(map(str, self.removed))
         repeated = f", {self.repeated} of them repeats" if self.repeated else ""
         lost = f" (dropped: {reasons})" if reasons else ""
+        changed = "".join(f"; in {count} {what}" for what, count in sorted(self.changed.items()))
         place = f"{self.source}, split {self.source_split}, columns {self.format}"
-        return f"{self.split}: {self.rows} rows of {self.read} from {place}{repeated}{lost}"
+        return f"{self.split}: {self.rows} rows of {self.read} from {place}{repeated}{lost}{changed}"
+
+    def remarks(self) -> list[str]:
+        """Return a sentence for each group of columns that were not read or left out."""
+        unread = ", ".join(f"{name} ({count} rows)" for name, count in sorted(self.unread.items()))
+        missing = [f"columns that may change the meaning of a row are not read: {unread}"] if unread else []
+        return [f"{self.source}: {remark}" for remark in (*missing, *self.notes)]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from alignment.data.preparing import filters, mixing
 from alignment.data.preparing.account import DataReport
 from alignment.data.preparing.parts import Part, apply, canonical, concatenated, read_part
 from alignment.data.preparing.splits import clean, split_off
-from alignment.data.reading.formats import recognise, rename_columns
+from alignment.data.reading.formats import recognised
 from alignment.data.reading.python_sources import is_python_sources, parse_python_sources
 from alignment.data.reading.sources import (
     files_left_out,
@@ -79,6 +79,7 @@ def prepare(
     sources = args.sources()
     train = [read_part(source, source.split, "train", kind, keep) for source in sources]
     notes = [note for source in sources if (note := files_left_out(source.name))]
+    notes += [remark for part in train for remark in part.account.remarks()]
     notes += filter_parts(train, args, kind, avoid or {})
     others = _held_out_parts(train, args, kind, seed, keep, held_out or {})
     near = args.near_duplicate_threshold if args.deduplicate == "near" else None
@@ -239,5 +240,4 @@ def _check_one(source: Source, kind: str) -> None:
         parse_python_sources(source.name, kind)
     elif is_local(source.name):
         rows = load_source(source.name, split=source.split, kind=kind)
-        columns = source.columns or {}
-        recognise(rename_columns(rows, columns).column_names, kind, mapped=columns.values())
+        recognised(rows, kind, source.columns or {})

@@ -59,8 +59,11 @@ def read_part(
     account = Account(str(source), source_split, split, report.read + beyond)
     account.remove("beyond max_rows", beyond)
     account.format, account.rows = report.format, len(rows)
+    account.changed, account.unread, account.notes = report.changed, report.unread, report.notes
     for reason, count in report.dropped.items():
         shown = [f"row {number} of the source" for number in report.examples.get(reason, [])]
+        if shown and reason in report.seen:
+            shown[-1] += f" (values: {', '.join(report.seen[reason])})"
         account.remove(reason, count, shown, lost=True)
     return Part(rows, np.arange(len(rows)), account)
 

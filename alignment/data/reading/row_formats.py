@@ -1,21 +1,30 @@
-"""The recognised sets of columns for each kind of data, and the functions that convert their rows."""
+"""The recognised sets of columns for each kind of data, and the functions that convert their rows.
+
+A single request (`prompt`, `question`, `instruction`, ...) is written with the columns that belong to it: `system`,
+`history`, `context` and `input`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import product
 from typing import Any
 
+from alignment.data.columns.cell_values import Row, Unusable, as_text, is_blank, is_missing, optional_text, text_of
 from alignment.data.reading.conversations import (
     BEYOND_TEXT,
-    Row,
-    Unusable,
-    check_turns,
+    JOIN,
+    is_conversation,
+    is_transcript,
+    merged,
     message,
     read_messages,
-    read_prompt,
+    read_prompt_transcript,
     read_reply,
     read_transcript,
-    text_of,
+    refuse_beyond_text,
+    take_turns,
 )
 from alignment.tokenization.chat_format import Messages
 
@@ -27,40 +36,175 @@ KINDS = {
     "prompts": ("prompt",),
     "kto": ("prompt", "completion", "label"),
 }
+SIDES = ("chosen", "rejected")
+
+# Columns by what they hold, in order of preference.
+DIALOGUES = ("messages", "conversations", "conversation")
+REQUESTS = ("prompt", "instruction", "question", "query", "problem", "inputs", "input")
+REPLIES = ("completion", "response", "output", "answer", "solution", "targets", "target")
+SYSTEMS = ("system", "system_prompt", "system_message")
+# Columns that belong to a single request, if the format does not name them.
+PARTS = ("history", "context", "input")
+PASSAGE_FIRST = ("prompt", "question", "query", "problem", "inputs", "input")  # requests that `context` precedes
+LABEL = "label"
+OTHER_PROMPT = "prompt columns that differ from the conversation of chosen and rejected, which was taken"
+CHOICES = ("choices", "options")
+# Columns without which a row may mean something else, if the conversation does not contain their text.
+MEANINGFUL = (*REQUESTS, *SYSTEMS, "history", "context", *CHOICES, "passage", "passages", "paragraph", "document")
+
+
+# Requests -----------------------------------------------------------------------------------------------------------
+
+
+def request_of(row: Row, column: str) -> Messages:
+    """Convert a request and the columns that belong to it to messages."""
+    value = row.get(column)
+    if is_conversation(value):
+        conversation = merged(row, read_messages(row, column))
+    elif is_transcript(value):
+        conversation = merged(row, read_prompt_transcript(row, value))
+    else:
+        conversation = [*_history(row), message("user", _written(row, column))]
+    return _with_system(row, conversation)
+
+
+def _written(row: Row, column: str) -> str:
+    """Return a request with its `context` and `input`, separated by blank lines."""
+    if isinstance(row.get(column), str) and not row[column].strip():
+        raise Unusable("empty message")
+    request = text_of(row, column)
+    context = _context(row)
+    if context is not None and context not in request:
+        request = JOIN.join([context, request] if column in PASSAGE_FIRST else [request, context])
+    given = optional_text(row, "input") if column not in ("input", "inputs") else None
+    return request if given is None or given == context else JOIN.join([request, given])
+
+
+def _context(row: Row) -> str | None:
+    """Return the passage that a request is about; several texts are paragraphs."""
+    value = row.get("context")
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value):
+        return JOIN.join(value)
+    return optional_text(row, "context")
+
+
+def _history(row: Row) -> Messages:
+    """Return the turns before a request: pairs of a request and its reply, or messages."""
+    value = row.get("history")
+    if is_blank(value):
+        return []
+    if is_conversation(value):
+        return read_messages(row, "history")
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise Unusable("history is not a list of turns")
+    roles = ("user", "assistant")
+    return [
+        message(role, as_text(row, text, "history")) for pair in value for role, text in zip(roles, pair, strict=True)
+    ]
+
+
+def _with_system(row: Row, conversation: Messages) -> Messages:
+    """Return the conversation with the system message of a separate column, if there is one, in front."""
+    texts = dict.fromkeys(text for text in (optional_text(row, column) for column in SYSTEMS) if text is not None)
+    if not texts:
+        return conversation
+    has_one = bool(conversation) and conversation[0]["role"] == "system"
+    system = message("system", next(iter(texts)))
+    if len(texts) > 1 or (has_one and conversation[0] != system):
+        raise Unusable("two system messages")
+    return conversation if has_one else [system, *conversation]
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
 
 
 def text_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a document."""
     return {"text": text_of(row, column)}
+
+
+def dialogue_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a conversation to messages that end with a reply."""
+    return sft_row(row, _with_system(row, read_messages(row, column)))
+
+
+def transcript_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a transcript to messages that end with a reply."""
+    return sft_row(row, _with_system(row, read_transcript(row, text_of(row, column))))
+
+
+def reply_row(row: Row, request: str, reply: str) -> dict[str, Any]:
+    """Convert a request and its reply to messages."""
+    return sft_row(row, _answered(row, request, reply))
+
+
+def _answered(row: Row, request: str, reply: str) -> Messages:
+    asked = request_of(row, request)
+    if asked[-1]["role"] == "assistant":
+        raise Unusable("the prompt ends with a reply")
+    choices = any(not is_blank(row.get(name)) for name in CHOICES)
+    if choices and isinstance(row.get(reply), int | float) and not is_missing(row[reply]):
+        raise Unusable(f"{reply} is the number of a choice, not its text")
+    return asked + read_reply(row, reply)
 
 
 def sft_row(row: Row, conversation: Messages) -> dict[str, Any]:
     """Convert a conversation that ends with a reply; replies that are labelled as bad are dropped."""
-    if row.get("label") is False:
+    if row.get(LABEL) is False:
         raise Unusable("the completion is labelled as unwanted")
-    return {"messages": check_turns(_with_system(row, conversation), "assistant")}
+    return {"messages": take_turns(row, conversation, "assistant")}
+
+
+def request_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a request to a prompt."""
+    return prompts_row(row, request_of(row, column))
+
+
+def dialogue_prompt_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a conversation to a prompt, without its last reply."""
+    return prompts_row(row, _with_system(row, read_messages(row, column)))
+
+
+def transcript_prompt_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a transcript to a prompt, without its last reply."""
+    return prompts_row(row, _with_system(row, read_transcript(row, text_of(row, column))))
+
+
+def side_prompt_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert one side of a pair to a prompt, without its last reply."""
+    return prompts_row(row, _with_system(row, _side(row, column, None)))
 
 
 def prompts_row(row: Row, conversation: Messages) -> dict[str, Any]:
     """Convert a conversation to a prompt, without a final assistant turn."""
-    request = conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation
-    if not request:
+    conversation = merged(row, conversation)
+    asked = conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation
+    if not asked:
         raise Unusable("there is no request")
-    return {"prompt": check_turns(_with_system(row, request), "user")}
+    return {"prompt": take_turns(row, asked, "user")}
 
 
-def preference_row(row: Row) -> dict[str, Any]:
-    """Convert a prompt and two replies to it, or two whole conversations with the same prompt."""
-    chosen, rejected = _side(row, "chosen"), _side(row, "rejected")
-    if chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
+def preference_row(row: Row, column: str | None) -> dict[str, Any]:
+    """Convert a request and two replies to it, or two whole conversations with the same prompt.
+
+    Args:
+        column: the column of the request; None if there is none.
+    """
+    chosen, rejected = (_side(row, side, column) for side in SIDES)
+    if any(turns[0]["role"] != "assistant" for turns in (chosen, rejected)):
         # Whole conversations: the prompt is their common beginning. (It may also be in a prompt column.)
         if chosen[:-1] != rejected[:-1]:
             raise Unusable("chosen and rejected answer different prompts")
-        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+        prompt, chosen, rejected = _prompt_of_whole(row, chosen[:-1], column), chosen[-1:], rejected[-1:]
+    elif column is None:
+        raise Unusable("prompt is missing")
     else:
-        prompt = read_prompt(row.get("prompt"))
-    prompt = _with_system(row, prompt)
-    check_turns(prompt + chosen, "assistant")
-    check_turns(prompt + rejected, "assistant")
+        prompt = request_of(row, column)
+    if not prompt or prompt[-1]["role"] == "assistant":
+        raise Unusable("the prompt ends with a reply" if prompt else "there is no request")
+    prompt = take_turns(row, prompt, "user")
+    take_turns(row, prompt + chosen, "assistant")
+    take_turns(row, prompt + rejected, "assistant")
     if len(chosen) != 1 or len(rejected) != 1:
         raise Unusable("a reply has several turns")
     if chosen[0]["content"].strip() == rejected[0]["content"].strip():
@@ -68,41 +212,43 @@ def preference_row(row: Row) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-def kto_row(row: Row) -> dict[str, Any]:
-    """Convert a prompt, a reply to it, and whether the reply is good: true or false, or 1 or 0."""
-    prompt, completion = _with_system(row, read_prompt(row["prompt"])), read_reply(row, "completion")
-    if row["label"] not in (True, False):
-        raise Unusable("label is missing" if row["label"] is None else "label is not true or false")
-    check_turns(prompt + completion, "assistant")
-    if len(completion) != 1:
-        raise Unusable("a reply has several turns")
-    return {"prompt": prompt, "completion": completion, "label": bool(row["label"])}
+def _side(row: Row, side: str, column: str | None) -> Messages:
+    """Convert one side of a pair: with a prompt, text is the reply unless it is a transcript; otherwise it must be."""
+    value = row.get(side)
+    alone = column is None or is_missing(row.get(column))
+    if isinstance(value, str) and not is_conversation(value) and value.strip() and (alone or is_transcript(value)):
+        return merged(row, read_transcript(row, value))
+    return read_reply(row, side)
 
 
-def _with_system(row: Row, conversation: Messages) -> Messages:
-    """Return the conversation with the system message of a separate column, if there is one, in front."""
-    system = row.get("system") or row.get("system_prompt")
-    if not isinstance(system, str) or not system.strip() or conversation[:1] == [message("system", system)]:
-        return conversation
-    if conversation and conversation[0]["role"] == "system":
-        raise Unusable("two system messages")
-    return [message("system", system), *conversation]
+def _prompt_of_whole(row: Row, shared: Messages, column: str | None) -> Messages:
+    """Return the prompt that two conversations share, with the system message of the prompt column."""
+    if column is None or is_blank(row.get(column)):
+        return _with_system(row, shared)
+    given = request_of(row, column)
+    if given[:1] and given[0]["role"] == "system" and (not shared or shared[0]["role"] != "system"):
+        shared = [given[0], *shared]
+    asked = [turn["content"].strip() for turn in given if turn["role"] == "user"]
+    if given[: len(shared)] != shared and asked[-1:] != [turn["content"].strip() for turn in shared[-1:]]:
+        row.changed.add(OTHER_PROMPT)
+    return shared
 
 
-def _side(row: Row, column: str) -> Messages:
-    """Convert one side of a pair: with a prompt a string is the reply, otherwise it is a whole transcript."""
-    if isinstance(row[column], str) and row.get("prompt") is None:
-        return read_transcript(row[column])
-    return read_reply(row, column)
+def kto_row(row: Row, request: str, reply: str) -> dict[str, Any]:
+    """Convert a request, a reply to it, and whether the reply is good."""
+    return _labelled(row, _answered(row, request, reply))
 
 
-def _question(row: Row, column: str = "question") -> Messages:
-    return [message("user", text_of(row, column))]
+def kto_dialogue_row(row: Row, column: str) -> dict[str, Any]:
+    """Convert a conversation whose last reply is labelled."""
+    return _labelled(row, _with_system(row, read_messages(row, column)))
 
 
-def _instruction(row: Row) -> Messages:
-    request, given = text_of(row, "instruction"), row.get("input")
-    return [message("user", f"{request}\n\n{given}" if isinstance(given, str) and given.strip() else request)]
+def _labelled(row: Row, conversation: Messages) -> dict[str, Any]:
+    if is_missing(row.get(LABEL)):
+        raise Unusable("label is missing")
+    whole = take_turns(row, conversation, "assistant")
+    return {"prompt": whole[:-1], "completion": whole[-1:], "label": row[LABEL]}
 
 
 # Rows that hold several ---------------------------------------------------------------------------------------------
@@ -115,71 +261,113 @@ def instances_of(row: Row) -> list[Row]:
         raise Unusable("there are no instances")
     if not all(isinstance(instance, Mapping) for instance in instances):
         raise Unusable("an instance is not a mapping")
-    return [{**row, "input": instance.get("input"), "output": instance.get("output")} for instance in instances]
+    return [row.with_values(input=one.get("input"), output=one.get("output")) for one in instances]
 
 
-def both_of(row: Row) -> list[Row]:
+def both_of(row: Row, column: str | None) -> list[Row]:
     """Expand a pair to two rows: a good and a bad reply to its prompt."""
-    pair = preference_row(row)
-    return [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"} for side in SIDES]
+    pair = preference_row(row, column)
+    return [Row({"prompt": pair["prompt"], "completion": pair[side], LABEL: side == "chosen"}) for side in SIDES]
 
 
-SIDES = ("chosen", "rejected")
-EXPANSIONS: dict[tuple[str, tuple[str, ...]], Callable[[Row], list[Row]]] = {
-    ("sft", ("instruction", "instances")): instances_of,
-    ("prompts", ("instruction", "instances")): instances_of,
-    ("kto", ("prompt", "chosen", "rejected")): both_of,
-    ("kto", ("chosen", "rejected")): both_of,
-}
+# Formats ------------------------------------------------------------------------------------------------------------
+
+Format = tuple[str, ...]
+RowFunction = Callable[[Row], dict[str, Any]]
+
+
+def _pairs_of_columns() -> Iterator[tuple[str, str]]:
+    """Yield the columns of a request and its reply, in order of preference."""
+    yield from (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"))
+    yield from (("question", "answer"), ("query", "response"))
+    yield from product(REQUESTS, REPLIES)
+
+
+def _sft_formats() -> dict[Format, RowFunction]:
+    replies = {pair: partial(reply_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()}
+    return {
+        **{(name,): partial(dialogue_row, column=name) for name in DIALOGUES},
+        **replies,
+        ("instruction", "instances"): partial(reply_row, request="instruction", reply="output"),
+        ("transcript",): partial(transcript_row, column="transcript"),
+    }
+
+
+def _preference_formats() -> dict[Format, RowFunction]:
+    return {
+        **{(name, *SIDES): partial(preference_row, column=name) for name in (*REQUESTS, *DIALOGUES)},
+        SIDES: partial(preference_row, column=None),
+    }
+
+
+def _prompts_formats() -> dict[Format, RowFunction]:
+    return {
+        ("prompt",): partial(request_row, column="prompt"),
+        ("instruction", "instances"): partial(request_row, column="instruction"),
+        **{(name,): partial(request_row, column=name) for name in ("instruction", "question", "query", "problem")},
+        **{(name,): partial(dialogue_prompt_row, column=name) for name in DIALOGUES},
+        ("chosen",): partial(side_prompt_row, column="chosen"),
+        ("transcript",): partial(transcript_prompt_row, column="transcript"),
+        **{(name,): partial(request_row, column=name) for name in ("inputs", "input")},
+    }
+
+
+def _kto_formats() -> dict[Format, RowFunction]:
+    replies = {(*pair, LABEL): partial(kto_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()}
+    dialogues = {(name, LABEL): partial(kto_dialogue_row, column=name) for name in DIALOGUES}
+    sides = dict.fromkeys(_preference_formats(), partial(kto_row, request="prompt", reply="completion"))
+    return {**replies, **dialogues, **sides}
 
 
 # The recognised formats of each kind, in order of preference: columns -> row function.
-FORMATS: dict[str, dict[tuple[str, ...], Callable[[Row], dict[str, Any]]]] = {
+FORMATS: dict[str, dict[Format, RowFunction]] = {
     "text": {
-        ("text",): lambda row: text_row(row, "text"),
-        ("content",): lambda row: text_row(row, "content"),
+        ("text",): partial(text_row, column="text"),
+        ("content",): partial(text_row, column="content"),
     },
-    "sft": {
-        ("messages",): lambda row: sft_row(row, read_messages(row["messages"])),
-        ("conversations",): lambda row: sft_row(row, read_messages(row["conversations"])),
-        ("prompt", "completion"): lambda row: sft_row(row, read_prompt(row["prompt"]) + read_reply(row, "completion")),
-        ("prompt", "response"): lambda row: sft_row(row, read_prompt(row["prompt"]) + read_reply(row, "response")),
-        ("instruction", "output"): lambda row: sft_row(row, _instruction(row) + read_reply(row, "output")),
-        ("instruction", "instances"): lambda row: sft_row(row, _instruction(row) + read_reply(row, "output")),
-        ("question", "answer"): lambda row: sft_row(row, _question(row) + read_reply(row, "answer")),
-        ("query", "response"): lambda row: sft_row(row, _question(row, "query") + read_reply(row, "response")),
-        ("transcript",): lambda row: sft_row(row, read_transcript(text_of(row, "transcript"))),
-    },
-    "preference": {
-        ("prompt", "chosen", "rejected"): preference_row,
-        ("chosen", "rejected"): preference_row,
-    },
-    "prompts": {
-        ("prompt",): lambda row: prompts_row(row, read_prompt(row["prompt"])),
-        ("instruction", "instances"): lambda row: prompts_row(row, _instruction(row)),
-        ("instruction",): lambda row: prompts_row(row, _instruction(row)),
-        ("question",): lambda row: prompts_row(row, _question(row)),
-        ("query",): lambda row: prompts_row(row, _question(row, "query")),
-        ("messages",): lambda row: prompts_row(row, read_messages(row["messages"])),
-        ("conversations",): lambda row: prompts_row(row, read_messages(row["conversations"])),
-        ("chosen",): lambda row: prompts_row(row, _side(row, "chosen")),
-        ("transcript",): lambda row: prompts_row(row, read_transcript(text_of(row, "transcript"))),
-    },
-    "kto": {
-        ("prompt", "completion", "label"): kto_row,
-        ("prompt", "chosen", "rejected"): kto_row,
-        ("chosen", "rejected"): kto_row,
+    "sft": _sft_formats(),
+    "preference": _preference_formats(),
+    "prompts": _prompts_formats(),
+    "kto": _kto_formats(),
+}
+EXPANSIONS: dict[tuple[str, Format], Callable[[Row], list[Row]]] = {
+    ("sft", ("instruction", "instances")): instances_of,
+    ("prompts", ("instruction", "instances")): instances_of,
+    **{
+        ("kto", columns): partial(both_of, column=columns[0] if len(columns) == 3 else None)
+        for columns in _preference_formats()
     },
 }
-# Further columns that row functions read.
-OPTIONAL_COLUMNS = {
-    "sft": ("input", "system", "system_prompt"),
-    "preference": ("system", "system_prompt"),
-    "prompts": ("input", "system", "system_prompt"),
-    "kto": ("system", "system_prompt"),
-}
+
+
+def optional_columns(kind: str, format: Format) -> tuple[str, ...]:
+    """Return the further columns that the rows of a format are made of, if the data set has them."""
+    if kind == "text":
+        return ()
+    parts = PARTS if set(format) & set(REQUESTS) else ()
+    return tuple(name for name in (*parts, *SYSTEMS) if name not in format)
+
+
+def canonical_rows_of(row: Row, kind: str, format: Format) -> Iterator[dict[str, Any] | Unusable]:
+    """Yield the canonical rows that a row holds, or for each that cannot be used the reason."""
+    try:
+        if kind != "text":
+            refuse_beyond_text(row)
+        parts = EXPANSIONS[kind, format](row) if (kind, format) in EXPANSIONS else [row]
+    except Unusable as reason:
+        yield reason
+        return
+    for part in parts:
+        try:
+            canonical = FORMATS[kind][format](part)
+        except Unusable as reason:
+            yield reason
+            continue
+        row.changed |= part.changed
+        yield canonical
+
+
 READ_COLUMNS = {
-    *("prompt", "label", *BEYOND_TEXT),
-    *(name for names in OPTIONAL_COLUMNS.values() for name in names),
+    *(*BEYOND_TEXT, *MEANINGFUL, LABEL),
     *(name for formats in FORMATS.values() for columns in formats for name in columns),
 }

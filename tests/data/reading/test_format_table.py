@@ -13,7 +13,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from trl.chat_template_utils import get_training_chat_template, llama3_chat_template, qwen3_instruct_2507_chat_template
 
+from alignment.data.columns.cell_values import Row
 from alignment.data.reading.formats import FORMATS, KINDS, convert, recognise
+from alignment.data.reading.row_formats import DIALOGUES, REPLIES, REQUESTS, canonical_rows_of
 from alignment.tokenization import train_tokenizer
 
 PLAIN_CHATML = (
@@ -206,10 +208,41 @@ def test_rows_to_messages_to_tokens_and_mask(tokenizers, kind, row, expected):
                 assert shown(tokenizer, ids, mask) == pinned[name]["tokens"]
 
 
-def test_the_table_has_every_format():
-    """A format that is added must be added here."""
-    listed = {(kind, recognise(list(row), kind)) for kind, row, _ in TABLE}
-    assert listed == {(kind, columns) for kind in KINDS for columns in FORMATS[kind]}
+def row_of(kind, format):
+    """A row with the columns of a format that comes to the conversation HI."""
+    paired = {"chosen", "rejected"} <= set(format) and len(format) > 2
+    values = {
+        **dict.fromkeys(REQUESTS, "Say hi."),
+        **dict.fromkeys(REPLIES, "Hi."),
+        **dict.fromkeys(DIALOGUES, HI[:1] if paired else HI),
+        "chosen": HI[1:],
+        "rejected": HEY[1:],
+        **({} if paired else {"chosen": HI, "rejected": HEY}),
+        "text": "Say hi.",
+        "content": "Say hi.",
+        "transcript": transcript(HI),
+        "label": True,
+        "instances": [{"input": "", "output": "Hi."}],
+    }
+    return {name: values[name] for name in format}
+
+
+RESULTS = {
+    "text": [{"text": "Say hi."}],
+    "sft": [{"messages": HI}],
+    "preference": [HI_OR_HEY],
+    "prompts": [{"prompt": HI[:1]}],
+    "kto": [labelled(HI, True)],
+}
+
+
+@pytest.mark.parametrize(("kind", "format"), [(kind, format) for kind in KINDS for format in FORMATS[kind]])
+def test_every_format_comes_to_the_same_rows(kind, format):
+    """Whatever the columns are called: all sets of columns that are recognised."""
+    row = row_of(kind, format)
+    assert recognise(list(row), kind) == format
+    expected = RESULTS[kind] + ([labelled(HEY, False)] if kind == "kto" and "chosen" in format else [])
+    assert list(canonical_rows_of(Row(row), kind, format)) == expected
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -1,0 +1,139 @@
+"""Names of columns: renaming by `columns`, also of nested values, and names that reward functions cannot take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignment.data.columns.cell_values import parsed
+from alignment.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Arguments that PPO and TRL's trainers pass to reward functions, or use themselves; a column of the same name would
+# collide with the argument, or not arrive. `self` is the first argument of a method.
+REWARD_ARGUMENTS = (
+    *("prompt", "prompts", "completion", "completions", "completion_ids", "self"),
+    *("trainer_state", "log_metric", "log_extra", "environments"),
+    *("image", "images"),  # with which TRL would look for an image processor; rows with images are dropped
+)
+
+
+def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
+    """Rename columns by {column of the data set: recognised column}, which may replace another column.
+
+    A name with dots that no column has is a path to a nested value: `reward_model.ground_truth`, `turns.0.text`.
+    """
+    nested = [name for name in columns if name not in dataset.column_names]
+    missing = [name for name in nested if not _leads_somewhere(dataset, name)]
+    if missing:
+        raise _missing(missing, dataset)
+    targets = list(columns.values())
+    twice = sorted({name for name in targets if targets.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"`columns` maps two columns to one name: {', '.join(twice)}.",
+            got=dict(columns),
+            expected="distinct names on the right",
+            fix="keep one of the two",
+        )
+    if nested:
+        dataset = _with_nested(dataset, nested)
+    return dataset.remove_columns(replaced_columns(dataset, columns)).rename_columns(dict(columns))
+
+
+def replaced_columns(dataset: Dataset, columns: Mapping[str, str]) -> list[str]:
+    """Return the columns whose names `columns` gives to others."""
+    return [name for name in columns.values() if name in dataset.column_names and name not in columns]
+
+
+def value_at(value: Any, path: Sequence[str]) -> Any:
+    """Return the value at a path of keys and list positions, also in JSON text; None if there is none."""
+    for key in path:
+        value = parsed(value) if isinstance(value, str) else value
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value
+
+
+def nested_names(row: Mapping[str, Any]) -> list[str]:
+    """Return the paths of a row's nested values, one level deep."""
+    values = {name: parsed(value) if isinstance(value, str) else value for name, value in row.items()}
+    return [f"{name}.{key}" for name, value in values.items() if isinstance(value, Mapping) for key in value]
+
+
+def _root_and_path(names: Sequence[str], name: str) -> tuple[str, list[str]] | None:
+    """Return the column that a dotted name begins with, the longest that fits, and the path below it."""
+    parts = name.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        root = ".".join(parts[:count])
+        if root in names:
+            return root, parts[count:]
+    return None
+
+
+def _leads_somewhere(dataset: Dataset, name: str) -> bool:
+    """Whether any row has a value at a path."""
+    found = _root_and_path(dataset.column_names, name)
+    if found is None:
+        return False
+    root, path = found
+    rows = dataset.select_columns([root]).with_format(None)
+    return any(value_at(value, path) is not None for batch in rows.iter(1000) for value in batch[root])
+
+
+def _with_nested(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Add nested values as columns that are named by their paths."""
+    from datasets import Features
+    from datasets.fingerprint import Hasher
+
+    from alignment.data.reading.arrow_cache import code_digest
+
+    places = {name: _root_and_path(dataset.column_names, name) for name in names}
+    paths = {name: place for name, place in places.items() if place is not None}
+    features = {name: _feature_at(dataset.features[root], path) for name, (root, path) in paths.items()}
+    return dataset.with_format(None).map(
+        _take,
+        batched=True,
+        fn_kwargs={"paths": paths},
+        features=Features({**dataset.features, **features}),
+        new_fingerprint=Hasher.hash([dataset._fingerprint, list(names), code_digest(__file__)]),
+        desc="Reading nested columns",
+    )
+
+
+def _take(batch: Mapping[str, list[Any]], paths: Mapping[str, tuple[str, list[str]]]) -> dict[str, list[Any]]:
+    return {name: [value_at(value, path) for value in batch[root]] for name, (root, path) in paths.items()}
+
+
+def _feature_at(feature: Any, path: Sequence[str]) -> Any:
+    """Return the type of a nested value; Json if the data set does not say."""
+    from datasets import Json
+
+    for key in path:
+        inner = getattr(feature, "feature", None)  # of a list
+        if isinstance(feature, Mapping) and key in feature:
+            feature = feature[key]
+        elif inner is not None and key.isdecimal():
+            feature = inner
+        else:
+            return Json()
+    return feature
+
+
+def _missing(names: Sequence[str], dataset: Dataset) -> UserError:
+    """Return the error for names on the left of `columns` that lead nowhere."""
+    first = dataset[0] if len(dataset) else {}
+    known = [*dataset.column_names, *nested_names(first)]
+    near = [close for name in names for close in nearest(name, known)]
+    return UserError(
+        f"`columns` names columns that the data set does not have: {', '.join(names)}.",
+        got=f"columns {', '.join(known)}",
+        expected="a mapping {column of the data set: recognised column}",
+        fix=f"did you mean {' and '.join(near)}?" if near else "use one of the data set's columns on the left",
+    )
