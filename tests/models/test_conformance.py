@@ -76,7 +76,6 @@ def models():
     return {name: build(shape) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.xfail(strict=True, reason="transformers' convention is not kept yet")
 @every_rope
 @pytest.mark.parametrize("length", [10, 96], ids=["short", "beyond"])
 def test_the_rotary_module_is_called_and_answers_as_llamas(rope, length):
@@ -94,7 +93,6 @@ def test_the_rotary_module_is_called_and_answers_as_llamas(rope, length):
     assert (ours.rope_type, ours.attention_scaling) == (theirs.rope_type, theirs.attention_scaling)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers' convention is not kept yet")
 def test_scalings_change_the_frequencies_as_their_papers_say():
     def rotary(kind, **more):
         rope = {"rope_type": kind, "rope_theta": 10_000.0, "partial_rotary_factor": 1.0, **more}
@@ -146,13 +144,7 @@ ASKED = {  # (config, argument) -> whether router logits are returned in evaluat
 
 
 @sparse_shapes
-@pytest.mark.parametrize(
-    ("config", "argument"),
-    [
-        pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason="ignored")) if case == (True, None) else case
-        for case in ASKED
-    ],
-)
+@pytest.mark.parametrize(("config", "argument"), ASKED)
 def test_router_logits_follow_the_config_unless_the_caller_decides(models, name, config, argument):
     model, ids = copy.deepcopy(models[name]), token_ids(2, 7)
     model.config.output_router_logits = config
@@ -178,7 +170,6 @@ def test_what_the_config_says_of_router_logits_changes_no_reply(models, name, co
         assert model.generate(ids, attention_mask=mask, **greedy).tolist() == expected.tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="transformers' convention is not kept yet")
 @sparse_shapes
 def test_a_head_and_the_base_follow_the_config_too(models, name):
     base, ids = copy.deepcopy(models[name].model), token_ids(2, 7)
@@ -199,7 +190,6 @@ def test_the_default_is_the_loss_of_before(models, training):
     torch.testing.assert_close(model(ids, labels=ids).loss, silent.loss, rtol=0, atol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="transformers' convention is not kept yet")
 def test_a_dense_model_has_an_empty_answer_to_who_asks_for_router_logits(models):
     model, ids = copy.deepcopy(models["modern"]), token_ids(2, 7)
     model.config.output_router_logits = True
@@ -213,15 +203,7 @@ def wildcards(names) -> set[str]:
     return {re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name == "moe-shared"
-        else pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="one plan for all shapes"))
-        for name in SHAPES
-    ],
-)
+@every_shape
 @pytest.mark.parametrize("cls", CLASSES, ids=[cls.__name__ for cls in CLASSES])
 def test_the_tensor_parallel_plan_is_of_the_shape(name, cls):
     with torch.device("meta"):
