@@ -47,7 +47,7 @@ from transformers.modeling_layers import (
 )
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, is_tracing
@@ -108,7 +108,7 @@ class GPTRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines in the layout of transformers' models, each (batch or 1, seq, head_dim), in x's type.
+        """Return cosines and sines as transformers' models do, each (batch or 1, seq, head_dim), in the type of x.
 
         The angles are computed in float32, in which large positions remain distinct.
 
@@ -481,6 +481,22 @@ class GPTPreTrainedModel(PreTrainedModel):
             init.zeros_(module.sinks)
 
 
+def at_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
+    """Return the hidden states, (batch, seq, hidden_size), that logits are computed for.
+
+    transformers has the function too, but only since 5.20, and exported checkpoints carry this code to earlier ones.
+
+    Args:
+        kept: number of last positions (0: all); or their indices, (positions,) for all rows or (batch, positions); or a
+            mask, (batch, seq), for which the result is (kept positions, hidden_size).
+    """
+    if isinstance(kept, int):
+        return hidden_states[:, -kept:]  # -0 is 0
+    if kept.ndim == 1:
+        return hidden_states[:, kept]
+    return hidden_states[kept] if kept.dtype == torch.bool else hidden_states.take_along_dim(kept[..., None], dim=1)
+
+
 def positions_from_table(table: nn.Embedding, position_ids: torch.Tensor) -> torch.Tensor:
     """Look up learned positions: (batch or 1, seq) -> (batch or 1, seq, hidden_size).
 
@@ -677,7 +693,7 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             output_router_logits=output_router_logits,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(at_positions(outputs.last_hidden_state, logits_to_keep))
         if (cap := self.config.final_logit_softcapping) is not None:
             logits = cap * torch.tanh(logits / cap)
         loss, aux_loss = None, None
