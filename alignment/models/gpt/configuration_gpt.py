@@ -85,8 +85,9 @@ class GPTConfig(PreTrainedConfig):
         norm_topk_prob: normalise the chosen experts' weights to a sum of 1.
         router_aux_loss_coef: weight of the load-balancing loss (Fedus et al. 2021); always 0 for a dense model.
         router_z_loss_coef: weight of the router's z-loss, which keeps its logits small (Zoph et al. 2022).
-        output_router_logits: return router logits and the router losses, in training and if labels are given; by
-            default if there are experts, as training does not balance the experts without the losses.
+        output_router_logits: return router logits and the router losses, unless the caller says otherwise. None, the
+            default if there are experts: in training mode and if labels are given, as training does not balance the
+            experts without the losses, and inference does not need them.
         attention_bias: biases in the four attention projections.
         mlp_bias: biases in the MLP.
         attention_dropout: dropout of the attention weights.
@@ -107,21 +108,6 @@ class GPTConfig(PreTrainedConfig):
         "n_positions": "max_position_embeddings",
         "rms_norm_eps": "norm_eps",
         "layer_norm_epsilon": "norm_eps",
-    }
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
-        "layers.*.mlp.experts.down_proj": "rowwise",
-        "layers.*.mlp.experts": "moe_tp_experts",
-        "layers.*.mlp.shared_experts.gate_proj": "colwise",
-        "layers.*.mlp.shared_experts.up_proj": "colwise",
-        "layers.*.mlp.shared_experts.down_proj": "rowwise",
     }
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -160,7 +146,7 @@ class GPTConfig(PreTrainedConfig):
     norm_topk_prob: bool = True
     router_aux_loss_coef: float | int = 0.01
     router_z_loss_coef: float | int = 0.001
-    output_router_logits: FilledIn[bool] = DEFAULT
+    output_router_logits: bool | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: float | int = 0.0
@@ -190,6 +176,7 @@ class GPTConfig(PreTrainedConfig):
                 "sliding_attention" if self.sliding_window else "full_attention"
             ] * self.num_hidden_layers
         self._fill_in_experts()
+        self.base_model_tp_plan = self._tensor_parallel_plan()
         rope_given = bool(self.rope_parameters or kwargs.get("rope_scaling") or "rope_theta" in kwargs)
         super().__post_init__(**kwargs)
         if self.position_embedding_type == "learned":
@@ -207,10 +194,23 @@ class GPTConfig(PreTrainedConfig):
             self.mlp_layer_types = ["sparse" if self.num_experts else "dense"] * self.num_hidden_layers
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
-        if self.output_router_logits is None:
-            self.output_router_logits = self.num_experts > 0
         if self.num_experts == 0:  # TRL adds the router loss of every model that has a coefficient
             self.router_aux_loss_coef = self.router_z_loss_coef = 0.0
+            self.output_router_logits = bool(self.output_router_logits)
+
+    def _tensor_parallel_plan(self) -> dict[str, str]:
+        """Return transformers' tensor-parallel styles of the layers' modules, for those that this shape has."""
+        plan = {f"self_attn.{name}_proj": "colwise" for name in ("q", "k", "v")} | {"self_attn.o_proj": "rowwise"}
+        inner = ("gate_proj", "up_proj") if self.mlp_type == "gated" else ("up_proj",)
+        mlp = dict.fromkeys(inner, "colwise") | {"down_proj": "rowwise"}
+        if "dense" in self.mlp_layer_types:
+            plan |= {f"mlp.{name}": style for name, style in mlp.items()}
+        if "sparse" in self.mlp_layer_types:
+            plan |= {"mlp.experts.gate_up_proj": "packed_colwise", "mlp.experts.down_proj": "rowwise"}
+            plan["mlp.experts"] = "moe_tp_experts"
+        if "sparse" in self.mlp_layer_types and self.num_shared_experts:
+            plan |= {f"mlp.shared_experts.{name}": style for name, style in mlp.items()}
+        return {f"layers.*.{name}": style for name, style in plan.items()}
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "GPTConfig":

@@ -47,7 +47,7 @@ from transformers.modeling_layers import (
 )
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, is_tracing
@@ -108,20 +108,34 @@ class GPTRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """position_ids (batch or 1, seq) -> cosines and signed sines for `apply_rotary`, each (batch or 1, 1, seq,
-        head_dim) in x's type. The angles are computed in float32, in which large positions remain distinct."""
-        angles = position_ids[:, None, :, None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        """Return cosines and sines as transformers' models do, each (batch or 1, seq, head_dim), in the type of x.
+
+        The angles are computed in float32, in which large positions remain distinct.
+
+        Args:
+            position_ids: (batch or 1, seq).
+        """
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)
+        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((sin, sin), dim=-1).to(x.dtype)
 
 
-def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate each pair (x[i], x[i + head_dim / 2]) of x, (batch, heads, seq, head_dim), as Llama's weights expect.
+def apply_rotary(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotate each pair (x[i], x[i + head_dim / 2]) of queries and keys, as Llama's weights expect.
 
     Rolling by half the features swaps the members of every pair in one pass; negating and concatenating halves takes
-    two. The minus sign of a pair's first member is in the sines.
+    two. The minus sign of a pair's first member goes to the sines, which have no heads and are thus small.
+
+    Args:
+        query, key: (batch, heads, seq, head_dim).
+        cos, sin: (batch or 1, seq, head_dim), from `GPTRotaryEmbedding`.
     """
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+    half = cos.shape[-1] // 2
+    cos, sin = cos.unsqueeze(1), torch.cat((-sin[..., :half], sin[..., half:]), dim=-1).unsqueeze(1)
+    query = torch.addcmul(query * cos, query.roll(half, dims=-1), sin)
+    return query, torch.addcmul(key * cos, key.roll(half, dims=-1), sin)
 
 
 def eager_attention_forward(
@@ -215,7 +229,7 @@ class GPTAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if position_embeddings is not None:
-            query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+            query, key = apply_rotary(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
 
@@ -337,12 +351,14 @@ def router_losses(
     The balance loss is computed per layer, as in the paper, and averaged. transformers' Mixtral pools the counts of all
     layers, so that one layer's favourite expert offsets another's (transformers#31464): some experts died.
 
-    Both losses are means over the tokens, without padding.
+    Both losses are means over the tokens, without padding; a dense model has no routers, and its loss is 0.
 
     Args:
         router_logits: (tokens, experts) for each sparse layer.
         attention_mask: (batch, seq), 0 for tokens to leave out; None counts all tokens.
     """
+    if not router_logits:
+        return torch.zeros(())
     about = (config.num_experts, config.num_experts_per_tok, attention_mask)
     loss = torch.stack([load_balancing_loss_func((logits,), *about) for logits in router_logits]).mean()
     if config.router_z_loss_coef:
@@ -463,6 +479,22 @@ class GPTPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std)
         elif isinstance(module, GPTAttention) and self.config.attention_sinks:
             init.zeros_(module.sinks)
+
+
+def at_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
+    """Return the hidden states, (batch, seq, hidden_size), that logits are computed for.
+
+    transformers has the function too, but only since 5.20, and exported checkpoints carry this code to earlier ones.
+
+    Args:
+        kept: number of last positions (0: all); or their indices, (positions,) for all rows or (batch, positions); or a
+            mask, (batch, seq), for which the result is (kept positions, hidden_size).
+    """
+    if isinstance(kept, int):
+        return hidden_states[:, -kept:]  # -0 is 0
+    if kept.ndim == 1:
+        return hidden_states[:, kept]
+    return hidden_states[kept] if kept.dtype == torch.bool else hidden_states.take_along_dim(kept[..., None], dim=1)
 
 
 def positions_from_table(table: nn.Embedding, position_ids: torch.Tensor) -> torch.Tensor:
@@ -630,23 +662,27 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MoeCausalLMOutputWithPast:
         """Return logits (batch, seq, vocab_size), and the loss if there are labels; other arguments as in `GPTModel`.
 
-        With experts, `aux_loss` is the unweighted router losses. In training mode the loss includes them, weighted by
-        the micro-batch's share of the optimizer step if `num_items_in_batch` is given (`weighted_router_loss`). In
+        `aux_loss` is the unweighted router losses. In training mode the loss includes them, weighted by the
+        micro-batch's share of the optimizer step if `num_items_in_batch` is given (`weighted_router_loss`). In
         evaluation mode the loss is the cross-entropy alone.
 
         Args:
             labels: (batch, seq), the input ids with -100 at tokens without a loss; shifted here.
+            output_router_logits: return the router logits and `aux_loss`; by default as the config says.
             logits_to_keep: number of last positions to compute logits for (0: all), or indices of positions.
         """
-        # Recording takes time, and torch.compile then makes more than one graph: by default only when there may be a
-        # loss to add to.
-        learns = self.training or labels is not None
-        kwargs.setdefault("output_router_logits", self.config.output_router_logits and learns)
+        # Recording takes time, and torch.compile then makes more than one graph: unless the caller or the config asks
+        # for the logits, only when there may be a loss to add to.
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        if output_router_logits is None:
+            output_router_logits = self.training or labels is not None
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -654,18 +690,19 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            output_router_logits=output_router_logits,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(at_positions(outputs.last_hidden_state, logits_to_keep))
         if (cap := self.config.final_logit_softcapping) is not None:
             logits = cap * torch.tanh(logits / cap)
         loss, aux_loss = None, None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        if outputs.router_logits:
+        if output_router_logits:
             positions = position_ids if past_key_values is None else None
             counted = tokens_to_balance(attention_mask, positions, outputs.last_hidden_state.shape[:2])
-            aux_loss = router_losses(outputs.router_logits, self.config, counted)
+            aux_loss = router_losses(outputs.router_logits, self.config, counted).to(logits.device)
             if loss is not None and labels is not None and self.training:
                 targets = kwargs.get("shift_labels")
                 targets = (labels[:, 1:] if targets is None else targets).ne(-100).sum()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from .families import (
     left_behind,
     to_gpt_config,
 )
+from .other_readers import add_earlier_names, llama_cpp_pre_tokenizer
 from .self_contained import HEADS, auto_map, code_files
 from .weights import from_gpt_weights, to_gpt_weights
 
@@ -63,6 +64,8 @@ class Conversion:
         parameters: number of parameters; tied ones count once.
         has_tokenizer: whether the source had a tokenizer, which was then copied.
         left_behind: options that only training uses and that the new checkpoint cannot express.
+        llama_cpp: llama.cpp's name of the tokenizer's pre-tokenizer, if the checkpoint is exported to an architecture
+            that llama.cpp has.
     """
 
     folder: Path
@@ -71,6 +74,7 @@ class Conversion:
     parameters: int
     has_tokenizer: bool
     left_behind: dict[str, Any]
+    llama_cpp: str | None = None
 
     def __str__(self) -> str:
         tokenizer = "with its tokenizer" if self.has_tokenizer else "without a tokenizer: the source has none"
@@ -78,6 +82,8 @@ class Conversion:
         if self.left_behind:
             options = ", ".join(f"{name}={value}" for name, value in self.left_behind.items())
             text += f"\noptions dropped (only training uses them): {options}"
+        if self.llama_cpp is not None:
+            text += f"\npre-tokenizer for llama.cpp's converter: {self.llama_cpp} (see docs/interop.md)"
         return text
 
 
@@ -148,14 +154,15 @@ def export_checkpoint(checkpoint: str | Path, target: str, output_dir: str | Pat
     tokenizer, model = _tokenizer(checkpoint), load()
     tensors = from_gpt_weights(model.state_dict(), target, config.num_hidden_layers)
     theirs = _built(from_gpt_config(config, target), tensors, model)
-    return _written(theirs, tokenizer, output_dir, left_behind(config, target))
+    done = _written(theirs, tokenizer, output_dir, left_behind(config, target), exported=True)
+    return replace(done, llama_cpp=None if tokenizer is None else llama_cpp_pre_tokenizer(tokenizer))
 
 
 def _export_self_contained(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output_dir: Path
 ) -> Conversion:
     model.config.auto_map = auto_map()
-    return _written(model, tokenizer, output_dir, {}, code_files())
+    return _written(model, tokenizer, output_dir, {}, code_files(), exported=True)
 
 
 def _free_folder(output_dir: str | Path) -> Path:
@@ -274,6 +281,7 @@ def _written(
     output_dir: Path,
     lost: dict[str, Any],
     code: dict[str, str] | None = None,
+    exported: bool = False,
 ) -> Conversion:
     with new_checkpoint(output_dir) as folder:
         model.save_pretrained(folder)
@@ -281,6 +289,8 @@ def _written(
             tokenizer.save_pretrained(folder)
         for name, source in (code or {}).items():
             (folder / name).write_text(source, encoding="utf-8")
+        if exported:
+            add_earlier_names(folder)
     name = type(model).__name__
     auto_class = next((auto for auto, cls in HEADS.items() if cls.__name__ == name), "AutoModelForCausalLM")
     return Conversion(output_dir, name, auto_class, model.num_parameters(), tokenizer is not None, lost)

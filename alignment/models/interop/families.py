@@ -207,8 +207,10 @@ def left_behind(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
     """Return the options that only training uses, that are set in a config and that the other side lacks."""
     paired = FAMILIES[model_type].paired
     carried = {*paired.values()} - {"output_router_logits"} if isinstance(config, GPTConfig) else paired
-    lost = TRAINING_ONLY.difference(carried)
-    return {name: value for name in sorted(lost) if (value := getattr(config, name, 0))}
+    values = {name: getattr(config, name, 0) for name in sorted(TRAINING_ONLY.difference(carried))}
+    if values.get("output_router_logits", 0) is None:  # the GPT's default: in training
+        values["output_router_logits"] = True
+    return {name: value for name, value in values.items() if value}
 
 
 def _needed_layers(config: GPTConfig, family: Family) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from alignment.models import gpt
-from alignment.models.gpt import GPTConfig, modeling_gpt
+from alignment.models.gpt import GPTConfig, configuration_gpt, modeling_gpt
 
 HEADS = {
     "AutoModel": gpt.GPTModel,
@@ -30,6 +30,18 @@ def _init_registered(self, config, *args, **kwargs):
 
 GPTPreTrainedModel.__init__ = _init_registered
 """
+# The first version whose configs are dataclasses, as `@strict` needs them (https://github.com/huggingface/transformers/pull/41250).
+OLDEST_TRANSFORMERS = (5, 4)
+REQUIREMENT = f"""
+import transformers
+
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < {OLDEST_TRANSFORMERS}:
+    raise ImportError(
+        "The code of this checkpoint needs transformers {".".join(map(str, OLDEST_TRANSFORMERS))} or later, "
+        f"and this is {{transformers.__version__}}: pip install --upgrade transformers"
+    )
+"""
+IMPORTS_BEGIN = re.compile(r'^"""\n', flags=re.MULTILINE)  # after the module's docstring
 RELATIVE_IMPORT = re.compile(r"^( *from )(\.+)([\w.]+)(?= import )", flags=re.MULTILINE)
 
 
@@ -54,6 +66,8 @@ def code_files() -> dict[str, str]:
             sources[path.name] = RELATIVE_IMPORT.sub(_flat, source)
             waiting += [_imported(path, *match.groups()[1:]) for match in RELATIVE_IMPORT.finditer(source)]
     sources[Path(modeling_gpt.__file__).name] += REGISTRATION
+    config = Path(configuration_gpt.__file__).name
+    sources[config] = IMPORTS_BEGIN.sub(lambda end: end[0] + REQUIREMENT, sources[config], count=1)
     return sources
 
 

@@ -121,7 +121,9 @@ class PretrainTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.eval_bytes, self.eval_text = eval_bytes, eval_text
         config = self.model.config.get_text_config()
-        self.router_coefficient = router_coefficient(config) if getattr(config, "output_router_logits", False) else 0.0
+        # None, the GPT's default, means in training.
+        asks = getattr(config, "output_router_logits", False) is not False
+        self.router_coefficient = router_coefficient(config) if asks else 0.0
         self.chunks_loss = self.args.loss_chunk_size is not None and self._can_chunk()
         speed_up(self.model, self.args)
 
