@@ -12,8 +12,9 @@ from typing import Any
 from alignment.check.findings import Finding, by_share, error, note, warning
 from alignment.check.material import Material
 from alignment.data.reading.formats import KINDS, READ_COLUMNS
+from alignment.data.reading.row_formats import MARGIN
 from alignment.errors import nearest
-from alignment.stages import TOKENIZER
+from alignment.stages import CLASSIFIER, TOKENIZER
 from reward_models.card.pairwise import GOLD_COLUMNS
 
 SCORES = re.compile(r"label|score|reward|margin|rating|gold")
@@ -75,6 +76,8 @@ def check_columns(material: Material) -> Iterator[Finding]:
     if material.kind == "prompts":
         return  # reward functions receive all columns
     read = {*READ_COLUMNS, *GOLD_COLUMNS, *KINDS[material.kind], *(material.get("columns") or {})}
+    if material.facts.checkpoint == CLASSIFIER:
+        read.add(MARGIN)
     columns = material.train.column_names
     unread = [name for name in columns if name not in read]
     for name in unread:

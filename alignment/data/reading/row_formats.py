@@ -46,7 +46,7 @@ SYSTEMS = ("system", "system_prompt", "system_message")
 # Columns that belong to a single request, if the format does not name them.
 PARTS = ("history", "context", "input")
 PASSAGE_FIRST = ("prompt", "question", "query", "problem", "inputs", "input")  # requests that `context` precedes
-LABEL = "label"
+LABEL, MARGIN = "label", "margin"  # MARGIN: of pairs, read by TRL's reward loss alone
 OTHER_PROMPT = "prompt columns that differ from the conversation of chosen and rejected, which was taken"
 CHOICES = ("choices", "options")
 # Columns without which a row may mean something else, if the conversation does not contain their text.
