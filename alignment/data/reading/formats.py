@@ -75,7 +75,7 @@ class Report:
         reasons = "; ".join(self._reason(reason) for reason in sorted(self.dropped))
         lost = f"{self.read - self.kept} dropped" + (f" ({reasons})" if reasons else "")
         source = f" (of {self.rows} in the source)" if self.rows != self.read else ""
-        changed = "".join(f"; in {count} {what}" for what, count in sorted(self.changed.items()))
+        changed = "".join(f"; {what}: {count}" for what, count in sorted(self.changed.items()))
         return f"{self.read} rows{source} read as {self.kind} from {self.format}, {self.kept} kept, {lost}{changed}"
 
     def _reason(self, reason: str) -> str:
@@ -177,6 +177,8 @@ def _notes(dataset: Dataset, columns: Mapping[str, str], left_out: Sequence[str]
 def _no_rows(kind: str, report: Report, renamed: Dataset) -> UserError:
     """Return the error for a data set without a usable row."""
     fix = "inspect a row of the data set, or map other columns with `columns`"
+    if row_formats.UNWANTED in report.dropped:
+        fix = f"if `{LABEL}` does not judge the reply, `{written({LABEL: f'data_{LABEL}'})}` leaves it out"
     parts = [name for name in MEANINGFUL if any(reason.startswith(f"{name} is a") for reason in report.dropped)]
     if parts and parts[0] not in report.format.split(", ")[:1]:
         fix = f"`{written({parts[0]: f'data_{parts[0]}'})}` leaves that column out; a path such as "

@@ -11,7 +11,16 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from alignment.data.columns.cell_values import Row, Unusable, as_text, is_blank, is_missing, optional_text, text_of
+from alignment.data.columns.cell_values import (
+    Row,
+    Unusable,
+    as_text,
+    is_blank,
+    is_missing,
+    optional_text,
+    parsed,
+    text_of,
+)
 from alignment.data.reading.conversations import (
     BEYOND_TEXT,
     JOIN,
@@ -47,7 +56,8 @@ SYSTEMS = ("system", "system_prompt", "system_message")
 PARTS = ("history", "context", "input")
 PASSAGE_FIRST = ("prompt", "question", "query", "problem", "inputs", "input")  # requests that `context` precedes
 LABEL, MARGIN = "label", "margin"  # MARGIN: of pairs, read by TRL's reward loss alone
-OTHER_PROMPT = "prompt columns that differ from the conversation of chosen and rejected, which was taken"
+OTHER_PROMPT = "rows whose prompt differs from the conversation of chosen and rejected, which was taken"
+UNWANTED = "the completion is labelled as unwanted"
 CHOICES = ("choices", "options")
 # Columns without which a row may mean something else, if the conversation does not contain their text.
 MEANINGFUL = (*REQUESTS, *SYSTEMS, "history", "context", *CHOICES, "passage", "passages", "paragraph", "document")
@@ -95,6 +105,7 @@ def _history(row: Row) -> Messages:
         return []
     if is_conversation(value):
         return read_messages(row, "history")
+    value = parsed(value) if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise Unusable("history is not a list of turns")
     roles = ("user", "assistant")
@@ -151,7 +162,7 @@ def _answered(row: Row, request: str, reply: str) -> Messages:
 def sft_row(row: Row, conversation: Messages) -> dict[str, Any]:
     """Convert a conversation that ends with a reply; replies that are labelled as bad are dropped."""
     if row.get(LABEL) is False:
-        raise Unusable("the completion is labelled as unwanted")
+        raise Unusable(UNWANTED)
     return {"messages": take_turns(row, conversation, "assistant")}
 
 
@@ -256,7 +267,7 @@ def _labelled(row: Row, conversation: Messages) -> dict[str, Any]:
 
 def instances_of(row: Row) -> list[Row]:
     """Expand an instruction with several instances, as in self-instruct, to a row for each instance."""
-    instances = row["instances"]
+    instances = parsed(row["instances"]) if isinstance(row["instances"], str) else row["instances"]
     if not isinstance(instances, list) or not instances:
         raise Unusable("there are no instances")
     if not all(isinstance(instance, Mapping) for instance in instances):
