@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from alignment.data.columns.cell_values import Row, Unusable, as_text, is_blank, is_missing, parsed
 from alignment.tokenization.chat_format import Messages
@@ -205,7 +205,7 @@ def read_reply(row: Row, column: str) -> Messages:
     return [message("assistant", as_text(row, value, column))]
 
 
-def is_transcript(value: Any) -> bool:
+def is_transcript(value: Any) -> TypeGuard[str]:
     """Return whether a prompt or a side of a pair is a whole transcript in hh-rlhf's form, not a single message."""
     return isinstance(value, str) and HH_PROMPT.match(value) is not None
 

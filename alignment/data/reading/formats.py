@@ -203,7 +203,7 @@ def _tables(
     plain, arrow = dataset.select_columns(present).with_format(None), dataset.with_format("arrow")
     for start in range(0, len(dataset), CONVERTED_ROWS):
         values = plain[start : start + CONVERTED_ROWS]
-        rows = [Row(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        rows = [Row(dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
         numbered = list(_converted(rows, start, kind, format, labels, report))
         columns = [pyarrow.array([row[name] for _, row in numbered], schema.field(name).type) for name in KINDS[kind]]
         if carried:
@@ -238,9 +238,9 @@ def _converted(
             continue
         found = list(canonical_rows_of(row, kind, format))
         kept = [one for one in found if not isinstance(one, Unusable)]
-        for reason in found:
-            if isinstance(reason, Unusable):
-                report.drop(reason, number + 1)
+        for one in found:
+            if isinstance(one, Unusable):
+                report.drop(one, number + 1)
         if kept:
             report.keep(row, len(kept), _unread(row, kind, kept) if kind != "text" else ())
         yield from ((number, one) for one in kept)

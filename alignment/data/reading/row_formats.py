@@ -287,7 +287,7 @@ Format = tuple[str, ...]
 RowFunction = Callable[[Row], dict[str, Any]]
 
 
-def _pairs_of_columns() -> Iterator[tuple[str, str]]:
+def _pairs_of_columns() -> Iterator[Format]:
     """Yield the columns of a request and its reply, in order of preference."""
     yield from (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"))
     yield from (("question", "answer"), ("query", "response"))
@@ -295,7 +295,9 @@ def _pairs_of_columns() -> Iterator[tuple[str, str]]:
 
 
 def _sft_formats() -> dict[Format, RowFunction]:
-    replies = {pair: partial(reply_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()}
+    replies: dict[Format, RowFunction] = {
+        pair: partial(reply_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()
+    }
     return {
         **{(name,): partial(dialogue_row, column=name) for name in DIALOGUES},
         **replies,
@@ -324,10 +326,11 @@ def _prompts_formats() -> dict[Format, RowFunction]:
 
 
 def _kto_formats() -> dict[Format, RowFunction]:
-    replies = {(*pair, LABEL): partial(kto_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()}
-    dialogues = {(name, LABEL): partial(kto_dialogue_row, column=name) for name in DIALOGUES}
-    sides = dict.fromkeys(_preference_formats(), partial(kto_row, request="prompt", reply="completion"))
-    return {**replies, **dialogues, **sides}
+    formats: dict[Format, RowFunction] = {
+        (*pair, LABEL): partial(kto_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()
+    }
+    formats |= {(name, LABEL): partial(kto_dialogue_row, column=name) for name in DIALOGUES}
+    return formats | dict.fromkeys(_preference_formats(), partial(kto_row, request="prompt", reply="completion"))
 
 
 # The recognised formats of each kind, in order of preference: columns -> row function.

@@ -107,7 +107,7 @@ def _assignments(rows: Sequence[Mapping[str, Any]], names: Sequence[str], format
     for ours in format:
         scored = [(_likeness(rows, name, ours), name) for name in names]
         choices.append(sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])[:3])
-    found = []
+    found: list[tuple[float, int, dict[str, str]]] = []
     for chosen in itertools.product(*choices):
         columns = {name: ours for (_, name), ours in zip(chosen, format, strict=True)}
         if len(columns) == len(format):

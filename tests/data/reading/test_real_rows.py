@@ -521,6 +521,16 @@ def test_columns_named_like_an_argument_of_reward_functions_are_left_out(name):
     assert found == [{"prompt": [user("Q")], "other": "x", "answer": "7"}] and report.notes == []
 
 
+def test_nested_text_that_looks_like_json_stays_text(tmp_path):
+    """The answers "7", "null" and "[1]" of a file are texts."""
+    answers = ["7", "null", "[1]", "007", "true"]
+    rows = [{"prompt": "Q", "reward_model": {"ground_truth": answer, "style": "rule"}} for answer in answers]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = load_source(str(tmp_path / "rows.jsonl"), kind="prompts")
+    found, _ = convert(source, "prompts", keep=None, columns={"reward_model.ground_truth": "answer"})
+    assert found["answer"][:] == answers
+
+
 NESTED = [{"prompt": "Q", "reward_model": {"style": "rule", "ground_truth": "7"}, "extra": {"a": {"b": 1}}}] * 2
 
 
