@@ -11,9 +11,11 @@ from typing import Any
 
 from alignment.check.findings import Finding, by_share, error, note, warning
 from alignment.check.material import Material
+from alignment.data.reading.conversations import BEYOND_TEXT
 from alignment.data.reading.formats import KINDS, READ_COLUMNS
+from alignment.data.reading.row_formats import MARGIN, UNWANTED
 from alignment.errors import nearest
-from alignment.stages import TOKENIZER
+from alignment.stages import CLASSIFIER, TOKENIZER
 from reward_models.card.pairwise import GOLD_COLUMNS
 
 SCORES = re.compile(r"label|score|reward|margin|rating|gold")
@@ -29,10 +31,10 @@ REASONS = {
         "rows of the reward model's test split are in the training rows",
         "remove them from the data, or set another dataset_card_split",
     ),
-    "the completion is labelled as unwanted": (
+    UNWANTED: (
         "replies are labelled as unwanted",
         "train on the others alone with --max_dropped 1, or, if `label` does not judge the reply, rename it: "
-        "columns: {label: class}",
+        "columns: {label: data_label}",
     ),
     "chosen and rejected answer different prompts": (
         "the prompts of pairs differ",
@@ -74,11 +76,14 @@ def check_columns(material: Material) -> Iterator[Finding]:
         yield from map(note, account.notes)
     if material.kind == "prompts":
         return  # reward functions receive all columns
-    read = {*READ_COLUMNS, *GOLD_COLUMNS, *KINDS[material.kind], *(material.get("columns") or {})}
-    columns = material.train.column_names
+    formats = {name for account in material.rows.report.accounts for name in account.format.split(", ")}
+    read = {*formats, *BEYOND_TEXT, *GOLD_COLUMNS, *KINDS[material.kind]}
+    if material.facts.checkpoint == CLASSIFIER:
+        read.add(MARGIN)
+    columns, known = material.train.column_names, read | READ_COLUMNS
     unread = [name for name in columns if name not in read]
     for name in unread:
-        near = nearest(name.lower(), sorted(read - set(columns)), cutoff=0.85)
+        near = [] if name in READ_COLUMNS else nearest(name.lower(), sorted(known - set(columns)), cutoff=0.85)
         if near:
             yield warning(
                 f"the column {name!r} is not read",

@@ -1,14 +1,17 @@
 """The reward stage: TRL's RewardTrainer on preference pairs, and a reward card on held-out pairs."""
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from alignment.data.arguments import DataArguments
+from alignment.data.reading.row_formats import KINDS, MARGIN
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
@@ -27,7 +30,8 @@ from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs
 from reward_models.learned import LearnedReward
 
 PARENTS = {"model_name_or_path": CAUSAL_LM}
-PAIR = ["prompt", "chosen", "rejected"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -104,8 +108,9 @@ def make_trainer(
     speed_up(start_from.model, args)
     start_from.model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
-    keep = [*GOLD_COLUMNS, *([data.card_subset] if data.card_subset else [])]
+    keep = [*GOLD_COLUMNS, MARGIN, *([data.card_subset] if data.card_subset else [])]
     splits = load_data(data, STAGES["reward"].data, args.seed, stage_dir, keep=keep, held_out=held_out)
+    splits = DatasetDict({name: with_numeric_margins(rows, name) for name, rows in splits.items()})
     judged = card_pairs(splits)
     if judged is not None and data.card_subset and data.card_subset not in judged.column_names:
         raise UserError(
@@ -117,8 +122,8 @@ def make_trainer(
         trainer = RewardTrainer(
             model=start_from.model,
             args=args,
-            train_dataset=splits["train"].select_columns(PAIR),
-            eval_dataset=splits["validation"].select_columns(PAIR) if "validation" in splits else None,
+            train_dataset=trained_columns(splits["train"]),
+            eval_dataset=trained_columns(splits["validation"]) if "validation" in splits else None,
             processing_class=tokenizer,
             peft_config=start_from.peft_config,
             callbacks=[*callbacks, *start_from.callbacks],
@@ -126,3 +131,39 @@ def make_trainer(
     adapt_trainer(trainer, model_args)
     group_pairs_by_length(trainer)
     return trainer, splits
+
+
+def trained_columns(pairs: Dataset) -> Dataset:
+    """Return the pairs with the columns that TRL's trainer reads: the replies, and the margins of the loss."""
+    return pairs.select_columns([*KINDS["preference"], *(name for name in [MARGIN] if name in pairs.column_names)])
+
+
+def with_numeric_margins(pairs: Dataset, split: str) -> Dataset:
+    """Return the pairs with their margins, if they have any, as numbers.
+
+    TRL's loss of a pair is -log sigmoid(chosen - rejected - margin), after Llama 2 (arXiv:2307.09288).
+
+    Raises:
+        UserError: some margins are missing or not finite.
+    """
+    if MARGIN not in pairs.column_names:
+        return pairs
+    margins = [_number(value) for value in pairs[MARGIN]]
+    wrong = [place for place, margin in enumerate(margins) if not math.isfinite(margin)]
+    if wrong:
+        raise UserError(
+            "pairs have no number as margin, which the loss of a reward model reads",
+            got=f"{len(wrong)} of {len(margins)} pairs of the {split} split, the first {pairs[MARGIN][wrong[0]]!r}",
+            expected="a finite number in every pair, or no column `margin`",
+            fix="fill in the numbers, or leave the column out: columns: {margin: data_margin}",
+        )
+    logger.info("%s: the loss reads the column `margin`: -log sigmoid(chosen - rejected - margin)", split)
+    return pairs.remove_columns(MARGIN).add_column(MARGIN, margins, feature=Value("float64"))
+
+
+def _number(value: object) -> float:
+    """Return a value as a number; NaN if it is none."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

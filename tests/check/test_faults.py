@@ -236,6 +236,30 @@ FAULTS = {
         0,
         ["warning: sft: columns that change the meaning of a row are not read: history"],
     ),
+    "context that a prompt lacks": (
+        "grpo",
+        set_case(rows=[{"prompt": row["messages"][:1], "context": "It neighs."} for row in conversations()]),
+        0,
+        ["warning: grpo: columns that change the meaning of a row are not read: context", "context in 40 rows"],
+    ),
+    "a column named like an argument": (
+        "grpo",
+        set_case(rows=[{"prompt": row["messages"][:1], "completions": ["a"]} for row in conversations()]),
+        0,
+        ["note: grpo: columns named like an argument of reward functions are left out: completions"],
+    ),
+    "bad replies": (
+        "sft",
+        set_case(rows=[row | {"label": number % 2} for number, row in enumerate(conversations())]),
+        1,
+        ["replies are labelled as unwanted", "20 of 40 rows", "columns: {label: data_label}"],
+    ),
+    "a margin that dpo does not read": (
+        "dpo",
+        set_case(rows=[row | {"margin": 1.0} for row in preferences()]),
+        0,
+        ["note: dpo: columns not read: margin"],
+    ),
     "truncated gz": (
         "sft",
         file("data.jsonl.gz", gzip.compress(lines(conversations()))[:-20]),

@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-NUMBERS_READ = "numbers read as text"
+NUMBERS_READ = "rows with numbers read as text"
+EXACT = 2**53  # up to which every whole number is a float
 QUOTED_VALUE = 40  # characters shown of a value that is not understood
 
 
@@ -81,8 +82,15 @@ def as_text(row: Row, value: Any, name: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         row.changed.add(NUMBERS_READ)
-        return str(value)
+        return _number_text(value)
     raise Unusable(f"{name} is {_kind_of(value)}, not text")
+
+
+def _number_text(value: int | float) -> str:
+    """Return a number as text, 7.0 as 7: among fractions, readers of files make 7 of a column to 7.0."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Unusable("a number is not finite")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < EXACT else str(value)
 
 
 def _kind_of(value: Any) -> str:

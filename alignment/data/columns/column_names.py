@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from alignment.data.columns.cell_values import parsed
 from alignment.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
 # Arguments that PPO and TRL's trainers pass to reward functions, or use themselves; a column of the same name would
@@ -89,41 +91,36 @@ def _leads_somewhere(dataset: Dataset, name: str) -> bool:
 
 def _with_nested(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """Add nested values as columns that are named by their paths."""
-    from datasets import Features
+    import pyarrow
+    from datasets import Dataset, concatenate_datasets
     from datasets.fingerprint import Hasher
 
     from alignment.data.reading.arrow_cache import code_digest
 
-    places = {name: _root_and_path(dataset.column_names, name) for name in names}
-    paths = {name: place for name, place in places.items() if place is not None}
-    features = {name: _feature_at(dataset.features[root], path) for name, (root, path) in paths.items()}
-    return dataset.with_format(None).map(
-        _take,
-        batched=True,
-        fn_kwargs={"paths": paths},
-        features=Features({**dataset.features, **features}),
-        new_fingerprint=Hasher.hash([dataset._fingerprint, list(names), code_digest(__file__)]),
-        desc="Reading nested columns",
-    )
+    columns = {}
+    for name in names:
+        root, path = _root_and_path(dataset.column_names, name) or (name, [])
+        rows = dataset.select_columns([root]).with_format(None)
+        columns[name] = _column([value_at(value, path) for batch in rows.iter(1000) for value in batch[root]])
+    fingerprint = Hasher.hash([dataset._fingerprint, list(names), code_digest(__file__)])
+    nested = Dataset(pyarrow.table(columns), fingerprint=fingerprint)
+    return concatenate_datasets([dataset, nested], axis=1)
 
 
-def _take(batch: Mapping[str, list[Any]], paths: Mapping[str, tuple[str, list[str]]]) -> dict[str, list[Any]]:
-    return {name: [value_at(value, path) for value in batch[root]] for name, (root, path) in paths.items()}
+def _column(values: list[Any]) -> pyarrow.Array:
+    """Return values as an Arrow column: of one type, or as JSON.
 
+    Not by `map` with the feature Json, which takes a text such as "0" for JSON, and would make a number of it.
+    """
+    import pyarrow
 
-def _feature_at(feature: Any, path: Sequence[str]) -> Any:
-    """Return the type of a nested value; Json if the data set does not say."""
-    from datasets import Json
+    from alignment.data.reading.json_files import column_type
 
-    for key in path:
-        inner = getattr(feature, "feature", None)  # of a list
-        if isinstance(feature, Mapping) and key in feature:
-            feature = feature[key]
-        elif inner is not None and key.isdecimal():
-            feature = inner
-        else:
-            return Json()
-    return feature
+    kind = column_type(values)
+    if kind != pyarrow.json_():
+        return pyarrow.array(values, kind)
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+    return pyarrow.ExtensionArray.from_storage(kind, pyarrow.array(texts, pyarrow.string()))
 
 
 def _missing(names: Sequence[str], dataset: Dataset) -> UserError:

@@ -80,7 +80,7 @@ class Account:
         reasons = "; ".join(map(str, self.removed))
         repeated = f", {self.repeated} of them repeats" if self.repeated else ""
         lost = f" (dropped: {reasons})" if reasons else ""
-        changed = "".join(f"; in {count} {what}" for what, count in sorted(self.changed.items()))
+        changed = "".join(f"; {what}: {count}" for what, count in sorted(self.changed.items()))
         place = f"{self.source}, split {self.source_split}, columns {self.format}"
         return f"{self.split}: {self.rows} rows of {self.read} from {place}{repeated}{lost}{changed}"
 

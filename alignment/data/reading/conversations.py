@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from alignment.data.columns.cell_values import Row, Unusable, as_text, is_blank, is_missing, parsed
 from alignment.tokenization.chat_format import Messages
@@ -42,8 +42,10 @@ BEYOND_TEXT = {
     **dict.fromkeys(("image", "images"), IMAGES),
     **dict.fromkeys(("reasoning_content", "thinking"), REASONING),
 }
-MERGED, PARTS_JOINED = "turns of one role merged", "contents of several text parts joined"
-JSON_READ, SYSTEM_LEFT_OUT = "conversations read from JSON text", "empty system messages left out"
+# What is changed, counted by rows.
+TURNS_OF_TEXT = "rows whose turns are texts without roles, read as the user's and the assistant's in turn"
+MERGED, PARTS_JOINED = "rows with merged turns of one role", "rows with joined text parts"
+JSON_READ, SYSTEM_LEFT_OUT = "rows read from JSON text", "rows with an empty system message left out"
 
 
 def message(role: str, content: str) -> dict[str, str]:
@@ -90,6 +92,9 @@ def _turns(row: Row, value: Any) -> list[Any]:
         raise Unusable("the conversation is not a list")
     if not value:
         raise Unusable("the conversation is empty")
+    if all(isinstance(turn, str) for turn in value):  # as in LIMA
+        row.changed.add(TURNS_OF_TEXT)
+        return [message(ROLES[1 + place % 2], text) for place, text in enumerate(value)]
     return value
 
 
@@ -200,7 +205,7 @@ def read_reply(row: Row, column: str) -> Messages:
     return [message("assistant", as_text(row, value, column))]
 
 
-def is_transcript(value: Any) -> bool:
+def is_transcript(value: Any) -> TypeGuard[str]:
     """Return whether a prompt or a side of a pair is a whole transcript in hh-rlhf's form, not a single message."""
     return isinstance(value, str) and HH_PROMPT.match(value) is not None
 

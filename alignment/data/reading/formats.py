@@ -75,7 +75,7 @@ class Report:
         reasons = "; ".join(self._reason(reason) for reason in sorted(self.dropped))
         lost = f"{self.read - self.kept} dropped" + (f" ({reasons})" if reasons else "")
         source = f" (of {self.rows} in the source)" if self.rows != self.read else ""
-        changed = "".join(f"; in {count} {what}" for what, count in sorted(self.changed.items()))
+        changed = "".join(f"; {what}: {count}" for what, count in sorted(self.changed.items()))
         return f"{self.read} rows{source} read as {self.kind} from {self.format}, {self.kept} kept, {lost}{changed}"
 
     def _reason(self, reason: str) -> str:
@@ -177,6 +177,8 @@ def _notes(dataset: Dataset, columns: Mapping[str, str], left_out: Sequence[str]
 def _no_rows(kind: str, report: Report, renamed: Dataset) -> UserError:
     """Return the error for a data set without a usable row."""
     fix = "inspect a row of the data set, or map other columns with `columns`"
+    if row_formats.UNWANTED in report.dropped:
+        fix = f"if `{LABEL}` does not judge the reply, `{written({LABEL: f'data_{LABEL}'})}` leaves it out"
     parts = [name for name in MEANINGFUL if any(reason.startswith(f"{name} is a") for reason in report.dropped)]
     if parts and parts[0] not in report.format.split(", ")[:1]:
         fix = f"`{written({parts[0]: f'data_{parts[0]}'})}` leaves that column out; a path such as "
@@ -201,7 +203,7 @@ def _tables(
     plain, arrow = dataset.select_columns(present).with_format(None), dataset.with_format("arrow")
     for start in range(0, len(dataset), CONVERTED_ROWS):
         values = plain[start : start + CONVERTED_ROWS]
-        rows = [Row(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        rows = [Row(dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
         numbered = list(_converted(rows, start, kind, format, labels, report))
         columns = [pyarrow.array([row[name] for _, row in numbered], schema.field(name).type) for name in KINDS[kind]]
         if carried:
@@ -236,9 +238,9 @@ def _converted(
             continue
         found = list(canonical_rows_of(row, kind, format))
         kept = [one for one in found if not isinstance(one, Unusable)]
-        for reason in found:
-            if isinstance(reason, Unusable):
-                report.drop(reason, number + 1)
+        for one in found:
+            if isinstance(one, Unusable):
+                report.drop(one, number + 1)
         if kept:
             report.keep(row, len(kept), _unread(row, kind, kept) if kind != "text" else ())
         yield from ((number, one) for one in kept)

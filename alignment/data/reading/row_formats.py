@@ -11,7 +11,16 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from alignment.data.columns.cell_values import Row, Unusable, as_text, is_blank, is_missing, optional_text, text_of
+from alignment.data.columns.cell_values import (
+    Row,
+    Unusable,
+    as_text,
+    is_blank,
+    is_missing,
+    optional_text,
+    parsed,
+    text_of,
+)
 from alignment.data.reading.conversations import (
     BEYOND_TEXT,
     JOIN,
@@ -46,8 +55,9 @@ SYSTEMS = ("system", "system_prompt", "system_message")
 # Columns that belong to a single request, if the format does not name them.
 PARTS = ("history", "context", "input")
 PASSAGE_FIRST = ("prompt", "question", "query", "problem", "inputs", "input")  # requests that `context` precedes
-LABEL = "label"
-OTHER_PROMPT = "prompt columns that differ from the conversation of chosen and rejected, which was taken"
+LABEL, MARGIN = "label", "margin"  # MARGIN: of pairs, read by TRL's reward loss alone
+OTHER_PROMPT = "rows whose prompt differs from the conversation of chosen and rejected, which was taken"
+UNWANTED = "the completion is labelled as unwanted"
 CHOICES = ("choices", "options")
 # Columns without which a row may mean something else, if the conversation does not contain their text.
 MEANINGFUL = (*REQUESTS, *SYSTEMS, "history", "context", *CHOICES, "passage", "passages", "paragraph", "document")
@@ -95,6 +105,7 @@ def _history(row: Row) -> Messages:
         return []
     if is_conversation(value):
         return read_messages(row, "history")
+    value = parsed(value) if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise Unusable("history is not a list of turns")
     roles = ("user", "assistant")
@@ -151,7 +162,7 @@ def _answered(row: Row, request: str, reply: str) -> Messages:
 def sft_row(row: Row, conversation: Messages) -> dict[str, Any]:
     """Convert a conversation that ends with a reply; replies that are labelled as bad are dropped."""
     if row.get(LABEL) is False:
-        raise Unusable("the completion is labelled as unwanted")
+        raise Unusable(UNWANTED)
     return {"messages": take_turns(row, conversation, "assistant")}
 
 
@@ -256,7 +267,7 @@ def _labelled(row: Row, conversation: Messages) -> dict[str, Any]:
 
 def instances_of(row: Row) -> list[Row]:
     """Expand an instruction with several instances, as in self-instruct, to a row for each instance."""
-    instances = row["instances"]
+    instances = parsed(row["instances"]) if isinstance(row["instances"], str) else row["instances"]
     if not isinstance(instances, list) or not instances:
         raise Unusable("there are no instances")
     if not all(isinstance(instance, Mapping) for instance in instances):
@@ -276,7 +287,7 @@ Format = tuple[str, ...]
 RowFunction = Callable[[Row], dict[str, Any]]
 
 
-def _pairs_of_columns() -> Iterator[tuple[str, str]]:
+def _pairs_of_columns() -> Iterator[Format]:
     """Yield the columns of a request and its reply, in order of preference."""
     yield from (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"))
     yield from (("question", "answer"), ("query", "response"))
@@ -284,7 +295,9 @@ def _pairs_of_columns() -> Iterator[tuple[str, str]]:
 
 
 def _sft_formats() -> dict[Format, RowFunction]:
-    replies = {pair: partial(reply_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()}
+    replies: dict[Format, RowFunction] = {
+        pair: partial(reply_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()
+    }
     return {
         **{(name,): partial(dialogue_row, column=name) for name in DIALOGUES},
         **replies,
@@ -313,10 +326,11 @@ def _prompts_formats() -> dict[Format, RowFunction]:
 
 
 def _kto_formats() -> dict[Format, RowFunction]:
-    replies = {(*pair, LABEL): partial(kto_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()}
-    dialogues = {(name, LABEL): partial(kto_dialogue_row, column=name) for name in DIALOGUES}
-    sides = dict.fromkeys(_preference_formats(), partial(kto_row, request="prompt", reply="completion"))
-    return {**replies, **dialogues, **sides}
+    formats: dict[Format, RowFunction] = {
+        (*pair, LABEL): partial(kto_row, request=pair[0], reply=pair[1]) for pair in _pairs_of_columns()
+    }
+    formats |= {(name, LABEL): partial(kto_dialogue_row, column=name) for name in DIALOGUES}
+    return formats | dict.fromkeys(_preference_formats(), partial(kto_row, request="prompt", reply="completion"))
 
 
 # The recognised formats of each kind, in order of preference: columns -> row function.

@@ -18,8 +18,32 @@ from alignment.data.reading.row_formats import LABEL, Format, canonical_rows_of
 SIMILAR, USABLE = 0.8, 0.9  # least similarity of names; least share of the first rows that a mapping must convert
 # Recognised column -> words by which other files name it.
 ALIKE = {
-    "prompt": ("prompt", "request", "user", "human", "ask", "instruction", "question", "query", "problem", "task"),
-    "question": ("question", "q", "ask", "prompt", "request", "instruction", "query", "user", "human", "problem"),
+    "prompt": (
+        "prompt",
+        "request",
+        "user",
+        "human",
+        "ask",
+        "instruction",
+        "question",
+        "query",
+        "problem",
+        "task",
+        "input",
+    ),
+    "question": (
+        "question",
+        "q",
+        "ask",
+        "prompt",
+        "request",
+        "instruction",
+        "query",
+        "user",
+        "human",
+        "problem",
+        "input",
+    ),
     "answer": ("answer", "a", "response", "reply", "output", "completion", "assistant", "say", "solution", "target"),
     "completion": ("completion", "response", "reply", "output", "answer", "assistant", "generation"),
     "chosen": ("chosen", "preferred", "winner", "better", "win", "accepted"),
@@ -83,7 +107,7 @@ def _assignments(rows: Sequence[Mapping[str, Any]], names: Sequence[str], format
     for ours in format:
         scored = [(_likeness(rows, name, ours), name) for name in names]
         choices.append(sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])[:3])
-    found = []
+    found: list[tuple[float, int, dict[str, str]]] = []
     for chosen in itertools.product(*choices):
         columns = {name: ours for (_, name), ours in zip(chosen, format, strict=True)}
         if len(columns) == len(format):

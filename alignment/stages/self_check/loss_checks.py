@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from alignment.data.reading.row_formats import MARGIN
 from alignment.data.tokenizing.encoding import Encoded, Pair, encode_conversation, encode_pair, training_template
 from alignment.stages.self_check.prove import SAME_PASS, Check, Outcome, moved_weights, tolerance
 from alignment.trainers.ppo.models import inner
@@ -155,7 +156,8 @@ def check_reward_loss(trainer: Trainer) -> Iterator[Outcome]:
         return
     found, _ = trainers_loss(trainer, rows)
     pairs = torch.tensor([[score(trainer.model, row[f"{side}_ids"]) for side in SIDES] for row in rows])
-    expected = -nn.functional.logsigmoid(pairs[:, 0] - pairs[:, 1]).mean()
+    margins = torch.tensor([row.get(MARGIN, 0.0) for row in rows])
+    expected = -nn.functional.logsigmoid(pairs[:, 0] - pairs[:, 1] - margins).mean()
     if trainer.args.center_rewards_coefficient is not None:
         expected += trainer.args.center_rewards_coefficient * (pairs.sum(1) ** 2).mean()
     if not math.isfinite(expected):

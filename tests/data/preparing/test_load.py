@@ -418,3 +418,26 @@ def test_tinyshakespeare_as_documents(shared_data):
     assert len(documents) == 299 and max(map(len, documents)) <= 4000
     # Every document begins with a speaker and a colon.
     assert all(document.split("\n")[0].endswith(":") for document in documents)
+
+
+def test_changes_and_columns_not_read_are_in_the_account(tmp_path):
+    """data.json: rows that were changed, columns that may change the meaning, and columns left out."""
+    turns = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    rows = [{"messages": turns, "context": "c", "completions": ["d"]}, {"messages": turns[:1], "context": "a"}]
+    report = prepare(DataArguments(write(tmp_path / "a.jsonl", rows), eval_share=0), "prompts", 0, keep=None).report
+    (account,) = report.to_json()["accounts"]
+    assert account["changed"] == {"rows with merged turns of one role": 1} and account["unread"] == {"context": 1}
+    assert "completions" in account["notes"][0] and account["read"] == account["rows"] == 2
+    assert any("not read: context (1 rows)" in note for note in report.notes)
+    assert any("are left out: completions" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("limit", [None, 5, 64])
+def test_duplicates_are_at_most_the_rows_read(limit, tmp_path):
+    """Whatever part of the rows is used, and for pairs that become two rows each."""
+    rows = [{"prompt": f"p{number % 3}", "chosen": "A", "rejected": "B"} for number in range(100)]
+    args = DataArguments(write(tmp_path / "a.jsonl", rows), eval_share=0, max_train_samples=limit)
+    for kind, read in (("preference", 100), ("kto", 200), ("prompts", 100)):
+        (account,) = prepare(args, kind, 0).report.accounts
+        distinct = 6 if kind == "kto" else 3
+        assert account.adds_up and (account.read, account.duplicates) == (read, read - distinct)

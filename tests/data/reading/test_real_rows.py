@@ -13,6 +13,7 @@ from alignment.data.columns.cell_values import Row, Unusable
 from alignment.data.reading import formats
 from alignment.data.reading.formats import convert
 from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, canonical_rows_of
+from alignment.data.reading.sources import load_source
 from alignment.errors import UserError
 
 
@@ -56,6 +57,7 @@ BECOMES = {
     # Replies and requests that are not strings
     "reply, a whole number": ("sft", {"question": "Q", "answer": 42}, [user("Q"), reply("42")]),
     "reply, a fraction": ("sft", {"question": "Q", "answer": 3.5}, [user("Q"), reply("3.5")]),
+    "reply, a fraction that is whole": ("sft", {"question": "Q", "answer": 7.0}, [user("Q"), reply("7")]),
     "reply, zero": ("sft", {"prompt": "Q", "completion": 0}, [user("Q"), reply("0")]),
     "reply, a list of one text": ("sft", {"question": "Q", "answer": ["A"]}, QA),
     "reply, a message": ("sft", {"prompt": "Q", "completion": reply("A")}, QA),
@@ -84,6 +86,7 @@ BECOMES = {
         [user("Hi"), reply("Hello"), *QA],
     ),
     "turns, columns of lists": ("sft", {"conversations": {"from": ["human", "gpt"], "value": ["Q", "A"]}}, QA),
+    "turns, texts (LIMA)": ("sft", {"conversations": ["Q", "A"]}, QA),
     # Text that holds JSON
     "messages as JSON text": ("sft", {"messages": json.dumps(QA)}, QA),
     "ShareGPT as JSON text": (
@@ -181,6 +184,12 @@ BECOMES = {
         {"question": "Q", "history": [user("Hi"), reply("Hello")]},
         [user("Hi"), reply("Hello"), user("Q")],
     ),
+    "history, JSON text": (
+        "sft",
+        {"instruction": "Q", "output": "A", "history": '[["Hi", "Hello"]]'},
+        [user("Hi"), reply("Hello"), *QA],
+    ),
+    "history, empty JSON": ("sft", {"instruction": "Q", "output": "A", "history": "[]"}, QA),
     "history, empty": ("sft", {"instruction": "Q", "output": "A", "history": []}, QA),
     "history and system": (
         "sft",
@@ -285,6 +294,7 @@ DROPPED = {
     "reply, true": ("sft", {"question": "Q", "answer": True}, "answer is true or false, not text"),
     "reply, null": ("sft", {"question": "Q", "answer": None}, "answer is missing"),
     "reply, NaN": ("sft", {"question": "Q", "answer": float("nan")}, "answer is missing"),
+    "reply, infinite": ("sft", {"question": "Q", "answer": float("inf")}, "a number is not finite"),
     "reply, an empty list": ("sft", {"question": "Q", "answer": []}, "answer is empty"),
     "reply, several texts": ("sft", {"question": "Q", "answer": ["A", "B"]}, "answer is a list, not text"),
     "reply, an object": ("sft", {"question": "Q", "answer": {"a": 1}}, "answer is an object, not text"),
@@ -307,7 +317,7 @@ DROPPED = {
     "messages, broken JSON": ("sft", {"messages": '[{"role": "user"'}, "the conversation is text that is not JSON"),
     "messages, a number": ("sft", {"messages": 5}, "the conversation is not a list"),
     "messages, an empty object": ("sft", {"messages": {}}, "the conversation is empty"),
-    "messages, texts": ("sft", {"messages": ["Q", "A"]}, "a message is text, without a role"),
+    "messages, texts and messages": ("sft", {"messages": ["Q", reply("A")]}, "a message is text, without a role"),
     "messages, numbers": ("sft", {"messages": [1, 2]}, "a message is not a mapping"),
     "message, no content": ("sft", {"messages": [user("Q"), {"role": "assistant"}]}, "a message has no content"),
     "message, no role": ("sft", {"messages": [{"content": "Q"}, reply("A")]}, "a message has no role"),
@@ -435,6 +445,16 @@ def test_blocks_of_unusable_rows(kind, block, monkeypatch):
         assert sum(report.dropped.values()) == order.count(bad)
 
 
+@pytest.mark.parametrize("neighbour", [3.5, "x", None, 8, [1]])
+def test_the_text_of_a_number_does_not_depend_on_other_rows(neighbour, tmp_path):
+    """Among fractions a reader of files holds 7 as 7.0, beside texts as 7."""
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"question": "Q", "answer": answer}) + "\n" for answer in (7, neighbour))
+    )
+    rows, _ = convert(load_source(str(tmp_path / "rows.jsonl"), kind="sft"), "sft")
+    assert rows[0] == {"messages": [user("Q"), reply("7")]}
+
+
 def test_what_a_conversion_changes_is_counted():
     rows = [
         {"messages": [user("a"), user("b"), reply("A")]},
@@ -444,11 +464,11 @@ def test_what_a_conversion_changes_is_counted():
     ]
     _, report = converted(rows, "sft")
     assert report.changed == {
-        "turns of one role merged": 1,
-        "numbers read as text": 1,
-        "empty system messages left out": 1,
+        "rows with merged turns of one role": 1,
+        "rows with numbers read as text": 1,
+        "rows with an empty system message left out": 1,
     }
-    assert "1 numbers read as text" in str(report)
+    assert "; rows with numbers read as text: 1" in str(report)
 
 
 def test_values_that_are_not_understood_are_named():
@@ -499,6 +519,16 @@ def test_columns_named_like_an_argument_of_reward_functions_are_left_out(name):
     assert name in report.notes[0] and f"columns: {{{name}: " in report.notes[0]
     found, report = converted(rows, "prompts", keep=None, columns={name: "other"})
     assert found == [{"prompt": [user("Q")], "other": "x", "answer": "7"}] and report.notes == []
+
+
+def test_nested_text_that_looks_like_json_stays_text(tmp_path):
+    """The answers "7", "null" and "[1]" of a file are texts."""
+    answers = ["7", "null", "[1]", "007", "true"]
+    rows = [{"prompt": "Q", "reward_model": {"ground_truth": answer, "style": "rule"}} for answer in answers]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = load_source(str(tmp_path / "rows.jsonl"), kind="prompts")
+    found, _ = convert(source, "prompts", keep=None, columns={"reward_model.ground_truth": "answer"})
+    assert found["answer"][:] == answers
 
 
 NESTED = [{"prompt": "Q", "reward_model": {"style": "rule", "ground_truth": "7"}, "extra": {"a": {"b": 1}}}] * 2
