@@ -58,6 +58,7 @@ def _columnar(files: list[Path], batches_of: Callable[[Path], Batches], expected
     for file in files:
         with _damage(file, expected):
             for batch in batches_of(file)[1]:
+                batch.validate(full=True)  # damaged offsets would end the process, damaged text would be an error later
                 table = with_json(pyarrow.Table.from_batches([batch]), schema)
                 whole = pyarrow.concat_tables([schema.empty_table(), table], promote_options="permissive")
                 yield whole.replace_schema_metadata(schema.metadata)
@@ -69,7 +70,7 @@ def _damage(file: Path, expected: str) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"Cannot read {file}.",
             got=str(error),

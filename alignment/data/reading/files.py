@@ -79,7 +79,7 @@ def local_files(name: str) -> list[Path]:
     if os.path.lexists(path):
         raise _not_a_file(path)
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    found = [match for match in matches if match.is_file()]
+    found = [match for match in matches if os.path.isfile(match)]
     if matches and not found:
         raise UserError(
             f"{name} matches only folders.",
@@ -135,7 +135,7 @@ def _reason_to_leave_out(file: Path, hidden: bool) -> str | None:
         return "hidden, or a copy that an editor or system left" if known else ""
     if not known:
         return f"the extension {file.suffix} is not read" if file.suffix else ""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise _not_a_file(file)
     return None
 
@@ -150,7 +150,7 @@ def _list_left_out(left_out: dict[Path, str], folder: Path) -> str:
 
 
 def _not_a_file(path: Path) -> UserError:
-    if not path.exists():
+    if not os.path.exists(path):
         return UserError(
             f"{path} is a link to a file that does not exist.",
             got=f"a link to {os.readlink(path)}",
@@ -173,7 +173,11 @@ def _missing(path: Path) -> UserError:
     while not os.path.isdir(folder):
         folder = folder.parent
     wanted = path.relative_to(folder).parts[0]
-    names = sorted(name for name in os.listdir(folder) if not name.startswith(".") or wanted.startswith("."))
+    try:
+        listed = sorted(os.listdir(folder))
+    except OSError as error:
+        return cannot_read(folder, error)
+    names = [name for name in listed if not name.startswith(".") or wanted.startswith(".")]
     close = nearest(wanted, names, count=3) or [name for name in names if extension_of(Path(name)) in READERS][:3]
     fix = f"did you mean {' or '.join(str(folder / name) for name in close)}?" if close else "check the path"
     if "," in wanted:

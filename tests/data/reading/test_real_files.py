@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import os
+import random
 import zipfile
 
 import pytest
@@ -396,3 +397,131 @@ def test_files_as_they_are_found(tmp_path, name):
         assert [[type(value) for value in row.values()] for row in found] == [
             [type(value) for value in row.values()] for row in rows
         ]
+
+
+# Columns of Parquet and Arrow ---------------------------------------------------------------------------------------
+
+
+def arrow_columns():
+    import pyarrow
+
+    texts = ["a", "b", "a"]
+    return {
+        "dictionary": (pyarrow.array(texts).dictionary_encode(), texts),
+        "large text": (pyarrow.array(texts, pyarrow.large_string()), texts),
+        "view of text": (pyarrow.array(texts, pyarrow.string_view()), texts),
+        "view of lists": (pyarrow.array([["a"], [], None], pyarrow.list_view(pyarrow.string())), [["a"], [], None]),
+        "map": (
+            pyarrow.array([[("a", 1)], [], None], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+            [{"a": 1}, {}, None],
+        ),
+        "run ends": (pyarrow.RunEndEncodedArray.from_arrays([2, 3], ["a", "b"]), ["a", "a", "b"]),
+        "objects with dictionaries": (
+            pyarrow.array(
+                [[{"role": "user"}]] * 3,
+                pyarrow.list_(pyarrow.struct({"role": pyarrow.dictionary(pyarrow.int32(), pyarrow.string())})),
+            ),
+            [[{"role": "user"}]] * 3,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", arrow_columns())
+def test_types_of_arrow(tmp_path, name):
+    import pyarrow
+
+    column, values = arrow_columns()[name]
+    table = pyarrow.table({"text": ["a", "b", "c"], "x": column})
+    with pyarrow.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    if name != "run ends":  # which Parquet does not have
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert load_source(str(tmp_path / "a.parquet"), kind="text")["x"][:] == values
+    assert load_source(str(tmp_path / "a.arrow"), kind="text")["x"][:] == values
+
+
+def test_columns_with_one_name(tmp_path):
+    import pyarrow
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    with pyarrow.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match="Several columns have one name: text"):
+        load_source(str(tmp_path / "a.arrow"), kind="text")
+
+
+# Columns of JSON whose types show late ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 1000])
+@pytest.mark.parametrize(
+    "values",
+    [[2**60 + 1, 0.5], [[2**60 + 1], [0.5]], [1, "x"], [None, {"a": None}, {"b": 1}], [[], [{"a": 1}], "x"]],
+    ids=str,
+)
+def test_blocks_make_no_difference_to_columns(tmp_path, monkeypatch, values, batch):
+    monkeypatch.setattr(arrow_cache, "BATCH_ROWS", batch)
+    (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": "a", "x": value} for value in values]))
+    found = load_source(str(tmp_path / "a.jsonl"), kind="text")["x"][:]
+    assert repr(found) == repr(values)
+
+
+# Damage -------------------------------------------------------------------------------------------------------------
+
+SOUND = [
+    ("a.jsonl", jsonl()),
+    ("a.json", WRAPPED),
+    ("a.json", json.dumps(COLUMNS_OF_ROWS).encode()),
+    ("a.csv", b'question,answer\n"a, b",c\nd,"e\nf"\n'),
+    ("a.tsv", QUOTED),
+    ("a.txt", "é\n\nb".encode()),
+    ("a.parquet", parquet()),
+    ("a.arrow", arrow()),
+]
+PIECES = [
+    *(bytes([byte]) for byte in b"\"',;\t|\n\r\0{}[]:\xe9"),
+    b"null",
+    b"NaN",
+    b"9" * 30,
+    b"\xff\xfe",
+    b"\x1f\x8b",
+    b"\\ud800",
+]
+
+
+def damaged(draw, data):
+    """Bytes inserted, deleted, changed or copied at a few places; then perhaps in gzip or in another encoding."""
+    for _ in range(draw.randint(1, 6)):
+        first, last = sorted((draw.randrange(len(data) + 1), draw.randrange(len(data) + 1)))
+        change = draw.choice(["insert", "delete", "copy", "replace"])
+        inserted = {"insert": draw.choice(PIECES), "copy": data[first:last], "replace": draw.randbytes(1)}.get(
+            change, b""
+        )
+        kept = {"delete": last, "replace": first + 1}.get(change, first)
+        data = data[:first] + inserted + data[kept:]
+    packed = draw.choice([lambda data: data] * 3 + [gzip.compress, lambda data: gzip.compress(data)[:-9]])
+    return packed(data)
+
+
+def read_damaged(folder, seed):
+    draw = random.Random(seed)
+    name, data = draw.choice(SOUND)
+    path = folder / draw.choice([name, name, draw.choice(SOUND)[0]])
+    path.write_bytes(damaged(draw, data))
+    try:
+        load_source(str(path), kind="text").to_list()
+    except UserError:
+        return
+    finally:
+        path.unlink()
+
+
+def test_damaged_files_are_read_or_refused(tmp_path):
+    for seed in range(150):
+        read_damaged(tmp_path, seed)
+
+
+@pytest.mark.slow
+def test_many_damaged_files_are_read_or_refused(tmp_path):
+    for seed in range(1000, 6000):
+        read_damaged(tmp_path, seed)

@@ -72,6 +72,15 @@ def test_a_home_folder(tmp_path, monkeypatch):
     assert is_local("~/a.jsonl") and load_source("~/a.jsonl", kind="text").to_list() == [{"text": "a"}]
 
 
+def test_configs_are_folders(tmp_path):
+    for config in ("main", "other"):
+        (tmp_path / config).mkdir()
+        write(tmp_path / config / "train-00000-of-00001.jsonl", [{"text": config}])
+    assert load_source(str(tmp_path), config="main", kind="text").to_list() == [{"text": "main"}]
+    with pytest.raises(UserError, match="has no config third"):
+        load_source(str(tmp_path), config="third", kind="text")
+
+
 # Files that were left out -------------------------------------------------------------------------------------------
 
 
@@ -192,6 +201,20 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name, number):
     monkeypatch.setattr(type(path), "open", refused)
     with pytest.raises(UserError, match=rf"Cannot read .*{name}(?s:.*){os.strerror(number)}"):
         load_source(str(path), kind="text")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    write(tmp_path / "a.jsonl", [{"text": "a"}])
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=rf"Cannot read {tmp_path}(?s:.*)Permission denied"):
+        load_source(str(tmp_path), kind="text")
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(UserError, match=rf"Cannot read {tmp_path}(?s:.*)Permission denied"):
+        load_source(str(tmp_path / "b.jsonl"), kind="text")
 
 
 @pytest.mark.parametrize("change", ["append", "new column", "other type", "shorter", "gone"])
