@@ -104,15 +104,15 @@ def run(stage: str, processes: int, bases: Path, out: Path) -> Watch:
     return watch
 
 
-def main(bases: str, out: str) -> None:
+def main(bases: str, out: str, *stages: str) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
             shard_on_cpus(monkeypatch)
             for name, value in FSDP.items():
-                monkeypatch.setenv(name, value)
+                monkeypatch.setenv(name, os.environ.get(name, value))
         state = PartialState(cpu=True)
-        for stage in STAGES:
+        for stage in stages or STAGES:
             torch.manual_seed(0)
             watch = run(stage, processes, Path(bases), Path(out))
             if state.is_main_process:

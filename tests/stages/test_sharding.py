@@ -22,13 +22,14 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerFast
 
-from alignment.callbacks.processes import require_one_world, sharding
+from alignment.callbacks.processes import require_one_world
 from alignment.errors import UserError
 from alignment.models.gpt import GPTForSequenceClassification
 from alignment.stages.shared.saving import gathered_weights, require_supported_sharding, save_checkpoint
 from alignment.trainers.ppo.checks import check_whole_models
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.pretrain.trainer import PretrainConfig, PretrainTrainer
+from alignment.trainers.sharding import sharding
 
 HELPERS, ROOT = Path(sharded_stages.__file__).parent, Path(__file__).parents[2]
 KINDS = {

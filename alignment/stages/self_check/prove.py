@@ -13,9 +13,10 @@ import torch
 from transformers import Trainer
 
 from alignment.callbacks.out_of_memory import full_memory_named
-from alignment.callbacks.processes import any_process, sharding
+from alignment.callbacks.processes import any_process
 from alignment.errors import UserError, raise_all
 from alignment.stages.self_check.untouched import untouched
+from alignment.trainers.sharding import sharding
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from alignment.callbacks.clock import StageClock
 from alignment.callbacks.finite import FiniteGuard, require_finite
 from alignment.callbacks.metrics_log import MetricsWriter, count_faults
 from alignment.callbacks.out_of_memory import full_memory_named
-from alignment.callbacks.processes import require_one_world, sharding
+from alignment.callbacks.processes import require_one_world
 from alignment.callbacks.spikes import LossSpikes
 from alignment.callbacks.step_checkpoints import StepCheckpoints, own_callback, resume_newest
 from alignment.callbacks.stop_on_signal import StopOnSignal
@@ -35,6 +35,7 @@ from alignment.stages.shared.saving import (
     save_checkpoint,
     stage_of,
 )
+from alignment.trainers.sharding import sharding
 
 logger = logging.getLogger(__name__)
 INITIAL_ADAPTER = "initial_adapter"

@@ -8,12 +8,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignment.callbacks.processes import sharding
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.generation import end_token_ids
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.rollout import encode_prompts
+from alignment.trainers.sharding import sharding
 
 Datasets: TypeAlias = Dataset | dict[str, Dataset] | None
 

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.utils import logging
 
-from alignment.callbacks.processes import sharding
 from alignment.errors import UserError, raise_all
 from alignment.models.router import router_coefficient, weighted_router_loss
 from alignment.models.speed import speed_up
 from alignment.trainers.pretrain.chunked_loss import IGNORED, linear_cross_entropy, plain_head, softcap_of
 from alignment.trainers.pretrain.muon import MuonAdamW, hidden_matrices
+from alignment.trainers.sharding import sharding
 
 logger = logging.get_logger(__name__)
 
