@@ -6,6 +6,8 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
+from alignment.errors import UserError
+
 
 def launched() -> int:
     """Return the number of processes that the launcher started."""
@@ -15,6 +17,20 @@ def launched() -> int:
 def model_is_sharded() -> bool:
     """Whether the launcher shards the model across processes."""
     return any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+
+
+def require_one_world(args: TrainingArguments) -> None:
+    """Refuse processes of one launch that do not know of each other: each would train alone, and write the same files.
+
+    accelerate starts such processes on CPUs if its config asks for FSDP or DeepSpeed there.
+    """
+    if launched() > 1 and args.world_size == 1:
+        raise UserError(
+            "The processes of this launch do not know of each other.",
+            got=f"WORLD_SIZE={launched()} in the environment, and a world of one process in accelerate",
+            expected="one training of all processes",
+            fix="on CPUs start `ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m align ...` with use_cpu: true",
+        )
 
 
 def any_process(value: bool, args: TrainingArguments) -> bool:

@@ -42,7 +42,7 @@ def _rewritten(file: Path, change: Any) -> None:
 
 
 def with_earlier_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Add `rope_theta` and, for scaled RoPE, `rope_scaling`; llama.cpp looks for Llama 3's original context beside."""
+    """Add `rope_theta` and, for scaled RoPE, `rope_scaling`; for Llama 3 also the context that llama.cpp reads."""
     rope = config.get("rope_parameters")
     if not rope:
         return config
@@ -56,7 +56,7 @@ def with_earlier_rope(config: dict[str, Any]) -> dict[str, Any]:
 
 def with_earlier_class(tokenizer: dict[str, Any]) -> dict[str, Any]:
     """Name the tokenizer's class and its further special tokens as transformers 4 does."""
-    kind = tokenizer.get("tokenizer_class")
+    kind = tokenizer["tokenizer_class"]
     earlier = tokenizer | {"tokenizer_class": EARLIER_CLASSES.get(kind, kind)}
     if isinstance(earlier.get("extra_special_tokens"), list):
         earlier["additional_special_tokens"] = earlier.pop("extra_special_tokens")

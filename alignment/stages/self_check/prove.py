@@ -13,9 +13,10 @@ import torch
 from transformers import Trainer
 
 from alignment.callbacks.out_of_memory import full_memory_named
-from alignment.callbacks.processes import any_process, model_is_sharded
+from alignment.callbacks.processes import any_process
 from alignment.errors import UserError, raise_all
 from alignment.stages.self_check.untouched import untouched
+from alignment.trainers.sharding import sharding
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | No
     """
     if not trainer.args.self_check:
         return None
-    if model_is_sharded() or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if sharding(trainer.args, trainer.accelerator) is not None:
         logger.info("self-check: skipped: the model is sharded across processes")
         return None
     started = time.perf_counter()

@@ -15,7 +15,7 @@ from alignment.callbacks.clock import StageClock
 from alignment.callbacks.finite import FiniteGuard, require_finite
 from alignment.callbacks.metrics_log import MetricsWriter, count_faults
 from alignment.callbacks.out_of_memory import full_memory_named
-from alignment.callbacks.processes import model_is_sharded
+from alignment.callbacks.processes import require_one_world
 from alignment.callbacks.spikes import LossSpikes
 from alignment.callbacks.step_checkpoints import StepCheckpoints, own_callback, resume_newest
 from alignment.callbacks.stop_on_signal import StopOnSignal
@@ -27,7 +27,15 @@ from alignment.stages.shared.chains import record_chain
 from alignment.stages.shared.model_card import write_card
 from alignment.stages.shared.parameters import count_parameters
 from alignment.stages.shared.result import StageResult
-from alignment.stages.shared.saving import as_parent, push, save_checkpoint, stage_of
+from alignment.stages.shared.saving import (
+    as_parent,
+    gathered_weights,
+    push,
+    require_supported_sharding,
+    save_checkpoint,
+    stage_of,
+)
+from alignment.trainers.sharding import sharding
 
 logger = logging.getLogger(__name__)
 INITIAL_ADAPTER = "initial_adapter"
@@ -51,6 +59,7 @@ class StageRun:
     """
 
     def __init__(self, method: str, args: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()):
+        require_one_world(args)
         self.method = method
         self.folder = Path(args.output_dir)
         with args.main_process_first(local=False, desc="make the stage's folder"):
@@ -89,6 +98,7 @@ class StageRun:
         Returns:
             The metrics that are kept.
         """
+        require_supported_sharding(trainer)
         self.parameters = count_parameters(trainer.model, not_counted)
         self.self_check = self_check(trainer, checks)
         stop = own_callback(trainer, StopOnSignal)
@@ -122,10 +132,11 @@ class StageRun:
         parent, chain, writes = next(iter(parents.values()), None), None, trainer.is_world_process_zero()
         named = {key: stage_of(path) for key, path in parents.items() if path is not None}
         as_parent(model, parent)
+        weights = gathered_weights(trainer)  # in all processes: the main one alone would wait for the others
         if writes:
             with new_checkpoint(checkpoint) as folder:
                 initial = str(Path(trainer.args.output_dir) / INITIAL_ADAPTER)
-                save_checkpoint(model, trainer.processing_class, folder, initial)
+                save_checkpoint(model, trainer.processing_class, folder, initial, weights)
                 if isinstance(model, PeftModel):
                     chain = asdict(record_chain(model, folder, self.folder.name, parent, parent and stage_of(parent)))
         result = StageResult(
@@ -143,7 +154,7 @@ class StageRun:
             faults=count_faults(self.folder / "metrics.jsonl"),
             adapter_chain=chain,
             self_check=self.self_check,
-            probe=None if model_is_sharded() else make_probe(model),
+            probe=None if sharding(trainer.args, trainer.accelerator) else make_probe(model),
         )
         if writes:
             write_card(checkpoint, result, data)

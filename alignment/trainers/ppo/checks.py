@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from alignment.models.context_length import context_length
 from alignment.models.generation import end_token_ids
 from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.rollout import encode_prompts
+from alignment.trainers.sharding import sharding
 
 Datasets: TypeAlias = Dataset | dict[str, Dataset] | None
 
@@ -25,12 +27,9 @@ def check_arguments(args: PPOConfig, train_dataset: Dataset | None, eval_dataset
             expected="optimizers=(optimizer, None)",
             fix="set lr_scheduler_type and lr_scheduler_kwargs instead",
         )
-    if args.n_gpu > 1 or args.deepspeed or args.fsdp:
-        raise UserError(
-            "PPO needs one device per process, with whole models.",
-            got=f"{args.n_gpu} GPUs in one process, deepspeed={args.deepspeed}, fsdp={args.fsdp}",
-            fix="start with `accelerate launch --multi_gpu`, without DeepSpeed and FSDP, or set CUDA_VISIBLE_DEVICES=0",
-        )
+    if args.n_gpu > 1:
+        raise not_whole(f"{args.n_gpu} GPUs in one process")
+    check_whole_models(args)
     eval_datasets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     for dataset in [train_dataset, *eval_datasets]:
         if dataset is None:
@@ -43,6 +42,20 @@ def check_arguments(args: PPOConfig, train_dataset: Dataset | None, eval_dataset
                 got=f"{len(dataset)} rows with columns {getattr(dataset, 'column_names', None)}",
                 fix="rename the column of the prompts to `prompt`",
             )
+
+
+def check_whole_models(args: PPOConfig, accelerator: Accelerator | None = None) -> None:
+    """Require that nothing shards the models: neither arguments and environment nor, if given, the accelerator."""
+    if (splits := sharding(args, accelerator)) is not None:
+        raise not_whole(splits)
+
+
+def not_whole(got: str) -> UserError:
+    return UserError(
+        "PPO needs one device per process, with whole models.",
+        got=got,
+        fix="start with `accelerate launch --multi_gpu`, without DeepSpeed and FSDP, or set CUDA_VISIBLE_DEVICES=0",
+    )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> None:

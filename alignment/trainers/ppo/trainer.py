@@ -150,6 +150,7 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        checks.check_whole_models(args, self.accelerator)
         if args.activation_checkpointing and isinstance(self.critic, ModelScorer):
             inner(self.value_model).activation_checkpointing_enable(args.activation_checkpointing_kwargs)
         self.add_callback(CriticCallback(self.value_model))

@@ -16,6 +16,7 @@ from alignment.models.router import router_coefficient, weighted_router_loss
 from alignment.models.speed import speed_up
 from alignment.trainers.pretrain.chunked_loss import IGNORED, linear_cross_entropy, plain_head, softcap_of
 from alignment.trainers.pretrain.muon import MuonAdamW, hidden_matrices
+from alignment.trainers.sharding import sharding
 
 logger = logging.get_logger(__name__)
 
@@ -86,12 +87,8 @@ class PretrainConfig(TrainingArguments):
             errors.append(
                 UserError("Muon can only be combined with AdamW.", got=f"optim={self.optim}", expected=expected)
             )
-        if self.muon and (self.fsdp or self.deepspeed):
-            errors.append(
-                UserError(
-                    "Muon needs whole matrices.", got="FSDP or DeepSpeed, which split them", fix="set muon: false"
-                )
-            )
+        if self.muon and (splits := sharding(self)) is not None:
+            errors.append(not_whole(splits))
         if self.window_stride is not None and self.window_stride < 1:
             errors.append(UserError("window_stride is too small.", got=self.window_stride, expected="at least 1"))
         if self.loss_chunk_size is not None and self.loss_chunk_size < 1:
@@ -99,6 +96,10 @@ class PretrainConfig(TrainingArguments):
         if self.z_loss and self.loss_chunk_size is None:
             errors.append(UserError("z_loss needs the chunked loss.", fix="set loss_chunk_size, such as 2048"))
         raise_all(errors)
+
+
+def not_whole(splits: str) -> UserError:
+    return UserError("Muon needs whole matrices.", got=f"{splits}, which splits them", fix="set muon: false")
 
 
 class PretrainTrainer(Trainer):
@@ -119,6 +120,8 @@ class PretrainTrainer(Trainer):
         self, *args: Any, eval_bytes: int | None = None, eval_text: Dataset | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.args.muon and (splits := sharding(self.args, self.accelerator)) is not None:
+            raise not_whole(splits)
         self.eval_bytes, self.eval_text = eval_bytes, eval_text
         config = self.model.config.get_text_config()
         # None, the GPT's default, means in training.
