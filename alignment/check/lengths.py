@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 from alignment.check.findings import Finding, by_share, error, note
 from alignment.check.material import Material
-from alignment.check.template import marks_replies
+from alignment.data.reading.row_formats import CONVERSATIONS
 from alignment.data.tokenizing.encoding import Encoded, Refused
+from alignment.data.tokenizing.length_advice import completion_fix, length_fix
 
 
-def check_refused(refused: list[Refused]) -> Iterator[Finding]:
+def check_refused(refused: list[Refused], sampled: int) -> Iterator[Finding]:
     """Report rows that the chat template refuses."""
     if refused:
         yield error(
             "the chat template refuses rows of the data",
-            got=f"{len(refused)} rows, first row {refused[0].row}: {refused[0].reason}",
+            got=f"{len(refused)} of {sampled} sampled rows, first row {refused[0].row}: {refused[0].reason}",
             expected="conversations that the template accepts",
             fix="correct these rows, or use a template that accepts them",
         )
@@ -23,8 +24,8 @@ def check_refused(refused: list[Refused]) -> Iterator[Finding]:
 
 def check_masks(material: Material) -> Iterator[Finding]:
     """Report conversations without a learned token."""
-    if not material.encoded or not marks_replies(material):
-        return  # without markers no row has learned tokens: check_template reports it
+    if not material.marks:
+        return  # without markers no row has learned tokens, or all are learned
     empty = [row.row for row in material.encoded if not any(row.learned)]
     if empty:
         yield error(
@@ -35,10 +36,20 @@ def check_masks(material: Material) -> Iterator[Finding]:
         )
 
 
+def kept_length(material: Material) -> int | None:
+    """Return the largest length that rows can have: max_length, or the model's context if that is shorter."""
+    return min((length for length in (material.get("max_length"), material.origin.context) if length), default=None)
+
+
+def fix_lengths(material: Material) -> str:
+    """Return the settings with which no row that was looked at is too long."""
+    return length_fix(material.lengths, material.get("max_length"), material.origin.context)
+
+
 def check_truncation(material: Material) -> Iterator[Finding]:
-    """Report conversations cut by max_length, and those with no learned token left."""
-    length = material.get("max_length")
-    if length is None or material.get("packing") or not material.encoded:
+    """Report conversations that are cut, and those with no learned token left."""
+    length, packed = kept_length(material), bool(material.get("packing"))
+    if length is None or not material.encoded or (packed and material.get("packing_strategy") != "bfd"):
         return
     rows, limit = material.encoded, material.options.truncated
     cut = [row for row in rows if len(row.ids) > length]
@@ -48,20 +59,21 @@ def check_truncation(material: Material) -> Iterator[Finding]:
         yield by_share(
             len(cut) / len(rows),
             limit,
-            "max_length truncates rows",
+            "packing truncates rows" if packed else "max_length truncates rows",
             got=f"{len(cut)} of {len(rows)} sampled rows ({len(cut) / len(rows):.1%}) have more than {length} "
             f"tokens, up to {longest}{material.estimated}",
             expected=f"at most {limit:.0%} (--max_truncated)",
-            fix=f"max_length: {longest}, or drop long rows (max_characters)",
+            fix=fix_lengths(material),
         )
     if lost:
+        what = "such rows are packed for nothing" if packed else "TRL silently drops such rows"
         yield by_share(
             len(lost) / len(rows),
             limit,
-            "replies are cut off before their first token: TRL silently drops such rows",
+            f"replies are cut off before their first token: {what}",
             got=f"{len(lost)} of {len(rows)} sampled rows, at max_length {length}{material.estimated}",
             expected="at least one learned token per row",
-            fix=f"max_length: {longest}, or shorten the prompts",
+            fix=fix_lengths(material),
         )
 
 
@@ -71,8 +83,8 @@ def _kept(row: Encoded, length: int, mode: str | None) -> list[bool]:
 
 
 def check_pairs(material: Material) -> Iterator[Finding]:
-    """Report pairs of equal replies, pairs beyond max_length, and pairs that are equal up to max_length."""
-    length, pairs, limit = material.get("max_length"), material.pairs, material.options.truncated
+    """Report pairs of equal replies, pairs that are too long, and pairs that are equal up to max_length."""
+    length, pairs, limit = kept_length(material), material.pairs, material.options.truncated
     if not pairs:
         return
     longest = max(len(ids) for pair in pairs for ids in (pair.chosen, pair.rejected))
@@ -89,6 +101,7 @@ def check_pairs(material: Material) -> Iterator[Finding]:
     long = [pair for pair in pairs if max(len(pair.chosen), len(pair.rejected)) > length]
     alike = [pair for pair in long if pair not in same and pair.chosen[:length] == pair.rejected[:length]]
     dropped = material.facts.drops_long_rows
+    filled = 0 if dropped else sum(len(pair.prompt) >= length for pair in pairs)
     if long:
         share = len(long) / len(pairs)
         yield by_share(
@@ -96,9 +109,9 @@ def check_pairs(material: Material) -> Iterator[Finding]:
             limit,
             "TRL drops pairs longer than max_length" if dropped else "max_length truncates pairs",
             got=f"{len(long)} of {len(pairs)} sampled pairs ({share:.1%}) have more than {length} tokens, up to "
-            f"{longest}{material.estimated}",
+            f"{longest}{material.estimated}" + (f"; {filled} are dropped, as the prompt fills it" if filled else ""),
             expected=f"at most {limit:.0%} (--max_truncated)",
-            fix=f"max_length: {longest}, or drop long pairs (max_characters)",
+            fix=fix_lengths(material),
         )
     if alike and not dropped:
         yield by_share(
@@ -107,7 +120,7 @@ def check_pairs(material: Material) -> Iterator[Finding]:
             "chosen and rejected differ only beyond max_length",
             got=f"{len(alike)} of {len(pairs)} sampled pairs have equal first {length} tokens{material.estimated}",
             expected="pairs that differ within max_length",
-            fix=f"max_length: {longest}, or delete these pairs",
+            fix=f"{fix_lengths(material)}; or delete these pairs",
         )
 
 
@@ -127,12 +140,17 @@ def check_prompts(material: Material) -> Iterator[Finding]:
             got=f"{len(long)} of {rows} sampled prompts ({share:.1%}), up to {longest} tokens, "
             f"with max_completion_length {room}{material.estimated}",
             expected=f"prompt and completion within the model's context of {context} tokens",
-            fix="reduce max_completion_length, or use shorter prompts",
+            fix=completion_fix(material.lengths, room, context),
         )
 
 
 def check_sampled(material: Material) -> Iterator[Finding]:
-    """Note how many of the training rows were tokenized."""
-    sampled, rows = len(material.encoded) + len(material.pairs), material.rows.count("train")
+    """Note how many of the training rows were tokenized, and conversations that become several rows."""
+    sampled, rows = material.sampled, material.rows.count("train")
     if 0 < sampled < rows:
         yield note(f"tokens were checked in {sampled:,} of {rows:,} training rows, evenly spread (--sample)")
+    if material.kind == CONVERSATIONS and len(material.encoded) > sampled:
+        yield note(
+            "the chat template changes earlier turns: conversations are trained in a row per reply",
+            got=f"{sampled:,} sampled conversations become {len(material.encoded):,} rows",
+        )

@@ -16,6 +16,7 @@ from alignment.data.reading.formats import KINDS
 from alignment.data.reading.python_sources import is_python_sources
 from alignment.data.reading.sources import is_local, is_tinyworld, parse_tinyworld
 from alignment.data.tokenizing.encoding import Encoded, Pair
+from alignment.data.tokenizing.length_advice import RowLength
 from alignment.models.context_length import context_length
 from alignment.stages import STAGES, Stage
 from alignment.stages.shared.inputs import eval_texts
@@ -111,8 +112,10 @@ class Material:
     """Everything that the checks of a stage may read.
 
     Attributes:
-        encoded, pairs: the tokenized sample.
-        longest: tokens of the longest row found, in the sample or outside; for pairs, of the longer side.
+        formats: whether the tokenizer's chat template formats conversations.
+        marks: whether the template of training marks the replies, as assistant_only_loss needs.
+        encoded, pairs: the tokenized sample; a conversation may have several encoded rows.
+        lengths: of the rows of the sample, and of the longest rows outside.
     """
 
     stage: str
@@ -123,9 +126,11 @@ class Material:
     origin: Origin
     options: Options
     training_template: str | None = None
+    formats: bool = False
+    marks: bool = False
     encoded: list[Encoded] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-    longest: int = 0
+    lengths: list[RowLength] = field(default_factory=list)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a setting from the stage's dataclasses, or the default if the stage has no such key."""
@@ -147,6 +152,22 @@ class Material:
     def train(self) -> Dataset:
         """The training rows."""
         return self.rows.splits["train"]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row found; for pairs, of the longer side."""
+        return max((row.tokens for row in self.lengths), default=0)
+
+    @property
+    def sampled(self) -> int:
+        """The number of tokenized rows of the data, however many rows train them."""
+        return len({row.row for row in (*self.encoded, *self.pairs)})
+
+    @property
+    def trained(self) -> int:
+        """The number of rows that are trained, estimated from the sample: a conversation may become several."""
+        rows = self.rows.count("train")
+        return round(rows * len(self.encoded) / self.sampled) if self.encoded else rows
 
     def token_counts(self) -> list[int]:
         """Return the number of tokens of each sampled row; for pairs, of both sides."""

@@ -16,9 +16,11 @@ from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, n
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.data.arguments import DataArguments
+from alignment.data.preparing.filters import characters
 from alignment.data.preparing.load import check_source
 from alignment.data.reading.row_formats import CONVERSATIONS, KINDS
-from alignment.data.tokenizing.encoding import encode_rows
+from alignment.data.tokenizing.encoding import encode_rows, row_tokens
+from alignment.data.tokenizing.length_advice import RowLength
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device
 from alignment.estimate.estimate import Estimate, estimate
@@ -138,7 +140,7 @@ def estimate_of(material: Material, device: Device) -> Estimate | None:
         material.method,
         material.configs,
         origin.model.config,
-        TokenStatistics(material.rows.count("train"), sum(sizes) / len(sizes), material.longest),
+        TokenStatistics(material.trained, sum(sizes) / len(sizes), material.longest),
         device,
         adapter=origin.model.adapter,
         reward_config=reward.config if reward else None,
@@ -203,18 +205,21 @@ def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
 
 def encode(material: Material) -> tuple[Material, list[Finding]]:
     """Tokenize the sample as the stage's trainer will."""
+    unusable = template.find_unusable(material.tokenizer) if material.kind != "text" else []
+    if unusable:
+        return material, unusable
     replies_only = material.kind == CONVERSATIONS and bool(material.get("assistant_only_loss"))
-    own, findings = template.find_training_template(material.tokenizer, replies_only)
-    material = replace(material, training_template=own)
-    if material.kind != "text" and not material.tokenizer.chat_template:
-        return material, findings
-    options = (material.tokenizer, replies_only and template.marks_replies(material), own)
-    sample = zip(material.sampled_indices, material.sample, strict=True)
-    encoded, pairs, refused = encode_rows(material.kind, sample, *options)
-    long, long_pairs, _ = encode_rows(material.kind, longest_rows(material), *options)
-    every = replace(material, encoded=encoded + long, pairs=pairs + long_pairs)
-    material = replace(material, encoded=encoded, pairs=pairs, longest=max(every.token_counts(), default=0))
-    return material, findings + list(lengths.check_refused(refused))
+    own, marks, findings = template.find_training_template(material.tokenizer, replies_only)
+    material = replace(material, training_template=own, marks=marks, formats=material.kind != "text")
+    sample = list(zip(material.sampled_indices, material.sample, strict=True))
+    encoded, pairs, refused = encode_rows(material.kind, sample, material.tokenizer, marks, own)
+    longest = longest_rows(material)
+    long, long_pairs, _ = encode_rows(material.kind, longest, material.tokenizer, marks, own)
+    tokens = row_tokens([*encoded, *long], [*pairs, *long_pairs])
+    rows_of = dict([*sample, *longest])
+    lengths_of = [RowLength(characters(material.kind, rows_of[number]), size) for number, size in tokens.items()]
+    material = replace(material, encoded=encoded, pairs=pairs, lengths=lengths_of)
+    return material, findings + list(lengths.check_refused(refused, len(sample)))
 
 
 def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:

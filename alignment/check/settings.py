@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from alignment.check.findings import Finding, error, from_user_error, warning
 from alignment.check.material import Material
 from alignment.data.reading.sources import own_test_split
+from alignment.data.tokenizing.length_advice import length_fix
 from alignment.errors import UserError
 from alignment.models.quantization import require_quantization
 from alignment.stages import TOKENIZER
@@ -27,7 +28,7 @@ def check_context(material: Material) -> Iterator[Finding]:
             "max_length is beyond the model's context",
             got=f"max_length {length}, {context} positions",
             expected=f"max_length of at most {context}",
-            fix=f"max_length: {context}, or a model with a longer context",
+            fix=f"{length_fix(material.lengths, length, context)}; or a model with a longer context",
         )
 
 
@@ -57,7 +58,7 @@ def steps(material: Material) -> int:
     """Return the number of optimizer steps as transformers counts; `estimate` handles packed rows and rollouts."""
     if material.get("max_steps", -1) > 0:
         return material.get("max_steps")
-    rows, size = material.rows.count("train"), material.get("per_device_train_batch_size", 1)
+    rows, size = material.trained, material.get("per_device_train_batch_size", 1)
     whole = rows // size if material.get("dataloader_drop_last") else math.ceil(rows / size)
     per_epoch = max(whole // max(material.get("gradient_accumulation_steps", 1), 1), 1) if whole else 0
     return math.ceil(material.get("num_train_epochs", 1) * per_epoch)
@@ -67,7 +68,7 @@ def check_steps(material: Material) -> Iterator[Finding]:
     """Report too few rows for a step or a batch, and a warmup that outlasts training."""
     if material.options.quick or material.get("per_device_train_batch_size") is None:
         return
-    rows, batch, total = material.rows.count("train"), optimizer_batch(material), None
+    rows, batch, total = material.trained, optimizer_batch(material), None
     if material.kind != "text":
         total = steps(material)
     if total == 0:

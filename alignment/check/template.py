@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
-from alignment.check.findings import Finding, error, note, warning
+from alignment.check.findings import Finding, error, from_user_error, note, warning
 from alignment.check.material import Material
 from alignment.data.reading.row_formats import CONVERSATIONS
-from alignment.data.tokenizing.encoding import encode_conversation, render, render_text, training_template
+from alignment.data.tokenizing.encoding import (
+    encode_conversation,
+    render,
+    render_text,
+    replies_apart,
+    training_template,
+)
+from alignment.errors import UserError
 from alignment.tokenization.base import PAD_TOKENS
-from alignment.tokenization.chat_format import Messages, end_of_turn_id
+from alignment.tokenization.chat_format import (
+    CONVERSATION,
+    REPLY,
+    Messages,
+    TemplateRefusal,
+    end_of_turn_id,
+    require_usable_template,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONVERSATION = [{"role": "user", "content": "What lives here?"}, {"role": "assistant", "content": "A zebra."}]
 PREFIX_ROWS = 50  # conversations to render up to each of their replies
 
 
@@ -29,7 +41,7 @@ def check_special_tokens(material: Material) -> Iterator[Finding]:
             "the tokenizer has no eos_token",
             got=f"special tokens {', '.join(tokenizer.all_special_tokens) or 'none'}",
             expected="a token that ends a text, which the model learns to stop with",
-            fix="set tokenizer.eos_token and save the tokenizer again, or eos_token in the sft recipe",
+            fix=_setting(material, "eos_token", _end_token(material)),
         )
     yield from _check_pad(material)
     vocabulary = getattr(material.origin.config, "vocab_size", None)
@@ -46,11 +58,39 @@ def check_special_tokens(material: Material) -> Iterator[Finding]:
         )
 
 
+def _setting(material: Material, key: str, token: str) -> str:
+    """Return how to set a special token: in the recipe, if the stage has the key, otherwise in the tokenizer."""
+    if any(hasattr(config, key) for config in material.configs):
+        return f"{key}: {token!r} in the recipe"
+    return f"tokenizer.{key} = {token!r}, then tokenizer.save_pretrained(FOLDER)"
+
+
+def _end_token(material: Material) -> str:
+    """Return the token to end texts with: the one that ends a turn of the template, or a usual name."""
+    end = end_of_turn_id(material.tokenizer) if material.formats else None
+    return "</s>" if end is None else material.tokenizer.convert_ids_to_tokens(end)
+
+
+def _spare_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return a token of the vocabulary to pad with: one of that name, a reserved one, or that of unknown words."""
+    vocabulary, taken = tokenizer.get_vocab(), {tokenizer.eos_token, tokenizer.bos_token}
+    reserved = sorted(token for token in tokenizer.get_added_vocab() if "reserved" in token or "unused" in token)
+    unknown = [tokenizer.unk_token] if tokenizer.unk_token else []
+    return next(
+        (token for token in (*PAD_TOKENS, *reserved, *unknown) if token in vocabulary and token not in taken), None
+    )
+
+
 def _check_pad(material: Material) -> Iterator[Finding]:
     """Report a missing pad token, or pad = EOS."""
     tokenizer = material.tokenizer
-    spare = next((token for token in PAD_TOKENS if token in tokenizer.get_vocab()), None)
-    fix = f"pad_token: {spare!r} in the recipe" if spare else "add a padding token, resize the embeddings, save both"
+    spare = _spare_token(tokenizer)
+    fix = (
+        _setting(material, "pad_token", spare)
+        if spare
+        else "tokenizer.add_special_tokens({'pad_token': '<|pad|>'}), model.resize_token_embeddings(len(tokenizer)), "
+        "then save_pretrained(FOLDER) of both"
+    )
     if tokenizer.pad_token_id is None:
         yield error(
             "the tokenizer has no pad token",
@@ -76,27 +116,31 @@ def _check_pad(material: Material) -> Iterator[Finding]:
         )
 
 
-def check_template(material: Material) -> Iterator[Finding]:
-    """Report a missing or faulty template: no end token, an end token outside the loss mask, two BOS tokens."""
-    tokenizer = material.tokenizer
+def find_unusable(tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    """Report a template that is missing, or that cannot format a conversation."""
     if not tokenizer.chat_template:
-        yield error(
+        missing = error(
             "the tokenizer has no chat template",
             got=tokenizer.name_or_path or None,
             expected="a template, so that training and inference format conversations alike",
             fix="chat_template_path: FILE.jinja in the sft recipe, or the id of a model with a template to copy",
         )
-        return
+        return [missing]
     try:
-        render(tokenizer, CONVERSATION)
-    except (TemplateError, TypeError) as refusal:
-        yield error(
-            "the chat template cannot format a plain conversation", got=str(refusal), fix="correct the template"
-        )
+        require_usable_template(tokenizer)
+    except TemplateRefusal as refusal:
+        return from_user_error(refusal)
+    return []
+
+
+def check_template(material: Material) -> Iterator[Finding]:
+    """Report a faulty template: no end token, an end token outside the loss mask, two BOS tokens."""
+    tokenizer = material.tokenizer
+    if not material.formats:
         return
     end = end_of_turn_id(tokenizer)
     if end is None:
-        after = render_text(tokenizer, CONVERSATION).rpartition("A zebra.")[2]
+        after = render_text(tokenizer, CONVERSATION).rpartition(REPLY)[2]
         yield error(
             "the chat template writes no end token after a reply: the model never learns to stop",
             got=f"{after!r} after the last reply",
@@ -110,7 +154,7 @@ def check_template(material: Material) -> Iterator[Finding]:
 
 def _check_mask(material: Material, end: int) -> Iterator[Finding]:
     """Report an end token outside the loss mask, if only replies are learned."""
-    if not material.get("assistant_only_loss") or not marks_replies(material):
+    if not material.marks:
         return
     encoded = encode_conversation(0, CONVERSATION, material.tokenizer, True, material.training_template)
     learned = [token for token, kept in zip(encoded.ids, encoded.learned, strict=True) if kept]
@@ -123,33 +167,24 @@ def _check_mask(material: Material, end: int) -> Iterator[Finding]:
         )
 
 
-def marks_replies(material: Material) -> bool:
-    """Whether the template used in training has generation markers."""
-    from trl.chat_template_utils import has_generation_markers
+def find_training_template(
+    tokenizer: PreTrainedTokenizerBase, replies_only: bool
+) -> tuple[str | None, bool, list[Finding]]:
+    """Return the template that SFTTrainer uses instead of the tokenizer's, if it marks replies, and findings.
 
-    return has_generation_markers(material.training_template or material.tokenizer.chat_template)
-
-
-def find_training_template(tokenizer: PreTrainedTokenizerBase, replies_only: bool) -> tuple[str | None, list[Finding]]:
-    """Return the template that SFTTrainer uses instead of the tokenizer's (None: it keeps that one), and findings."""
+    The template is None if SFTTrainer keeps the tokenizer's.
+    """
     from trl import chat_template_utils
 
     try:
-        template, _ = training_template(tokenizer, replies_only)
-    except ValueError:
-        return None, [
-            error(
-                "the chat template has no generation markers: with assistant_only_loss, no token would be learned",
-                got="no {% generation %} block, and TRL has no training version of this template",
-                expected="{% generation %}...{% endgeneration %} around the replies and their end token",
-                fix="chat_template_path: FILE.jinja with the markers, or assistant_only_loss: false",
-            )
-        ]
+        template, marks = training_template(tokenizer, replies_only)
+    except UserError as mistake:
+        return None, False, from_user_error(mistake)
     if template is None:
-        return None, []
+        return None, marks, []
     names = [name for name, value in vars(chat_template_utils).items() if isinstance(value, str) and value == template]
-    what = f"the template has no generation markers: TRL trains with its own {names[0] if names else 'version of it'}"
-    return template, [note(what, got="inference uses the tokenizer's template; the checks below compare both")]
+    what = f"TRL trains with its own {names[0] if names else 'version of it'}"
+    return template, marks, [note(what, got="inference uses the tokenizer's template; the checks below compare both")]
 
 
 def _check_bos(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iterator[Finding]:
@@ -178,7 +213,7 @@ def _check_bos(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iter
 def check_system(material: Material) -> Iterator[Finding]:
     """Report a template that refuses or ignores the data's system messages."""
     tokenizer = material.tokenizer
-    if not tokenizer.chat_template:
+    if not material.formats:
         return
     with_system = [row for row in map(conversation_of, material.sample) if row and row[0]["role"] == "system"]
     if not with_system:
@@ -186,10 +221,10 @@ def check_system(material: Material) -> Iterator[Finding]:
     content = "Speak of zebras only."
     try:
         text = render_text(tokenizer, [{"role": "system", "content": content}, *CONVERSATION], template=None)
-    except (TemplateError, TypeError) as refusal:
+    except TemplateRefusal as refusal:
         yield error(
             "the data has system messages, which the chat template refuses",
-            got=f"{refusal} ({len(with_system)} of {len(material.sample)} sampled rows)",
+            got=f"{refusal.got} ({len(with_system)} of {len(material.sample)} sampled rows)",
             expected="a template that writes system messages",
             fix="correct the template, or move the system text into the first user message",
         )
@@ -205,15 +240,13 @@ def check_system(material: Material) -> Iterator[Finding]:
 
 def check_prefix(material: Material) -> Iterator[Finding]:
     """Report prompts that differ between training and inference, in text or in tokens."""
-    tokenizer, wrong = material.tokenizer, []
-    if not tokenizer.chat_template:
+    if not material.formats:
         return
+    wrong: list[str] = []
     rows = [CONVERSATION, *filter(None, map(conversation_of, material.sample[:PREFIX_ROWS]))]
     for messages in rows:
-        try:
-            wrong += list(_differences(tokenizer, messages, material.training_template))
-        except (TemplateError, TypeError):
-            continue  # check_refused reports rows that the template refuses
+        with suppress(TemplateRefusal):  # check_refused reports the row
+            wrong += _differences(material, messages)
     if wrong:
         yield error(
             "the template writes prompts differently at inference and in training",
@@ -223,15 +256,15 @@ def check_prefix(material: Material) -> Iterator[Finding]:
         )
 
 
-def _differences(tokenizer: PreTrainedTokenizerBase, messages: Messages, template: str | None) -> Iterator[str]:
-    """Describe the difference for each reply before which training and inference differ."""
-    whole, whole_ids = (
-        render_text(tokenizer, messages, template=template),
-        render(tokenizer, messages, template=template),
-    )
-    for position, turn in enumerate(messages):
-        if turn["role"] != "assistant":
-            continue
+def _differences(material: Material, messages: Messages) -> Iterator[str]:
+    """Describe the difference for each trained reply before which training and inference differ."""
+    tokenizer, template = material.tokenizer, material.training_template
+    if material.kind == CONVERSATIONS and material.marks and replies_apart(0, messages, tokenizer, template):
+        return  # a row per reply begins with the tokens of inference
+    whole = render_text(tokenizer, messages, template=template)
+    whole_ids = render(tokenizer, messages, template=template)
+    replies = [position for position, turn in enumerate(messages) if position and turn["role"] == "assistant"]
+    for position in replies if material.kind == CONVERSATIONS else replies[-1:]:
         prompt = render_text(tokenizer, messages[:position], prompt=True)
         if not whole.startswith(prompt):
             same = _common(prompt, whole)

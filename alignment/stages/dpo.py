@@ -14,7 +14,7 @@ from alignment.stages.self_check.loss_checks import check_starts_at_reference
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
-from alignment.stages.shared.inputs import load_data, require_context
+from alignment.stages.shared.inputs import account_for_tokens, load_data, refusals_named, require_context
 from alignment.stages.shared.lora import ModelArguments, check_adapter
 from alignment.stages.shared.reference import trainer_with_reference
 from alignment.stages.shared.result import StageResult
@@ -59,6 +59,10 @@ def make_trainer(
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     splits = load_data(data, STAGES["dpo"].data, args.seed, stage_dir)
     splits = splits.select_columns(["prompt", "chosen", "rejected"])
-    trainer = trainer_with_reference(DPOTrainer, args, model_args, splits, tokenizer, stage_dir, callbacks)
+    with refusals_named("preference", splits, tokenizer):
+        trainer = trainer_with_reference(DPOTrainer, args, model_args, splits, tokenizer, stage_dir, callbacks)
+    account_for_tokens(
+        trainer, splits, "preference", f"have a prompt that fills max_length {args.max_length}", stage_dir
+    )
     group_pairs_by_length(trainer)
     return trainer

@@ -151,7 +151,7 @@ def make_trainer(
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir)
     splits = load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None)
-    splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length)
+    splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length, stage_dir)
     require_a_rollout(splits, args)
     if model_args.model_revision != "main":
         args.model_init_kwargs = {

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets import DatasetDict
 from transformers import TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
@@ -15,7 +16,7 @@ from alignment.stages.self_check.loss_checks import check_starts_at_reference
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
-from alignment.stages.shared.inputs import load_data, require_context
+from alignment.stages.shared.inputs import account_for_tokens, load_data, refusals_named, require_context
 from alignment.stages.shared.lora import ModelArguments, check_adapter
 from alignment.stages.shared.reference import trainer_with_reference
 from alignment.stages.shared.result import StageResult
@@ -88,6 +89,10 @@ def make_trainer(
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     splits = load_data(data, STAGES["kto"].data, args.seed, stage_dir)
     splits = splits.select_columns(["prompt", "completion", "label"])
+    given = DatasetDict(splits)
     # The trainer reads the rows in order: the two replies of a pair, or files by label, would be neighbours.
     splits["train"] = splits["train"].shuffle(seed=args.seed)
-    return trainer_with_reference(KTOTrainer, args, model_args, splits, tokenizer, stage_dir, callbacks)
+    with refusals_named("kto", given, tokenizer):
+        trainer = trainer_with_reference(KTOTrainer, args, model_args, splits, tokenizer, stage_dir, callbacks)
+    account_for_tokens(trainer, splits, "kto", f"have a prompt that fills max_length {args.max_length}", stage_dir)
+    return trainer

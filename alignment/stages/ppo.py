@@ -103,7 +103,7 @@ def make_trainer(
     if sources.reward_model_path:
         rewards.insert(0, sources.reward_model_path)
     splits = load_data(data, STAGES["ppo"].data, args.seed, stage_dir, keep=None)
-    splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length)
+    splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length, stage_dir)
     return PPOTrainer(
         model=start_from.model,
         reward_funcs=rewards,

@@ -19,7 +19,13 @@ from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.self_check.loss_checks import check_reward_loss, pairs_shown
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
-from alignment.stages.shared.inputs import load_data, loading_options, require_context
+from alignment.stages.shared.inputs import (
+    account_for_tokens,
+    load_data,
+    loading_options,
+    refusals_named,
+    require_context,
+)
 from alignment.stages.shared.lora import ModelArguments, adapt_trainer, adapter_in_32_bit, check_adapter, starting_point
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
@@ -118,16 +124,18 @@ def make_trainer(
             got=", ".join(judged.column_names),
             fix="correct card_subset",
         )
-    with adapter_in_32_bit(start_from.model):
+    pairs = DatasetDict({name: trained_columns(splits[name]) for name in ("train", "validation") if name in splits})
+    with adapter_in_32_bit(start_from.model), refusals_named("preference", pairs, tokenizer):
         trainer = RewardTrainer(
             model=start_from.model,
             args=args,
-            train_dataset=trained_columns(splits["train"]),
-            eval_dataset=trained_columns(splits["validation"]) if "validation" in splits else None,
+            train_dataset=pairs["train"],
+            eval_dataset=pairs.get("validation"),
             processing_class=tokenizer,
             peft_config=start_from.peft_config,
             callbacks=[*callbacks, *start_from.callbacks],
         )
+    account_for_tokens(trainer, pairs, "preference", f"are longer than max_length {args.max_length}", stage_dir)
     adapt_trainer(trainer, model_args)
     group_pairs_by_length(trainer)
     return trainer, splits

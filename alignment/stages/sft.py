@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from alignment.data.arguments import DataArguments
+from alignment.data.tokenizing.encoding import training_template
+from alignment.data.tokenizing.replies import training_rows
 from alignment.data.tokenizing.tokens import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter
@@ -21,7 +24,14 @@ from alignment.stages.self_check.loss_checks import check_language_model_loss, t
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
-from alignment.stages.shared.inputs import load_data, loading_options, require_context
+from alignment.stages.shared.inputs import (
+    account_for_tokens,
+    load_data,
+    loading_options,
+    record_tokens,
+    refusals_named,
+    require_context,
+)
 from alignment.stages.shared.lora import (
     ModelArguments,
     adapt_trainer,
@@ -34,7 +44,7 @@ from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.base import Changes, make_chat_ready
-from alignment.tokenization.chat_format import chat_eos_ids, require_template
+from alignment.tokenization.chat_format import chat_eos_ids, require_template, require_usable_template
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +81,10 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
     if is_adapter(model_args.model_name_or_path):  # the tokenizer of a full model is given a template
         require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
+    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
+    require_usable_template(tokenizer)
+    training_template(tokenizer, args.assistant_only_loss)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
             "packing_strategy: wrapped cuts conversations anywhere and lets them attend to each other; bfd does not"
@@ -101,16 +115,18 @@ def make_trainer(
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
     speed_up(start_from.model, args)
     splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
-    with adapter_in_32_bit(start_from.model):
+    with adapter_in_32_bit(start_from.model), refusals_named("sft", splits, tokenizer):
+        rows = rows_of_replies(splits, tokenizer, args.assistant_only_loss, stage_dir)
         trainer = SFTTrainer(
             model=start_from.model,
             args=args,
-            train_dataset=splits["train"],
-            eval_dataset=splits.get("validation"),
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("validation"),
             processing_class=tokenizer,
             peft_config=start_from.peft_config,
             callbacks=[*callbacks, *start_from.callbacks],
         )
+    account_for_tokens(trainer, rows, "sft", f"have no token to learn within max_length {args.max_length}", stage_dir)
     if not changes.said:
         require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     if args.router_aux_loss_coef == 0 and hasattr(trainer.model.config, "router_z_loss_coef"):
@@ -124,6 +140,28 @@ def make_trainer(
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
     return trainer, splits["train"]
+
+
+def rows_of_replies(
+    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, replies_only: bool, stage_dir: Path
+) -> dict[str, Dataset]:
+    """Return the rows for TRL: conversations, or if the template changes earlier turns, a tokenized row per reply."""
+    template, marks = training_template(tokenizer, replies_only)
+    if not marks:
+        return dict(splits)
+    rows, counts = {}, {}
+    for name, conversations in splits.items():
+        with PartialState().main_process_first():  # the other processes read the rows from the cache
+            rows[name] = training_rows(conversations, tokenizer, template)
+        if rows[name] is not conversations:
+            counts[name] = {"conversations": len(conversations), "rows": len(rows[name])}
+            logger.info(
+                "%s: %d conversations become %d rows, a row per reply: the chat template writes earlier turns "
+                "differently once there are later ones",
+                *(name, len(conversations), len(rows[name])),
+            )
+    record_tokens(stage_dir, counts)
+    return rows
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, args: SFTRecipe, checkpoint: str) -> Changes:

@@ -38,7 +38,9 @@ def test_rows_longer_than_the_models_context_are_refused_before_anything_runs(st
     model = tiny.model()
     model.save_pretrained(tmp_path / "model")
     tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.chat_template = (
+        "{% for turn in messages %}{% generation %}{{ turn['content'] }}{% endgeneration %}{% endfor %}"
+    )
     tokenizer.save_pretrained(tmp_path / "model")
     get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")

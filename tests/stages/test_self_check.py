@@ -216,14 +216,13 @@ def test_documents_that_read_each_other_are_seen(folder, tmp_path, monkeypatch):
 
 
 def test_labels_other_than_those_shown_are_seen(folder, tmp_path, monkeypatch):
-    shown = loss_checks.encode_conversation
+    shown = loss_checks.encode_turns
 
     def all_learned(*arguments):
-        found = shown(*arguments)
-        return type(found)(found.row, found.ids, [True] * len(found.ids))
+        return [type(found)(found.row, found.ids, [True] * len(found.ids)) for found in shown(*arguments)]
 
     with pytest.raises(UserError, match="differ from those that align check shows"):
-        run_with((loss_checks, "encode_conversation", all_learned), "sft", folder, tmp_path, monkeypatch)
+        run_with((loss_checks, "encode_turns", all_learned), "sft", folder, tmp_path, monkeypatch)
 
 
 def test_chosen_and_rejected_in_each_others_place_are_seen(folder, tmp_path, monkeypatch):

@@ -159,10 +159,20 @@ def by_length(lengths: Iterable[tuple[int, int]], minimum: int | None, maximum: 
 def row_lengths(rows: Dataset, kind: str) -> Iterator[tuple[int, int]]:
     """Yield for each row its length in characters, twice; for a pair, with the shorter and with the longer reply."""
     for row in canonical_rows(rows, kind):
-        sizes = {name: sum(map(len, _contents([value]))) for name, value in row.items()}
-        sides = [sizes.pop(name) for name in ("chosen", "rejected") if name in sizes] or [0]
-        shared = sum(sizes.values())
-        yield shared + min(sides), shared + max(sides)
+        sizes = _sizes(row, kind)
+        yield min(sizes), max(sizes)
+
+
+def characters(kind: str, row: Row) -> int:
+    """Return the length of a row in characters, as `max_characters` counts them."""
+    return max(_sizes(row, kind))
+
+
+def _sizes(row: Row, kind: str) -> list[int]:
+    """Return the length of a row in characters; for a pair, with each reply."""
+    sizes = {name: sum(map(len, _contents([row[name]]))) for name in KINDS[kind]}
+    sides = [sizes.pop(name) for name in ("chosen", "rejected") if name in sizes] or [0]
+    return [sum(sizes.values()) + side for side in sides]
 
 
 def exact_duplicates(keys: Iterable[bytes]) -> Filtered:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from alignment.data.reading.row_formats import MARGIN
-from alignment.data.tokenizing.encoding import Encoded, Pair, encode_conversation, encode_pair, training_template
+from alignment.data.tokenizing.encoding import Pair, encode_pair, encode_turns, training_template
 from alignment.stages.self_check.prove import SAME_PASS, Check, Outcome, moved_weights, tolerance
 from alignment.trainers.ppo.models import inner
 
@@ -140,10 +140,12 @@ def shown_rows(trainer: Trainer, conversations: Sequence[dict[str, Any]]) -> Ite
     keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
     kept = slice(-args.max_length if args.max_length and keep_end else None, None if keep_end else args.max_length)
     for index, row in enumerate(conversations):
-        encoded: Encoded = encode_conversation(index, row["messages"], tokenizer, marks, template)
-        labels = [token if learned else IGNORED for token, learned in zip(encoded.ids, encoded.learned, strict=True)]
-        if any(label != IGNORED for label in labels[kept]):
-            yield encoded.ids[kept], labels[kept]
+        for encoded in encode_turns(index, row["messages"], tokenizer, marks, template):
+            labels = [
+                token if learned else IGNORED for token, learned in zip(encoded.ids, encoded.learned, strict=True)
+            ]
+            if any(label != IGNORED for label in labels[kept]):
+                yield encoded.ids[kept], labels[kept]
 
 
 # ---- Reward models ----

@@ -1,22 +1,31 @@
 """Inputs of a trainer stage: rows, and the options for loading its model."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerBase, Trainer
 from trl import ModelConfig, get_quantization_config
 
 from alignment.data.arguments import DataArguments
+from alignment.data.preparing.filters import row_lengths
 from alignment.data.preparing.load import prepare
+from alignment.data.tokenizing.encoding import encode_rows, row_tokens
+from alignment.data.tokenizing.length_advice import RowLength, length_fix
 from alignment.durable.atomic import write_text
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_config
 from alignment.redaction import redact_text
 from eval.harness.suite import item_texts
+
+logger = logging.getLogger(__name__)
+ACCOUNT = "data.json"
 
 
 def load_data(
@@ -27,7 +36,7 @@ def load_data(
     *,
     keep: Sequence[str] | None = (),
     held_out: Mapping[str, str] | None = None,
-    account: str = "data.json",
+    account: str = ACCOUNT,
 ) -> DatasetDict:
     """Return the stage's rows by split, and write the account of every row to the stage's folder."""
     with PartialState().main_process_first():  # the other processes read the rows from the cache
@@ -69,3 +78,71 @@ def require_context(checkpoint: str, max_length: int | None) -> None:
             expected=f"max_length of at most {context}",
             fix=f"max_length: {context}, or a model with more positions",
         )
+
+
+@contextmanager
+def refusals_named(kind: str, splits: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Name the row that a chat template refuses, if a trainer ends at it while it tokenizes the rows."""
+    try:
+        yield
+    except Exception as error:
+        for name, rows in splits.items():
+            for number, row in enumerate(rows, 1):
+                _, _, refused = encode_rows(kind, [(number, row)], tokenizer)
+                if refused:
+                    raise UserError(
+                        f"the chat template refuses rows of the {name} split",
+                        got=f"row {number} of {len(rows)}: {refused[0].reason}",
+                        expected="conversations that the template accepts",
+                        fix="correct these rows, or use a template that accepts them",
+                    ) from error
+        raise
+
+
+def account_for_tokens(trainer: Trainer, rows: Mapping[str, Dataset], kind: str, reason: str, stage_dir: Path) -> None:
+    """Count the rows that TRL dropped for their length, in the log and in data.json.
+
+    Args:
+        rows: the rows that the trainer was given, by split.
+        reason: the rows that TRL drops, in a few words.
+
+    Raises:
+        UserError: no row of a split is left.
+    """
+    datasets = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    dropped: dict[str, dict[str, Any]] = {}
+    for split, left in ((name, datasets[name]) for name in rows if datasets.get(name) is not None):
+        kept = sum(map(len, left["seq_lengths"])) if "seq_lengths" in left.column_names else len(left)
+        if not kept:
+            raise _none_left(trainer, rows[split], kind, f"no row of the {split} split is left: all {reason}")
+        if kept < len(rows[split]):
+            lost = len(rows[split]) - kept
+            dropped[split] = {"rows": len(rows[split]), "trained": kept, "dropped": {reason: lost}}
+            logger.warning("%s: %d of %d rows are dropped: they %s", split, lost, len(rows[split]), reason)
+    record_tokens(stage_dir, dropped)
+
+
+def _none_left(trainer: Trainer, rows: Dataset, kind: str, problem: str) -> UserError:
+    """Return the error for a split of which no row is left, with a length that leaves rows."""
+    encoded, pairs, _ = encode_rows(kind, enumerate(rows), trainer.processing_class)
+    tokens = row_tokens(encoded, pairs)
+    sizes = [RowLength(longest, tokens[number]) for number, (_, longest) in enumerate(row_lengths(rows, kind))]
+    context = context_length(trainer.model.config)
+    return UserError(
+        problem,
+        got=f"rows of {min(tokens.values())} tokens or more, max_length {trainer.args.max_length}",
+        expected="rows that have something to learn within max_length",
+        fix=length_fix(sizes, trainer.args.max_length, context),
+    )
+
+
+def record_tokens(stage_dir: Path, counts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add to a stage's data.json, by split, what became of its rows when they were tokenized."""
+    path = stage_dir / ACCOUNT
+    if not counts or not path.is_file() or not PartialState().is_main_process:
+        return
+    account = json.loads(path.read_text(encoding="utf-8"))
+    tokenized = account.setdefault("tokenized", {})
+    for split, values in counts.items():
+        tokenized[split] = tokenized.get(split, {}) | values
+    write_text(path, json.dumps(account, indent=2, ensure_ascii=False) + "\n")

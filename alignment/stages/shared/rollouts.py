@@ -2,12 +2,16 @@
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import DatasetDict
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from alignment.data.preparing.filters import row_lengths
+from alignment.data.tokenizing.length_advice import RowLength, completion_fix
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
+from alignment.stages.shared.inputs import record_tokens, refusals_named
 from alignment.trainers.ppo.rollout import encode_prompts
 from reward_models.functions import check_function
 
@@ -43,29 +47,45 @@ class RewardSources:
 
 
 def without_long_prompts(
-    splits: DatasetDict, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_completion_length: int
+    splits: DatasetDict,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_completion_length: int,
+    stage_dir: Path | None = None,
 ) -> DatasetDict:
-    """Return the prompts that leave room for a completion in the model's context, and log how many are dropped.
+    """Return the prompts that leave room for a completion in the model's context, and count those that are dropped.
+
+    Args:
+        stage_dir: the stage's folder, whose data.json takes the counts; None: they are only logged.
 
     Raises:
-        UserError: no prompt of a split leaves room.
+        UserError: no prompt of a split leaves room, or the chat template refuses a prompt.
     """
     context = context_length(config)
+    with refusals_named("prompts", splits, tokenizer):
+        tokens = {
+            name: [len(ids) for ids in encode_prompts(rows.to_list(), tokenizer)] for name, rows in splits.items()
+        }
     if context is None:
         return splits
-    room, kept = context - max_completion_length, {}
+    room, kept, counts = context - max_completion_length, {}, {}
     for name, rows in splits.items():
-        lengths = [len(prompt) for prompt in encode_prompts(rows.to_list(), tokenizer)]
-        fitting = [index for index, length in enumerate(lengths) if length <= room]
+        fitting = [index for index, length in enumerate(tokens[name]) if length <= room]
         if not fitting:
+            sizes = [characters for _, characters in row_lengths(rows, "prompts")]
+            lengths = [RowLength(*size) for size in zip(sizes, tokens[name], strict=True)]
             raise UserError(
                 f"no prompt of the {name} split leaves room for a completion",
-                got=f"prompts of {min(lengths)} tokens or more, max_completion_length={max_completion_length}",
+                got=f"prompts of {min(tokens[name])} tokens or more, max_completion_length={max_completion_length}",
                 expected=f"at most {context} tokens together, the model's context",
-                fix="shorten max_completion_length, or take shorter prompts",
+                fix=completion_fix(lengths, max_completion_length, context),
             )
-        if len(fitting) < len(lengths):
-            dropped = len(lengths) - len(fitting)
-            logger.info("%s: %d of %d prompts dropped: longer than %d tokens", name, dropped, len(lengths), room)
+        dropped = len(rows) - len(fitting)
+        if dropped:
+            reason = f"longer than {room} tokens"
+            logger.warning("%s: %d of %d prompts dropped: %s", name, dropped, len(rows), reason)
+            counts[name] = {"rows": len(rows), "trained": len(fitting), "dropped": {reason: dropped}}
         kept[name] = rows.select(fitting)
+    if stage_dir is not None:
+        record_tokens(stage_dir, counts)
     return DatasetDict(kept)
