@@ -36,8 +36,7 @@ class CleanSampler(ContextSampler):
 
     def sample(self, n: int, eval_doc: dict | None = None, df: object = None, **_: object) -> Sequence[dict]:
         """Draw `n` examples; `eval_doc` is the item if the examples are drawn from the items themselves."""
-        if len(self.own.df) < n + (eval_doc is not None):
-            self._refuse(n, len(self.own.df))
+        self.require(n, among_items=eval_doc is not None)
         drawn = self.own.sample(n, eval_doc=eval_doc)
         asked = self._asked() if eval_doc is None else {self._prompt(eval_doc)}
         if not any(self._prompt(row) in asked for row in drawn):
@@ -46,6 +45,11 @@ class CleanSampler(ContextSampler):
         if len(others) < n:
             self._refuse(n, len(others))
         return copy.copy(self.own).replace_df(others).sample(n)
+
+    def require(self, n: int, among_items: bool) -> None:
+        """Raise a UserError if there are fewer than `n` rows, next to the item if they are items too."""
+        if len(self.own.df) < n + among_items:
+            self._refuse(n, len(self.own.df))
 
     def _asked(self) -> set[str]:
         if self.asked is None:

@@ -26,6 +26,7 @@ from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.generation import SAMPLING, end_token_ids, own_settings
 from alignment.models.output_layer import contiguous_states
+from eval.harness.chat_prompt import render_chat
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -113,6 +114,12 @@ class CausalLM(HFLM):
         self.accepted = inspect.signature(forward).parameters.keys()
         self.encoded: dict[str, list[int]] = {}
         self.warned: set[str] = set()
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Like lm-eval's method, but a description stays in the prompt if the template has no system role."""
+        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        options |= {"tokenize": False, **self.chat_template_args}
+        return render_chat(lambda turns: self.tokenizer.apply_chat_template(turns, **options), chat_history)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Generate replies, returned in the order of `requests`.

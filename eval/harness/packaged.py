@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import Entry
 
 logger = logging.getLogger(__name__)
 
 Index = dict[str, "Entry"]
-Location = tuple[Path, str | None]  # the file or folder of a task's rows, and the subject to select in it
-HELD_OUT = ("test", "validation", "valid", "dev", "train")  # order of preference if the task's own split is missing
-SUBJECT = "subject"  # MMLU's column with the task of a row, if one file holds several tasks
+Location = tuple[dict[str, list[Path]], str | None]  # split ("" for any) -> a task's files; the subject to select
+HELD_OUT = ("test", "validation", "valid", "val", "dev", "train")  # preferred if the task's own split is missing
+ALSO_CALLED = {"validation": ("valid", "val", "dev")}
 
 
 def task_manager(folders: list[str] | None, metadata: dict) -> TaskManager:
@@ -92,26 +91,6 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
         logger.info("%s: no rows for %d of %d tasks: %s", data, len(missing), len(tasks), ", ".join(missing))
 
 
-def read_local(files: dict[str, str], subject: str | None = None, **_: object) -> dict[str, Dataset]:
-    """The `custom_dataset` function of tasks on local files.
-
-    Args:
-        files: split -> `PATH` or `PATH?split`.
-        subject: only rows of this subject.
-
-    Returns:
-        Split -> rows.
-    """
-    from alignment.data.reading.files import local_files, read_files, split_files
-
-    splits = {}
-    for split, place in files.items():
-        path, _mark, own = place.rpartition("?")
-        rows = read_files(split_files(path, own) if own else local_files(path))
-        splits[split] = rows if subject is None else rows.filter(lambda row: row[SUBJECT] == subject)
-    return splits
-
-
 def _members(index: Index, names: list[str]) -> Iterator[str]:
     """Yield the tasks among `names`, and those of its groups and tags."""
     for name in names:
@@ -127,47 +106,54 @@ def _members(index: Index, names: list[str]) -> Iterator[str]:
 
 
 def _place(data: Path, task: str, subsets: dict[str, str | None]) -> Location | None:
-    """The place of a task's rows, or None."""
-    from alignment.data.reading.files import local_files, read_files
+    """The files of a task's rows, or None."""
+    from alignment.data.reading.files import local_files
+    from eval.suite_rows.local_rows import subjects_of
+    from eval.suite_rows.split_names import files_by_split, without_split
 
     own = [name for name in (task, subsets[task]) if name]
     alone = len(set(subsets.values())) == 1
-    if data.is_dir():
-        found = [part for name in own for part in sorted(data.iterdir()) if name in (part.name, part.stem)]
-        return (found[0], None) if found else (data, None) if alone else None
-    if alone or data.stem in own:
-        return data, None
-    rows = read_files(local_files(str(data)))
-    if SUBJECT in rows.column_names and subsets[task] in rows.unique(SUBJECT):
-        return data, subsets[task]
-    return None
+    if data.is_file():
+        fits = alone or data.stem in own
+        subject = None if fits else subsets[task]
+        return ({"": [data]}, subject) if fits or subject in subjects_of(data) else None
+    found = [part for name in own for part in sorted(data.iterdir()) if name in (part.name, part.stem)]
+    if found and found[0].is_file():
+        return {"": [found[0]]}, None
+    folder = found[0] if found else data
+    files = local_files(str(folder))
+    if not found:
+        named = [file for file in files if without_split(file) in own]
+        files = named or (files if alone else [])
+    return (files_by_split(files, folder) or {"": files}, None) if files else None
 
 
 def _other_files(data: Path, places: dict[str, Location], prefix: str) -> dict[str, Location]:
     """New tasks for the data files of a folder (or the single file) that no task uses."""
     from alignment.data.reading.files import READERS, extension_of
 
-    taken = {place for place, _ in places.values()}
-    files = sorted(data.iterdir()) if data.is_dir() else [data]
-    return {f"{prefix}_{f.stem}": (f, None) for f in files if f not in taken and extension_of(f) in READERS}
+    taken = {file for splits, _ in places.values() for files in splits.values() for file in files}
+    files = sorted(file for file in data.iterdir() if not file.name.startswith(".")) if data.is_dir() else [data]
+    return {f"{prefix}_{f.stem}": ({"": [f]}, None) for f in files if f not in taken and extension_of(f) in READERS}
 
 
 def _on_local_files(config: dict, place: Location) -> dict:
     """A task's settings with rows from local files; without a training split, few-shot examples are other items."""
-    from alignment.data.reading.files import local_splits
+    from eval.suite_rows.local_rows import read_local
+    from eval.suite_rows.needed_columns import needs_of
 
-    path, subject = place
+    own, subject = place
     asked: Any = config.get("test_split") or config.get("validation_split") or config.get("training_split")
-    own = local_splits(str(path))
-    if own and asked not in own:
-        asked = next(split for split in HELD_OUT if split in own)
-    files = {split: f"{path}?{split}" for split in sorted(own)} or {asked: f"{path}?"}
+    if "" not in own and asked not in own:
+        asked = next(split for split in (*ALSO_CALLED.get(asked, ()), *HELD_OUT) if split in own)
+    files = {split or asked: list(map(str, own[split])) for split in sorted(own)}
     examples = [config.get(key) for key in ("fewshot_split", "training_split", "validation_split")]
+    names = [name for split in examples if split for name in (split, *ALSO_CALLED.get(split, ()))]
     changed = {"training_split": None, "validation_split": None, "test_split": asked}
     if "samples" not in (config.get("fewshot_config") or {}):
-        changed["fewshot_split"] = next((split for split in examples if split in files), asked)
-    kwargs: dict[str, object] = {"files": files} | ({"subject": subject} if subject else {})
-    return config | changed | {"custom_dataset": read_local, "dataset_kwargs": kwargs}
+        changed["fewshot_split"] = next((split for split in names if split in files), asked)
+    rows = {"files": files, "needs": needs_of(config), "subject": subject}
+    return config | changed | {"custom_dataset": read_local, "dataset_kwargs": rows}
 
 
 def _config(entry: Entry) -> dict:

@@ -1,9 +1,9 @@
-"""Find and load eval suites: the project's own, a user's YAML or JSONL file or folder, or lm-eval's own tasks.
+"""Find and load eval suites: the project's own, a user's YAML or question file or folder, or lm-eval's own tasks.
 
 A suite is lm-eval YAML. A folder holds `plain.yaml` and `chat.yaml` if the formats differ (a folder with only one of
 the files has only that format), `suite.yaml` or any number of task files for both formats, or `packaged.yaml`, which
-names tasks that lm-eval packages (eval/harness/packaged.py). A JSONL file of questions is also a suite
-(eval/harness/question_file.py).
+names tasks that lm-eval packages (eval/harness/packaged.py). A file of questions (JSONL, JSON, CSV, ...) is also a
+suite (eval/harness/question_file.py).
 
 Options follow the name as a query: `gsm8k?data=FILE&num_fewshot=0`. Every suite takes `num_fewshot`, `max_gen_toks` and
 `calibration`; other options belong to the suite.
@@ -26,6 +26,7 @@ from unittest import mock
 
 from alignment.errors import UserError, raise_all, unknown
 from alignment.name_options import read_options, split_name
+from eval.suite_rows.row_checks import require_usable_rows, rows_checked
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 SUITES = Path(__file__).parents[1] / "suites"
 FORMATS = ("plain", "chat")
 YAML_FILES = ("plain.yaml", "suite.yaml", "packaged.yaml")
-QUESTIONS = ".jsonl"
+QUESTIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+FILE_READERS = "eval.suite_rows."  # modules whose functions read files: the digest is of the rows that they return
 OPTIONS = {"data": str, "num_fewshot": int, "max_gen_toks": int, "calibration": bool}  # every suite has them
 BUILT_IN = "lm_eval:"  # prefix of lm-eval's own tasks: scanning its YAML files takes 15 seconds
 
@@ -70,7 +72,10 @@ def parse_suite(spec: str) -> tuple[str, dict]:
         UserError: an option without a value, or with a value of a wrong type.
     """
     name, query = (spec, None) if Path(spec).exists() else split_name(spec)
-    return name, read_options(query or "", f"the suite {name}", OPTIONS, others_allowed=True)
+    options = read_options(query or "", f"the suite {name}", OPTIONS, others_allowed=True)
+    if options.get("data") == "":
+        raise UserError(f"The option data of the suite {name} has no value.", got="data=", expected="data=FILE")
+    return name, options
 
 
 def suite_name(spec: str) -> str:
@@ -112,8 +117,8 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     """Load a suite's tasks and their data.
 
     Args:
-        spec: name of one of the project's suites, path of a YAML or JSONL file or a folder, or `lm_eval:TASK`; with
-            options as a query.
+        spec: name of one of the project's suites, path of a YAML or question file or a folder, or `lm_eval:TASK`;
+            with options as a query.
         format: plain or chat.
         num_fewshot: examples before each item; None for the suite's own number. Tasks that set 0 keep it.
         suite_args: further options. Options of the suite itself are passed to its `custom_dataset` function as the
@@ -122,18 +127,17 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     Raises:
         UserError: no such suite, no such format, or a suite that lm-eval cannot load.
     """
-    import yaml
-
     name, options = parse_suite(spec)
     path = _path(name)
     require_format(spec, format)
     options = (suite_args or {}) | options
     num_fewshot = options.pop("num_fewshot", num_fewshot)
     max_gen_toks, calibration = options.pop("max_gen_toks", None), options.pop("calibration", False)
+    _require_in_range(spec, num_fewshot, max_gen_toks)
     try:
-        with quiet_lm_eval():
+        with quiet_lm_eval(), rows_checked():
             loaded = _load(name, path, format, options)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, yaml.YAMLError) as error:
+    except _loading_errors() as error:
         raise UserError(
             f"Suite {spec!r} could not be loaded.",
             got=f"{type(error).__name__}: {error}",
@@ -142,8 +146,30 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     for task in loaded["tasks"].values():
         _require_metrics(task)
         _set_up(task, num_fewshot, max_gen_toks)
+        require_usable_rows(task)
     centred = _packaged(path).get("centred", {}) if path else {}
     return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}), bool(calibration), centred)
+
+
+def _require_in_range(spec: str, num_fewshot: object, max_gen_toks: object) -> None:
+    least = {"num_fewshot": (num_fewshot, 0), "max_gen_toks": (max_gen_toks, 1)}
+    raise_all(
+        [
+            UserError(f"Suite {spec!r} cannot take this {name}.", got=value, expected=f"a whole number from {low}")
+            for name, (value, low) in least.items()
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low)
+        ]
+    )
+
+
+def _loading_errors() -> tuple[type[Exception], ...]:
+    """What lm-eval, `datasets`, YAML and templates raise for a suite that is not as they expect."""
+    import datasets
+    import jinja2
+    import yaml
+
+    libraries = (yaml.YAMLError, jinja2.TemplateError, datasets.exceptions.DatasetsError)
+    return (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, OSError, *libraries)
 
 
 def item_texts(spec: str) -> list[str]:
@@ -171,6 +197,8 @@ def suite_digest(suite: Suite) -> str:
         settings = task.config.to_dict(keep_callable=True)
         for key in ("metadata", "dataset_path", "dataset_name", "dataset_kwargs"):
             settings.pop(key, None)  # the place of the data: the digest is of the rows themselves
+        if getattr(settings.get("custom_dataset"), "__module__", "").startswith(FILE_READERS):
+            del settings["custom_dataset"]
         digest.update(json.dumps([name, settings], sort_keys=True, default=_source).encode())
         rows = [task.eval_docs, task.fewshot_docs() if task.config.num_fewshot else []]
         for row in (row for docs in rows for row in (docs.to_list() if hasattr(docs, "to_list") else docs)):
@@ -214,7 +242,7 @@ def _path(name: str) -> Path | None:
     raise UserError(
         "No such eval suite.",
         got=name,
-        expected=f"one of {', '.join(list_suites())}, the path of a YAML or JSONL file or a folder, or {BUILT_IN}TASK",
+        expected=f"one of {', '.join(list_suites())}, the path of a YAML or question file or folder, or {BUILT_IN}TASK",
     )
 
 
@@ -230,6 +258,7 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
     """Load lm-eval's {tasks, groups}: packaged tasks, one file, or all files of a folder."""
     from lm_eval.tasks import TaskManager
 
+    from alignment.data.reading.opening import extension_of
     from eval.harness.packaged import load_packaged
 
     if path is None:
@@ -240,11 +269,12 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
         _require_no_options(name, options)
         metadata: dict = {"suite_args": options}
         return load_packaged(packaged["tasks"], packaged.get("folders"), data, metadata, packaged.get("template"))
-    if path.suffix == QUESTIONS:
+    if path.is_file() and extension_of(path) in QUESTIONS:
         from eval.harness.question_file import question_task
 
+        match = options.pop("match", None)
         _require_no_options(name, options)
-        return TaskManager(include_defaults=False).load([question_task(path, format)])
+        return TaskManager(include_defaults=False).load([question_task(path, format, match)])
     folder, file = (path, path / f"{format}.yaml") if path.is_dir() else (path.parent, path)
     file = file if file.exists() else folder / "suite.yaml"
     manager = TaskManager(include_path=folder, include_defaults=False, metadata={"suite_args": options})
@@ -274,6 +304,7 @@ def _set_up(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> No
             # The examples are items: with a split, lm-eval passes the current item to the sampler.
             task.fewshot_cfg.split = task.fewshot_cfg.split or task.config.test_split
         task.sampler = CleanSampler(task)
+        task.sampler.require(task.config.num_fewshot, among_items=task.fewshot_cfg.split == task.config.test_split)
 
 
 def _defined_name(file: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError, raise_all, unknown
+from eval.suite_rows.local_rows import no_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,6 +34,7 @@ def rows_of(
         UserError: an option other than `data`; no data for a suite without a data set on the hub; rows that lack a
             column.
     """
+    from alignment.data.reading.arrow_cache import NoRowsError
     from alignment.data.reading.files import local_files, read_files
     from alignment.data.reading.sources import load_source
 
@@ -43,7 +45,10 @@ def rows_of(
         if hub is None:
             raise UserError(f"The suite {suite} needs data.", expected=file, fix=f"--suite '{suite}?data=FILE'")
         return load_source(hub, split=split, kind="prompts")
-    rows = read_files(local_files(str(data)))
+    try:
+        rows = read_files(local_files(str(data)))
+    except NoRowsError:
+        raise no_rows(data) from None
     if missing := [name for name in columns if name not in rows.column_names]:
         raise UserError(
             f"The suite {suite} cannot read these rows: no {', '.join(missing)}.",

@@ -1,0 +1,157 @@
+"""Files of public suites as their authors publish them, brought to the columns of the hub's data sets.
+
+lm-eval's templates are written for the hub's columns, which were made from these files; each conversion here gives the
+columns, the values and the order that the hub has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eval.suite_rows.needed_columns import Needs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Row = dict[str, Any]
+LETTERS = ("A", "B", "C", "D")
+
+
+@dataclass(frozen=True)
+class AuthorsFormat:
+    """A form of rows.
+
+    Attributes:
+        applies: whether a file's first row has the form, and the task reads other columns.
+        convert: a row as the hub has it.
+    """
+
+    applies: Callable[[Row, Needs], bool]
+    convert: Callable[[Row, Needs], Row]
+
+
+def in_hub_columns(rows: Dataset, needs: Needs) -> list[Row] | None:
+    """The rows in the hub's columns; None if they have no form that is known, or are in these columns already."""
+    first = rows[0]
+    known = next((one for one in FORMATS if one.applies(first, needs)), None)
+    return None if known is None else [known.convert(row, needs) for row in rows]
+
+
+def _has_stem(row: Row, needs: Needs) -> bool:
+    question = row.get("question")
+    return isinstance(question, dict) and "stem" in question and isinstance(question.get("choices"), list)
+
+
+def _from_stem(row: Row, needs: Needs) -> Row:
+    """A row of ARC, OpenBookQA and CommonsenseQA: `question` is {stem, choices: [{text, label}]}."""
+    question = row["question"]
+    asked = "question_stem" if "question_stem" in needs.columns else "question"
+    concept = {"question_concept": question["question_concept"]} if "question_concept" in question else {}
+    choices = {key: [str(choice[key]) for choice in question["choices"]] for key in ("text", "label")}
+    key = row.get("answerKey")
+    rest = {"choices": choices, "answerKey": None if key is None else str(key)}
+    return {"id": row.get("id"), asked: question["stem"]} | concept | rest
+
+
+def _is_truthfulqa_csv(row: Row, needs: Needs) -> bool:
+    return {"Question", "Best Answer", "Correct Answers", "Incorrect Answers"} <= row.keys()
+
+
+def _from_truthfulqa_csv(row: Row, needs: Needs) -> Row:
+    """A row of TruthfulQA.csv: mc1 is the best answer among the incorrect ones, mc2 all correct ones among them."""
+    correct, incorrect = (_split_answers(row[f"{kind} Answers"]) for kind in ("Correct", "Incorrect"))
+    best = (row["Best Answer"] or "").strip()
+    if not {"mc1_targets", "mc2_targets"} & needs.columns:
+        answers = {"best_answer": best, "correct_answers": correct, "incorrect_answers": incorrect}
+        named = {"type": row.get("Type"), "category": row.get("Category"), "question": row["Question"]}
+        return named | answers | {"source": row.get("Source")}
+    return {
+        "question": row["Question"],
+        "mc1_targets": _targets([best], incorrect),
+        "mc2_targets": _targets(correct, incorrect),
+    }
+
+
+def _split_answers(text: str | None) -> list[str]:
+    return [answer.strip() for answer in (text or "").split(";") if answer.strip()]
+
+
+def _targets(true: list[str], false: list[str]) -> Row:
+    return {"choices": [*true, *false], "labels": [1] * len(true) + [0] * len(false)}
+
+
+def _has_label_maps(row: Row, needs: Needs) -> bool:
+    targets = row.get("mc1_targets")
+    return isinstance(targets, dict) and "choices" not in targets and set(targets.values()) <= {0, 1, None}
+
+
+def _from_label_maps(row: Row, needs: Needs) -> Row:
+    """A row of TruthfulQA's mc_task.json: {answer: 1 or 0}; the true answers come first, as on the hub."""
+    found: Row = {"question": row["question"]}
+    for name in ("mc1_targets", "mc2_targets"):
+        labels = {answer: label for answer, label in (row.get(name) or {}).items() if label is not None}
+        found[name] = _targets(*([answer for answer, label in labels.items() if label == kind] for kind in (1, 0)))
+    return found
+
+
+def _is_boolq(row: Row, needs: Needs) -> bool:
+    return (
+        {"question", "passage", "answer"} <= row.keys() and isinstance(row["answer"], bool) and needs.target == "label"
+    )
+
+
+def _from_boolq(row: Row, needs: Needs) -> Row:
+    """A row of BoolQ; SuperGLUE, which lm-eval reads, puts the title before the passage."""
+    title = f"{row['title']} -- " if row.get("title") else ""
+    answer = row["answer"]
+    label = {"label": None if answer is None else int(answer)}
+    return {"question": row["question"], "passage": title + row["passage"]} | label
+
+
+def _is_hellaswag(row: Row, needs: Needs) -> bool:
+    return {"ctx", "endings", "activity_label", "label"} <= row.keys() and not isinstance(row["label"], str)
+
+
+def _from_hellaswag(row: Row, needs: Needs) -> Row:
+    """A row of HellaSwag: `label` is text on the hub, and a missing half of the context is empty."""
+    label = row["label"]
+    halves = {"ctx_a": row.get("ctx_a") or "", "ctx_b": row.get("ctx_b") or ""}
+    if not any(halves.values()):
+        halves["ctx_a"] = row["ctx"]
+    return row | halves | {"label": None if label is None else str(label)}
+
+
+def _has_letters(row: Row, needs: Needs) -> bool:
+    return {"question", "answer", *LETTERS} <= row.keys() and "choices" not in row and "choices" in needs.columns
+
+
+def _from_letters(row: Row, needs: Needs) -> Row:
+    """A row of MMLU's CSV files: a column per choice, and a letter (or a number from 0) as the answer."""
+    answer = str(row["answer"]).strip()
+    number = LETTERS.index(answer) if answer in LETTERS else int(answer) if answer.isdigit() else row["answer"]
+    return {"question": row["question"], "choices": [row[letter] for letter in LETTERS], "answer": number}
+
+
+def _is_race(row: Row, needs: Needs) -> bool:
+    lists = (row.get(name) for name in ("questions", "options", "answers"))
+    return "article" in row and "problems" not in row and all(isinstance(value, list) for value in lists)
+
+
+def _from_race(row: Row, needs: Needs) -> Row:
+    """A row of RACE: an article with its questions, which lm-eval's hub copy keeps in one text."""
+    names = ("question", "answer", "options")
+    columns = zip(row["questions"], row["answers"], row["options"], strict=True)
+    return {"article": row["article"], "problems": str([dict(zip(names, one, strict=True)) for one in columns])}
+
+
+FORMATS = (
+    AuthorsFormat(_has_stem, _from_stem),
+    AuthorsFormat(_is_truthfulqa_csv, _from_truthfulqa_csv),
+    AuthorsFormat(_has_label_maps, _from_label_maps),
+    AuthorsFormat(_is_boolq, _from_boolq),
+    AuthorsFormat(_is_hellaswag, _from_hellaswag),
+    AuthorsFormat(_has_letters, _from_letters),
+    AuthorsFormat(_is_race, _from_race),
+)

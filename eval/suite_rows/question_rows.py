@@ -1,0 +1,282 @@
+"""Rows of a user's question file: columns by their names, answers, and choices in the forms that files have."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError, raise_all
+from eval.suite_rows.local_rows import no_rows, rows_as_written
+from eval.suite_rows.row_checks import first_problems
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+# Names of a column, in order of preference; case, spaces, `_` and `-` do not count.
+NAMES = {
+    "question": ("question", "query", "problem", "prompt", "input"),
+    "answer": ("answer", "answers", "target", "label", "answerkey", "correctanswer", "gold"),
+    "choices": ("choices", "options"),
+}
+LETTERED = re.compile(r"(?:option|choice|opt)?([a-j]|\d)")  # a column per choice: A, option_b, choice1
+CONTEXT = ("context", "passage", "article", "document", "support", "story", "input", "paragraph", "premise")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LISTED_CHOICE = re.compile(r"(?:^|\s)\(?([A-Z])[).:]\s+")
+FINAL = re.compile(r"####[ \t]*\S")
+
+
+def read_questions(file: Path) -> list[dict]:
+    """Read the rows of a question file, with values as the file has them.
+
+    Returns:
+        Rows with `question` and `answers` (texts), or `question`, `choices` (texts) and `answer` (a number from 0), and
+        with `id` and `cluster` if the file has them.
+
+    Raises:
+        UserError: the file has no such rows; the problems of several rows are reported together.
+    """
+    given = [{str(key): value for key, value in row.items()} for row in rows_as_written(file)]
+    if not given:
+        raise no_rows(file)
+    columns = _columns_of(file, given)
+    problems: list[UserError] = []
+    rows: list[dict] = []
+    with_choices = next((_has_choices(row, columns) for row in given if _asks(row, columns)), False)
+    for number, row in enumerate(given, 1):
+        try:
+            rows.append(_question(row, columns, with_choices) | {"row": number})
+        except ValueError as error:
+            shown = {key: value for key, value in row.items() if value is not None}
+            problems.append(UserError(f"{file}, row {number}: {error}", got=shown))
+    if with_choices:
+        problems += _choose(file, rows)
+    raise_all(first_problems(problems))
+    return [{key: value for key, value in row.items() if key not in ("row", "labels", "written")} for row in rows]
+
+
+def load_questions(file: str, **_: object) -> dict[str, Dataset]:
+    """The `custom_dataset` function of these tasks."""
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(read_questions(Path(file)))}
+
+
+def has_final_answers(file: Path, rows: list[dict]) -> bool:
+    """Whether the answers are worked solutions that end in `#### ANSWER`, like GSM8K's.
+
+    Raises:
+        UserError: only some of them are.
+    """
+    lacking = [number for number, row in enumerate(rows, 1) if not all(map(FINAL.search, row["answers"]))]
+    if 0 < len(lacking) < len(rows):
+        raise UserError(
+            f"{file}: some answers end in `#### ANSWER`, and others do not.",
+            got=f"{len(lacking)} of {len(rows)} rows without it, the first is row {lacking[0]}",
+            expected="a final answer after #### in every row, or in none",
+            fix=f"add it to those rows, or compare whole answers: --suite '{file}?match=exact'",
+        )
+    return not lacking
+
+
+def _columns_of(file: Path, rows: list[dict]) -> dict[str, Any]:
+    """Role -> the file's column; `choices` may be several columns, as {label: column}."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    plain = {name: re.sub(r"[\s_-]+", "", name).casefold() for name in names}
+    found: dict[str, Any] = {}
+    for role, aliases in NAMES.items():
+        found[role] = next((name for alias in aliases for name in names if plain[name] == alias), None)
+    letters = {match[1].upper(): name for name in names if (match := LETTERED.fullmatch(plain[name]))}
+    if found["choices"] is None and _is_run(list(letters)):
+        found["choices"] = letters
+    for role in ("question", "answer"):
+        if found[role] is None:
+            raise UserError(
+                f"{file} has no column with the {role}.",
+                got=f"columns {', '.join(names)}",
+                expected=f"{role} (or {', '.join(NAMES[role][1:])})",
+                fix=f"rename the column that holds the {role} to `{role}`, or write an lm-eval YAML for these columns",
+            )
+    used = {found["question"], found["answer"], *_choice_columns(found["choices"])}
+    unread = [name for name in names if name not in used and plain[name] in CONTEXT]
+    if unread:
+        logger.warning(
+            "%s: the prompt is the column %s alone, without %s; an lm-eval YAML (docs/your-own-suite.md) can show both",
+            *(file, found["question"], ", ".join(unread)),
+        )
+    return found
+
+
+def _is_run(labels: list[str]) -> bool:
+    """Whether labels are A, B, ... or 1, 2, ... without a gap, at least two."""
+    runs = (LETTERS[: len(labels)], "123456789"[: len(labels)])
+    return len(labels) > 1 and "".join(sorted(labels)) in runs
+
+
+def _choice_columns(columns: object) -> list[str]:
+    return list(columns.values()) if isinstance(columns, dict) else [str(columns)]
+
+
+def _asks(row: dict, columns: dict) -> bool:
+    return row.get(columns["question"]) is not None and row.get(columns["answer"]) is not None
+
+
+def _has_choices(row: dict, columns: dict) -> bool:
+    return columns["choices"] is not None and any(
+        row.get(name) is not None for name in _choice_columns(columns["choices"])
+    )
+
+
+def _question(row: dict, columns: dict, with_choices: bool) -> dict:
+    """Read a row; raise ValueError with the problem."""
+    missing = [role for role in ("question", "answer") if row.get(columns[role]) is None]
+    if missing:
+        states = [f"{columns[role]} is {'null' if columns[role] in row else 'missing'}" for role in missing]
+        raise ValueError(f"needs question and answer ({', '.join(states)})")
+    if _has_choices(row, columns) != with_choices:
+        raise ValueError("all rows must have choices, or none")
+    kept = {key: str(row[key]) for key in ("id", "cluster") if row.get(key) is not None}
+    kept["question"] = _text(row[columns["question"]], "question")
+    answer = row[columns["answer"]]
+    if not with_choices:
+        answers = _answers(answer)
+        return kept | {"answers": answers, "target": answers[0]}
+    values, labels = _choices(_given_choices(row, columns["choices"]))
+    return (
+        kept
+        | {"choices": [_text(value, "a choice") for value in values], "labels": labels}
+        | {
+            "written": values,
+            "answer": answer,
+        }
+    )
+
+
+def _text(value: object, what: str) -> str:
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"{what} must be text, not {'a list' if isinstance(value, list) else 'an object'}")
+    if value is None or not str(value).strip():
+        raise ValueError(f"{what} is {'null' if value is None else 'empty'}")
+    return str(value)
+
+
+def _answers(answer: Any) -> list[str]:
+    """The texts of one right answer, of a list of them, or of SQuAD's {text: [...]} and TriviaQA's {value, aliases}."""
+    if isinstance(answer, dict):
+        accepted = answer.get("text") or [answer.get("value"), *(answer.get("aliases") or [])]
+        answer = accepted if isinstance(accepted, list) else [accepted]
+    if not isinstance(answer, list):
+        return [_text(answer, "answer")]
+    if not answer:
+        raise ValueError("answer is an empty list")
+    return list(dict.fromkeys(_text(value, "an answer") for value in answer))
+
+
+def _given_choices(row: dict, columns: Any) -> Any:
+    if not isinstance(columns, dict):
+        return row[columns]
+    return {label: row[name] for label, name in sorted(columns.items()) if row.get(name) not in (None, "")}
+
+
+def _choices(given: Any) -> tuple[list, list[str]]:
+    """(choices, their labels) of a list, of {text, label}, of {label: text}, or of text with any of these."""
+    if isinstance(given, str):
+        given = _parsed(given)
+    if isinstance(given, list) and given and all(isinstance(part, dict) and "text" in part for part in given):
+        given = {"text": [part["text"] for part in given], "label": [part.get("label") for part in given]}
+    labels: list = []
+    if isinstance(given, dict) and isinstance(given.get("text"), list):
+        given, labels = given["text"], given.get("label") or []
+    elif isinstance(given, dict):
+        given, labels = list(given.values()), list(given)
+    if not isinstance(given, list):
+        raise ValueError("choices must be a list")
+    if len(given) < 2:
+        raise ValueError("needs at least two choices" if given else "choices is empty")
+    named = len(labels) == len(given) and None not in labels
+    return given, [str(label).upper() for label in labels] if named else list(LETTERS[: len(given)])
+
+
+def _parsed(text: str) -> Any:
+    """Choices in a text: JSON, or `A) red B) green`."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if isinstance(found, (list, dict)):
+        return found
+    _head, *parts = LISTED_CHOICE.split(text)
+    labels, texts = parts[::2], [part.strip() for part in parts[1::2]]
+    if len(labels) < 2 or "".join(labels) != LETTERS[: len(labels)] or _head.strip():
+        raise ValueError('choices must be a list, such as ["red", "green"], or text such as A) red B) green')
+    return dict(zip(labels, texts, strict=True))
+
+
+def _choose(file: Path, rows: list[dict]) -> list[UserError]:
+    """Replace each row's `answer` by the number of the right choice; return the problems.
+
+    An answer is a choice, the label of a choice, or its number from 0, in this order of preference, and in the same way
+    in all rows if possible: 2 is a number if other rows have the answers 0 and 1, which are none of their choices.
+    """
+    readings = [_readings(row["answer"], row["written"], row["labels"]) for row in rows]
+    common = [way for way in ("choice", "label", "number") if all(way in found for found in readings)]
+    problems, doubtful = [], []
+    for row, found in zip(rows, readings, strict=True):
+        way = common[0] if common else next(iter(found), None)
+        if way is None:
+            problem = "answer must be one of the choices, its label (A, B, ...), or its number from 0"
+            problems.append(UserError(f"{file}, row {row['row']}: {problem}", got=_shown(row)))
+            continue
+        if len(set(found.values())) > 1:
+            doubtful.append((row, way))
+        if row["choices"].count(row["choices"][found[way]]) > 1:
+            problem = "the right choice is there twice"
+            problems.append(UserError(f"{file}, row {row['row']}: {problem}", got=_shown(row)))
+        row["answer"] = found[way]
+    if doubtful and not problems:
+        row, way = doubtful[0]
+        logger.warning(
+            "%s: %d answers could be a choice or the number of a choice, and are read as the %s (row %d: %s of %s)",
+            *(file, len(doubtful), way, row["row"], row["choices"][row["answer"]], ", ".join(row["choices"])),
+        )
+    return problems
+
+
+def _readings(answer: Any, choices: list, labels: list[str]) -> dict[str, int]:
+    """Ways to read an answer -> the number of the choice."""
+    found = {}
+    same = [place for place, choice in enumerate(choices) if _same_value(answer, choice)]
+    if same:
+        found["choice"] = same[0]
+    label = str(answer).strip(" ().:").upper()
+    if not isinstance(answer, bool) and label in labels:
+        found["label"] = labels.index(label)
+    number = _whole(answer)
+    if number is not None and 0 <= number < len(choices):
+        found["number"] = number
+    return found
+
+
+def _same_value(answer: Any, choice: Any) -> bool:
+    """Whether two JSON values are equal: texts as texts, numbers as numbers, true and false as themselves."""
+    kinds = [
+        bool if isinstance(value, bool) else str if isinstance(value, str) else float for value in (answer, choice)
+    ]
+    if kinds == [str, str]:
+        return answer.strip() == choice.strip()
+    return kinds[0] == kinds[1] and answer == choice
+
+
+def _whole(answer: Any) -> int | None:
+    if isinstance(answer, str):
+        return int(answer) if re.fullmatch(r"\s*\d{1,3}\s*", answer, re.ASCII) else None
+    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
+    return int(answer) if is_number and float(answer).is_integer() else None
+
+
+def _shown(row: dict) -> dict:
+    return {key: row[key] for key in ("question", "choices", "answer")}
