@@ -26,6 +26,7 @@ from unittest import mock
 
 from alignment.errors import UserError, raise_all, unknown
 from alignment.name_options import read_options, split_name
+from eval.conditions.eval_options import require_options
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -130,6 +131,7 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     options = (suite_args or {}) | options
     num_fewshot = options.pop("num_fewshot", num_fewshot)
     max_gen_toks, calibration = options.pop("max_gen_toks", None), options.pop("calibration", False)
+    require_options(num_fewshot=num_fewshot, max_gen_toks=max_gen_toks)
     try:
         with quiet_lm_eval():
             loaded = _load(name, path, format, options)

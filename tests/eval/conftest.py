@@ -120,11 +120,3 @@ metric_list:
 """
     )
     return str(folder / "objects.yaml")
-
-
-def pytest_collection_modifyitems(items):
-    """Mark the cases that fail today; each mend removes its lines."""
-    known = (Path(__file__).parent / "known_failures.txt").read_text().splitlines()
-    for item in items:
-        if item.nodeid in known:
-            item.add_marker(pytest.mark.xfail(strict=True, reason="issue 18: to be mended"))

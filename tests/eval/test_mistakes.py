@@ -32,7 +32,7 @@ NUMBERS = [
     ((*EVAL, "--suite_args", '{"max_gen_toks": 0}'), "max_gen_toks"),
     ((*SUITE, "sums.jsonl?max_gen_toks=-3"), "max_gen_toks"),
     ((*SUITE, "sums.jsonl?num_fewshot=-1"), "num_fewshot"),
-    ((*SUITE, "sums.jsonl?max_gen_toks=100000"), "does not fit"),
+    ((*SUITE, "sums.jsonl?max_gen_toks=100000"), "No item fits"),
     ((*COMPARE, "--limit", "-2"), "limit"),
     ((*COMPARE, "--limit", "0"), "limit"),
     ((*COMPARE, "--batch_size", "0"), "batch_size"),
@@ -55,7 +55,6 @@ NUMBERS = [
     ((*CARD, "--min_gap", "nan"), "min_gap"),
     ((*CARD, "--against", "sums.jsonl"), "sums.jsonl"),
     ((*CARD, "--against", "a-file"), "a-file"),
-    ((*WINRATE, "--judge", "reward_models.rules:length_band"), "length_band"),
     ((*WINRATE, "--judge", "reward_models.rules:length_band?low=a"), "low"),
     ((*WINRATE, "--judge", "nowhere.py:judge"), "nowhere.py"),
 ]

@@ -56,8 +56,10 @@ def check_settings(args: argparse.Namespace) -> None:
     """Raise for settings that cannot be sampled with."""
     from alignment.errors import UserError
 
-    if args.temperature < 0:
-        raise UserError("--temperature cannot be negative", got=args.temperature, expected="0 or more")
+    if not 0 <= args.temperature < float("inf"):
+        raise UserError("--temperature is out of range", got=args.temperature, expected="0 or more, and finite")
+    if not 0 <= args.seed < 2**32:
+        raise UserError("--seed is out of range", got=args.seed, expected="0 to 2**32 - 1")
     if args.max_new_tokens < 1:
         raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, expected="1 or more")
 
@@ -171,5 +173,7 @@ class Chat:
                 self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
         else:
+            begin = self.tokenizer.bos_token or self.tokenizer.eos_token  # of a text without tokens
+            line = line if self.tokenizer(line)["input_ids"] else begin
             encoded = self.tokenizer(line, return_tensors="pt")
         return {key: encoded[key].to(self.model.device) for key in ("input_ids", "attention_mask")}

@@ -12,6 +12,7 @@ from trl import ModelConfig, get_quantization_config
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import prepare
 from alignment.durable.atomic import write_text
+from alignment.durable.unwritable import make_folder
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_config
@@ -33,7 +34,7 @@ def load_data(
     with PartialState().main_process_first():  # the other processes read the rows from the cache
         prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     if PartialState().is_main_process:
-        stage_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(stage_dir)
         text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
         write_text(stage_dir / account, redact_text(text))
     return prepared.splits

@@ -26,7 +26,8 @@ def said(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
 
     def run(*arguments):
-        assert align.main([*arguments, "--prompts", "prompts.jsonl", "--max_new_tokens", "4"]) == 0
+        code = align.main([*arguments, "--prompts", "prompts.jsonl", "--max_new_tokens", "4"])
+        assert code in (0, 2)  # replies that tie, or were all truncated, give no rows
         printed = capsys.readouterr()
         return printed.out + printed.err
 

@@ -34,14 +34,14 @@ def place(tmp_path_factory, model, tokenizer):
 
 
 @pytest.fixture
-def run(place, tmp_path, monkeypatch, capsys):
+def run(place, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(place)
 
     def run(*arguments, code=0):
         found = align.main([*arguments])
         said = capsys.readouterr()
         assert found == code, said
-        return said.out + said.err
+        return said.out + said.err + caplog.text
 
     return run
 
@@ -132,7 +132,7 @@ def test_a_reply_ends_where_the_template_ends_a_turn(end, model, tokenizer, tmp_
     """At a token of the vocabulary, or at the text of an end that is none."""
     written = f"{{% for m in messages %}}{{{{ m['role'] }}}}: {{{{ m['content'] }}}}{end}\n{{% endfor %}}assistant:"
     (tmp_path / "t.jinja").write_text(written)
-    from eval.harness.chat_template import reply_ends, with_template
+    from eval.conditions.chat_template import reply_ends, with_template
 
     asked = with_template(tokenizer, str(tmp_path / "t.jinja"))
     ids, texts = reply_ends(asked)
