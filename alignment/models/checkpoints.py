@@ -58,7 +58,7 @@ def adapter_base(checkpoint: str | Path) -> str:
     if config is None:
         raise UserError(f"{checkpoint} is no adapter", expected=f"a folder with {ADAPTER_CONFIG}")
     recorded = read_json(config, FIX_DAMAGE)["base_model_name_or_path"]
-    sibling = Path(checkpoint).resolve().parent.parent.joinpath(*Path(recorded).parts[-2:])  # `/` is its own parent
+    sibling = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
     places = [str(place) for place in (sibling, recorded) if Path(place).is_dir()]
     if Path(recorded).is_dir() and sibling.is_dir():
         if sibling.samefile(recorded):

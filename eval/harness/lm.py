@@ -24,7 +24,7 @@ from transformers import StoppingCriteria
 
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
-from alignment.models.generation import SAMPLING, end_token_ids, own_settings
+from alignment.models.generation import ONE_REPLY, SAMPLING, end_token_ids, own_settings, settings_named
 from alignment.models.output_layer import contiguous_states
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-# Token ids of a reply to each prompt, whatever a checkpoint's generation config asks for.
-ONE_REPLY = {"return_dict_in_generate": False, "num_return_sequences": 1}
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ class CausalLM(HFLM):
             options.pop("temperature", None)
         inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(self.device)
         width = inputs["input_ids"].shape[1]
-        with contiguous_states(self.model), self._settings_named(options):
+        with contiguous_states(self.model), settings_named(self.model.generation_config, options):
             output = self.model.generate(
                 **inputs,
                 max_new_tokens=limit,
@@ -197,21 +195,6 @@ class CausalLM(HFLM):
                 **ONE_REPLY | options,
             )
         return [self._read(row, stops, limit) for row in output[:, width:].tolist()]
-
-    @contextmanager
-    def _settings_named(self, options: dict) -> Iterator[None]:
-        """Turn transformers' refusals of settings of the checkpoint or of the task into a UserError."""
-        try:
-            yield
-        except (ValueError, TypeError, IndexError, NotImplementedError) as error:
-            own = own_settings(self.model.generation_config)
-            raise UserError(
-                "The model cannot generate with these settings.",
-                got=f"{type(error).__name__}: {error}",
-                expected="settings that transformers accepts, in generation_config.json "
-                f"({', '.join(own) or 'none there'}) and in the task's generation_kwargs ({', '.join(options)})",
-                fix="remove the setting that the message is about",
-            ) from error
 
     def _read(self, tokens: list[int], stops: list[str], limit: int) -> Reply:
         """Cut generated token ids at the first stop token or stop string; padding follows."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1}
+ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
 HELP = "/reset starts a new conversation, /quit (or end of input) exits"
 
 
@@ -117,14 +117,15 @@ class Chat:
         """Print the reply as it is generated, add it to the conversation, and return it."""
         from transformers import TextStreamer
 
-        from alignment.models.generation import plain_generation
+        from alignment.models.generation import plain_generation, settings_named
 
         if not self.tokenizer.chat_template:
             self.messages.clear()
         self.messages.append({"role": "user", "content": line})
         prompt, room = self.fitting_prompt(line)
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        with nullcontext() if self.recommended else plain_generation(self.model):
+        plain = nullcontext() if self.recommended else plain_generation(self.model)
+        with plain, settings_named(self.model.generation_config, self.sampling()):
             output = self.model.generate(
                 **prompt, **self.sampling(), max_new_tokens=room, streamer=streamer, tokenizer=self.tokenizer
             )
