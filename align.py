@@ -152,10 +152,13 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     args = parse(verb, module, arguments)
     try:
         return module.main(args)
-    except UserError as error:
-        if args.debug:
+    except Exception as error:
+        from alignment.durable.unwritable import explain
+
+        found = error if isinstance(error, UserError) else explain(error)
+        if args.debug or found is None:
             raise
-        print(f"align {verb}: {error}", file=sys.stderr)
+        print(f"align {verb}: {found}", file=sys.stderr)
         return USER_ERROR
 
 

@@ -1,7 +1,6 @@
 """Atomic writes: files and folders are written under a temporary name, flushed to the disk, then renamed."""
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -9,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.unwritable import FULL, errors_of_place, unwritable_explained
 from alignment.errors import UserError
 from alignment.text import size_text
 
 PARTIAL = ".partial"  # a file or folder that is being written
 REPLACED = ".replaced"  # a folder that is about to be replaced, between the two renames
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -25,16 +24,21 @@ def new_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
     Args:
         sync: wait until the file is on the disk; otherwise a power cut may leave an empty file.
+
+    Raises:
+        UserError: the place cannot be written.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        yield partial
-        if sync:
-            sync_file(partial)
-        os.replace(partial, path)
+        with unwritable_explained(path, partial):
+            yield partial
+            if sync:
+                sync_file(partial)
+            os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error to see is the first
+            partial.unlink()
         raise
     if sync:
         sync_folder(path.parent)
@@ -63,15 +67,17 @@ def new_folder(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     partial, replaced = path.with_name(path.name + PARTIAL), path.with_name(path.name + REPLACED)
-    if replaced.exists():
-        shutil.rmtree(replaced) if path.exists() else replaced.rename(path)
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    with errors_of_place(path):
+        if replaced.exists():
+            shutil.rmtree(replaced) if path.exists() else replaced.rename(path)
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
     try:
-        yield partial
-        if sync:
-            sync_tree(partial)
+        with unwritable_explained(path, partial):
+            yield partial
+            if sync:
+                sync_tree(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.durable.unwritable import make_folder
 from alignment.errors import UserError
 
 LOCK_FILE = ".lock"
@@ -21,7 +22,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock; the error names the process and the time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,9 +6,11 @@ penalty, a minimum length or suppressed tokens there change what is sampled, alt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +33,9 @@ NEUTRAL = {
     "eta_cutoff": 0.0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0,
     "diversity_penalty": 0.0, "guidance_scale": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
 }  # fmt: skip
+# Arguments of `generate` for the token ids of one reply to each prompt, whatever a generation config asks for.
+ONE_REPLY = {"return_dict_in_generate": False, "num_return_sequences": 1}
+USUAL = {"do_sample", "temperature", "top_k", "num_beams", "logits_processor", *ONE_REPLY}  # options of our callers
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -49,6 +54,28 @@ def own_settings(config: GenerationConfig) -> dict[str, Any]:
         and not (value is None or value is False)
         and not (name in NEUTRAL and value == NEUTRAL[name])
     }
+
+
+@contextmanager
+def settings_named(config: GenerationConfig, options: Iterable[str]) -> Iterator[None]:
+    """Turn transformers' refusals of generation settings, of a checkpoint or of a task, into a UserError.
+
+    Args:
+        config: the model's generation config.
+        options: names of the caller's settings.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, NotImplementedError) as error:
+        if not own_settings(config) and USUAL.issuperset(options):
+            raise  # not about settings
+        raise UserError(
+            "The model cannot generate with these settings.",
+            got=f"{type(error).__name__}: {error}",
+            expected="settings that transformers accepts, in generation_config.json "
+            f"({', '.join(own_settings(config)) or 'none there'}) and as options ({', '.join(options) or 'none'})",
+            fix="remove the setting that the message is about",
+        ) from error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from alignment.errors import UserError, raise_all
 from eval.comparison.hypothesis_tests import holm, mcnemar_clustered, minimum_detectable_effect, t_test_p
 from eval.comparison.intervals import bootstrap_ci, t_interval
 from eval.comparison.standard_errors import macro_error, macro_mean
+from eval.conditions.left_out import lacking
 from eval.harness.store import Run, load_run
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
         from the exact test by clusters if scores are right or wrong (McNemar's if each item is its own cluster; `test`
         is "exact"), otherwise from the t-test ("t"). `p_holm` is adjusted over the tasks of one metric of this pair; an
         aggregate is a separate question and is not adjusted. `fixed` and `regressed` count items whose score rose and
-        fell. `mde` is the difference detected with 80% power.
+        fell. `mde` is the difference detected with 80% power. `left_out` counts the items that a side's model could not
+        be asked, as they do not fit into its context: only items that both sides answered are paired.
         The verdict is better or worse (whichever direction the metric has) if p_holm is at most 0.05, tied if it is
         higher, and unknown without a p; `reason` then says why (otherwise None).
         Undefined values are None: the standard error, interval and p if a task has fewer than two clusters; the
@@ -95,23 +97,34 @@ def is_own_figure(figure: dict) -> bool:
 
 def _rows(a: Run, b: Run, names: dict, seed: int, any_template: bool) -> list[dict]:
     _require_same_measurement(a, b, any_template)
-    pairs = pair_items(a, b)
+    pairs, gone = pair_items(a, b), lacking(a.record, b.record)
+    paired = set(pairs["task"])  # not the tasks of which no item fits into a side's context
     about = {"suite": b.record["suite"], "format": b.record["format"], "variant": b.record.get("variant") or {}}
     return [
-        names | about | {"task": figure["task"]} | _difference(figure, pairs, seed)
+        names | about | {"task": figure["task"]} | _difference(figure, pairs, seed) | {"left_out": _gone(figure, gone)}
         for figure in b.record["tasks"]
-        if figure["is_mean"]
+        if figure["is_mean"] and _members(figure) <= paired
     ]
+
+
+def _members(figure: dict) -> set[str]:
+    """The tasks whose items make a figure."""
+    return set(figure["members"] or [figure["task"]])
+
+
+def _gone(figure: dict, gone: dict[str, set[str]]) -> int:
+    """The number of items of a figure that a side left out."""
+    return sum(len(gone.get(task, ())) for task in _members(figure))
 
 
 def _require_same_measurement(a: Run, b: Run, any_template: bool) -> None:
     """Refuse to subtract scores of different questions, or of one question asked in two ways."""
     for key, what in (("suite", "suites"), ("format", "formats")):
         _require_equal(f"The runs have different {what}.", a.record[key], b.record[key])
-    shots = [run.record["settings"]["num_fewshot"] or 0 for run in (a, b)]
+    shots = [run.record["settings"].get("num_fewshot") or 0 for run in (a, b)]
     _require_equal("The runs have different numbers of few-shot examples.", *shots)
     if shots[0]:
-        drawn = [run.record["seeds"]["fewshot"] for run in (a, b)]
+        drawn = [run.record["seeds"].get("fewshot") for run in (a, b)]
         _require_equal("The runs drew their few-shot examples with different seeds.", *drawn)
     _require_equal(
         f"Suite {b.record['suite']!r} changed between the runs (its YAML, its functions or its data).",
@@ -141,10 +154,18 @@ def _require_same_items(a: Run, b: Run) -> None:
             got=f"{twice['item_id']!r} twice in task {twice['task']!r}",
             fix="give every row of the suite's data a unique `id`, or remove the column",
         )
-    if len(keys[0]) != len(keys[1]) or set(map(tuple, keys[0].values)) != set(map(tuple, keys[1].values)):
+    tuples = [set(map(tuple, key.values)) for key in keys]
+    gone = [lacking(run.record) for run in (b, a)]  # by the other side
+    only = [
+        [key for key in own - other if key[2] not in missing.get(key[0], ())]
+        for own, other, missing in zip(tuples, reversed(tuples), gone, strict=True)
+    ]
+    if any(only):
         raise UserError(
             "The runs have different items.",
-            got=" and ".join(f"{len(run.items)} rows with --limit {run.record['settings']['limit']}" for run in (a, b)),
+            got=" and ".join(
+                f"{len(run.items)} rows with --limit {run.record['settings'].get('limit')}" for run in (a, b)
+            ),
             fix="run `align eval` on both with the same options",
         )
     for run in (a, b):
@@ -169,8 +190,7 @@ def pair_items(a: Run, b: Run) -> pandas.DataFrame:
 
 def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
     """One row of the comparison, before adjustment for the number of tasks."""
-    members = figure["members"] or [figure["task"]]
-    rows = pairs[pairs["task"].isin(members) & (pairs["metric"] == figure["metric"])]
+    rows = pairs[pairs["task"].isin(_members(figure)) & (pairs["metric"] == figure["metric"])]
     score_a, score_b, weights, clusters = [rows[c].to_numpy() for c in ("score_a", "score", "weight", "cluster")]
     tasks = np.zeros(len(rows)) if figure["pooled"] else rows["task"].to_numpy()
     change, groups = score_b - score_a, len(np.unique(clusters))

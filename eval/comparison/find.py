@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.errors import UserError
-from eval.harness.store import Run, load_run, read_record, variant_words
+from alignment.errors import UserError, raise_all
+from eval.harness.store import ForeignRecord, Run, load_run, read_record, variant_words
 
+logger = logging.getLogger(__name__)
 ELSEWHERE = Path("runs/evals")  # eval runs of checkpoints outside a run directory
 
 
 def measurement(record: dict) -> tuple[str, str, str]:
     """(suite, format, options that set the run apart, in words); only runs with equal measurements are compared."""
     return record["suite"], record["format"], " ".join(variant_words(record.get("variant") or {}))
+
+
+def without_template(record: dict) -> tuple[str, str, str]:
+    """A record's measurement, whether its chat template was the checkpoint's own or given by `--chat_template`.
+
+    The digest of the template, which a comparison requires to be equal, says what was asked.
+    """
+    variant = {key: value for key, value in (record.get("variant") or {}).items() if key != "chat_template"}
+    return measurement(record | {"variant": variant})
 
 
 def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, ...], Path]:
@@ -65,7 +76,7 @@ def match(
     before = find_runs(first, suites)
     for other in others:
         after = find_runs(other, suites)
-        common = [key for key in before if key in after]
+        common = _partners(before, after)
         if not common:
             shown = [", ".join(map(_words, runs)) for runs in (before, after)]
             raise UserError(
@@ -73,16 +84,36 @@ def match(
                 got=f"{shown[0]} against {shown[1]}",
                 fix="run `align eval` on both with the same --suite and --format",
             )
-        for folder in [runs[key] for key in common for runs in (before, after)]:
+        for folder in [folder for pair in common for folder in (before[pair[0]], after[pair[1]])]:
             loaded[folder] = loaded.get(folder) or load_run(folder)
-        pairs += [(loaded[before[key]], loaded[after[key]]) for key in common]
-        for side, runs, missing in ((first, before, other), (other, after, first)):
-            skipped += [f"{_words(key)}: only {side} has it, {missing} does not" for key in runs if key not in common]
+        pairs += [(loaded[before[key]], loaded[after[partner]]) for key, partner in common]
+        taken = [set(keys) for keys in zip(*common, strict=True)]
+        for side, runs, missing, done in ((first, before, other, taken[0]), (other, after, first, taken[1])):
+            skipped += [f"{_words(key)}: only {side} has it, {missing} does not" for key in runs if key not in done]
     figures = [(run.record["suite"], figure) for _, run in pairs for figure in run.record["tasks"]]
     unpaired = [
         f"{name}: {f['task']}/{f['metric']} is not a mean over items" for name, f in figures if not f["is_mean"]
     ]
     return pairs, list(dict.fromkeys([*skipped, *unpaired]))
+
+
+Key = tuple[str, ...]
+
+
+def _partners(before: dict[Key, Path], after: dict[Key, Path]) -> list[tuple[Key, Key]]:
+    """The keys of runs that measure the same thing; of several in chat format, those with the same template."""
+    records = {folder: read_record(folder) for runs in (before, after) for folder in runs.values()}
+
+    def alike(key: Key, runs: dict[Key, Path]) -> Key:
+        return (*without_template(records[runs[key]]), *key[3:])
+
+    pairs = []
+    for key, folder in before.items():
+        same = [other for other in after if alike(other, after) == alike(key, before)]
+        digest = records[folder].get("template_digest")
+        in_template = [other for other in same if records[after[other]].get("template_digest") == digest]
+        pairs += [(key, other) for other in (in_template or [other for other in same if other == key])[:1]]
+    return pairs
 
 
 def _words(key: tuple[str, ...]) -> str:
@@ -113,4 +144,19 @@ def records_of(given: str | Path) -> dict[Path, dict]:
 
 
 def _records(folders: list[Path]) -> dict[Path, dict]:
-    return {folder: read_record(folder) for folder in folders}
+    """Folder -> run.json; those of other programs are passed over with a warning, unless there are no others.
+
+    Raises:
+        UserError: a run.json is damaged.
+    """
+    found, foreign = {}, []
+    for folder in folders:
+        try:
+            found[folder] = read_record(folder)
+        except ForeignRecord as error:
+            foreign.append(error)
+    if not found:
+        raise_all(foreign)
+    for error in foreign:
+        logger.warning("passed over: %s", error.problem)
+    return found

@@ -6,17 +6,25 @@ import json
 import re
 
 from alignment.text import decimal, markdown_table, table
+from eval.conditions.left_out import note
 from eval.harness.store import variant_words
 
 
 def eval_table(records: list[dict]) -> str:
-    """Format the figures of eval runs (records as `evaluate` returns them) as a table."""
+    """Format the figures of eval runs (records as `evaluate` returns them) as a table, and what they leave out.
+
+    Runs of several checkpoints have their stage in the first column.
+    """
     rows = []
+    several = len({record["checkpoint"] for record in records}) > 1
     for record in records:
+        whose = [record["stage"] or record["checkpoint"]] if several else []
         for row in record["tasks"]:
             figures = [_number(row["value"]), _number(row["se"]), row["n"]]
-            rows.append([record["suite"], record["format"], row["task"], row["metric"], *figures])
-    return table(["suite", "format", "task", "metric", "value", "se", "n"], rows, rule=True)
+            rows.append([*whose, record["suite"], record["format"], row["task"], row["metric"], *figures])
+    header = [*(["checkpoint"] if several else []), "suite", "format", "task", "metric", "value", "se", "n"]
+    notes = [f"{record['stage']}: {line}" if several else line for record in records for line in note(record)]
+    return "\n".join([table(header, rows, rule=True), *notes])
 
 
 COMPARE_HEADER = [
@@ -121,7 +129,21 @@ def _compare_note(rows: list[dict]) -> str:
     if pairs > 1:
         lines.append(SEVERAL_PAIRS.format(count=pairs))
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
-    return "\n".join([*lines, *(f"unknown: {reason}" for reason in reasons)])
+    return "\n".join([*lines, *(f"unknown: {reason}" for reason in reasons), *_left_out_lines(rows)])
+
+
+def _left_out_lines(rows: list[dict]) -> list[str]:
+    """A line for each task of which a side left items out; rows of reports of earlier versions have no count."""
+    counts = {
+        (row["suite"], row["format"], row["task"]): (row["left_out"], row["left_out"] + row["n"])
+        for row in rows
+        if row.get("left_out")
+    }
+    return [
+        f"left out: {gone} of {whole} items of {task} ({suite} {way}) do not fit into the context of a side; the "
+        "others are paired"
+        for (suite, way, task), (gone, whole) in counts.items()
+    ]
 
 
 def _flip_title(flip: dict) -> str:

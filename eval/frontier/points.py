@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from eval.generation.sample import Samples
     from eval.harness.run_suite import LoadedModel
 
+logger = logging.getLogger(__name__)
 LOGGED_REWARD = re.compile(r"rewards/(.+)/mean")
 PROXY, KL = "reward", "kl/completion"
 MOST_POINTS = 400  # per log: time and memory of smoothing grow with the square of the points
@@ -116,8 +118,13 @@ def read_metrics(path: Path) -> list[dict]:
 
 def step_checkpoints(stage: Path) -> dict[int, Path]:
     """Return step -> folder of a stage's checkpoints, including the final checkpoint."""
-    found = {int(path.name.rpartition("-")[2]): path for path in stage.glob("trainer/checkpoint-*") if path.is_dir()}
-    last = max(line["step"] for line in read_metrics(stage / "metrics.jsonl"))
+    numbered = {path: path.name.removeprefix("checkpoint-") for path in stage.glob("trainer/checkpoint-*")}
+    found = {int(number): path for path, number in numbered.items() if number.isdecimal() and path.is_dir()}
+    file = stage / "metrics.jsonl"
+    steps = [line["step"] for line in read_metrics(file) if isinstance(line.get("step"), int)]
+    if not steps:
+        raise UserError(f"{file} logs no step", expected="the metrics of a ppo stage that has trained")
+    last = max(steps)
     if (stage / "checkpoint").is_dir():
         found[last] = stage / "checkpoint"
     return dict(sorted(found.items()))
@@ -174,6 +181,11 @@ def _measured(
     from eval.generation.sample import draw
 
     samples = draw(loaded, rows, format, sampling, 1, proxy)
+    if samples.too_long:
+        logger.warning(
+            "step %d: left out: %d of %d prompts leave no room for a reply (--max_new_tokens)",
+            *(step, samples.too_long, len(rows)),
+        )
     kl = 0.0 if reference is None else _kl(loaded, reference, samples, format, sampling.batch_size)
     assert samples.scores is not None, "replies drawn with a reward have scores"
     means = {"proxy": _mean(samples, [scores[0] for scores in samples.scores])}

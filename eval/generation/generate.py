@@ -49,7 +49,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         rules = {
-            "temperature": ("0 or more", self.temperature >= 0),
+            "temperature": ("0 or more, and finite", 0 <= self.temperature < math.inf),
             "top_p": ("above 0, at most 1", 0 < self.top_p <= 1),
             "max_new_tokens": ("1 or more", self.max_new_tokens >= 1),
             "batch_size": ("1 or more", self.batch_size >= 1),
@@ -74,6 +74,8 @@ def load_prompts(source: str, split: str | None = None, limit: int | None = None
     from alignment.data.arguments import Source
     from alignment.data.preparing.parts import read_part
 
+    if limit is not None and limit < 1:
+        raise UserError("no prompt is asked for", got=f"limit {limit}", expected="1 or more")
     split = split or "train"
     part = read_part(Source(source, split=split), split, split, "prompts", keep=None)
     if limit is not None and limit < len(part.rows):
@@ -83,9 +85,14 @@ def load_prompts(source: str, split: str | None = None, limit: int | None = None
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], format: str) -> list[list[int]]:
-    """Token ids of each prompt: through the chat template (chat), or the messages with blank lines between (plain)."""
+    """Token ids of each prompt: through the chat template (chat), or the messages with blank lines between (plain).
+
+    A plain prompt without tokens becomes the token that begins a text, as in lm-eval.
+    """
     if format == "plain":
-        return tokenizer(["\n\n".join(message["content"] for message in prompt) for prompt in prompts])["input_ids"]
+        texts = ["\n\n".join(message["content"] for message in prompt) for prompt in prompts]
+        begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        return [ids or [begin] for ids in tokenizer(texts)["input_ids"]]
     if not tokenizer.chat_template:
         raise UserError(
             "The chat format needs a tokenizer with a chat template.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignment.durable.atomic import new_file
+from alignment.durable.unwritable import errors_of_place, make_folder, require_writable_file
 from alignment.errors import UserError
 from eval.generation.choose import best, preference_pairs, without_reply
 from eval.generation.generate import Sampling, encode_prompts, fitting, generate, score
@@ -145,7 +146,8 @@ def summary(samples: Samples, chosen: bool = False) -> list[str]:
         f"on average; {ended:.1%} ended before the length limit"
     ]
     if samples.too_long:
-        lines.append(f"{samples.too_long} prompts left out, as they leave no room for a reply (--max_new_tokens)")
+        asked = samples.too_long + len(samples.rows)
+        lines.append(f"left out: {samples.too_long} of {asked} prompts leave no room for a reply (--max_new_tokens)")
     if chosen and truncated:
         what = "can be chosen" if samples.keep_truncated else "left out; --keep_truncated keeps them"
         lines.append(f"{truncated} replies truncated at --max_new_tokens: {what}")
@@ -196,13 +198,15 @@ def write_new(path: str | Path, parts: Iterable[str]) -> None:
     """Write a new file atomically, so that an interrupted run leaves no partial file."""
     path = Path(path)
     require_new(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".tmp")
-    with half.open("w", encoding="utf-8") as file:
+    make_folder(path.parent)
+    with new_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(parts)
-    os.replace(half, path)
 
 
 def require_new(path: Path) -> None:
-    if path.exists():
+    """Raise if a file exists or cannot be written, before anything is generated for it."""
+    with errors_of_place(path):
+        there = path.exists()
+    if there:
         raise UserError("the output file exists", got=path, fix="remove it, or choose another name")
+    require_writable_file(path)

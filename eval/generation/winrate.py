@@ -23,13 +23,13 @@ from alignment.tokenization.chat_format import Messages
 from eval.comparison.intervals import t_interval, wilson
 from eval.comparison.preferences import length_controlled_win_rate
 from eval.comparison.standard_errors import mean_se
-from eval.generation.generate import Sampling, score
+from eval.generation.generate import score
 from eval.generation.replies import distinct_n
 from reward_models.judges.positions import judge_in_both_positions
 from reward_models.protocol import Comparer, Reward
 
 if TYPE_CHECKING:
-    from eval.harness.run_suite import LoadedModel
+    from eval.generation.sample import Samples
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,8 @@ Outputs = dict[tuple[str, int], Output]  # by (prompt as JSON, number of earlier
 # ---- Outputs ----
 
 
-def outputs_of_checkpoint(loaded: LoadedModel, rows: Sequence[dict], format: str, sampling: Sampling) -> Outputs:
-    """A reply of a checkpoint to each prompt that leaves room for a reply."""
-    from eval.generation.sample import draw
-
-    samples = draw(loaded, rows, format, sampling, n=1)
+def outputs_of_samples(samples: Samples) -> Outputs:
+    """The only reply to each prompt."""
     return keyed(
         [
             Output(row, reply.text, reply.gen_len, not reply.truncated)

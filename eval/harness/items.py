@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eval.harness.suite import Suite
 
 COLUMNS = (
-    *("task", "metric", "item_id", "cluster", "prompt", "target", "output"),
+    *("task", "metric", "item_id", "cluster", "prompt", "target", "output", "raw_output"),
     *("score", "weight", "gen_len", "truncated", "gold_probability", "confidence"),
 )
 CALIBRATION_BINS = 10
@@ -39,10 +39,11 @@ def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tu
 
     Returns:
         Columns task, metric, item_id, cluster (the data's `cluster`, or the item if there is none), prompt, target,
-        output, score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and truncated
-        (both None if nothing was generated), and for multiple choice gold_probability and confidence: the shares of the
-        right and of the likeliest choice in the probability of all choices. Metrics without a number per item have no
-        rows.
+        output (of a filter: the answer that it extracts), raw_output (the reply before filters; None if nothing was
+        generated), score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and
+        truncated (both None if nothing was generated), and for multiple choice gold_probability and confidence: the
+        shares of the right and of the likeliest choice in the probability of all choices. Metrics without a number per
+        item have no rows.
     """
     import pandas
 
@@ -119,12 +120,14 @@ def chance(task: Task, metric: str, docs: list[dict]) -> float | None:
 def _describe(sample: dict, task: Task) -> dict:
     """The columns about the item and the answer."""
     doc, arguments, response = sample["doc"], sample["arguments"], sample["filtered_resps"]
-    item_id = str(doc.get("id", f"{sample['doc_id']}-{sample['doc_hash'][:8]}"))
+    own_id, raw = item_id(sample), None
     if task.OUTPUT_TYPE == "multiple_choice":
         best = int(np.argmax([likelihood for likelihood, *_ in response]))
         output = task.doc_to_choice(doc)[best] if len(response) == len(task.doc_to_choice(doc)) else ""
     elif task.OUTPUT_TYPE == "generate_until":
         output = response[0] if isinstance(response[0], str) else json.dumps(response[0])
+        replies = sample["resps"][0]
+        raw = replies[0] if len(replies) == 1 else json.dumps(replies)
     else:
         output = ""
     probabilities = choice_probabilities(sample, task)
@@ -132,12 +135,18 @@ def _describe(sample: dict, task: Task) -> dict:
     return {
         "gold_probability": None if probabilities is None or gold is None else float(probabilities[gold]),
         "confidence": None if probabilities is None else float(probabilities.max()),
-        "item_id": item_id,
-        "cluster": str(doc.get("cluster", item_id)),
+        "item_id": own_id,
+        "cluster": str(doc.get("cluster", own_id)),
         "prompt": "" if task.OUTPUT_TYPE == "loglikelihood_rolling" else str(arguments[0][0]),
         "target": str(sample["target"]),
         "output": output,
+        "raw_output": raw,
     }
+
+
+def item_id(sample: dict) -> str:
+    """The id of a sample's item: the data's `id`, or otherwise its place and the digest of its row."""
+    return str(sample["doc"].get("id", f"{sample['doc_id']}-{sample['doc_hash'][:8]}"))
 
 
 def choice_probabilities(sample: dict, task: Task) -> np.ndarray | None:

@@ -24,7 +24,7 @@ from transformers import StoppingCriteria
 
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
-from alignment.models.generation import SAMPLING, end_token_ids, own_settings
+from alignment.models.generation import ONE_REPLY, SAMPLING, end_token_ids, own_settings, settings_named
 from alignment.models.output_layer import contiguous_states
 from eval.harness.chat_prompt import render_chat
 
@@ -96,19 +96,34 @@ class CausalLM(HFLM):
         model: in evaluation mode and on its device.
         tokenizer: used unchanged; lm-eval sets a missing pad token.
         batch_size: rows per batch; batches are formed from requests of similar length.
+        too_long: what to do about requests that do not fit into the context: `refuse` them with an error, or `skip`
+            them, with an empty reply or a log-likelihood of 0 that the caller has to leave out.
+        ends: further token ids and texts that end a reply.
 
     Attributes:
         replies: (task name, document index) -> the replies of `generate_until`.
+        skipped: (task name, document index) of the requests that were skipped.
     """
 
     add_bos_token: bool | None  # of HFLM
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        *,
+        too_long: str = "refuse",
+        ends: tuple[list[int], list[str]] = ([], []),
+    ):
         self.context = context_limit(model, tokenizer)
         options = {"backend": "causal", "max_length": self.context, "batch_size": batch_size}
         with _ties_kept(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, **options)
-        self.stop_ids = end_token_ids(model, self.tokenizer)
+        self.stop_ids = sorted({*end_token_ids(model, self.tokenizer), *ends[0]})
+        self.stop_texts = ends[1]
+        self.too_long = too_long
+        self.skipped: set[tuple[str, int]] = set()
         self.replies: dict[tuple[str, int], list[Reply]] = {}
         forward = getattr(model, "get_base_model", lambda: model)().forward
         self.accepted = inspect.signature(forward).parameters.keys()
@@ -124,25 +139,31 @@ class CausalLM(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Generate replies, returned in the order of `requests`.
 
-        Requests with equal settings are batched together, longest prompts first.
+        Requests with equal settings are batched together, longest prompts first. An empty prompt is the BOS token.
 
         Raises:
-            UserError: a prompt leaves no room for its reply within the model's context.
+            UserError: a prompt leaves no room for its reply within the model's context, and may not be skipped.
         """
         encoded = self._encode([request.args[0] for request in requests])
-        prompts = [encoded[request.args[0]] for request in requests]
+        prompts = [encoded[request.args[0]] or [self.prefix_token_id] for request in requests]
         settings = [repr(sorted(request.args[1].items())) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: (settings[i], -len(prompts[i]), prompts[i]))
+        limits = {
+            text: normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
+            for text, request in zip(settings, requests, strict=True)
+        }
+        fits = self._fitting(
+            requests, [(len(prompt), limits[text]) for prompt, text in zip(prompts, settings, strict=True)]
+        )
+        order = sorted(fits, key=lambda i: (settings[i], -len(prompts[i]), prompts[i]))
         found: dict[int, Reply] = {}
         for _, group in groupby(order, key=lambda i: settings[i]):
             rows = list(group)
             options = normalize_gen_kwargs(requests[rows[0]].args[1], self.max_gen_toks)
             self._warn_of_settings(options["do_sample"])
-            self._require_room(len(prompts[rows[0]]), options["max_gen_toks"], requests[rows[0]].task_name)
             for start in trange(0, len(rows), self.batch_size, desc="batches", disable=None, leave=False):
                 batch = rows[start : start + self.batch_size]
                 found |= zip(batch, self.reply([prompts[i] for i in batch], options), strict=True)
-        replies = [found[i] for i in range(len(requests))]
+        replies = [found.get(i, Reply("", 0, truncated=False)) for i in range(len(requests))]
         for request, reply in zip(requests, replies, strict=True):
             self.replies.setdefault((request.task_name, request.doc_id), []).append(reply)
         return [reply.text for reply in replies]
@@ -165,18 +186,20 @@ class CausalLM(HFLM):
         """Generate replies to one batch of prompts (token ids) with lm-eval's normalised generation settings."""
         options = dict(options)
         stops, limit = [stop for stop in options.pop("until") if stop], options.pop("max_gen_toks")
+        stops += self.stop_texts
         if not options["do_sample"]:
             options.pop("temperature", None)
         inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(self.device)
         width = inputs["input_ids"].shape[1]
-        with contiguous_states(self.model):
+        with contiguous_states(self.model), settings_named(self.model.generation_config, options):
             output = self.model.generate(
                 **inputs,
                 max_new_tokens=limit,
                 eos_token_id=self.stop_ids,
                 pad_token_id=self.tokenizer.pad_token_id,
                 stopping_criteria=[StopAtText(self.tokenizer, stops, width)] if stops else None,
-                **options,
+                tokenizer=self.tokenizer,  # for stop_strings of a generation config
+                **ONE_REPLY | options,
             )
         return [self._read(row, stops, limit) for row in output[:, width:].tolist()]
 
@@ -193,16 +216,16 @@ class CausalLM(HFLM):
         return Reply(text, length, truncated=end is None, token_ids=tuple(tokens[:length]))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Like lm-eval's method, but raises for requests that do not fit instead of cutting them from the left."""
+        """Like lm-eval's method, but skips or refuses items that do not fit instead of cutting them from the left."""
         contexts = [context.rstrip() for context, _ in (request.args for request in requests)]
         self.encoded = self._encode([*contexts, *("".join(request.args) for request in requests)])
         try:
             pairs = [self._encode_pair(*request.args) for request in requests]
         finally:
             self.encoded = {}
-        for request, (context, continuation) in zip(requests, pairs, strict=True):
-            self._require_room(len(context) + len(continuation) - 1, 0, request.task_name)
-        return self._loglikelihood_tokens([(None, *pair) for pair in pairs])
+        fits = self._fitting(requests, [(len(context) + len(continuation) - 1, 0) for context, continuation in pairs])
+        scores = dict(zip(fits, self._loglikelihood_tokens([(None, *pairs[i]) for i in fits]), strict=True))
+        return [scores.get(i, (0.0, False)) for i in range(len(requests))]
 
     def _encode(self, texts: list[str]) -> dict[str, list[int]]:
         """Encode texts like `tok_encode`, in one batch."""
@@ -302,11 +325,28 @@ class CausalLM(HFLM):
             return self.model(padded, logits_to_keep=torch.arange(first, width, device=self.device), **options).logits
         return self.model(padded, **options).logits[:, first:]
 
-    def _require_room(self, prompt: int, reply: int, task: str) -> None:
-        if prompt + reply > self.context:
+    def _fitting(self, requests: list[Instance], sizes: list[tuple[int, int]]) -> list[int]:
+        """Positions of the requests of items that fit into the context; the other items are recorded in `skipped`.
+
+        Args:
+            sizes: tokens of each request's prompt, and of the reply that it needs room for.
+
+        Raises:
+            UserError: there are others, and they may not be skipped.
+        """
+        items = [(request.task_name, request.doc_id) for request in requests]
+        long = [i for i, (prompt, reply) in enumerate(sizes) if prompt + reply > self.context]
+        skipped = {items[i] for i in long}
+        if skipped and self.too_long == "refuse":
+            task, _ = items[long[0]]
+            counts = [len({item for item in some if item[0] == task}) for some in (skipped, items)]
+            prompt, reply = max((sizes[i] for i in long if items[i][0] == task), key=sum)
             raise UserError(
-                f"A prompt of task {task!r} does not fit into the model's context.",
-                got=f"{prompt} prompt tokens + {reply} for the reply",
+                f"{counts[0]} of {counts[1]} items of task {task!r} do not fit into the model's context.",
+                got=f"up to {prompt} prompt tokens + {reply} for the reply",
                 expected=f"at most {self.context} tokens",
-                fix="use fewer examples or shorter replies (SUITE?num_fewshot=0&max_gen_toks=64), or omit the task",
+                fix="use fewer examples or shorter replies (SUITE?num_fewshot=0&max_gen_toks=64), or leave such items "
+                "out (--too_long skip)",
             )
+        self.skipped |= skipped
+        return [i for i, item in enumerate(items) if item not in skipped]

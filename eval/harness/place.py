@@ -30,8 +30,8 @@ class Place:
 def place_of(checkpoint: str | Path) -> Place:
     """Find a checkpoint's place by its path."""
     path = Path(checkpoint).resolve()
-    if path.name != "checkpoint":
-        return Place(path.name, None, ELSEWHERE, 0)
+    if path.name != "checkpoint" or not path.parent.name:  # /checkpoint is in no run directory
+        return Place(path.name or "root", None, ELSEWHERE, 0)
     run_dir = path.parents[1]
     parent = _read_key(path.parent / "stage.json", "parent")
     return Place(path.parent.name, parent, run_dir / "evals", _read_key(run_dir / "pipeline.json", "seed") or 0)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import UserError, raise_all
-from eval.comparison.find import measurement, records_of
+from eval.comparison.find import measurement, records_of, without_template
+from eval.conditions.chat_template import ASK, template_of
 from eval.harness.place import place_of
 from eval.harness.run_suite import evaluate_many
-from eval.harness.store import read_record, run_name, variant_words
+from eval.harness.store import read_record, run_name, sha256_of_text, variant_words
 from eval.harness.suite import FORMATS, suite_formats, suite_name
 from eval.harness.with_base import evaluate_with_base
 
@@ -27,6 +28,8 @@ def evaluate_missing(
     *,
     limit: int | None = None,
     batch_size: int = 64,
+    chat_template: str | None = None,
+    too_long: str = "skip",
 ) -> None:
     """Run suites on the checkpoints of a comparison that have no runs of them.
 
@@ -38,20 +41,28 @@ def evaluate_missing(
         formats: by default the formats in which a checkpoint of the comparison was run, or both formats.
         limit: items per task; such runs are a variant, as with `align eval`.
         batch_size: rows per batch.
+        chat_template, too_long: as for `evaluate`. Runs in the chat format count only if they were in this template.
     """
     sides = list(dict.fromkeys([first, *others]))
     checkpoints = {side: found for side in sides if (found := _checkpoint(side)) is not None}
     variant = {"limit": limit} if limit else {}
-    options = {"limit": limit, "variant": variant, "batch_size": batch_size}
+    options = {"limit": limit, "variant": variant, "batch_size": batch_size, "too_long": too_long}
+    options["chat_template"] = chat_template
     lacking: dict[str, Lacking] = {side: {} for side in checkpoints}
     for suite in suites:
-        for side, missing in _missing(suite, sides, formats, limit).items():
-            if side in checkpoints and (possible := _possible(checkpoints[side], suite, missing, formats)):
+        for side, missing in _missing(suite, sides, formats, limit, chat_template).items():
+            if side in checkpoints and (
+                possible := _possible(checkpoints[side], suite, missing, formats, chat_template)
+            ):
                 lacking[side][suite] = possible
-    _require_free_names({checkpoints[side]: missing for side, missing in lacking.items()}, variant)
+    _require_free_names({checkpoints[side]: missing for side, missing in lacking.items()}, variant, chat_template)
     above = (side for side in others if lacking.get(side) and _is_base(checkpoints.get(first), checkpoints[side]))
     adapter = next(above, None)
-    if adapter and lacking[first] and lacking[first] == _as_of_base(lacking[adapter], checkpoints[first]):
+    if (
+        adapter
+        and lacking[first]
+        and lacking[first] == _as_of_base(lacking[adapter], checkpoints[first], chat_template)
+    ):
         del lacking[first]
         _run(checkpoints[adapter], lacking.pop(adapter), options, checkpoints[first])
     for side, suites_left in lacking.items():
@@ -68,11 +79,19 @@ def _checkpoint(side: str) -> str | None:
     return next((str(folder) for folder in folders if is_adapter(folder) or (folder / "config.json").is_file()), None)
 
 
-def _missing(suite: str, sides: Sequence[str], formats: Sequence[str] | None, limit: int | None) -> Lacking:
+def _missing(
+    suite: str, sides: Sequence[str], formats: Sequence[str] | None, limit: int | None, chat_template: str | None
+) -> Lacking:
     """Side -> the formats of a suite in which the comparison needs a run that the side lacks."""
     name, variant = suite_name(suite), " ".join(variant_words({"limit": limit} if limit else {}))
+    digest = sha256_of_text(template_of(chat_template)) if chat_template else None
     measured = {
-        side: {found for found in map(measurement, records_of(side).values()) if found[0] == name} for side in sides
+        side: {
+            (measurement if digest is None else without_template)(record)
+            for record in records_of(side).values()
+            if record["suite"] == name and (digest is None or _asked_in(record, digest))
+        }
+        for side in sides
     }
     if formats is None and limit is None and set.intersection(*measured.values()):
         return {}
@@ -83,12 +102,21 @@ def _missing(suite: str, sides: Sequence[str], formats: Sequence[str] | None, li
     }
 
 
-def _possible(checkpoint: str, suite: str, missing: list[str], asked: Sequence[str] | None) -> list[str]:
-    """The missing formats that the suite has; chat only with a chat template, unless the format was requested."""
+def _asked_in(record: dict, digest: str) -> bool:
+    """Whether a run was in the plain format, or in the chat template of a digest."""
+    return record["format"] != "chat" or record.get("template_digest") == digest
+
+
+def _possible(
+    checkpoint: str, suite: str, missing: list[str], asked: Sequence[str] | None, chat_template: str | None
+) -> list[str]:
+    """The missing formats that the suite has; chat only with a chat template, unless no other format was requested."""
     from alignment.models.loading import load_tokenizer
 
     left = [format for format in missing if format in suite_formats(suite)]
-    if "chat" in left and not asked and not load_tokenizer(checkpoint).chat_template:
+    may_lack = "chat" in left and not chat_template and list(asked or FORMATS) != ["chat"]
+    if may_lack and not load_tokenizer(checkpoint).chat_template:
+        logger.warning("%s has no chat template and is not asked in the chat format: %s", checkpoint, ASK)
         left.remove("chat")
     return left
 
@@ -102,9 +130,9 @@ def _is_base(checkpoint: str | None, other: str) -> bool:
     return base == checkpoint or (Path(base).is_dir() and Path(base).resolve() == Path(checkpoint).resolve())
 
 
-def _as_of_base(lacking: Lacking, base: str) -> Lacking:
+def _as_of_base(lacking: Lacking, base: str, chat_template: str | None) -> Lacking:
     """The suites and formats that `evaluate_with_base` would run on the base."""
-    possible = {suite: _possible(base, suite, formats, None) for suite, formats in lacking.items()}
+    possible = {suite: _possible(base, suite, formats, None, chat_template) for suite, formats in lacking.items()}
     return {suite: formats for suite, formats in possible.items() if formats}
 
 
@@ -123,8 +151,10 @@ def _run(checkpoint: str, lacking: Lacking, options: dict, base: str | None = No
             evaluate_many(checkpoint, suites, list(formats), place.folder, **given)
 
 
-def _require_free_names(lacking: dict[str, Lacking], variant: dict) -> None:
+def _require_free_names(lacking: dict[str, Lacking], variant: dict, chat_template: str | None) -> None:
     """Raise if a checkpoint's runs would overwrite those of another checkpoint with the same name."""
+    if chat_template:
+        return  # part of the name by each checkpoint's own template: `evaluate_many` checks
     taken: dict[Path, str] = {}
     refused = []
     for checkpoint, missing in lacking.items():

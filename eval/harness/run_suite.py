@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.durable.unwritable import require_writable
 from alignment.errors import UserError
+from eval.conditions.chat_template import possible_formats, reply_ends, with_template
+from eval.conditions.eval_options import require_options
+from eval.conditions.left_out import leave_out, note
 from eval.harness.store import (
     checkpoint_digest,
     require_not_others,
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 
     from eval.harness.suite import Suite
 
+logger = logging.getLogger(__name__)
 LoadedModel = tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
 
 
@@ -44,6 +50,8 @@ def evaluate(
     suite_args: dict | None = None,
     variant: dict | None = None,
     loaded: LoadedModel | None = None,
+    too_long: str = "skip",
+    chat_template: str | None = None,
 ) -> dict:
     """Run one suite in one format on a checkpoint; write run.json and items.parquet to `output_dir`.
 
@@ -64,21 +72,31 @@ def evaluate(
             record. Only runs with the same variant are compared.
         loaded: the checkpoint's (model, tokenizer), if the caller has loaded them; used on their device. Afterwards the
             model's modes and the random states of python, numpy and torch are restored.
+        too_long: what to do about items that do not fit into the model's context with their reply: `skip` leaves them
+            out of the scores and counts them (`left_out` in the record, and a warning); `refuse` raises.
+        chat_template: the chat format's template if it is not the tokenizer's own: a Jinja file, or the checkpoint
+            (folder or hub id) of another model or adapter. Replies then also end where this template ends a turn.
 
     Returns:
         The record in run.json.
 
     Raises:
-        UserError: no such checkpoint, suite or format; no chat template; a prompt longer than the context.
+        UserError: no such checkpoint, suite or format; no chat template; no item fits into the context; an option is
+            out of range, or the output folder cannot be written.
     """
     from eval.harness.suite import load_suite
 
+    options = {"batch_size": batch_size, "limit": limit, "seed": seed, "num_fewshot": num_fewshot}
+    require_options(**options, suite_args=suite_args, too_long=too_long)
+    require_writable(output_dir)
     started = time.perf_counter()
     with _random_states_kept():
         loaded_suite = load_suite(suite, format, num_fewshot=num_fewshot, suite_args=suite_args)
         model, tokenizer = loaded or load_checkpoint(checkpoint)
-        _require_template(tokenizer, format, checkpoint)
-        settings = {"num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size}
+        tokenizer, chat_template = _asked_in(tokenizer, chat_template if format == "chat" else None)
+        possible_formats([format], tokenizer, checkpoint)
+        settings = {"num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size, "too_long": too_long}
+        settings |= {"chat_template": chat_template}
         record = {
             "run_id": run_name(stage or Path(checkpoint).name, loaded_suite.name, format, variant or {}),
             "suite": loaded_suite.name,
@@ -91,6 +109,8 @@ def evaluate(
             "seeds": {"fewshot": seed, "sampling": seed},
         }
         items, figures = _measure(record, loaded_suite, model, tokenizer)
+    for line in note(record | figures):
+        logger.warning(line)
     record |= figures | {"seconds": round(time.perf_counter() - started, 2)}
     return save_run(output_dir, record, items)
 
@@ -109,12 +129,14 @@ def evaluate_many(
 
     Args:
         checkpoint: folder or hub id.
-        suites: as for `evaluate`.
-        formats: formats that a suite lacks are skipped (tinyworld_bpb has no chat format).
+        suites: as for `evaluate`; a suite that is named twice runs once.
+        formats: formats that a suite lacks are skipped (tinyworld_bpb has no chat format), and so is the chat format,
+            with a warning, if the checkpoint has no chat template and another format was requested too.
         output_dir: folder of the runs; each run is written to its subfolder `STAGE-SUITE-FORMAT[-VARIANT]`.
         stage: name of the checkpoint's stage.
         variant: as for `evaluate`.
-        options: further keyword arguments of `evaluate`.
+        options: further keyword arguments of `evaluate`. With a `chat_template` that is not the checkpoint's own, the
+            chat runs are a variant of that template.
 
     Returns:
         The records of the runs, in the order of the suites.
@@ -122,13 +144,29 @@ def evaluate_many(
     Raises:
         UserError: as for `evaluate`; two suites have the same name; a run's folder holds another checkpoint's run.
     """
+    from alignment.models.checkpoints import require_checkpoint
+    from alignment.models.loading import load_tokenizer
     from eval.harness.suite import require_format, suite_formats, suite_name
 
+    require_options(**options)
+    suites = list(dict.fromkeys(suites))
     for suite in suites:
         if not set(formats) & set(suite_formats(suite)):
             require_format(suite, formats[0])
-    runs = [(suite, format) for suite in suites for format in formats if format in suite_formats(suite)]
-    names = [run_name(stage, suite_name(suite), format, variant or {}) for suite, format in runs]
+    require_writable(output_dir)
+    if not options.get("loaded"):
+        require_checkpoint(checkpoint)
+    tokenizer = options["loaded"][1] if options.get("loaded") else load_tokenizer(checkpoint)
+    asked, template = _asked_in(tokenizer, options.get("chat_template") if "chat" in formats else None)
+    variants = {format: variant or {} for format in formats}
+    if template:
+        variants["chat"] = variants["chat"] | {"chat_template": str(template_digest(asked))[:8]}
+    runs = [
+        (suite, format)
+        for suite in suites
+        for format in possible_formats([one for one in formats if one in suite_formats(suite)], asked, checkpoint)
+    ]
+    names = [run_name(stage, suite_name(suite), format, variants[format]) for suite, format in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(
@@ -136,10 +174,8 @@ def evaluate_many(
         )
     require_not_others([Path(output_dir) / name for name in names], checkpoint, stage)
     options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
-    for _, format in runs:
-        _require_template(options["loaded"][1], format, checkpoint)
     return [
-        evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variant, **options)
+        evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variants[format], **options)
         for (suite, format), name in zip(runs, names, strict=True)
     ]
 
@@ -163,13 +199,10 @@ def this_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _require_template(tokenizer: PreTrainedTokenizerBase, format: str, checkpoint: str | Path) -> None:
-    if format == "chat" and not tokenizer.chat_template:
-        raise UserError(
-            "The chat format needs a tokenizer with a chat template.",
-            got=f"a tokenizer without one, in {checkpoint}",
-            fix="use --format plain, or evaluate a checkpoint of the sft stage or later",
-        )
+def _asked_in(tokenizer: PreTrainedTokenizerBase, source: str | None) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """(the tokenizer with a source's chat template, the source), or (the tokenizer, None) if that changes nothing."""
+    asked = with_template(tokenizer, source) if source else tokenizer
+    return (tokenizer, None) if asked.chat_template == tokenizer.chat_template else (asked, source)
 
 
 def _measure(
@@ -184,16 +217,19 @@ def _measure(
 
     chat = record["format"] == "chat"
     with _evaluating(model), quiet_lm_eval():
-        lm = CausalLM(model, tokenizer, record["settings"]["batch_size"])
+        settings = record["settings"]
+        ends = reply_ends(tokenizer) if settings["chat_template"] else ([], [])
+        lm = CausalLM(model, tokenizer, settings["batch_size"], too_long=settings["too_long"], ends=ends)
         _set_seeds(suite, record["seeds"]["sampling"])
         results = lm_eval.evaluate(
             lm,
             {"tasks": suite.tasks, "groups": suite.groups},
-            limit=record["settings"]["limit"],
+            limit=settings["limit"],
             bootstrap_iters=0,
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
+        left_out = leave_out(results, suite, lm.skipped)
         items = collect_items(results["samples"], suite, lm.replies)
         figures = summarise(items, results, suite)
         digest = suite_digest(suite)
@@ -203,6 +239,8 @@ def _measure(
         "template_digest": template_digest(tokenizer),
         "suite_digest": digest,
         "versions": versions(),
+        "context": lm.context,
+        "left_out": left_out,
         "tasks": figures,
     }
 

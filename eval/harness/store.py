@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from alignment.durable.atomic import disk_full_explained, new_file, write_json
 from alignment.durable.manifest import damage_of_file, digests, entry_of
 from alignment.durable.read import read_json
+from alignment.durable.unwritable import errors_of_place, make_folder
 from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import adapter_base
 from alignment.redaction import redacted
@@ -24,7 +26,23 @@ if TYPE_CHECKING:
 
 AGAIN = "remove its folder and evaluate again"
 WEIGHTS = (".safetensors", ".bin")
+# What a comparison reads: the keys of run.json with their types, and columns of items.parquet.
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "suite": str,
+    "format": str,
+    "suite_digest": str,
+    "stage": (str, type(None)),
+    "tasks": list,
+    "settings": dict,
+    "seeds": dict,
+}
+ITEM_COLUMNS = ("task", "metric", "item_id", "cluster", "prompt", "target", "output", "score", "weight")
+LONGEST_NAME, LONGEST_KEPT = 255, 200  # bytes of a folder's name on Linux; of a shortened name, before its digest
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "lm_eval")
+
+
+class ForeignRecord(UserError):
+    """A run.json with none of an eval run's keys: that of another program."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +55,15 @@ class Run:
 
 
 def run_name(stage: str, suite: str, format: str, variant: dict) -> str:
-    """Name of a run's folder: `sft-tinyworld-chat`, or with a variant `sft-tinyworld-chat-limit-2`."""
-    return "-".join([stage, suite, format, *(re.sub(r"[^\w.]+", "_", part) for part in variant_words(variant))])
+    """Name of a run's folder: `sft-tinyworld-chat`, or with a variant `sft-tinyworld-chat-limit-2`.
+
+    A name that is longer than file systems allow keeps its beginning, and ends with a digest of the whole.
+    """
+    name = "-".join([stage, suite, format, *(re.sub(r"[^\w.]+", "_", part) for part in variant_words(variant))])
+    encoded = name.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return f"{encoded[:LONGEST_KEPT].decode(errors='ignore')}-{sha256_of_text(name)[:8]}"
 
 
 def variant_words(variant: dict) -> list[str]:
@@ -51,10 +76,15 @@ def variant_words(variant: dict) -> list[str]:
 
 def save_run(path: str | Path, record: dict, items: pandas.DataFrame) -> dict:
     """Write a run and return its record; run.json is written last and atomically, so that its presence marks a whole
-    run."""
+    run.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "run.json").unlink(missing_ok=True)
+    make_folder(path)
+    with errors_of_place(path):
+        (path / "run.json").unlink(missing_ok=True)
     with disk_full_explained(f"the evaluation in {path}", path):
         with new_file(path / "items.parquet") as partial:
             items.to_parquet(partial, index=False)
@@ -69,8 +99,6 @@ def load_run(path: str | Path) -> Run:
     Raises:
         UserError: the folder holds no complete run, or one whose files are damaged.
     """
-    import pandas
-
     path = Path(path)
     if not (path / "run.json").exists():
         raise UserError("Not an eval run.", got=path, expected="a folder with run.json and items.parquet")
@@ -79,7 +107,25 @@ def load_run(path: str | Path) -> Run:
         found = damage_of_file(path / "items.parquet", "items.parquet", record["items"])
         if found:
             raise UserError(f"the eval run {path} is damaged", got=found[0], fix=AGAIN)
-    return Run(path, record, pandas.read_parquet(path / "items.parquet"))
+    return Run(path, record, _read_items(path / "items.parquet"))
+
+
+def _read_items(file: Path) -> pandas.DataFrame:
+    import pandas
+    from pyarrow import ArrowException
+
+    try:
+        items = pandas.read_parquet(file)
+    except (ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read", got=error, expected="the items of an eval run", fix=AGAIN) from error
+    if missing := [name for name in ITEM_COLUMNS if name not in items.columns]:
+        raise UserError(
+            f"{file} does not hold the items of an eval run",
+            got=f"columns {', '.join(map(str, items.columns))}",
+            expected=f"also {', '.join(missing)}",
+            fix=AGAIN,
+        )
+    return items
 
 
 def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) -> None:
@@ -89,7 +135,9 @@ def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) 
     """
     refused = []
     for folder in folders:
-        own = Path(checkpoint).resolve() == (folder.parents[1] / stage / "checkpoint").resolve()
+        own = (
+            Path(checkpoint).resolve() == (Path(os.path.abspath(folder)).parent.parent / stage / "checkpoint").resolve()
+        )
         if own or not (folder / "run.json").is_file():
             continue
         other = read_record(folder)["checkpoint"]
@@ -109,14 +157,41 @@ def is_whole(path: Path) -> bool:
     """Whether a folder holds a complete, undamaged run."""
     try:
         record = read_record(path)
-    except (FileNotFoundError, UserError):
+    except UserError:
         return False
     return "items" not in record or not damage_of_file(path / "items.parquet", "items.parquet", record["items"])
 
 
 def read_record(path: Path) -> dict:
-    """The run.json of a run's folder."""
-    return read_json(path / "run.json", AGAIN)
+    """The run.json of a run's folder.
+
+    Raises:
+        UserError: the file is damaged, or not that of an eval run.
+    """
+    file = path / "run.json"
+    try:
+        record = read_json(file, AGAIN)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read", got=error, expected="the record of an eval run", fix=AGAIN) from error
+    wrong = [name for name, kind in RECORD.items() if name not in record or not isinstance(record[name], kind)]
+    wrong += [name for name in ("variant", "versions") if not isinstance(record.get(name) or {}, dict)]
+    if not wrong and not all(map(_is_figure, record["tasks"])):
+        wrong = ["tasks"]
+    if wrong:
+        raise (UserError if RECORD.keys() & record.keys() else ForeignRecord)(
+            f"{file} is not that of an eval run",
+            got=f"keys {', '.join(list(record)[:12]) or 'none'}",
+            expected=f"{', '.join(wrong)}, as `align eval` writes them",
+            fix=f"give another folder; if it was an eval run, {AGAIN}",
+        )
+    return record
+
+
+def _is_figure(figure: object) -> bool:
+    """Whether an entry of a record's tasks has what a comparison reads; it reads more of figures that are means."""
+    if not isinstance(figure, dict) or not {"task", "metric", "is_mean"} <= figure.keys():
+        return False
+    return not figure["is_mean"] or {"members", "pooled", "higher_is_better"} <= figure.keys()
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str | None:
@@ -145,15 +220,15 @@ def checkpoint_digest(checkpoint: str | Path) -> str | None:
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of a fast tokenizer's serialised state, or of another tokenizer's vocabulary."""
     if not tokenizer.is_fast:
-        return _sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True))
+        return sha256_of_text(json.dumps(tokenizer.get_vocab(), sort_keys=True))
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     settings.pop("padding"), settings.pop("truncation")  # state of the latest call
-    return _sha256(json.dumps(settings, sort_keys=True))
+    return sha256_of_text(json.dumps(settings, sort_keys=True))
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """SHA-256 of the chat template; None without a template."""
-    return _sha256(str(tokenizer.chat_template)) if tokenizer.chat_template else None
+    return sha256_of_text(str(tokenizer.chat_template)) if tokenizer.chat_template else None
 
 
 def versions() -> dict[str, str]:
@@ -161,5 +236,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
-def _sha256(text: str) -> str:
+def sha256_of_text(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

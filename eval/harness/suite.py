@@ -26,6 +26,7 @@ from unittest import mock
 
 from alignment.errors import UserError, raise_all, unknown
 from alignment.name_options import read_options, split_name
+from eval.conditions.eval_options import require_options
 from eval.suite_rows.row_checks import require_usable_rows, rows_checked
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     options = (suite_args or {}) | options
     num_fewshot = options.pop("num_fewshot", num_fewshot)
     max_gen_toks, calibration = options.pop("max_gen_toks", None), options.pop("calibration", False)
-    _require_in_range(spec, num_fewshot, max_gen_toks)
+    require_options(num_fewshot=num_fewshot, max_gen_toks=max_gen_toks)
     try:
         with quiet_lm_eval(), rows_checked():
             loaded = _load(name, path, format, options)
@@ -149,17 +150,6 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
         require_usable_rows(task)
     centred = _packaged(path).get("centred", {}) if path else {}
     return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}), bool(calibration), centred)
-
-
-def _require_in_range(spec: str, num_fewshot: object, max_gen_toks: object) -> None:
-    least = {"num_fewshot": (num_fewshot, 0), "max_gen_toks": (max_gen_toks, 1)}
-    raise_all(
-        [
-            UserError(f"Suite {spec!r} cannot take this {name}.", got=value, expected=f"a whole number from {low}")
-            for name, (value, low) in least.items()
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low)
-        ]
-    )
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
+from eval.conditions.chat_template import ASK
 from eval.harness.place import Place
 from eval.harness.run_suite import evaluate_many, load_checkpoint, this_device
 
@@ -24,7 +25,8 @@ def evaluate_with_base(
     """Run suites on an adapter and on its base from one loaded model, with the adapter disabled for the base.
 
     If disabling the adapter would not restore the base's weights, the base is loaded separately, after the adapter's
-    model is freed. The base uses its own tokenizer and stop tokens, and skips the chat format if it has no template.
+    model is freed. The base uses its own tokenizer and stop tokens. If it has no
+    template, it skips the chat format with a warning, unless the option `chat_template` says in which template to ask.
 
     Args:
         checkpoint: folder or hub id of an adapter.
@@ -51,7 +53,9 @@ def evaluate_with_base(
     with token_rows_in_place(model):
         records = evaluate_many(checkpoint, suites, formats, place.folder, **own)
     tokenizer = load_tokenizer(base)
-    formats = [format for format in formats if format != "chat" or tokenizer.chat_template]
+    if "chat" in formats and not (tokenizer.chat_template or options.get("chat_template")):
+        logger.warning("%s, the base, has no chat template and is not asked in the chat format: %s", base, ASK)
+        formats = [format for format in formats if format != "chat"]
     suites = [suite for suite in suites if set(formats) & set(suite_formats(suite))]
     if not suites:
         return records

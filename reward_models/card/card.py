@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alignment.durable.atomic import write_json, write_text
+from alignment.durable.unwritable import make_folder
 from alignment.text import markdown_table, percent
 
 CARD_FILE = "reward_card.json"
@@ -10,7 +11,7 @@ CARD_FILE = "reward_card.json"
 
 def write_card(folder: Path, card: dict, title: str) -> None:
     """Write both files into a folder, replacing earlier ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / CARD_FILE, card)
     write_text((folder / CARD_FILE).with_suffix(".md"), f"# Reward card of {title}\n\n{card_markdown(card)}\n")
 

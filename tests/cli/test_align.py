@@ -93,7 +93,7 @@ def test_debug_shows_the_traceback(tmp_path):
         (["run", "nowhere"], "nowhere is not a recipe folder"),
         (["sft", "nowhere.yaml"], "no recipe at nowhere.yaml"),
         (["chat", "runs/nowhere/checkpoint"], "no such folder"),
-        (["chat", "org/model", "--temperature", "-1"], "--temperature cannot be negative"),
+        (["chat", "org/model", "--temperature", "-1"], "--temperature is out of range"),
     ],
 )
 def test_mistakes_in_process(arguments, says, capsys, tmp_path, monkeypatch):

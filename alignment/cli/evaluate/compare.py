@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from alignment.cli.evaluate.eval import add_asking_arguments, require_chat
+
 REGRESSED = 1
 
 
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, help="for evaluations that run first: items per task")
     parser.add_argument("--batch_size", type=int, default=64, help="for evaluations that run first")
+    add_asking_arguments(parser)
     parser.add_argument(
         "--show", type=int, default=0, metavar="N", help="print changed items: N regressed and N fixed per metric"
     )
@@ -58,12 +61,16 @@ def main(args: argparse.Namespace) -> int:
     from eval.harness.prepare import evaluate_missing
     from eval.harness.suite import suite_name
 
+    check_arguments(args)
     gates = [parse_gate(text) for text in args.fail_on_regression]
     if args.suite:
         formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
-        evaluate_missing(args.a, args.b, args.suite, formats, limit=args.limit, batch_size=args.batch_size)
-    elif args.format or args.limit:
-        raise UserError("--format and --limit apply to evaluations that --suite runs", fix="add --suite NAME")
+        names = ("limit", "batch_size", "chat_template", "too_long")
+        evaluate_missing(args.a, args.b, args.suite, formats, **{name: getattr(args, name) for name in names})
+    elif args.format or args.limit or args.chat_template:
+        raise UserError(
+            "--format, --limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME"
+        )
     pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite])
     rows = compare_pairs(pairs, any_template=args.any_template)
     if not rows:
@@ -84,8 +91,24 @@ def main(args: argparse.Namespace) -> int:
     return REGRESSED if any(outcome["failed"] for outcome in outcomes) else 0
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise for invalid arguments, and for files that cannot be written, before anything is evaluated."""
+    from alignment.durable.unwritable import require_writable_file
+    from alignment.errors import UserError
+    from eval.conditions.eval_options import require_options
+
+    require_options(limit=args.limit, batch_size=args.batch_size)
+    require_chat(args.chat_template, args.format)
+    if args.show < 0:
+        raise UserError("--show is out of range", got=args.show, expected="0 or more")
+    for path in filter(None, (args.md, args.json, args.html)):
+        require_writable_file(path)
+
+
 def _write(args: argparse.Namespace, comparison: dict) -> None:
     """Write the requested files."""
+    from alignment.durable.atomic import write_text
+    from alignment.durable.unwritable import make_folder
     from alignment.report.comparison_page import render_comparison
     from eval.comparison.table import compare_markdown
 
@@ -96,6 +119,6 @@ def _write(args: argparse.Namespace, comparison: dict) -> None:
     }
     for path, render in written.items():
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(render(comparison), encoding="utf-8")
+            make_folder(path.parent)
+            write_text(path, render(comparison))
             print(f"written to {path}")

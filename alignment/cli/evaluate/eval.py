@@ -32,6 +32,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite_args", type=json.loads, help="""options of the suite's data, as JSON: '{"split": "validation"}'"""
     )
+    add_asking_arguments(parser)
+
+
+def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of how items are asked, of every verb that runs suites."""
+    parser.add_argument(
+        "--chat_template",
+        metavar="FROM",
+        help="ask in this chat template instead of the checkpoint's own: a .jinja file, or the folder or hub id of "
+        "another checkpoint or adapter",
+    )
+    parser.add_argument(
+        "--too_long",
+        choices=["skip", "refuse"],
+        default="skip",
+        help="items that do not fit into the model's context: leave them out of the scores and count them (default), "
+        "or refuse the suite",
+    )
+
+
+def require_chat(chat_template: str | None, format: str | None) -> None:
+    """Raise for a chat template without the chat format."""
+    from alignment.errors import UserError
+
+    if chat_template and format == "plain":
+        raise UserError(
+            "--chat_template applies to the chat format", got="--format plain", fix="use --format chat or both"
+        )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -40,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
     from eval.harness.run_suite import evaluate_many
     from eval.harness.with_base import evaluate_with_base
 
+    require_chat(args.chat_template, args.format)
     place = place_of(args.checkpoint)
     if args.output_dir:
         place = replace(place, folder=Path(args.output_dir))
@@ -49,8 +78,11 @@ def main(args: argparse.Namespace) -> int:
         del own["seed"]
     formats = ["plain", "chat"] if args.format == "both" else [args.format]
     options: dict[str, Any] = {"seed": place.seed} | own | {"batch_size": args.batch_size, "variant": own}
+    options |= {"chat_template": args.chat_template, "too_long": args.too_long}
     if args.with_base:
         base_place = replace(place_of(base_of(args.checkpoint)), folder=place.folder)
+        if base_place.stage == place.stage:  # their runs stand in one folder
+            base_place = replace(base_place, stage=f"{place.stage}-base")
         records = evaluate_with_base(args.checkpoint, args.suite, formats, place, base_place, **options)
     else:
         options |= {"stage": place.stage, "parent": place.parent}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,15 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from alignment.cli.evaluate.judging import load_reward
+    from alignment.durable.unwritable import require_writable
     from alignment.errors import UserError
     from reward_models.card.best_of_n import best_of_n
     from reward_models.card.card import card_markdown, write_card
     from reward_models.card.pairs import read_pairs, read_samples
     from reward_models.card.pairwise import judge_pairs
 
-    if args.pairs is None and args.samples is None:
-        raise UserError("nothing to judge the reward on", expected="--pairs FILE, --samples FILE or both")
+    check_arguments(args)
     before = older_scores(args)
+    folder = args.output_dir or default_folder(args.reward)
+    require_writable(folder)
     pairs = None if args.pairs is None else read_pairs(args.pairs, args.split, args.limit)
     if pairs is not None and args.subset and args.subset not in pairs.column_names:
         raise UserError(f"no column {args.subset}", got=", ".join(pairs.column_names), fix="correct --subset")
@@ -81,12 +82,27 @@ def main(args: argparse.Namespace) -> int:
     if samples is not None:
         card["best_of_n"] = best_of_n(scored(reward, *samples[:2]), samples[2])
     add_drift(card, before)
-    folder = args.output_dir or default_folder(args.reward)
     write_card(folder, card, args.reward)
     draw(folder, card)
     print(card_markdown(card))
     print(f"\nwritten to {folder}")
     return 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise for invalid arguments before anything is read."""
+    from alignment.errors import UserError, raise_all
+
+    errors = []
+    if args.pairs is None and args.samples is None:
+        errors.append(UserError("nothing to judge the reward on", expected="--pairs FILE, --samples FILE or both"))
+    for name in ("limit", "batch_size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            errors.append(UserError(f"--{name} is out of range", got=value, expected="1 or more"))
+    if not 0 <= args.min_gap < float("inf"):
+        errors.append(UserError("--min_gap is out of range", got=args.min_gap, expected="0 or more, and finite"))
+    raise_all(errors)
 
 
 def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[float]]:
@@ -108,6 +124,7 @@ def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[
 
 def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
     """(file, summary of scores) of the card to compare with: --against, otherwise the checkpoint's own card."""
+    from alignment.durable.read import read_json
     from alignment.errors import UserError
     from reward_models.card.card import CARD_FILE
 
@@ -117,7 +134,7 @@ def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
         return None
     if not file.is_file():
         raise UserError(f"no file {file}", expected="a reward_card.json", fix="correct --against")
-    scores = json.loads(file.read_text(encoding="utf-8")).get("scores")
+    scores = read_json(file, "correct --against, or remove the file").get("scores")
     if scores is None and args.against:
         raise UserError(f"{file} has no scores", expected="a reward card with scores, as --pairs gives it")
     return scores and (str(file), scores)

@@ -49,8 +49,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         require_new(Path(args.json))
     judge = load_judge(args.judge, args.batch_size)
-    a, b = outputs(args, sampling)
-    result = {"a": args.a, "b": args.b, "judge": args.judge, "prompts": args.prompts}
+    a, b, left_out = outputs(args, sampling)
+    result = {"a": args.a, "b": args.b, "judge": args.judge, "prompts": args.prompts, "left_out": left_out}
     result |= {"settings": settings(args, sampling), **compare_outputs(a, b, judge, args.epsilon)}
     print("\n".join(lines(result)))
     if args.json:
@@ -78,18 +78,22 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     if args.n is not None and args.n < 1:
         errors.append(UserError("--n leaves no prompt", got=args.n, expected="1 or more"))
-    if args.epsilon < 0:
+    if not 0 <= args.epsilon < float("inf"):
         errors.append(UserError("--epsilon cannot be negative", got=args.epsilon, expected="0 or more"))
     raise_all(errors)
     for side in sides:
         check_outside("A or B", side, "causal-lm", [])
 
 
-def outputs(args: argparse.Namespace, sampling: Sampling) -> tuple[Outputs, Outputs]:
-    """The outputs of both sides; if one is a file, the checkpoint on the other side answers its prompts."""
+def outputs(args: argparse.Namespace, sampling: Sampling) -> tuple[Outputs, Outputs, dict[str, int]]:
+    """The outputs of both sides; if one is a file, the checkpoint on the other side answers its prompts.
+
+    Also {a, b, prompts}: how many of the prompts leave a side's model no room for a reply; printed if there are any.
+    """
     from alignment.data.reading.sources import own_test_split
     from eval.generation.generate import load_prompts
-    from eval.generation.winrate import outputs_of_checkpoint, outputs_of_file
+    from eval.generation.sample import draw
+    from eval.generation.winrate import outputs_of_file, outputs_of_samples
     from eval.harness.run_suite import load_checkpoint
 
     found = {side: outputs_of_file(side) for side in (args.a, args.b) if Path(side).is_file()}
@@ -102,10 +106,19 @@ def outputs(args: argparse.Namespace, sampling: Sampling) -> tuple[Outputs, Outp
         dataset, account = load_prompts(args.prompts, split, args.n or PROMPTS)
         rows = dataset.to_list()
         print(account)
-    for side in (args.a, args.b):
+    left_out = {"a": 0, "b": 0, "prompts": len(rows)}
+    too_long: dict[str, int] = {}
+    for name, side in (("a", args.a), ("b", args.b)):
         if side not in found:
-            found[side] = outputs_of_checkpoint(load_checkpoint(side), rows, args.format, sampling)
-    return found[args.a], found[args.b]
+            samples = draw(load_checkpoint(side), rows, args.format, sampling, n=1)
+            found[side], too_long[side] = outputs_of_samples(samples), samples.too_long
+        left_out[name] = too_long.get(side, 0)
+        if left_out[name]:
+            print(
+                f"left out: {left_out[name]} of {len(rows)} prompts leave {name.upper()} no room for a reply "
+                "(--max_new_tokens)"
+            )
+    return found[args.a], found[args.b], left_out
 
 
 def first_shared(found: dict[str, Outputs], n: int) -> dict[str, Outputs]:

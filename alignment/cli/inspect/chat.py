@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1}
+ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
 HELP = "/reset starts a new conversation, /quit (or end of input) exits"
 
 
@@ -56,8 +56,10 @@ def check_settings(args: argparse.Namespace) -> None:
     """Raise for settings that cannot be sampled with."""
     from alignment.errors import UserError
 
-    if args.temperature < 0:
-        raise UserError("--temperature cannot be negative", got=args.temperature, expected="0 or more")
+    if not 0 <= args.temperature < float("inf"):
+        raise UserError("--temperature is out of range", got=args.temperature, expected="0 or more, and finite")
+    if not 0 <= args.seed < 2**32:
+        raise UserError("--seed is out of range", got=args.seed, expected="0 to 2**32 - 1")
     if args.max_new_tokens < 1:
         raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, expected="1 or more")
 
@@ -115,14 +117,15 @@ class Chat:
         """Print the reply as it is generated, add it to the conversation, and return it."""
         from transformers import TextStreamer
 
-        from alignment.models.generation import plain_generation
+        from alignment.models.generation import plain_generation, settings_named
 
         if not self.tokenizer.chat_template:
             self.messages.clear()
         self.messages.append({"role": "user", "content": line})
         prompt, room = self.fitting_prompt(line)
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        with nullcontext() if self.recommended else plain_generation(self.model):
+        plain = nullcontext() if self.recommended else plain_generation(self.model)
+        with plain, settings_named(self.model.generation_config, self.sampling()):
             output = self.model.generate(
                 **prompt, **self.sampling(), max_new_tokens=room, streamer=streamer, tokenizer=self.tokenizer
             )
@@ -171,5 +174,7 @@ class Chat:
                 self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
         else:
+            begin = self.tokenizer.bos_token or self.tokenizer.eos_token  # of a text without tokens
+            line = line if self.tokenizer(line)["input_ids"] else begin
             encoded = self.tokenizer(line, return_tensors="pt")
         return {key: encoded[key].to(self.model.device) for key in ("input_ids", "attention_mask")}

@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment.durable.atomic import write_text
 from alignment.durable.read import read_json
+from alignment.durable.unwritable import make_folder
 
 FILE = "pipeline.json"
 
@@ -43,5 +44,5 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")

@@ -18,6 +18,7 @@ from alignment.data.preparing.load import prepare
 from alignment.data.tokenizing.encoding import encode_rows, row_tokens
 from alignment.data.tokenizing.length_advice import RowLength, length_fix
 from alignment.durable.atomic import write_text
+from alignment.durable.unwritable import make_folder
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_config
@@ -42,7 +43,7 @@ def load_data(
     with PartialState().main_process_first():  # the other processes read the rows from the cache
         prepared = prepare(data, kind, seed, keep, eval_texts(data), held_out)
     if PartialState().is_main_process:
-        stage_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(stage_dir)
         text = json.dumps(prepared.report.to_json(), indent=2, ensure_ascii=False) + "\n"
         write_text(stage_dir / account, redact_text(text))
     return prepared.splits

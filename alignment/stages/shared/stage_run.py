@@ -21,6 +21,7 @@ from alignment.callbacks.step_checkpoints import StepCheckpoints, own_callback, 
 from alignment.callbacks.stop_on_signal import StopOnSignal
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
+from alignment.durable.unwritable import make_folder
 from alignment.stages.self_check.probe import make_probe
 from alignment.stages.self_check.prove import Check, self_check
 from alignment.stages.shared.chains import record_chain
@@ -63,7 +64,7 @@ class StageRun:
         self.method = method
         self.folder = Path(args.output_dir)
         with args.main_process_first(local=False, desc="make the stage's folder"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         args.output_dir = str(self.folder / "trainer")
         args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
         progress = Progress() if (self.folder / "stage.json").exists() else resume_newest(args)

@@ -182,9 +182,18 @@ def test_many_runs_with_one_load(checkpoints, suite, tmp_path, monkeypatch):
     assert len(loads) == 1
 
 
-def test_a_prompt_without_room_is_refused(model, tokenizer, tmp_path):
-    with pytest.raises(UserError, match="does not fit"):
-        run(model, tokenizer, "tinyworld", tmp_path, suite_args=SMALL_WORLD, limit=2, num_fewshot=7)
+def test_prompts_without_room_are_refused_on_request(model, tokenizer, tmp_path):
+    options = {"suite_args": SMALL_WORLD, "limit": 2, "num_fewshot": 7, "too_long": "refuse"}
+    with pytest.raises(UserError, match="do not fit"):
+        run(model, tokenizer, "tinyworld", tmp_path, **options)
+
+
+def test_a_mean_over_tasks_of_which_one_has_no_item_left_is_omitted_and_said(model, tokenizer, tmp_path, caplog):
+    record, _ = run(model, tokenizer, "tinyworld", tmp_path, suite_args=SMALL_WORLD, limit=2, num_fewshot=7)
+    gone = {entry["task"] for entry in record["left_out"] if entry["n"] == entry["of"]}
+    measured = {figure["task"] for figure in record["tasks"]}
+    assert gone and measured and not gone & measured and "tinyworld" not in measured
+    assert f"items of {len(record['left_out'])} tasks" in caplog.text and "no figure of" in caplog.text
 
 
 def test_chat_needs_a_template(model, suite, tmp_path, tokenizer):

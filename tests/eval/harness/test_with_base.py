@@ -183,5 +183,5 @@ def test_runs_with_the_same_name_are_not_overwritten(models, suite, loads):
 
 
 def test_options_of_the_evaluation_need_a_suite(models):
-    with pytest.raises(UserError, match="--format and --limit"):
+    with pytest.raises(UserError, match="--format, --limit and"):
         call(models / "base", models / "adapter", "--limit", 2)
