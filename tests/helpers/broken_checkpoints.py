@@ -18,6 +18,7 @@ from peft import (
     PeftConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
+    VeraConfig,
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
@@ -341,6 +342,12 @@ KINDS: dict[str, tuple[PeftConfig, Change, str | None]] = {
     ),
     "LoHa": (LoHaConfig(r=2, target_modules=["q_proj"], **CAUSAL), lambda f: None, None),
     "OFT": (OFTConfig(target_modules=["q_proj"], **CAUSAL), lambda f: None, None),
+    "VeRA": (VeraConfig(target_modules=["q_proj"], **CAUSAL), lambda f: None, None),
+    "token rows": (
+        LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[3], **CAUSAL),
+        lambda f: None,
+        None,
+    ),
     "prompt tuning": (PromptTuningConfig(num_virtual_tokens=3, **CAUSAL), lambda f: None, "PROMPT_TUNING"),
     "prefix tuning": (PrefixTuningConfig(num_virtual_tokens=3, **CAUSAL), lambda f: None, "PREFIX_TUNING"),
     "saved embeddings": (

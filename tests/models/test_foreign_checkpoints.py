@@ -15,17 +15,6 @@ from alignment.errors import UserError
 from alignment.models.loading import load_causal_lm, load_trainable
 
 IDS = torch.tensor([[5, 6, 3, 7, 9]])
-FAILS = pytest.mark.xfail(strict=True, reason="issue 18: to be mended")
-PASSING = {
-    "no config", "pickled", "a run directory", "a stage's folder", "a trainer's folder", "an empty folder",
-    "weights without a config", "base is gone", "another type", "fewer targets", "settings are no JSON",
-    "settings are a list", "no tensors", "a tensor missing", "a tensor too many",
-    "names without PEFT's prefix", "LoRA", "no task", "IA3", "LoHa", "OFT", "saved embeddings",
-}  # fmt: skip
-
-
-def marked(cases):
-    return [case if case in PASSING else pytest.param(case, marks=FAILS) for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +37,7 @@ def changed(intact, change):
     return folder
 
 
-@pytest.mark.parametrize("case", marked(broken.MODELS))
+@pytest.mark.parametrize("case", broken.MODELS)
 def test_a_broken_model_is_refused_by_what_is_wrong(case, parts):
     intact, change, said = broken.MODELS[case]
     with pytest.raises(UserError) as raised:
@@ -64,7 +53,7 @@ def test_an_unusual_model_is_loaded_as_it_is(case, parts):
     torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, plain(IDS).logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("case", marked(broken.ADAPTERS))
+@pytest.mark.parametrize("case", broken.ADAPTERS)
 def test_a_broken_adapter_is_refused_by_what_is_wrong(case, adapter):
     change, said = broken.ADAPTERS[case]
     with pytest.raises(UserError) as raised:
@@ -72,7 +61,7 @@ def test_a_broken_adapter_is_refused_by_what_is_wrong(case, adapter):
     assert said in str(raised.value)
 
 
-@pytest.mark.parametrize("case", marked(broken.KINDS))
+@pytest.mark.parametrize("case", broken.KINDS)
 def test_an_adapter_of_another_kind_gives_peft_s_logits_or_is_refused(case, parts):
     config, change, said = broken.KINDS[case]
     made = broken.save_adapter(parts / "made", parts / "base", config)
@@ -87,7 +76,6 @@ def test_an_adapter_of_another_kind_gives_peft_s_logits_or_is_refused(case, part
     assert said in str(raised.value)
 
 
-@FAILS
 def test_a_relative_base_is_found_from_the_adapter_s_folder(adapter, parts, monkeypatch, tmp_path):
     expected = load_causal_lm(str(adapter))[0](IDS).logits
     folder = changed(adapter, broken.adapter_settings(base_model_name_or_path="../base"))
@@ -95,7 +83,6 @@ def test_a_relative_base_is_found_from_the_adapter_s_folder(adapter, parts, monk
     torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, expected)
 
 
-@FAILS
 def test_an_adapter_without_a_tokenizer_has_that_of_its_base(adapter, caplog):
     caplog.set_level(logging.INFO, "alignment")
     _, words = load_causal_lm(str(changed(adapter, broken.without("token*"))))
@@ -103,7 +90,6 @@ def test_an_adapter_without_a_tokenizer_has_that_of_its_base(adapter, caplog):
     assert "has no tokenizer" in caplog.text
 
 
-@FAILS
 def test_only_what_is_not_used_is_named(parts, caplog):
     """Libraries' tables of missing keys are not shown: what is missing is refused, what is expected is no news."""
     caplog.set_level(logging.INFO)
@@ -119,7 +105,6 @@ def test_layers_that_the_config_leaves_out_are_named(parts, caplog):
     assert "layers.1" in caplog.text
 
 
-@FAILS
 def test_a_token_that_no_template_writes_may_lie_beyond_the_embeddings(parts):
     """As Gemma 3's <image_soft_token> does in its models without images."""
     folder = changed(parts / "rows", broken.settings())
@@ -133,7 +118,6 @@ def test_a_token_that_no_template_writes_may_lie_beyond_the_embeddings(parts):
         load_causal_lm(str(folder))
 
 
-@FAILS
 def test_the_fix_for_a_prefix_works(parts):
     folder = changed(parts / "base", broken.prefixed("_orig_mod."))
     with pytest.raises(UserError) as raised:
@@ -150,7 +134,6 @@ def test_an_adapter_on_a_base_of_other_rows_fits_if_it_has_none_of_them(parts, a
     load_causal_lm(str(folder))
 
 
-@FAILS
 def test_a_causal_adapter_is_no_classifier_s(parts):
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS")
     folder = broken.save_adapter(parts / "scores", parts / "base", config, "sequence-classification")
