@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
+from alignment.models.adapters import fitted, read_adapter, require_fit
 from alignment.models.checkpoints import (
     adapter_base,
+    adapter_folder,
     changes_its_base,
     is_adapter,
     recorded_quantization,
@@ -26,6 +28,7 @@ from alignment.tokenization.reward_rows import padding_id, reward_rows
 from reward_models.protocol import Text
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -120,9 +123,8 @@ def load_members(
         base = _base_of(checkpoint)
         adapter: str | None
         if base in bases:
-            require_sound(checkpoint)
             model, adapter = bases[base], f"member_{number}"
-            model.load_adapter(checkpoint, adapter_name=adapter)
+            add_member(model, checkpoint, adapter)
         else:
             model = load_trainable(checkpoint, "sequence-classification", dtype=dtype)
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -138,13 +140,20 @@ def load_members(
     return members
 
 
+def add_member(model: PeftModel, checkpoint: str, name: str) -> None:
+    """Load another reward model's adapter onto the base that a model has."""
+    require_sound(checkpoint)
+    folder = adapter_folder(checkpoint)
+    read_adapter(folder)  # raises for weights that are not there, or not finite
+    with fitted(checkpoint):
+        require_fit(checkpoint, model, model.load_adapter(folder, adapter_name=name), name)
+
+
 def _require_all(checkpoints: Sequence[str]) -> None:
-    errors = []
+    errors: list[UserError] = []
     for checkpoint in checkpoints:
-        try:
+        with gathered(errors):
             require_reward_model(checkpoint)
-        except UserError as error:
-            errors.append(error)
     raise_all(errors)
 
 

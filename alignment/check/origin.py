@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig
 
 from alignment.check.findings import Finding, from_user_error, note
 from alignment.check.material import Origin, PlannedModel, first_texts
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter, is_path
+from alignment.models.examined.adapter_settings import load_adapter_settings
 from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
@@ -160,7 +161,7 @@ def find_model(
     earlier = above.recipes[:-1]
     if above.outside is not None:
         config = load_or_note(above.outside, load_config, offline, findings)
-        adapter = PeftConfig.from_pretrained(above.outside) if is_adapter(above.outside) else None
+        adapter = load_adapter_settings(above.outside) if is_adapter(above.outside) else None
     else:
         config, adapter = _new_model(above.recipes[0], tokenizer, vocabulary), None
     if config is None:

@@ -7,6 +7,15 @@ from typing import Any
 from alignment.errors import UserError
 
 AGAIN = "restore it from a copy, or repeat the command that wrote it"
+COPY_AGAIN = "copy or download the file again"
+# git-lfs' own format: github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+POINTER = b"version https://git-lfs.github.com/spec"
+FETCH = "fetch the files themselves: `git lfs pull` where the repository was cloned, or download them again"
+
+
+def is_pointer(content: bytes) -> bool:
+    """Return whether a file begins as a git-LFS pointer does, which stands for a file that was not fetched."""
+    return content.startswith(POINTER)
 
 
 def read_json(path: str | Path, fix: str = AGAIN) -> dict[str, Any]:
@@ -16,9 +25,12 @@ def read_json(path: str | Path, fix: str = AGAIN) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         UserError: the file is not a JSON object.
     """
+    content = Path(path).read_bytes()
+    if is_pointer(content):
+        raise UserError(f"{path} is a git-LFS pointer, not the file", expected="JSON", fix=FETCH)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # invalid JSON or UTF-8
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8
         raise UserError(f"{path} is damaged", got=error, expected="JSON", fix=fix) from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged", got=f"JSON of type {type(value).__name__}", expected="an object", fix=fix)

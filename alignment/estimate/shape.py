@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from alignment.models.adapters import require_targets
+from alignment.models.adapters import fitted, require_targets
 from alignment.trainers.pretrain.muon import hidden_matrices
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def with_adapter(model: PreTrainedModel, adapter: PeftConfig, kind: str) -> Peft
     adapter.inference_mode = False
     if kind == "sequence-classification":
         adapter.task_type, adapter.modules_to_save, adapter.trainable_token_indices = "SEQ_CLS", ["score"], None
-    with torch.device("meta"):
+    with torch.device("meta"), fitted("that the keys describe"):
         return get_peft_model(model, adapter)
 
 

@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from alignment.models.chain import ADAPTER_WEIGHTS, OWN, earlier_name, read_chain
+from alignment.models.checkpoints import REFUSALS, is_full_memory, summary
+from alignment.models.examined.adapter_settings import load_adapter_settings
+from alignment.models.examined.loaded_weights import named, not_finite
+from alignment.models.examined.weight_files import ADAPTER, require_weights
+from alignment.models.vocabulary import is_named
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -25,24 +30,45 @@ def with_adapter(base: PreTrainedModel, folder: Path, kind: str) -> PeftModel:
 
     If the model is a classifier and the adapter a causal LM's, the adapter gets a new trainable score head.
     """
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    config, chain = PeftConfig.from_pretrained(folder), read_chain(folder)
-    weights = load_peft_weights(str(folder))
+    (config, weights), chain = read_adapter(folder), read_chain(folder)
     new_head = kind == "sequence-classification" and config.task_type != "SEQ_CLS"
     if new_head:
-        config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
-        weights = _without_output_rows(base, config, weights)
+        config.task_type = "SEQ_CLS"
+        weights = _without_output_layer(base, config, weights)
     config.inference_mode, config.base_model_name_or_path = False, base.name_or_path
-    if chain and chain.earlier:
-        model = frozen_stack(base, [folder / link.folder for link in chain.earlier], kind)
-        put_on_top(model, config)
-    else:
-        model = get_peft_model(base, config)
-    # The weights of the new head, overwritten by all weights that the checkpoint has.
-    own = get_peft_model_state_dict(model, adapter_name=OWN) if new_head else {}
-    _require_fit(folder, set_peft_model_state_dict(model, own | weights, adapter_name=OWN), OWN)
+    with fitted(folder, base.name_or_path):
+        if chain and chain.earlier:
+            model = frozen_stack(base, [folder / link.folder for link in chain.earlier], kind)
+            put_on_top(model, config)
+        else:
+            model = get_peft_model(base, config)
+        # The weights of the new head, overwritten by all weights that the checkpoint has.
+        own = get_peft_model_state_dict(model, adapter_name=OWN) if new_head else {}
+        require_fit(folder, model, set_peft_model_state_dict(model, own | weights, adapter_name=OWN), OWN)
     return model
+
+
+def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """Read the settings and weights of an adapter's folder.
+
+    Raises:
+        UserError: they are missing or damaged, or weights are not finite.
+    """
+    from peft import load_peft_weights
+
+    config = load_adapter_settings(folder)
+    require_weights(folder, ADAPTER)
+    weights = load_peft_weights(str(folder))
+    if broken := not_finite(weights.items()):
+        raise UserError(
+            f"the weights of the adapter {folder} are not finite",
+            got=f"NaN or infinity in {named(broken)}",
+            expected="numbers",
+            fix="give a checkpoint from before the training diverged, or copy this one again",
+        )
+    return config, weights
 
 
 def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> PeftModel:
@@ -51,35 +77,48 @@ def frozen_stack(base: PreTrainedModel, folders: Sequence[Path], kind: str) -> P
     Embedding rows that they trained replace the base's rows, which is equivalent: PEFT keeps such rows for only one
     adapter of a model.
     """
-    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model, set_peft_model_state_dict
 
     names = [earlier_name(position) for position in range(1, len(folders) + 1)]
     model: PeftModel | PreTrainedModel = base
     for name, folder in zip(names, folders, strict=True):
-        config, weights = PeftConfig.from_pretrained(folder), load_peft_weights(str(folder))
+        config, weights = read_adapter(folder)
         config.base_model_name_or_path = base.name_or_path
-        weights = _without_token_rows(base, config, weights)
-        if kind == "sequence-classification":
-            config.task_type = None  # PEFT's wrapper for adapters of causal LMs expects a causal LM
-        if model is base:
-            model = get_peft_model(base, config, adapter_name=name)
-        else:
-            model.add_adapter(name, config)
-        _require_fit(folder, set_peft_model_state_dict(model, weights, adapter_name=name), name)
+        with fitted(folder, base.name_or_path):
+            weights = _without_token_rows(base, config, weights)
+            if kind == "sequence-classification":
+                config.task_type = None  # PEFT's wrapper for adapters of causal LMs expects a causal LM
+            if model is base:
+                model = get_peft_model(base, config, adapter_name=name)
+            else:
+                model.add_adapter(name, config)
+            require_fit(folder, model, set_peft_model_state_dict(model, weights, adapter_name=name), name)
     model.requires_grad_(False)
     run_under(model, names[::-1])
     return model
 
 
-def _without_output_rows(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the output layer's rows from a causal LM's adapter: a classifier has no output layer."""
+def _without_output_layer(base: PreTrainedModel, config: PeftConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the output layer and its rows from a causal LM's adapter, and add the head: a classifier has no such layer.
+
+    The adapter's other layers that were trained as a whole stay.
+    """
     layers = dict(base.named_modules())
     names = {name.rpartition(".")[2] for name in layers}
+    saved = config.modules_to_save or []
+    config.modules_to_save = [
+        "score",
+        *(name for name in saved if name != "score" and any(is_named(one, [name]) for one in layers)),
+    ]
     if isinstance(getattr(config, "trainable_token_indices", None), dict):
         rows = config.trainable_token_indices
         config.trainable_token_indices = {name: tokens for name, tokens in rows.items() if name in names}
+    gone = [name for name in saved if name not in config.modules_to_save]
     return {
-        key: value for key, value in weights.items() if not key.endswith(TOKEN_ROWS) or _layer_of_rows(key) in layers
+        key: value
+        for key, value in weights.items()
+        if (not key.endswith(TOKEN_ROWS) or _layer_of_rows(key) in layers)
+        and not is_named(key.rpartition(".")[0], gone)
     }
 
 
@@ -180,9 +219,16 @@ def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> N
         return
     names = [name for name, _ in model.named_modules()]
     if isinstance(targets, str):
-        unmatched = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+        try:
+            unmatched = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+        except re.error as error:
+            raise UserError(
+                "lora_target_modules is no regular expression",
+                got=f"{targets}: {error}",
+                expected="names of layers, or a regular expression for whole names",
+            ) from error
     else:
-        unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+        unmatched = [target for target in targets if not any(is_named(name, [target]) for name in names)]
     if unmatched:
         linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         raise UserError(
@@ -193,16 +239,43 @@ def require_targets(model: PreTrainedModel, targets: str | Collection[str]) -> N
         )
 
 
-def _require_fit(folder: Path, found: Any, name: str) -> None:
-    """Raise if the weights that PEFT loaded for an adapter do not match its layers."""
-    missing = [key for key in found.missing_keys if f".{name}." in key and "lora_" in key]
+def require_fit(folder: str | Path, model: PeftModel, found: Any, name: str) -> None:
+    """Raise if the weights that PEFT loaded for an adapter do not match its layers.
+
+    Args:
+        found: PEFT's result: the parameters without weights, and the weights without a parameter.
+    """
+    from peft import get_peft_model_state_dict
+
+    # PEFT also reports parameters that it never saves: other names of tied rows, and what a seed gives.
+    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    of_adapter = [key.split(".") for key in found.missing_keys if name in key.split(".")]
+    missing = [".".join(part for part in key if part not in (name, "modules_to_save")) for key in of_adapter]
+    missing = [key for key in missing if key in saved]
     if found.unexpected_keys or missing:
-        raise UserError(
-            f"{folder} does not fit its base",
-            got=f"missing {missing[:3]}, unexpected {found.unexpected_keys[:3]}",
-            expected="an adapter for the layers that the base has",
-            fix="correct base_model_name_or_path in adapter_config.json",
-        )
+        got = [f"missing {named(missing)}"] * bool(missing)
+        got += [f"not in the model: {named(found.unexpected_keys)}"] * bool(found.unexpected_keys)
+        raise _misfit(folder, "; ".join(got))
+
+
+@contextmanager
+def fitted(folder: str | Path, base: str | None = None) -> Iterator[None]:
+    """Turn PEFT's errors about an adapter and a base that do not fit each other into a UserError."""
+    try:
+        yield
+    except REFUSALS as error:
+        if is_full_memory(error):
+            raise
+        raise _misfit(folder, summary(error), base) from error
+
+
+def _misfit(folder: str | Path, got: str, base: str | None = None) -> UserError:
+    return UserError(
+        f"the adapter {folder} does not fit its base{f' {base}' if base else ''}",
+        got=got,
+        expected="an adapter for the layers that the base has, in their sizes",
+        fix="correct base_model_name_or_path in adapter_config.json, or copy the adapter again",
+    )
 
 
 def run_under(model: PeftModel, names: Sequence[str]) -> None:

@@ -77,7 +77,10 @@ def read_chain(folder: Path) -> Chain | None:
     if not (folder / CHAIN_FILE).is_file():
         return None
     content = read_json(folder / CHAIN_FILE, FIX_DAMAGE)
-    return Chain(**content | {"links": [Link(**link) for link in content["links"]]})
+    try:
+        return Chain(**content | {"links": [Link(**link) for link in content["links"]]})
+    except (KeyError, TypeError) as error:  # other keys than those written
+        raise UserError(f"{folder / CHAIN_FILE} is damaged", got=error, expected="a chain", fix=FIX_DAMAGE) from error
 
 
 def read_merged_from(folder: str | Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,16 @@ from alignment.durable.read import read_json
 from alignment.durable.steps import PROGRESS_FILE
 from alignment.errors import UserError
 from alignment.models.chain import read_chain, require_whole
+from alignment.models.examined.adapter_settings import ADAPTER_CONFIG, named_base
+from alignment.models.examined.folder_contents import advice, is_model, listed
 
-ADAPTER_CONFIG = "adapter_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 ARGUMENTS = "training_args.bin"  # written by Trainer, never read here
+# Errors of transformers, PEFT and torch for checkpoints that they cannot use.
+REFUSALS = (
+    OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ImportError, ZeroDivisionError,
+    AssertionError, re.error,
+)  # fmt: skip
 
 
 def is_path(name: str) -> bool:
@@ -36,8 +43,7 @@ def is_adapter(checkpoint: str | Path) -> bool:
 def adapter_config(checkpoint: str | Path) -> Path | None:
     """Return the path of an adapter's config file, or None if the checkpoint is no adapter."""
     if isinstance(checkpoint, Path) or is_path(checkpoint):
-        file = Path(checkpoint) / ADAPTER_CONFIG
-        return file if file.is_file() else None
+        return Path(checkpoint) / ADAPTER_CONFIG if is_adapter_folder(checkpoint) else None
     from transformers.utils import find_adapter_config_file
 
     with explained(checkpoint):  # transformers raises for a name that cannot be a hub id
@@ -57,9 +63,33 @@ def adapter_base(checkpoint: str | Path) -> str:
     config = adapter_config(checkpoint)
     if config is None:
         raise UserError(f"{checkpoint} is no adapter", expected=f"a folder with {ADAPTER_CONFIG}")
-    recorded = read_json(config, FIX_DAMAGE)["base_model_name_or_path"]
-    sibling = Path(checkpoint).resolve().parents[1].joinpath(*Path(recorded).parts[-2:])
-    places = [str(place) for place in (sibling, recorded) if Path(place).is_dir()]
+    recorded = named_base(config)
+    base = _place_of_base(checkpoint, config.parent, recorded)
+    if is_adapter_folder(base):
+        raise UserError(
+            f"{checkpoint} is an adapter whose base is an adapter itself",
+            got=f"{base}, which holds {ADAPTER_CONFIG}",
+            expected="a full model as the base",
+            fix=f"merge that adapter first (`align merge {base} --output_dir NEW`), and name NEW as the base",
+        )
+    return base
+
+
+def is_adapter_folder(name: str | Path) -> bool:
+    """Return whether a local folder is an adapter; a hub id is not looked up."""
+    return (Path(name) / ADAPTER_CONFIG).is_file()
+
+
+def _place_of_base(checkpoint: str | Path, folder: Path, recorded: str) -> str:
+    """Return where the base is that an adapter records by a path or hub id.
+
+    Args:
+        folder: the adapter's own folder; a path may be relative to it.
+    """
+    run_dir = (Path(checkpoint).resolve().parents[1:2] or [Path("/")])[0]
+    sibling = run_dir.joinpath(*Path(recorded).parts[-2:])
+    relative = folder / recorded
+    places = [str(place) for place in (sibling, recorded, relative) if Path(place).is_dir()]
     if Path(recorded).is_dir() and sibling.is_dir():
         if sibling.samefile(recorded):
             return recorded
@@ -177,12 +207,12 @@ def require_safetensors(folder: Path) -> None:
 def require_checkpoint(checkpoint: str | Path) -> None:
     """Raise for a local path without a model; names that may be hub ids pass."""
     path = Path(checkpoint)
-    if path.is_dir() and not (path / "config.json").is_file() and not is_adapter(path):
+    if path.exists() and not is_model(path):
         raise UserError(
             f"{checkpoint} holds no model",
-            got=", ".join(sorted(file.name for file in path.iterdir())[:6]) or "an empty folder",
+            got=listed(path) if path.is_dir() else "a file",
             expected="config.json with weights, or adapter_config.json",
-            fix="give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint",
+            fix=advice(path),
         )
     if not path.exists() and is_path(str(checkpoint)):
         raise UserError(
@@ -193,28 +223,55 @@ def require_checkpoint(checkpoint: str | Path) -> None:
 
 
 @contextmanager
-def explained(checkpoint: str | Path) -> Iterator[None]:
-    """Turn transformers' errors about checkpoints that it cannot reach, read or run into a UserError."""
+def explained(checkpoint: str | Path, part: str = "") -> Iterator[None]:
+    """Turn a library's errors about a checkpoint that it cannot reach, read, build or run into a UserError.
+
+    Args:
+        part: what is loaded of the checkpoint, for the message: `the tokenizer of `.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
         raise UserError(f"the weights of {checkpoint} are damaged", got=error, fix="copy them again") from error
-    except OSError as error:
-        if is_path(str(checkpoint)):
+    # What transformers and torch raise for a config that describes no model, and for files that are not what they seem.
+    except (*REFUSALS, StrictDataclassError) as error:
+        if is_full_memory(error):
             raise
+        if "custom code" in str(error):
+            raise UserError(
+                f"{checkpoint} needs its own code to load, and code of a checkpoint is never run",
+                expected="an architecture that transformers or this project has",
+                fix="for a checkpoint that `align export --to self-contained` made: remove auto_map from its "
+                "config.json",
+            ) from error
+        local = is_path(str(checkpoint))
         raise UserError(
-            f"cannot load {checkpoint}",
-            got=str(error).strip().splitlines()[0],
-            expected="a checkpoint folder, or the id of a model on the hub that this machine can reach",
-            fix="check the name; offline, only models in the local cache load",
+            f"cannot load {part}{checkpoint}",
+            got=summary(error),
+            expected="a whole checkpoint, as save_pretrained writes it"
+            if local
+            else "a checkpoint folder, or the id of a model on the hub that this machine can reach",
+            fix="copy or download it again, config.json included"
+            if local
+            else "check the name; offline, only models in the local cache load",
         ) from error
-    except ValueError as error:
-        if "custom code" not in str(error):
-            raise
-        raise UserError(
-            f"{checkpoint} needs its own code to load, and code of a checkpoint is never run",
-            expected="an architecture that transformers or this project has",
-            fix="for a checkpoint that `align export --to self-contained` made: remove auto_map from its config.json",
-        ) from error
+
+
+def is_full_memory(error: Exception) -> bool:
+    """Return whether a library's error says that memory is full, which no change of the checkpoint mends."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def summary(error: Exception) -> str:
+    """Return an error's first line; for errors whose message is a bare value, with the kind of error."""
+    text = (str(error).strip() or repr(error)).splitlines()
+    sizes = next((line.strip() for line in text if "size mismatch" in line), None)
+    if "Validation error" in text[0]:  # the field is in the first line, the reason in the next
+        return " ".join(line.strip() for line in text)
+    bare = isinstance(error, KeyError | ZeroDivisionError | AttributeError | IndexError | TypeError)
+    return sizes or (f"{type(error).__name__}: {text[0]}" if bare else text[0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignment.durable.read import COPY_AGAIN, read_json
 from alignment.errors import UserError
-from alignment.models.adapters import frozen_stack, with_adapter
+from alignment.models.adapters import fitted, frozen_stack, with_adapter
 from alignment.models.chain import read_chain
 from alignment.models.checkpoints import (
     adapter_base,
@@ -17,8 +19,12 @@ from alignment.models.checkpoints import (
     require_checkpoint,
     require_sound,
 )
+from alignment.models.examined.adapter_settings import load_adapter_settings, require_task
+from alignment.models.examined.folder_contents import has_tokenizer, listed
+from alignment.models.examined.loaded_weights import architectures, require_kind, require_loaded, without_report
+from alignment.models.examined.weight_files import ADAPTER, require_weights
 from alignment.models.quantization import quantization_of, quantization_options
-from alignment.models.vocabulary import make_room
+from alignment.models.vocabulary import make_room, require_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,9 +32,13 @@ if TYPE_CHECKING:
 
 AutoClass = type[Any]  # one of transformers' Auto classes, which share no public base
 REFERENCE_ADAPTER = "ref"  # as TRL's DPOTrainer names a reference adapter
+# What transformers says of a config whose model_type it does not know.
+UNKNOWN_MODEL = ("model type", "model_type", "Unrecognized model")
+
+logger = logging.getLogger(__name__)
 
 
-def load_config(checkpoint: str | Path) -> PreTrainedConfig:
+def load_config(checkpoint: str | Path, revision: str | None = None) -> PreTrainedConfig:
     """Load the config of a checkpoint (folder or hub id); for an adapter, its base's with the grown vocabulary size."""
     from transformers import AutoConfig
 
@@ -36,15 +46,22 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
 
     require_checkpoint(checkpoint)
     whole = adapter_base(checkpoint) if is_adapter(checkpoint) else checkpoint
+    file = Path(whole) / "config.json"
+    if whole != checkpoint:
+        require_checkpoint(whole)
+    if file.is_file():
+        read_json(file, COPY_AGAIN)
     try:
         with explained(whole):
-            config = AutoConfig.from_pretrained(whole, trust_remote_code=False)
-    except ValueError as error:  # raised by transformers for an unknown model type
+            config = AutoConfig.from_pretrained(whole, revision=revision, trust_remote_code=False)
+    except UserError as error:
+        if not any(words in str(error.__cause__) for words in UNKNOWN_MODEL):
+            raise
         raise UserError(
             f"transformers does not know the architecture of {whole}",
-            got=str(error).strip().splitlines()[0],
+            got=str(error.got),
             fix="check model_type in its config.json",
-        ) from error
+        ) from error.__cause__
     own = adapter_config(checkpoint)
     chain = read_chain(own.parent) if own else None
     if chain and chain.grown_to:
@@ -53,14 +70,13 @@ def load_config(checkpoint: str | Path) -> PreTrainedConfig:
 
 
 def require_reward_model(checkpoint: str | Path) -> None:
-    """Raise for a model without a trained score head: transformers and PEFT would give it a random one."""
+    """Raise for a model that is not made to score; whether its score head is there shows when it is loaded."""
     require_checkpoint(checkpoint)
     if is_adapter(checkpoint):
-        from peft import PeftConfig
-
-        made_for = [PeftConfig.from_pretrained(checkpoint).task_type or "an adapter that names no task"]
+        task = load_adapter_settings(checkpoint).task_type
+        made_for = [task or "an adapter that names no task"]
     else:
-        made_for = load_config(checkpoint).architectures or []
+        made_for = architectures(load_config(checkpoint))
     if not any("SequenceClassification" in name or name == "SEQ_CLS" for name in made_for):
         raise UserError(
             f"{checkpoint} is no reward model: its score head would be random",
@@ -71,12 +87,41 @@ def require_reward_model(checkpoint: str | Path) -> None:
 
 
 def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint (folder or hub id)."""
+    """Load the tokenizer of a checkpoint (folder or hub id); an adapter's without files of its own is its base's."""
     from transformers import AutoTokenizer
 
     require_sound(checkpoint, weights=False)
-    with explained(checkpoint):
-        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    folder = Path(checkpoint)
+    if folder.is_dir() and not has_tokenizer(folder):
+        if is_adapter(folder):
+            base = adapter_base(folder)
+            logger.warning("%s has no tokenizer: that of its base %s is used", checkpoint, base)
+            return load_tokenizer(base)
+        raise _without_tokenizer(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            read_json(folder / name, COPY_AGAIN)
+    try:
+        with explained(checkpoint, "the tokenizer of "):
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    except Exception as error:
+        if type(error) is not Exception:  # what the library `tokenizers` raises for a file of another form
+            raise
+        raise UserError(
+            f"the tokenizer of {checkpoint} is damaged", got=str(error).splitlines()[0], fix=COPY_AGAIN
+        ) from error
+    if len(tokenizer) == 0:  # made from the config's class alone
+        raise _without_tokenizer(folder)
+    return tokenizer
+
+
+def _without_tokenizer(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} has no tokenizer",
+        got=listed(folder) if folder.is_dir() else "no vocabulary",
+        expected="tokenizer.json with tokenizer_config.json, or the vocabulary of an older tokenizer",
+        fix="copy the tokenizer's files of the model that it was trained from into the folder",
+    )
 
 
 def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -88,8 +133,11 @@ def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedMo
     """
     model = load_trainable(checkpoint, "causal-lm", **options)
     if is_adapter(checkpoint) and quantization_of(model.get_base_model()) is None:
-        model = model.merge_and_unload()
-    return model.eval(), load_tokenizer(checkpoint)
+        with fitted(checkpoint):
+            model = model.merge_and_unload()
+    tokenizer = load_tokenizer(checkpoint)
+    require_rows(model, tokenizer, str(checkpoint))
+    return model.eval(), tokenizer
 
 
 def load_trainable(
@@ -105,12 +153,10 @@ def load_trainable(
         dequantize: dequantise the quantised base of an adapter, to options["dtype"].
     """
     require_checkpoint(checkpoint)
-    auto, options = _auto_class(kind, options)
     if not is_adapter(checkpoint):
         require_sound(checkpoint)
-        with explained(checkpoint):
-            return auto.from_pretrained(checkpoint, **options)
-    base, base_checkpoint, folder = _base_model(checkpoint, auto, options, dequantize)
+        return _whole_model(checkpoint, kind, options)
+    base, base_checkpoint, folder = _base_model(checkpoint, kind, options, dequantize)
     model = with_adapter(base, folder, kind)
     # The base may have been found elsewhere than recorded: adapters trained from here on record its present place.
     model.peft_config[model.active_adapter].base_model_name_or_path = base_checkpoint
@@ -119,7 +165,7 @@ def load_trainable(
 
 def load_stack(checkpoint: str | Path, kind: str, **options: Any) -> PeftModel:
     """Load a model with all adapters of a chain, all frozen, as the base of a new adapter."""
-    base, base_checkpoint, folder = _base_model(checkpoint, *_auto_class(kind, options))
+    base, base_checkpoint, folder = _base_model(checkpoint, kind, options)
     chain = read_chain(folder)
     folders = [folder / link.folder for link in chain.links] if chain else [folder]
     model = frozen_stack(base, folders, kind)
@@ -141,8 +187,25 @@ def _auto_class(kind: str, options: dict) -> tuple[AutoClass, dict]:
     return AutoModelForCausalLM, options
 
 
+def _whole_model(checkpoint: str | Path, kind: str, options: dict) -> PreTrainedModel:
+    """Load a full model of a kind, with every weight from its files; only a new classifier's head may be random."""
+    auto, options = _auto_class(kind, options)
+    config = load_config(checkpoint, options.get("revision"))
+    require_kind(config, kind, checkpoint)
+    if Path(checkpoint).is_dir():
+        require_weights(Path(checkpoint))
+    with explained(checkpoint), without_report():
+        model, report = auto.from_pretrained(
+            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    classifies = any("SequenceClassification" in name for name in architectures(config))
+    new_head = kind == "sequence-classification" and not classifies
+    require_loaded(model, report, checkpoint, new_head=new_head)
+    return model
+
+
 def _base_model(
-    checkpoint: str | Path, auto: AutoClass, options: dict, dequantize: bool = False
+    checkpoint: str | Path, kind: str, options: dict, dequantize: bool = False
 ) -> tuple[PreTrainedModel, str, Path]:
     """Load the base that an adapter was trained on; return it, its folder or hub id, and the adapter's own folder.
 
@@ -150,18 +213,20 @@ def _base_model(
     in training is quantised the same way, whatever the options say: otherwise it would be another model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     require_sound(checkpoint)
     base_checkpoint, folder = adapter_base(checkpoint), adapter_folder(checkpoint)
+    require_task(load_adapter_settings(folder), kind, checkpoint)
+    require_weights(folder, ADAPTER)
     chain = read_chain(folder)
     quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
-    with explained(base_checkpoint):
-        base = auto.from_pretrained(base_checkpoint, **options | quantised)
+    base = _whole_model(base_checkpoint, kind, options | quantised)
     if chain and chain.grown_to:
         make_room(base, chain.grown_to)
-    if auto is AutoModelForCausalLM and (folder / "generation_config.json").is_file():
-        base.generation_config = GenerationConfig.from_pretrained(folder)
+    if kind == "causal-lm" and (folder / "generation_config.json").is_file():
+        with explained(folder):
+            base.generation_config = GenerationConfig.from_pretrained(folder)
     if quantised and dequantize:
         base = base.dequantize().to(getattr(torch, options["dtype"]))
     return base, base_checkpoint, folder

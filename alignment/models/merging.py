@@ -11,6 +11,7 @@ from alignment.durable.atomic import write_json
 from alignment.durable.manifest import new_checkpoint, sha256
 from alignment.durable.read import read_json
 from alignment.errors import UserError
+from alignment.models.adapters import fitted
 from alignment.models.chain import (
     ADAPTER_WEIGHTS,
     MERGED_FILE,
@@ -20,7 +21,8 @@ from alignment.models.chain import (
     read_merged_from,
     weights_digest,
 )
-from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_folder, is_adapter
+from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_folder, is_adapter, require_sound
+from alignment.models.examined.weight_files import ADAPTER, require_weights
 from alignment.models.loading import load_config, load_tokenizer, load_trainable
 
 if TYPE_CHECKING:
@@ -79,12 +81,15 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
             expected="a folder that is new or empty",
             fix="give another --output_dir; nothing has been overwritten",
         )
+    require_sound(checkpoint)
+    require_weights(adapter_folder(checkpoint), ADAPTER)
     origin = _origin(checkpoint)
     dtype = dtype or str(load_config(checkpoint).dtype or torch.float32).removeprefix("torch.")
     kind = "sequence-classification" if _task(checkpoint) == "SEQ_CLS" else "causal-lm"
     adapted = load_trainable(checkpoint, kind, dtype="float32", dequantize=True).eval()
     expected = _logits(adapted)
-    merged = adapted.merge_and_unload()
+    with fitted(checkpoint):
+        merged = adapted.merge_and_unload()
     merged.config.dtype = getattr(torch, dtype)
     for parameter in merged.parameters():  # rounded to the type to save, for a computation in 32 bits
         parameter.data = parameter.data.to(merged.config.dtype).float()
@@ -122,7 +127,7 @@ def _origin(checkpoint: str | Path) -> dict:
 
 
 def _task(checkpoint: str | Path) -> str | None:
-    return read_json(adapter_folder(checkpoint) / ADAPTER_CONFIG)["task_type"]
+    return read_json(adapter_folder(checkpoint) / ADAPTER_CONFIG).get("task_type")
 
 
 def _logits(model: PreTrainedModel) -> Tensor:

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+from alignment.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LISTED = 6
 
 
 def rows_of(model: PreTrainedModel) -> int:
     """Return the number of rows of a model's input embeddings."""
     return model.get_input_embeddings().weight.shape[0]
+
+
+def require_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None:
+    """Raise if a tokenizer writes tokens for which a model has no row of embeddings.
+
+    Special tokens that only other models of the family use may lie beyond the rows, as Gemma 3's <image_soft_token>
+    does in its models without images.
+    """
+    rows, vocabulary = rows_of(model), tokenizer.get_vocab()
+    if max(vocabulary.values(), default=-1) < rows:
+        return
+    unused = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
+    named = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token}
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    unused = {token for token in unused - named if token not in template}
+    beyond = {token: index for token, index in vocabulary.items() if index >= rows and token not in unused}
+    if beyond:
+        first = sorted(beyond, key=lambda token: beyond[token])[:LISTED]
+        raise UserError(
+            f"the tokenizer of {checkpoint} has tokens beyond the model's embeddings",
+            got=f"{len(beyond)} tokens, such as {', '.join(first)}; the embeddings have {rows:,} rows",
+            expected=f"token ids below {rows:,}",
+            fix="copy the tokenizer that the model was trained with; or, for new tokens, give the model rows for them: "
+            "model.resize_token_embeddings(len(tokenizer))",
+        )
 
 
 def make_room(model: PreTrainedModel, rows: int) -> range:
@@ -36,13 +66,39 @@ def make_room(model: PreTrainedModel, rows: int) -> range:
     return range(before, rows)
 
 
-def trained_rows(model: PreTrainedModel, tokens: list[int]) -> list[int] | dict[str, list[int]]:
-    """Return PEFT's `trainable_token_indices`: the tokens if embeddings are tied, otherwise the tokens per layer."""
+def trained_rows(
+    model: PreTrainedModel, tokens: list[int], whole: Collection[str] = ()
+) -> list[int] | dict[str, list[int]] | None:
+    """Return PEFT's `trainable_token_indices`: the tokens if embeddings are tied, otherwise the tokens per layer.
+
+    Args:
+        whole: names of layers that an adapter trains as a whole, which need no rows of their own.
+
+    Returns:
+        None if no rows are left to train.
+    """
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if layers[1] is None or layers[0].weight is layers[1].weight:
-        return tokens
-    return {_name(model, layer): tokens for layer in layers}
+    if is_tied(model) or layers[1] is None:
+        covered = any(layer is not None and is_named(_path(model, layer), whole) for layer in layers)
+        return None if covered else tokens
+    rows = {_name(model, layer): tokens for layer in layers if not is_named(_path(model, layer), whole)}
+    return rows or None
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Return whether a model's output layer has the weights of its input embeddings."""
+    output = model.get_output_embeddings()
+    return output is not None and output.weight is model.get_input_embeddings().weight
+
+
+def is_named(path: str, names: Collection[str]) -> bool:
+    """Return whether one of several names means a module, as PEFT's lists of modules do: by the end of its path."""
+    return any(f".{path}".endswith(f".{name}") for name in names)
+
+
+def _path(model: PreTrainedModel, layer: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is layer)
 
 
 def _name(model: PreTrainedModel, layer: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is layer).rpartition(".")[2]
+    return _path(model, layer).rpartition(".")[2]

@@ -6,6 +6,7 @@ from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, did_you_mean
 from alignment.models.checkpoints import is_path, require_sound
+from alignment.models.examined.folder_contents import advice, listed
 from alignment.stages import CAUSAL_LM, CLASSIFIER, TOKENIZER
 
 # Kind needed -> kinds that serve: every checkpoint includes its tokenizer.
@@ -27,11 +28,12 @@ def kind_of_checkpoint(folder: Path) -> str | None:
     """The kind of a local checkpoint, from its config; None if the config does not show it."""
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():
-        return ADAPTERS.get(read_json(adapter).get("task_type", ""))
+        return ADAPTERS.get(str(read_json(adapter).get("task_type")))
     if config.exists():
-        for name in read_json(config).get("architectures") or []:
+        names = read_json(config).get("architectures") or []
+        for name in [names] if isinstance(names, str) else names if isinstance(names, list) else []:
             for ending, kind in ARCHITECTURES.items():
-                if name.endswith(ending):
+                if str(name).endswith(ending):
                     return kind
         return None
     return TOKENIZER if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
@@ -71,16 +73,15 @@ def check_outside(subject: str, value: str, expected: str, stage_names: list[str
             f"{subject}: no such checkpoint",
             got=f"{value} ({'a file' if folder.is_file() else 'no such folder'})",
             expected="a checkpoint folder, a stage name or a hub id",
-            fix="check the path",
+            fix=advice(folder) if folder.is_file() else "check the path",
         )
     kind = kind_of_checkpoint(folder)
     if kind is None and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
-        inner = folder / "checkpoint"
         raise UserError(
             f"{subject} names a folder without a checkpoint",
-            got=value,
+            got=f"{value}: {listed(folder)}",
             expected="a folder with config.json, adapter_config.json or tokenizer.json",
-            fix=f"did you mean {inner}?" if inner.is_dir() else None,
+            fix=advice(folder),
         )
     check_kind(subject, value, kind, expected)
 

@@ -30,6 +30,7 @@ from alignment.stages.shared.lora import ModelArguments, adapt_trainer, adapter_
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
+from alignment.stages.shared.trainer_keys import untaken
 from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs
@@ -125,7 +126,7 @@ def make_trainer(
             fix="correct card_subset",
         )
     pairs = DatasetDict({name: trained_columns(splits[name]) for name in ("train", "validation") if name in splits})
-    with adapter_in_32_bit(start_from.model), refusals_named("preference", pairs, tokenizer):
+    with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("preference", pairs, tokenizer):
         trainer = RewardTrainer(
             model=start_from.model,
             args=args,

@@ -43,6 +43,7 @@ from alignment.stages.shared.lora import (
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
+from alignment.stages.shared.trainer_keys import untaken
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat_format import chat_eos_ids, require_template, require_usable_template
 
@@ -115,7 +116,7 @@ def make_trainer(
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
     speed_up(start_from.model, args)
     splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
-    with adapter_in_32_bit(start_from.model), refusals_named("sft", splits, tokenizer):
+    with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("sft", splits, tokenizer):
         rows = rows_of_replies(splits, tokenizer, args.assistant_only_loss, stage_dir)
         trainer = SFTTrainer(
             model=start_from.model,

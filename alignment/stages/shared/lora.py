@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from peft import LoraConfig, PeftModel
 from peft.optimizers import create_loraplus_optimizer
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from trl import ModelConfig, get_peft_config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from trl import ModelConfig
 
 from alignment.errors import UserError, raise_all
-from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, require_targets, run_under
+from alignment.models.adapters import copy_adapter, frozen_copy, put_on_top, run_under
 from alignment.models.checkpoints import is_adapter
-from alignment.models.loading import REFERENCE_ADAPTER, load_config, load_stack, load_trainable
+from alignment.models.examined.adapter_settings import load_adapter_settings
+from alignment.models.loading import REFERENCE_ADAPTER, load_stack, load_trainable
 from alignment.models.merging import merge_once
 from alignment.models.quantization import quantization_of, require_quantization
-from alignment.models.vocabulary import make_room, trained_rows
-from alignment.stages import STAGES
+from alignment.models.vocabulary import make_room, require_rows
+from alignment.stages import CLASSIFIER, STAGES
+from alignment.stages.shared.adapter_keys import OWN_TASK, impossible_values, lora_config, try_adapter
 from alignment.stages.shared.stage_run import INITIAL_ADAPTER
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class ModelArguments(ModelConfig):
     )
 
     def __post_init__(self) -> None:
+        raise_all([*impossible_values(self)])
         super().__post_init__()
         # TRL turns a list of one name into a string, which PEFT reads as a regular expression for whole module names.
         if isinstance(self.lora_target_modules, str) and self.lora_target_modules.isidentifier():
@@ -92,11 +94,9 @@ def check_adapter(model_args: ModelArguments, method: str) -> None:
     raise_all([*_wrong_mode(model_args), *_wrong_keys(model_args, method)])
     if model_args.load_in_4bit or model_args.load_in_8bit:
         require_quantization(f"load_in_{'4' if model_args.load_in_4bit else '8'}bit: true")
-    parent = model_args.model_name_or_path
-    if model_args.use_peft and model_args.lora_target_modules and Path(parent).is_dir():
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(load_config(parent))
-        require_targets(model, model_args.lora_target_modules)
+    new = model_args.adapter_mode != "continue" or not is_adapter(model_args.model_name_or_path)
+    if model_args.use_peft and new:
+        try_adapter(model_args, STAGES[method].checkpoint)
 
 
 def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
@@ -110,6 +110,13 @@ def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
             expected="use_peft: true, with lora_r and the adapter's other keys",
             fix="set use_peft: true, or adapter_mode: continue; to train all weights, `align merge` the parent first",
         )
+    if mode == "stack" and (saved := load_adapter_settings(parent).modules_to_save):
+        yield UserError(
+            "an adapter that trained modules as a whole cannot get another adapter stacked on it",
+            got=f"the parent's modules_to_save: {', '.join(saved)}",
+            expected="a parent with low-rank matrices alone: PEFT runs such modules for one adapter at a time",
+            fix="adapter_mode: merge, or continue",
+        )
     if mode == "stack" and (model_args.use_dora or _changes_base(model_args)):
         yield UserError(
             "a DoRA or PiSSA adapter cannot be stacked on another adapter",
@@ -121,6 +128,14 @@ def _wrong_mode(model_args: ModelArguments) -> Iterator[UserError]:
 
 def _wrong_keys(model_args: ModelArguments, method: str) -> Iterator[UserError]:
     begin, new = model_args.init_lora_weights, model_args.use_peft
+    task = "SEQ_CLS" if STAGES[method].checkpoint == CLASSIFIER else "CAUSAL_LM"
+    if new and model_args.lora_task_type not in (task, OWN_TASK):
+        yield UserError(
+            f"lora_task_type is not the task of the {method} stage",
+            got=model_args.lora_task_type,
+            expected=task,
+            fix="leave it out: a stage knows its task",
+        )
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
     if quantised and not (new or is_adapter(model_args.model_name_or_path)):
         yield UserError(
@@ -191,6 +206,7 @@ def starting_point(
         grown = make_room(model, rows)
         if grown:
             logger.info("the model's embeddings grow from %d to %d rows for the new tokens", grown.start, grown.stop)
+        require_rows(model, tokenizer, parent)
         return Start(model, new_adapter(model, model_args, tokenizer, kind, grown))
     if model_args.adapter_mode == "merge":
         base = merge_once(parent, stage_dir / "base", options)
@@ -227,15 +243,8 @@ def new_adapter(
     """
     if not model_args.use_peft:
         return None
-    config = get_peft_config(model_args)
-    config.target_modules = config.target_modules or "all-linear"
-    if model_args.init_lora_weights is not None:
-        config.init_lora_weights = model_args.init_lora_weights
-    if kind == "sequence-classification":
-        config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
-    elif tokens := sorted({*template_token_ids(tokenizer), *grown}):
-        config.trainable_token_indices = trained_rows(model, tokens)
-    return config
+    tokens = sorted({*template_token_ids(tokenizer), *grown})
+    return lora_config(model, model_args, kind, tokens)
 
 
 @contextmanager

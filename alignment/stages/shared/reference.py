@@ -20,6 +20,7 @@ from alignment.stages.shared.lora import (
     expose_head_bias,
     starting_point,
 )
+from alignment.stages.shared.trainer_keys import untaken
 
 
 def trainer_with_reference(
@@ -47,7 +48,7 @@ def trainer_with_reference(
         reference = load_trainable(checkpoint, CAUSAL_LM, **options)
     for model in filter(None, (start_from.model, reference)):
         speed_up(model, args)
-    with adapter_in_32_bit(start_from.model):
+    with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"):
         trainer = trainer_class(
             model=start_from.model,
             ref_model=reference,

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from alignment.errors import UserError
-from alignment.models.adapters import give_token_rows
+from alignment.models.adapters import fitted, give_token_rows, read_adapter
 from alignment.models.checkpoints import (
     adapter_base,
+    adapter_folder,
     has_earlier_adapters,
     is_adapter,
     recorded_quantization,
     require_sound,
 )
 from alignment.models.context_length import context_length
+from alignment.models.examined.adapter_settings import load_adapter_settings
 from alignment.models.loading import load_trainable, require_reward_model
 from alignment.models.quantization import quantization_of
 from alignment.tokenization.reward_rows import score_index
@@ -164,6 +166,8 @@ def shares_base(checkpoint: str, policy: Model) -> bool:
         return False
     if not is_adapter(checkpoint) or has_earlier_adapters(checkpoint):
         return False
+    if set(load_adapter_settings(checkpoint).modules_to_save or ()) - {"score", "classifier"}:
+        return False  # it has whole layers of its own, and PEFT would load them into the policy's base
     bases = [adapter_base(checkpoint), inner(policy).config.name_or_path]
     if quantization_of(inner(policy)) != recorded_quantization(checkpoint):
         return False
@@ -172,16 +176,17 @@ def shares_base(checkpoint: str, policy: Model) -> bool:
 
 def _onto_the_policy(checkpoint: str, policy: PeftModel, name: str) -> AdapterScorer:
     require_sound(checkpoint)
-    config, weights = PeftConfig.from_pretrained(checkpoint), load_peft_weights(checkpoint)
+    config, weights = read_adapter(adapter_folder(checkpoint))
     if SCORE_KEY not in weights:
         raise UserError(f"{checkpoint} is not a reward model.", got="an adapter without a score head")
     head = new_head(policy)
-    with torch.no_grad():
+    with torch.no_grad(), fitted(checkpoint):
         head.weight.copy_(weights.pop(SCORE_KEY))
     config.task_type, config.modules_to_save, config.inference_mode = None, None, True
     give_token_rows(policy, config, weights)
-    add_frozen(policy, name, config)
-    found = set_peft_model_state_dict(policy, weights, adapter_name=name)
+    with fitted(checkpoint):
+        add_frozen(policy, name, config)
+        found = set_peft_model_state_dict(policy, weights, adapter_name=name)
     missing = [key for key in found.missing_keys if f".{name}." in key]
     if found.unexpected_keys or missing:
         raise UserError(

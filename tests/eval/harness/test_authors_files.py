@@ -412,7 +412,7 @@ def test_labels_next_to_the_rows_must_be_as_many(tasks_in, tmp_path):
 OPTIONS_REFUSED = [
     ("gsm8k?data=", "no value"),
     ("gsm8k?data=nowhere", "does not exist"),
-    ("gsm8k?num_fewshot=-1", "cannot take this num_fewshot"),
+    ("gsm8k?num_fewshot=-1", "num_fewshot is out of range"),
     ("gsm8k?num_fewshot=two", "whole number"),
     ("gsm8k?max_gen_toks=0", "max_gen_toks is out of range"),
     ("gsm8k?max_gen_toks=-4", "max_gen_toks is out of range"),
