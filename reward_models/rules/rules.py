@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from alignment.data.words import split_words
 from alignment.errors import UserError, unknown
-from reward_models.protocol import Reward, Text, reply_text
+from reward_models.protocol import Column, Reward, Text, reply_text
 from reward_models.rules.algebra import Algebra
 from reward_models.rules.answers import after_thought, same_answer
 from reward_models.rules.answers import as_number as as_number
@@ -44,7 +44,7 @@ def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
 # ---- Answers ----
 
 
-def answer_match(column: str = "answer") -> Reward:
+def answer_match(column: Column = "answer") -> Reward:
     r"""1 if the reply gives the answer in the column, 0 if it does not or if that is in doubt; None without an answer.
 
     The reply's answer is marked by the last \boxed{} or ####, otherwise it follows the last `answer is`, otherwise it
@@ -235,7 +235,7 @@ def _is_word(statement: ast.stmt) -> bool:
 
 
 def code_passes(
-    allow_execution: bool = False, column: str = "tests", seconds: float = 5.0, megabytes: int = 512
+    allow_execution: bool = False, column: Column = "tests", seconds: float = 5.0, megabytes: int = 512
 ) -> Reward:
     """1 if the reply's code runs and then the row's tests pass, otherwise 0; None if the row has no tests.
 
