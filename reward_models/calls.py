@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from alignment.errors import UserError
+from alignment.errors import UserError, did_you_mean
 from reward_models.protocol import Text
 from reward_models.returned import extra, listed, metric, numbers
 from reward_models.user_code import user_code
@@ -69,22 +69,14 @@ class CheckedReward:
         """
         given = {*columns, *(RESERVED if sampled else SAMPLED[:2])}
         missing = [name for name in (*self.required, *self.columns) if name not in given]
-        seen = ", ".join(sorted(set(columns) - {"prompt", "completion"})) or "no other columns"
         if missing:
-            only = [name for name in missing if name in RESERVED]
-            raise UserError(
-                f"Reward function {self.label} needs a column that the rows do not have: {', '.join(missing)}.",
-                got=f"columns: {seen}",
-                fix=f"{', '.join(only)}: only PPO and GRPO have it"
-                if only
-                else "name a column of the data (column_mapping renames columns), or give the argument a default",
-            )
+            raise missing_columns(self.label, missing, columns)
         unknown = [] if self.takes_all else [name for name in columns if name not in (self.parameters or {})]
         unknown = [name for name in unknown if name not in (*RESERVED, "prompt", "completion")]
         if unknown:
             raise UserError(
                 f"Reward function {self.label} does not take all columns.",
-                got=f"columns: {seen}",
+                got=_seen(columns),
                 expected="a function that takes them, as TRL gives all columns by name",
                 fix=f"add **columns to the parameters of {self.__name__}",
             )
@@ -199,6 +191,21 @@ def source_of(function: Callable[..., Any]) -> tuple[str | None, int]:
         function = function.func
     code = getattr(inspect.unwrap(function), "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return (code.co_filename, code.co_firstlineno) if code else (None, 0)
+
+
+def missing_columns(label: str, missing: Sequence[str], columns: Sequence[str]) -> UserError:
+    """The error for a reward that needs other columns than those of the rows."""
+    sampled = ", ".join(name for name in missing if name in RESERVED)
+    near = did_you_mean(missing[0], columns, "name a column of the data; the key `columns` renames columns")
+    return UserError(
+        f"Reward function {label} needs a column that the rows do not have: {', '.join(missing)}.",
+        got=_seen(columns),
+        fix=f"{sampled}: only PPO and GRPO have it" if sampled else near,
+    )
+
+
+def _seen(columns: Sequence[str]) -> str:
+    return "columns: " + (", ".join(sorted(set(columns) - {"prompt", "completion"})) or "no other columns")
 
 
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from alignment.errors import UserError, did_you_mean
 from alignment.name_options import read_options, split_name
-from reward_models.calls import Checked, checked, name_of, parameters_of, source_of
+from reward_models.calls import Checked, checked, missing_columns, name_of, parameters_of, source_of
 from reward_models.protocol import COLUMN
 from reward_models.user_code import user_code
 
@@ -80,6 +80,16 @@ def needed_columns(spec: str) -> list[str]:
     values = {key: one.default for key, one in (parameters_of(function) or {}).items()} | options
     marked = [key for key, hint in _hints(function, extras=True).items() if COLUMN in get_args(hint)]
     return [values[key] for key in marked if isinstance(values.get(key), str)]
+
+
+def require_columns(spec: str, columns: Sequence[str]) -> None:
+    """Raise a UserError if a reward needs other columns than those of the data, as far as its name shows that."""
+    function, options = _resolve(spec)
+    name = split_name(spec)[0].rpartition(":")[2]
+    if options is None:
+        checked(function, name).require_columns(columns)
+    elif missing := [column for column in needed_columns(spec) if column not in columns]:
+        raise missing_columns(name, missing, columns)
 
 
 def _made(function: Callable, options: Options, name: str) -> Callable:
