@@ -1,5 +1,7 @@
 """Rules on replies in all scripts, and on replies that are empty, very long or malformed."""
 
+# ruff: noqa: RUF001 (characters that look like Latin letters are what is tested)
+
 import time
 
 import pytest
@@ -7,9 +9,6 @@ import pytest
 from alignment.errors import UserError
 from reward_models.functions import load_reward
 from reward_models.rules import rules
-
-
-pytestmark = pytest.mark.xfail(reason="scripts without spaces, other digits, slow patterns", strict=False)
 
 
 def reward_of(rule, reply, **columns):
@@ -172,7 +171,6 @@ def test_numbers_of_any_length_are_json():
     assert reward_of(rule, "9" * MANY + "x") == reward_of(rule, "NaN") == reward_of(rule, "") == 0
 
 
-@pytest.mark.skip(reason="would never end")
 def test_a_pattern_that_takes_too_long_has_no_opinion(caplog):
     """The model could otherwise stop its training with a reply."""
     rule = rules.matches(r"(a+)+$")
