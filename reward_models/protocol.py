@@ -4,10 +4,12 @@ PPO and TRL's GRPO and RLOO trainers, `align sample`, `align reward-card` and `a
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from alignment.tokenization.chat_format import Messages
 
+COLUMN = "the name of a column of the data set"
+Column = Annotated[str, COLUMN]  # annotation of an option, so that a missing column is found before training
 Text = str | Messages  # a prompt or completion, as text or as a conversation
 
 
@@ -24,7 +26,7 @@ class Reward(Protocol):
         completion_ids: Sequence[Sequence[int]] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """A number per completion, None for no opinion.
+        """A number per completion, None for no opinion; called through `calls.checked`, which says what it refuses.
 
         Args:
             prompts: texts or conversations.

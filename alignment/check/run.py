@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.callbacks.processes import model_is_sharded
-from alignment.check import lengths, reward_reading, rows, settings, template
+from alignment.check import lengths, reward_reading, reward_sources, rows, settings, template
 from alignment.check.capacity import memory_finding
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
@@ -52,7 +52,7 @@ ROWS: tuple[Check, ...] = (
 )
 TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_sampled)
 CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
-KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,)}
+KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,), "prompts": (reward_sources.check_reward_columns,)}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "text": TOKENS,
     "sft": (*CHAT, lengths.check_masks, lengths.check_truncation),

@@ -1,12 +1,12 @@
 """The GRPO stage: TRL's GRPOTrainer on several completions per prompt, with the rewards of the PPO stage."""
 
 import importlib.util
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -33,12 +33,13 @@ from alignment.stages.shared.lora import (
     starting_point,
 )
 from alignment.stages.shared.result import StageResult
-from alignment.stages.shared.rollouts import RewardSources, without_long_prompts
+from alignment.stages.shared.rollouts import RewardSources, load_rewards, reward_columns, without_long_prompts
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat_format import require_template
-from reward_models.functions import load_function
+from reward_models.calls import distinct
 from reward_models.learned import load_members
+from reward_models.opinions import Opinions
 
 PARENTS = {"model_name_or_path": CAUSAL_LM, "reward_model_path": CLASSIFIER}
 CHOICES = {  # TRL checks them only after the first rollout
@@ -146,11 +147,11 @@ def make_trainer(
     sources: RewardSources,
     stage_dir: Path,
     *callbacks: TrainerCallback,
-) -> GRPOTrainer:
+) -> "RewardedTrainer":
     """Return TRL's trainer with policy, reference, tokenizer, rewards and prompts, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir)
-    splits = load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None)
+    splits = reward_columns(load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None))
     splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length, stage_dir)
     require_a_rollout(splits, args)
     if model_args.model_revision != "main":
@@ -161,9 +162,9 @@ def make_trainer(
     if start_from.reference is not None:
         args.beta = 0.0  # otherwise TRL makes a reference from the newest adapter alone
     with adapter_in_32_bit(start_from.model):
-        trainer = GRPOTrainer(
+        trainer = RewardedTrainer(
             model=start_from.model,
-            reward_funcs=load_rewards(sources, args),
+            reward_funcs=all_rewards(sources, args, splits),
             args=args,
             train_dataset=splits["train"],
             eval_dataset=splits.get("validation"),
@@ -179,6 +180,29 @@ def make_trainer(
     return trainer
 
 
+class RewardedTrainer(GRPOTrainer):
+    """TRL's trainer, which takes no reward for a reward of 0, and needs one.
+
+    A completion that only rewards of weight 0 have scored has no reward, as in PPO; TRL would give it a reward of 0.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.opinions = Opinions(self.reward_func_names)
+
+    def _calculate_rewards(self, *args: Any) -> torch.Tensor:
+        rewards: torch.Tensor = super()._calculate_rewards(*args)  # of all processes: [B, rewards]
+        judged = ~rewards[:, self.reward_weights.to(rewards.device) != 0].isnan().all(1)
+        if self.model.training:
+            self.opinions.see(len(rewards) // self.num_generations, int(judged.sum()))
+        return rewards.masked_fill(~judged[:, None], torch.nan)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        self.opinions.require_any(self.state.log_history)
+        return output
+
+
 def give_reference(trainer: GRPOTrainer, start_from: Start) -> None:
     """Make the parent the reference, if TRL would not use it by default."""
     if start_from.reference is None or trainer.beta == 0:
@@ -189,32 +213,15 @@ def give_reference(trainer: GRPOTrainer, start_from: Start) -> None:
     trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
 
 
-def load_rewards(sources: RewardSources, args: GRPORecipe) -> list[Callable]:
+def all_rewards(sources: RewardSources, args: GRPORecipe, splits: DatasetDict) -> list[Callable]:
     """Load the reward model, then the functions, under distinct names: TRL logs rewards of one name together."""
-    rewards = [load_function(spec) for spec in sources.reward_funcs]
+    rewards: list[Any] = load_rewards(sources.reward_funcs, splits)
     if sources.reward_model_path:
         # TRL would not load an adapter, and would pass rows longer than the model's context.
         rewards[:0] = load_members([sources.reward_model_path], args.per_device_eval_batch_size, str(args.device))
-    names = [getattr(one, "__name__", type(one).__name__) for one in rewards]
-    return [
-        renamed(one, f"{name}_{index}") if names.count(name) > 1 else one
-        for index, (name, one) in enumerate(zip(names, rewards, strict=True))
-    ]
-
-
-def renamed(function: Callable, name: str) -> Callable:
-    """Return a reward function, sync or async, under another name."""
-
-    async def call_async(**columns: Any) -> Any:
-        return await function(**columns)
-
-    def call(**columns: Any) -> Any:
-        return function(**columns)
-
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-    chosen: Callable = call_async if is_async else call
-    chosen.__name__ = name
-    return chosen
+    for reward, name in zip(rewards, distinct([reward.__name__ for reward in rewards]), strict=True):
+        reward.__name__ = name
+    return rewards
 
 
 def require_a_rollout(splits: DatasetDict, args: GRPORecipe) -> None:

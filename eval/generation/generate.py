@@ -17,6 +17,7 @@ from alignment.errors import UserError, raise_all
 from alignment.keyed_seeds import keyed_generator
 from alignment.models.generation import plain_generation
 from alignment.tokenization.chat_format import Messages
+from reward_models.calls import scores_of
 from reward_models.protocol import Reward
 
 if TYPE_CHECKING:
@@ -223,18 +224,9 @@ def score(reward: Reward, rows: Sequence[dict], replies: Sequence[str]) -> list[
     """A reward's score of a reply to each row {prompt: messages, ...columns}; None for no opinion.
 
     Raises:
-        UserError: the reward does not return a finite number or None for each reply.
+        UserError: the reward fails, or does not return a finite number or None for each reply.
     """
     names = {name: None for row in rows for name in row if name not in ("prompt", "completion")}
     columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in names}
     completions = [[{"role": "assistant", "content": reply}] for reply in replies]
-    scores = list(reward(prompts=[row["prompt"] for row in rows], completions=completions, **columns))
-    if len(scores) != len(rows):
-        raise UserError("The reward returned the wrong number of scores.", got=len(scores), expected=len(rows))
-    bad = [value for value in scores if value is not None and not math.isfinite(value)]
-    if bad:
-        expected = "finite numbers, or None if it cannot judge"
-        raise UserError(
-            "The reward returned values that are not numbers.", got=f"{bad[0]}, {len(bad)} times", expected=expected
-        )
-    return [None if value is None else float(value) for value in scores]
+    return scores_of(reward, [row["prompt"] for row in rows], completions, columns)

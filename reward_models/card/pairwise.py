@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignment.data.words import split_words
+from reward_models.calls import scores_of
 from reward_models.card.margins import agreement, calibration, quantile_bins, share
 from reward_models.protocol import Reward, reply_text
 
@@ -56,7 +57,7 @@ def score_pairs(reward: Reward, pairs: Dataset, subset: str | None = None) -> Pa
     sides = {side: columns.pop(side) for side in ("chosen", "rejected")}
     prompts = columns.pop("prompt")
     chosen, rejected = (
-        np.array(reward(prompts=prompts, completions=replies, **columns), dtype=float) for replies in sides.values()
+        np.array(scores_of(reward, prompts, replies, columns), dtype=float) for replies in sides.values()
     )
     words_chosen, words_rejected = (
         np.array([len(split_words(reply_text(reply))) for reply in replies]) for replies in sides.values()

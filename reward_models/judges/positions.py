@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignment.errors import UserError
+from reward_models.calls import copied, source_of
 from reward_models.protocol import Comparer, Text, reply_text
+from reward_models.returned import listed, numbers
+from reward_models.user_code import user_code
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,17 @@ def agreed(a_first: float | None, b_first: float | None) -> float | None:
 
 
 def _answers(judge: Comparer, prompts: list[Text], a: list[Text], b: list[Text]) -> list[float | None]:
-    answers = list(judge.compare(prompts, a, b))
+    name = getattr(judge, "__name__", type(judge).__name__)
+    with user_code(
+        f"The comparison of the judge {name} failed.", source_of(type(judge).compare)[0], "correct the judge"
+    ):
+        values = listed(judge.compare(*(copied(list(side)) for side in (prompts, a, b))), len(prompts), name)
+    answers = numbers(values, name, a)
     bad = [answer for answer in answers if answer not in (None, 0, 0.5, 1)]
-    if len(answers) != len(prompts) or bad:
+    if bad:
         raise UserError(
-            "the judge's answers cannot be read",
-            got=f"{len(answers)} answers to {len(prompts)} prompts" + (f", {bad[0]!r} among them" if bad else ""),
+            f"the answers of the judge {name} cannot be read",
+            got=f"{bad[0]!r} among them",
             expected="1, 0.5, 0 or None for each prompt",
         )
     return answers

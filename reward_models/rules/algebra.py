@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -80,27 +81,27 @@ def text_equal(given: str, wanted: str) -> bool:
     return given.replace(" ", "") == wanted.replace(" ", "")
 
 
-class Algebra:
-    """Compares expressions in a process that starts at the first call and ends with this object or this process."""
+class Limited:
+    """Asks a process that limits itself; it starts at the first question and ends with this object or this process.
 
-    def __init__(self) -> None:
-        self.lock = Lock()
+    Args:
+        script: reads a line of JSON per question and writes a line of answer.
+    """
+
+    def __init__(self, script: Path) -> None:
+        self.script, self.lock = script, Lock()
         self.worker: Worker | None = None
 
-    def __call__(self, given: str, wanted: str) -> bool:
-        """Whether two expressions are equal; False if that cannot be decided in time."""
-        if text_equal(given, wanted):
-            return True
-        if mixes_cases(given, wanted):
-            return False
+    def ask(self, *question: object) -> bytes:
+        """The line of answer; empty if the process exceeded its limits, and ended."""
         with self.lock:
             if self.worker is None or self.worker.owner != os.getpid():
-                self.worker = Worker()
+                self.worker = Worker(self.script)
                 self._finalizer = weakref.finalize(self, self.worker.end)
-            answer = self.worker.ask(given, wanted)
-            if not answer:  # the process ended over this pair
+            answer = self.worker.ask(question)
+            if not answer:
                 self.close()
-            return answer == b"true\n"
+            return answer
 
     def close(self) -> None:
         if self.worker is not None and self.worker.owner == os.getpid():
@@ -108,13 +109,26 @@ class Algebra:
         self.worker = None
 
 
-class Worker:
-    """The process that compares. A forked process does not share it with its parent."""
+class Algebra(Limited):
+    """Compares expressions."""
 
     def __init__(self) -> None:
+        super().__init__(WORKER)
+
+    def __call__(self, given: str, wanted: str) -> bool:
+        """Whether two expressions are equal; False if that cannot be decided in time."""
+        if text_equal(given, wanted):
+            return True
+        return not mixes_cases(given, wanted) and self.ask(given, wanted) == b"true\n"
+
+
+class Worker:
+    """The process that is asked. A forked process does not share it with its parent."""
+
+    def __init__(self, script: Path) -> None:
         self.owner = os.getpid()
         process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER)],
+            [sys.executable, "-P", str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -123,10 +137,10 @@ class Worker:
         assert process.stdin is not None and process.stdout is not None  # as they are pipes
         self.process, self.questions, self.answers = process, process.stdin, process.stdout
 
-    def ask(self, given: str, wanted: str) -> bytes:
+    def ask(self, question: Sequence[object]) -> bytes:
         """Its line of answer; empty if the process has ended."""
         try:
-            self.questions.write(json.dumps([given, wanted]).encode() + b"\n")
+            self.questions.write(json.dumps(question).encode() + b"\n")
             self.questions.flush()
             return self.answers.readline()
         except BrokenPipeError:

@@ -9,9 +9,9 @@ from fractions import Fraction
 
 from reward_models.rules.algebra import text_equal
 from reward_models.rules.answer_values import MOST_PARTS, Equal, same_value
-from reward_models.rules.prose import is_negated, is_undoubted, last_quantity, stated_answer
+from reward_models.rules.prose import COPULA, is_negated, is_undoubted, last_quantity, stated_answer
 from reward_models.rules.quantities import Quantity, as_quantity, same_quantity
-from reward_models.rules.typography import clean
+from reward_models.rules.typography import clean, in_ascii
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
 FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
@@ -34,12 +34,12 @@ def same_answer(reply: str, truth: str, equal: Equal = text_equal) -> bool:
         truth: the true answer, alone or marked as in a reply.
         equal: compares mathematical expressions.
     """
-    truth = true_answer(truth)
-    reply = after_thought(reply)
+    truth = true_answer(in_ascii(truth))
+    reply = in_ascii(after_thought(reply))
     given, end = _marked(reply)
     if given is not None:
         return DENIED.search(reply, end) is None and same_value(given, truth, equal)
-    if same_value(reply, truth, equal):  # the answer alone
+    if same_value(COPULA.sub("", reply), truth, equal):  # the answer alone
         return True
     wanted = as_quantity(clean(truth))
     phrase, after = stated_answer(reply)

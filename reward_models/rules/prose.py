@@ -5,7 +5,18 @@ import re
 from reward_models.rules.quantities import Quantity, as_quantity, is_no_unit, scale_of
 from reward_models.rules.typography import LONGEST, clean
 
-PHRASE = re.compile(r"\banswer\s*(?:is|are|:|=)+\s*:?\s*", re.IGNORECASE)
+PHRASE = re.compile(
+    r"\banswer\s*(?:is|are|:|=)+\s*:?\s*"
+    r"|(?P<other>(?:答え|正解|解答|答)\s*(?:は|:)|答案\s*(?:是|为|為|:)|คำตอบ\s*(?:คือ|:)|(?:정답|답)\s*(?:은|:))\s*:?\s*",
+    re.IGNORECASE,
+)
+# `is` at the end of a sentence, or politeness.
+COPULA = re.compile(r"(?:です|だ|である|でした|になります|となります|입니다|이다|이에요|예요|ครับ|ค่ะ|คะ)[\s.!]*$")
+# Denial, doubt, bounds and estimates in Chinese, Japanese, Thai and Korean.
+DOUBT_ELSEWHERE = re.compile(
+    r"不|没|沒|错|錯|误|誤|違|ない|ません|吗|嗎|或|または|もしくは|かも|か\s*[.?]|以上|以下|以内|未満|超|约|約|大概|左右|くらい|ぐらい|ほど"
+    r"|ไม่|หรือ|ผิด|ประมาณ|아니|아닙|않|틀[리렸린]|오답|또는|혹은|이상|이하|약\s*\d"
+)
 _OPENS = r"[\s$(*:\\\[]*$"  # between a word and the answer that it qualifies
 NEGATED = re.compile(
     r"(?:\b(?:not|never|n't|isn['\u2019]t)\s*(?:be|equal(?:\s+to)?)?"
@@ -68,14 +79,25 @@ def stated_answer(text: str) -> tuple[str | None, str]:
     start = found[-1].end()
     end = SENTENCE_END.search(text, start)
     stop = end.start() if end else len(text)
-    return text[start:stop].strip(" *"), text[stop:]
+    phrase, after = text[start:stop].strip(" *"), text[stop:]
+    if DOUBT_ELSEWHERE.search(phrase + (end[0] if end else "")):
+        return None, ""
+    if found[-1]["other"]:  # a wrong answer is 42; the answer is 42. That is ...
+        sentence = re.split(r"[.?!;\n]", text[: found[-1].start()])[-1]
+        if re.search(r"\w", after) or DOUBT_ELSEWHERE.search(sentence):
+            return None, ""
+        phrase = COPULA.sub("", phrase)
+    return phrase, after
 
 
 def is_undoubted(text: str) -> bool:
     """Whether a text has no word of doubt, denial or correction."""
     words = {word.strip(".,;:!?\"'()*_`").lower().replace("\u2019", "'") for word in text.split()}
     return (
-        not words & DOUBT and not any(word.endswith("n't") for word in words) and not re.search(r"≠|!=|\\neq?\b", text)
+        not words & DOUBT
+        and not any(word.endswith("n't") for word in words)
+        and not re.search(r"≠|!=|\\neq?\b", text)
+        and not DOUBT_ELSEWHERE.search(text)
     )
 
 

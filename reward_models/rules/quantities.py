@@ -78,6 +78,8 @@ _UNITS = {  # name: (unit, base unit, base units in it)
     **dict.fromkeys(("°", "degree", "deg"), ("°", "°", Fraction(1))),
     **{name: (name, name, Fraction(1)) for name in (*"£¥₹JNWVAKCF", "Hz", "kW", "kJ", "mph", "rad", "°C", "°F")},
 }
+# Counters of Chinese, Japanese, Korean and Thai, which are attached to their number; days and months are left out.
+COUNTERS = frozenset("人個个元円本枚匹台只件块歳岁天名頭杯種种개명원살권") | {"마리", "บาท", "คน"}
 _UNIT_WORD = re.compile(r"([^\W\d_]+(?:['-][^\W\d_]+)*|°[CF]?|[%¢$€£¥₹])(\^\{?([23])\}?)?")
 
 
@@ -156,6 +158,9 @@ def split_unit(text: str, spaced: bool = True, money: str = "") -> tuple[int, st
         name = found[1]
         if name.lower() in ("square", "sq", "cubic"):
             power = "^3" if name.lower() == "cubic" else "^2"
+            continue
+        if name in COUNTERS:
+            names.append(name)
             continue
         known = _known(name)
         if known is None and (len(name) < 3 or not spaced):

@@ -6,25 +6,28 @@ Each function here that returns a `Reward` is named in a recipe with its options
 
 import ast
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import isnan
+from math import isfinite, isnan
 from os import cpu_count
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alignment.data.words import split_words
+from alignment.data.words import UNSPACED, is_unspaced, split_words
 from alignment.errors import UserError, unknown
-from reward_models.protocol import Reward, Text, reply_text
-from reward_models.rules.algebra import Algebra
+from reward_models.protocol import Column, Reward, Text, reply_text
+from reward_models.rules.algebra import Algebra, Limited
 from reward_models.rules.answers import after_thought, same_answer
 from reward_models.rules.answers import as_number as as_number
 from reward_models.rules.answers import last_number as last_number
 from reward_models.rules.answers import marked_answer as marked_answer
 from reward_models.rules.sandbox_tests import runs_nothing, test_functions
 
+logger = logging.getLogger(__name__)
+PATTERN_WORKER = Path(__file__).with_name("pattern_worker.py")
 FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})(?P<label>[^`]*)")
 LABEL = re.compile(r"[ \t]*[{.]*[\w+#-]*")
 INVISIBLE = (0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)  # soft hyphen, zero-width spaces and joiners
@@ -44,7 +47,7 @@ def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
 # ---- Answers ----
 
 
-def answer_match(column: str = "answer") -> Reward:
+def answer_match(column: Column = "answer") -> Reward:
     r"""1 if the reply gives the answer in the column, 0 if it does not or if that is in doubt; None without an answer.
 
     The reply's answer is marked by the last \boxed{} or ####, otherwise it follows the last `answer is`, otherwise it
@@ -77,14 +80,26 @@ def _is_blank(answer: object) -> bool:
 
 
 def matches(pattern: str, whole: bool = False) -> Reward:
-    """1 if the regular expression matches somewhere in the reply (`whole`: the whole reply), otherwise 0."""
+    """1 if the regular expression matches somewhere in the reply (`whole`: the whole reply), otherwise 0.
+
+    None for a reply in which the search takes more than a second of processor time.
+    """
     try:
-        compiled = re.compile(pattern, re.DOTALL)
-    except re.error as error:
+        re.compile(pattern, re.DOTALL)
+    except (re.error, RecursionError, OverflowError) as error:
         got = f"{pattern!r}: {error}"
         raise UserError("not a regular expression", got=got, fix="in a recipe write %26 for &, %25 for %") from error
-    find = compiled.fullmatch if whole else compiled.search
-    return rule("matches", lambda text: float(find(text) is not None))
+    search = Limited(PATTERN_WORKER)
+    values = {b"true\n": 1.0, b"false\n": 0.0}
+
+    def reward(completions: Sequence[Text], **columns: Any) -> list[float | None]:
+        scores = [values.get(search.ask(pattern, whole, reply_text(completion))) for completion in completions]
+        if slow := scores.count(None):
+            logger.warning("matches: %d of %d replies took too long for %r", slow, len(scores), pattern)
+        return scores
+
+    reward.__name__ = "matches"
+    return reward
 
 
 def parses_as_json(keys: list[str] | None = None) -> Reward:
@@ -92,7 +107,7 @@ def parses_as_json(keys: list[str] | None = None) -> Reward:
 
     def judge(text: str) -> float:
         try:
-            value = json.loads(text, parse_constant=_no_number)
+            value = json.loads(text, parse_constant=_no_number, parse_int=float)  # Python limits the digits of int
         except (ValueError, RecursionError):
             return 0.0
         return float(keys is None or (isinstance(value, dict) and set(keys) <= value.keys()))
@@ -127,6 +142,8 @@ def length_band(low: int, high: int, fall: int = 0, unit: str = "words") -> Rewa
 
 def length_penalty(each: float, free: int = 0, unit: str = "words") -> Reward:
     """-each for each word (character, token) beyond `free`; units as for `length_band`."""
+    if not isfinite(each):
+        raise UserError("length_penalty has no finite penalty", got=each)
     return _by_length("length_penalty", lambda length: -each * max(0, length - free), unit)
 
 
@@ -157,20 +174,33 @@ def _by_length(name: str, judge: Callable[[int], float], unit: str) -> Reward:
 def without_words(words: list[str] | None = None, file: str | None = None, penalty: float = 1.0) -> Reward:
     """-penalty for a reply that contains any of the words or phrases, otherwise 0.
 
-    Case, the width of white space, and the encoding of accents and apostrophes do not matter.
+    Case, the width of white space, and the encoding of accents and apostrophes do not matter. Words of scripts without
+    spaces (Chinese, Japanese, Thai) are found within a text, other words as whole words.
 
     Args:
         file: a text file with a word or phrase per line.
     """
     if file is not None and not Path(file).is_file():
         raise UserError(f"no file {file}", expected="a text file with a word or phrase per line")
-    lines = Path(file).read_text(encoding="utf-8-sig").splitlines() if file else []
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines() if file else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text in UTF-8", got=str(error), fix="convert it to UTF-8") from error
     forbidden = [_folded(word).split() for word in [*(words or []), *lines] if word.strip()]
     if not forbidden:
         raise UserError("without_words has no words to forbid", expected="words, or a file that lists some")
-    phrases = "|".join(r"\s+".join(map(re.escape, phrase)) for phrase in forbidden)
-    found = re.compile(rf"(?<![^\W_])(?:{phrases})(?![^\W_])")  # _word_ in Markdown is that word
+    if not isfinite(penalty):
+        raise UserError("without_words has no finite penalty", got=penalty)
+    found = re.compile("|".join(map(_whole_words, forbidden)))
     return rule("without_words", lambda text: -penalty if found.search(_folded(text)) else 0.0)
+
+
+def _whole_words(phrase: Sequence[str]) -> str:
+    """A pattern of a phrase that neither begins nor ends within a word; _word_ in Markdown is that word."""
+    letter = rf"[^\W_{UNSPACED}]"
+    before = "" if is_unspaced(phrase[0][0]) else f"(?<!{letter})"
+    after = "" if is_unspaced(phrase[-1][-1]) else f"(?!{letter})"
+    return before + r"\s+".join(map(re.escape, phrase)) + after
 
 
 def _folded(text: str) -> str:
@@ -235,7 +265,7 @@ def _is_word(statement: ast.stmt) -> bool:
 
 
 def code_passes(
-    allow_execution: bool = False, column: str = "tests", seconds: float = 5.0, megabytes: int = 512
+    allow_execution: bool = False, column: Column = "tests", seconds: float = 5.0, megabytes: int = 512
 ) -> Reward:
     """1 if the reply's code runs and then the row's tests pass, otherwise 0; None if the row has no tests.
 

@@ -53,6 +53,29 @@ _REPLACED = [
 _AROUND = re.compile(r"^(?:\*\*|__|`|\\\(|\\\[|\$\$)(.*)(?:\*\*|__|`|\\\)|\\\]|\$\$)$", re.DOTALL)
 
 
+# Full-width signs, and the punctuation of Chinese, Japanese and Arabic; a comma or stop between words ends a clause.
+_OTHER_SIGNS = str.maketrans(
+    {
+        **{chr(0xFF01 + at): chr(0x21 + at) for at in range(94)},
+        **dict.fromkeys("\uff0c\u3001\u060c", ", "),
+        **dict.fromkeys("\u3002\uff61\u06d4", ". "),
+        "\uff1f": "? ",
+        "\u061f": "? ",
+        "\uff01": "! ",
+        "\u066b": ".",
+        "\u066c": ",",
+        "\u066a": "%",
+    }
+)
+
+
+def in_ascii(text: str) -> str:
+    """A text with the digits of all scripts as 0 to 9, and with ASCII's punctuation."""
+    if text.isascii():
+        return text
+    return re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_OTHER_SIGNS)
+
+
 def clean(text: str) -> str:
     r"""An answer without typography: Unicode signs, LaTeX spaces, \text{}, surrounding $ and **, a full stop."""
     text = _without_frame(text.translate(_SIGNS).strip())

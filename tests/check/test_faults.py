@@ -433,6 +433,30 @@ FAULTS = {
         ["broken.py cannot be imported", "invalid syntax"],
     ),
     "no such reward function": ("ppo", reward_file("def other():\n    pass\n"), 1, ["has no function 'brief'"]),
+    "no column for a reward": (
+        "grpo",
+        set_case(recipe={"reward_funcs": ["rules:answer_match?column=nope", "rules:length_band?low=1&high=9"]}),
+        1,
+        ["answer_match needs a column that the rows do not have: nope"],
+    ),
+    "a column without values": (
+        "ppo",
+        set_case(
+            rows=[{"prompt": f"Say {n}.", "answer": ""} for n in range(40)],
+            recipe={"reward_funcs": ["rules:answer_match?"]},
+        ),
+        1,
+        ["answer_match? has no value in any row of its column 'answer'"],
+    ),
+    "a column that no reward gets, and rows without an answer": (
+        "ppo",
+        set_case(
+            rows=[{"prompt": f"Say {n}.", "completions": "x", "answer": "3" if n else ""} for n in range(40)],
+            recipe={"reward_funcs": ["rules:answer_match?"]},
+        ),
+        0,
+        ["names have another meaning", "completions", "no reward for rows without a value in 'answer'"],
+    ),
     "too few prompts for a rollout": (
         "grpo",
         set_case(recipe={"steps_per_generation": 64}),

@@ -50,8 +50,9 @@ def test_all_wrong_options_are_named_at_once_and_nothing_is_made(file):
     with pytest.raises(UserError, match="Options of make are missing"):
         check_function(f"{file}:make?")
     check_function(f"{file}:costly?path=x")
-    with pytest.raises(RuntimeError, match="made"):
+    with pytest.raises(UserError, match="RuntimeError: made") as caught:
         load_function(f"{file}:costly?path=x")
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def test_recipes_are_checked_without_loading_members():

@@ -61,7 +61,9 @@ def folder(tmp_path_factory):
     adapted = get_peft_model(judge, LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS"))
     save_checkpoint(adapted, tiny.tokenizer(), folder / "judge-lora/checkpoint")
     rows = [
-        {"prompt": [{"role": "user", "content": f"w{n} w{n + 1}"}], "answer": tiny.WORDS[n % 2 + 7]} for n in range(24)
+        {"prompt": [{"role": "user", "content": f"w{n} w{n + 1}"}], "answer": tiny.WORDS[n % 2 + 7]}
+        | {"completions": [n], "empty": ""}
+        for n in range(24)
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(
@@ -105,6 +107,16 @@ def test_rewards_of_a_model_and_of_functions_of_one_name(folder, tmp_path, judge
     means = [line[f"rewards/{name}/mean"] for name in names]
     assert means[2] == pytest.approx(5 * means[1]) and means[3] == 1
     assert line["reward"] == pytest.approx(sum(means))
+
+
+def test_a_training_without_any_reward_is_an_error(folder, tmp_path):
+    with pytest.raises(UserError, match=r"no reward judges any completion: answer_match\n(.|\n)*of this training"):
+        run(folder, tmp_path / "grpo", funcs=["rules:answer_match?column=empty"], max_steps=1, self_check=False)
+
+
+def test_a_column_named_like_an_argument_is_left_out(folder, tmp_path, caplog):
+    line = run(folder, tmp_path / "grpo", funcs=[f"{folder / 'rewards.py'}:share"], max_steps=1, self_check=False)[0]
+    assert "completions" in caplog.text and line["rewards/share/unscored"] == 0
 
 
 def test_completions_end_with_the_turn(folder, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reward_models.protocol import Comparer, Reward
@@ -27,24 +27,32 @@ def load_reward(name: str, batch_size: int, device: str | None = None, dtype: st
         batch_size, device, dtype: for a checkpoint, as for `reward_models.learned.reward`.
 
     Raises:
-        UserError: the function or reward model does not exist, or the function is async.
+        UserError: the function or reward model does not exist, or the function is no reward function.
     """
-    from alignment.errors import UserError
-    from reward_models.functions import load_function
-    from reward_models.learned import reward
+    from reward_models import functions, learned
 
-    if Path(name).exists() or ":" not in name.partition("?")[0]:
-        return reward(name, batch_size, device, dtype)
-    function = load_function(name)
-    if inspect.iscoroutinefunction(function):
-        raise UserError(f"{name} is async", expected="a plain function", fix="wrap it with asyncio.run")
-    return function
+    found: Any = functions.load_reward(name) if _is_function(name) else learned.reward(name, batch_size, device, dtype)
+    return found
 
 
 def load_judge(name: str, batch_size: int) -> Reward | Comparer:
     """The judge of a name: a comparer if it has `compare` (a class is called first), otherwise a reward."""
-    found = load_reward(name, batch_size)
-    if inspect.isclass(found) and hasattr(found, "compare"):
-        made: Comparer = found()
-        return made
-    return found
+    from reward_models.calls import checked
+    from reward_models.functions import load_function
+    from reward_models.user_code import user_code
+
+    if not _is_function(name):
+        return load_reward(name, batch_size)
+    found: Any = load_function(name)
+    if not hasattr(found, "compare"):
+        found = checked(found)
+        return found
+    if inspect.isclass(found):
+        with user_code(f"{name} cannot make its judge.", fix="correct its __init__, or give it options after a ?"):
+            found = found()
+    comparer: Comparer = found
+    return comparer
+
+
+def _is_function(name: str) -> bool:
+    return ":" in name.partition("?")[0] and not Path(name).exists()

@@ -108,9 +108,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[float]]:
     """The reward's scores of each prompt's completions, from a single call."""
     from alignment.errors import UserError
+    from reward_models.calls import scores_of
 
     flat = [(prompt, one) for prompt, some in zip(prompts, completions, strict=True) for one in some]
-    values = reward(prompts=[prompt for prompt, _ in flat], completions=[one for _, one in flat])
+    values = scores_of(reward, [prompt for prompt, _ in flat], [one for _, one in flat])
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         raise UserError(

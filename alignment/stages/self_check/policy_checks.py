@@ -21,6 +21,7 @@ from alignment.trainers.ppo.metrics import Metrics
 from alignment.trainers.ppo.models import Reference, completion_logits, inner
 from alignment.trainers.ppo.rollout import SAMPLERS, Rollout, encode_prompts, sample
 from alignment.trainers.ppo.trainer import PPOTrainer
+from reward_models.calls import unwrapped
 from reward_models.learned import LearnedReward
 
 PROMPTS = 4
@@ -185,7 +186,7 @@ def check_group(
         text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
         for row, text in zip(rows, texts, strict=True)
     ]
-    learned = [reward for reward in trainer.reward_funcs if isinstance(reward, LearnedReward)]
+    learned = [reward for reward in map(unwrapped, trainer.reward_funcs) if isinstance(reward, LearnedReward)]
     yield from check_learned(trainer, learned, [row["prompt"] for row in rows], talks, probe)
     known = {reward.__name__ for reward in learned}
     for name in trainer.reward_func_names:

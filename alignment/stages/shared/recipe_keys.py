@@ -48,6 +48,7 @@ RECIPE_KEYS = frozenset(
         "per_device_train_batch_size",
         "replay_dataset_name",
         "replay_ratio",
+        "reward_funcs",
         "reward_model_path",
         "steps_per_generation",
         "train_sampling_strategy",

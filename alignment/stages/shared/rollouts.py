@@ -1,6 +1,8 @@
 """Rewards and prompts of the stages that sample: rewards from a recipe, prompts that leave room for a completion."""
 
 import logging
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +11,15 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from alignment.data.preparing.filters import row_lengths
 from alignment.data.tokenizing.length_advice import RowLength, completion_fix
-from alignment.errors import UserError
+from alignment.errors import UserError, gathered, raise_all
 from alignment.models.context_length import context_length
 from alignment.stages.shared.inputs import record_tokens, refusals_named
 from alignment.trainers.ppo.rollout import encode_prompts
-from reward_models.functions import check_function
+from reward_models.calls import RESERVED, Checked
+from reward_models.functions import check_function, load_reward
+
+# Columns that reward functions cannot get: names of other arguments, and what TRL's GRPO would read as images.
+LEFT_OUT = (*RESERVED, "completion", "image", "images")
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +38,57 @@ class RewardSources:
     )
 
     def __post_init__(self):
+        errors = [*self._mistakes()]
+        for spec in self.reward_funcs:
+            with gathered(errors):
+                check_function(spec)  # a misspelt name is found before any stage runs
+        raise_all(errors)
+
+    def _mistakes(self) -> Iterator[UserError]:
         rewards = [self.reward_model_path, *self.reward_funcs] if self.reward_model_path else self.reward_funcs
+        weights = self.reward_weights
         if not rewards:
-            raise UserError("the recipe has no reward", expected="reward_model_path, reward_funcs or both")
-        if self.reward_weights is not None and len(self.reward_weights) != len(rewards):
-            raise UserError(
+            yield UserError("the recipe has no reward", expected="reward_model_path, reward_funcs or both")
+        elif weights is not None and len(weights) != len(rewards):
+            yield UserError(
                 "reward_weights does not fit the rewards",
-                got=f"{self.reward_weights} for {', '.join(rewards)}",
+                got=f"{weights} for {', '.join(rewards)}",
                 expected="a weight for the reward model if there is one, then one for each function",
                 fix="reward_weights: null weighs each by 1",
             )
-        for spec in self.reward_funcs:
-            check_function(spec)  # a misspelt name is found before any stage runs
+        elif weights is not None and not all(map(math.isfinite, weights)):
+            yield UserError("reward_weights has a weight that is not finite", got=weights, expected="finite numbers")
+        elif weights is not None and not any(weights):
+            yield UserError("every reward has the weight 0, so that nothing is rewarded", got=weights)
+
+
+def load_rewards(specs: Sequence[str], splits: DatasetDict) -> list[Checked]:
+    """Load reward functions that can be called with the columns of the prompts.
+
+    Raises:
+        UserError: names each function that needs another column, or is no reward function.
+    """
+    errors: list[UserError] = []
+    rewards = []
+    for spec in specs:
+        with gathered(errors):
+            rewards.append(load_reward(spec))
+            rewards[-1].require_columns(splits["train"].column_names)
+    raise_all(errors)
+    return rewards
+
+
+def reward_columns(splits: DatasetDict) -> DatasetDict:
+    """Return the prompts without the columns that reward functions cannot get, and warn of them."""
+    own = [name for name in splits["train"].column_names if name in LEFT_OUT]
+    if own:
+        logger.warning("reward functions do not get the columns %s: their names have another meaning", ", ".join(own))
+    return DatasetDict(
+        {
+            name: rows.remove_columns([one for one in rows.column_names if one in LEFT_OUT])
+            for name, rows in splits.items()
+        }
+    )
 
 
 def without_long_prompts(

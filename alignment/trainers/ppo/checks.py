@@ -106,6 +106,15 @@ def check_weights(weights: list[float] | None, rewards: Sequence[Any]) -> None:
         )
 
 
+def check_columns(rewards: Sequence[Any], datasets: Sequence[Datasets]) -> None:
+    """Require reward functions that can be called with the columns of each data set."""
+    flat = [part for given in datasets for part in (given.values() if isinstance(given, dict) else [given])]
+    for function in (reward.function for reward in rewards if hasattr(reward, "function")):
+        for dataset in flat:
+            if dataset is not None and dataset.column_names is not None:
+                function.require_columns(dataset.column_names)
+
+
 def check_resumable(path: str, step: int, args: PPOConfig) -> None:
     """Require a checkpoint between two rollouts, since checkpoints do not hold the rollout."""
     if step % args.steps_per_rollout:

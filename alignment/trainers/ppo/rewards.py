@@ -1,11 +1,9 @@
 """Rewards of completions: reward models and reward functions behind one interface."""
 
 import asyncio
-import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +21,7 @@ from alignment.trainers.ppo.config import PPOConfig
 from alignment.trainers.ppo.models import Model
 from alignment.trainers.ppo.rollout import Rollout, encode_prompts
 from alignment.trainers.ppo.scorers import AdapterScorer, ModelScorer, load_scorer
+from reward_models.calls import RESERVED, AsyncReward, checked, distinct, finished
 
 logger = logging.getLogger(__name__)
 PROBED_PROMPTS = 8  # prompts on which to find out how a reward model reads them
@@ -76,15 +75,10 @@ def read_completions(
     completions = tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
     if is_conversational({"prompt": rows[0]["prompt"]}):
         completions = [[{"role": "assistant", "content": text}] for text in completions]
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
+    own = [name for name in rows[0] if name not in ("prompt", "completion", *RESERVED)]
+    columns = {name: [row[name] for row in rows] for name in own}
     extras: dict[str, list[Any]] = {}
-
-    def log_extra(column: str, values: list[Any]) -> None:
-        if len(values) != len(rows):
-            raise UserError(f"log_extra: {column} has the wrong length.", got=len(values), expected=len(rows))
-        extras[column] = values
-
-    return Samples(rollout, rows, completions, columns | extra | {"log_extra": log_extra}, extras)
+    return Samples(rollout, rows, completions, columns | extra | {"log_extra": extras.__setitem__}, extras)
 
 
 @dataclass(frozen=True)
@@ -163,9 +157,16 @@ class FunctionReward:
     """A function with TRL's signature, sync or async. It may return None for a completion, which becomes NaN."""
 
     def __init__(self, function: Callable[..., Any]):
-        self.function, self.name = function, getattr(function, "__name__", type(function).__name__)
-        calls = (function, type(function).__call__)  # a callable object is async if its class's __call__ is
-        self.is_async = any(inspect.iscoroutinefunction(call) for call in calls)
+        self.function = checked(function)
+        self.is_async = isinstance(self.function, AsyncReward)
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.function.__name__ = name
 
     def call(self, samples: Samples) -> Any:
         """Call the function: returns a list of rewards, or an awaitable of one if the function is async."""
@@ -178,20 +179,7 @@ class FunctionReward:
 
     def read(self, rewards: list[float | None], samples: Samples) -> Tensor:
         """Convert the returned rewards. -> [B], NaN for None."""
-        if len(rewards) != len(samples.rows):
-            raise UserError(
-                f"Reward function {self.name!r} returned the wrong number of rewards.",
-                got=len(rewards),
-                expected=f"{len(samples.rows)}, one per completion",
-            )
-        for index, reward in enumerate(rewards):
-            if reward is not None and not math.isfinite(reward):
-                raise UserError(
-                    f"Reward function {self.name!r} returned a reward that is not finite.",
-                    got=f"{reward} for {samples.completions[index]!r}",
-                    expected="a finite number, or None for a completion that the function cannot score",
-                )
-        values = [math.nan if reward is None else float(reward) for reward in rewards]
+        values = [math.nan if reward is None else reward for reward in rewards]
         return torch.tensor(values, device=samples.rollout.input_ids.device)
 
 
@@ -211,8 +199,7 @@ def score_samples(rewards: Sequence[Reward], samples: Samples, weights: list[flo
     waiting = [reward for reward in rewards if isinstance(reward, FunctionReward) and reward.is_async]
     answers: list[Any] = []
     if waiting:
-        with ThreadPoolExecutor(1) as thread:  # a notebook's main thread has a running event loop
-            answers = thread.submit(asyncio.run, gather(waiting)).result()
+        answers = finished(gather(waiting))
     answered = dict(zip(map(id, waiting), answers, strict=True))
     scores = {}
     for reward in rewards:
@@ -256,10 +243,8 @@ def make_rewards(
             rewards.append(ModelReward(scorer, _name(item), args.per_device_eval_batch_size, reading))
         else:
             rewards.append(FunctionReward(item))
-    names = [reward.name for reward in rewards]
-    for index, reward in enumerate(rewards):
-        if names.count(reward.name) > 1:
-            reward.name = f"{reward.name}_{index}"
+    for reward, name in zip(rewards, distinct([reward.name for reward in rewards]), strict=True):
+        reward.name = name
     return rewards
 
 

@@ -67,6 +67,7 @@ from alignment.trainers.ppo.scorers import (
     parameter_groups,
 )
 from alignment.trainers.ppo.state import load_state, save_state
+from reward_models.opinions import Opinions
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,8 @@ class PPOTrainer(Trainer):
         prompts = first_prompts(eval_dataset if train_dataset is None else train_dataset)
         self.rewards = make_rewards(reward_funcs, reward_processing_classes, model, processing_class, args, prompts)
         checks.check_weights(args.reward_weights, self.rewards)
+        checks.check_columns(self.rewards, [train_dataset, eval_dataset])
+        self.opinions = Opinions([reward.name for reward in self.rewards])
         scorers = [reward.scorer for reward in self.rewards if isinstance(reward, ModelReward) and reward.knows_tokens]
         self.critic = make_critic(model, scorers, value_model, args.critic_mode)
         self.value_model = self.critic.model.to(args.device)  # the critic without the policy's weights
@@ -339,7 +342,9 @@ class PPOTrainer(Trainer):
             checks.check_resumable(checkpoint, state.global_step, self.args)
             self.beta, self.baseline = load_state(checkpoint, self.critic)
             keep_completions_before(self._completions_path, state.global_step)
-        return super().train(checkpoint, trial, ignore_keys_for_eval)
+        output = super().train(checkpoint, trial, ignore_keys_for_eval)
+        self.opinions.require_any(self.state.log_history)
+        return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy alone, for plain `from_pretrained`; a step checkpoint also has the state of PPO."""
@@ -398,6 +403,7 @@ class PPOTrainer(Trainer):
             self._table = completions_table(samples, args.num_completions_to_print)
         if scores.isnan().all():
             logger.warning("step %d: no reward scored any completion: nothing is learned from this rollout", step)
+        self.opinions.see(*self._total(torch.tensor([len(rows), (~scores.isnan()).sum()], device=args.device)).tolist())
         started = time.perf_counter()
         outputs = self._critic_outputs(scored)
         if self.baseline is None:

@@ -133,7 +133,7 @@ def test_scores_are_checked():
     assert score(reward, rows, ["a", "bcd"]) == [None, 6.0]
     with pytest.raises(UserError, match="wrong number"):
         score(lambda **_: [1.0], rows, ["a", "b"])
-    with pytest.raises(UserError, match="not numbers"):
+    with pytest.raises(UserError, match="not finite"):
         score(lambda **_: [1.0, math.nan], rows, ["a", "b"])
 
 

@@ -182,7 +182,7 @@ def test_expressions_beyond_the_limits_equal_nothing_and_the_next_pair_is_compar
 
 
 def test_numbers_lists_and_words_start_no_process(monkeypatch):
-    monkeypatch.setattr(algebra, "Worker", lambda: pytest.fail("a process"))
+    monkeypatch.setattr(algebra, "Worker", lambda _: pytest.fail("a process"))
     replies = ["18", "#### 18 cm", "B", "(1, 2)", "so it is 17", "2x", r"\boxed{3x}"]
     truths = ["18", "18", "A", "(1,2)", "18", "18", "3x"]
     assert judged(rules.answer_match(), *replies, answer=truths) == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]

@@ -265,14 +265,6 @@ def test_a_reward_model_without_a_reading_scores_the_sampled_ids_themselves():
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_reward_function_returns_one_value_per_completion():
-    samples = read_completions(rollout(), [{"prompt": "w1"}] * 3, tiny.tokenizer(), {})
-    samples.columns["log_extra"]("note", ["a", "b", "c"])
-    assert samples.extras == {"note": ["a", "b", "c"]}
-    with pytest.raises(UserError, match="note has the wrong length"):
-        samples.columns["log_extra"]("note", ["a"])
-
-
 @pytest.mark.parametrize("conversational", [False, True])
 def test_reward_models_read_the_ids_that_reward_trainer_trained_them_on(conversational, tmp_path):
     from trl import RewardConfig, RewardTrainer

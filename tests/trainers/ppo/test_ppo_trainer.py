@@ -22,6 +22,7 @@ METRICS = {
     "reward",
     "reward_std",
     "rewards/length_reward/mean",
+    "rewards/length_reward/unscored",
     "kl",
     "kl/completion",
     "entropy",
@@ -271,10 +272,25 @@ def test_completions_without_a_score_are_masked(tmp_path):
     assert log["reward"] == 1
 
 
-def test_a_rollout_without_any_score_is_logged(tmp_path, caplog):
-    tiny.trainer(tmp_path, reward_funcs=lambda completions, **kwargs: [None] * len(completions)).train()
+def test_a_training_without_any_score_is_an_error(tmp_path, caplog):
+    """At its end, after many prompts, and when it is started again at its end."""
+
+    def none(completions, **kwargs):
+        return [None] * len(completions)
+
+    def run(**arguments):
+        return tiny.trainer(tmp_path, reward_funcs=none, arguments={"logging_steps": 1} | arguments)
+
+    with pytest.raises(UserError, match=r"no reward judges any completion: none\n(.|\n)*of this training"):
+        run(save_strategy="steps", save_steps=1).train()
     messages = [record.getMessage() for record in caplog.records if "no reward scored" in record.getMessage()]
     assert [text.split(":")[0] for text in messages] == ["step 0", "step 1"]
+    with pytest.raises(UserError, match="of this training"):
+        run().train(resume_from_checkpoint=True)
+    many = run(max_steps=200)
+    many.opinions.prompts = 250
+    with pytest.raises(UserError, match="of the first 258 prompts"):
+        many.train()
 
 
 def test_reward_functions_may_log_as_in_trl(tmp_path):
