@@ -81,15 +81,15 @@ def as_text(row: Row, value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise Unusable("a number is not finite")
         row.changed.add(NUMBERS_READ)
-        return _number_text(value)
+        return number_text(value)
     raise Unusable(f"{name} is {_kind_of(value)}, not text")
 
 
-def _number_text(value: int | float) -> str:
+def number_text(value: int | float) -> str:
     """Return a number as text, 7.0 as 7: among fractions, readers of files make 7 of a column to 7.0."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Unusable("a number is not finite")
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < EXACT else str(value)
 
 

@@ -242,7 +242,7 @@ def _converted(
             if isinstance(one, Unusable):
                 report.drop(one, number + 1)
         if kept:
-            report.keep(row, len(kept), _unread(row, kind, kept) if kind != "text" else ())
+            report.keep(row, len(kept), _unread(row, format, kept) if kind != "text" else ())
         yield from ((number, one) for one in kept)
 
 
@@ -254,9 +254,9 @@ def _read_label(row: Row, kind: str, labels: Labels | None) -> None:
         row[LABEL] = labels.read(row[LABEL])
 
 
-def _unread(row: Row, kind: str, kept: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the columns that may change the meaning of a row and whose text its conversations lack."""
-    columns = [name for name in MEANINGFUL if not is_blank(row.get(name))]
+def _unread(row: Row, format: Format, kept: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the columns outside the format that may change a row's meaning and whose text its conversations lack."""
+    columns = [name for name in MEANINGFUL if name not in format and not is_blank(row.get(name))]
     if not columns:
         return
     turns = [turn for one in kept for value in one.values() if isinstance(value, list) for turn in value]
@@ -277,8 +277,8 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-    elif not is_blank(value):
-        yield str(value)
+    elif isinstance(value, int | float) and not is_blank(value):
+        yield cell_values.number_text(value)
 
 
 def recognise(

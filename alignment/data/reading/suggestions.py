@@ -44,13 +44,26 @@ ALIKE = {
         "problem",
         "input",
     ),
-    "answer": ("answer", "a", "response", "reply", "output", "completion", "assistant", "say", "solution", "target"),
+    "answer": (
+        "answer",
+        "a",
+        "response",
+        "reply",
+        "output",
+        "completion",
+        "assistant",
+        "bot",
+        "say",
+        "solution",
+        "target",
+    ),
     "completion": ("completion", "response", "reply", "output", "answer", "assistant", "generation"),
     "chosen": ("chosen", "preferred", "winner", "better", "win", "accepted"),
     "rejected": ("rejected", "dispreferred", "loser", "worse", "lose"),
     "label": ("label", "tag", "desirable", "good"),
     "text": ("text", "body", "content", "document", "article", "story", "passage", "raw"),
 }
+DIALOGUE_WORDS = {"chat", "conversation", "conversations", "dialog", "dialogue", "messages", "turns"}
 # Words in the name of a column that holds no text to learn from.
 NO_TEXT = {
     "id",
@@ -121,7 +134,7 @@ def _likeness(rows: Sequence[Mapping[str, Any]], name: str, ours: str) -> float:
         return 1.0
     values = [_value(row, name) for row in rows]
     if ours == "messages":
-        return 0.9 * all(map(is_conversation, values))
+        return 0.9 * all(is_conversation(value) or _is_dialogue(name, value) for value in values)
     if ours == "transcript":
         return 0.9 * all(isinstance(value, str) for value in values)
     if ours != LABEL and any(isinstance(value, bool) for value in values):
@@ -130,6 +143,12 @@ def _likeness(rows: Sequence[Mapping[str, Any]], name: str, ours: str) -> float:
     if set(words) & NO_TEXT:
         return 0.0
     return max((_similar(words, known) * 0.99**place for place, known in enumerate(ALIKE[ours])), default=0.0)
+
+
+def _is_dialogue(name: str, value: Any) -> bool:
+    """Whether a value is several texts in a column that is named as a conversation."""
+    texts = isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value)
+    return texts and bool(DIALOGUE_WORDS & set(_words(name)))
 
 
 def _similar(words: Sequence[str], known: str) -> float:
