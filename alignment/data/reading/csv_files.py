@@ -168,7 +168,7 @@ def _wrong_count(file: Path, line: int, row: list[str], names: list[str], form: 
 def _wrong_quotes(file: Path, line: int, error: csv.Error, form: Form) -> UserError:
     return UserError(
         f"Cannot read {file} at line {line}: its quotes are not those of CSV.",
-        got=f"a quote that is never closed ({error})" if "end of data" in str(error) else str(error),
+        got="a quote that is never closed" if "end of data" in str(error) else f"text after a closing quote: {error}",
         expected='a header line and rows; values in quotes have their own quotes doubled: "say ""hi"""',
         fix="double the quotes inside values and quote these values, as csv.writer does; or separate the values by "
         "tabs in a .tsv, where quotes need no escape",

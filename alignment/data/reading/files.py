@@ -9,7 +9,9 @@ import glob
 import json
 import os
 import re
+import shlex
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -328,11 +330,14 @@ def _reader(files: list[Path]) -> Callable[[list[Path]], Tables]:
     if len(readers) != 1 or not READERS.keys() >= set(names):
         if len(names) == 1:
             refuse_other_formats(files[0], head_of(files[0]))
+        folder = glob.escape(os.path.commonpath([file.parent for file in files]))
+        usual = Counter(extension for extension in extensions.values() if extension in READERS).most_common(1)
+        pattern = os.path.join(folder, "**", f"*{usual[0][0] if usual else '.jsonl'}")
         raise UserError(
             "The files are of several kinds." if len(names) > 1 else f"Cannot read {files[0]}.",
             got=", ".join(extension or "no extension" for extension in names),
             expected=f"one of {', '.join(READERS)} (text, JSON and CSV also with .gz)",
-            fix="name the files by a glob, such as FOLDER/*.jsonl" if len(names) > 1 else "convert or rename it",
+            fix=f"name the files by a glob, such as {pattern!r}" if len(names) > 1 else "convert or rename it",
         )
     for file, extension in extensions.items():
         if extension in COLUMNAR and not columnar_extension(file):
@@ -341,13 +346,13 @@ def _reader(files: list[Path]) -> Callable[[list[Path]], Tables]:
 
 
 def _refuse_not_columnar(file: Path, expected: str) -> None:
-    head = head_of(file)
+    head, name = head_of(file), shlex.quote(str(file))
     if head.startswith(b"\x1f\x8b") or file.suffix.lower() == ".gz":
         raise UserError(
             f"Cannot read {file}.",
             got=f"{expected} inside gzip",
             expected=f"{expected} without gzip: the format has its own compression",
-            fix=f"gunzip {file}" if file.suffix.lower() == ".gz" else f"mv {file} {file}.gz; gunzip {file}.gz",
+            fix=f"gunzip {name}" if file.suffix.lower() == ".gz" else f"mv {name} {name}.gz; gunzip {name}.gz",
         )
     if head and is_text(head):
         raise UserError(

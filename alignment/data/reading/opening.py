@@ -218,4 +218,4 @@ def _conversion(file: Path, excerpt: bytes) -> str:
     command = f"gunzip -c {name} | {command} > {new}" if packed else f"{command} {name} > {new}"
     if not shown:
         return f"convert the file from its encoding: {command}"
-    return f"convert the file from its encoding; if {shown.strip()!r} is what it says: {command}"
+    return f"convert the file from its encoding; if it should read {shown.strip()!r}: {command}"

@@ -12,6 +12,9 @@ import json
 import lzma
 import os
 import random
+import re
+import shutil
+import subprocess
 import zipfile
 
 import pytest
@@ -397,6 +400,46 @@ def test_files_as_they_are_found(tmp_path, name):
         assert [[type(value) for value in row.values()] for row in found] == [
             [type(value) for value in row.values()] for row in rows
         ]
+
+
+# Advice ---------------------------------------------------------------------------------------------------------------
+
+COMMANDS = {
+    "Windows-1252": ("a b.csv", "text\ncafé\n".encode("cp1252"), [{"text": "café"}]),
+    "Windows-1252 in gzip": ("a.csv.gz", gzip.compress("text\ncafé\n".encode("cp1252")), [{"text": "café"}]),
+    "commas after lines": ("a.jsonl", jsonl().replace(b"}\n", b"},\n"), TWO),
+    "gzip twice": ("a.csv.gz", gzip.compress(gzip.compress(COMMAS)), SAID),
+    "gzip called .parquet": ("a.parquet", gzip.compress(parquet()), TWO),
+    "Parquet in gzip": ("a.parquet.gz", gzip.compress(parquet()), TWO),
+    "bzip2": ("a.jsonl.bz2", bz2.compress(jsonl()), TWO),
+    "xz": ("a.jsonl", lzma.compress(jsonl()), TWO),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_are_advised_work(tmp_path, name):
+    file, data, rows = COMMANDS[name]
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(UserError) as error:
+        load_source(str(tmp_path / file), kind="text")
+    command = re.search(r"(iconv|gunzip|bunzip2|unxz|sed|mv) .*", error.value.fix)[0]
+    if not shutil.which(command.split()[0]):
+        pytest.skip(f"no {command.split()[0]} here")
+    before = set(tmp_path.iterdir())
+    subprocess.run(["sh", "-c", command], check=True)
+    made = sorted(set(tmp_path.iterdir()) - before) or [tmp_path / file]
+    assert load_source(str(made[0]), kind="text").to_list() == rows
+
+
+def test_the_glob_that_is_advised_works(tmp_path):
+    folder = tmp_path / "rows [1]" / "deep"
+    folder.mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl", "notes.txt"):
+        (folder / name).write_bytes(jsonl(ONE))
+    with pytest.raises(UserError, match="several kinds") as error:
+        load_source(str(tmp_path / "rows [1]"), kind="text")
+    pattern = re.search(r"'(.*)'", error.value.fix)[1]
+    assert load_source(pattern, kind="text").to_list() == ONE * 2
 
 
 # Columns of Parquet and Arrow ---------------------------------------------------------------------------------------

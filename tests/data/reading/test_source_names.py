@@ -107,7 +107,7 @@ def test_nothing_left_out_nothing_said(tmp_path):
 # Sources that differ in columns that nobody reads -------------------------------------------------------------------
 
 IDS = {
-    "texts": ["a", "b"],
+    "texts": ["a", "7"],
     "numbers": [1, 2],
     "fractions": [0.5, 1.5],
     "nothing": [None, None],
