@@ -57,9 +57,18 @@ ROPES = {
     "llama3": SCALED | {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
     "proportional": {"rope_theta": 5000.0},
 }
-every_shape = pytest.mark.parametrize("name", SHAPES)
+# Of the families, some stand for the others in fast runs.
+QUICK = {*SHAPES} - {*FAMILIES} | {"gpt2", "modern", "sinks", "moe-shared"}
+
+
+def slow_unless_quick(names, quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+every_shape = pytest.mark.parametrize("name", slow_unless_quick(SHAPES, QUICK))
 every_rope = pytest.mark.parametrize("rope", ROPES)
-sparse_shapes = pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.get("num_experts")])
+MOE = [name for name, shape in SHAPES.items() if shape.get("num_experts")]
+sparse_shapes = pytest.mark.parametrize("name", slow_unless_quick(MOE, {"moe", "moe-shared", "moe-windows"}))
 
 
 def rope_of(name: str) -> dict:
@@ -158,7 +167,7 @@ def test_router_logits_follow_the_config_unless_the_caller_decides(models, name,
 
 
 @sparse_shapes
-@pytest.mark.parametrize("config", [True, None, False])
+@pytest.mark.parametrize("config", slow_unless_quick([True, None, False], {True}))
 def test_what_the_config_says_of_router_logits_changes_no_reply(models, name, config):
     model = copy.deepcopy(models[name])
     model.config.output_router_logits = config
@@ -204,7 +213,7 @@ def wildcards(names) -> set[str]:
 
 
 @every_shape
-@pytest.mark.parametrize("cls", CLASSES, ids=[cls.__name__ for cls in CLASSES])
+@pytest.mark.parametrize("cls", slow_unless_quick(CLASSES, {GPTForCausalLM, GPTForSequenceClassification}))
 def test_the_tensor_parallel_plan_is_of_the_shape(name, cls):
     with torch.device("meta"):
         model = cls(GPTConfig(**SHAPES[name]))
@@ -248,7 +257,7 @@ def test_saved_and_loaded(models, name, tmp_path):
 
 
 @every_shape
-@pytest.mark.parametrize("tokens", [130, 64], ids=["more", "fewer"])
+@pytest.mark.parametrize("tokens", slow_unless_quick([130, 64], {130}), ids=["more", "fewer"])
 def test_resized_embeddings_keep_the_tokens_that_stay(models, name, tokens):
     model, kept = copy.deepcopy(models[name]), min(tokens, 96)
     ids = token_ids(2, 8).clamp(max=kept - 1)

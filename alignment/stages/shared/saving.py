@@ -27,8 +27,8 @@ def require_supported_sharding(trainer: Trainer) -> None:
     plugin = getattr(state, "fsdp_plugin", None)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if plugin is not None and isinstance(model, PeftModel):
-        trained = model.peft_config[model.active_adapter].trainable_token_indices
-        if trained:  # PEFT merges them into the table outside the modules that FSDP gathers
+        # PEFT merges them into the table outside the modules that FSDP gathers.
+        if getattr(model.peft_config[model.active_adapter], "trainable_token_indices", None):
             errors.append(
                 UserError(
                     "FSDP cannot shard embeddings of which an adapter trains some rows.",
