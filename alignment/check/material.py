@@ -161,7 +161,7 @@ class Material:
     @property
     def sampled(self) -> int:
         """The number of tokenized rows of the data, however many rows train them."""
-        return len({row.row for row in (*self.encoded, *self.pairs)})
+        return len({row.row for row in self.encoded} | {pair.row for pair in self.pairs})
 
     @property
     def trained(self) -> int:

@@ -105,8 +105,8 @@ def _checkpointed(run: Run) -> list[Change]:
 def _smaller_batches(run: Run) -> list[Change]:
     """Smaller micro-batches with the same optimizer batch and the same rollout."""
     batch = run.batch
-    parts = [parts for parts in range(2, batch.micro + 1) if batch.micro % parts == 0]
-    sizes = [(batch.micro // part, max(1, batch.evaluated // part)) for part in parts]
+    micros = [micro for micro in range(min(batch.micro // 2, LARGEST_BATCH), 0, -1) if batch.micro % micro == 0]
+    sizes = [(micro, max(1, batch.evaluated * micro // batch.micro)) for micro in micros]
     if (sizes or [(batch.micro, batch.evaluated)])[-1][1] > 1:
         sizes.append((1, 1))
     return [_with_batch(run, micro, evaluated) for micro, evaluated in sizes]

@@ -94,5 +94,8 @@ def make_trainer(
     splits["train"] = splits["train"].shuffle(seed=args.seed)
     with refusals_named("kto", given, tokenizer):
         trainer = trainer_with_reference(KTOTrainer, args, model_args, splits, tokenizer, stage_dir, callbacks)
-    account_for_tokens(trainer, splits, "kto", f"have a prompt that fills max_length {args.max_length}", stage_dir)
+    reason = f"have a prompt that fills max_length {args.max_length}"
+    if args.loss_type != WITHOUT_KL:
+        reason += ", or do not fill the last batch"  # of neighbours for the KL
+    account_for_tokens(trainer, splits, "kto", reason, stage_dir)
     return trainer

@@ -117,17 +117,17 @@ def make_trainer(
     speed_up(start_from.model, args)
     splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
     with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("sft", splits, tokenizer):
-        rows = rows_of_replies(splits, tokenizer, args.assistant_only_loss, stage_dir)
+        given = rows_of_replies(splits, tokenizer, args.assistant_only_loss, stage_dir)
         trainer = SFTTrainer(
             model=start_from.model,
             args=args,
-            train_dataset=rows["train"],
-            eval_dataset=rows.get("validation"),
+            train_dataset=given["train"],
+            eval_dataset=given.get("validation"),
             processing_class=tokenizer,
             peft_config=start_from.peft_config,
             callbacks=[*callbacks, *start_from.callbacks],
         )
-    account_for_tokens(trainer, rows, "sft", f"have no token to learn within max_length {args.max_length}", stage_dir)
+    account_for_tokens(trainer, given, "sft", f"have no token to learn within max_length {args.max_length}", stage_dir)
     if not changes.said:
         require_inherited(trainer.processing_class, model_args.model_name_or_path, args)
     if args.router_aux_loss_coef == 0 and hasattr(trainer.model.config, "router_z_loss_coef"):

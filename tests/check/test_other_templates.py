@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from check_cases import CHATML, Case, foreign_tokenizer, turn, write_model
+from check_cases import CHATML, Case, foreign_tokenizer, some_fast, turn, write_model
 
 import align
 
@@ -57,7 +57,10 @@ def run_stage(case: Case, capsys) -> tuple[int, str]:
     return code, printed.out + printed.err
 
 
-@pytest.mark.parametrize("name", REFUSED)
+FAST = ("syntax error, pairs", "division by zero, prompts", "several, no default", "no markers")
+
+
+@pytest.mark.parametrize("name", some_fast(REFUSED, *FAST))
 def test_a_template_that_cannot_be_used_is_refused_by_check_and_stage(name, case, capsys):
     case.stage, case.template, words = REFUSED[name]
     for act, expected in ((case.check, 1), (lambda out: run_stage(case, out), 2)):
@@ -68,7 +71,7 @@ def test_a_template_that_cannot_be_used_is_refused_by_check_and_stage(name, case
     assert not (case.folder / "run" / case.stage / "trainer").exists()
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
+@pytest.mark.parametrize("stage", some_fast(["sft", "ppo"], "ppo"))
 def test_a_tokenizer_that_splits_special_tokens_is_named(stage, case, capsys, monkeypatch):
     write = case.write
 
@@ -112,7 +115,7 @@ def test_masks_of_replies_need_a_fast_tokenizer(slow_tokenizer, case, capsys):
     assert "fast tokenizer" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "kto", "ppo", "grpo"])
+@pytest.mark.parametrize("stage", some_fast(["sft", "reward", "dpo", "kto", "ppo", "grpo"], "sft", "ppo"))
 def test_a_row_that_the_template_refuses_is_named_by_the_stage(stage, case, capsys):
     """The row is outside the sample of the check: only the stage itself meets it."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -139,7 +142,7 @@ def test_a_row_that_the_template_refuses_is_named_by_the_stage(stage, case, caps
     ), printed
 
 
-@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.parametrize("name", some_fast(WORKING, "several templates", "two writers of BOS"))
 def test_other_tokenizers_give_trls_tokens(name, tmp_path, capsys):
     """The tokens and labels of the check are those of TRL's trainer and of apply_chat_template."""
     from datasets import Dataset

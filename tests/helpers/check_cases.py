@@ -2,10 +2,12 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import align
@@ -60,6 +62,11 @@ def write_model(folder: Path, tokenizer, **config: Any) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(shape | config))
     return folder
+
+
+def some_fast(names: Iterable[Any], *fast: Any) -> list[Any]:
+    """Cases for parametrize: those named are fast tests, the others slow ones of the same kind."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def turn(role: str, content: str) -> dict[str, str]:
