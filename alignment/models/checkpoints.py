@@ -261,7 +261,7 @@ def explained(checkpoint: str | Path, part: str = "") -> Iterator[None]:
 
 
 def is_full_memory(error: Exception) -> bool:
-    """Return whether a library's error says that memory is full, which no change of the checkpoint mends."""
+    """Return whether a library's error says that memory is full: the checkpoint is not at fault."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -16,6 +16,7 @@ from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
+from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_reward_loss, pairs_shown
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
@@ -30,7 +31,6 @@ from alignment.stages.shared.lora import ModelArguments, adapt_trainer, adapter_
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.stages.shared.trainer_keys import untaken
 from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
 from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs

@@ -20,6 +20,7 @@ from alignment.models.loading import load_tokenizer
 from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
 from alignment.stages import CAUSAL_LM, STAGES
+from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
@@ -43,7 +44,6 @@ from alignment.stages.shared.lora import (
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.stages.shared.trainer_keys import untaken
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat_format import chat_eos_ids, require_template, require_usable_template
 

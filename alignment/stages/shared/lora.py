@@ -22,7 +22,7 @@ from alignment.models.merging import merge_once
 from alignment.models.quantization import quantization_of, require_quantization
 from alignment.models.vocabulary import make_room, require_rows
 from alignment.stages import CLASSIFIER, STAGES
-from alignment.stages.shared.adapter_keys import OWN_TASK, impossible_values, lora_config, try_adapter
+from alignment.stages.keys.adapter_keys import OWN_TASK, impossible_values, lora_config, try_adapter
 from alignment.stages.shared.stage_run import INITIAL_ADAPTER
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from alignment.models.loading import load_trainable
 from alignment.models.speed import speed_up
 from alignment.stages import CAUSAL_LM
+from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.shared.inputs import loading_options
 from alignment.stages.shared.lora import (
     ModelArguments,
@@ -20,7 +21,6 @@ from alignment.stages.shared.lora import (
     expose_head_bias,
     starting_point,
 )
-from alignment.stages.shared.trainer_keys import untaken
 
 
 def trainer_with_reference(

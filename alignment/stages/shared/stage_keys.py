@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from alignment.callbacks.finite import Guarded
 from alignment.callbacks.step_checkpoints import Resumable
 from alignment.errors import raise_all
+from alignment.stages.keys.trainer_keys import impossible_keys, refused_keys
 from alignment.stages.self_check.prove import SelfChecked
 from alignment.stages.shared.defaults import HardwareDefaults
-from alignment.stages.shared.trainer_keys import impossible_keys, refused_keys
 
 
 @dataclass

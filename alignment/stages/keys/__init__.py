@@ -1,0 +1,1 @@
+"""Recipe keys whose values are refused before anything runs."""
