@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
@@ -84,6 +83,12 @@ class ApiJudge:
             raise UserError(
                 "base_url is not an HTTP address", got=base_url, expected="such as http://localhost:8000/v1"
             )
+        limits = {"concurrency": (concurrency, 1), "max_tokens": (max_tokens, 1), "retries": (retries, 0)}
+        for name, (value, least) in limits.items():
+            if value < least:
+                raise UserError(f"{name} of a judge is too small", got=value, expected=f"at least {least}")
+        if not timeout > 0:
+            raise UserError("timeout of a judge is too small", got=timeout, expected="more than 0 seconds")
         self.url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
         self.template = template or questions.WRITTEN_RATING_PROMPT
@@ -165,7 +170,7 @@ class ApiJudge:
                         f"{self.url} refuses the request", got=said, fix="check the model's name and the key"
                     ) from None
                 asked = error.response.headers.get("Retry-After", "")
-                wait = max(wait, float(asked)) if asked.isdigit() else wait
+                wait = max(wait, float(asked)) if asked.isdecimal() else wait  # "\u00b2" is a digit, and no number
             except (openai.APIError, ValueError) as error:
                 cause = error.__cause__ or error
                 said = self._without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
@@ -257,7 +262,8 @@ def api(
         lowest, highest: the scale of the ratings.
         template_file: a file with the question for a rating.
     """
-    template = None if template_file is None else Path(template_file).read_text(encoding="utf-8")
+    questions.require_scale(lowest, highest)
+    template = questions.read_template(template_file)
     return ApiJudge(
         base_url,
         model,

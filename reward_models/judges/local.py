@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -169,7 +168,8 @@ def local(
         device: by default cuda if available, otherwise cpu.
         min_mass: as for `LocalJudge`.
     """
-    template = None if template_file is None else Path(template_file).read_text(encoding="utf-8")
+    questions.require_scale(lowest, highest)
+    template = questions.read_template(template_file)
     model, tokenizer = load_causal_lm(checkpoint, dtype=dtype)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from alignment.errors import UserError
 from reward_models.judges.judge_answers import read_preference as read_preference
 from reward_models.judges.judge_answers import read_rating as read_rating
 from reward_models.protocol import Text, reply_text, transcript
@@ -56,6 +58,37 @@ FIELD = re.compile(r"\{(\w+)\}")
 def fill(template: str, **values: object) -> str:
     """The template with each {name} replaced once: braces within the values stay as they are."""
     return FIELD.sub(lambda found: str(values.get(found.group(1), found.group())), template)
+
+
+def require_scale(lowest: int, highest: int) -> None:
+    """Raise a UserError for a scale without two ratings."""
+    if lowest >= highest:
+        raise UserError("a judge's scale has no ratings", got=f"{lowest} to {highest}", expected="lowest < highest")
+
+
+def read_template(file: str | None) -> str | None:
+    """The question in a file; None without a file.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8, or its question would not show the completion.
+    """
+    if file is None:
+        return None
+    if not Path(file).is_file():
+        raise UserError(f"no file {file}", expected="a text file with the question for a rating")
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text in UTF-8", got=str(error), fix="convert it to UTF-8") from error
+    if "{completion}" not in text:
+        found = ", ".join(f"{{{name}}}" for name in FIELD.findall(text)) or "no fields"
+        raise UserError(
+            f"the question in {file} does not show the completion",
+            got=found,
+            expected="{completion}, and usually {prompt}, {lowest} and {highest}",
+            fix="write {completion} where the completion belongs",
+        )
+    return text
 
 
 def rating_prompts(
