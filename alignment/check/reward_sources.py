@@ -8,20 +8,15 @@ from typing import Any
 from alignment.check.findings import Finding, error, from_user_error, warning
 from alignment.check.material import Material
 from alignment.errors import UserError
-from alignment.stages.shared.rollouts import LEFT_OUT
 from reward_models.functions import needed_columns, require_columns
 
 
 def check_reward_columns(material: Material) -> Iterator[Finding]:
-    """Report columns that reward functions need, and those that they cannot get."""
-    columns = [name for name in material.train.column_names if name not in LEFT_OUT]
-    own = [name for name in material.train.column_names if name in LEFT_OUT]
-    if own:
-        yield warning("reward functions do not get columns whose names have another meaning", got=", ".join(own))
+    """Report columns that reward functions need and the prompts lack, in all rows or in some."""
     for spec in material.get("reward_funcs", []):
         try:
             needed = needed_columns(spec)
-            require_columns(spec, columns)
+            require_columns(spec, material.train.column_names)
         except UserError as mistake:
             yield from from_user_error(mistake)
             continue

@@ -33,7 +33,7 @@ from alignment.stages.shared.lora import (
     starting_point,
 )
 from alignment.stages.shared.result import StageResult
-from alignment.stages.shared.rollouts import RewardSources, load_rewards, reward_columns, without_long_prompts
+from alignment.stages.shared.rollouts import RewardSources, load_rewards, without_long_prompts
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat_format import require_template
@@ -151,7 +151,7 @@ def make_trainer(
     """Return TRL's trainer with policy, reference, tokenizer, rewards and prompts, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir)
-    splits = reward_columns(load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None))
+    splits = load_data(data, STAGES["grpo"].data, args.seed, stage_dir, keep=None)
     splits = without_long_prompts(splits, start_from.model.config, tokenizer, args.max_completion_length, stage_dir)
     require_a_rollout(splits, args)
     if model_args.model_revision != "main":

@@ -16,7 +16,7 @@ from alignment.stages.shared.inherited import require_inherited
 from alignment.stages.shared.inputs import load_data, loading_options
 from alignment.stages.shared.lora import ModelArguments, check_adapter, starting_point
 from alignment.stages.shared.result import StageResult
-from alignment.stages.shared.rollouts import RewardSources, load_rewards, reward_columns, without_long_prompts
+from alignment.stages.shared.rollouts import RewardSources, load_rewards, without_long_prompts
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat_format import require_template
@@ -98,7 +98,7 @@ def make_trainer(
     """Return our trainer with policy, reference, critic, tokenizer, rewards and prompts, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir)
-    splits = reward_columns(load_data(data, STAGES["ppo"].data, args.seed, stage_dir, keep=None))
+    splits = load_data(data, STAGES["ppo"].data, args.seed, stage_dir, keep=None)
     rewards: list[str | Callable] = [*load_rewards(sources.reward_funcs, splits)]
     if sources.reward_model_path:
         rewards.insert(0, sources.reward_model_path)

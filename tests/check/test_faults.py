@@ -455,7 +455,10 @@ FAULTS = {
             recipe={"reward_funcs": ["rules:answer_match?"]},
         ),
         0,
-        ["names have another meaning", "completions", "no reward for rows without a value in 'answer'"],
+        [
+            "named like an argument of reward functions are left out: completions",
+            "no reward for rows without a value in 'answer'",
+        ],
     ),
     "too few prompts for a rollout": (
         "grpo",

@@ -193,8 +193,8 @@ def test_all_mistakes_are_reported_together():
 def test_errors_of_the_dataclasses_are_user_errors():
     with pytest.raises(UserErrors) as caught:
         build(max_steps=0, layers=0)
-    assert "a.yaml: Training refuses these settings" in str(caught.value)
-    assert "max_steps must not be 0" in str(caught.value)
+    assert "a.yaml: max_steps cannot take this value: max_steps must not be 0" in str(caught.value)
+    assert "max_steps: 0 (a whole number)" in str(caught.value)
     assert "too few layers" in str(caught.value)
 
 

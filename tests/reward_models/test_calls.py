@@ -9,12 +9,14 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from alignment.cli.evaluate.judging import load_judge
+from alignment.data.columns.column_names import REWARD_ARGUMENTS
 from alignment.errors import UserError, UserErrors
 from alignment.stages.grpo import GRPORecipe, RewardedTrainer
-from alignment.stages.shared.rollouts import RewardSources, load_rewards, reward_columns
+from alignment.stages.shared.rollouts import RewardSources, load_rewards
 from alignment.trainers.ppo.rewards import FunctionReward, combine, read_completions, score_samples
 from alignment.trainers.ppo.rollout import rollout_of
 from eval.generation.generate import score
+from reward_models.calls import RESERVED
 from reward_models.card.pairwise import score_pairs
 from reward_models.functions import check_function, load_function, load_reward, needed_columns
 
@@ -377,15 +379,9 @@ def test_all_mistakes_at_once():
     assert len(caught.value.errors) == 3
 
 
-def test_columns_named_like_arguments_are_left_out_and_named(caplog):
-    names = ("completions", "prompts", "completion_ids", "trainer_state", "log_metric", "log_extra", "images")
-    rows = [row | dict.fromkeys(names, "x") for row in ROWS]
-    splits = DatasetDict(train=Dataset.from_list(rows), validation=Dataset.from_list(ROWS))
-    kept = reward_columns(splits)
-    assert kept["train"].column_names == kept["validation"].column_names == ["prompt", "answer"]
-    assert all(name in caplog.text for name in names)
-    caplog.clear()
-    assert reward_columns(kept)["train"].column_names == ["prompt", "answer"] and not caplog.text
+def test_rows_never_have_a_column_named_like_an_argument():
+    """tests/data/reading/test_real_rows.py has the rows."""
+    assert {*RESERVED, "prompt", "completion"} <= set(REWARD_ARGUMENTS)
 
 
 @pytest.mark.parametrize("caller", ["ppo", "sample", "card"])

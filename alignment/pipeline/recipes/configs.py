@@ -7,6 +7,9 @@ from alignment.errors import UserError, gathered, raise_all, suggestion
 from alignment.pipeline.recipes.typecheck import describe, describe_value, fits
 from alignment.yaml_text import write_yaml
 
+# What the libraries' dataclasses raise for values that they look up, open, parse or calculate with.
+REFUSALS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ImportError, OSError)
+
 
 def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str) -> tuple[Any, ...]:
     """Build the dataclasses from the keys of one recipe; a key that several of them have is passed to each.
@@ -38,12 +41,30 @@ def build_configs(classes: tuple[type, ...], recipe: dict[str, Any], source: str
     instances = []
     for cls, hints in zip(classes, annotations, strict=True):
         with gathered(errors):
-            try:
-                instances.append(cls(**{key: value for key, value in recipe.items() if key in hints}))
-            except (ValueError, ImportError) as refused:
-                raise UserError(f"{source}: {cls.__name__} refuses these settings", got=refused) from refused
+            instances.append(_build(cls, {key: value for key, value in recipe.items() if key in hints}, source))
     raise_all(errors)
     return tuple(instances)
+
+
+def _build(cls: type, keys: dict[str, Any], source: str) -> Any:
+    """Build a dataclass; what transformers or TRL raise for a value of a right type is reported with its key."""
+    try:
+        return cls(**keys)
+    except REFUSALS as refused:
+        blamed = [key for key in keys if _builds(cls, {other: keys[other] for other in keys if other != key})]
+        named = f"{' or '.join(blamed)} cannot take this value" if blamed else f"{cls.__name__} refuses these settings"
+        raise UserError(
+            f"{source}: {named}: {str(refused) or type(refused).__name__}",
+            got=", ".join(f"{key}: {describe_value(keys[key])}" for key in blamed) or None,
+        ) from refused
+
+
+def _builds(cls: type, keys: dict[str, Any]) -> bool:
+    try:
+        cls(**keys)
+    except (UserError, *REFUSALS):
+        return False
+    return True
 
 
 def _annotations(cls: type) -> dict[str, Any]:

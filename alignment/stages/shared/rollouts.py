@@ -15,11 +15,8 @@ from alignment.errors import UserError, gathered, raise_all
 from alignment.models.context_length import context_length
 from alignment.stages.shared.inputs import record_tokens, refusals_named
 from alignment.trainers.ppo.rollout import encode_prompts
-from reward_models.calls import RESERVED, Checked
+from reward_models.calls import Checked
 from reward_models.functions import check_function, load_reward
-
-# Columns that reward functions cannot get: names of other arguments, and what TRL's GRPO would read as images.
-LEFT_OUT = (*RESERVED, "completion", "image", "images")
 
 logger = logging.getLogger(__name__)
 
@@ -76,19 +73,6 @@ def load_rewards(specs: Sequence[str], splits: DatasetDict) -> list[Checked]:
             rewards[-1].require_columns(splits["train"].column_names)
     raise_all(errors)
     return rewards
-
-
-def reward_columns(splits: DatasetDict) -> DatasetDict:
-    """Return the prompts without the columns that reward functions cannot get, and warn of them."""
-    own = [name for name in splits["train"].column_names if name in LEFT_OUT]
-    if own:
-        logger.warning("reward functions do not get the columns %s: their names have another meaning", ", ".join(own))
-    return DatasetDict(
-        {
-            name: rows.remove_columns([one for one in rows.column_names if one in LEFT_OUT])
-            for name, rows in splits.items()
-        }
-    )
 
 
 def without_long_prompts(
