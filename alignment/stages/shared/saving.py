@@ -26,16 +26,16 @@ def require_supported_sharding(trainer: Trainer) -> None:
     errors, state = [], trainer.accelerator.state
     plugin = getattr(state, "fsdp_plugin", None)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if plugin is not None and isinstance(model, PeftModel):
-        trained = model.peft_config[model.active_adapter].trainable_token_indices
-        if trained:  # PEFT merges them into the table outside the modules that FSDP gathers
-            errors.append(
-                UserError(
-                    "FSDP cannot shard embeddings of which an adapter trains some rows.",
-                    got="an adapter that trains the rows of the chat template's tokens, and FSDP",
-                    fix="start several processes without FSDP: only the adapter is trained, and each holds the base",
-                )
+    adapter = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+    if plugin is not None and getattr(adapter, "trainable_token_indices", None):
+        # PEFT merges the rows into the table outside the modules that FSDP gathers.
+        errors.append(
+            UserError(
+                "FSDP cannot shard embeddings of which an adapter trains some rows.",
+                got="an adapter that trains the rows of the chat template's tokens, and FSDP",
+                fix="start several processes without FSDP: only the adapter is trained, and each holds the base",
             )
+        )
     # Trainer looks for the best checkpoint's folder before the processes have made it, and waits for ever.
     if plugin is not None and trainer.args.load_best_model_at_end and "SHARDED" in str(plugin.state_dict_type):
         errors.append(
