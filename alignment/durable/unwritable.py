@@ -38,7 +38,7 @@ def make_folder(path: str | Path) -> None:
 def require_writable(folder: str | Path) -> None:
     """Raise if a folder cannot be made or written to; nothing is left behind.
 
-    Permission bits do not show it (root, read-only mounts, quotas): a file is made and removed.
+    A file is made and removed, because permission bits do not decide (root, read-only mounts, quotas).
     """
     folder = Path(folder)
     with errors_of_place(folder):

@@ -14,6 +14,7 @@ from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from alignment.redaction import redact_text
+from eval.conditions.eval_options import require_options
 from eval.harness.store import is_whole, run_name
 
 OWN_KEYS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
@@ -104,6 +105,9 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         if key not in valid
     ]
     options = {"seed": pipeline.seed} | evals.options
+    for given in (options, *evals.extra):
+        with gathered(errors):
+            require_options(**given)
     runs = []
     for suite in [] if errors else evals.suites:
         with gathered(errors):

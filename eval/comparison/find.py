@@ -149,7 +149,8 @@ def _records(folders: list[Path]) -> dict[Path, dict]:
     Raises:
         UserError: a run.json is damaged.
     """
-    found, foreign = {}, []
+    found: dict[Path, dict] = {}
+    foreign: list[UserError] = []
     for folder in folders:
         try:
             found[folder] = read_record(folder)
@@ -157,6 +158,6 @@ def _records(folders: list[Path]) -> dict[Path, dict]:
             foreign.append(error)
     if not found:
         raise_all(foreign)
-    for error in foreign:
-        logger.warning("passed over: %s", error.problem)
+    for other in foreign:
+        logger.warning("passed over: %s", other.problem)
     return found

@@ -156,8 +156,8 @@ def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) 
 def is_whole(path: Path) -> bool:
     """Whether a folder holds a complete, undamaged run."""
     try:
-        record = read_record(path)
-    except UserError:
+        record = read_json(path / "run.json")
+    except (OSError, UserError):
         return False
     return "items" not in record or not damage_of_file(path / "items.parquet", "items.parquet", record["items"])
 

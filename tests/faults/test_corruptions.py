@@ -9,6 +9,7 @@ import ppo_tiny as tiny
 import pytest
 import torch
 from peft import get_peft_model
+from stored_runs import make_run
 
 import align
 from alignment.durable.manifest import MANIFEST, cover, damage, digest_checkpoint, new_checkpoint, write_manifest
@@ -199,7 +200,7 @@ def test_a_damaged_tokenizer_is_not_loaded(run, name):
 
 @pytest.mark.parametrize("harm", [flip, truncate, empty, zero, Path.unlink])
 def test_damaged_items_of_an_evaluation_are_not_compared(tmp_path, harm):
-    save_run(tmp_path, {"stage": "sft"}, pandas.DataFrame({"score": [0.0, 1.0]}))
+    make_run(tmp_path, "sft", {"sums": [0, 1]})
     assert is_whole(tmp_path) and len(load_run(tmp_path).items) == 2
     harm(tmp_path / "items.parquet")
     assert not is_whole(tmp_path)

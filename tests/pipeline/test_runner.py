@@ -391,6 +391,14 @@ def test_mistakes_in_the_evaluations_are_found_before_anything_runs(project):
     project.set(evals={"suites": ["facts"], "stages": ["tuned"], "limits": 3})
     with pytest.raises(UserError, match="did you mean 'limit'"):
         project.run()
+    for wrong in (
+        {"limit": 0},
+        {"seed": -1},
+        {"extra": [{"stage": "tuned", "suite": "facts", "format": "plain", "limit": 0}]},
+    ):
+        project.set(evals={"suites": ["facts"], "stages": ["tuned"], **wrong})
+        with pytest.raises(UserError, match="out of range"):
+            project.run()
     assert project.ran() == []
 
 

@@ -65,8 +65,8 @@ def main(args: argparse.Namespace) -> int:
     gates = [parse_gate(text) for text in args.fail_on_regression]
     if args.suite:
         formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
-        names = ("limit", "batch_size", "chat_template", "too_long")
-        evaluate_missing(args.a, args.b, args.suite, formats, **{name: getattr(args, name) for name in names})
+        keys = ("limit", "batch_size", "chat_template", "too_long")
+        evaluate_missing(args.a, args.b, args.suite, formats, **{key: getattr(args, key) for key in keys})
     elif args.format or args.limit or args.chat_template:
         raise UserError(
             "--format, --limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME"

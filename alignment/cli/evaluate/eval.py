@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     options |= {"chat_template": args.chat_template, "too_long": args.too_long}
     if args.with_base:
         base_place = replace(place_of(base_of(args.checkpoint)), folder=place.folder)
-        if base_place.stage == place.stage:  # their runs share a folder
+        if base_place.stage == place.stage:  # both runs would have the same name
             base_place = replace(base_place, stage=f"{place.stage}-base")
         records = evaluate_with_base(args.checkpoint, args.suite, formats, place, base_place, **options)
     else:

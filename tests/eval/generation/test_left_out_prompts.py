@@ -43,7 +43,7 @@ def test_winrate(said, tmp_path):
     assert found["n"] == 5
 
 
-@pytest.mark.parametrize("format", ["plain", "chat"])
+@pytest.mark.parametrize("format", ["chat", pytest.param("plain", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chosen", [(), ("--best-of", "2", "--reward", JUDGE), ("--pairs", "--reward", JUDGE)])
 def test_sample(chosen, format, said, tmp_path):
     assert COUNT in said("sample", "tuned", "--output", str(tmp_path / "o.jsonl"), "--format", format, *chosen)

@@ -45,8 +45,16 @@ def write_suite(folder: Path, kind: str, long=LONG) -> str:
     return str(folder / "own.yaml")
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("kind", ["generated", "chosen", "last word", "filtered"])
+@pytest.mark.parametrize(
+    ("kind", "batch_size"),
+    [
+        *[("generated", 1), ("chosen", 4), ("filtered", 4)],
+        *[
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("generated", 4), ("chosen", 1), ("filtered", 1), ("last word", 1), ("last word", 4))
+        ],
+    ],
+)
 def test_the_others_score_as_lm_eval_scores_them(kind, batch_size, model, tokenizer, tmp_path):
     """lm-eval itself on the items that fit, by its own option `samples`."""
     suite = write_suite(tmp_path, kind)

@@ -10,6 +10,7 @@ from alignment.errors import UserError
 from eval.harness.run_suite import evaluate
 from eval.harness.store import load_run, template_digest
 
+SLOW = pytest.mark.slow
 OTHER = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}#\n{% endfor %}[assistant] "
 
 
@@ -50,7 +51,7 @@ def records(folder):
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/run.json")}
 
 
-@pytest.mark.parametrize("source", ["adapter", "tuned", "own.jinja"])
+@pytest.mark.parametrize("source", ["adapter", *(pytest.param(one, marks=SLOW) for one in ("tuned", "own.jinja"))])
 def test_the_base_is_asked_in_the_template_of(source, run, place, tmp_path, tokenizer):
     out = str(tmp_path)
     run("eval", "base", "--suite", "sums.jsonl", "--format", "chat", "--output_dir", out, "--chat_template", source)
@@ -63,11 +64,13 @@ def test_the_base_is_asked_in_the_template_of(source, run, place, tmp_path, toke
     assert "base -> tuned" in said and "chat" in said
 
 
+@SLOW
 def test_its_own_template_is_no_other_run(run, tmp_path):
     run("eval", "tuned", "--suite", "sums.jsonl", "--output_dir", str(tmp_path), "--chat_template", "tuned")
     assert set(records(tmp_path)) == {"tuned-sums-chat", "tuned-sums-plain"}
 
 
+@SLOW
 def test_two_templates_are_two_runs_and_pairs_have_the_same(run, tmp_path):
     """Of the base's two runs in chat, the one in the other side's template is compared."""
     out = str(tmp_path / "base")
@@ -98,7 +101,7 @@ def test_compare_evaluates_both_in_the_template(run, tmp_path, monkeypatch):
     assert "not compared" not in said
 
 
-@pytest.mark.parametrize("verb", ["eval", "with-base", "compare"])
+@pytest.mark.parametrize("verb", ["eval", "compare", pytest.param("with-base", marks=SLOW)])
 def test_both_formats_without_a_template_is_the_possible_one(verb, run, tmp_path):
     arguments = {
         "eval": ("eval", "base", "--suite", "sums.jsonl", "--output_dir", str(tmp_path)),
