@@ -639,7 +639,7 @@ VALUES = [
     2.5,
     float("nan"),
     float("inf"),
-    10**30,
+    2**53 + 1,
     True,
     False,
     [],
