@@ -54,14 +54,15 @@ def _columnar(files: list[Path], batches_of: Callable[[Path], Batches], expected
     for file in files:
         with _damage(file, expected):
             schemas.append(batches_of(file)[0])
-    schema = unified(schemas)
+            unified(schemas[-1:])  # names that are not UTF-8 show here, and not only where no file is known
+    common = unified(schemas)
     for file in files:
         with _damage(file, expected):
             for batch in batches_of(file)[1]:
                 batch.validate(full=True)  # damaged offsets would end the process, damaged text would be an error later
-                table = with_json(pyarrow.Table.from_batches([batch]), schema)
-                whole = pyarrow.concat_tables([schema.empty_table(), table], promote_options="permissive")
-                yield whole.replace_schema_metadata(schema.metadata)
+                table = with_json(pyarrow.Table.from_batches([batch]), common)
+                whole = pyarrow.concat_tables([common.empty_table(), table], promote_options="permissive")
+                yield whole.replace_schema_metadata(common.metadata)
 
 
 @contextmanager
