@@ -113,8 +113,7 @@ class SyncReward(CheckedReward):
             answer = self.function(**given)
             if inspect.isawaitable(answer):  # such as of a lambda that calls an async function
                 answer = finished(answer)
-            values = listed(answer, count, self.__name__)
-        return self.read(values, arguments)
+            return self.read(listed(answer, count, self.__name__), arguments)
 
 
 class AsyncReward(CheckedReward):
@@ -123,8 +122,7 @@ class AsyncReward(CheckedReward):
     async def __call__(self, **arguments: Any) -> list[float | None]:
         given, count = self.given(arguments), len(arguments["completions"])
         with self.boundary():
-            values = listed(await self.function(**given), count, self.__name__)
-        return self.read(values, arguments)
+            return self.read(listed(await self.function(**given), count, self.__name__), arguments)
 
 
 Checked = SyncReward | AsyncReward

@@ -67,7 +67,7 @@ def _number(value: Any, name: str, completion: Any) -> float | None:
     try:
         if isinstance(value, str | bytes | complex) or getattr(value, "shape", ()) != ():
             raise TypeError
-        number = float(value)
+        number = float(value.detach() if hasattr(value, "detach") else value)
     except (TypeError, ValueError) as error:
         problem = f"Reward function {name!r} returned a reward that is not a number."
         raise UserError(problem, got=_got(value, completion), expected=EXPECTED) from error

@@ -143,7 +143,7 @@ def test_invalid_answers_of_a_judge_are_refused():
         def compare(self, prompts, a, b):
             return [3] * len(prompts)
 
-    with pytest.raises(UserError, match="judge's answers"):
+    with pytest.raises(UserError, match="answers of the judge Loud"):
         judge_by_comparison(Loud(), *sides(["a"], ["b"]))
 
 
