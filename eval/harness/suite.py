@@ -143,10 +143,11 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
             got=f"{type(error).__name__}: {error}",
             expected="lm-eval task YAML whose files and functions exist, and suite_args that the suite knows",
         ) from error
-    for task in loaded["tasks"].values():
-        _require_metrics(task)
-        _set_up(task, num_fewshot, max_gen_toks)
-        require_usable_rows(task)
+    with quiet_lm_eval():
+        for task in loaded["tasks"].values():
+            _require_metrics(task)
+            _set_up(task, num_fewshot, max_gen_toks)
+            require_usable_rows(task)
     centred = _packaged(path).get("centred", {}) if path else {}
     return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}), bool(calibration), centred)
 
