@@ -181,9 +181,10 @@ def _measure(
     from eval.harness.items import collect_items, summarise
     from eval.harness.lm import CausalLM
     from eval.harness.suite import quiet_lm_eval, suite_digest
+    from eval.suite_rows.row_checks import failures_named
 
     chat = record["format"] == "chat"
-    with _evaluating(model), quiet_lm_eval():
+    with _evaluating(model), quiet_lm_eval(), failures_named(suite.tasks.values()):
         lm = CausalLM(model, tokenizer, record["settings"]["batch_size"])
         _set_seeds(suite, record["seeds"]["sampling"])
         results = lm_eval.evaluate(

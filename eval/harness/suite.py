@@ -143,6 +143,8 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
             got=f"{type(error).__name__}: {error}",
             expected="lm-eval task YAML whose files and functions exist, and suite_args that the suite knows",
         ) from error
+    if not loaded["tasks"]:
+        raise UserError(f"Suite {spec!r} has no tasks.", got=path or name, expected="a folder with lm-eval task YAML")
     with quiet_lm_eval():
         for task in loaded["tasks"].values():
             _require_metrics(task)
