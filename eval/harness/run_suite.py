@@ -214,9 +214,10 @@ def _measure(
     from eval.harness.items import collect_items, summarise
     from eval.harness.lm import CausalLM
     from eval.harness.suite import quiet_lm_eval, suite_digest
+    from eval.suite_rows.row_checks import failures_named
 
     chat = record["format"] == "chat"
-    with _evaluating(model), quiet_lm_eval():
+    with _evaluating(model), quiet_lm_eval(), failures_named(suite.tasks.values()):
         settings = record["settings"]
         ends = reply_ends(tokenizer) if settings["chat_template"] else ([], [])
         lm = CausalLM(model, tokenizer, settings["batch_size"], too_long=settings["too_long"], ends=ends)

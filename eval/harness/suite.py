@@ -144,10 +144,13 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
             got=f"{type(error).__name__}: {error}",
             expected="lm-eval task YAML whose files and functions exist, and suite_args that the suite knows",
         ) from error
-    for task in loaded["tasks"].values():
-        _require_metrics(task)
-        _set_up(task, num_fewshot, max_gen_toks)
-        require_usable_rows(task)
+    if not loaded["tasks"]:
+        raise UserError(f"Suite {spec!r} has no tasks.", got=path or name, expected="a folder with lm-eval task YAML")
+    with quiet_lm_eval():
+        for task in loaded["tasks"].values():
+            _require_metrics(task)
+            _set_up(task, num_fewshot, max_gen_toks)
+            require_usable_rows(task)
     centred = _packaged(path).get("centred", {}) if path else {}
     return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}), bool(calibration), centred)
 

@@ -6,7 +6,7 @@ and otherwise fails in the middle of a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,20 @@ def rows_checked() -> Iterator[None]:
     except Exception as error:  # the functions and templates of a task are its author's, and may raise anything
         if loading and (refusal := _refusal(loading[0], error)):
             raise refusal from error
+        raise
+
+
+@contextmanager
+def failures_named(tasks: Iterable[ConfigurableTask]) -> Iterator[None]:
+    """Name the task and its function if one fails inside, for example on a reply."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # as in `rows_checked`
+        failing = ((task, function) for task in tasks if (function := _failing(task, error)))
+        if found := next(failing, None):
+            raise _failed(*found, error) from error
         raise
 
 
@@ -207,8 +221,11 @@ def _refusal(task: ConfigurableTask, error: Exception) -> UserError | None:
     problems = list(_problems(task, docs, "item")) if docs is not None and is_local(task) else []
     if problems:
         return UserErrors(first_problems(problems))
-    if not function:
-        return None
+    return _failed(task, function, error) if function else None
+
+
+def _failed(task: ConfigurableTask, function: str, error: Exception) -> UserError:
+    columns = _columns(task)
     return UserError(
         f"Task {task.config.task!r}: {function} failed.",
         got=f"{type(error).__name__}: {error}" + (f"; columns {', '.join(columns)}" if columns else ""),

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest import mock
 
+from alignment.errors import UserError
 from eval.suites.options import rows_of
 
 if TYPE_CHECKING:
@@ -34,12 +35,24 @@ NEEDS_DOWNLOADS = {
 def load_prompts(suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
     """The prompts all of whose instructions run offline; the others are named and counted in the log."""
     rows = rows_of("ifeval", HUB, "train", suite_args, COLUMNS)
+    lists = zip(rows["instruction_id_list"], rows["kwargs"], strict=True)
+    wrong = [number for number, (names, settings) in enumerate(lists, 1) if not _is_paired(names, settings)]
+    if wrong:
+        raise UserError(
+            "The suite ifeval cannot read rows without settings for each instruction.",
+            got=f"{len(wrong)} of {len(rows)} rows, the first is row {wrong[0]}: {rows[wrong[0] - 1]}",
+            expected="instruction_id_list and kwargs as lists of the same length",
+        )
     kept = [number for number, names in enumerate(rows["instruction_id_list"]) if not NEEDS_DOWNLOADS.keys() & {*names}]
     needed = Counter(name for names in rows["instruction_id_list"] for name in {*names} if name in NEEDS_DOWNLOADS)
     if needed:
         reasons = ", ".join(f"{name} ({count}, {NEEDS_DOWNLOADS[name]})" for name, count in needed.most_common())
         logger.info("ifeval: %d of %d prompts left out: %s", len(rows) - len(kept), len(rows), reasons)
     return {"train": rows.select(kept)}
+
+
+def _is_paired(names: object, settings: object) -> bool:
+    return isinstance(names, list) and isinstance(settings, list) and len(names) == len(settings) > 0
 
 
 def check(doc: dict, results: list[str]) -> dict[str, object]:

@@ -534,3 +534,28 @@ def test_labels_of_xstest(text, problem, tmp_path):
         return
     with pytest.raises(UserError, match=problem):
         load_suite(f"xstest?data={tmp_path / 'x.csv'}", "plain")
+
+
+IFEVAL = {"key": 1, "prompt": "Write.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+
+
+@pytest.mark.parametrize("change", [{"instruction_id_list": None}, {"kwargs": []}, {"kwargs": None}, {"prompt": None}])
+def test_instructions_of_ifeval(change, tmp_path):
+    put(tmp_path, {"x.jsonl": lines(IFEVAL, IFEVAL | change)})
+    with pytest.raises(UserError, match="1 of 2 rows"):
+        load_suite(f"ifeval?data={tmp_path / 'x.jsonl'}", "chat")
+
+
+def test_a_function_that_fails_on_a_reply_is_named(tmp_path, model, tokenizer):
+    put(tmp_path, {"rows.jsonl": lines(ROW), "hooks.py": "def score(doc, results):\n    return {'acc': doc['gold']}\n"})
+    settings = {"kind": "generate_until", "metric": "acc", "text": "{{question}}", "target": "{{answer}}"}
+    more = "process_results: !function hooks.score\ngeneration_kwargs: {until: [], max_gen_toks: 2}"
+    file = tmp_path / "mine.yaml"
+    file.write_text(YAML.format(**settings, more=more, rows=tmp_path / "rows.jsonl"))
+    with pytest.raises(UserError, match=r"Task 'mine': process_results \(score\) failed"):
+        evaluate("unsaved", str(file), "plain", tmp_path / "run", loaded=(model, tokenizer))
+
+
+def test_a_folder_without_tasks(tmp_path):
+    with pytest.raises(UserError, match="has no tasks"):
+        load_suite(str(tmp_path), "plain")
