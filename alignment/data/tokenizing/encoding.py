@@ -90,7 +90,7 @@ def replies_apart(
 
     Returns:
         None if the whole conversation as one row trains the same replies after the same tokens, or if the template
-        writes another text before a reply in training than as generation prompt, which no row can mend.
+        writes another text before a reply in training than as generation prompt, which no row can correct.
     """
     ends = [position for position, turn in enumerate(messages) if position and turn["role"] == "assistant"]
     if len(ends) < 2:
