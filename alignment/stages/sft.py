@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from alignment.data.arguments import DataArguments
 from alignment.data.tokenizing.encoding import training_template
-from alignment.data.tokenizing.replies import training_rows
+from alignment.data.tokenizing.reply_rows import training_rows
 from alignment.data.tokenizing.tokens import tokenize_documents
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter

@@ -38,7 +38,7 @@ def apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, **opt
             "the chat template cannot format a conversation",
             got=reason,
             expected="a template that formats conversations of text, without tools or documents",
-            fix="correct the template in the tokenizer's chat_template.jinja, or replace it: "
+            fix="correct the template (chat_template.jinja in the checkpoint), or replace it: "
             "chat_template_path: FILE.jinja in the sft recipe",
         ) from error
 
@@ -67,7 +67,7 @@ def require_usable_template(tokenizer: PreTrainedTokenizerBase) -> None:
             "the chat template does not write the reply of a conversation",
             got=repr(text[:200]),
             expected=f"the reply {REPLY!r} in the text",
-            fix="correct the template in the tokenizer's chat_template.jinja",
+            fix="correct the template (chat_template.jinja in the checkpoint)",
         )
 
 
