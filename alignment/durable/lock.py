@@ -21,8 +21,14 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock; the error names the process and the time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except (OSError, ValueError) as error:  # below a file, not writable, too long, or with a null byte
+        raise UserError(
+            f"cannot write in {folder}", got=error, expected="a folder that can be made", fix="another --output_dir"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
