@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment.durable.unwritable import make_folder
+from alignment.durable.unwritable import errors_of_place, make_folder
 from alignment.errors import UserError
 
 LOCK_FILE = ".lock"
@@ -23,7 +23,9 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process holds the lock; the error names the process and the time.
     """
     make_folder(folder)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with errors_of_place(folder):
+        opened = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -76,6 +76,8 @@ def errors_of_place(path: str | Path) -> Iterator[None]:
         if error.errno in FULL:
             raise
         raise cannot_write(path, error) from error
+    except ValueError as error:  # a null byte
+        raise cannot_write(path, error) from error
 
 
 @contextlib.contextmanager
@@ -97,7 +99,7 @@ def path_of(error: OSError) -> Path | None:
     return Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else None
 
 
-def cannot_write(path: str | Path, error: OSError) -> UserError:
+def cannot_write(path: str | Path, error: Exception) -> UserError:
     """The error for a place that cannot be written."""
     return UserError(f"cannot write {path}", got=error, expected="a place that can be written", fix=FIX)
 

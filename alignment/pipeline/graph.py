@@ -187,7 +187,10 @@ def load_stage(
     own = recipe.pop("output_dir", None)
     place = Path(output_dir or _checked_output_dir(own, recipe_path) or Path("runs") / settings.name / stage)
     seed = seed if seed is not None else settings.seed or 0
-    finished = {path.parent.name for path in place.parent.glob("*/stage.json")}
+    try:
+        finished = {path.parent.name for path in place.parent.glob("*/stage.json")}
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null byte
+        raise UserError(f"{place} cannot be a folder", got=error, fix="choose another --output_dir") from error
     known = {*stage_table(package), *finished} - {place.name}
     spec = stage_spec(place.name, stage, recipe_path, recipe, seed, package, known, quick)
     errors: list[UserError] = []

@@ -17,6 +17,7 @@ from alignment.durable.lock import locked
 from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, gathered, raise_all
+from alignment.models.checkpoints import is_path
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, report_settings, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import Pipeline
@@ -207,9 +208,11 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
     errors: list[UserError] = []
     for step in steps:
         folder = run_dir / step.spec.name
-        is_stage = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
-        occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
         with gathered(errors):
+            if step.runs:
+                check_apart(step.spec, folder)
+            is_stage = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
+            occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
             if step.runs and occupied and not is_stage:
                 raise UserError(
                     f"{folder} holds files that are not those of a stage, and is left alone",
@@ -218,6 +221,20 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
                     fix="choose another --output_dir",
                 )
     raise_all(errors)
+
+
+def check_apart(spec: StageSpec, folder: Path) -> None:
+    """Raise if a stage would move a parent aside with its own folder, or write into a parent's checkpoint."""
+    own = folder.resolve()
+    outside = {key: Path(name).expanduser().resolve() for key, name in spec.outside.items() if is_path(name)}
+    for key, parent in outside.items():
+        if parent == own or own in parent.parents or parent in own.parents:
+            raise UserError(
+                f"{key} and the stage's own folder lie in each other",
+                got=f"{parent}, and {own}",
+                expected="two separate folders: a stage's folder is moved aside before it runs again",
+                fix="choose another --output_dir",
+            )
 
 
 def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness) -> list[Done]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from trl import ModelConfig
+
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import check_source
 from alignment.errors import UserError, gathered
@@ -113,6 +115,14 @@ def mistakes_in(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[
     configs: tuple[Any, ...] = ()
     with gathered(errors):
         configs = spec.configs(run_dir)
+    for config in configs:
+        if isinstance(config, ModelConfig) and not (config.model_name_or_path or "").strip():
+            errors.append(
+                UserError(
+                    f"{spec.recipe_path}: the key 'model_name_or_path' is missing",
+                    expected="the model to start from: a stage name, a checkpoint folder or a hub id",
+                )
+            )
     for data in configs:
         if with_data and isinstance(data, DataArguments):
             with gathered(errors):
