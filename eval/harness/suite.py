@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ def parse_suite(spec: str) -> tuple[str, dict]:
     Raises:
         UserError: an option without a value, or with a value of a wrong type.
     """
-    name, query = (spec, None) if Path(spec).exists() else split_name(spec)
+    # os.path.exists is false for a name that is too long for a file; Path.exists raises.
+    name, query = (spec, None) if os.path.exists(spec) else split_name(spec)
     options = read_options(query or "", f"the suite {name}", OPTIONS, others_allowed=True)
     if options.get("data") == "":
         raise UserError(f"The option data of the suite {name} has no value.", got="data=", expected="data=FILE")
@@ -230,7 +232,7 @@ def _path(name: str) -> Path | None:
         return None
     if name in list_suites():
         return SUITES / name
-    if Path(name).exists():
+    if os.path.exists(name):
         return Path(name).resolve()
     raise UserError(
         "No such eval suite.",

@@ -26,6 +26,8 @@ LEAST = {
     "seed": 0,
     "data_seed": 0,
     "max_length": 2,  # a token to read and a token to learn
+    "generation_batch_size": 1,
+    "steps_per_generation": 1,
     "dataloader_num_workers": 0,
     "neftune_noise_alpha": 0,
     "weight_decay": 0,
