@@ -1,6 +1,7 @@
 """The GRPO stage: what it learns, where completions end, going on after an interruption, and what it refuses."""
 
 import json
+import logging
 import shutil
 
 import ppo_tiny as tiny
@@ -115,7 +116,10 @@ def test_a_training_without_any_reward_is_an_error(folder, tmp_path):
 
 
 def test_a_column_named_like_an_argument_is_left_out(folder, tmp_path, caplog):
-    line = run(folder, tmp_path / "grpo", funcs=[f"{folder / 'rewards.py'}:share"], max_steps=1, self_check=False)[0]
+    with caplog.at_level(logging.INFO):
+        line = run(folder, tmp_path / "grpo", funcs=[f"{folder / 'rewards.py'}:share"], max_steps=1, self_check=False)[
+            0
+        ]
     assert "completions" in caplog.text and line["rewards/share/unscored"] == 0
 
 
