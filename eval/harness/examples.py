@@ -49,7 +49,7 @@ class CleanSampler(ContextSampler):
         return copy.copy(self.own).replace_df(others).sample(n)
 
     def require(self, n: int, among_items: bool) -> None:
-        """Raise a UserError if there are fewer than `n` rows, or with other prompts than an item's if they are items."""
+        """Raise a UserError if there are fewer than `n` rows; of items, with other prompts than each of them."""
         there = len(self.own.df)
         if among_items and n:
             if self.repeats is None:

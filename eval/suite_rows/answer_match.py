@@ -15,7 +15,8 @@ from reward_models.rules.answers import same_answer
 
 # A number as a whole word: 7, -2.5, .5, 1,000, 1e-3; not a part of 2024-01-05, 1.2.3, 3,14 or 007.
 NUMBER = re.compile(
-    r"(?<!version )(?<!release )(?<!chapter )(?<!section )(?<![\w.,:/])(?<!\d[-+])[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?"
+    r"(?<!version )(?<!release )(?<!chapter )(?<!section )"  # version 1.10 is not version 1.1
+    r"(?<![\w.,:/])(?<!\d[-+])[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?"
     r"(?!\w|[.,:/]\w|[-+]\d)"
 )
 EXPONENT = re.compile(r"(?<![\w.,])[\d.,]*\de$")  # what is before the minus of 1e-05

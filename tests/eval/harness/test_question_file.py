@@ -65,7 +65,9 @@ def test_equal_questions_are_no_examples_of_one_another(count, tmp_path):
     file = write(tmp_path / "q.jsonl", *[{"question": "Who?", "answer": "I"}] * count)
     with pytest.raises(UserError, match="too few few-shot examples"):
         load_suite(f"{file}?num_fewshot=1", "plain")
-    other = write(tmp_path / "r.jsonl", *[{"question": "Who?", "answer": "I"}] * count, {"question": "a", "answer": "b"})
+    other = write(
+        tmp_path / "r.jsonl", *[{"question": "Who?", "answer": "I"}] * count, {"question": "a", "answer": "b"}
+    )
     with pytest.raises(UserError, match="too few few-shot examples"):
         load_suite(f"{other}?num_fewshot=2", "plain")
 
