@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,10 @@ def read_local(
     return splits
 
 
-def subjects_of(file: Path) -> set[str]:
-    """The subjects of a file that holds several tasks; none without such a column."""
+def subjects_of(file: Path) -> Counter[str]:
+    """The subjects of a file that holds several tasks, and their numbers of rows; none without such a column."""
     rows = _raw_rows([file])
-    return set(rows.unique(SUBJECT)) if SUBJECT in rows.column_names else set()
+    return Counter(map(str, rows[SUBJECT])) if SUBJECT in rows.column_names else Counter()
 
 
 def _task_rows(files: list[Path], needs: Needs) -> Dataset:
@@ -87,11 +88,14 @@ def _raw_rows(files: list[Path]) -> Dataset:
 
     from alignment.data.reading.arrow_cache import NoRowsError
     from alignment.data.reading.files import read_files
+    from alignment.data.reading.json_files import json_rows
     from alignment.data.reading.opening import extension_of
 
     extension = extension_of(files[0])
     if extension == ".txt":  # LAMBADA's: a passage per line
         lines = _text_lines(files[0])
+        if lines[0].lstrip().startswith("{"):  # RACE's: JSON in a file named .txt
+            return Dataset.from_list(list(json_rows([files[0]])))
         return Dataset.from_dict({"text": lines})
     if extension == ".csv" and (headless := _headless(files[0])):
         return Dataset.from_list(headless)
@@ -108,7 +112,7 @@ def _text_lines(file: Path) -> list[str]:
     from alignment.data.reading.opening import opened_text
 
     with opened_text(file) as stream:
-        lines = [line.rstrip("\n") for line in stream if line.strip()]
+        lines = [line.strip() for line in stream if line.strip()]
     if not lines:
         raise no_rows(file)
     return lines
