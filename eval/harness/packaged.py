@@ -78,9 +78,14 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
     places = {task: place for task in tasks if (place := _place(data, task, subsets))}
     extra = _other_files(data, places, names[0]) if template else {}
     _name_left_out(data, places)
-    for task, place in (places | extra).items():
-        config = _config(index[template if template and task in extra else task])
-        index[task] = _entry(task, _on_local_files(config | {"task": task}, place))
+    for task, place in list((places | extra).items()):
+        config = _on_local_files(
+            _config(index[template if template and task in extra else task]) | {"task": task}, place
+        )
+        if len(tasks) > 1 and _selects_nothing(config):
+            del places[task]
+        else:
+            index[task] = _entry(task, config)
     if not places and not extra:
         expected = ", ".join(subset or task for task, subset in list(subsets.items())[:8])
         raise UserError(
@@ -195,6 +200,18 @@ def _on_local_files(config: dict, place: Location) -> dict:
         changed["fewshot_split"] = next((split for split in names if split in files), asked)
     rows = {"files": files, "needs": needs_of(config), "subject": subject}
     return config | changed | {"custom_dataset": read_local, "dataset_kwargs": rows}
+
+
+def _selects_nothing(config: dict) -> bool:
+    """Whether a task's own function takes none of the rows, as MMLU-Pro's of a category that they lack."""
+    process = config.get("process_docs")
+    if not callable(process):
+        return False
+    (rows,) = config["custom_dataset"](files={"": config["dataset_kwargs"]["files"][config["test_split"]]}).values()
+    try:
+        return len(process(rows)) == 0
+    except Exception:  # the author's function on the user's rows: loading the task names it and its rows
+        return False
 
 
 def _config(entry: Entry) -> dict:

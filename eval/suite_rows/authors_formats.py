@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignment.errors import UserError, raise_all
 from eval.suite_rows.needed_columns import Needs
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = dict[str, Any]
+SHOWN_PROBLEMS = 5
 LETTERS = ("A", "B", "C", "D")
 
 
@@ -32,13 +34,30 @@ class AuthorsFormat:
     convert: Callable[[Row, Needs], Row]
 
 
-def in_hub_columns(rows: Dataset, needs: Needs) -> list[Row] | None:
-    """The rows in the hub's columns; None if they have no form that is known, or are in these columns already."""
+def in_hub_columns(rows: Dataset, needs: Needs, place: object) -> list[Row] | None:
+    """The rows in the hub's columns; None if they have no form that is known, or are in these columns already.
+
+    Raises:
+        UserError: rows of `place` do not have the form that the first has.
+    """
     first = rows[0]
     known = next((one for one in FORMATS if one.applies(first, needs)), None)
     if known is None:
         return None
-    found = [known.convert(row, needs) for row in rows]
+    found, problems = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            found.append(known.convert(row, needs))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:  # what an unexpected value leads to
+            reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            problems.append(
+                UserError(
+                    f"{place}, row {number} does not have the form of the first row: {reason}.",
+                    got=str(row)[:300],
+                    fix="correct or remove the row",
+                )
+            )
+    raise_all(problems[:SHOWN_PROBLEMS])
     kept = set(found[0]).intersection(*found)  # some rows have an id, and others none
     return [{name: value for name, value in row.items() if name != "id" or "id" in kept} for row in found]
 
@@ -139,7 +158,10 @@ def _has_letters(row: Row, needs: Needs) -> bool:
 def _from_letters(row: Row, needs: Needs) -> Row:
     """A row of MMLU's CSV files: a column per choice, and a letter (or a number from 0) as the answer."""
     answer = str(row["answer"]).strip()
-    number = LETTERS.index(answer) if answer in LETTERS else int(answer) if answer.isdigit() else row["answer"]
+    letter = answer.strip("().").upper()
+    if letter not in LETTERS and not answer.isdigit():
+        raise ValueError(f"the answer {answer!r} is none of {', '.join(LETTERS)}")
+    number = LETTERS.index(letter) if letter in LETTERS else int(answer)
     subject = {"subject": row["subject"]} if "subject" in row else {}
     return {"question": row["question"], "choices": [row[letter] for letter in LETTERS], "answer": number} | subject
 

@@ -72,14 +72,35 @@ def subjects_of(file: Path) -> Counter[str]:
 
 
 def _task_rows(files: list[Path], needs: Needs) -> Dataset:
-    from datasets import Dataset, concatenate_datasets
+    from datasets import concatenate_datasets
 
     parts = [_with_labels(_raw_rows([file]), file, needs) for file in files]
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    found = in_hub_columns(rows, needs)
+    place = files[0] if len(files) == 1 else files[0].parent
+    found = in_hub_columns(rows, needs, place)
     if found is None and (found := _decoded(rows, needs)) is None:
         return rows
-    return Dataset.from_list(found)
+    return _one_type(found, place)
+
+
+def _one_type(rows: list[dict], place: object) -> Dataset:
+    """A data set of the rows.
+
+    Raises:
+        UserError: a column has values of different types.
+    """
+    from datasets import Dataset
+    from pyarrow import ArrowException
+
+    try:
+        return Dataset.from_list(rows)
+    except ArrowException as error:
+        raise UserError(
+            f"{place} has a column with values of different types.",
+            got=str(error).splitlines()[0],
+            expected="texts alone, or numbers alone",
+            fix="write the column alike in every row",
+        ) from error
 
 
 def _raw_rows(files: list[Path]) -> Dataset:
@@ -159,7 +180,8 @@ def _with_labels(rows: Dataset, file: Path, needs: Needs) -> Dataset:
             got=f"{len(labels)} labels for {len(rows)} rows",
             expected="one label per line, in the order of the rows",
         )
-    return rows.add_column(missing[0], [int(x) if x.isdigit() and needs.target == missing[0] else x for x in labels])
+    are_numbers = needs.target == missing[0] and all(map(str.isdigit, labels))
+    return rows.add_column(missing[0], [int(x) for x in labels] if are_numbers else labels)
 
 
 def _decoded(rows: Dataset, needs: Needs) -> list[dict] | None:

@@ -234,6 +234,13 @@ def _refusal(task: ConfigurableTask, error: Exception) -> UserError | None:
             task.config.task, [str(error.args[0])], columns, needs_of(vars(task.config)), f" for {function}"
         )
     docs = getattr(task, "task_docs", None)  # lm-eval tries the first row when it loads a task
+    if docs is not None and is_local(task) and len(docs) == 0:
+        return UserError(
+            f"Task {task.config.task!r} takes none of its rows.",
+            got=f"columns {', '.join(columns)}",
+            expected="rows that its process_docs selects",
+            fix="check the column by which the task selects its rows",
+        )
     problems = list(_problems(task, docs, "item")) if docs is not None and is_local(task) else []
     if problems:
         return UserErrors(first_problems(problems))

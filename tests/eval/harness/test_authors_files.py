@@ -499,7 +499,7 @@ REFUSED = [
         "item 2: mc1_targets has 2 true answers",
     ),
     (
-        "truthfulqa_mc2",
+        "truthfulqa_mc1",
         "truthfulqa",
         "x.jsonl",
         lines(TRUTH | {"mc2_targets": {"choices": ["a", "b"], "labels": [1]}}),
@@ -511,6 +511,20 @@ REFUSED = [
         "x.jsonl",
         lines({"title": "Red", "answer": None, **BOOLQ}, {"title": "Red", "answer": True, **BOOLQ}),
         "without label.*\n.*null in 1 of 2 rows, the first is row 1",
+    ),
+    (
+        "mmlu_anatomy",
+        "mmlu/default",
+        "anatomy_test.csv",
+        table(("What?", *CHOICES["text"], "B"), ("What is?", *CHOICES["text"], "D"), ("Which?", *CHOICES["text"], "E")),
+        "row 3 does not have the form.* the answer 'E'",
+    ),
+    (
+        "arc_easy",
+        "arc",
+        "x.jsonl",
+        lines(stem("What?", "A"), {**stem("Who?", "A"), "question": {"stem": "Who?", "choices": [{"text": "a"}]}}),
+        "row 2 .*form",
     ),
     ("squadv2", "squadv2", "x.jsonl", lines({"question": "?"}), "lm-eval's own code loads the rows"),
     ("race", "race", "x.jsonl", lines({"article": "Red ran.", "problems": "["}), "doc_to_text"),
@@ -524,6 +538,18 @@ def test_rows_that_a_task_cannot_read_are_refused(task, folder, name, text, prob
     with pytest.raises(UserError, match=problem) as raised:
         load_suite(f"lm_eval:{task}?data={tmp_path / name}", "plain", num_fewshot=0)
     assert "Traceback" not in str(raised.value)
+
+
+def test_tasks_that_select_none_of_the_rows_are_left_out(tasks_in, tmp_path, caplog):
+    tasks_in("mmlu_pro")
+    row = {"question": "?", "options": ["a", "b"], "answer": "B", "cot_content": ""}
+    put(tmp_path, {"x.jsonl": lines(*[row | {"category": name} for name in ("math", "law", "math")])})
+    with caplog.at_level("INFO", logger="eval"):
+        suite = load_suite(f"lm_eval:mmlu_pro?data={tmp_path / 'x.jsonl'}", "plain", num_fewshot=0)
+    assert {name: len(task.eval_docs) for name, task in suite.tasks.items()} == {"mmlu_pro_math": 2, "mmlu_pro_law": 1}
+    assert "no rows for 12 of 14 tasks" in caplog.text
+    with pytest.raises(UserError, match="takes none of its rows"):
+        load_suite(f"lm_eval:mmlu_pro_physics?data={tmp_path / 'x.jsonl'}", "plain", num_fewshot=0)
 
 
 @pytest.mark.parametrize(
