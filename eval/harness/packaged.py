@@ -138,13 +138,13 @@ def _place(data: Path, task: str, subsets: dict[str, str | None]) -> Location | 
 
 
 def _with_rows(files: list[Path]) -> list[Path]:
-    """The files without texts beside them: a licence, a corpus or prompts beside JSON lines are no rows."""
+    """The files without texts that lie next to them: a licence, a corpus or prompts next to JSON lines are no rows."""
     from alignment.data.reading.opening import extension_of
 
     tables = [file for file in files if extension_of(file) not in PROSE]
     if tables and len(tables) < len(files):
         texts = [file.name for file in files if file not in tables]
-        logger.info("texts beside the rows are not read: %s", ", ".join(texts[:8]))
+        logger.info("texts next to the rows are not read: %s", ", ".join(texts[:8]))
     return tables or files
 
 

@@ -52,7 +52,7 @@ def in_hub_columns(rows: Dataset, needs: Needs, place: object) -> list[Row] | No
             reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
             problems.append(
                 UserError(
-                    f"{place}, row {number} does not have the form of the first row: {reason}.",
+                    f"{place}, row {number} does not fit the form of the file: {reason}.",
                     got=str(row)[:300],
                     fix="correct or remove the row",
                 )
@@ -194,8 +194,9 @@ def _true_first(row: Row, needs: Needs) -> Row:
 
 def _is_labelled(targets: Row) -> bool:
     choices, labels = targets.get("choices"), targets.get("labels")
-    are_lists = isinstance(choices, list) and isinstance(labels, list)
-    return are_lists and len(choices) == len(labels) and {*labels} <= {0, 1}
+    if not isinstance(choices, list) or not isinstance(labels, list):
+        return False
+    return len(choices) == len(labels) and {*labels} <= {0, 1}
 
 
 def _is_race(row: Row, needs: Needs) -> bool:

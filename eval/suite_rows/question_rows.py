@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # Names of a column, in order of preference; case, spaces, `_` and `-` do not count.
 NAMES = {
     "question": ("question", "query", "problem", "prompt", "instruction", "input"),
-    "answer": ("answer", "answers", "target", "label", "answerkey", "correctanswer", "gold", "solution"),
+    "answer": ("answer", "answers", "target", "label", "answerkey", "correctanswer", "gold", "correct", "solution"),
     "choices": ("choices", "options"),
 }
 # A column per choice: A, option_b, choice1, ending0, opa.
@@ -35,7 +35,7 @@ LISTED_CHOICE = re.compile(r"(?:^|[\s,])\(?([A-Za-z]|\d{1,2})(?:[).:]| \))\s*(?=
 QUOTED = re.compile(
     r"\[\s*((?:'[^']*'|\"[^\"]*\")(?:[\s,]+(?:'[^']*'|\"[^\"]*\"))*)\s*\]"
 )  # a list as pandas prints it
-AROUND = " ().:"  # what may stand round a label
+AROUND = " ().:"  # signs before and after a label
 LABELLED = re.compile(r"\(?([A-Z]|\d{1,2})[).:]\s*(.+)", re.DOTALL | re.IGNORECASE)  # B. green
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})", re.ASCII)
 FINAL = re.compile(r"####[ \t]*\S|\\boxed\s*\{")

@@ -42,7 +42,7 @@ def _one_set(split: str, files: list[Path], folder: Path) -> list[Path]:
     sets: dict[tuple[Path | None, frozenset[str]], list[Path]] = {}
     for file in files:
         named = _split_in(file.name.split(".")[0]) is not None
-        key = (file.parent, _words_beside(file)) if named else (None, frozenset[str]())
+        key = (file.parent, _other_words(file)) if named else (None, frozenset[str]())
         sets.setdefault(key, []).append(file)
     least = [key for key in sets if all(key[1] < other[1] for other in sets if other != key)]
     if len(sets) > 1 and not least and split in ("train", "training"):  # examples only: train_xl holds train_s
@@ -63,8 +63,8 @@ def _one_set(split: str, files: list[Path], folder: Path) -> list[Path]:
     return kept
 
 
-def _words_beside(file: Path) -> frozenset[str]:
-    """The words of a file's name beside its split, without the numbers of shards."""
+def _other_words(file: Path) -> frozenset[str]:
+    """The words of a file's name other than its split, without the numbers of shards."""
     words = re.split(r"[^A-Za-z]+", file.name.split(".")[0])
     return frozenset(word.lower() for word in words if word and word.lower() not in SPLITS)
 

@@ -517,7 +517,7 @@ REFUSED = [
         "mmlu/default",
         "anatomy_test.csv",
         table(("What?", *CHOICES["text"], "B"), ("What is?", *CHOICES["text"], "D"), ("Which?", *CHOICES["text"], "E")),
-        "row 3 does not have the form.* the answer 'E'",
+        "row 3 does not fit the form.* the answer 'E'",
     ),
     (
         "arc_easy",
@@ -538,6 +538,23 @@ def test_rows_that_a_task_cannot_read_are_refused(task, folder, name, text, prob
     with pytest.raises(UserError, match=problem) as raised:
         load_suite(f"lm_eval:{task}?data={tmp_path / name}", "plain", num_fewshot=0)
     assert "Traceback" not in str(raised.value)
+
+
+def test_a_task_of_several_takes_its_folders_below_the_splits(tasks_in, tmp_path):
+    tasks_in("hendrycks_math")
+    row = {"problem": "p", "level": "Level 1", "type": "x", "solution": "so \\boxed{5}"}
+    names = ("test/algebra/1.json", "test/algebra/2.json", "test/geometry/1.json", "train/algebra/9.json")
+    put(tmp_path, {name: json.dumps(row | {"problem": name}) for name in names})
+    suite = load_suite(f"lm_eval:hendrycks_math?data={tmp_path}", "plain", num_fewshot=0)
+    asked = {name: [doc["problem"] for doc in task.eval_docs] for name, task in suite.tasks.items()}
+    assert asked == {"hendrycks_math_algebra": list(names[:2]), "hendrycks_math_geometry": [names[2]]}
+
+
+def test_texts_next_to_the_rows_of_bbh_are_not_read(tmp_path):
+    rows = {"canary": "x", "examples": [{"input": f"Turn {n}.", "target": "No"} for n in "ab"]}
+    put(tmp_path, {"bbh/navigate.json": json.dumps(rows), "cot-prompts/navigate.txt": "Let's think.\n"})
+    (task,) = load_suite(f"bbh?data={tmp_path}", "plain").tasks.values()
+    assert len(task.eval_docs) == 2
 
 
 def test_tasks_that_select_none_of_the_rows_are_left_out(tasks_in, tmp_path, caplog):

@@ -328,6 +328,13 @@ def test_prompts_are_the_questions_whatever_they_look_like(tmp_path):
     assert "[1, 2]" in task.instances[1].args[0]
 
 
+def test_solutions_with_a_box_are_worked_answers(tmp_path):
+    row = {"problem": "What is 8 times 9?", "level": "Level 1", "solution": "We get $8 \\cdot 9 = \\boxed{72}$."}
+    task = task_of(write(tmp_path, [row]))
+    for reply, score in [("so \\boxed{72}", 1.0), ("The answer is 72.", 1.0), ("\\boxed{27}", 0.0)]:
+        assert task.process_results(task.task_docs[0], [reply]) == {"exact_match": score}
+
+
 SOLVED = {"question": "What is 8 times 9?", "answer": "8 * 9 = <<8*9=72>>72\n#### 72"}
 FINAL = [
     ("8 * 9 = 72\n#### 72", 1.0),
@@ -355,6 +362,8 @@ def test_final_answers_in_some_rows_or_of_choices_are_refused(tmp_path):
         load_suite(str(file), "plain")
     task = task_of(f"{file}?match=exact")
     assert task.process_results(task.task_docs[1], ["72"]) == {"exact_match": 1.0}
+    with pytest.raises(UserError, match=r"Unknown option.*\n(.*\n)?.*match"):
+        load_suite(f"{file}?match=final&x=1", "plain")
     for spec in (f"{file}?match=last", f"{write(tmp_path, [GOOD], 'c.jsonl')}?match=final"):
         with pytest.raises(UserError, match="match="):
             load_suite(spec, "plain")
