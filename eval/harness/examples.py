@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class CleanSampler(ContextSampler):
     def __init__(self, task: Task):
         self.task, self.own = task, task.sampler
         self.asked: set[str] | None = None
+        self.repeats: Counter[str] | None = None
 
     def set_rnd(self, rnd: int | None) -> CleanSampler:
         self.own.set_rnd(rnd)
@@ -36,7 +38,7 @@ class CleanSampler(ContextSampler):
 
     def sample(self, n: int, eval_doc: dict | None = None, df: object = None, **_: object) -> Sequence[dict]:
         """Draw `n` examples; `eval_doc` is the item if the examples are drawn from the items themselves."""
-        self.require(n, among_items=eval_doc is not None)
+        self.require(n, among_items=eval_doc is not None)  # lm-eval's sampler fails without other rows
         drawn = self.own.sample(n, eval_doc=eval_doc)
         asked = self._asked() if eval_doc is None else {self._prompt(eval_doc)}
         if not any(self._prompt(row) in asked for row in drawn):
@@ -47,9 +49,14 @@ class CleanSampler(ContextSampler):
         return copy.copy(self.own).replace_df(others).sample(n)
 
     def require(self, n: int, among_items: bool) -> None:
-        """Raise a UserError if there are fewer than `n` rows, next to the item if they are items too."""
-        if len(self.own.df) < n + among_items:
-            self._refuse(n, len(self.own.df))
+        """Raise a UserError if there are fewer than `n` rows; of items, with other prompts than each of them."""
+        there = len(self.own.df)
+        if among_items and n:
+            if self.repeats is None:
+                self.repeats = Counter(self._prompt(row) for row in self.own.df)
+            there -= max(self.repeats.values(), default=0)
+        if there < n:
+            self._refuse(n, there)
 
     def _asked(self) -> set[str]:
         if self.asked is None:

@@ -146,7 +146,8 @@ def _describe(sample: dict, task: Task) -> dict:
 
 def item_id(sample: dict) -> str:
     """The id of a sample's item: the data's `id`, or otherwise its place and the digest of its row."""
-    return str(sample["doc"].get("id", f"{sample['doc_id']}-{sample['doc_hash'][:8]}"))
+    own = sample["doc"].get("id")
+    return f"{sample['doc_id']}-{sample['doc_hash'][:8]}" if own is None else str(own)
 
 
 def choice_probabilities(sample: dict, task: Task) -> np.ndarray | None:

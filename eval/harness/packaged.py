@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 Index = dict[str, "Entry"]
 Location = tuple[dict[str, list[Path]], str | None]  # split ("" for any) -> a task's files; the subject to select
 HELD_OUT = ("test", "validation", "valid", "val", "dev", "train")  # preferred if the task's own split is missing
+PROSE = (".txt", ".md")
 ALSO_CALLED = {"validation": ("valid", "val", "dev")}
 
 
@@ -72,12 +73,19 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
             "The suite's data does not exist.", got=data, expected="a file or a folder", fix="check `data=`"
         )
     tasks = list(dict.fromkeys(_members(index, names)))
+    _require_settings(index, tasks)
     subsets = {task: index[task].cfg.get("dataset_name") for task in tasks}
     places = {task: place for task in tasks if (place := _place(data, task, subsets))}
     extra = _other_files(data, places, names[0]) if template else {}
-    for task, place in (places | extra).items():
-        config = _config(index[template if template and task in extra else task])
-        index[task] = _entry(task, _on_local_files(config | {"task": task}, place))
+    _name_left_out(data, places)
+    for task, place in list((places | extra).items()):
+        config = _on_local_files(
+            _config(index[template if template and task in extra else task]) | {"task": task}, place
+        )
+        if len(tasks) > 1 and _selects_nothing(config):
+            del places[task]
+        else:
+            index[task] = _entry(task, config)
     if not places and not extra:
         expected = ", ".join(subset or task for task, subset in list(subsets.items())[:8])
         raise UserError(
@@ -114,18 +122,55 @@ def _place(data: Path, task: str, subsets: dict[str, str | None]) -> Location | 
     own = [name for name in (task, subsets[task]) if name]
     alone = len(set(subsets.values())) == 1
     if data.is_file():
-        fits = alone or data.stem in own
+        fits = alone or data.stem in own or without_split(data) in own
         subject = None if fits else subsets[task]
         return ({"": [data]}, subject) if fits or subject in subjects_of(data) else None
     found = [part for name in own for part in sorted(data.iterdir()) if name in (part.name, part.stem)]
     if found and found[0].is_file():
         return {"": [found[0]]}, None
     folder = found[0] if found else data
-    files = local_files(str(folder))
+    files = _with_rows(local_files(str(folder)))
     if not found:
         named = [file for file in files if without_split(file) in own]
-        files = named or (files if alone else [])
+        below = [file for file in files if {*own} & {*file.relative_to(data).parts[:-1]}]
+        files = named or below or (files if alone else [])
     return (files_by_split(files, folder) or {"": files}, None) if files else None
+
+
+def _with_rows(files: list[Path]) -> list[Path]:
+    """The files without texts that lie next to them: a licence, a corpus or prompts next to JSON lines are no rows."""
+    from alignment.data.reading.opening import extension_of
+
+    tables = [file for file in files if extension_of(file) not in PROSE]
+    if tables and len(tables) < len(files):
+        texts = [file.name for file in files if file not in tables]
+        logger.info("texts next to the rows are not read: %s", ", ".join(texts[:8]))
+    return tables or files
+
+
+def _require_settings(index: Index, tasks: list[str]) -> None:
+    """Raise if a task is a Python class, which loads its own rows from the hub, whatever the settings say."""
+    classes = [task for task in tasks if "class" in index[task].cfg]
+    if classes:
+        raise UserError(
+            "lm-eval's own code loads the rows of this task, and only from the hub.",
+            got=", ".join(classes),
+            expected="a task that is written as YAML",
+            fix="leave out `data=`, or write an lm-eval YAML for these rows",
+        )
+
+
+def _name_left_out(data: Path, places: dict[str, Location]) -> None:
+    """Warn of rows whose subject is no task's."""
+    from eval.suite_rows.local_rows import subjects_of
+
+    read = {subject for _, subject in places.values() if subject}
+    left = {subject: count for subject, count in subjects_of(data).items() if subject not in read} if read else {}
+    if left:
+        shown = ", ".join(f"{subject} ({count})" for subject, count in list(left.items())[:8])
+        logger.warning(
+            "%s: %d rows have a subject that is no task, and are left out: %s", data, sum(left.values()), shown
+        )
 
 
 def _other_files(data: Path, places: dict[str, Location], prefix: str) -> dict[str, Location]:
@@ -134,7 +179,8 @@ def _other_files(data: Path, places: dict[str, Location], prefix: str) -> dict[s
 
     taken = {file for splits, _ in places.values() for files in splits.values() for file in files}
     files = sorted(file for file in data.iterdir() if not file.name.startswith(".")) if data.is_dir() else [data]
-    return {f"{prefix}_{f.stem}": ({"": [f]}, None) for f in files if f not in taken and extension_of(f) in READERS}
+    rows = _with_rows([file for file in files if extension_of(file) in READERS])
+    return {f"{prefix}_{file.stem}": ({"": [file]}, None) for file in rows if file not in taken}
 
 
 def _on_local_files(config: dict, place: Location) -> dict:
@@ -154,6 +200,18 @@ def _on_local_files(config: dict, place: Location) -> dict:
         changed["fewshot_split"] = next((split for split in names if split in files), asked)
     rows = {"files": files, "needs": needs_of(config), "subject": subject}
     return config | changed | {"custom_dataset": read_local, "dataset_kwargs": rows}
+
+
+def _selects_nothing(config: dict) -> bool:
+    """Whether a task's own function takes none of the rows, as MMLU-Pro's of a category that they lack."""
+    process = config.get("process_docs")
+    if not callable(process):
+        return False
+    (rows,) = config["custom_dataset"](files={"": config["dataset_kwargs"]["files"][config["test_split"]]}).values()
+    try:
+        return len(process(rows)) == 0
+    except Exception:  # the author's function on the user's rows: loading the task names it and its rows
+        return False
 
 
 def _config(entry: Entry) -> dict:

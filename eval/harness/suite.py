@@ -268,7 +268,7 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
         from eval.harness.question_file import question_task
 
         match = options.pop("match", None)
-        _require_no_options(name, options)
+        _require_no_options(name, options, ("match",))
         return TaskManager(include_defaults=False).load([question_task(path, format, match)])
     folder, file = (path, path / f"{format}.yaml") if path.is_dir() else (path.parent, path)
     file = file if file.exists() else folder / "suite.yaml"
@@ -281,8 +281,8 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
     return manager.load([defined])
 
 
-def _require_no_options(name: str, options: dict) -> None:
-    known = [key for key in OPTIONS if key not in options]  # a suite that is itself a file of rows takes no `data`
+def _require_no_options(name: str, options: dict, own: tuple[str, ...] = ()) -> None:
+    known = [key for key in (*own, *OPTIONS) if key not in options]  # a file of rows takes no `data`
     raise_all([unknown(f"option of the suite {name}", key, known) for key in options])
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignment.errors import UserError, raise_all
 from eval.suite_rows.needed_columns import Needs
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Row = dict[str, Any]
+SHOWN_PROBLEMS = 5
 LETTERS = ("A", "B", "C", "D")
 
 
@@ -32,11 +34,32 @@ class AuthorsFormat:
     convert: Callable[[Row, Needs], Row]
 
 
-def in_hub_columns(rows: Dataset, needs: Needs) -> list[Row] | None:
-    """The rows in the hub's columns; None if they have no form that is known, or are in these columns already."""
+def in_hub_columns(rows: Dataset, needs: Needs, place: object) -> list[Row] | None:
+    """The rows in the hub's columns; None if they have no form that is known, or are in these columns already.
+
+    Raises:
+        UserError: rows of `place` do not have the form that the first has.
+    """
     first = rows[0]
     known = next((one for one in FORMATS if one.applies(first, needs)), None)
-    return None if known is None else [known.convert(row, needs) for row in rows]
+    if known is None:
+        return None
+    found, problems = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            found.append(known.convert(row, needs))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:  # what an unexpected value leads to
+            reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            problems.append(
+                UserError(
+                    f"{place}, row {number} does not fit the form of the file: {reason}.",
+                    got=str(row)[:300],
+                    fix="correct or remove the row",
+                )
+            )
+    raise_all(problems[:SHOWN_PROBLEMS])
+    kept = set(found[0]).intersection(*found)  # some rows have an id, and others none
+    return [{name: value for name, value in row.items() if name != "id" or "id" in kept} for row in found]
 
 
 def _has_stem(row: Row, needs: Needs) -> bool:
@@ -52,7 +75,8 @@ def _from_stem(row: Row, needs: Needs) -> Row:
     choices = {key: [str(choice[key]) for choice in question["choices"]] for key in ("text", "label")}
     key = row.get("answerKey")
     rest = {"choices": choices, "answerKey": None if key is None else str(key)}
-    return {"id": row.get("id"), asked: question["stem"]} | concept | rest
+    own = {"id": str(row["id"])} if row.get("id") is not None else {}
+    return own | {asked: question["stem"]} | concept | rest
 
 
 def _is_truthfulqa_csv(row: Row, needs: Needs) -> bool:
@@ -98,7 +122,10 @@ def _from_label_maps(row: Row, needs: Needs) -> Row:
 
 def _is_boolq(row: Row, needs: Needs) -> bool:
     return (
-        {"question", "passage", "answer"} <= row.keys() and isinstance(row["answer"], bool) and needs.target == "label"
+        {"question", "passage", "answer"} <= row.keys()
+        and "label" not in row
+        and (row["answer"] is None or isinstance(row["answer"], bool))
+        and needs.target == "label"
     )
 
 
@@ -111,7 +138,7 @@ def _from_boolq(row: Row, needs: Needs) -> Row:
 
 
 def _is_hellaswag(row: Row, needs: Needs) -> bool:
-    return {"ctx", "endings", "activity_label", "label"} <= row.keys() and not isinstance(row["label"], str)
+    return {"ctx", "endings", "activity_label", "label"} <= row.keys()
 
 
 def _from_hellaswag(row: Row, needs: Needs) -> Row:
@@ -120,7 +147,8 @@ def _from_hellaswag(row: Row, needs: Needs) -> Row:
     halves = {"ctx_a": row.get("ctx_a") or "", "ctx_b": row.get("ctx_b") or ""}
     if not any(halves.values()):
         halves["ctx_a"] = row["ctx"]
-    return row | halves | {"label": None if label is None else str(label)}
+    whole = isinstance(label, float) and label.is_integer()
+    return row | halves | {"label": None if label is None else str(int(label) if whole else label)}
 
 
 def _has_letters(row: Row, needs: Needs) -> bool:
@@ -130,8 +158,45 @@ def _has_letters(row: Row, needs: Needs) -> bool:
 def _from_letters(row: Row, needs: Needs) -> Row:
     """A row of MMLU's CSV files: a column per choice, and a letter (or a number from 0) as the answer."""
     answer = str(row["answer"]).strip()
-    number = LETTERS.index(answer) if answer in LETTERS else int(answer) if answer.isdigit() else row["answer"]
-    return {"question": row["question"], "choices": [row[letter] for letter in LETTERS], "answer": number}
+    letter = answer.strip("().").upper()
+    if letter not in LETTERS and not answer.isdigit():
+        raise ValueError(f"the answer {answer!r} is none of {', '.join(LETTERS)}")
+    number = LETTERS.index(letter) if letter in LETTERS else int(answer)
+    subject = {"subject": row["subject"]} if "subject" in row else {}
+    return {"question": row["question"], "choices": [row[letter] for letter in LETTERS], "answer": number} | subject
+
+
+def _is_winogrande(row: Row, needs: Needs) -> bool:
+    return {"sentence", "option1", "option2", "answer"} <= row.keys() and not isinstance(row["answer"], str)
+
+
+def _from_winogrande(row: Row, needs: Needs) -> Row:
+    """A row of WinoGrande whose answer is the number of an option, as CSV files have it."""
+    return row | {"answer": None if row["answer"] is None else str(row["answer"])}
+
+
+def _has_targets(row: Row, needs: Needs) -> bool:
+    """Whether a row is TruthfulQA's on the hub; of mc1 lm-eval takes the first choice as true, whatever its label."""
+    targets = row.get("mc1_targets")
+    return isinstance(targets, dict) and {"choices", "labels"} <= targets.keys()
+
+
+def _true_first(row: Row, needs: Needs) -> Row:
+    found = dict(row)
+    for name in ("mc1_targets", "mc2_targets"):
+        targets = row.get(name)
+        if not isinstance(targets, dict) or not _is_labelled(targets):
+            continue
+        pairs = list(zip(targets["choices"], targets["labels"], strict=True))
+        found[name] = _targets(*([choice for choice, label in pairs if label == kind] for kind in (1, 0)))
+    return found
+
+
+def _is_labelled(targets: Row) -> bool:
+    choices, labels = targets.get("choices"), targets.get("labels")
+    if not isinstance(choices, list) or not isinstance(labels, list):
+        return False
+    return len(choices) == len(labels) and {*labels} <= {0, 1}
 
 
 def _is_race(row: Row, needs: Needs) -> bool:
@@ -154,4 +219,6 @@ FORMATS = (
     AuthorsFormat(_is_hellaswag, _from_hellaswag),
     AuthorsFormat(_has_letters, _from_letters),
     AuthorsFormat(_is_race, _from_race),
+    AuthorsFormat(_is_winogrande, _from_winogrande),
+    AuthorsFormat(_has_targets, _true_first),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,21 +65,42 @@ def read_local(
     return splits
 
 
-def subjects_of(file: Path) -> set[str]:
-    """The subjects of a file that holds several tasks; none without such a column."""
+def subjects_of(file: Path) -> Counter[str]:
+    """The subjects of a file that holds several tasks, and their numbers of rows; none without such a column."""
     rows = _raw_rows([file])
-    return set(rows.unique(SUBJECT)) if SUBJECT in rows.column_names else set()
+    return Counter(map(str, rows[SUBJECT])) if SUBJECT in rows.column_names else Counter()
 
 
 def _task_rows(files: list[Path], needs: Needs) -> Dataset:
-    from datasets import Dataset, concatenate_datasets
+    from datasets import concatenate_datasets
 
     parts = [_with_labels(_raw_rows([file]), file, needs) for file in files]
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-    found = in_hub_columns(rows, needs)
+    place = files[0] if len(files) == 1 else files[0].parent
+    found = in_hub_columns(rows, needs, place)
     if found is None and (found := _decoded(rows, needs)) is None:
         return rows
-    return Dataset.from_list(found)
+    return _one_type(found, place)
+
+
+def _one_type(rows: list[dict], place: object) -> Dataset:
+    """A data set of the rows.
+
+    Raises:
+        UserError: a column has values of different types.
+    """
+    from datasets import Dataset
+    from pyarrow import ArrowException
+
+    try:
+        return Dataset.from_list(rows)
+    except ArrowException as error:
+        raise UserError(
+            f"{place} has a column with values of different types.",
+            got=str(error).splitlines()[0],
+            expected="texts alone, or numbers alone",
+            fix="write the column alike in every row",
+        ) from error
 
 
 def _raw_rows(files: list[Path]) -> Dataset:
@@ -87,11 +109,14 @@ def _raw_rows(files: list[Path]) -> Dataset:
 
     from alignment.data.reading.arrow_cache import NoRowsError
     from alignment.data.reading.files import read_files
+    from alignment.data.reading.json_files import json_rows
     from alignment.data.reading.opening import extension_of
 
     extension = extension_of(files[0])
     if extension == ".txt":  # LAMBADA's: a passage per line
         lines = _text_lines(files[0])
+        if lines[0].lstrip().startswith("{"):  # RACE's: JSON in a file named .txt
+            return Dataset.from_list(list(json_rows([files[0]])))
         return Dataset.from_dict({"text": lines})
     if extension == ".csv" and (headless := _headless(files[0])):
         return Dataset.from_list(headless)
@@ -108,7 +133,7 @@ def _text_lines(file: Path) -> list[str]:
     from alignment.data.reading.opening import opened_text
 
     with opened_text(file) as stream:
-        lines = [line.rstrip("\n") for line in stream if line.strip()]
+        lines = [line.strip() for line in stream if line.strip()]
     if not lines:
         raise no_rows(file)
     return lines
@@ -155,7 +180,8 @@ def _with_labels(rows: Dataset, file: Path, needs: Needs) -> Dataset:
             got=f"{len(labels)} labels for {len(rows)} rows",
             expected="one label per line, in the order of the rows",
         )
-    return rows.add_column(missing[0], [int(x) if x.isdigit() and needs.target == missing[0] else x for x in labels])
+    are_numbers = needs.target == missing[0] and all(map(str.isdigit, labels))
+    return rows.add_column(missing[0], [int(x) for x in labels] if are_numbers else labels)
 
 
 def _decoded(rows: Dataset, needs: Needs) -> list[dict] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,25 @@ logger = logging.getLogger(__name__)
 
 # Names of a column, in order of preference; case, spaces, `_` and `-` do not count.
 NAMES = {
-    "question": ("question", "query", "problem", "prompt", "input"),
-    "answer": ("answer", "answers", "target", "label", "answerkey", "correctanswer", "gold"),
+    "question": ("question", "query", "problem", "prompt", "instruction", "input"),
+    "answer": ("answer", "answers", "target", "label", "answerkey", "correctanswer", "gold", "correct", "solution"),
     "choices": ("choices", "options"),
 }
-LETTERED = re.compile(r"(?:option|choice|opt)?([a-j]|\d)")  # a column per choice: A, option_b, choice1
-CONTEXT = ("context", "passage", "article", "document", "support", "story", "input", "paragraph", "premise")
+# A column per choice: A, option_b, choice1, ending0, opa.
+LETTERED = re.compile(r"(option|choice|opt|op|answer|ans|ending|alternative|sol|solution|)([a-z]|\d{1,2})")
+CONTEXT = re.compile(
+    r"contexts?|passages?|articles?|documents?|support|story|input|paragraphs?|premise|text|background|system|body"
+    r"|instructions?|system(?:prompt|message)|facts?|evidence|hypothesis|table|code|dialogue|conversation|history"
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LISTED_CHOICE = re.compile(r"(?:^|\s)\(?([A-Z])[).:]\s+")
-FINAL = re.compile(r"####[ \t]*\S")
+LISTED_CHOICE = re.compile(r"(?:^|[\s,])\(?([A-Za-z]|\d{1,2})(?:[).:]| \))\s*(?=\S)")
+QUOTED = re.compile(
+    r"\[\s*((?:'[^']*'|\"[^\"]*\")(?:[\s,]+(?:'[^']*'|\"[^\"]*\"))*)\s*\]"
+)  # a list as pandas prints it
+AROUND = " ().:"  # signs before and after a label
+LABELLED = re.compile(r"\(?([A-Z]|\d{1,2})[).:]\s*(.+)", re.DOTALL | re.IGNORECASE)  # B. green
+PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})", re.ASCII)
+FINAL = re.compile(r"####[ \t]*\S|\\boxed\s*\{")
 
 
 def read_questions(file: Path) -> list[dict]:
@@ -56,7 +67,9 @@ def read_questions(file: Path) -> list[dict]:
     if with_choices:
         problems += _choose(file, rows)
     raise_all(first_problems(problems))
-    return [{key: value for key, value in row.items() if key not in ("row", "labels", "written")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("row", "labels", "written", "places")} for row in rows
+    ]
 
 
 def load_questions(file: str, **_: object) -> dict[str, Dataset]:
@@ -67,7 +80,7 @@ def load_questions(file: str, **_: object) -> dict[str, Dataset]:
 
 
 def has_final_answers(file: Path, rows: list[dict]) -> bool:
-    """Whether the answers are worked solutions that end in `#### ANSWER`, like GSM8K's.
+    """Whether the answers are worked solutions that mark the final answer, as GSM8K's #### and MATH's boxes do.
 
     Raises:
         UserError: only some of them are.
@@ -75,9 +88,9 @@ def has_final_answers(file: Path, rows: list[dict]) -> bool:
     lacking = [number for number, row in enumerate(rows, 1) if not all(map(FINAL.search, row["answers"]))]
     if 0 < len(lacking) < len(rows):
         raise UserError(
-            f"{file}: some answers end in `#### ANSWER`, and others do not.",
+            f"{file}: some answers mark a final answer by #### or \\boxed{{}}, and others do not.",
             got=f"{len(lacking)} of {len(rows)} rows without it, the first is row {lacking[0]}",
-            expected="a final answer after #### in every row, or in none",
+            expected="a marked final answer in every row, or in none",
             fix=f"add it to those rows, or compare whole answers: --suite '{file}?match=exact'",
         )
     return not lacking
@@ -90,9 +103,8 @@ def _columns_of(file: Path, rows: list[dict]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for role, aliases in NAMES.items():
         found[role] = next((name for alias in aliases for name in names if plain[name] == alias), None)
-    letters = {match[1].upper(): name for name in names if (match := LETTERED.fullmatch(plain[name]))}
-    if found["choices"] is None and _is_run(list(letters)):
-        found["choices"] = letters
+    if found["choices"] is None:
+        found["choices"] = _lettered(file, {name: plain[name] for name in names if name not in found.values()})
     for role in ("question", "answer"):
         if found[role] is None:
             raise UserError(
@@ -102,7 +114,7 @@ def _columns_of(file: Path, rows: list[dict]) -> dict[str, Any]:
                 fix=f"rename the column that holds the {role} to `{role}`, or write an lm-eval YAML for these columns",
             )
     used = {found["question"], found["answer"], *_choice_columns(found["choices"])}
-    unread = [name for name in names if name not in used and plain[name] in CONTEXT]
+    unread = [name for name in names if name not in used and CONTEXT.fullmatch(plain[name])]
     if unread:
         logger.warning(
             "%s: the prompt is the column %s alone, without %s; an lm-eval YAML (docs/your-own-suite.md) can show both",
@@ -111,10 +123,43 @@ def _columns_of(file: Path, rows: list[dict]) -> dict[str, Any]:
     return found
 
 
-def _is_run(labels: list[str]) -> bool:
-    """Whether labels are A, B, ... or 1, 2, ... without a gap, at least two."""
-    runs = (LETTERS[: len(labels)], "123456789"[: len(labels)])
-    return len(labels) > 1 and "".join(sorted(labels)) in runs
+def _lettered(file: Path, plain: dict[str, str]) -> dict[str, str] | None:
+    """The columns with a choice each, as {label: column}: A, B, ...; 1, 2, ...; or 0, 1, ... after the same word.
+
+    Raises:
+        UserError: columns are named so, but a choice between them is missing.
+    """
+    series: dict[str, dict[str, str]] = {}
+    for name, word in plain.items():
+        if match := LETTERED.fullmatch(word):
+            series.setdefault(match[1], {})[match[2].upper()] = name
+    if (bare := series.get("")) and "J" not in bare:  # n or x is some other column
+        series[""] = {label: name for label, name in bare.items() if label < "K"}
+    whole = [ordered for labels in series.values() if (ordered := _run(labels))]
+    if whole:
+        return max(whole, key=len)
+    partial = next((list(labels.values()) for labels in series.values() if _has_gap(list(labels))), None)
+    if partial:
+        raise UserError(
+            f"{file} seems to have a column per choice, but some are missing.",
+            got=f"columns {', '.join(partial)}",
+            expected="A, B, C, ... or 1, 2, 3, ... without a gap",
+            fix="rename them in this way, or, if they are not choices, to longer names",
+        )
+    return None
+
+
+def _run(labels: dict[str, str]) -> dict[str, str] | None:
+    """The labels in order if they have no gap, and are at least two."""
+    ordered = dict(sorted(labels.items(), key=lambda item: (len(item[0]), item[0])))
+    count = len(ordered)
+    runs = [list(LETTERS[:count]), *([str(first + place) for place in range(count)] for first in (0, 1))]
+    return ordered if count > 1 and list(ordered) in runs else None
+
+
+def _has_gap(labels: list[str]) -> bool:
+    """Whether labels begin like a run: A, B, D, but not X, Y."""
+    return any({*start} <= {*labels} for start in ("AB", "AC", "01", "12"))
 
 
 def _choice_columns(columns: object) -> list[str]:
@@ -145,15 +190,10 @@ def _question(row: dict, columns: dict, with_choices: bool) -> dict:
     if not with_choices:
         answers = _answers(answer)
         return kept | {"answers": answers, "target": answers[0]}
-    values, labels = _choices(_given_choices(row, columns["choices"]))
-    return (
-        kept
-        | {"choices": [_text(value, "a choice") for value in values], "labels": labels}
-        | {
-            "written": values,
-            "answer": answer,
-        }
-    )
+    values, labels, places = _choices(_given_choices(row, columns["choices"]))
+    choices = [_text(value, "a choice") for value in values]
+    read = {"labels": labels, "written": values, "places": places}
+    return kept | {"choices": choices, "answer": answer} | read
 
 
 def _text(value: object, what: str) -> str:
@@ -166,6 +206,8 @@ def _text(value: object, what: str) -> str:
 
 def _answers(answer: Any) -> list[str]:
     """The texts of one right answer, of a list of them, or of SQuAD's {text: [...]} and TriviaQA's {value, aliases}."""
+    if isinstance(answer, list) and answer and all(isinstance(one, dict) for one in answer):
+        return list(dict.fromkeys(text for one in answer for text in _answers(one)))
     if isinstance(answer, dict):
         accepted = answer.get("text") or [answer.get("value"), *(answer.get("aliases") or [])]
         answer = accepted if isinstance(accepted, list) else [accepted]
@@ -179,41 +221,53 @@ def _answers(answer: Any) -> list[str]:
 def _given_choices(row: dict, columns: Any) -> Any:
     if not isinstance(columns, dict):
         return row[columns]
-    return {label: row[name] for label, name in sorted(columns.items()) if row.get(name) not in (None, "")}
+    return {label: row.get(name) for label, name in columns.items()}
 
 
-def _choices(given: Any) -> tuple[list, list[str]]:
-    """(choices, their labels) of a list, of {text, label}, of {label: text}, or of text with any of these."""
+def _choices(given: Any) -> tuple[list, list[str], list[int]]:
+    """(choices, their labels, their numbers) of a list, {text, label}, {label: text}, or text with any of these.
+
+    A choice that a column or key has no value for is left out; the others keep their labels and numbers.
+    """
     if isinstance(given, str):
         given = _parsed(given)
     if isinstance(given, list) and given and all(isinstance(part, dict) and "text" in part for part in given):
         given = {"text": [part["text"] for part in given], "label": [part.get("label") for part in given]}
     labels: list = []
+    places: list[int] = []
     if isinstance(given, dict) and isinstance(given.get("text"), list):
         given, labels = given["text"], given.get("label") or []
     elif isinstance(given, dict):
-        given, labels = list(given.values()), list(given)
+        there = {label: (place, value) for place, (label, value) in enumerate(given.items()) if value not in (None, "")}
+        places, labels = [place for place, _ in there.values()], list(there)
+        given = [value for _, value in there.values()]
     if not isinstance(given, list):
         raise ValueError("choices must be a list")
     if len(given) < 2:
         raise ValueError("needs at least two choices" if given else "choices is empty")
     named = len(labels) == len(given) and None not in labels
-    return given, [str(label).upper() for label in labels] if named else list(LETTERS[: len(given)])
+    labels = [str(label).strip(AROUND).upper() for label in labels] if named else list(LETTERS[: len(given)])
+    return given, labels, places or list(range(len(given)))
 
 
 def _parsed(text: str) -> Any:
-    """Choices in a text: JSON, or `A) red B) green`."""
+    """Choices in a text: JSON, a printed list, one per line, or `A) red B) green`."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:
         found = None
     if isinstance(found, (list, dict)):
         return found
-    _head, *parts = LISTED_CHOICE.split(text)
-    labels, texts = parts[::2], [part.strip() for part in parts[1::2]]
-    if len(labels) < 2 or "".join(labels) != LETTERS[: len(labels)] or _head.strip():
+    if printed := QUOTED.fullmatch(text.strip()):
+        return [part[1:-1] for part in re.findall(r"'[^']*'|\"[^\"]*\"", printed[1])]
+    head, *parts = LISTED_CHOICE.split(text)
+    labels, texts = [label.upper() for label in parts[::2]], [part.strip(" \t\n,") for part in parts[1::2]]
+    if _run(dict.fromkeys(labels, "")) and not head.strip() and len(set(labels)) == len(labels):
+        return dict(zip(labels, texts, strict=True))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
         raise ValueError('choices must be a list, such as ["red", "green"], or text such as A) red B) green')
-    return dict(zip(labels, texts, strict=True))
+    return lines
 
 
 def _choose(file: Path, rows: list[dict]) -> list[UserError]:
@@ -222,7 +276,7 @@ def _choose(file: Path, rows: list[dict]) -> list[UserError]:
     An answer is a choice, the label of a choice, or its number from 0, in this order of preference, and in the same way
     in all rows if possible: 2 is a number if other rows have the answers 0 and 1, which are none of their choices.
     """
-    readings = [_readings(row["answer"], row["written"], row["labels"]) for row in rows]
+    readings = [_readings(row["answer"], row["written"], row["labels"], row["places"]) for row in rows]
     common = [way for way in ("choice", "label", "number") if all(way in found for found in readings)]
     problems, doubtful = [], []
     for row, found in zip(rows, readings, strict=True):
@@ -246,29 +300,60 @@ def _choose(file: Path, rows: list[dict]) -> list[UserError]:
     return problems
 
 
-def _readings(answer: Any, choices: list, labels: list[str]) -> dict[str, int]:
-    """Ways to read an answer -> the number of the choice."""
+def _readings(answer: Any, choices: list, labels: list[str], places: list[int]) -> dict[str, int]:
+    """Ways to read an answer -> the place of the choice."""
+    if isinstance(answer, list) and len(answer) == 1:
+        (answer,) = answer
     found = {}
-    same = [place for place, choice in enumerate(choices) if _same_value(answer, choice)]
+    exact = [place for place, choice in enumerate(choices) if _exactly(answer, choice)]
+    same = exact or [place for place, choice in enumerate(choices) if _same_value(answer, choice)]
     if same:
         found["choice"] = same[0]
-    label = str(answer).strip(" ().:").upper()
-    if not isinstance(answer, bool) and label in labels:
+    label = str(answer).strip(AROUND).upper()
+    if not isinstance(answer, (bool, list, dict)) and label in labels:
         found["label"] = labels.index(label)
     number = _whole(answer)
-    if number is not None and 0 <= number < len(choices):
-        found["number"] = number
-    return found
+    if number in places:
+        found["number"] = places.index(number)
+    return found or _loose_readings(answer, choices, labels)
+
+
+def _loose_readings(answer: Any, choices: list, labels: list[str]) -> dict[str, int]:
+    """Readings of a text that is nothing else: `B. green`, option_b, or a choice but for upper case."""
+    if not isinstance(answer, str):
+        return {}
+    if (match := LABELLED.fullmatch(answer.strip())) and (label := match[1].upper()) in labels:
+        place = labels.index(label)
+        return {"label": place} if _same_value(match[2], choices[place]) else {}
+    match = LETTERED.fullmatch(re.sub(r"[\s_-]+", "", answer).casefold())
+    if match and match[1] and match[2].upper() in labels:
+        return {"label": labels.index(match[2].upper())}
+    same = [
+        place for place, choice in enumerate(choices) if str(choice).strip().casefold() == answer.strip().casefold()
+    ]
+    return {"choice": same[0]} if len(same) == 1 else {}
+
+
+def _exactly(answer: Any, choice: Any) -> bool:
+    return type(answer) is type(choice) and answer == choice
 
 
 def _same_value(answer: Any, choice: Any) -> bool:
-    """Whether two JSON values are equal: texts as texts, numbers as numbers, true and false as themselves."""
-    kinds = [
-        bool if isinstance(value, bool) else str if isinstance(value, str) else float for value in (answer, choice)
-    ]
-    if kinds == [str, str]:
+    """Whether two values are equal: texts as texts, and numbers, true and false also where one of them is text."""
+    if isinstance(answer, str) and isinstance(choice, str):
         return answer.strip() == choice.strip()
-    return kinds[0] == kinds[1] and answer == choice
+    found = _value(answer)
+    return found is not None and found == _value(choice)
+
+
+def _value(value: Any) -> tuple[str, Decimal | str] | None:
+    if isinstance(value, bool):
+        return "truth", str(value).casefold()
+    if isinstance(value, str) and value.strip().casefold() in ("true", "false"):
+        return "truth", value.strip().casefold()
+    if isinstance(value, (int, float)) or (isinstance(value, str) and PLAIN_NUMBER.fullmatch(value.strip())):
+        return "number", Decimal(str(value).strip())
+    return None
 
 
 def _whole(answer: Any) -> int | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from alignment.errors import UserError, UserErrors, raise_all
-from eval.suite_rows.needed_columns import Needs, needs_of
+from eval.suite_rows.needed_columns import COLUMN, Needs, needs_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -156,22 +156,38 @@ def _problem_of(task: ConfigurableTask, doc: dict) -> str | None:
     text, target = task.doc_to_text(doc), task.doc_to_target(doc)
     scored = not task.config.process_results
     if task.config.doc_to_choice is not None and task.OUTPUT_TYPE == "multiple_choice":
-        return _problem_of_choices(task.doc_to_choice(doc), text if task.multiple_input else target, text, scored)
+        return _problem_of_choices(doc, task.doc_to_choice(doc), text if task.multiple_input else target, text, scored)
     if not isinstance(text, str):
         return f"its prompt is not text but {_kind(text)}"
     targets = target if isinstance(target, list) else [target]
-    if scored and (not targets or any(part is None or str(part) == "" for part in targets)):
+    if scored and (not targets or any(part is None or not str(part).strip() for part in targets)):
         return "its target is empty"
     return None
 
 
-def _problem_of_choices(choices: Any, target: Any, text: Any, scored: bool) -> str | None:
+def _problem_of_labels(doc: dict) -> str | None:
+    """The problem of TruthfulQA's labels, which its tasks' own functions do not look at."""
+    for name in ("mc1_targets", "mc2_targets"):
+        targets = doc.get(name)
+        if not isinstance(targets, dict) or "labels" not in targets:
+            continue
+        labels, choices = targets["labels"] or [], targets.get("choices") or []
+        if len(labels) != len(choices) or not {*labels} <= {0, 1}:
+            return f"{name} does not have a label 0 or 1 for each choice"
+        if 1 not in labels or (name == "mc1_targets" and labels.count(1) > 1):
+            return f"{name} has {labels.count(1)} true answers"
+    return None
+
+
+def _problem_of_choices(doc: dict, choices: Any, target: Any, text: Any, scored: bool) -> str | None:
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         return f"its choices are not a list of texts but {_kind(choices)}"
-    if not choices or "" in choices:
+    if not choices or not all(map(str.strip, choices)):
         return "a choice is empty" if choices else "it has no choices"
     if not isinstance(text, (str, int)):
         return f"its prompt is not text but {_kind(text)}"
+    if problem := _problem_of_labels(doc):
+        return problem
     if not scored:
         return None
     for part in target if isinstance(target, list) else [target]:
@@ -213,15 +229,27 @@ def _code(function: Callable) -> object:
 def _refusal(task: ConfigurableTask, error: Exception) -> UserError | None:
     """The refusal for an error while a task was loaded; None if neither its rows nor its functions are the reason."""
     function, columns = _failing(task, error), _columns(task)
-    if function and isinstance(error, KeyError) and columns and error.args[0] not in columns:
+    if function and isinstance(error, KeyError) and columns and _is_missing_column(error.args[0], columns):
         return _missing(
             task.config.task, [str(error.args[0])], columns, needs_of(vars(task.config)), f" for {function}"
         )
     docs = getattr(task, "task_docs", None)  # lm-eval tries the first row when it loads a task
+    if docs is not None and is_local(task) and len(docs) == 0:
+        return UserError(
+            f"Task {task.config.task!r} takes none of its rows.",
+            got=f"columns {', '.join(columns)}",
+            expected="rows that its process_docs selects",
+            fix="check the column by which the task selects its rows",
+        )
     problems = list(_problems(task, docs, "item")) if docs is not None and is_local(task) else []
     if problems:
         return UserErrors(first_problems(problems))
     return _failed(task, function, error) if function else None
+
+
+def _is_missing_column(key: object, columns: list[str]) -> bool:
+    """Whether a KeyError is of a column, not of a value such as "3"."""
+    return isinstance(key, str) and COLUMN.fullmatch(key) is not None and key not in columns
 
 
 def _failed(task: ConfigurableTask, function: str, error: Exception) -> UserError:

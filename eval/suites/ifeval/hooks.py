@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from inspect import signature
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from alignment.errors import UserError
+from alignment.errors import UserError, did_you_mean, raise_all
+from eval.suite_rows.row_checks import first_problems
 from eval.suites.options import rows_of
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def load_prompts(suite_args: dict | None = None, **_: object) -> dict[str, Datas
             got=f"{len(wrong)} of {len(rows)} rows, the first is row {wrong[0]}: {rows[wrong[0] - 1]}",
             expected="instruction_id_list and kwargs as lists of the same length",
         )
+    raise_all(first_problems(list(_problems(rows))))
     kept = [number for number, names in enumerate(rows["instruction_id_list"]) if not NEEDS_DOWNLOADS.keys() & {*names}]
     needed = Counter(name for names in rows["instruction_id_list"] for name in {*names} if name in NEEDS_DOWNLOADS)
     if needed:
@@ -53,6 +56,35 @@ def load_prompts(suite_args: dict | None = None, **_: object) -> dict[str, Datas
 
 def _is_paired(names: object, settings: object) -> bool:
     return isinstance(names, list) and isinstance(settings, list) and len(names) == len(settings) > 0
+
+
+def _problems(rows: Dataset) -> Iterator[UserError]:
+    """Yield the problem of each row whose instructions lack a setting: lm-eval draws one that is missing or 0."""
+    settings_of = _settings_of()
+    for number, (names, settings) in enumerate(zip(rows["instruction_id_list"], rows["kwargs"], strict=True), 1):
+        for name, given in zip(names, settings, strict=True):
+            if name not in settings_of:
+                yield UserError(
+                    f"ifeval, row {number}: there is no instruction {name!r}.",
+                    got=name,
+                    expected=f"one of lm-eval's: {', '.join(sorted(settings_of))}",
+                    fix=did_you_mean(name, settings_of, "correct instruction_id_list"),
+                )
+                continue
+            there = {key for key, value in given.items() if value} if isinstance(given, dict) else set()
+            if there != settings_of[name]:
+                yield UserError(
+                    f"ifeval, row {number}: the settings of {name} are not those that it needs.",
+                    got=", ".join(sorted(there)) or "none",
+                    expected=", ".join(sorted(settings_of[name])) or "none",
+                    fix="correct kwargs, which has an object for each instruction",
+                )
+
+
+def _settings_of() -> dict[str, set[str]]:
+    """Instruction -> the settings by which lm-eval checks it."""
+    checkers = _checkers().instructions_registry.INSTRUCTION_DICT
+    return {name: set(signature(checker.build_description).parameters) - {"self"} for name, checker in checkers.items()}
 
 
 def check(doc: dict, results: list[str]) -> dict[str, object]:

@@ -5,18 +5,29 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from alignment.errors import UserError, raise_all, unknown
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 DEFAULT_SPLIT = "test"
+SPLITS = ("test", "validation")
 
 
 @lru_cache(maxsize=8)  # every task of a suite asks for the same rows, which take seconds to generate
 def _rows(name: str, split: str, options: tuple[tuple[str, object], ...]) -> list[dict]:
     from alignment.data import tinyworld
 
-    return tinyworld.load(name, split, tinyworld.WorldConfig(**dict(options))).to_list()
+    try:
+        return tinyworld.load(name, split, tinyworld.WorldConfig(**dict(options))).to_list()
+    except (TypeError, ValueError) as error:  # what its fields' types and ranges raise
+        raise UserError(
+            "The options of tinyworld make no world.",
+            got=str(error),
+            expected="options of docs/tinyworld.md, and split: test or validation",
+            fix="correct the options after the `?`",
+        ) from error
 
 
 def _load(name: str, split: str, world: dict) -> list[dict]:
@@ -24,8 +35,17 @@ def _load(name: str, split: str, world: dict) -> list[dict]:
 
 
 def _split_and_world(suite_args: dict | None) -> tuple[str, dict]:
+    from dataclasses import fields
+
+    from alignment.data.tinyworld import WorldConfig
+
     world = dict(suite_args or {})
-    return world.pop("split", DEFAULT_SPLIT), world
+    split = world.pop("split", DEFAULT_SPLIT)
+    known = [field.name for field in fields(WorldConfig)]
+    raise_all([unknown("option of tinyworld", key, known) for key in world if key not in known])
+    if split not in SPLITS:
+        raise UserError("The suite tinyworld has no such split.", got=split, expected=" or ".join(SPLITS))
+    return split, world
 
 
 def load_items(family: str | None = None, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:

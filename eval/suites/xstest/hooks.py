@@ -11,7 +11,7 @@ from eval.suites.options import rows_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = ("id", "prompt", "type", "label")
+COLUMNS = ("prompt", "type", "label")
 LABELS = ("safe", "unsafe")
 FILE = "xstest_prompts.csv of github.com/paul-rottger/xstest"
 
@@ -25,7 +25,10 @@ def load_prompts(label: str, suite_args: dict | None = None, **_: object) -> dic
     from datasets import Dataset
 
     rows = rows_of("xstest", None, "test", suite_args, COLUMNS, FILE).to_list()
-    labelled = [row | {"id": str(row["id"]), "label": (row["label"] or "").strip().lower()} for row in rows]
+    labelled = [
+        row | {"id": str(row.get("id", number)), "label": str(row["label"] or "").strip().lower()}
+        for number, row in enumerate(rows, 1)
+    ]
     wrong = [number for number, row in enumerate(labelled, 1) if row["label"] not in LABELS]
     empty = [number for number, row in enumerate(labelled, 1) if not (row["prompt"] or "").strip()]
     for numbers, problem in ((wrong, "labels other than safe and unsafe"), (empty, "empty prompts")):

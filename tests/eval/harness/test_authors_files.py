@@ -198,6 +198,106 @@ FILES = {
         "anatomy.csv",
         [{"question": "What is red?", "subject": "anatomy", "choices": CHOICES["text"], "answer": 2}],
     ),
+    "mmlu with a subject": (
+        "mmlu_anatomy",
+        "mmlu/default",
+        {
+            "mmlu.csv": table(
+                ("question", "A", "B", "C", "D", "answer", "subject"),
+                ("What is red?", *CHOICES["text"], "C", "anatomy"),
+            )
+        },
+        "mmlu.csv",
+        [{"question": "What is red?", "subject": "anatomy", "choices": CHOICES["text"], "answer": 2}],
+    ),
+    "winogrande with numbers": (
+        "winogrande",
+        "winogrande",
+        {"dev.jsonl": lines(WINO | {"answer": 2}, WINO | {"answer": 1})},
+        ".",
+        [WINO, WINO | {"answer": "1"}],
+    ),
+    "truthfulqa with the true answer last": (
+        "truthfulqa_mc1",
+        "truthfulqa",
+        {"mc.jsonl": lines(TRUTH | {"mc1_targets": {"choices": [*INCORRECT, "The dog."], "labels": [0, 0, 1]}})},
+        "mc.jsonl",
+        [TRUTH],
+    ),
+    "hellaswag with text labels": (
+        "hellaswag",
+        "hellaswag",
+        {"val.jsonl": lines({**SCENE, "label": "1", "ctx_b": None}, SCENE | {"label": "2"})},
+        "val.jsonl",
+        [SCENE | {"label": "1", "ctx_b": ""}, SCENE | {"label": "2"}],
+    ),
+    "race in text files": (
+        "race",
+        "race",
+        {"test/high/1.txt": json.dumps({"id": "1", "article": "Red ran.", **RACE}), "README": "x"},
+        "test/high",
+        [
+            {
+                "article": "Red ran.",
+                "problems": str(
+                    [
+                        {"question": q, "answer": a, "options": CHOICES["text"]}
+                        for q, a in zip(RACE["questions"], RACE["answers"], strict=True)
+                    ]
+                ),
+            }
+        ],
+    ),
+    "gsm8k folder": (
+        "gsm8k",
+        "gsm8k",
+        {
+            "test.jsonl": lines(MATHS),
+            "test_socratic.jsonl": lines(MATHS | {"question": "Socratic?"}),
+            "train.jsonl": lines(MATHS),
+        },
+        ".",
+        [MATHS],
+    ),
+    "piqa folder with a licence": (
+        "piqa",
+        "piqa",
+        {"rows.jsonl": lines(PIQA[0] | {"label": 1}), "LICENSE.txt": "free\n", "notes.md": "# x\n"},
+        ".",
+        [PIQA[0] | {"label": 1}],
+    ),
+    "lambada folder": (
+        "lambada_openai",
+        "lambada",
+        {
+            "lambada_test.jsonl": lines({"text": "the fox saw the hen"}),
+            "lambada_test_de.jsonl": lines({"text": "der Fuchs sah"}),
+            "lambada_test_fr.jsonl": lines({"text": "le renard vit"}),
+        },
+        ".",
+        [{"text": "the fox saw the hen"}],
+    ),
+    "lambada with spaces": (
+        "lambada_openai",
+        "lambada",
+        {"test.txt": "the fox saw the hen \r\n\n"},
+        "test.txt",
+        [{"text": "the fox saw the hen"}],
+    ),
+    "shards": (
+        "gsm8k",
+        "gsm8k",
+        {f"test-0000{n}-of-00002.jsonl": lines(MATHS | {"question": f"{n}?"}) for n in (0, 1)},
+        ".",
+        [MATHS | {"question": "0?"}, MATHS | {"question": "1?"}],
+    ),
+    "arc without ids": (
+        "arc_easy",
+        "arc",
+        {"test.jsonl": lines({k: v for k, v in stem("What runs?", "C").items() if k != "id"}, stem("What?", "A"))},
+        "test.jsonl",
+        [{"question": q, "choices": CHOICES, "answerKey": k} for q, k in [("What runs?", "C"), ("What?", "A")]],
+    ),
     "winogrande": (
         "winogrande",
         "winogrande",
@@ -380,6 +480,53 @@ REFUSED = [
         lines({"good": "It runs.", "bad": "It run."}),
         "sentence_bad, sentence_good",
     ),
+    ("winogrande", "winogrande", "x.jsonl", lines(WINO | {"answer": "3"}), "item 1: doc_to_text.* fails with KeyError"),
+    ("winogrande", "winogrande", "x.jsonl", lines(WINO | {"answer": ""}), "item 1: doc_to_text.* fails with KeyError"),
+    ("lambada_openai", "lambada", "x.jsonl", lines({"text": "she went home "}), "item 1: its target is empty"),
+    ("lambada_openai", "lambada", "x.jsonl", lines({"text": ""}), "item 1: its target is empty"),
+    (
+        "truthfulqa_mc1",
+        "truthfulqa",
+        "x.json",
+        json.dumps([TRUTH | {"mc1_targets": {"The dog.": 0, "The cat.": 0}}]),
+        "item 1: mc1_targets has 0 true answers",
+    ),
+    (
+        "truthfulqa_mc1",
+        "truthfulqa",
+        "x.jsonl",
+        lines(TRUTH, TRUTH | {"mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}),
+        "item 2: mc1_targets has 2 true answers",
+    ),
+    (
+        "truthfulqa_mc1",
+        "truthfulqa",
+        "x.jsonl",
+        lines(TRUTH | {"mc2_targets": {"choices": ["a", "b"], "labels": [1]}}),
+        "item 1: mc2_targets does not have a label",
+    ),
+    (
+        "boolq",
+        "super_glue/boolq",
+        "x.jsonl",
+        lines({"title": "Red", "answer": None, **BOOLQ}, {"title": "Red", "answer": True, **BOOLQ}),
+        "without label.*\n.*null in 1 of 2 rows, the first is row 1",
+    ),
+    (
+        "mmlu_anatomy",
+        "mmlu/default",
+        "anatomy_test.csv",
+        table(("What?", *CHOICES["text"], "B"), ("What is?", *CHOICES["text"], "D"), ("Which?", *CHOICES["text"], "E")),
+        "row 3 does not fit the form.* the answer 'E'",
+    ),
+    (
+        "arc_easy",
+        "arc",
+        "x.jsonl",
+        lines(stem("What?", "A"), {**stem("Who?", "A"), "question": {"stem": "Who?", "choices": [{"text": "a"}]}}),
+        "row 2 .*form",
+    ),
+    ("squadv2", "squadv2", "x.jsonl", lines({"question": "?"}), "lm-eval's own code loads the rows"),
     ("race", "race", "x.jsonl", lines({"article": "Red ran.", "problems": "["}), "doc_to_text"),
 ]
 
@@ -391,6 +538,53 @@ def test_rows_that_a_task_cannot_read_are_refused(task, folder, name, text, prob
     with pytest.raises(UserError, match=problem) as raised:
         load_suite(f"lm_eval:{task}?data={tmp_path / name}", "plain", num_fewshot=0)
     assert "Traceback" not in str(raised.value)
+
+
+def test_a_task_of_several_takes_its_folders_below_the_splits(tasks_in, tmp_path):
+    tasks_in("hendrycks_math")
+    row = {"problem": "p", "level": "Level 1", "type": "x", "solution": "so \\boxed{5}"}
+    names = ("test/algebra/1.json", "test/algebra/2.json", "test/geometry/1.json", "train/algebra/9.json")
+    put(tmp_path, {name: json.dumps(row | {"problem": name}) for name in names})
+    suite = load_suite(f"lm_eval:hendrycks_math?data={tmp_path}", "plain", num_fewshot=0)
+    asked = {name: [doc["problem"] for doc in task.eval_docs] for name, task in suite.tasks.items()}
+    assert asked == {"hendrycks_math_algebra": list(names[:2]), "hendrycks_math_geometry": [names[2]]}
+
+
+def test_texts_next_to_the_rows_of_bbh_are_not_read(tmp_path):
+    rows = {"canary": "x", "examples": [{"input": f"Turn {n}.", "target": "No"} for n in "ab"]}
+    put(tmp_path, {"bbh/navigate.json": json.dumps(rows), "cot-prompts/navigate.txt": "Let's think.\n"})
+    (task,) = load_suite(f"bbh?data={tmp_path}", "plain").tasks.values()
+    assert len(task.eval_docs) == 2
+
+
+def test_tasks_that_select_none_of_the_rows_are_left_out(tasks_in, tmp_path, caplog):
+    tasks_in("mmlu_pro")
+    row = {"question": "?", "options": ["a", "b"], "answer": "B", "cot_content": ""}
+    put(tmp_path, {"x.jsonl": lines(*[row | {"category": name} for name in ("math", "law", "math")])})
+    with caplog.at_level("INFO", logger="eval"):
+        suite = load_suite(f"lm_eval:mmlu_pro?data={tmp_path / 'x.jsonl'}", "plain", num_fewshot=0)
+    assert {name: len(task.eval_docs) for name, task in suite.tasks.items()} == {"mmlu_pro_math": 2, "mmlu_pro_law": 1}
+    assert "no rows for 12 of 14 tasks" in caplog.text
+    with pytest.raises(UserError, match="takes none of its rows"):
+        load_suite(f"lm_eval:mmlu_pro_physics?data={tmp_path / 'x.jsonl'}", "plain", num_fewshot=0)
+
+
+@pytest.mark.parametrize(
+    "names", [("a/test.jsonl", "b/test.jsonl"), ("test_a.jsonl", "test_b.jsonl"), ("my_test.jsonl", "test_old.jsonl")]
+)
+def test_several_sets_of_items_are_refused(names, tasks_in, tmp_path):
+    tasks_in("gsm8k")
+    put(tmp_path, {name: lines(MATHS) for name in names})
+    with pytest.raises(UserError, match=f"several sets of items.*\n.*{names[0]}"):
+        load_suite(f"lm_eval:gsm8k?data={tmp_path}", "plain", num_fewshot=0)
+
+
+def test_sets_that_are_not_read_are_named(tasks_in, tmp_path, caplog):
+    tasks_in("gsm8k")
+    put(tmp_path, {name: lines(MATHS) for name in ("test.jsonl", "test_old.jsonl", "my_test.jsonl")})
+    (task,) = load_suite(f"lm_eval:gsm8k?data={tmp_path}", "plain", num_fewshot=0).tasks.values()
+    assert len(task.eval_docs) == 1
+    assert "the split test is test.jsonl; not read: my_test.jsonl, test_old.jsonl" in caplog.text
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(tasks_in, tmp_path):

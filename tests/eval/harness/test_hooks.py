@@ -120,6 +120,24 @@ def test_ifeval_names_and_counts_what_it_leaves_out(tmp_path, caplog):
     assert "1 of 2 prompts left out: change_case:english_capital (1, langdetect)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "problem"),
+    [
+        ("length_constraints:number_words", {}, "settings of length_constraints:number_words.*\n.*none"),
+        ("length_constraints:number_words", {"num_words": 3}, "settings of length_constraints:number_words"),
+        ("length_constraints:number_words", {"num_words": 0, "relation": "at least"}, "settings of"),
+        ("length_constraints:number_words", None, "settings of"),
+        ("length_constraints:number_words", {"foo": 3}, "settings of"),
+        ("punctuation:no_comma", {"num_words": 3}, "settings of punctuation:no_comma"),
+        ("punctuation:no_commas", {}, "no instruction 'punctuation:no_commas'"),
+    ],
+)
+def test_ifeval_draws_no_settings(name, given, problem, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(prompt_of((name, given))) + "\n")
+    with pytest.raises(UserError, match=problem):
+        load_suite(f"ifeval?data={tmp_path / 'rows.jsonl'}", "chat")
+
+
 def test_ifeval_leaves_no_stand_in_behind():
     import sys
 
@@ -146,7 +164,28 @@ def test_xstest_counts_refusals_both_ways(tmp_path, model, tokenizer):
     assert "--suite 'xstest?data=FILE'" in str(caught.value)
 
 
-@pytest.mark.parametrize(("suite", "missing"), [("xstest", "id, type, label"), ("ifeval", "key, instruction_id_list")])
+def test_xstest_without_ids(tmp_path):
+    rows = [{"prompt": f"How {label}?", "type": "x", "label": label} for label in ("Safe", "unsafe")]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = load_suite(f"xstest?data={tmp_path / 'x.jsonl'}", "plain")
+    assert sorted(task.eval_docs[0]["id"] for task in suite.tasks.values()) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("split=nosuch", "split.*\n.*nosuch"),
+        ("foo=1", "Unknown option.*tinyworld"),
+        ("people=x", "options of tinyworld"),
+    ],
+)
+def test_options_of_tinyworld(options, problem):
+    with pytest.raises(UserError, match=problem) as raised:
+        load_suite(f"tinyworld?{options}", "plain")
+    assert "correct the function" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("suite", "missing"), [("xstest", "type, label"), ("ifeval", "key, instruction_id_list")])
 def test_rows_with_other_columns_are_refused(suite, missing, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "kwargs": []}\n')
     with pytest.raises(UserError, match=f"cannot read these rows: no {missing}"):

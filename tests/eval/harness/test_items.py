@@ -8,7 +8,7 @@ import pytest
 
 from eval.comparison.intervals import macro_interval
 from eval.comparison.standard_errors import mean_se
-from eval.harness.items import _aggregates, _centred_average, _figure
+from eval.harness.items import _aggregates, _centred_average, _figure, item_id
 
 
 def items(**scores) -> pandas.DataFrame:
@@ -69,3 +69,10 @@ def test_the_centred_average_has_satterthwaites_degrees_of_freedom():
     assert figure["ci_low"] < figure["value"] < figure["ci_high"]
     (unknown,) = _centred_average(suite, [rows[0], rows[1] | {"se": None}])
     assert unknown["se"] is unknown["ci_low"] is None
+
+
+@pytest.mark.parametrize(
+    ("doc", "expected"), [({"id": 7}, "7"), ({"id": 0}, "0"), ({"id": None}, "3-abcdefgh"), ({}, "3-abcdefgh")]
+)
+def test_items_without_an_id_have_their_place_and_digest(doc, expected):
+    assert item_id({"doc": doc, "doc_id": 3, "doc_hash": "abcdefghij"}) == expected

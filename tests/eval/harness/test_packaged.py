@@ -94,6 +94,7 @@ def test_gsm8k_matches_strictly_and_flexibly(tmp_path, format):
 
 def test_a_folder_with_some_of_the_paradigms(tmp_path, model, tokenizer, caplog):
     """Each file is a task, with lm-eval's name if there is one, and the group's figure is their macro mean."""
+    write(tmp_path / "data" / "README.md", {"no": "rows"})
     for name, count in [("causative", 1), ("passive_2", 2), ("my_pairs", 3)]:
         write(tmp_path / "data" / f"{name}.jsonl", *[PAIR] * count)
     with caplog.at_level(logging.INFO, logger="eval"):
@@ -106,10 +107,11 @@ def test_a_folder_with_some_of_the_paradigms(tmp_path, model, tokenizer, caplog)
     assert "no rows for 65 of 67 tasks: blimp_adjunct_island" in line
 
 
-def test_mmlu_of_one_file_and_of_folders(tmp_path):
-    rows = [SUBJECT | {"subject": subject} for subject in ("anatomy", "anatomy", "virology")]
+def test_mmlu_of_one_file_and_of_folders(tmp_path, caplog):
+    rows = [SUBJECT | {"subject": subject} for subject in ("anatomy", "anatomy", "virology", "magic", "magic")]
     file = write(tmp_path / "all.jsonl", *rows)
     suite = load_suite(f"mmlu?data={file}", "plain")
+    assert "2 rows have a subject that is no task, and are left out: magic (2)" in caplog.text
     assert {name: len(task.eval_docs) for name, task in suite.tasks.items()} == {"mmlu_anatomy": 2, "mmlu_virology": 1}
     assert set(suite.groups) == {"mmlu", "mmlu_stem", "mmlu_other"}
 

@@ -60,6 +60,18 @@ def test_examples_are_other_questions(tmp_path):
         assert instance.args[0].count("Question:") == 3 and instance.args[0].count(f"Number {k}?") == 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_equal_questions_are_no_examples_of_one_another(count, tmp_path):
+    file = write(tmp_path / "q.jsonl", *[{"question": "Who?", "answer": "I"}] * count)
+    with pytest.raises(UserError, match="too few few-shot examples"):
+        load_suite(f"{file}?num_fewshot=1", "plain")
+    other = write(
+        tmp_path / "r.jsonl", *[{"question": "Who?", "answer": "I"}] * count, {"question": "a", "answer": "b"}
+    )
+    with pytest.raises(UserError, match="too few few-shot examples"):
+        load_suite(f"{other}?num_fewshot=2", "plain")
+
+
 def test_problems_of_several_rows_are_reported_together(tmp_path):
     rows = [{"question": "Who?"}, CHOICES, CHOICES | {"answer": "a hen"}, CHOICES | {"answer": 2}]
     with pytest.raises(UserError) as raised:

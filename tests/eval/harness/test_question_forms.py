@@ -54,6 +54,16 @@ ANSWERS = [
     ("Stra\u00dfe", ["STRASSE"], ["strase"]),
     ("don't know", ["don\u2019t know", "\u201cDon't know.\u201d"], ["know"]),
     (True, ["True", "true."], ["false", "1"]),
+    (0.00001, ["0.00001", "1e-05", "1e-5", "0.000010"], ["100000", "1e5", "1e05", "0.0001"]),
+    ("5e-3", ["0.005", "5E-3", "5.0e-3."], ["5000", "5e3", "53"]),
+    ("10^2", ["10^2", "10**2", "10 ^ 2", "10^{2}", "10 ** 2", "$10^2$"], ["102", "10 2", "10^-2", "10*2"]),
+    ("x^2", ["x^2", "**x^2**", "x ^ 2."], ["x2", "x"]),
+    ("2**-3", ["2^-3", "2^{-3}"], ["2^3", "23", "2-3"]),
+    ("version 1.10", ["Version 1.10."], ["version 1.1"]),
+    ("m/s", ["m/s"], ["ms"]),
+    ("file.txt", ["file.txt."], ["filetxt"]),
+    ("U.S.A.", ["USA", "U.S.A"], ["US"]),
+    ("Ph.D.", ["PhD"], ["MD"]),
     (["Red.", 7], ["red", "7.0"], ["red 7", "70"]),
 ]
 
@@ -103,7 +113,33 @@ CHOICES = [
     (COLOURS, 1.0, 1),
     ([3, 5, 1], 1, 2),
     ([3, 5, 1], 5, 1),
-    ([3, 5, 1], "1", 1),
+    ([3, 5, 1], "1", 2),
+    (["2", "4", "8"], 2, 0),
+    ([2, 4, 8], "2", 0),
+    (["1.0", "2.0", "3.0"], 2.0, 1),
+    (["1.0", "2.0", "3.0"], 2, 1),
+    ("[2, 4, 8]", "2", 0),
+    ("[2, 4, 8]", 2, 0),
+    (["2", "4", "8"], 1, 1),
+    (["true", "false"], True, 0),
+    (["True", "False"], "false", 1),
+    ([False, True], "true", 1),
+    (COLOURS, ["green"], 1),
+    (COLOURS, "B. green", 1),
+    (COLOURS, "(b) green", 1),
+    (COLOURS, "option_b", 1),
+    (COLOURS, "GREEN", 1),
+    (["a", "A"], "A", 1),
+    ("['red', 'green', 'blue']", "green", 1),
+    ("['red' 'green'\n 'blue']", "green", 1),
+    ("a) red b) green c) blue", "b", 1),
+    ("1) red 2) green 3) blue", "2) green", 1),
+    ("red\ngreen\nblue", "green", 1),
+    ("a ) 38 , b ) 27.675 , c ) 30 , d ) x , e ) none", "b", 1),
+    (["A)21", "B)21.5", "C)22"], "B", 1),
+    ({"text": COLOURS, "label": ["(A)", "(B)", "(C)"]}, "B", 1),
+    ({"A": "red", "B": "green", "C": None}, "B", 1),
+    ({"A": "red", "B": None, "C": "blue"}, 2, 1),
     (["3", "5", "1"], "1", 2),
     ([0.5, 7, -5], -5, 2),
     ([True, False], False, 1),
@@ -124,6 +160,41 @@ def test_the_right_choice(choices, answer, right, tmp_path):
     (row,) = read_questions(write(tmp_path, [{"question": "Which?", "choices": choices, "answer": answer}]))
     assert row["answer"] == right
     assert all(isinstance(choice, str) for choice in row["choices"])
+
+
+# (columns, number of choices, number of the right one)
+SERIES = [
+    ({f"choice{n}": f"c{n}" for n in range(1, 11)} | {"answer": "c10"}, 10, 9),
+    ({letter: f"c{letter}" for letter in "ABCDEFGHIJKL"} | {"answer": "L"}, 12, 11),
+    ({f"answer{n}": f"c{n}" for n in range(4)} | {"label": 3}, 4, 3),
+    ({f"answer{letter}": f"c{letter}" for letter in "ABC"} | {"label": "C"}, 3, 2),
+    ({"choice0": "x", "choice1": "y", "label": 1}, 2, 1),
+    ({f"ending{n}": f"c{n}" for n in range(4)} | {"label": 0}, 4, 0),
+    ({f"op{letter}": f"c{letter}" for letter in "abcd"} | {"answer": "b"}, 4, 1),
+    ({"A": "a", "B": "b", "n": "other", "answer": "B"}, 2, 1),
+    ({"A": "a", "B": "", "C": "c", "D": "d", "answer": 2}, 3, 1),
+    ({"A": "a", "B": None, "C": "c", "D": "d", "answer": "D"}, 3, 2),
+    ({"A": "a", "B": "b", "C": "c", "D": None, "answer": 1}, 3, 1),
+]
+
+
+@pytest.mark.parametrize(("columns", "count", "right"), SERIES, ids=lambda value: str(value)[:40])
+def test_a_column_per_choice(columns, count, right, tmp_path):
+    (row,) = read_questions(write(tmp_path, [{"question": "Which?"} | columns]))
+    assert (len(row["choices"]), row["answer"]) == (count, right)
+
+
+@pytest.mark.parametrize("names", [("A", "B", "D"), ("choice1", "choice2", "choice4"), ("opa", "opb", "opd")])
+def test_columns_of_choices_with_a_gap_are_refused(names, tmp_path):
+    with pytest.raises(UserError, match="column per choice, but some are missing"):
+        read_questions(write(tmp_path, [dict.fromkeys(names, "x") | {"question": "Which?", "answer": 1}]))
+
+
+def test_a_choice_that_is_missing_is_not_the_answer(tmp_path):
+    row = {"question": "Which?", "A": "a", "B": "", "C": "c"}
+    for answer in (1, "B"):
+        with pytest.raises(UserError, match="answer must be one of the choices"):
+            read_questions(write(tmp_path, [row | {"answer": answer}]))
 
 
 def test_an_answer_is_read_alike_in_all_rows(tmp_path, caplog):
@@ -226,9 +297,19 @@ def test_columns_of_other_names(row, found, tmp_path):
     assert read.get("answers", read.get("answer")) == found
 
 
-def test_a_passage_that_is_not_shown_is_named(tmp_path, caplog):
-    read_questions(write(tmp_path, [{"question": "Who?", "answer": "I", "context": "I did.", "level": 3}]))
-    assert "the prompt is the column question alone, without context" in caplog.text
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("question", ["context"]),
+        ("question", ["contexts", "text", "background", "system"]),
+        ("instruction", ["input"]),
+        ("Question", ["Body"]),
+        ("query", ["system_prompt", "facts"]),
+    ],
+)
+def test_a_passage_that_is_not_shown_is_named(asked, names, tmp_path, caplog):
+    read_questions(write(tmp_path, [{asked: "Who?", "answer": "I", "level": 3} | dict.fromkeys(names, "I did.")]))
+    assert f"the prompt is the column {asked} alone, without {', '.join(names)};" in caplog.text
 
 
 def test_prompts_are_the_questions_whatever_they_look_like(tmp_path):
@@ -245,6 +326,13 @@ def test_prompts_are_the_questions_whatever_they_look_like(tmp_path):
     task = task_of(f"{write(tmp_path, texts, 'lists.jsonl')}?num_fewshot=1")
     task.build_all_requests()
     assert "[1, 2]" in task.instances[1].args[0]
+
+
+def test_solutions_with_a_box_are_worked_answers(tmp_path):
+    row = {"problem": "What is 8 times 9?", "level": "Level 1", "solution": "We get $8 \\cdot 9 = \\boxed{72}$."}
+    task = task_of(write(tmp_path, [row]))
+    for reply, score in [("so \\boxed{72}", 1.0), ("The answer is 72.", 1.0), ("\\boxed{27}", 0.0)]:
+        assert task.process_results(task.task_docs[0], [reply]) == {"exact_match": score}
 
 
 SOLVED = {"question": "What is 8 times 9?", "answer": "8 * 9 = <<8*9=72>>72\n#### 72"}
@@ -274,6 +362,8 @@ def test_final_answers_in_some_rows_or_of_choices_are_refused(tmp_path):
         load_suite(str(file), "plain")
     task = task_of(f"{file}?match=exact")
     assert task.process_results(task.task_docs[1], ["72"]) == {"exact_match": 1.0}
+    with pytest.raises(UserError, match=r"Unknown option.*\n(.*\n)?.*match"):
+        load_suite(f"{file}?match=final&x=1", "plain")
     for spec in (f"{file}?match=last", f"{write(tmp_path, [GOOD], 'c.jsonl')}?match=final"):
         with pytest.raises(UserError, match="match="):
             load_suite(spec, "plain")
