@@ -33,7 +33,7 @@ class SuiteNow:
     def is_in(self, record: dict) -> bool:
         """Whether a run measured what the suite would measure now.
 
-        A suite that cannot be loaded, such as one whose data is elsewhere, cannot be told apart: a warning says so.
+        A suite that cannot be loaded, such as one whose data is elsewhere, counts as the same, with a warning.
         """
         from eval.harness.suite import load_suite, suite_digest
 

@@ -218,7 +218,7 @@ def _measure(
     """Run lm-eval; return the item rows, and the record's entries about checkpoint, suite and figures."""
     import lm_eval
 
-    from eval.harness.items import collect_items, summarise
+    from eval.harness.items import collect_items, require_figures, summarise
     from eval.harness.lm import CausalLM
     from eval.harness.suite import quiet_lm_eval, suite_digest
     from eval.suite_rows.row_checks import failures_named
@@ -240,6 +240,7 @@ def _measure(
         left_out = leave_out(results, suite, lm.skipped)
         items = collect_items(results["samples"], suite, lm.replies)
         figures = summarise(items, results, suite)
+        require_figures(figures, suite, left_out)
         digest = suite_digest(suite)
     return items, {
         "checkpoint_digest": checkpoint_digest(record["checkpoint"]),
