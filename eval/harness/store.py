@@ -179,6 +179,8 @@ def read_record(path: Path) -> dict:
     wrong += [name for name in ("variant", "versions") if not isinstance(record.get(name) or {}, dict)]
     if not wrong and not all(map(_is_figure, record["tasks"])):
         wrong = ["tasks"]
+    if not _are_left_out(record.get("left_out", [])):  # older runs lack the key
+        wrong.append("left_out")
     if wrong:
         raise (UserError if RECORD.keys() & record.keys() else ForeignRecord)(
             f"{file} is not that of an eval run",
@@ -194,6 +196,19 @@ def _is_figure(figure: object) -> bool:
     if not isinstance(figure, dict) or not {"task", "metric", "is_mean"} <= figure.keys():
         return False
     return not figure["is_mean"] or {"members", "pooled", "higher_is_better"} <= figure.keys()
+
+
+def _are_left_out(entries: object) -> bool:
+    """Whether a record's `left_out` has what a comparison reads."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("task"), str)
+        and isinstance(entry.get("items"), list)
+        and all(isinstance(item, str) for item in entry["items"])
+        and isinstance(entry.get("n"), int)
+        and isinstance(entry.get("of"), int)
+        for entry in entries
+    )
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
 
 def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text], list[float]]]) -> None:
     for prompt, completions, scores in groups:
-        if len(completions) != len(scores) or None in scores:
+        numbers = all(isinstance(one, (int, float)) and math.isfinite(one) for one in scores)
+        if len(completions) != len(scores) or not numbers:
             raise UserError(
                 f"{file}: completions without a gold score",
                 got=f"{len(completions)} completions, {gold} {scores} for {prompt!r}",
