@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,6 +26,7 @@ from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.generation import ONE_REPLY, SAMPLING, end_token_ids, own_settings, settings_named
 from alignment.models.output_layer import contiguous_states
+from eval.conditions.left_out import to_fit
 from eval.harness.chat_prompt import render_chat
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class CausalLM(HFLM):
         too_long: what to do about requests that do not fit into the context: `refuse` them with an error, or `skip`
             them, with an empty reply or a log-likelihood of 0 that the caller has to leave out.
         ends: further token ids and texts that end a reply.
+        with_examples: names of the tasks that draw few-shot examples, for advice.
 
     Attributes:
         replies: (task name, document index) -> the replies of `generate_until`.
@@ -134,6 +136,7 @@ class CausalLM(HFLM):
         *,
         too_long: str = "refuse",
         ends: tuple[list[int], list[str]] = ([], []),
+        with_examples: Collection[str] = (),
     ):
         self.context = context_limit(model, tokenizer)
         has_spare = any((tokenizer.pad_token, tokenizer.unk_token, tokenizer.eos_token))
@@ -144,7 +147,7 @@ class CausalLM(HFLM):
         self.padding = self.tokenizer.pad_token_id if has_spare else 0
         self.stop_ids = sorted({*end_token_ids(model, self.tokenizer), *ends[0]})
         self.stop_texts = ends[1]
-        self.too_long = too_long
+        self.too_long, self.with_examples = too_long, with_examples
         self.skipped: set[tuple[str, int]] = set()
         self.replies: dict[tuple[str, int], list[Reply]] = {}
         forward = getattr(model, "get_base_model", lambda: model)().forward
@@ -394,8 +397,7 @@ class CausalLM(HFLM):
                 f"{counts[0]} of {counts[1]} items of task {task!r} do not fit into the model's context.",
                 got=f"up to {prompt} prompt tokens + {reply} for the reply",
                 expected=f"at most {self.context} tokens",
-                fix="use fewer examples or shorter replies (SUITE?num_fewshot=0&max_gen_toks=64), or leave such items "
-                "out (--too_long skip)",
+                fix=f"{to_fit(task in self.with_examples, reply > 0)}, or leave such items out (--too_long skip)",
             )
         self.skipped |= skipped
         return [i for i, item in enumerate(items) if item not in skipped]

@@ -227,7 +227,9 @@ def _measure(
     with _evaluating(model), quiet_lm_eval(), failures_named(suite.tasks.values()):
         settings = record["settings"]
         ends = reply_ends(tokenizer) if settings["chat_template"] else ([], [])
-        lm = CausalLM(model, tokenizer, settings["batch_size"], too_long=settings["too_long"], ends=ends)
+        asking = {"too_long": settings["too_long"], "ends": ends}
+        asking["with_examples"] = [name for name, task in suite.tasks.items() if task.config.num_fewshot]
+        lm = CausalLM(model, tokenizer, settings["batch_size"], **asking)
         _set_seeds(suite, record["seeds"]["sampling"])
         results = lm_eval.evaluate(
             lm,
