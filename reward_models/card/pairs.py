@@ -54,8 +54,13 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
     found: dict[str, tuple[Text, list[Text], list[float]]] = {}
     for row in rows:
         _, completions, scores = found.setdefault(json.dumps(row["prompt"]), (row["prompt"], [], []))
-        completions += row[column] if several else [row[column]]
-        scores += row[gold] if several else [row[gold]]
+        given, their = (row[column], row[gold]) if several else ([row[column]], [row[gold]])
+        if not (isinstance(given, list) and isinstance(their, list)):
+            raise UserError(
+                f"{file}: {column} and {gold} are not lists", got=f"{given!r} and {their!r}"[:200], expected="two lists"
+            )
+        completions += given
+        scores += their
     groups = list(found.values())
     _require_scores(file, gold, groups)
     return [prompt for prompt, _, _ in groups], [some for _, some, _ in groups], [scores for _, _, scores in groups]
