@@ -58,7 +58,10 @@ def require_not_other_suites(runs: list[tuple[Path, str, str]]) -> None:
 
     refused = []
     for folder, spec, format in runs:
-        record = read_record(folder) if (folder / "run.json").is_file() else {}
+        try:
+            record = read_record(folder) if (folder / "run.json").is_file() else {}
+        except UserError:  # damaged: evaluated again
+            record = {}
         source = record.get("suite_source")  # older runs lack it
         # A copy, or a file that was moved, has the same digest.
         if source in (None, suite_source(spec)) or (record["format"] == format and SuiteNow(spec).is_in(record)):

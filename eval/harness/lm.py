@@ -214,6 +214,7 @@ class CausalLM(HFLM):
         stops += self.stop_texts
         if not options["do_sample"]:
             options.pop("temperature", None)
+        options["logits_processor"] = LogitsProcessorList([RefuseNan(), *options.get("logits_processor", [])])
         inputs = self._padded(prompts)
         width = inputs["input_ids"].shape[1]
         with contiguous_states(self.model), settings_named(self.model.generation_config, options):
@@ -222,7 +223,6 @@ class CausalLM(HFLM):
                 max_new_tokens=limit,
                 eos_token_id=self.stop_ids or None,
                 pad_token_id=self.padding,
-                logits_processor=LogitsProcessorList([RefuseNan()]),
                 stopping_criteria=[StopAtText(self.tokenizer, stops, width)] if stops else None,
                 tokenizer=self.tokenizer,  # for stop_strings of a generation config
                 **ONE_REPLY | options,
