@@ -16,6 +16,8 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 
 def require_usable_settings(task: ConfigurableTask) -> None:
     """Raise for settings of a loaded task that no run can use, all together."""
+    from lm_eval.api.task import ConfigurableTask
+
     config = task.config
     wrong = [
         (name, getattr(config, name), "a whole number, 0 or more" if least == 0 else "a whole number, 1 or more")
@@ -24,7 +26,8 @@ def require_usable_settings(task: ConfigurableTask) -> None:
     ]
     if task.OUTPUT_TYPE == "generate_until":
         wrong += _wrong_generation(config.generation_kwargs or {})
-    if task.OUTPUT_TYPE == "multiple_choice" and config.doc_to_choice is None:
+    own_choices = type(task).doc_to_choice is not ConfigurableTask.doc_to_choice  # of a task that is a class
+    if task.OUTPUT_TYPE == "multiple_choice" and config.doc_to_choice is None and not own_choices:
         wrong.append(("doc_to_choice", None, "the choices of each row: a column, a list or a template"))
     if config.process_results is None and not config.metric_list and config.metric_list is not None:
         wrong.append(("metric_list", [], "a metric, such as [{metric: exact_match}]"))
