@@ -27,7 +27,9 @@ def without_template(record: dict) -> tuple[str, str, str]:
     return measurement(record | {"variant": variant})
 
 
-def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, ...], Path]:
+def find_runs(
+    path: str | Path, suites: Sequence[str] = (), outdated: Sequence[Path] = ()
+) -> dict[tuple[str, ...], Path]:
     """Find the eval runs that belong to a path.
 
     Args:
@@ -35,6 +37,7 @@ def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, .
             directory, for all runs of that stage in `RUN/evals`; another checkpoint, by the path or hub id given to
             `align eval`, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all its runs.
         suites: names of suites; only their runs are returned.
+        outdated: folders of runs that do not count.
 
     Returns:
         (suite, format, the variant in words) -> folder; if the runs belong to several stages, the key ends with the
@@ -43,7 +46,7 @@ def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, .
     Raises:
         UserError: there are no such runs.
     """
-    found = records_of(path)
+    found = {folder: record for folder, record in records_of(path).items() if folder not in outdated}
     records = {folder: record for folder, record in found.items() if not suites or record["suite"] in suites}
     if not records:
         raise UserError(
@@ -60,7 +63,7 @@ def find_runs(path: str | Path, suites: Sequence[str] = ()) -> dict[tuple[str, .
 
 
 def match(
-    first: str | Path, others: Sequence[str | Path], suites: Sequence[str] = ()
+    first: str | Path, others: Sequence[str | Path], suites: Sequence[str] = (), outdated: Sequence[Path] = ()
 ) -> tuple[list[tuple[Run, Run]], list[str]]:
     """Pair the first side's runs with the runs of each other side that measure the same thing.
 
@@ -73,9 +76,9 @@ def match(
     """
     loaded: dict[Path, Run] = {}
     pairs, skipped = [], []
-    before = find_runs(first, suites)
+    before = find_runs(first, suites, outdated)
     for other in others:
-        after = find_runs(other, suites)
+        after = find_runs(other, suites, outdated)
         common = _partners(before, after)
         if not common:
             shown = [", ".join(map(_words, runs)) for runs in (before, after)]

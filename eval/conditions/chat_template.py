@@ -27,16 +27,16 @@ def with_template(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrained
     Raises:
         UserError: there is no template, or it cannot be rendered.
     """
-    from jinja2 import TemplateError
+    from alignment.tokenization.chat_format import TemplateRefusal
 
     asked = copy.deepcopy(tokenizer)
     asked.chat_template = template_of(source)
     try:
         reply_ends(asked)
-    except (TemplateError, TypeError, ValueError) as error:
+    except TemplateRefusal as error:
         raise UserError(
             f"the chat template of {source} cannot be rendered",
-            got=f"{type(error).__name__}: {error}",
+            got=error.got,
             expected="a template that renders a user's and an assistant's message",
             fix="correct the template",
         ) from error
@@ -45,12 +45,14 @@ def with_template(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrained
 
 def template_of(source: str) -> str:
     """The chat template of a Jinja file or checkpoint."""
+    from alignment.data.reading.opening import opened_text
     from alignment.models.checkpoints import require_checkpoint
     from alignment.models.loading import load_tokenizer
 
     path = Path(source)
     if path.suffix in SUFFIXES and path.is_file():
-        return path.read_text(encoding="utf-8")
+        with opened_text(path) as stream:
+            return stream.read()
     if path.suffix in SUFFIXES or path.is_file():
         raise UserError(
             "--chat_template names no template",
@@ -73,14 +75,14 @@ def reply_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[str]
 
     The end of a turn is a special token if the vocabulary has it, and otherwise the first word that follows a reply.
     """
-    from alignment.tokenization.chat_format import end_of_turn_id
+    from alignment.tokenization.chat_format import apply_template, end_of_turn_id
 
     token = end_of_turn_id(tokenizer)
     if token is not None:
         return [token], []
     said = "zebra"
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": said}]
-    after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(said)[2].split()
+    after = apply_template(tokenizer, messages, tokenize=False).rpartition(said)[2].split()
     return [], after[:1]
 
 

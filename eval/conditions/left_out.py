@@ -49,7 +49,9 @@ def leave_out(results: dict, suite: Suite, too_long: Items) -> list[dict]:
         results["results"][name] = others | _aggregated(kept, suite.tasks[name])
         results["n-samples"][name]["effective"] = len(ids) - len(gone)
     if entries and not any(results["samples"].values()):
-        raise nothing_fits(entries)
+        asked = [suite.tasks[name] for name in {name for name, _ in too_long}]
+        examples = any(task.config.num_fewshot for task in asked)
+        raise nothing_fits(entries, to_fit(examples, any(task.OUTPUT_TYPE == "generate_until" for task in asked)))
     return entries
 
 
@@ -63,12 +65,21 @@ def _aggregated(samples: list[dict], task: Task) -> dict[str, Any]:
     return {f"{metric},{name}": rules.get(metric, np.mean)(some) for (metric, name), some in values.items()}
 
 
-def nothing_fits(entries: list[dict]) -> UserError:
+def to_fit(examples: bool, replies: bool) -> str:
+    """What makes items shorter: fewer few-shot examples if the task draws some, and shorter replies if it has any."""
+    options = [*(["num_fewshot=0"] if examples else []), *(["max_gen_toks=64"] if replies else [])]
+    ways = [*(["fewer examples"] if examples else []), *(["shorter replies"] if replies else [])]
+    if not options:
+        return "use a model with a longer context: these prompts are the task's own"
+    return f"use {' or '.join(ways)} (SUITE?{'&'.join(options)})"
+
+
+def nothing_fits(entries: list[dict], fix: str) -> UserError:
     """The error for a suite of which no item fits."""
     return UserError(
         "No item fits into the model's context.",
         got="; ".join(f"{entry['n']} of {entry['of']} items of {entry['task']} are too long" for entry in entries),
-        fix="use fewer examples or shorter replies (SUITE?num_fewshot=0&max_gen_toks=64), or omit the suite",
+        fix=f"{fix}, or omit the suite",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignment.errors import UserError
 from eval.comparison.calibration import expected_calibration_error
 from eval.comparison.intervals import macro_interval, t_interval
 from eval.comparison.standard_errors import macro_error, macro_mean, weighted_mean
@@ -96,6 +97,24 @@ def summarise(items: pandas.DataFrame, results: dict, suite: Suite) -> list[dict
         rows += _calibration(items[(items["task"] == short_name(name)) & (items["metric"] == "brier")])
     rows += [row for group in suite.groups.values() for row in _aggregates(group, items, rows)]
     return rows + _centred_average(suite, rows)
+
+
+def require_figures(figures: list[dict], suite: Suite, left_out: list[dict]) -> None:
+    """Raise for tasks of which a run has no figure, apart from those whose items are all left out.
+
+    Args:
+        figures: as `summarise` returns them.
+        left_out: as `eval.conditions.left_out.leave_out` returns them.
+    """
+    known = {row["task"] for row in figures} | {row["task"] for row in left_out if row["n"] == row["of"]}
+    lacking = [name for name in suite.tasks if short_name(name) not in known]
+    if lacking:
+        raise UserError(
+            f"No figure of {', '.join(lacking)}.",
+            got="process_results without a metric for any reply",
+            expected="at least one metric",
+            fix="correct process_results or metric_list in the task's YAML",
+        )
 
 
 def label(metric: str, filter_name: str) -> str:
@@ -196,7 +215,7 @@ def _figure(items: pandas.DataFrame, value: float, n: int, higher_is_better: boo
         **spread,
         "n": n,
         "chance": guess,
-        "centred": None if guess is None else (value - guess) / (1 - guess),
+        "centred": _above_chance(value, guess),
         "higher_is_better": higher_is_better,
         "is_mean": bool(is_mean),
         "members": None,
@@ -285,7 +304,7 @@ def _aggregates(group: Group, items: pandas.DataFrame, rows: list[dict]) -> list
                 **_spread(*arrays),
                 "n": len(found),
                 "chance": guess,
-                "centred": None if guess is None else (value - guess) / (1 - guess),
+                "centred": _above_chance(value, guess),
                 "higher_is_better": parts[0]["higher_is_better"],
                 "is_mean": True,
                 "members": members,
@@ -298,6 +317,11 @@ def _aggregates(group: Group, items: pandas.DataFrame, rows: list[dict]) -> list
 def _filters(aggregate: Any) -> list[str]:
     """The filters of an aggregate: lm-eval calls the absence of a filter `none`."""
     return aggregate.filter_list or ["none"]
+
+
+def _above_chance(value: float, guess: float | None) -> float | None:
+    """The share of what guessing leaves; None if that is unknown, or nothing, as with a single choice."""
+    return None if guess is None or guess == 1 else (value - guess) / (1 - guess)
 
 
 def _number(value: float) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,12 +20,13 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from tqdm import trange
-from transformers import StoppingCriteria
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.generation import ONE_REPLY, SAMPLING, end_token_ids, own_settings, settings_named
 from alignment.models.output_layer import contiguous_states
+from eval.conditions.left_out import to_fit
 from eval.harness.chat_prompt import render_chat
 
 if TYPE_CHECKING:
@@ -67,6 +68,25 @@ class StopAtText(StoppingCriteria):
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 
+class RefuseNan(LogitsProcessor):
+    """Refuses logits that are not numbers: a greedy reply would repeat the first token of the vocabulary."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        require_numbers(scores)
+        return scores
+
+
+def require_numbers(values: torch.Tensor) -> None:
+    """Raise for logits or log-likelihoods that are NaN; negative infinity, of a token ruled out, is a number."""
+    if values.isnan().any():
+        raise UserError(
+            "The model's logits are not numbers.",
+            got="NaN",
+            expected="finite logits",
+            fix="restore the weights from an earlier checkpoint: these overflow, or hold NaN",
+        )
+
+
 def context_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The model's context length in tokens, from its config, or otherwise from its tokenizer."""
     return context_length(model.config) or int(min(tokenizer.model_max_length, 2048))
@@ -99,6 +119,7 @@ class CausalLM(HFLM):
         too_long: what to do about requests that do not fit into the context: `refuse` them with an error, or `skip`
             them, with an empty reply or a log-likelihood of 0 that the caller has to leave out.
         ends: further token ids and texts that end a reply.
+        with_examples: names of the tasks that draw few-shot examples, for advice.
 
     Attributes:
         replies: (task name, document index) -> the replies of `generate_until`.
@@ -115,14 +136,18 @@ class CausalLM(HFLM):
         *,
         too_long: str = "refuse",
         ends: tuple[list[int], list[str]] = ([], []),
+        with_examples: Collection[str] = (),
     ):
         self.context = context_limit(model, tokenizer)
+        has_spare = any((tokenizer.pad_token, tokenizer.unk_token, tokenizer.eos_token))
         options = {"backend": "causal", "max_length": self.context, "batch_size": batch_size}
         with _ties_kept(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, **options)
+        # Otherwise lm-eval adds a token, of which the model has no row; padding is masked, so that any token will do.
+        self.padding = self.tokenizer.pad_token_id if has_spare else 0
         self.stop_ids = sorted({*end_token_ids(model, self.tokenizer), *ends[0]})
         self.stop_texts = ends[1]
-        self.too_long = too_long
+        self.too_long, self.with_examples = too_long, with_examples
         self.skipped: set[tuple[str, int]] = set()
         self.replies: dict[tuple[str, int], list[Reply]] = {}
         forward = getattr(model, "get_base_model", lambda: model)().forward
@@ -145,7 +170,7 @@ class CausalLM(HFLM):
             UserError: a prompt leaves no room for its reply within the model's context, and may not be skipped.
         """
         encoded = self._encode([request.args[0] for request in requests])
-        prompts = [encoded[request.args[0]] or [self.prefix_token_id] for request in requests]
+        prompts = [encoded[request.args[0]] or [self._begin()] for request in requests]
         settings = [repr(sorted(request.args[1].items())) for request in requests]
         limits = {
             text: normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
@@ -189,19 +214,43 @@ class CausalLM(HFLM):
         stops += self.stop_texts
         if not options["do_sample"]:
             options.pop("temperature", None)
-        inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(self.device)
+        options["logits_processor"] = LogitsProcessorList([RefuseNan(), *options.get("logits_processor", [])])
+        inputs = self._padded(prompts)
         width = inputs["input_ids"].shape[1]
         with contiguous_states(self.model), settings_named(self.model.generation_config, options):
             output = self.model.generate(
                 **inputs,
                 max_new_tokens=limit,
-                eos_token_id=self.stop_ids,
-                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.stop_ids or None,
+                pad_token_id=self.padding,
                 stopping_criteria=[StopAtText(self.tokenizer, stops, width)] if stops else None,
                 tokenizer=self.tokenizer,  # for stop_strings of a generation config
                 **ONE_REPLY | options,
             )
         return [self._read(row, stops, limit) for row in output[:, width:].tolist()]
+
+    def _padded(self, prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+        """(rows, longest prompt) token ids with padding on the left, and the mask that hides it."""
+        width = max(map(len, prompts))
+        ids = [[self.padding] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        tensors = {"input_ids": ids, "attention_mask": mask}
+        return {name: torch.tensor(rows, device=self.device) for name, rows in tensors.items()}
+
+    def _begin(self) -> int:
+        """The token before an empty prompt or context.
+
+        Raises:
+            UserError: the tokenizer has neither a BOS nor an EOS token.
+        """
+        if self.prefix_token_id is None:
+            raise UserError(
+                "An item without a prompt needs a token to begin with.",
+                got="a tokenizer with neither a BOS nor an EOS token",
+                expected="bos_token or eos_token in tokenizer_config.json",
+                fix="set one of them, or leave out suites whose items have no prompt",
+            )
+        return self.prefix_token_id
 
     def _read(self, tokens: list[int], stops: list[str], limit: int) -> Reply:
         """Cut generated token ids at the first stop token or stop string; padding follows."""
@@ -230,7 +279,7 @@ class CausalLM(HFLM):
     def _encode(self, texts: list[str]) -> dict[str, list[int]]:
         """Encode texts like `tok_encode`, in one batch."""
         special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
-        begun = self.tokenizer.decode(self.prefix_token_id)
+        begun = None if self.prefix_token_id is None else self.tokenizer.decode(self.prefix_token_id)
         groups: dict[bool, list[str]] = {False: [], True: []}
         for text in dict.fromkeys(texts):
             groups[has_bos_prefix(text, begun)].append(text)
@@ -252,11 +301,13 @@ class CausalLM(HFLM):
         if context:
             return super()._encode_pair(context, continuation)
         ids = self.tok_encode(continuation, add_special_tokens=False)
-        return ([self.prefix_token_id], ids) if ids[0] != self.prefix_token_id else (ids[:1], ids[1:])
+        begin = self._begin()
+        return ([begin], ids) if ids[0] != begin else (ids[:1], ids[1:])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Like lm-eval's method, with texts of similar length per batch; long texts are scored in windows, not cut."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
+        self._begin()
         # lm-eval conditions the first token on the BOS token; one that the tokenizer adds would be scored as text.
         before, self.add_bos_token = self.add_bos_token, False
         try:
@@ -307,6 +358,7 @@ class CausalLM(HFLM):
         log_probs = torch.log_softmax(logits[picked[:, 0], picked[:, 1]], dim=-1, dtype=self.softmax_dtype)
         line = torch.tensor(lines, device=logits.device)
         values = log_probs[line, tokens]
+        require_numbers(values)
         greedy = log_probs.argmax(dim=-1)[line] == tokens
         sizes = [len(ids) for _, ids in continuations]
         parts = zip(values.split(sizes), greedy.split(sizes), strict=True)
@@ -345,8 +397,7 @@ class CausalLM(HFLM):
                 f"{counts[0]} of {counts[1]} items of task {task!r} do not fit into the model's context.",
                 got=f"up to {prompt} prompt tokens + {reply} for the reply",
                 expected=f"at most {self.context} tokens",
-                fix="use fewer examples or shorter replies (SUITE?num_fewshot=0&max_gen_toks=64), or leave such items "
-                "out (--too_long skip)",
+                fix=f"{to_fit(task in self.with_examples, reply > 0)}, or leave such items out (--too_long skip)",
             )
         self.skipped |= skipped
         return [i for i, item in enumerate(items) if item not in skipped]

@@ -9,14 +9,16 @@ from pathlib import Path
 from alignment.errors import UserError, raise_all
 from eval.comparison.find import measurement, records_of, without_template
 from eval.conditions.chat_template import ASK, template_of
+from eval.conditions.suite_identity import SuiteNow
 from eval.harness.place import place_of
 from eval.harness.run_suite import evaluate_many
-from eval.harness.store import read_record, run_name, sha256_of_text, variant_words
+from eval.harness.store import checkpoint_digest, other_checkpoint, read_record, run_name, sha256_of_text, variant_words
 from eval.harness.suite import FORMATS, suite_formats, suite_name
 from eval.harness.with_base import evaluate_with_base
 
 logger = logging.getLogger(__name__)
 
+Records = dict[Path, dict]
 Lacking = dict[str, list[str]]  # suite -> formats
 
 
@@ -30,10 +32,11 @@ def evaluate_missing(
     batch_size: int = 64,
     chat_template: str | None = None,
     too_long: str = "skip",
-) -> None:
+) -> list[Path]:
     """Run suites on the checkpoints of a comparison that have no runs of them.
 
-    If `first` is the base of an adapter among `others` and both lack the same runs, both are evaluated from one load.
+    A run counts only if the checkpoint's weights and the suite are those that it measured. If `first` is the base of an
+    adapter among `others` and both lack the same runs, both are evaluated from one load.
 
     Args:
         first, others: as for `eval.comparison.find.match`; folders of runs, which are not checkpoints, are skipped.
@@ -42,15 +45,23 @@ def evaluate_missing(
         limit: items per task; such runs are a variant, as with `align eval`.
         batch_size: rows per batch.
         chat_template, too_long: as for `evaluate`. Runs in the chat format count only if they were in this template.
+
+    Returns:
+        The folders of runs that do not count, and were not replaced: of other weights or of another suite.
     """
     sides = list(dict.fromkeys([first, *others]))
-    checkpoints = {side: found for side in sides if (found := _checkpoint(side)) is not None}
+    checkpoints = {side: path for side in sides if (path := _checkpoint(side)) is not None}
     variant = {"limit": limit} if limit else {}
     options = {"limit": limit, "variant": variant, "batch_size": batch_size, "too_long": too_long}
     options["chat_template"] = chat_template
     lacking: dict[str, Lacking] = {side: {} for side in checkpoints}
+    found = {side: _records_now(side, checkpoints.get(side), suites) for side in sides}
+    outdated = {folder: record for _, others in found.values() for folder, record in others.items()}
+    for folder in outdated:
+        logger.warning("%s is of other weights or of another suite with that name, and does not count", folder)
+    current = {side: list(records.values()) for side, (records, _) in found.items()}
     for suite in suites:
-        for side, missing in _missing(suite, sides, formats, limit, chat_template).items():
+        for side, missing in _missing(suite, current, formats, limit, chat_template).items():
             if side in checkpoints and (
                 possible := _possible(checkpoints[side], suite, missing, formats, chat_template)
             ):
@@ -67,6 +78,27 @@ def evaluate_missing(
         _run(checkpoints[adapter], lacking.pop(adapter), options, checkpoints[first])
     for side, suites_left in lacking.items():
         _run(checkpoints[side], suites_left, options)
+    return [folder for folder, record in outdated.items() if read_record(folder) == record]
+
+
+def _records_now(side: str, checkpoint: str | None, suites: Sequence[str]) -> tuple[Records, Records]:
+    """A side's runs of suites that measured its checkpoint and the suites as they are now, and its other runs of them.
+
+    A folder of runs is compared as it is: there is nothing that could be evaluated again.
+    """
+    named: dict[str, SuiteNow] = {suite_name(suite): SuiteNow(suite) for suite in suites}
+    records = {folder: record for folder, record in records_of(side).items() if record["suite"] in named}
+    if checkpoint is None or not records:
+        return records, {}
+    weights = checkpoint_digest(checkpoint)
+    same = {
+        folder: record
+        for folder, record in records.items()
+        # Of a checkpoint on the hub, no digest is known.
+        if (None in (weights, record.get("checkpoint_digest")) or record["checkpoint_digest"] == weights)
+        and named[record["suite"]].is_in(record)
+    }
+    return same, {folder: record for folder, record in records.items() if folder not in same}
 
 
 def _checkpoint(side: str) -> str | None:
@@ -80,7 +112,11 @@ def _checkpoint(side: str) -> str | None:
 
 
 def _missing(
-    suite: str, sides: Sequence[str], formats: Sequence[str] | None, limit: int | None, chat_template: str | None
+    suite: str,
+    current: dict[str, list[dict]],
+    formats: Sequence[str] | None,
+    limit: int | None,
+    chat_template: str | None,
 ) -> Lacking:
     """Side -> the formats of a suite in which the comparison needs a run that the side lacks."""
     name, variant = suite_name(suite), " ".join(variant_words({"limit": limit} if limit else {}))
@@ -88,10 +124,10 @@ def _missing(
     measured = {
         side: {
             (measurement if digest is None else without_template)(record)
-            for record in records_of(side).values()
+            for record in records
             if record["suite"] == name and (digest is None or _asked_in(record, digest))
         }
-        for side in sides
+        for side, records in current.items()
     }
     if formats is None and limit is None and set.intersection(*measured.values()):
         return {}
@@ -164,8 +200,8 @@ def _require_free_names(lacking: dict[str, Lacking], variant: dict, chat_templat
             for suite, formats in missing.items()
             for format in formats
         ]:
-            if (folder / "run.json").is_file():
-                taken[folder] = read_record(folder)["checkpoint"]
+            if other := other_checkpoint(folder, checkpoint, place.stage):
+                taken[folder] = other
             if folder in taken:
                 refused.append(
                     UserError(

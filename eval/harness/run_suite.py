@@ -15,6 +15,7 @@ from alignment.errors import UserError
 from eval.conditions.chat_template import possible_formats, reply_ends, with_template
 from eval.conditions.eval_options import require_options
 from eval.conditions.left_out import leave_out, note
+from eval.conditions.suite_identity import require_not_other_suites, suite_source
 from eval.harness.store import (
     checkpoint_digest,
     require_not_others,
@@ -100,6 +101,7 @@ def evaluate(
         record = {
             "run_id": run_name(stage or Path(checkpoint).name, loaded_suite.name, format, variant or {}),
             "suite": loaded_suite.name,
+            "suite_source": suite_source(suite),
             "format": format,
             "variant": variant or {},
             "stage": stage,
@@ -142,7 +144,8 @@ def evaluate_many(
         The records of the runs, in the order of the suites.
 
     Raises:
-        UserError: as for `evaluate`; two suites have the same name; a run's folder holds another checkpoint's run.
+        UserError: as for `evaluate`; two suites have the same name; a run's folder holds a run of another checkpoint
+            or suite.
     """
     from alignment.models.checkpoints import require_checkpoint
     from alignment.models.loading import load_tokenizer
@@ -170,13 +173,17 @@ def evaluate_many(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(
-            "Two suites have the same name.", got=", ".join(twice), fix="rename a file, or run them separately"
+            "Two suites have the same name.",
+            got=", ".join(twice),
+            fix="rename a file, or run them separately, each with its own --output_dir",
         )
-    require_not_others([Path(output_dir) / name for name in names], checkpoint, stage)
+    folders = [Path(output_dir) / name for name in names]
+    require_not_others(folders, checkpoint, stage)
+    require_not_other_suites([(folder, *run) for folder, run in zip(folders, runs, strict=True)])
     options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
     return [
-        evaluate(checkpoint, suite, format, Path(output_dir) / name, stage=stage, variant=variants[format], **options)
-        for (suite, format), name in zip(runs, names, strict=True)
+        evaluate(checkpoint, suite, format, folder, stage=stage, variant=variants[format], **options)
+        for (suite, format), folder in zip(runs, folders, strict=True)
     ]
 
 
@@ -211,7 +218,7 @@ def _measure(
     """Run lm-eval; return the item rows, and the record's entries about checkpoint, suite and figures."""
     import lm_eval
 
-    from eval.harness.items import collect_items, summarise
+    from eval.harness.items import collect_items, require_figures, summarise
     from eval.harness.lm import CausalLM
     from eval.harness.suite import quiet_lm_eval, suite_digest
     from eval.suite_rows.row_checks import failures_named
@@ -220,7 +227,9 @@ def _measure(
     with _evaluating(model), quiet_lm_eval(), failures_named(suite.tasks.values()):
         settings = record["settings"]
         ends = reply_ends(tokenizer) if settings["chat_template"] else ([], [])
-        lm = CausalLM(model, tokenizer, settings["batch_size"], too_long=settings["too_long"], ends=ends)
+        asking = {"too_long": settings["too_long"], "ends": ends}
+        asking["with_examples"] = [name for name, task in suite.tasks.items() if task.config.num_fewshot]
+        lm = CausalLM(model, tokenizer, settings["batch_size"], **asking)
         _set_seeds(suite, record["seeds"]["sampling"])
         results = lm_eval.evaluate(
             lm,
@@ -233,6 +242,7 @@ def _measure(
         left_out = leave_out(results, suite, lm.skipped)
         items = collect_items(results["samples"], suite, lm.replies)
         figures = summarise(items, results, suite)
+        require_figures(figures, suite, left_out)
         digest = suite_digest(suite)
     return items, {
         "checkpoint_digest": checkpoint_digest(record["checkpoint"]),

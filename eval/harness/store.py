@@ -129,28 +129,30 @@ def _read_items(file: Path) -> pandas.DataFrame:
 
 
 def require_not_others(folders: list[Path], checkpoint: str | Path, stage: str) -> None:
-    """Raise if a run would overwrite a run of another checkpoint with the same name.
+    """Raise if a run would overwrite a run of another checkpoint with the same name."""
+    refused = [
+        UserError(
+            f"{folder} holds an eval run of another checkpoint with that name",
+            got=other,
+            expected=f"another folder for the run of {checkpoint}",
+            fix="set --output_dir, or remove the existing run",
+        )
+        for folder in folders
+        if (other := other_checkpoint(folder, checkpoint, stage))
+    ]
+    raise_all(refused)
+
+
+def other_checkpoint(folder: Path, checkpoint: str | Path, stage: str) -> str | None:
+    """The checkpoint of the run in a folder if it is another one; None also without a run.
 
     In its own run directory (which may have been moved) a stage's checkpoint is the only one with its name.
     """
-    refused = []
-    for folder in folders:
-        own = (
-            Path(checkpoint).resolve() == (Path(os.path.abspath(folder)).parent.parent / stage / "checkpoint").resolve()
-        )
-        if own or not (folder / "run.json").is_file():
-            continue
-        other = read_record(folder)["checkpoint"]
-        if Path(other).resolve() != Path(checkpoint).resolve():
-            refused.append(
-                UserError(
-                    f"{folder} holds an eval run of another checkpoint with that name",
-                    got=other,
-                    expected=f"another folder for the run of {checkpoint}",
-                    fix="set --output_dir, or remove the existing run",
-                )
-            )
-    raise_all(refused)
+    own = (Path(os.path.abspath(folder)).parent.parent / stage / "checkpoint").resolve()
+    if Path(checkpoint).resolve() == own or not (folder / "run.json").is_file():
+        return None
+    found = read_record(folder)["checkpoint"]
+    return found if Path(found).resolve() != Path(checkpoint).resolve() else None
 
 
 def is_whole(path: Path) -> bool:
@@ -177,6 +179,8 @@ def read_record(path: Path) -> dict:
     wrong += [name for name in ("variant", "versions") if not isinstance(record.get(name) or {}, dict)]
     if not wrong and not all(map(_is_figure, record["tasks"])):
         wrong = ["tasks"]
+    if not _are_left_out(record.get("left_out", [])):  # older runs lack the key
+        wrong.append("left_out")
     if wrong:
         raise (UserError if RECORD.keys() & record.keys() else ForeignRecord)(
             f"{file} is not that of an eval run",
@@ -192,6 +196,19 @@ def _is_figure(figure: object) -> bool:
     if not isinstance(figure, dict) or not {"task", "metric", "is_mean"} <= figure.keys():
         return False
     return not figure["is_mean"] or {"members", "pooled", "higher_is_better"} <= figure.keys()
+
+
+def _are_left_out(entries: object) -> bool:
+    """Whether a record's `left_out` has what a comparison reads."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("task"), str)
+        and isinstance(entry.get("items"), list)
+        and all(isinstance(item, str) for item in entry["items"])
+        and isinstance(entry.get("n"), int)
+        and isinstance(entry.get("of"), int)
+        for entry in entries
+    )
 
 
 def checkpoint_digest(checkpoint: str | Path) -> str | None:

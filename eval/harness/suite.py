@@ -29,6 +29,7 @@ from alignment.errors import UserError, raise_all, unknown
 from alignment.name_options import read_options, split_name
 from eval.conditions.eval_options import require_options
 from eval.suite_rows.row_checks import require_usable_rows, rows_checked
+from eval.suite_rows.task_settings import require_usable_settings
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -140,7 +141,9 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
     try:
         with quiet_lm_eval(), rows_checked():
             loaded = _load(name, path, format, options)
-    except _loading_errors() as error:
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a suite's files are code and settings of its author
         raise UserError(
             f"Suite {spec!r} could not be loaded.",
             got=f"{type(error).__name__}: {error}",
@@ -152,19 +155,10 @@ def load_suite(spec: str, format: str, *, num_fewshot: int | None = None, suite_
         for task in loaded["tasks"].values():
             _require_metrics(task)
             _set_up(task, num_fewshot, max_gen_toks)
+            require_usable_settings(task)
             require_usable_rows(task)
     centred = _packaged(path).get("centred", {}) if path else {}
     return Suite(suite_name(spec), loaded["tasks"], loaded.get("groups", {}), bool(calibration), centred)
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """What lm-eval, `datasets`, YAML and templates raise for a suite that is not as they expect."""
-    import datasets
-    import jinja2
-    import yaml
-
-    libraries = (yaml.YAMLError, jinja2.TemplateError, datasets.exceptions.DatasetsError)
-    return (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, OSError, *libraries)
 
 
 def item_texts(spec: str) -> list[str]:
@@ -272,13 +266,31 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
         return TaskManager(include_defaults=False).load([question_task(path, format, match)])
     folder, file = (path, path / f"{format}.yaml") if path.is_dir() else (path.parent, path)
     file = file if file.exists() else folder / "suite.yaml"
-    manager = TaskManager(include_path=folder, include_defaults=False, metadata={"suite_args": options})
+    try:
+        manager = TaskManager(include_path=folder, include_defaults=False, metadata={"suite_args": options})
+    except TypeError:  # lm-eval sorts the names of all files of the folder
+        _require_names(folder)
+        raise
     if not file.exists():
         return manager.load(manager.all_groups or manager.all_subtasks)
     defined = _defined_name(file)
     # The other format's file defines the same name, and lm-eval's own loading by path mistakes a group for its tasks.
     manager.task_index[defined].yaml_path = file
     return manager.load([defined])
+
+
+def _require_names(folder: Path) -> None:
+    """Raise for the files of a folder in which a task's or group's name is not text, such as `task: 5`."""
+    from lm_eval.tasks._index import TaskIndex
+
+    index = TaskIndex().build([folder], resolve_includes=False)
+    raise_all(
+        [
+            UserError(f"{entry.yaml_path} has a name that is not text.", got=name, fix=f'write it as text: "{name}"')
+            for name, entry in index.items()
+            if not isinstance(name, str)
+        ]
+    )
 
 
 def _require_no_options(name: str, options: dict, own: tuple[str, ...] = ()) -> None:

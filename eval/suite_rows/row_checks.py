@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
+MODEL = "eval.harness.lm"  # what fails there is not the task's
 LOCAL_BUILDERS = ("json", "csv", "text", "parquet", "arrow", "pandas")  # of datasets: files of the user
 FUNCTIONS = ("custom_dataset", "process_docs", "doc_to_text", "doc_to_target", "doc_to_choice", "process_results")
+RAISED = (Exception, SystemExit)  # by code of a task's author, who may also call sys.exit
 SHOWN_PROBLEMS = 5
 HELP = (
     "rename or add the columns, or write an lm-eval YAML for these rows; docs/suites.md lists the files that are read"
@@ -46,7 +48,7 @@ def rows_checked() -> Iterator[None]:
             yield
     except UserError:
         raise
-    except Exception as error:  # the functions and templates of a task are its author's, and may raise anything
+    except RAISED as error:  # the functions and templates of a task are its author's, and may raise anything
         if loading and (refusal := _refusal(loading[0], error)):
             raise refusal from error
         raise
@@ -54,15 +56,17 @@ def rows_checked() -> Iterator[None]:
 
 @contextmanager
 def failures_named(tasks: Iterable[ConfigurableTask]) -> Iterator[None]:
-    """Name the task and its function if one fails inside, for example on a reply."""
+    """Name the task and its function, filter or metric if one fails inside, for example on a reply."""
     try:
         yield
-    except UserError:
+    except (UserError, OSError, MemoryError):
         raise
-    except Exception as error:  # as in `rows_checked`
+    except RAISED as error:  # as in `rows_checked`
         failing = ((task, function) for task in tasks if (function := _failing(task, error)))
         if found := next(failing, None):
             raise _failed(*found, error) from error
+        if step := _step_of(error):
+            raise _unscored(*step, error) from error
         raise
 
 
@@ -144,7 +148,7 @@ def _problems(task: ConfigurableTask, docs: Dataset, what: str) -> Iterator[User
     for number, doc in enumerate(docs, 1):
         try:
             problem = _problem_of(task, doc)
-        except Exception as error:  # as in `rows_checked`
+        except RAISED as error:  # as in `rows_checked`
             function = _failing(task, error) or "a template"
             problem = f"{function} fails with {type(error).__name__}: {error}"
         if problem:
@@ -226,7 +230,7 @@ def _code(function: Callable) -> object:
     return getattr(function, "__code__", getattr(type(function).__call__, "__code__", None))
 
 
-def _refusal(task: ConfigurableTask, error: Exception) -> UserError | None:
+def _refusal(task: ConfigurableTask, error: BaseException) -> UserError | None:
     """The refusal for an error while a task was loaded; None if neither its rows nor its functions are the reason."""
     function, columns = _failing(task, error), _columns(task)
     if function and isinstance(error, KeyError) and columns and _is_missing_column(error.args[0], columns):
@@ -252,13 +256,43 @@ def _is_missing_column(key: object, columns: list[str]) -> bool:
     return isinstance(key, str) and COLUMN.fullmatch(key) is not None and key not in columns
 
 
-def _failed(task: ConfigurableTask, function: str, error: Exception) -> UserError:
+def _failed(task: ConfigurableTask, function: str, error: BaseException) -> UserError:
     columns = _columns(task)
     return UserError(
         f"Task {task.config.task!r}: {function} failed.",
         got=f"{type(error).__name__}: {error}" + (f"; columns {', '.join(columns)}" if columns else ""),
         expected="rows that the task can read, and functions and templates that read them",
         fix=HELP if columns else "correct the function",
+    )
+
+
+def _step_of(error: BaseException) -> tuple[str, str] | None:
+    """(task, step) of lm-eval in which an error was raised; None if the model raised it, or the error is not its."""
+    from lm_eval.api.task import Task
+
+    task, step, frame = None, None, error.__traceback__
+    while frame is not None:
+        module, places = frame.tb_frame.f_globals.get("__name__", ""), frame.tb_frame.f_locals
+        if module == MODEL:
+            return None
+        if module.startswith("lm_eval."):
+            step = step or "its replies cannot be scored"
+            owners = (places.get("self"), places.get("task"))
+            task = next((owner.task_name for owner in owners if isinstance(owner, Task)), task)
+        if module.startswith("lm_eval.filters."):
+            step = "a filter fails on a reply"
+        if frame.tb_frame.f_code.co_name == "_compute_task_aggregations" and "metric" in places:
+            step = f"the scores of metric {places['metric']} cannot be aggregated"
+        frame = frame.tb_next
+    return (task, step) if task and step else None
+
+
+def _unscored(task: str, step: str, error: BaseException) -> UserError:
+    return UserError(
+        f"Task {task!r}: {step}.",
+        got=f"{type(error).__name__}: {error}",
+        expected="filters and metrics for replies of this kind, and rows that they can read",
+        fix="correct metric_list, filter_list or process_results in the task's YAML, or the rows",
     )
 
 

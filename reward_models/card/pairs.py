@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,13 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
     found: dict[str, tuple[Text, list[Text], list[float]]] = {}
     for row in rows:
         _, completions, scores = found.setdefault(json.dumps(row["prompt"]), (row["prompt"], [], []))
-        completions += row[column] if several else [row[column]]
-        scores += row[gold] if several else [row[gold]]
+        given, their = (row[column], row[gold]) if several else ([row[column]], [row[gold]])
+        if not (isinstance(given, list) and isinstance(their, list)):
+            raise UserError(
+                f"{file}: {column} and {gold} are not lists", got=f"{given!r} and {their!r}"[:200], expected="two lists"
+            )
+        completions += given
+        scores += their
     groups = list(found.values())
     _require_scores(file, gold, groups)
     return [prompt for prompt, _, _ in groups], [some for _, some, _ in groups], [scores for _, _, scores in groups]
@@ -62,7 +68,8 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
 
 def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text], list[float]]]) -> None:
     for prompt, completions, scores in groups:
-        if len(completions) != len(scores) or None in scores:
+        numbers = all(isinstance(one, (int, float)) and math.isfinite(one) for one in scores)
+        if len(completions) != len(scores) or not numbers:
             raise UserError(
                 f"{file}: completions without a gold score",
                 got=f"{len(completions)} completions, {gold} {scores} for {prompt!r}",

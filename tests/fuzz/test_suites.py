@@ -63,9 +63,11 @@ def check_suite(rows: list, options: dict[str, str], format: str) -> None:
             assert not run.exists(), "a refused suite left a run"
             return
         items = pandas.read_parquet(run / "items.parquet")
-        assert len(items) >= len(rows) > 0, "questions were lost"
+        left_out = sum(entry["n"] for entry in record["left_out"])
+        of_each_metric = set(items.groupby("metric").size() + left_out)
+        assert of_each_metric == {len(rows)} and rows, "questions were lost"
         for task in record["tasks"]:
-            assert math.isfinite(task["value"]) and task["n"] == len(rows)
+            assert math.isfinite(task["value"]) and task["n"] == len(rows) - left_out
 
 
 @fuzz(40)

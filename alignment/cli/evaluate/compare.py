@@ -62,16 +62,18 @@ def main(args: argparse.Namespace) -> int:
     from eval.harness.suite import suite_name
 
     check_arguments(args)
+    outdated: list[Path] = []
     gates = [parse_gate(text) for text in args.fail_on_regression]
     if args.suite:
         formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
         keys = ("limit", "batch_size", "chat_template", "too_long")
-        evaluate_missing(args.a, args.b, args.suite, formats, **{key: getattr(args, key) for key in keys})
+        options = {key: getattr(args, key) for key in keys}
+        outdated = evaluate_missing(args.a, args.b, args.suite, formats, **options)
     elif args.format or args.limit or args.chat_template:
         raise UserError(
             "--format, --limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME"
         )
-    pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite])
+    pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite], outdated)
     rows = compare_pairs(pairs, any_template=args.any_template)
     if not rows:
         raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from alignment.cli.evaluate.judging import load_judge
+    from alignment.errors import UserError
     from eval.generation.sample import require_new, write_json
     from eval.generation.winrate import compare_outputs
 
@@ -56,6 +57,13 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, result)
         print(f"written to {args.json}")
+    if not result["n"]:
+        raise UserError(
+            "the judge has no opinion on any pair",
+            got=f"{result['unjudged']} pairs without a verdict",
+            expected="a judge that scores these prompts and replies",
+            fix="give the columns that the judge reads, or another --judge",
+        )
     return 0
 
 

@@ -155,3 +155,17 @@ def test_winrate_takes_prompts_for_two_checkpoints_only(checkpoints, folder):
         call(winrate, file, side, *judge, "--prompts", "tinyworld:prompts")
     with pytest.raises(UserError, match="no such folder"):
         call(winrate, file, folder / "nowhere", *judge)
+
+
+def test_a_judge_without_an_opinion_is_no_result(tmp_path, capsys):
+    rows = "".join(json.dumps({"prompt": f"p{n}", "completion": "x"}) + "\n" for n in range(3))
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    (tmp_path / "silent.py").write_text(
+        "def judge(prompts, completions, **columns):\n    return [None] * len(prompts)\n"
+    )
+    sides = [tmp_path / f"{name}.jsonl" for name in "ab"]
+    with pytest.raises(UserError, match="no opinion on any pair"):
+        call(winrate, *sides, "--judge", f"{tmp_path}/silent.py:judge", "--json", tmp_path / "w.json")
+    assert "3 without an opinion" in capsys.readouterr().out
+    assert json.loads((tmp_path / "w.json").read_text())["unjudged"] == 3, "what was asked is kept"

@@ -129,6 +129,24 @@ def test_suites_with_the_same_name_do_not_overwrite_each_other(checkpoints, tmp_
         call(eval, checkpoints / "sft/checkpoint", *both, "--output_dir", tmp_path)
 
 
+def test_a_run_of_another_suite_with_its_name_is_not_overwritten(checkpoints, tmp_path):
+    checkpoint = checkpoints / "sft/checkpoint"
+    for folder, question in (("a", "Who?"), ("b", "Where?")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "q.jsonl").write_text(json.dumps({"question": question, "answer": "I."}) + "\n")
+    options = ["--format", "plain", "--output_dir", tmp_path / "runs"]
+    call(eval, checkpoint, "--suite", tmp_path / "a/q.jsonl", *options)
+    written = next((tmp_path / "runs").glob("*/run.json"))
+    before = written.read_text()
+    with pytest.raises(UserError, match=f"(?s)another suite with that name.*{tmp_path}/a/q.*--output_dir"):
+        call(eval, checkpoint, "--suite", tmp_path / "b/q.jsonl", *options)
+    assert written.read_text() == before
+    call(eval, checkpoint, "--suite", tmp_path / "b/q.jsonl", *options[:-1], tmp_path / "others")  # as advised
+    (tmp_path / "a/q.jsonl").write_text('{"question": "When?", "answer": "I."}\n')
+    call(eval, checkpoint, "--suite", tmp_path / "a/q.jsonl", *options)  # changed, and not another
+    assert written.read_text() != before
+
+
 def test_a_run_of_another_checkpoint_is_not_overwritten(checkpoints, suite, tmp_path):
     options = ["--suite", suite, "--format", "plain", "--limit", 2, "--output_dir", tmp_path / "runs"]
     others = []

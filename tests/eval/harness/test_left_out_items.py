@@ -1,6 +1,7 @@
 """Items that do not fit into the model's context are left out and counted; the others score as if they were alone."""
 
 import json
+import re
 from pathlib import Path
 
 import lm_eval
@@ -98,6 +99,24 @@ def test_nothing_left_is_refused(model, tokenizer, tmp_path):
     suite = write_suite(tmp_path, "chosen", long=range(9))
     with pytest.raises(UserError, match="9 of 9"):
         evaluate("m", suite, "plain", tmp_path / "run", loaded=(model, tokenizer))
+
+
+@pytest.mark.parametrize("too_long", ["skip", "refuse"])
+@pytest.mark.parametrize(
+    ("kind", "shots", "advice"),
+    [
+        ("generated", 1, "SUITE?num_fewshot=0&max_gen_toks=64"),
+        ("generated", 0, "SUITE?max_gen_toks=64"),
+        ("chosen", 2, "SUITE?num_fewshot=0)"),
+        ("chosen", None, "longer context"),
+    ],
+)
+def test_only_options_that_the_task_has_are_advised(kind, shots, advice, too_long, model, tokenizer, tmp_path):
+    """A task whose examples are written into its prompt draws none."""
+    suite = write_suite(tmp_path, kind, long=range(9))
+    options = {"num_fewshot": shots, "too_long": too_long}
+    with pytest.raises(UserError, match=re.escape(advice)):
+        evaluate("m", suite, "plain", tmp_path / "run", loaded=(model, tokenizer), **options)
 
 
 def test_a_suite_that_fits_is_measured_as_before(model, tokenizer, tmp_path):

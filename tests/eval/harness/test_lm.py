@@ -9,6 +9,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from alignment.errors import UserError
 from eval.comparison.calibration import expected_calibration_error
 from eval.harness.lm import CausalLM
 from eval.harness.run_suite import evaluate, load_checkpoint
@@ -164,3 +165,53 @@ def test_calibration_of_multiple_choice(tmp_path, model, tokenizer):
     correct = acc["score"].to_numpy()
     expected = expected_calibration_error(acc["confidence"].to_numpy(), correct, by="width")
     assert figures["ece"]["value"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["chosen", "generated"])
+def test_logits_that_are_not_numbers_are_refused(kind, model, tokenizer, suite, tmp_path):
+    """The largest of NaN is the first: the first choice, or the first token of the vocabulary."""
+    broken = copy.deepcopy(model)
+    broken.lm_head.weight.data[7] = float("nan")
+    (tmp_path / "q.jsonl").write_text('{"question": "Who?", "choices": ["red", "blue"], "answer": "red"}\n')
+    asked = suite if kind == "generated" else str(tmp_path / "q.jsonl")
+    with pytest.raises(UserError, match="not numbers"):
+        evaluate("m", asked, "plain", tmp_path / "run", loaded=(broken, tokenizer), limit=2)
+    broken.lm_head.weight.data[7] = float("inf")  # of hidden states of either sign
+    with pytest.raises(UserError, match="not numbers"):
+        evaluate("m", asked, "chat", tmp_path / "run", loaded=(broken, tokenizer), limit=2)
+
+
+def bare(tokenizer, **kept):
+    """The tokenizer without special tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, chat_template=tokenizer.chat_template, **kept
+    )
+
+
+@pytest.mark.parametrize("format", ["plain", "chat"])
+def test_a_tokenizer_without_end_and_beginning(format, model, tokenizer, suite, tmp_path):
+    """As with an EOS token that never comes: the same prompts, scores and replies in batches of any size."""
+    (tmp_path / "q.jsonl").write_text(
+        '{"question": "Who?", "choices": ["red", "blue"], "answer": "red"}\n'
+        '{"question": "Where is the hen?", "choices": ["hill", "barn"], "answer": "barn"}\n'
+    )
+    own = copy.deepcopy(model)
+    own.generation_config.eos_token_id = None
+    for asked in (suite, str(tmp_path / "q.jsonl")):
+        found = []
+        for size, words in ((1, bare(tokenizer)), (4, bare(tokenizer)), (4, bare(tokenizer, pad_token="<|pad|>"))):
+            folder = tmp_path / f"{size}-{words.pad_token}"
+            evaluate("m", asked, format, folder, loaded=(own, words), limit=4, batch_size=size)
+            found.append(load_run(folder).items)
+        pandas.testing.assert_frame_equal(found[0], found[1])
+        pandas.testing.assert_frame_equal(found[0], found[2])
+        assert found[0]["prompt"].str.len().min() > 0
+
+
+def test_an_empty_prompt_without_a_beginning_is_refused(model, tokenizer):
+    lm = CausalLM(model, bare(tokenizer), 2)
+    for ask in (lm.loglikelihood, lm.loglikelihood_rolling):
+        with pytest.raises(UserError, match="bos_token or eos_token"):
+            ask(pairs(("", "red")))

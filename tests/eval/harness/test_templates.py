@@ -30,6 +30,8 @@ def place(tmp_path_factory, model, tokenizer):
     (folder / "own.jinja").write_text(template)
     (folder / "other.jinja").write_text(OTHER)
     (folder / "broken.jinja").write_text("{% for m in messages %}")
+    (folder / "latin.jinja").write_bytes("{# caf\u00e9 #}".encode("latin-1") + OTHER.encode())
+    (folder / "divides.jinja").write_text("{{ 1 // 0 }}")
     (folder / "sums.jsonl").write_text('{"question": "One plus one?", "answer": "2"}\n')
     return folder
 
@@ -120,6 +122,8 @@ MISTAKES = {
     "a folder without a template": (("--chat_template", "base"), "base"),
     "another file": (("--chat_template", "sums.jsonl"), "sums.jsonl"),
     "broken Jinja": (("--chat_template", "broken.jinja"), "broken.jinja"),
+    "a template that fails": (("--chat_template", "divides.jinja"), "divides.jinja"),
+    "a template in Latin-1": (("--chat_template", "latin.jinja"), "latin.jinja is not UTF-8"),
 }
 
 
@@ -128,6 +132,14 @@ def test_is_refused(arguments, word, run, tmp_path):
     said = run("eval", "base", "--suite", "sums.jsonl", "--output_dir", str(tmp_path), *arguments, code=2)
     assert word in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_template_in_any_encoding_with_a_mark(encoding, tmp_path):
+    from eval.conditions.chat_template import template_of
+
+    (tmp_path / "t.jinja").write_bytes(OTHER.encode(encoding))
+    assert template_of(str(tmp_path / "t.jinja")) == OTHER
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<END>"])

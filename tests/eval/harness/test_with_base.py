@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from shutil import copytree
 
@@ -185,3 +186,50 @@ def test_runs_with_the_same_name_are_not_overwritten(models, suite, loads):
 def test_options_of_the_evaluation_need_a_suite(models):
     with pytest.raises(UserError, match="--format, --limit and"):
         call(models / "base", models / "adapter", "--limit", 2)
+
+
+@pytest.mark.parametrize("changed", ["the weights of one", "the suite", "nothing"])
+def test_runs_of_other_weights_or_rows_do_not_count(changed, models, checkpoints, loads, tmp_path, capsys, caplog):
+    copytree(checkpoints / "sft/checkpoint", models / "other")
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "Who?", "choices": ["red", "blue"], "answer": "red"}\n')
+    sides = [models / "other", models / "base"]
+    arguments = (*sides, "--suite", asked, "--format", "plain")
+    call(*sides, "--suite", asked)
+    for side in sides:
+        evaluate(side, str(asked), "plain", Path(f"runs/evals/{side.name}-asked-plain"), stage=side.name)
+    before = {side: load_run(f"runs/evals/{side.name}-asked-plain").record for side in sides}
+    loads.clear()
+    caplog.clear()
+    if changed == "the suite":
+        asked.write_text('{"question": "Where?", "choices": ["red", "blue"], "answer": "red"}\n')
+    elif changed != "nothing":
+        shutil.copy(models / "other/model.safetensors", models / "base/model.safetensors")
+    wanted = {"the suite": sides, "nothing": []}.get(changed, sides[1:])
+    capsys.readouterr()
+    assert call(*arguments) == 0
+    assert loads == [str(side) for side in wanted]
+    after = {side: load_run(f"runs/evals/{side.name}-asked-plain").record for side in sides}
+    assert [side for side in sides if after[side] != before[side]] == wanted
+    assert ("does not count" in caplog.text) is bool(wanted)
+    shown = capsys.readouterr().out
+    assert ("asked  chat" in shown) is (changed == "nothing"), "runs that do not count are not shown either"
+    if changed == "the weights of one":
+        assert "+0.0000" in shown
+
+
+def test_a_run_of_another_suite_with_its_name_stays(models, loads, tmp_path):
+    for folder, question in (("n1", "Who?"), ("n2", "Where?")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text(json.dumps({"question": question, "answer": "red"}) + "\n")
+    sides = (models / "base", models / "base", "--format", "plain", "--suite")
+    assert call(*sides, tmp_path / "n1/test.jsonl") == 0
+    before = Path("runs/evals/base-test-plain/run.json").read_text()
+    with pytest.raises(UserError, match="another suite with that name"):
+        call(*sides, tmp_path / "n2/test.jsonl")
+    assert Path("runs/evals/base-test-plain/run.json").read_text() == before
+    (tmp_path / "n1").rename(tmp_path / "n3")
+    (tmp_path / "n3/test.jsonl").rename(tmp_path / "n3/new.jsonl")
+    (tmp_path / "n3/new.jsonl").rename(tmp_path / "n2/test.jsonl")
+    loads.clear()
+    assert call(*sides, tmp_path / "n2/test.jsonl") == 0 and loads == [], "the same questions elsewhere"

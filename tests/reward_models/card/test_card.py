@@ -13,9 +13,11 @@ from datasets import Dataset
 import align
 from alignment.data.reading.formats import convert
 from alignment.data.reading.sources import load_source
+from alignment.errors import UserError
 from reward_models.card.best_of_n import best_of_n
 from reward_models.card.card import card_markdown
 from reward_models.card.margins import calibration, quantile_bins, share
+from reward_models.card.pairs import read_samples
 from reward_models.card.pairwise import (
     GAP_EDGES,
     PairScores,
@@ -259,6 +261,28 @@ def test_the_command_writes_card_and_plots(whole, tmp_path, capsys):
     assert align.main([*command, "--against", str(tmp_path / "card/reward_card.json")]) == 0
     drift = json.loads((tmp_path / "again/reward_card.json").read_text())["drift"]
     assert (drift["mean_shift"], drift["std_ratio"]) == (0.0, 1.0) and drift["since"].endswith("card/reward_card.json")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"completions": ["x", "y"], "gold": ["a", "1"]},
+        {"completions": ["x", "y"], "gold": [1.0, None]},
+        {"completions": ["x", "y"], "gold": [1.0]},
+        {"completions": ["x", "y"], "gold": 1.0},
+        {"completions": ["x", "y"], "gold": "ab"},
+        {"completions": "xy", "gold": [1.0, 2.0]},
+        {"completions": None, "gold": [1.0, 2.0]},
+        {"completions": ["x", "y"], "gold": [{"a": 1}, {"a": 2}]},
+        {"completion": "x", "gold": "high"},
+        {"completion": "x", "gold": [1.0]},
+    ],
+    ids=str,
+)
+def test_gold_scores_that_are_no_numbers_are_refused(row, tmp_path):
+    (tmp_path / "s.jsonl").write_text(json.dumps({"prompt": "p"} | row) + "\n")
+    with pytest.raises(UserError, match=r"s\.jsonl"):
+        read_samples(str(tmp_path / "s.jsonl"))
 
 
 def test_the_command_takes_any_reward_by_its_name(tmp_path):
