@@ -23,6 +23,7 @@ from alignment.models.examined.adapter_settings import load_adapter_settings, re
 from alignment.models.examined.folder_contents import has_tokenizer, listed
 from alignment.models.examined.loaded_weights import architectures, require_kind, require_loaded, without_report
 from alignment.models.examined.weight_files import ADAPTER, require_weights
+from alignment.models.merge_in_place import TOLERANCE, change_of, logits_of, merge_in_place
 from alignment.models.quantization import quantization_of, quantization_options
 from alignment.models.vocabulary import make_room, require_rows
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 AutoClass = type[Any]  # one of transformers' Auto classes, which share no public base
+TRIED = 8  # tokens that logits are compared on, few because large models are loaded on the CPU
 REFERENCE_ADAPTER = "ref"  # as TRL's DPOTrainer names a reference adapter
 # What transformers says of a config whose model_type it does not know.
 UNKNOWN_MODEL = ("model type", "model_type", "Unrecognized model")
@@ -125,7 +127,9 @@ def _without_tokenizer(folder: Path) -> UserError:
 
 
 def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal LM and its tokenizer for inference; adapters are merged into their base unless it is quantised.
+    """Load a causal LM and its tokenizer for inference.
+
+    Adapters are merged into their base, which is faster, unless it is quantised or merging changes the logits.
 
     Args:
         checkpoint: folder of a full model or an adapter, or hub id.
@@ -133,8 +137,13 @@ def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedMo
     """
     model = load_trainable(checkpoint, "causal-lm", **options)
     if is_adapter(checkpoint) and quantization_of(model.get_base_model()) is None:
+        expected, dtype = logits_of(model.eval(), TRIED), str(model.dtype).removeprefix("torch.")
         with fitted(checkpoint):
-            model = model.merge_and_unload()
+            model = merge_in_place(model)
+        difference, largest = change_of(logits_of(model, TRIED), expected)
+        if not difference <= TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) * largest:
+            logger.warning("%s: its adapter is kept apart, as merging it into its base changes the logits", checkpoint)
+            model = load_trainable(checkpoint, "causal-lm", **options)
     tokenizer = load_tokenizer(checkpoint)
     require_rows(model, tokenizer, str(checkpoint))
     return model.eval(), tokenizer

@@ -51,6 +51,17 @@ SMALL = {"vocab_size": 30, "num_hidden_layers": 1, "hidden_size": 32}
 ENCODER = {"num_attention_heads": 2, "intermediate_size": 32}
 
 
+SHARED = {"the input layer": ["embed_tokens"], "the output layer": ["lm_head"], "both": ["embed_tokens", "lm_head"]}
+# Adapters on tied embeddings -> PEFT's settings: what merges into shared weights would change the other layer too.
+TIED = {
+    **{f"LoRA on {name}": {"target_modules": [*layers, "q_proj"]} for name, layers in SHARED.items()},
+    **{f"saved {name}": {"target_modules": ["q_proj"], "modules_to_save": layers} for name, layers in SHARED.items()},
+    "LoRA on the output layer alone": {"target_modules": ["lm_head"]},
+    "tied LoRA": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    "token rows": {"target_modules": ["q_proj"], "trainable_token_indices": [3]},
+}
+
+
 def make_parts(folder: Path) -> Path:
     """Write the intact models that all cases start from: base, other bases, shards, a reward model."""
     base_models.llama(folder / "base", 8)

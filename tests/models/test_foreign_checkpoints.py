@@ -12,7 +12,9 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment.errors import UserError
+from alignment.models.interop import import_checkpoint
 from alignment.models.loading import load_causal_lm, load_trainable
+from alignment.models.merging import merge
 
 IDS = torch.tensor([[5, 6, 3, 7, 9]])
 
@@ -74,6 +76,30 @@ def test_an_adapter_of_another_kind_gives_peft_s_logits_or_is_refused(case, part
     with pytest.raises(UserError) as raised:
         load_causal_lm(str(folder))
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("case", broken.TIED)
+def test_an_adapter_on_tied_embeddings_gives_peft_s_logits(case, parts):
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", **broken.TIED[case])
+    folder = changed(broken.save_adapter(parts / "made", parts / "tied", config), lambda f: None)
+    shutil.rmtree(parts / "made")
+    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(parts / "tied"), folder).eval()(IDS)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, expected.logits, **close)
+    import_checkpoint(str(folder), folder.with_name("changed-imported"))
+    for name in ("changed-merged", "changed-imported"):
+        if name == "changed-merged":
+            merge(str(folder), folder.with_name(name))
+        written = load_causal_lm(str(folder.with_name(name)))[0]
+        torch.testing.assert_close(written(IDS).logits, expected.logits, **close)
+
+
+def test_an_adapter_that_cannot_be_merged_stays_apart(adapter, monkeypatch, caplog):
+    expected = load_causal_lm(str(adapter))[0](IDS).logits
+    monkeypatch.setattr("peft.tuners.lora.Linear.get_delta_weight", lambda layer, name: layer.weight * 0)
+    apart = load_causal_lm(str(adapter))[0]
+    torch.testing.assert_close(apart(IDS).logits, expected)
+    assert isinstance(apart, PeftModel) and not apart.training and "kept apart" in caplog.text
 
 
 def test_a_relative_base_is_found_from_the_adapter_s_folder(adapter, parts, monkeypatch, tmp_path):
