@@ -21,10 +21,11 @@ from alignment.models.checkpoints import (
 )
 from alignment.models.examined.adapter_settings import load_adapter_settings, require_task
 from alignment.models.examined.folder_contents import has_tokenizer, listed
+from alignment.models.examined.generation_settings import require_readable, require_usable
 from alignment.models.examined.loaded_weights import architectures, require_kind, require_loaded, without_report
 from alignment.models.examined.weight_files import ADAPTER, require_weights
 from alignment.models.merge_in_place import TOLERANCE, change_of, logits_of, merge_in_place
-from alignment.models.quantization import quantization_of, quantization_options
+from alignment.models.quantization import quantization_of, quantization_options, require_method
 from alignment.models.vocabulary import make_room, require_rows
 
 if TYPE_CHECKING:
@@ -114,6 +115,13 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     if len(tokenizer) == 0:  # made from the config's class alone
         raise _without_tokenizer(folder)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"the tokenizer of {checkpoint} is damaged",
+            got=f"model_max_length: {tokenizer.model_max_length!r}",
+            expected="a number",
+            fix="correct tokenizer_config.json, or copy it again",
+        )
     return tokenizer
 
 
@@ -201,7 +209,9 @@ def _whole_model(checkpoint: str | Path, kind: str, options: dict) -> PreTrained
     auto, options = _auto_class(kind, options)
     config = load_config(checkpoint, options.get("revision"))
     require_kind(config, kind, checkpoint)
+    require_method(config, checkpoint)
     if Path(checkpoint).is_dir():
+        require_readable(Path(checkpoint))
         require_weights(Path(checkpoint))
     with explained(checkpoint), without_report():
         model, report = auto.from_pretrained(
@@ -210,6 +220,8 @@ def _whole_model(checkpoint: str | Path, kind: str, options: dict) -> PreTrained
     classifies = any("SequenceClassification" in name for name in architectures(config))
     new_head = kind == "sequence-classification" and not classifies
     require_loaded(model, report, checkpoint, new_head=new_head)
+    if getattr(model, "generation_config", None) is not None:
+        require_usable(model.generation_config, checkpoint)
     return model
 
 
@@ -226,6 +238,7 @@ def _base_model(
 
     require_sound(checkpoint)
     base_checkpoint, folder = adapter_base(checkpoint), adapter_folder(checkpoint)
+    require_readable(folder)
     require_task(load_adapter_settings(folder), kind, checkpoint)
     require_weights(folder, ADAPTER)
     chain = read_chain(folder)
@@ -236,6 +249,7 @@ def _base_model(
     if kind == "causal-lm" and (folder / "generation_config.json").is_file():
         with explained(folder):
             base.generation_config = GenerationConfig.from_pretrained(folder)
+        require_usable(base.generation_config, folder)
     if quantised and dequantize:
         base = base.dequantize().to(getattr(torch, options["dtype"]))
     return base, base_checkpoint, folder

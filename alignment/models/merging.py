@@ -24,6 +24,7 @@ from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_f
 from alignment.models.examined.weight_files import ADAPTER, require_weights
 from alignment.models.loading import load_config, load_tokenizer, load_trainable
 from alignment.models.merge_in_place import TOLERANCE, change_of, logits_of, merge_in_place
+from alignment.models.vocabulary import require_rows
 
 # As TOLERANCE, with a dequantised base in 32 bits: 1.5e-5 was measured; the merged weights were then closer to the
 # 64-bit result.
@@ -96,9 +97,11 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
             expected=f"a difference of at most {tolerance:g} times the largest logit",
             fix="keep the adapter; --dtype float32 rounds less" if dtype != "float32" else "keep the adapter",
         )
+    tokenizer = load_tokenizer(checkpoint)
+    require_rows(merged, tokenizer, str(checkpoint))
     with new_checkpoint(output_dir) as folder:
         merged.to(merged.config.dtype).save_pretrained(folder)
-        load_tokenizer(checkpoint).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         write_json(folder / MERGED_FILE, origin)
     return Merge(output_dir, dtype, difference, largest)
 

@@ -73,14 +73,14 @@ def reply_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[str]
 
     The end of a turn is a special token if the vocabulary has it, and otherwise the first word that follows a reply.
     """
-    from alignment.tokenization.chat_format import end_of_turn_id
+    from alignment.tokenization.chat_format import apply_template, end_of_turn_id
 
     token = end_of_turn_id(tokenizer)
     if token is not None:
         return [token], []
     said = "zebra"
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": said}]
-    after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(said)[2].split()
+    after = apply_template(tokenizer, messages, tokenize=False).rpartition(said)[2].split()
     return [], after[:1]
 
 

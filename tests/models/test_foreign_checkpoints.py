@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment.errors import UserError
+from alignment.models.checkpoints import read_lineage
 from alignment.models.interop import import_checkpoint
 from alignment.models.loading import load_causal_lm, load_trainable
 from alignment.models.merging import merge
@@ -78,6 +79,22 @@ def test_an_adapter_of_another_kind_gives_peft_s_logits_or_is_refused(case, part
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize("case", broken.LINEAGES)
+def test_a_damaged_lineage_is_refused_by_what_is_wrong(case, tmp_path):
+    content, said = broken.LINEAGES[case]
+    (tmp_path / "lineage.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as raised:
+        read_lineage(tmp_path)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("write_with", [merge, import_checkpoint])
+def test_nothing_is_written_with_tokens_that_have_no_rows(write_with, adapter, tmp_path):
+    with pytest.raises(UserError, match="beyond the model's embeddings"):
+        write_with(str(changed(adapter, broken.more_tokens)), tmp_path / "written")
+    assert not (tmp_path / "written").exists()
+
+
 @pytest.mark.parametrize("case", broken.TIED)
 def test_an_adapter_on_tied_embeddings_gives_peft_s_logits(case, parts):
     config = LoraConfig(r=2, task_type="CAUSAL_LM", **broken.TIED[case])
@@ -86,12 +103,10 @@ def test_an_adapter_on_tied_embeddings_gives_peft_s_logits(case, parts):
     expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(parts / "tied"), folder).eval()(IDS)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, expected.logits, **close)
-    import_checkpoint(str(folder), folder.with_name("changed-imported"))
-    for name in ("changed-merged", "changed-imported"):
-        if name == "changed-merged":
-            merge(str(folder), folder.with_name(name))
-        written = load_causal_lm(str(folder.with_name(name)))[0]
-        torch.testing.assert_close(written(IDS).logits, expected.logits, **close)
+    for write_with in [merge, import_checkpoint] if case in ("LoRA on both", "saved the input layer") else []:
+        written = folder.with_name(f"changed-{write_with.__name__}")
+        write_with(str(folder), written)
+        torch.testing.assert_close(load_causal_lm(str(written))[0](IDS).logits, expected.logits, **close)
 
 
 def test_an_adapter_that_cannot_be_merged_stays_apart(adapter, monkeypatch, caplog):

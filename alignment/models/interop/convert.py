@@ -28,6 +28,7 @@ from alignment.models.checkpoints import (
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from alignment.models.loading import load_tokenizer, load_trainable
 from alignment.models.merge_in_place import merge_in_place
+from alignment.models.vocabulary import require_rows
 
 from .families import (
     FAMILIES,
@@ -118,6 +119,8 @@ def import_checkpoint(source: str | Path, output_dir: str | Path) -> Conversion:
         )
     tokenizer = _tokenizer(source)
     model = _merged(source, "causal-lm") if is_adapter(source) else _loaded(source, AutoModelForCausalLM)
+    if tokenizer is not None:
+        require_rows(model, tokenizer, str(source))
     theirs.tie_word_embeddings = model.config.tie_word_embeddings  # an adapter may have parted them
     config = to_gpt_config(theirs)
     tensors = to_gpt_weights(model.state_dict(), theirs.model_type, config.num_hidden_layers)
