@@ -175,7 +175,7 @@ def _fault_of_lineage(content: Any) -> str | None:
     texts = ("from",) if "from" in content else ("stage", "method")
     wrong = [name for name in texts if not isinstance(content.get(name), str)]
     wrong += [name for name in TEXTS if not isinstance(content.get(name), str | None)]
-    parents = content.get("parents", {} if "from" in content else None)
+    parents: Any = content.get("parents", {} if "from" in content else None)
     base, data = content.get("base"), content.get("data")
     wrong += ["parents"] if not isinstance(parents, dict) else []
     wrong += ["base"] if not isinstance(base, dict if content.get("adapter") is True else dict | None) else []

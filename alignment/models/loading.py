@@ -18,8 +18,9 @@ from alignment.models.checkpoints import (
     is_adapter,
     require_checkpoint,
     require_sound,
+    trained_on,
 )
-from alignment.models.examined.adapter_settings import load_adapter_settings, require_task
+from alignment.models.examined.adapter_settings import load_adapter_settings, named_base, require_task
 from alignment.models.examined.folder_contents import has_tokenizer, listed
 from alignment.models.examined.generation_settings import require_readable, require_usable
 from alignment.models.examined.loaded_weights import architectures, require_kind, require_loaded, without_report
@@ -239,9 +240,15 @@ def _base_model(
     require_sound(checkpoint)
     base_checkpoint, folder = adapter_base(checkpoint), adapter_folder(checkpoint)
     require_readable(folder)
+    recorded = adapter_config(checkpoint)
+    places = [] if recorded is None else [Path(named_base(recorded)), folder / named_base(recorded)]
+    chain = read_chain(folder)
+    if Path(base_checkpoint).resolve() not in [place.resolve() for place in places] and not (
+        trained_on(checkpoint) or (chain and chain.base_digest)
+    ):
+        logger.warning("%s: its base %s is not there; %s is used", checkpoint, places[0], base_checkpoint)
     require_task(load_adapter_settings(folder), kind, checkpoint)
     require_weights(folder, ADAPTER)
-    chain = read_chain(folder)
     quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
     base = _whole_model(base_checkpoint, kind, options | quantised)
     if chain and chain.grown_to:

@@ -22,7 +22,7 @@ class TemplateRefusal(UserError):
     """A chat template that does not format a conversation; `got` says why."""
 
 
-def apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages | Sequence[Messages], **options: Any) -> Any:
+def apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages | Sequence[Any], **options: Any) -> Any:
     """Return a conversation, or a list of conversations, as the tokenizer's chat template formats it.
 
     Args:

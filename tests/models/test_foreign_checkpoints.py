@@ -1,5 +1,6 @@
 """Checkpoints and adapters that are incomplete, damaged or of another kind: a user error that names what is wrong."""
 
+import argparse
 import json
 import logging
 import shutil
@@ -11,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
+from alignment.cli.inspect import info
 from alignment.errors import UserError
 from alignment.models.checkpoints import read_lineage
 from alignment.models.interop import import_checkpoint
@@ -122,6 +124,23 @@ def test_a_relative_base_is_found_from_the_adapter_s_folder(adapter, parts, monk
     folder = changed(adapter, broken.adapter_settings(base_model_name_or_path="../base"))
     monkeypatch.chdir(tmp_path)
     torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, expected)
+
+
+def test_a_base_found_elsewhere_is_named(adapter, parts, tmp_path, caplog):
+    folder = shutil.copytree(adapter, tmp_path / "run/sft/checkpoint")
+    broken.adapter_settings(base_model_name_or_path="/gone/base/checkpoint")(folder)
+    shutil.copytree(parts / "base", tmp_path / "run/base/checkpoint")
+    load_causal_lm(str(folder))
+    assert f"/gone/base/checkpoint is not there; {tmp_path}/run/base/checkpoint is used" in caplog.text
+    caplog.clear()
+    load_causal_lm(str(adapter))
+    assert caplog.text == ""
+
+
+def test_a_foreign_checkpoint_is_not_called_damaged(parts, capsys):
+    with pytest.raises(UserError, match="has no manifest to compare") as raised:
+        info.main(argparse.Namespace(verify=True, checkpoint=str(parts / "base"), preset=None))
+    assert "damaged" not in str(raised.value)
 
 
 def test_an_adapter_without_a_tokenizer_has_that_of_its_base(adapter, caplog):
