@@ -45,13 +45,20 @@ def load_reward(spec: str) -> Checked:
     if options is None:
         return checked(function, name)
     made = _made(function, options, name)
+    if not callable(made):
+        raise UserError(
+            f"{name} is no reward function: it compares two replies",
+            got=f"{type(made).__name__}, with a method compare and no __call__",
+            expected="a reward of single replies",
+            fix="give it as the judge of `align winrate --judge`, or give its class a method __call__ that scores",
+        )
     code = getattr(made, "__code__", None)
     is_named = hasattr(made, "__name__") and (code is None or code.co_name != made.__name__)
     return checked(made, name_of(made) if is_named else name, needed_columns(spec))
 
 
 def load_function(spec: str) -> Callable:
-    """The reward function that a recipe names, made with its options.
+    """The reward function that a recipe names, or a judge with a method `compare`, made with its options.
 
     Raises:
         UserError: as for `check_function`, or as the options' values lead to, such as a missing checkpoint.
@@ -93,11 +100,11 @@ def require_columns(spec: str, columns: Sequence[str]) -> None:
 
 
 def _made(function: Callable, options: Options, name: str) -> Callable:
-    """The reward that a function makes with its options."""
+    """The reward or judge that a function or class makes with its options."""
     file, _ = source_of(function)
     with user_code(f"{name} cannot make its reward.", file, "correct the options, or the function"):
         made = function(**options)
-    if not callable(made):
+    if not (callable(made) or hasattr(made, "compare")):
         raise UserError(
             f"{name} makes no reward function.",
             got=f"{made!r} ({type(made).__name__})",

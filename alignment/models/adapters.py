@@ -54,13 +54,22 @@ def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     """Read the settings and weights of an adapter's folder.
 
     Raises:
-        UserError: they are missing or damaged, or weights are not finite.
+        UserError: they are missing or damaged, or weights are integers or not finite.
     """
     from peft import load_peft_weights
 
     config = load_adapter_settings(folder)
     require_weights(folder, ADAPTER)
     weights = load_peft_weights(str(folder))
+    plain = {name: tensor for name, tensor in weights.items() if not name.endswith(("indices", "ranknum"))}
+    integers = [name for name, tensor in plain.items() if not (tensor.is_floating_point() or tensor.is_complex())]
+    if integers:
+        raise UserError(
+            f"the adapter {folder} has integers for weights, which were rounded from small numbers: most are 0",
+            got=named(integers),
+            expected="floating-point weights",
+            fix="copy the adapter again, in the type that it was trained in",
+        )
     if broken := not_finite(weights.items()):
         raise UserError(
             f"the weights of the adapter {folder} are not finite",
@@ -251,7 +260,8 @@ def require_fit(folder: str | Path, model: PeftModel, found: Any, name: str) -> 
     saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     of_adapter = [key.split(".") for key in found.missing_keys if name in key.split(".")]
     missing = [".".join(part for part in key if part not in (name, "modules_to_save")) for key in of_adapter]
-    missing = [key for key in missing if key in saved]
+    # DoRA's vectors are saved without `.weight`.
+    missing = [key for key in missing if key in saved or key.removesuffix(".weight") in saved]
     if found.unexpected_keys or missing:
         got = [f"missing {named(missing)}"] * bool(missing)
         got += [f"not in the model: {named(found.unexpected_keys)}"] * bool(found.unexpected_keys)

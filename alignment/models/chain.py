@@ -22,6 +22,13 @@ CHAIN_FILE = "adapter_chain.json"
 MERGED_FILE = "merged_from.json"  # in a checkpoint of merged weights: the chain that was merged
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OWN = "default"  # PEFT's name for the checkpoint's own adapter
+TYPES = {
+    "base": str,
+    "base_digest": str | None,
+    "quantization": dict | None,
+    "grown_to": int | None,
+    "merged_from": dict | None,
+}
 SAMPLED = 4096  # bytes that a digest reads at a tensor's start, middle and end
 
 
@@ -76,17 +83,42 @@ def read_chain(folder: Path) -> Chain | None:
     """Read the chain that an adapter's folder records; None without a record."""
     if not (folder / CHAIN_FILE).is_file():
         return None
-    content = read_json(folder / CHAIN_FILE, FIX_DAMAGE)
+    return _chain_of(read_json(folder / CHAIN_FILE, FIX_DAMAGE), folder / CHAIN_FILE)
+
+
+def _chain_of(content: dict[str, Any], file: Path) -> Chain:
+    """Return the chain that a JSON object describes.
+
+    Raises:
+        UserError: it has other keys than those written, or values of other types.
+    """
     try:
-        return Chain(**content | {"links": [Link(**link) for link in content["links"]]})
-    except (KeyError, TypeError) as error:  # other keys than those written
-        raise UserError(f"{folder / CHAIN_FILE} is damaged", got=error, expected="a chain", fix=FIX_DAMAGE) from error
+        chain = Chain(**content | {"links": [Link(**link) for link in content["links"]]})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged", got=error, expected="a chain", fix=FIX_DAMAGE) from error
+    wrong = [name for name, types in TYPES.items() if not isinstance(getattr(chain, name), types)]
+    wrong += [f"links: {one}" for one in chain.links if not _is_link(one)]
+    if chain.merged_from is not None and not wrong:
+        _chain_of(chain.merged_from, file)
+    if wrong or not chain.links:
+        got = ", ".join(f"{name}: {getattr(chain, name, '')!r}" for name in wrong) or "no links"
+        raise UserError(f"{file} is damaged", got=got, expected="a chain as it was written", fix=FIX_DAMAGE)
+    return chain
+
+
+def _is_link(one: Link) -> bool:
+    stages = isinstance(one.stages, list) and all(isinstance(name, str) for name in one.stages)
+    return isinstance(one.folder, str) and isinstance(one.digest, str) and stages
 
 
 def read_merged_from(folder: str | Path) -> dict[str, Any] | None:
     """Read the chain that was merged into a checkpoint's weights; None without a record."""
     file = Path(folder) / MERGED_FILE
-    return read_json(file, FIX_DAMAGE) if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = read_json(file, FIX_DAMAGE)
+    _chain_of(content, file)
+    return content
 
 
 def earlier_name(position: int) -> str:

@@ -18,6 +18,7 @@ from alignment.models.examined.folder_contents import advice, is_model, listed
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 ARGUMENTS = "training_args.bin"  # written by Trainer, never read here
+TEXTS = ("digest", "base_digest", "recipe_digest", "code")  # of a lineage, each optional
 # Errors of transformers, PEFT and torch for checkpoints that they cannot use.
 REFUSALS = (
     OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ImportError, ZeroDivisionError,
@@ -159,7 +160,30 @@ def trained_on(adapter: str | Path) -> str | None:
 def read_lineage(checkpoint: str | Path) -> dict | None:
     """Read a checkpoint's lineage.json; None without one."""
     path = Path(checkpoint) / LINEAGE
-    return read_json(path, FIX_DAMAGE) if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_json(path, FIX_DAMAGE)
+    if fault := _fault_of_lineage(content):
+        raise UserError(f"{path} is damaged", got=fault, expected="a lineage as it was written", fix=FIX_DAMAGE)
+    return content
+
+
+def _fault_of_lineage(content: Any) -> str | None:
+    """Return what is wrong with a lineage, or with that of one of its parents; None if nothing is."""
+    if not isinstance(content, dict):
+        return f"a parent of type {type(content).__name__}"
+    texts = ("from",) if "from" in content else ("stage", "method")
+    wrong = [name for name in texts if not isinstance(content.get(name), str)]
+    wrong += [name for name in TEXTS if not isinstance(content.get(name), str | None)]
+    parents: Any = content.get("parents", {} if "from" in content else None)
+    base, data = content.get("base"), content.get("data")
+    wrong += ["parents"] if not isinstance(parents, dict) else []
+    wrong += ["base"] if not isinstance(base, dict if content.get("adapter") is True else dict | None) else []
+    digests = data.values() if isinstance(data, dict) else [data]
+    wrong += ["data"] if not all(isinstance(one, str | None) for one in digests) or isinstance(data, str) else []
+    if wrong:
+        return ", ".join(f"{name}: {content.get(name)!r}" for name in wrong)
+    return next(filter(None, map(_fault_of_lineage, parents.values())), None)
 
 
 def require_sound(checkpoint: str | Path, *, weights: bool = True) -> None:

@@ -18,12 +18,15 @@ from alignment.models.checkpoints import (
     is_adapter,
     require_checkpoint,
     require_sound,
+    trained_on,
 )
-from alignment.models.examined.adapter_settings import load_adapter_settings, require_task
+from alignment.models.examined.adapter_settings import load_adapter_settings, named_base, require_task
 from alignment.models.examined.folder_contents import has_tokenizer, listed
+from alignment.models.examined.generation_settings import require_readable, require_usable
 from alignment.models.examined.loaded_weights import architectures, require_kind, require_loaded, without_report
 from alignment.models.examined.weight_files import ADAPTER, require_weights
-from alignment.models.quantization import quantization_of, quantization_options
+from alignment.models.merge_in_place import TOLERANCE, change_of, logits_of, merge_in_place
+from alignment.models.quantization import quantization_of, quantization_options, require_method
 from alignment.models.vocabulary import make_room, require_rows
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 AutoClass = type[Any]  # one of transformers' Auto classes, which share no public base
+TRIED = 8  # tokens that logits are compared on, few because large models are loaded on the CPU
 REFERENCE_ADAPTER = "ref"  # as TRL's DPOTrainer names a reference adapter
 # What transformers says of a config whose model_type it does not know.
 UNKNOWN_MODEL = ("model type", "model_type", "Unrecognized model")
@@ -112,6 +116,13 @@ def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     if len(tokenizer) == 0:  # made from the config's class alone
         raise _without_tokenizer(folder)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"the tokenizer of {checkpoint} is damaged",
+            got=f"model_max_length: {tokenizer.model_max_length!r}",
+            expected="a number",
+            fix="correct tokenizer_config.json, or copy it again",
+        )
     return tokenizer
 
 
@@ -125,7 +136,9 @@ def _without_tokenizer(folder: Path) -> UserError:
 
 
 def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal LM and its tokenizer for inference; adapters are merged into their base unless it is quantised.
+    """Load a causal LM and its tokenizer for inference.
+
+    Adapters are merged into their base, which is faster, unless it is quantised or merging changes the logits.
 
     Args:
         checkpoint: folder of a full model or an adapter, or hub id.
@@ -133,8 +146,13 @@ def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedMo
     """
     model = load_trainable(checkpoint, "causal-lm", **options)
     if is_adapter(checkpoint) and quantization_of(model.get_base_model()) is None:
+        expected, dtype = logits_of(model.eval(), TRIED), str(model.dtype).removeprefix("torch.")
         with fitted(checkpoint):
-            model = model.merge_and_unload()
+            model = merge_in_place(model)
+        difference, largest = change_of(logits_of(model, TRIED), expected)
+        if not difference <= TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) * largest:
+            logger.warning("%s: its adapter is kept apart, as merging it into its base changes the logits", checkpoint)
+            model = load_trainable(checkpoint, "causal-lm", **options)
     tokenizer = load_tokenizer(checkpoint)
     require_rows(model, tokenizer, str(checkpoint))
     return model.eval(), tokenizer
@@ -192,7 +210,9 @@ def _whole_model(checkpoint: str | Path, kind: str, options: dict) -> PreTrained
     auto, options = _auto_class(kind, options)
     config = load_config(checkpoint, options.get("revision"))
     require_kind(config, kind, checkpoint)
+    require_method(config, checkpoint)
     if Path(checkpoint).is_dir():
+        require_readable(Path(checkpoint))
         require_weights(Path(checkpoint))
     with explained(checkpoint), without_report():
         model, report = auto.from_pretrained(
@@ -201,6 +221,8 @@ def _whole_model(checkpoint: str | Path, kind: str, options: dict) -> PreTrained
     classifies = any("SequenceClassification" in name for name in architectures(config))
     new_head = kind == "sequence-classification" and not classifies
     require_loaded(model, report, checkpoint, new_head=new_head)
+    if getattr(model, "generation_config", None) is not None:
+        require_usable(model.generation_config, checkpoint)
     return model
 
 
@@ -217,9 +239,16 @@ def _base_model(
 
     require_sound(checkpoint)
     base_checkpoint, folder = adapter_base(checkpoint), adapter_folder(checkpoint)
+    require_readable(folder)
+    recorded = adapter_config(checkpoint)
+    places = [] if recorded is None else [Path(named_base(recorded)), folder / named_base(recorded)]
+    chain = read_chain(folder)
+    if Path(base_checkpoint).resolve() not in [place.resolve() for place in places] and not (
+        trained_on(checkpoint) or (chain and chain.base_digest)
+    ):
+        logger.warning("%s: its base %s is not there; %s is used", checkpoint, places[0], base_checkpoint)
     require_task(load_adapter_settings(folder), kind, checkpoint)
     require_weights(folder, ADAPTER)
-    chain = read_chain(folder)
     quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
     base = _whole_model(base_checkpoint, kind, options | quantised)
     if chain and chain.grown_to:
@@ -227,6 +256,7 @@ def _base_model(
     if kind == "causal-lm" and (folder / "generation_config.json").is_file():
         with explained(folder):
             base.generation_config = GenerationConfig.from_pretrained(folder)
+        require_usable(base.generation_config, folder)
     if quantised and dequantize:
         base = base.dequantize().to(getattr(torch, options["dtype"]))
     return base, base_checkpoint, folder

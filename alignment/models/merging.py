@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alignment.durable.atomic import write_json
 from alignment.durable.manifest import new_checkpoint, sha256
@@ -24,15 +23,11 @@ from alignment.models.chain import (
 from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_folder, is_adapter, require_sound
 from alignment.models.examined.weight_files import ADAPTER, require_weights
 from alignment.models.loading import load_config, load_tokenizer, load_trainable
+from alignment.models.merge_in_place import TOLERANCE, change_of, logits_of, merge_in_place
+from alignment.models.vocabulary import require_rows
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-# Largest change of a logit by rounding of the merged weights, relative to the largest |logit|, per type that they are
-# saved in. In 16 bits every matrix is rounded. With a dequantised base in 32 bits, 1.5e-5 was measured; the merged
-# weights were then closer to the 64-bit result.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+# As TOLERANCE, with a dequantised base in 32 bits: 1.5e-5 was measured; the merged weights were then closer to the
+# 64-bit result.
 DEQUANTISED = {"float32": 1e-4}
 TRIED = 64  # tokens that the logits are compared on
 
@@ -87,14 +82,13 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
     dtype = dtype or str(load_config(checkpoint).dtype or torch.float32).removeprefix("torch.")
     kind = "sequence-classification" if _task(checkpoint) == "SEQ_CLS" else "causal-lm"
     adapted = load_trainable(checkpoint, kind, dtype="float32", dequantize=True).eval()
-    expected = _logits(adapted)
+    expected = logits_of(adapted, TRIED)
     with fitted(checkpoint):
-        merged = adapted.merge_and_unload()
+        merged = merge_in_place(adapted)
     merged.config.dtype = getattr(torch, dtype)
     for parameter in merged.parameters():  # rounded to the type to save, for a computation in 32 bits
         parameter.data = parameter.data.to(merged.config.dtype).float()
-    found = _logits(merged)
-    difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
+    difference, largest = change_of(logits_of(merged, TRIED), expected)
     tolerance = (TOLERANCE | (DEQUANTISED if origin["quantization"] else {})).get(dtype, TOLERANCE["bfloat16"])
     if not difference <= tolerance * largest:
         raise UserError(
@@ -103,9 +97,11 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
             expected=f"a difference of at most {tolerance:g} times the largest logit",
             fix="keep the adapter; --dtype float32 rounds less" if dtype != "float32" else "keep the adapter",
         )
+    tokenizer = load_tokenizer(checkpoint)
+    require_rows(merged, tokenizer, str(checkpoint))
     with new_checkpoint(output_dir) as folder:
         merged.to(merged.config.dtype).save_pretrained(folder)
-        load_tokenizer(checkpoint).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         write_json(folder / MERGED_FILE, origin)
     return Merge(output_dir, dtype, difference, largest)
 
@@ -128,13 +124,3 @@ def _origin(checkpoint: str | Path) -> dict:
 
 def _task(checkpoint: str | Path) -> str | None:
     return read_json(adapter_folder(checkpoint) / ADAPTER_CONFIG).get("task_type")
-
-
-def _logits(model: PreTrainedModel) -> Tensor:
-    """Return a model's logits for a row of tokens spread over the vocabulary."""
-    import torch
-
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.linspace(0, vocabulary - 1, min(TRIED, vocabulary), device=model.device).long()[None]
-    with torch.no_grad():
-        return model(input_ids=ids).logits.float()

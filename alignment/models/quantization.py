@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def missing_for_quantization() -> list[str]:
@@ -27,6 +28,23 @@ def require_quantization(what: str) -> None:
             got=" and ".join(missing),
             expected="a CUDA device, and bitsandbytes (pip install bitsandbytes)",
             fix="load_in_4bit: false, load_in_8bit: false and dtype: bfloat16 train plain LoRA, on a CPU too",
+        )
+
+
+def require_method(config: PreTrainedConfig, checkpoint: str | Path) -> None:
+    """Raise for a quantisation that transformers does not know: it would load the weights as if they were plain."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as METHODS
+
+    settings = getattr(config, "quantization_config", None)
+    if not isinstance(settings, dict) or settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+        return
+    if settings.get("quant_method") not in METHODS:
+        raise UserError(
+            f"{checkpoint} is quantised by a method that transformers does not know",
+            got=f"quant_method: {settings.get('quant_method')!r}",
+            expected=f"one of {', '.join(sorted(METHODS))}",
+            fix="give the model that is not quantised; if its weights are plain, remove quantization_config from "
+            "config.json",
         )
 
 

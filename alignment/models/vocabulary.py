@@ -28,7 +28,8 @@ def require_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, che
     rows, vocabulary = rows_of(model), tokenizer.get_vocab()
     if max(vocabulary.values(), default=-1) < rows:
         return
-    unused = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unused = set(tokenizer.all_special_tokens) | special
     named = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token}
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     unused = {token for token in unused - named if token not in template}

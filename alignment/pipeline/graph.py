@@ -190,7 +190,9 @@ def load_stage(
     try:
         finished = {path.parent.name for path in place.parent.glob("*/stage.json")}
     except (OSError, ValueError) as error:  # a name that is too long, or has a null byte
-        raise UserError(f"{place} cannot be a folder", got=error, fix="choose another --output_dir") from error
+        raise UserError(
+            f"cannot write {place}: it cannot be a folder", got=error, fix="choose another --output_dir"
+        ) from error
     known = {*stage_table(package), *finished} - {place.name}
     spec = stage_spec(place.name, stage, recipe_path, recipe, seed, package, known, quick)
     errors: list[UserError] = []

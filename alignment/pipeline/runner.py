@@ -130,10 +130,21 @@ def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
     return Done(name, "done", seconds, peak_memory())
 
 
+def _require_optimizers(configs: Sequence[Any]) -> None:
+    from transformers import TrainingArguments
+
+    from alignment.stages.keys.trainer_keys import require_optimizer
+
+    for one in configs:
+        if isinstance(one, TrainingArguments):
+            require_optimizer(one)
+
+
 def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     """Run a stage in its folder, record what it was made from, and return its seconds."""
     spec = step.spec
     configs = spec.configs(run_dir)
+    _require_optimizers(configs)
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # the parents' files, before anything is moved
     require_parents(spec, record, run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -21,15 +22,22 @@ class TemplateRefusal(UserError):
     """A chat template that does not format a conversation; `got` says why."""
 
 
-def apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any) -> Any:
-    """Return a conversation as the tokenizer's chat template formats it.
+def apply_template(tokenizer: PreTrainedTokenizerBase, messages: Messages | Sequence[Any], **options: Any) -> Any:
+    """Return a conversation, or a list of conversations, as the tokenizer's chat template formats it.
 
     Args:
         options: keyword arguments of `apply_chat_template`.
 
     Raises:
-        TemplateRefusal: the template raises. A template is code of its author, and may raise anything.
+        TemplateRefusal: there is no template, or it raises: it is code of its author, and may raise anything.
     """
+    if tokenizer.chat_template is None and options.get("chat_template") is None:
+        raise TemplateRefusal(
+            "the tokenizer has no chat template to format a conversation with",
+            got=tokenizer.name_or_path or type(tokenizer).__name__,
+            expected="a checkpoint whose tokenizer has a chat template",
+            fix="copy chat_template.jinja of the model that it was trained from into the checkpoint",
+        )
     try:
         return tokenizer.apply_chat_template(messages, **options)
     except Exception as error:

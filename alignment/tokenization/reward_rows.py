@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignment.tokenization.chat_format import Messages
+from alignment.tokenization.chat_format import Messages, apply_template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def reward_rows(
         return []
     texts = [row for row in joined if isinstance(row, str)]
     if len(texts) < len(joined):
-        return tokenizer.apply_chat_template(joined, return_dict=True)["input_ids"]
+        return apply_template(tokenizer, joined, return_dict=True)["input_ids"]
     end = tokenizer.eos_token or ""
     return tokenizer([text if text.endswith(end) else text + end for text in texts])["input_ids"]
 
@@ -50,7 +50,7 @@ def reply_ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int
     if isinstance(prompt, str):
         return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     reply = [{"role": "assistant", "content": REPLY}]
-    text = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
+    text = apply_template(tokenizer, prompt + reply, tokenize=False)
     _, found, after = text.rpartition(REPLY)
     return _ids(tokenizer, after) if found else None
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import UserError, raise_all
 from alignment.keyed_seeds import keyed_generator
 from alignment.models.generation import plain_generation
-from alignment.tokenization.chat_format import Messages
+from alignment.tokenization.chat_format import Messages, apply_template
 from reward_models.calls import scores_of
 from reward_models.protocol import Reward
 
@@ -100,7 +100,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Message
             got="a tokenizer without one",
             fix="use --format plain, or a checkpoint of the sft stage or a later one",
         )
-    encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
+    encoded = apply_template(tokenizer, list(prompts), add_generation_prompt=True, return_dict=True)
     return encoded["input_ids"]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from jinja2 import TemplateError
-
 from alignment.errors import UserError
+from alignment.tokenization.chat_format import TemplateRefusal
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +32,8 @@ def render_chat(render: Callable[[Turns], str], turns: Turns) -> str:
     for given in [turns, _merged(turns, instructions)] if instructions else [turns]:
         try:
             prompts.append(render(given))
-        except (TemplateError, ValueError) as error:  # ValueError: transformers, if the last turn cannot be continued
-            refusals.append(error)
+        except TemplateRefusal as error:
+            refusals.append(error.got)
             continue
         if _shows(prompts[-1], instructions):
             return prompts[-1]

@@ -26,6 +26,7 @@ from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.generation import ONE_REPLY, SAMPLING, end_token_ids, own_settings, settings_named
 from alignment.models.output_layer import contiguous_states
+from alignment.tokenization.chat_format import apply_template
 from eval.conditions.left_out import to_fit
 from eval.harness.chat_prompt import render_chat
 
@@ -159,7 +160,7 @@ class CausalLM(HFLM):
         """Like lm-eval's method, but a description stays in the prompt if the template has no system role."""
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
         options |= {"tokenize": False, **self.chat_template_args}
-        return render_chat(lambda turns: self.tokenizer.apply_chat_template(turns, **options), chat_history)
+        return render_chat(lambda turns: apply_template(self.tokenizer, turns, **options), chat_history)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Generate replies, returned in the order of `requests`.

@@ -43,13 +43,16 @@ def evaluate_with_base(
     from alignment.models.adapters import token_rows_in_place
     from alignment.models.checkpoints import adapter_base, is_adapter, lasting_changes
     from alignment.models.loading import load_tokenizer, load_trainable
+    from alignment.models.vocabulary import require_rows
     from eval.harness.suite import suite_formats
 
     if not is_adapter(checkpoint):
         raise UserError("Only an adapter has a base to be scored with.", got=checkpoint, expected="an adapter's folder")
     base, changes = adapter_base(checkpoint), lasting_changes(checkpoint)
     model = load_trainable(checkpoint, "causal-lm").to(this_device())
-    own = options | {"stage": place.stage, "parent": place.parent, "loaded": (model, load_tokenizer(checkpoint))}
+    tokenizer = load_tokenizer(checkpoint)
+    require_rows(model, tokenizer, str(checkpoint))
+    own = options | {"stage": place.stage, "parent": place.parent, "loaded": (model, tokenizer)}
     with token_rows_in_place(model):
         records = evaluate_many(checkpoint, suites, formats, place.folder, **own)
     tokenizer = load_tokenizer(base)
@@ -61,6 +64,7 @@ def evaluate_with_base(
         return records
     options |= {"stage": base_place.stage, "parent": base_place.parent}
     if changes is None:
+        require_rows(model, tokenizer, base)
         with base_of(model, base):
             return records + evaluate_many(
                 base, suites, formats, base_place.folder, loaded=(model, tokenizer), **options

@@ -12,6 +12,7 @@ import torch
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_causal_lm
+from alignment.tokenization.chat_format import apply_template
 from reward_models.judges import questions
 from reward_models.learned import checkpoint_name
 from reward_models.protocol import Text
@@ -113,7 +114,7 @@ class LocalJudge:
         if self.tokenizer.chat_template is None:
             return self.tokenizer(text)["input_ids"]
         messages = [{"role": "user", "content": text}]
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return apply_template(self.tokenizer, messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
     def _require_room(self, ids: Sequence[Sequence[int]]) -> None:
         context = context_length(self.model.config)

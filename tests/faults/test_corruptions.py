@@ -38,7 +38,7 @@ def intact(tmp_path_factory) -> Path:
     with new_checkpoint(run / "adapter/checkpoint") as folder:
         save_checkpoint(policy, tiny.tokenizer(), folder)
     for name in ("full", "sharded", "adapter"):  # as the pipeline does
-        lineage = {"stage": name, "parents": {}}
+        lineage = {"stage": name, "method": "sft", "parents": {}}
         if name == "adapter":
             lineage["base_digest"] = digest_checkpoint(run / "full/checkpoint")
         (run / name / "checkpoint/lineage.json").write_text(json.dumps(lineage))

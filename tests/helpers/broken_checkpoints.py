@@ -51,6 +51,17 @@ SMALL = {"vocab_size": 30, "num_hidden_layers": 1, "hidden_size": 32}
 ENCODER = {"num_attention_heads": 2, "intermediate_size": 32}
 
 
+SHARED = {"the input layer": ["embed_tokens"], "the output layer": ["lm_head"], "both": ["embed_tokens", "lm_head"]}
+# Adapters on tied embeddings -> PEFT's settings: what merges into shared weights would change the other layer too.
+TIED = {
+    **{f"LoRA on {name}": {"target_modules": [*layers, "q_proj"]} for name, layers in SHARED.items()},
+    **{f"saved {name}": {"target_modules": ["q_proj"], "modules_to_save": layers} for name, layers in SHARED.items()},
+    "LoRA on the output layer alone": {"target_modules": ["lm_head"]},
+    "tied LoRA": {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    "token rows": {"target_modules": ["q_proj"], "trainable_token_indices": [3]},
+}
+
+
 def make_parts(folder: Path) -> Path:
     """Write the intact models that all cases start from: base, other bases, shards, a reward model."""
     base_models.llama(folder / "base", 8)
@@ -175,6 +186,57 @@ def save_adapter(folder: Path, base: Path, config: PeftConfig | None = None, kin
     return folder
 
 
+def more_tokens(folder: Path) -> None:
+    """Add tokens to the tokenizer, and no rows to the model."""
+    words = base_models.tokenizer()
+    words.add_tokens([f"<new{number}>" for number in range(20)])
+    words.save_pretrained(folder)
+
+
+GENERATION = "generation_config.json"
+# Damaged generation configs, of a model or of an adapter -> (the content, what the message says).
+GENERATIONS = {
+    "no JSON": ("{bad", "generation_config.json"),
+    "a list": ("[1]", "generation_config.json"),
+    "a pointer": (POINTER, "generation_config.json"),
+    "end token is text": ('{"eos_token_id": "x"}', "eos_token_id: 'x'"),
+    "end tokens are texts": ('{"eos_token_id": [1, "x"]}', "eos_token_id: [1, 'x']"),
+    "end token is a fraction": ('{"eos_token_id": 1.5}', "eos_token_id: 1.5"),
+    "padding is true": ('{"pad_token_id": true}', "pad_token_id: True"),
+    "no beams": ('{"num_beams": 0}', "num_beams: 0"),
+    "no replies": ('{"num_return_sequences": 0}', "num_return_sequences: 0"),
+}
+LINK = {"folder": ".", "stages": ["sft"], "digest": "x"}
+CHAIN = {"base": "x", "base_digest": None, "links": [LINK]}
+# Damaged records of an adapter's chain -> what the message says.
+CHAINS: dict[str, tuple[dict, str]] = {
+    "rows are text": (CHAIN | {"grown_to": "y"}, "grown_to: 'y'"),
+    "base is a number": (CHAIN | {"base": 5}, "base: 5"),
+    "quantisation is text": (CHAIN | {"quantization": "4 bit"}, "quantization: '4 bit'"),
+    "no links": (CHAIN | {"links": []}, "no links"),
+    "links are a number": (CHAIN | {"links": 5}, "not iterable"),
+    "a link is text": (CHAIN | {"links": ["x"]}, "adapter_chain.json"),
+    "a folder is a number": (CHAIN | {"links": [LINK | {"folder": 1}]}, "folder=1"),
+    "stages are text": (CHAIN | {"links": [LINK | {"stages": "sft"}]}, "stages='sft'"),
+    "merged from a number": (CHAIN | {"merged_from": 5}, "merged_from: 5"),
+    "merged from another file": (CHAIN | {"merged_from": {"x": 1}}, "links"),
+    "another file": ({"x": 1}, "links"),
+}
+# Damaged lineages -> what the message says.
+PARENT = {"stage": "base", "method": "pretrain", "parents": {}}
+LINEAGES: dict[str, tuple[dict, str]] = {
+    "numbers": ({"parents": 5, "stage": 3}, "parents: 5"),
+    "no method": (PARENT | {"method": None}, "method: None"),
+    "no parents": ({"stage": "sft", "method": "sft"}, "parents"),
+    "parents are a list": (PARENT | {"parents": []}, "parents: []"),
+    "a parent is text": (PARENT | {"parents": {"model": "x"}}, "parent of type str"),
+    "a parent without a stage": (PARENT | {"parents": {"model": PARENT | {"stage": 1}}}, "stage: 1"),
+    "a digest is a number": (PARENT | {"digest": 5}, "digest: 5"),
+    "an adapter without a base": (PARENT | {"adapter": True}, "base: None"),
+    "data are a list": (PARENT | {"data": ["x"]}, "data: ['x']"),
+    "from a number": ({"from": 5}, "from: 5"),
+    "empty": ({}, "stage: None"),
+}
 SHARD = "model-00002-of-00007.safetensors"
 INDEX = "model.safetensors.index.json"
 # What is wrong -> (the intact folder, the change, what the message says).
@@ -224,6 +286,13 @@ MODELS: dict[str, tuple[str, Change, str]] = {
     "the index is damaged": ("shards", write(INDEX, "{"), INDEX),
     "the index has no map": ("shards", write(INDEX, "{}"), INDEX),
     "the index maps to numbers": ("shards", write(INDEX, '{"weight_map": {"a": 1}}'), INDEX),
+    "tokens without rows": ("base", more_tokens, "beyond the model's embeddings"),
+    "longest text is text": ("base", settings("tokenizer_config.json", model_max_length="x"), "model_max_length: 'x'"),
+    "unheard quantisation": ("base", settings(quantization_config={"quant_method": "nosuch"}), "nosuch"),
+    **{
+        f"generation config: {name}": ("base", write(GENERATION, content), said)
+        for name, (content, said) in GENERATIONS.items()
+    },
     "pickled": ("base", lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "pickle"),
     "GGUF": ("base", lambda f: (f / WEIGHTS).rename(f / "model-q4.gguf"), "GGUF"),
     "ONNX": ("base", lambda f: (f / WEIGHTS).rename(f / "model.onnx"), "ONNX"),
@@ -329,6 +398,11 @@ ADAPTERS: dict[str, tuple[Change, str]] = {
     "a tensor too many": (tensors(lambda found: found | {"base_model.model.x": torch.ones(1)}, ADAPTER), "model.x"),
     "names without PEFT's prefix": (renamed("base_model.model.", "", ADAPTER), "does not fit its base"),
     "NaN": (one(UP, lambda x: x * NAN, ADAPTER), "NaN"),
+    "integers": (one("lora", lambda x: x.to(torch.int8), ADAPTER), "integers"),
+    "DoRA without its vectors": (adapter_settings(use_dora=True), "lora_magnitude_vector"),
+    "tokens without rows": (more_tokens, "beyond the model's embeddings"),
+    **{f"generation config: {name}": (write(GENERATION, case[0]), case[1]) for name, case in GENERATIONS.items()},
+    **{f"chain: {name}": (write("adapter_chain.json", json.dumps(case[0])), case[1]) for name, case in CHAINS.items()},
 }
 CAUSAL = {"task_type": "CAUSAL_LM"}
 # Adapters of other kinds -> (PEFT's settings, the change, the message; None: used as it is).
@@ -339,6 +413,12 @@ KINDS: dict[str, tuple[PeftConfig, Change, str | None]] = {
         IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"], **CAUSAL),
         lambda f: None,
         None,
+    ),
+    "DoRA": (LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, **CAUSAL), lambda f: None, None),
+    "DoRA without a vector": (
+        LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, **CAUSAL),
+        dropped("layers.1.self_attn.q_proj.lora_magnitude_vector", ADAPTER),
+        "lora_magnitude_vector",
     ),
     "LoHa": (LoHaConfig(r=2, target_modules=["q_proj"], **CAUSAL), lambda f: None, None),
     "OFT": (OFTConfig(target_modules=["q_proj"], **CAUSAL), lambda f: None, None),

@@ -1,5 +1,6 @@
 """Checkpoints and adapters that are incomplete, damaged or of another kind: a user error that names what is wrong."""
 
+import argparse
 import json
 import logging
 import shutil
@@ -11,8 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
+from alignment.cli.inspect import info
 from alignment.errors import UserError
+from alignment.models.checkpoints import read_lineage
+from alignment.models.interop import import_checkpoint
 from alignment.models.loading import load_causal_lm, load_trainable
+from alignment.models.merging import merge
 
 IDS = torch.tensor([[5, 6, 3, 7, 9]])
 
@@ -76,11 +81,66 @@ def test_an_adapter_of_another_kind_gives_peft_s_logits_or_is_refused(case, part
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize("case", broken.LINEAGES)
+def test_a_damaged_lineage_is_refused_by_what_is_wrong(case, tmp_path):
+    content, said = broken.LINEAGES[case]
+    (tmp_path / "lineage.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as raised:
+        read_lineage(tmp_path)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("write_with", [merge, import_checkpoint])
+def test_nothing_is_written_with_tokens_that_have_no_rows(write_with, adapter, tmp_path):
+    with pytest.raises(UserError, match="beyond the model's embeddings"):
+        write_with(str(changed(adapter, broken.more_tokens)), tmp_path / "written")
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("case", broken.TIED)
+def test_an_adapter_on_tied_embeddings_gives_peft_s_logits(case, parts):
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", **broken.TIED[case])
+    folder = changed(broken.save_adapter(parts / "made", parts / "tied", config), lambda f: None)
+    shutil.rmtree(parts / "made")
+    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(parts / "tied"), folder).eval()(IDS)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, expected.logits, **close)
+    for write_with in [merge, import_checkpoint] if case in ("LoRA on both", "saved the input layer") else []:
+        written = folder.with_name(f"changed-{write_with.__name__}")
+        write_with(str(folder), written)
+        torch.testing.assert_close(load_causal_lm(str(written))[0](IDS).logits, expected.logits, **close)
+
+
+def test_an_adapter_that_cannot_be_merged_stays_apart(adapter, monkeypatch, caplog):
+    expected = load_causal_lm(str(adapter))[0](IDS).logits
+    monkeypatch.setattr("peft.tuners.lora.Linear.get_delta_weight", lambda layer, name: layer.weight * 0)
+    apart = load_causal_lm(str(adapter))[0]
+    torch.testing.assert_close(apart(IDS).logits, expected)
+    assert isinstance(apart, PeftModel) and not apart.training and "kept apart" in caplog.text
+
+
 def test_a_relative_base_is_found_from_the_adapter_s_folder(adapter, parts, monkeypatch, tmp_path):
     expected = load_causal_lm(str(adapter))[0](IDS).logits
     folder = changed(adapter, broken.adapter_settings(base_model_name_or_path="../base"))
     monkeypatch.chdir(tmp_path)
     torch.testing.assert_close(load_causal_lm(str(folder))[0](IDS).logits, expected)
+
+
+def test_a_base_found_elsewhere_is_named(adapter, parts, tmp_path, caplog):
+    folder = shutil.copytree(adapter, tmp_path / "run/sft/checkpoint")
+    broken.adapter_settings(base_model_name_or_path="/gone/base/checkpoint")(folder)
+    shutil.copytree(parts / "base", tmp_path / "run/base/checkpoint")
+    load_causal_lm(str(folder))
+    assert f"/gone/base/checkpoint is not there; {tmp_path}/run/base/checkpoint is used" in caplog.text
+    caplog.clear()
+    load_causal_lm(str(adapter))
+    assert caplog.text == ""
+
+
+def test_a_foreign_checkpoint_is_not_called_damaged(parts, capsys):
+    with pytest.raises(UserError, match="has no manifest to compare") as raised:
+        info.main(argparse.Namespace(verify=True, checkpoint=str(parts / "base"), preset=None))
+    assert "damaged" not in str(raised.value)
 
 
 def test_an_adapter_without_a_tokenizer_has_that_of_its_base(adapter, caplog):

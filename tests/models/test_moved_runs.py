@@ -40,7 +40,7 @@ def write_adapter(model, stage_dir: Path) -> None:
     with new_checkpoint(stage_dir / "checkpoint") as folder:
         save_checkpoint(model, tiny.tokenizer(), folder)
     base = model.peft_config[model.active_adapter].base_model_name_or_path
-    lineage = {"stage": stage_dir.name, "base_digest": digest_checkpoint(base), "parents": {}}
+    lineage = {"stage": stage_dir.name, "method": "sft", "base_digest": digest_checkpoint(base), "parents": {}}
     (stage_dir / "checkpoint/lineage.json").write_text(json.dumps(lineage))
     cover(stage_dir / "checkpoint", "lineage.json")
 

@@ -64,6 +64,7 @@ def test_the_stages_refuse_them_before_anything_runs(tmp_path):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     recipe = {"output_dir": str(tmp_path / "out"), "bf16": False, "use_cpu": True, "max_length": 64}
+    recipe["assistant_only_loss"] = False  # the tiny template has no generation markers
     for options in ({"packing": True}, {"padding_free": True}):
         args = sft.SFTRecipe(**recipe, **options)
         sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path / "llama")))
@@ -81,6 +82,7 @@ def test_packing_without_borders_is_said(tmp_path, caplog):
     tiny.model().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     recipe = {"output_dir": str(tmp_path / "out"), "bf16": False, "use_cpu": True, "max_length": 64}
+    recipe["assistant_only_loss"] = False  # the tiny template has no generation markers
     args = sft.SFTRecipe(**recipe, packing=True, packing_strategy="wrapped")
     sft.check(args, None, ModelArguments(model_name_or_path=str(tmp_path)))
     assert "lets them attend to each other" in caplog.text

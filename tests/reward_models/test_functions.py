@@ -2,8 +2,9 @@
 
 import pytest
 
+from alignment.cli.evaluate.judging import load_judge
 from alignment.errors import UserError
-from reward_models.functions import check_function, load_function
+from reward_models.functions import check_function, load_function, load_reward
 
 SOURCE = """
 def plain(completions, **columns):
@@ -15,6 +16,13 @@ def make(scale: float, words: list[str] | None = None, strict: bool = False, nam
     reward.options = (scale, words, strict, name, count)
     return reward
 
+class Judge:
+    def __init__(self, mode: str = "ok"):
+        self.mode = mode
+
+    def compare(self, prompts, a, b):
+        return [1.0] * len(prompts)
+
 def costly(path: str):
     raise RuntimeError("made")
 """
@@ -24,6 +32,16 @@ def costly(path: str):
 def file(tmp_path) -> str:
     (tmp_path / "own.py").write_text(SOURCE)
     return str(tmp_path / "own.py")
+
+
+@pytest.mark.parametrize("options", ["", "?", "?mode=strict"])
+def test_a_judge_s_class_takes_options(options, file):
+    judge = load_judge(f"{file}:Judge{options}", 4)
+    assert judge.compare(["a", "b"], ["x", "y"], ["z", "w"]) == [1.0, 1.0]
+    assert judge.mode == ("strict" if "mode" in options else "ok")
+    if options:
+        with pytest.raises(UserError, match="compares two replies"):
+            load_reward(f"{file}:Judge{options}")
 
 
 def test_a_name_without_options_is_the_function_itself(file):

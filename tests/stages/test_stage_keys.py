@@ -5,6 +5,7 @@ import math
 import pytest
 
 from alignment.errors import UserError
+from alignment.stages.keys.trainer_keys import require_optimizer
 from alignment.stages.ppo import PPORecipe
 from alignment.stages.pretrain import PretrainRecipe
 from alignment.stages.sft import SFTRecipe
@@ -29,8 +30,6 @@ from alignment.stages.sft import SFTRecipe
         ({"adam_epsilon": 0.0}, "adam_epsilon is too small"),
         ({"adam_beta1": 1.0}, "the optimizer cannot be made"),
         ({"adam_beta2": 2.0}, "the optimizer cannot be made"),
-        ({"optim": "adamw_8bit"}, "bitsandbytes"),
-        ({"optim": "galore_adamw"}, "the optimizer cannot be made"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "num_decay_steps"),
         ({"lr_scheduler_kwargs": {"unheard": 1}}, "unheard"),
@@ -55,3 +54,14 @@ def test_all_impossible_values_are_reported_together(tmp_path):
     with pytest.raises(UserError) as raised:
         SFTRecipe(str(tmp_path), use_cpu=True, bf16=False, seed=-1, gradient_accumulation_steps=0)
     assert "seed" in str(raised.value) and "gradient_accumulation_steps" in str(raised.value)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_8bit"])
+def test_an_optimizer_of_another_machine_is_refused_only_where_it_runs(optim, tmp_path, monkeypatch):
+    for package in ("bitsandbytes", "torchao"):
+        monkeypatch.setattr(f"transformers.trainer_optimizer.is_{package}_available", lambda: False)
+    args = SFTRecipe(str(tmp_path), use_cpu=True, bf16=False, optim=optim)
+    if optim == "adamw_torch_fused":
+        return require_optimizer(args)
+    with pytest.raises(UserError, match=f"package of the optimizer {optim}"):
+        require_optimizer(args)

@@ -117,12 +117,17 @@ class Chat:
         """Print the reply as it is generated, add it to the conversation, and return it."""
         from transformers import TextStreamer
 
+        from alignment.errors import UserError
         from alignment.models.generation import plain_generation, settings_named
 
         if not self.tokenizer.chat_template:
             self.messages.clear()
         self.messages.append({"role": "user", "content": line})
-        prompt, room = self.fitting_prompt(line)
+        try:
+            prompt, room = self.fitting_prompt(line)
+        except UserError:
+            del self.messages[-1:]  # as if it had not been said
+            raise
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         plain = nullcontext() if self.recommended else plain_generation(self.model)
         with plain, settings_named(self.model.generation_config, self.sampling()):
@@ -169,9 +174,11 @@ class Chat:
 
     def encode(self, line: str) -> "dict[str, torch.Tensor]":
         """The prompt's tensors: the conversation, or the line alone if there is no chat template."""
+        from alignment.tokenization.chat_format import apply_template
+
         if self.tokenizer.chat_template:
-            encoded = self.tokenizer.apply_chat_template(
-                self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            encoded = apply_template(
+                self.tokenizer, self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
         else:
             begin = self.tokenizer.bos_token or self.tokenizer.eos_token  # of a text without tokens

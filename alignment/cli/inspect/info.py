@@ -92,7 +92,8 @@ def _print_run(run_dir: Path) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     """Compare a checkpoint, or all of a run directory, with their manifests; an adapter's base too."""
-    from alignment.durable.manifest import MANIFEST, read_manifest, require_intact
+    from alignment.durable.manifest import LINEAGE, MANIFEST, read_manifest, require_intact
+    from alignment.durable.steps import PROGRESS_FILE
     from alignment.errors import gathered, raise_all
     from alignment.models.checkpoints import require_sound
     from alignment.pipeline.records.record import FILE
@@ -105,8 +106,15 @@ def _verify(args: argparse.Namespace) -> int:
     errors: list[UserError] = []
     for checkpoint in sorted(folder.glob("*/checkpoint")) if run else [folder]:
         with gathered(errors):
-            if not (checkpoint / MANIFEST).is_file():
-                require_intact(checkpoint, fix="checkpoints of other programs have no manifest and cannot be verified")
+            if not (run or any((checkpoint / name).is_file() for name in (MANIFEST, LINEAGE, PROGRESS_FILE))):
+                raise UserError(
+                    f"{checkpoint} has no manifest to compare its files with",
+                    got=f"no {MANIFEST}, as in checkpoints of other programs",
+                    expected="a checkpoint that this project wrote",
+                    fix="without --verify, `align info` shows what the checkpoint is; every verb looks for damage that "
+                    "shows in the files themselves when it loads the checkpoint",
+                )
+            require_intact(checkpoint)
             require_sound(checkpoint)
             files = read_manifest(checkpoint).values()
             print(f"{checkpoint}: intact, {len(files)} files, {size_text(sum(file['size'] for file in files))}")

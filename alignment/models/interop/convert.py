@@ -27,6 +27,8 @@ from alignment.models.checkpoints import (
 )
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.merge_in_place import merge_in_place
+from alignment.models.vocabulary import require_rows
 
 from .families import (
     FAMILIES,
@@ -115,9 +117,12 @@ def import_checkpoint(source: str | Path, output_dir: str | Path) -> Conversion:
             misfits,
             f"keep it as a {theirs.model_type} model: the stages train it without conversion",
         )
-    config = to_gpt_config(theirs)
     tokenizer = _tokenizer(source)
     model = _merged(source, "causal-lm") if is_adapter(source) else _loaded(source, AutoModelForCausalLM)
+    if tokenizer is not None:
+        require_rows(model, tokenizer, str(source))
+    theirs.tie_word_embeddings = model.config.tie_word_embeddings  # an adapter may have parted them
+    config = to_gpt_config(theirs)
     tensors = to_gpt_weights(model.state_dict(), theirs.model_type, config.num_hidden_layers)
     ours = _built(config, tensors, model)
     return _written(ours, tokenizer, output_dir, left_behind(theirs, theirs.model_type))
@@ -152,6 +157,7 @@ def export_checkpoint(checkpoint: str | Path, target: str, output_dir: str | Pat
         return _export_self_contained(load(), _tokenizer(checkpoint), output_dir)
     _require_fit(checkpoint, config, model_class, target)
     tokenizer, model = _tokenizer(checkpoint), load()
+    config.tie_word_embeddings = model.config.tie_word_embeddings  # an adapter may have parted them
     tensors = from_gpt_weights(model.state_dict(), target, config.num_hidden_layers)
     theirs = _built(from_gpt_config(config, target), tensors, model)
     done = _written(theirs, tokenizer, output_dir, left_behind(config, target), exported=True)
@@ -220,7 +226,7 @@ def _how_to_load(checkpoint: str | Path, config: GPTConfig) -> tuple[type, Calla
 
 
 def _merged(adapter: str | Path, kind: str) -> PreTrainedModel:
-    return load_trainable(adapter, kind, dtype="auto").merge_and_unload()
+    return merge_in_place(load_trainable(adapter, kind, dtype="auto"))
 
 
 def _loaded(checkpoint: str | Path, model_class: type[Any]) -> PreTrainedModel:

@@ -82,6 +82,8 @@ def refused_keys(args: TrainingArguments) -> Iterator[UserError]:
             expected=", ".join(["none", *get_available_reporting_integrations()]),
             fix="install its package, or report_to: none",
         )
+    if lacks_package(args):
+        return  # valid on a machine that has it; `require_optimizer` asks where the stage runs
     try:
         with untaken("the optimizer"):
             kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
@@ -94,6 +96,27 @@ def refused_keys(args: TrainingArguments) -> Iterator[UserError]:
             get_scheduler(args.lr_scheduler_type, optimizer, warmup, TRIED_STEPS, dict(args.lr_scheduler_kwargs or {}))
     except UserError as error:
         yield error
+
+
+def lacks_package(args: TrainingArguments) -> Exception | None:
+    """Return transformers' error about the package that an optimizer needs and this machine lacks, if any."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except ImportError as error:
+        return error
+    except NOT_TAKEN as error:
+        return error if isinstance(error.__context__, ImportError) or "nstall" in str(error) else None
+    return None
+
+
+def require_optimizer(args: TrainingArguments) -> None:
+    """Raise if this machine lacks the package of a stage's optimizer; a recipe for another machine may name it."""
+    if missing := lacks_package(args):
+        raise UserError(
+            f"this machine lacks the package of the optimizer {args.optim.value}",
+            got=summary(missing),
+            fix="install the package, or optim: adamw_torch",
+        ) from missing
 
 
 @contextmanager

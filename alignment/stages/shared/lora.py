@@ -24,6 +24,7 @@ from alignment.models.vocabulary import make_room, require_rows
 from alignment.stages import CLASSIFIER, STAGES
 from alignment.stages.keys.adapter_keys import OWN_TASK, impossible_values, lora_config, try_adapter
 from alignment.stages.shared.stage_run import INITIAL_ADAPTER
+from alignment.tokenization.chat_format import apply_template
 
 logger = logging.getLogger(__name__)
 
@@ -311,6 +312,6 @@ def template_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if not tokenizer.chat_template:
         return []
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    ids = apply_template(tokenizer, messages, return_dict=True)["input_ids"]
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     return sorted(special.intersection(ids))

@@ -15,6 +15,7 @@ from alignment.keyed_seeds import keyed_generator
 from alignment.models.generation import plain_generation
 from alignment.models.output_layer import contiguous_states
 from alignment.models.router import no_router_logits
+from alignment.tokenization.chat_format import apply_template
 
 
 class RolloutSampler(Sampler):
@@ -115,7 +116,7 @@ def encode_prompts(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBas
     """Token ids of each row's `prompt`: text, or messages through the chat template with a generation prompt."""
     if is_conversational({"prompt": rows[0]["prompt"]}):
         prompts = [row["prompt"] for row in rows]
-        return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return apply_template(tokenizer, prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
     return tokenizer([row["prompt"] for row in rows])["input_ids"]
 
 
