@@ -194,12 +194,22 @@ def source_of(function: Callable[..., Any]) -> tuple[str | None, int]:
 def missing_columns(label: str, missing: Sequence[str], columns: Sequence[str]) -> UserError:
     """The error for a reward that needs other columns than those of the rows."""
     sampled = ", ".join(name for name in missing if name in RESERVED)
-    near = did_you_mean(missing[0], columns, "name a column of the data; the key `columns` renames columns")
+    near = _nested(missing[0], columns) or did_you_mean(
+        missing[0], columns, "name a column of the data; the key `columns` renames columns"
+    )
     return UserError(
         f"Reward function {label} needs a column that the rows do not have: {', '.join(missing)}.",
         got=_seen(columns),
         fix=f"{sampled}: only PPO and GRPO have it" if sampled else near,
     )
+
+
+def _nested(name: str, columns: Sequence[str]) -> str | None:
+    """The fix for a dotted name, which `columns` can read from objects; None for other names."""
+    if not any(name.startswith(f"{column}.") for column in columns):
+        return None
+    new = next(new for new in ("answer", name.rpartition(".")[2], name.replace(".", "_")) if new not in columns)
+    return f"columns: {{{name}: {new}}}, and name {new!r} as the reward's column"
 
 
 def _seen(columns: Sequence[str]) -> str:

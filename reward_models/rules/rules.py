@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import isfinite, isnan
+from math import isfinite
 from os import cpu_count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from alignment.data.words import UNSPACED, is_unspaced, split_words
 from alignment.errors import UserError, unknown
 from reward_models.protocol import Column, Reward, Text, reply_text
+from reward_models.rule_columns import true_answers
 from reward_models.rules.algebra import Algebra, Limited
 from reward_models.rules.answers import after_thought, same_answer
 from reward_models.rules.answers import as_number as as_number
@@ -50,16 +51,17 @@ def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
 def answer_match(column: Column = "answer") -> Reward:
     r"""1 if the reply gives the answer in the column, 0 if it does not or if that is in doubt; None without an answer.
 
-    The reply's answer is marked by the last \boxed{} or ####, otherwise it follows the last `answer is`, otherwise it
-    is the whole reply or, if the true answer is a number, the last number. Numbers are compared by value and unit
-    (1,000 is 1000.0, 0.5 is 1/2, 120 mm is 12 cm); a unit on only one side is ignored, and an unfinished calculation is
-    not a number. Expressions, equations, sets and intervals are compared by math-verify, words as text without regard
-    to case. The column holds the answer alone or marked as in a reply (GSM8K), or a list of alternatives.
+    The reply's answer is marked by the last <answer>, \boxed{} or ####, otherwise it follows the last `answer is`,
+    otherwise it is the whole reply or, if the true answer is a number, the last number. Numbers are compared by value
+    and unit (1,000 is 1000.0, 0.5 is 1/2, 120 mm is 12 cm); a unit on only one side is ignored, and an unfinished
+    calculation is not a number. Expressions, equations, sets and intervals are compared by math-verify, words as text
+    without regard to case. The column holds the answer alone or marked as in a reply (GSM8K), or a list of
+    alternatives, which may be JSON text.
     """
     equal = Algebra()
 
     def judge(completion: Text, true: object) -> float | None:
-        alternatives = [str(one) for one in (true if isinstance(true, list | tuple) else [true]) if not _is_blank(one)]
+        alternatives = true_answers(true, column)
         if not alternatives:
             return None
         return float(any(same_answer(reply_text(completion), one, equal) for one in alternatives))
@@ -70,10 +72,6 @@ def answer_match(column: Column = "answer") -> Reward:
 
     reward.__name__ = "answer_match"
     return reward
-
-
-def _is_blank(answer: object) -> bool:
-    return answer is None or (isinstance(answer, float) and isnan(answer)) or not str(answer).strip()
 
 
 # ---- Formats ----
