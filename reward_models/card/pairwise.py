@@ -10,6 +10,7 @@ import numpy as np
 
 from alignment.data.words import split_words
 from reward_models.calls import scores_of
+from reward_models.card.gold_scores import GOLD_COLUMNS as GOLD_COLUMNS
 from reward_models.card.gold_scores import as_score, gold_gaps
 from reward_models.card.margins import agreement, calibration, quantile_bins, share
 from reward_models.protocol import Reward, reply_text
