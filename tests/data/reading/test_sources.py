@@ -157,7 +157,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         rows_of(tmp_path / "absent" / "deeper" / "*.jsonl")
     write_rows(tmp_path / "pipeline.json")
-    with pytest.raises(UserError, match="check the path; .* has pipeline.json, training.jsonl, zzz.jsonl"):
+    with pytest.raises(UserError, match=r"check the path; .* has pipeline.json, training.jsonl, zzz.jsonl"):
         rows_of(tmp_path / "nonexist.jsonl")
 
 
