@@ -20,6 +20,9 @@ from reward_models.user_code import user_code
 SAMPLED = ("prompts", "completions", "completion_ids")
 TRAINERS = ("trainer_state", "log_extra", "log_metric")
 RESERVED = (*SAMPLED, *TRAINERS)  # names of arguments, which columns of the data set cannot have
+# Parameters of functions that score a single reply: verl's compute_score(data_source, solution_str, ground_truth).
+TRUTHS = ("ground_truth", "answer", "solution", "target", "reference", "label")
+SINGLE = {"solution_str", "ground_truth", "completion", "response", "reply", "predict_str", "prediction"}
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -194,12 +197,22 @@ def source_of(function: Callable[..., Any]) -> tuple[str | None, int]:
 def missing_columns(label: str, missing: Sequence[str], columns: Sequence[str]) -> UserError:
     """The error for a reward that needs other columns than those of the rows."""
     sampled = ", ".join(name for name in missing if name in RESERVED)
-    near = did_you_mean(missing[0], columns, "name a column of the data; the key `columns` renames columns")
+    near = _nested(missing[0], columns) or did_you_mean(
+        missing[0], columns, "name a column of the data; the key `columns` renames columns"
+    )
     return UserError(
         f"Reward function {label} needs a column that the rows do not have: {', '.join(missing)}.",
         got=_seen(columns),
         fix=f"{sampled}: only PPO and GRPO have it" if sampled else near,
     )
+
+
+def _nested(name: str, columns: Sequence[str]) -> str | None:
+    """The fix for a dotted name, which `columns` can read from objects; None for other names."""
+    if not any(name.startswith(f"{column}.") for column in columns):
+        return None
+    new = next(new for new in ("answer", name.rpartition(".")[2], name.replace(".", "_")) if new not in columns)
+    return f"columns: {{{name}: {new}}}, and name {new!r} as the reward's column"
 
 
 def _seen(columns: Sequence[str]) -> str:
@@ -227,7 +240,7 @@ def require_signature(
             f"{label} is not a reward function.",
             got=signature,
             expected="a function of completions, prompts and **columns",
-            fix=f"if it makes the reward, add its options: {name}?OPTION=VALUE",
+            fix=_written_as_reward(name, parameters),
         )
     required = [
         key
@@ -243,6 +256,17 @@ def require_signature(
             f"{', '.join(RESERVED)} and every column of the data set",
             fix=f"remove the / from the parameters of {name}" if required else f"add **columns to {name}'s parameters",
         )
+
+
+def _written_as_reward(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
+    """The fix for a function of other arguments: it makes the reward, or scores a single reply, as in verl."""
+    if not parameters.keys() & SINGLE:
+        return f"if it makes the reward, add its options: {name}?OPTION=VALUE"
+    truths = [key for key in parameters if key in TRUTHS] or ["answer"]
+    return (
+        f"write a function that calls {name} for each reply, which is completions[n][-1]['content'] (or completions[n] "
+        f"after a prompt that is a text): def reward(completions, {truths[0]}, **columns): return [...]"
+    )
 
 
 def copied(value: Any) -> Any:

@@ -7,11 +7,23 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow
 
 from alignment.errors import UserError
 
 LARGEST = float(np.finfo(np.float32).max)  # trainers hold rewards as 32-bit numbers
 LONGEST_SHOWN = 80  # characters of a value in a message
+# Names that PPO and TRL's trainers log themselves; a reward's value would replace theirs, or be added to it.
+TRAINERS_METRICS = frozenset((
+    "loss", "grad_norm", "learning_rate", "epoch", "step", "eval_loss", "train_loss", "policy_loss", "aux_loss",
+    "reward", "reward_std", "reward_length_corr", "frac_reward_zero_std", "kl", "kl_coef", "approx_kl", "entropy",
+    "entropy_coef", "num_tokens", "step_time", "policy_learns", "cispo_clip_ratio",
+))  # fmt: skip
+TRAINERS_GROUPS = (
+    *("rewards/", "completions/", "clip_ratio/", "loss/", "ratio/", "value/", "advantages/", "kl/", "time/"),
+    *("sampling/", "tools/", "vespo/"),
+)
+TRAINERS_COLUMNS = ("step", "prompt", "completion", "advantage")
 EXPECTED = "a number for each completion, or None for a completion that the function cannot score"
 
 
@@ -86,12 +98,19 @@ def _got(value: Any, completion: Any) -> str:
     return f"{shown(value)} ({type(value).__name__}) for {shown(completion)}"
 
 
-def metric(value: Any, name: str) -> float:
+def metric(value: Any, name: Any) -> float:
     """The number that a function logs with `log_metric`.
 
     Raises:
-        UserError: the value is not a number.
+        UserError: the value is not a number, or the name is not a text or is that of a metric of the trainers.
     """
+    _require_name("log_metric", name)
+    if name in TRAINERS_METRICS or name.startswith(TRAINERS_GROUPS):
+        raise UserError(
+            f"log_metric: {name} is a metric of the trainer, which would be replaced.",
+            expected="a name of your own",
+            fix=f"log_metric('own/{name}', value)",
+        )
     try:
         if isinstance(value, str | bytes):
             raise TypeError
@@ -100,12 +119,22 @@ def metric(value: Any, name: str) -> float:
         raise UserError(f"log_metric: {name} is not a number.", got=shown(value)) from error
 
 
-def extra(values: Any, count: int, column: str) -> list[Any]:
-    """The values that a function records with `log_extra`, as JSON can hold them.
+def _require_name(function: str, name: Any) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{function}: a name is not a text.", got=f"{shown(name)} ({type(name).__name__})")
+
+
+def extra(values: Any, count: int, column: Any) -> list[Any]:
+    """The values that a function records with `log_extra`, as JSON and Parquet can hold them.
 
     Raises:
-        UserError: there is not one value per completion, or a value that JSON cannot hold.
+        UserError: there is not one value per completion, a value that cannot be recorded, values of several types, or
+            the column is not a text or is a column of the trainers.
     """
+    _require_name("log_extra", column)
+    if column in TRAINERS_COLUMNS:
+        fix = f"log_extra('own_{column}', values)"
+        raise UserError(f"log_extra: {column} is a column of the trainer, which would be replaced.", fix=fix)
     given = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(given, str | bytes | Mapping | Set) or not isinstance(given, Iterable):
         got = f"{shown(values)} ({type(values).__name__})"
@@ -115,7 +144,8 @@ def extra(values: Any, count: int, column: str) -> list[Any]:
         raise UserError(f"log_extra: {column} has the wrong length.", got=len(found), expected=count)
     try:
         json.dumps(found)
-    except (TypeError, ValueError) as error:
-        expected = "numbers, texts, and lists and dictionaries of them"
+        pyarrow.array(found)  # TRL writes them as a column of a Parquet file
+    except (TypeError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        expected = "numbers, texts, and lists and dictionaries of them, of one type in the column"
         raise UserError(f"log_extra: {column} cannot be recorded.", got=str(error), expected=expected) from error
     return found

@@ -263,7 +263,11 @@ def explained(checkpoint: str | Path, part: str = "") -> Iterator[None]:
     # What transformers and torch raise for a config that describes no model, and for files that are not what they seem.
     except (*REFUSALS, StrictDataclassError) as error:
         if is_full_memory(error):
-            raise
+            raise UserError(
+                f"{checkpoint} does not fit into memory",
+                got=summary(error),
+                fix="a machine with more memory, a dtype of 16 bits, or correct the sizes in config.json",
+            ) from error
         if "custom code" in str(error):
             raise UserError(
                 f"{checkpoint} needs its own code to load, and code of a checkpoint is never run",

@@ -33,8 +33,10 @@ from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
-from reward_models.card.pairwise import GOLD_COLUMNS, judge_pairs
+from reward_models.card.gold_scores import GOLD_COLUMNS, require_card_columns
+from reward_models.card.pairwise import judge_pairs
 from reward_models.learned import LearnedReward
+from reward_models.returned import LARGEST
 
 PARENTS = {"model_name_or_path": CAUSAL_LM}
 
@@ -119,12 +121,8 @@ def make_trainer(
     splits = load_data(data, STAGES["reward"].data, args.seed, stage_dir, keep=keep, held_out=held_out)
     splits = DatasetDict({name: with_numeric_margins(rows, name) for name, rows in splits.items()})
     judged = card_pairs(splits)
-    if judged is not None and data.card_subset and data.card_subset not in judged.column_names:
-        raise UserError(
-            f"the pairs have no column {data.card_subset}",
-            got=", ".join(judged.column_names),
-            fix="correct card_subset",
-        )
+    if judged is not None:
+        require_card_columns(judged, data.card_subset, "card_subset")  # the card is made after training
     pairs = DatasetDict({name: trained_columns(splits[name]) for name in ("train", "validation") if name in splits})
     with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("preference", pairs, tokenizer):
         trainer = RewardTrainer(
@@ -158,7 +156,7 @@ def with_numeric_margins(pairs: Dataset, split: str) -> Dataset:
     if MARGIN not in pairs.column_names:
         return pairs
     margins = [_number(value) for value in pairs[MARGIN]]
-    wrong = [place for place, margin in enumerate(margins) if not math.isfinite(margin)]
+    wrong = [place for place, margin in enumerate(margins) if not abs(margin) <= LARGEST]
     if wrong:
         raise UserError(
             "pairs have no number as margin, which the loss of a reward model reads",

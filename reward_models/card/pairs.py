@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.data.reading.files import read_files, split_files
 from alignment.data.reading.formats import convert
 from alignment.data.reading.sources import load_source
 from alignment.errors import UserError
+from reward_models.card.gold_scores import as_score
 from reward_models.protocol import Text
+from reward_models.returned import shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,11 +35,28 @@ def read_pairs(name: str, split: str = "train", limit: int | None = None) -> Dat
     return rows
 
 
-def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[Text]], list[list[float]]]:
-    """(prompts, completions per prompt, gold scores per prompt) of a file.
+@dataclass(frozen=True)
+class Samples:
+    """Several completions per prompt with gold scores, grouped by prompt.
+
+    Attributes:
+        prompts: of each group.
+        completions, gold: of each group the completions and their gold scores.
+        columns: the file's other columns, a value per completion in the order of the groups.
+    """
+
+    prompts: list[Text]
+    completions: list[list[Text]]
+    gold: list[list[float]]
+    columns: dict[str, list[Any]]
+
+
+def read_samples(file: str, gold: str = "gold") -> Samples:
+    """The completions with gold scores in a file.
 
     Args:
-        file: rows {prompt, completion, GOLD}, grouped by prompt, or rows {prompt, completions, GOLD} with lists.
+        file: rows {prompt, completion, GOLD}, grouped by prompt, or rows {prompt, completions, GOLD} with lists; the
+            values of other columns belong to each completion of their row.
         gold: the column of the gold scores.
     """
     rows = read_files(split_files(str(Path(file)), "train"))
@@ -51,29 +70,60 @@ def read_samples(file: str, gold: str = "gold") -> tuple[list[Text], list[list[T
             expected=f"prompt, completion (or a list: completions) and {gold}",
             fix="name the column of the gold scores with --gold",
         )
-    found: dict[str, tuple[Text, list[Text], list[float]]] = {}
+    others = [name for name in rows.column_names if name not in ("prompt", column, gold)]
+    groups: dict[str, list[tuple[Any, Any, Any, dict[str, Any]]]] = {}
     for row in rows:
-        _, completions, scores = found.setdefault(json.dumps(row["prompt"]), (row["prompt"], [], []))
-        given, their = (row[column], row[gold]) if several else ([row[column]], [row[gold]])
-        if not (isinstance(given, list) and isinstance(their, list)):
-            raise UserError(
-                f"{file}: {column} and {gold} are not lists", got=f"{given!r} and {their!r}"[:200], expected="two lists"
-            )
-        completions += given
-        scores += their
-    groups = list(found.values())
-    _require_scores(file, gold, groups)
-    return [prompt for prompt, _, _ in groups], [some for _, some, _ in groups], [scores for _, _, scores in groups]
-
-
-def _require_scores(file: str, gold: str, groups: Sequence[tuple[Text, list[Text], list[float]]]) -> None:
-    for prompt, completions, scores in groups:
-        numbers = all(isinstance(one, (int, float)) and math.isfinite(one) for one in scores)
-        if len(completions) != len(scores) or not numbers:
-            raise UserError(
-                f"{file}: completions without a gold score",
-                got=f"{len(completions)} completions, {gold} {scores} for {prompt!r}",
-                expected="a number for each completion",
-            )
-    if all(len(completions) < 2 for _, completions, _ in groups):
+        completions, scores = (row[name] if several else [row[name]] for name in (column, gold))
+        _require_lists(file, gold, row["prompt"], completions, scores)
+        group = groups.setdefault(json.dumps(row["prompt"]), [])
+        kept = {name: row[name] for name in others}
+        group += [(row["prompt"], *pair, kept) for pair in zip(completions, scores, strict=True)]
+    found = list(groups.values())
+    _require_samples(file, gold, [one for group in found for one in group])
+    if all(len(group) < 2 for group in found):
         raise UserError(f"{file} has one completion per prompt", expected="several completions of the same prompt")
+    if not all(found):
+        raise UserError(f"{file} has prompts without completions", got=f"{found.count([])} of {len(found)}")
+    return Samples(
+        [group[0][0] for group in found],
+        [[completion for _, completion, _, _ in group] for group in found],
+        [[as_score(score) or 0.0 for _, _, score, _ in group] for group in found],
+        {name: [kept[name] for group in found for _, _, _, kept in group] for name in others},
+    )
+
+
+def _require_lists(file: str, gold: str, prompt: Any, completions: Any, scores: Any) -> None:
+    both = isinstance(completions, list) and isinstance(scores, list)
+    if not both or len(completions) != len(scores):
+        number = f"{len(completions)} completions" if isinstance(completions, list) else f"completions {completions!r}"
+        raise UserError(
+            f"{file}: completions without a gold score",
+            got=f"{number}, {gold} {shown(scores)} for {shown(prompt)}",
+            expected="a list of completions, and a list with a number for each",
+        )
+
+
+def _require_samples(file: str, gold: str, samples: Sequence[tuple[Any, Any, Any, dict[str, Any]]]) -> None:
+    """Raise for samples whose prompt or completion is no text and no conversation, or whose score is no number."""
+    texts = "a text, or a conversation of messages with role and content"
+    for name, wrong, expected in (
+        ("prompt", [one[0] for one in samples if not _is_text(one[0])], texts),
+        ("completion", [one[1] for one in samples if not _is_text(one[1])], texts),
+        (gold, [one[2] for one in samples if as_score(one[2]) is None], "a finite number for each completion"),
+    ):
+        if wrong:
+            raise UserError(
+                f"{file}: completions without a gold score" if name == gold else f"{file}: a {name} that is no text",
+                got=f"{len(wrong)} of {len(samples)} samples, the first with {name} {shown(wrong[0])}",
+                expected=expected,
+                fix=f"correct or remove these samples in {file}",
+            )
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(
+        isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content")) for turn in turns
+    )

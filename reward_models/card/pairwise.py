@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignment.data.words import split_words
 from reward_models.calls import scores_of
+from reward_models.card.gold_scores import GOLD_COLUMNS as GOLD_COLUMNS
+from reward_models.card.gold_scores import as_score, gold_gaps
 from reward_models.card.margins import agreement, calibration, quantile_bins, share
 from reward_models.protocol import Reward, reply_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-GOLD_COLUMNS = ["gold_chosen", "gold_rejected"]
 GAP_EDGES = (0.1, 0.3, 0.5, 0.8, 1.2, 2.01)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -62,13 +63,12 @@ def score_pairs(reward: Reward, pairs: Dataset, subset: str | None = None) -> Pa
     words_chosen, words_rejected = (
         np.array([len(split_words(reply_text(reply))) for reply in replies]) for replies in sides.values()
     )
-    gold = [np.array(columns[name]) for name in GOLD_COLUMNS if name in columns]
     return PairScores(
         chosen,
         rejected,
         words_chosen,
         words_rejected,
-        gold_gaps=gold[0] - gold[1] if len(gold) == 2 else None,
+        gold_gaps=gold_gaps(pairs),
         subsets=np.array(list(map(str, columns[subset]))) if subset else None,
     )
 
@@ -177,6 +177,15 @@ def score_summary(scores: PairScores, kept: np.ndarray) -> dict:
         "margin_std": float(margins.std()),
         "length_correlation": float(np.corrcoef(values, words)[0, 1]) if varied else None,
     }
+
+
+def is_summary(found: Any) -> bool:
+    """Whether a value of JSON is a `score_summary`, as far as `score_drift` reads it."""
+    quantiles = found.get("quantiles") if isinstance(found, dict) else None
+    if not isinstance(quantiles, dict) or set(quantiles) != {f"{share:g}" for share in QUANTILES}:
+        return False
+    values = [found.get("mean"), found.get("std"), *quantiles.values()]
+    return all(isinstance(value, int | float) and as_score(value) is not None for value in values)
 
 
 def score_drift(before: dict, now: dict) -> dict:

@@ -1,9 +1,10 @@
 r"""Whether a reply gives the true answer. In doubt it does not: a reward for a wrong answer teaches wrong answers.
 
-`same_answer` finds the answer in a reply: marked by \boxed{} or ####, or stated in prose (prose.py).
+`same_answer` finds the answer in a reply: marked by tags, \boxed{} or ####, or stated in prose (prose.py).
 answer_values.py compares it with the true one.
 """
 
+import json
 import re
 from fractions import Fraction
 
@@ -15,6 +16,11 @@ from reward_models.rules.typography import clean, in_ascii
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{?)")
 FINAL = re.compile(r"(?<!#)####(?!#)[ \t]*(.*)")
+TAG = re.compile(r"<(/?)(answer|final_answer|solution)>|\[(/?)(answer)\]", re.IGNORECASE)
+END_TOKENS = re.compile(r"(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>|<\|[^<>|\s]{1,40}\|>))+\s*$")  # also DeepSeek's
+JSON_BLOCK = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL | re.IGNORECASE)
+MOST_JSON = 10_000  # characters
+ANSWER_KEYS = ("answer", "final_answer")
 STATED = re.compile(r"^\W*(?:so\s+)?(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)+\s*", re.IGNORECASE)
 # Retracts the answer before it: `\boxed{8} is not it`, `\boxed{8}? No.`
 DENIED = re.compile(
@@ -35,7 +41,17 @@ def same_answer(reply: str, truth: str, equal: Equal = text_equal) -> bool:
         equal: compares mathematical expressions.
     """
     truth = true_answer(in_ascii(truth))
-    reply = in_ascii(after_thought(reply))
+    reply = without_end_tokens(in_ascii(after_thought(reply)))
+    if (tagged := _tagged(reply)) is not None:
+        content, start, end = tagged
+        if is_negated(reply, start) or DENIED.search(reply, end):
+            return False
+        reply = content
+    return _gives(_json_answer(reply), truth, equal)
+
+
+def _gives(reply: str, truth: str, equal: Equal) -> bool:
+    """Whether a reply without tags gives the true answer."""
     given, end = _marked(reply)
     if given is not None:
         return DENIED.search(reply, end) is None and same_value(given, truth, equal)
@@ -58,8 +74,49 @@ def after_thought(reply: str) -> str:
     return answer if thought else "" if "<think>" in reply else reply
 
 
+def without_end_tokens(text: str) -> str:
+    """The text without a model's end tokens at its end, which a reply keeps if it was decoded with them."""
+    last = text[-1000:]
+    found = END_TOKENS.search(last)
+    return text[: len(text) - len(last) + found.start()] if found else text
+
+
+def _tagged(text: str) -> tuple[str, int, int] | None:
+    """(content, start, end) of the last answer between tags that is not empty, as R1 is taught to write it.
+
+    None without tags, and if a box or #### after them marks another answer.
+    """
+    last = opened = None
+    for tag in TAG.finditer(text):
+        name = (tag[2] or tag[4]).lower()
+        if not (tag[1] or tag[3]):
+            opened = (name, tag)
+        elif opened and opened[0] == name and (content := text[opened[1].end() : tag.start()]).strip():
+            last, opened = (content, opened[1].start(), tag.end()), None
+    if last is None or BOX.search(text, last[2]) or FINAL.search(text, last[2]):
+        return None
+    return last
+
+
+def _json_answer(text: str) -> str:
+    """The answer in a reply that is a JSON object, perhaps in a block of code; other replies as they are."""
+    block = JSON_BLOCK.fullmatch(text)
+    inner = (block[1] if block else text).strip()
+    if not (inner.startswith("{") and inner.endswith("}") and len(inner) < MOST_JSON):
+        return text
+    try:
+        value = json.loads(inner)
+    except (ValueError, RecursionError):
+        return text
+    found = [value[key] for key in ANSWER_KEYS if key in value] if isinstance(value, dict) else []
+    return str(found[0]) if len(found) == 1 and isinstance(found[0], str | int | float) else text
+
+
 def true_answer(text: str) -> str:
     """The answer in a column: marked, after `answer is`, at the end of a worked solution, or else the whole text."""
+    text = without_end_tokens(text)
+    if (tagged := _tagged(text)) is not None:
+        text = tagged[0].strip()
     marked = marked_answer(text)
     if marked is not None:
         return marked

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import isfinite, isnan
+from math import isfinite
 from os import cpu_count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,12 +19,13 @@ from typing import Any, NoReturn
 from alignment.data.words import UNSPACED, is_unspaced, split_words
 from alignment.errors import UserError, unknown
 from reward_models.protocol import Column, Reward, Text, reply_text
+from reward_models.rule_columns import true_answers
+from reward_models.rule_tests import read_tests
 from reward_models.rules.algebra import Algebra, Limited
 from reward_models.rules.answers import after_thought, same_answer
 from reward_models.rules.answers import as_number as as_number
 from reward_models.rules.answers import last_number as last_number
 from reward_models.rules.answers import marked_answer as marked_answer
-from reward_models.rules.sandbox_tests import runs_nothing, test_functions
 
 logger = logging.getLogger(__name__)
 PATTERN_WORKER = Path(__file__).with_name("pattern_worker.py")
@@ -50,16 +51,17 @@ def rule(name: str, judge: Callable[[str], float | None]) -> Reward:
 def answer_match(column: Column = "answer") -> Reward:
     r"""1 if the reply gives the answer in the column, 0 if it does not or if that is in doubt; None without an answer.
 
-    The reply's answer is marked by the last \boxed{} or ####, otherwise it follows the last `answer is`, otherwise it
-    is the whole reply or, if the true answer is a number, the last number. Numbers are compared by value and unit
-    (1,000 is 1000.0, 0.5 is 1/2, 120 mm is 12 cm); a unit on only one side is ignored, and an unfinished calculation is
-    not a number. Expressions, equations, sets and intervals are compared by math-verify, words as text without regard
-    to case. The column holds the answer alone or marked as in a reply (GSM8K), or a list of alternatives.
+    The reply's answer is marked by the last <answer>, \boxed{} or ####, otherwise it follows the last `answer is`,
+    otherwise it is the whole reply or, if the true answer is a number, the last number. Numbers are compared by value
+    and unit (1,000 is 1000.0, 0.5 is 1/2, 120 mm is 12 cm); a unit on only one side is ignored, and an unfinished
+    calculation is not a number. Expressions, equations, sets and intervals are compared by math-verify, words as text
+    without regard to case. The column holds the answer alone or marked as in a reply (GSM8K), or a list of
+    alternatives, which may be JSON text.
     """
     equal = Algebra()
 
     def judge(completion: Text, true: object) -> float | None:
-        alternatives = [str(one) for one in (true if isinstance(true, list | tuple) else [true]) if not _is_blank(one)]
+        alternatives = true_answers(true, column)
         if not alternatives:
             return None
         return float(any(same_answer(reply_text(completion), one, equal) for one in alternatives))
@@ -70,10 +72,6 @@ def answer_match(column: Column = "answer") -> Reward:
 
     reward.__name__ = "answer_match"
     return reward
-
-
-def _is_blank(answer: object) -> bool:
-    return answer is None or (isinstance(answer, float) and isnan(answer)) or not str(answer).strip()
 
 
 # ---- Formats ----
@@ -274,8 +272,8 @@ def code_passes(
 
     Args:
         allow_execution: must be true.
-        column: Python code such as assertions, or a list of it. If it calls nothing, its functions named test... are
-            called.
+        column: Python code such as assertions, or a list of it. Its functions named test... that it does not use
+            itself are called. It sees the names of the reply's code, also as the module `solution`.
         seconds, megabytes: limits per process.
     """
     if not allow_execution:
@@ -293,36 +291,20 @@ def code_passes(
             fix="raise the limits; `python -I reward_models/rules/sandbox_child.py` shows where it fails",
         )
 
-    def judge(pair: tuple[Text, str | Sequence[str] | None]) -> float | None:
-        completion, given = pair
-        tests = given if isinstance(given, str) else "\n".join(given or ())
-        if not tests.strip():
+    def judge(pair: tuple[Text, str]) -> float | None:
+        completion, tests = pair
+        if not tests:
             return None
-        _require_calls(tests)
         return float(run_code(code_of(reply_text(completion)), tests, seconds, megabytes) == "passed")
 
     def reward(completions: Sequence[Text], **columns: Any) -> list[float | None]:
         _require_column(columns, column, "code_passes")
+        tests = [read_tests(one, column) for one in columns[column]]
         with ThreadPoolExecutor(cpu_count()) as threads:
-            return list(threads.map(judge, zip(completions, columns[column], strict=True)))
+            return list(threads.map(judge, zip(completions, tests, strict=True)))
 
     reward.__name__ = "code_passes"
     return reward
-
-
-def _require_calls(tests: str) -> None:
-    """Refuse tests that any code would pass; tests that are not Python fail when they run."""
-    try:
-        empty = runs_nothing(tests) and not test_functions(tests)
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    if empty:
-        raise UserError(
-            "code_passes: a row's tests run nothing, so that any code would pass",
-            got=tests.strip().splitlines()[0],
-            expected="assertions, a call such as check(NAME), or functions named test...",
-            fix="add the call to the column",
-        )
 
 
 def _require_column(columns: dict, column: str, name: str) -> None:

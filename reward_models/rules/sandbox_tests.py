@@ -52,7 +52,8 @@ class Names(dict[str, Any]):
 def run_tests(line: socket, tests: str) -> None:
     """Run the tests of a solution; their exceptions propagate."""
     # Without this module's own __future__ imports, if it ever has some.
-    peer, code = Peer(line), compile(WithTruth().visit(ast.parse(tests)), "tests", "exec", dont_inherit=True)
+    tree = OfSolution().visit(WithTruth().visit(ast.parse(tests)))
+    peer, code = Peer(line), compile(tree, "tests", "exec", dont_inherit=True)
     ready, offered = peer.receive()
     if ready != "ready" or not isinstance(offered, dict):
         give_up()
@@ -63,7 +64,7 @@ def run_tests(line: socket, tests: str) -> None:
     watched: AbstractContextManager[None] = unittest_results(names) if "unittest" in tests else nullcontext()
     with watched:
         exec(code, names)
-    for name in test_functions(tests) if runs_nothing(tests) else ():
+    for name in uncalled_tests(tests):
         if names[name]() is not None:
             raise TypeError(f"{name} returned a value: is it a coroutine that did not run?")
 
@@ -95,6 +96,31 @@ class WithTruth(ast.NodeTransformer):
             call = ast.Call(ast.Name("__truth__", ast.Load()), [test], [])
             return ast.fix_missing_locations(ast.copy_location(call, test))
         return test
+
+
+class OfSolution(ast.NodeTransformer):
+    """Let `from solution import f as g` and `import solution` name the solution's global names."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.module != "solution" or node.level:
+            return node
+        renamed = [one for one in node.names if one.asname not in (None, one.name)]
+        code = "\n".join(f"{one.asname} = {one.name}" for one in renamed) or "pass"
+        return ast.fix_missing_locations(ast.copy_location(ast.If(ast.Constant(True), ast.parse(code).body, []), node))
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        self.modules |= {one.asname or one.name for one in node.names if one.name == "solution"}
+        node.names = [one for one in node.names if one.name != "solution"]
+        return node if node.names else ast.copy_location(ast.Pass(), node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Name) and node.value.id in self.modules:
+            return ast.copy_location(ast.Name(node.attr, node.ctx), node)
+        return node
 
 
 class TestsModule(ModuleType):
@@ -159,3 +185,19 @@ def test_functions(tests: str) -> list[str]:
     """Names of the functions that pytest would run."""
     body = ast.parse(tests).body
     return [one.name for one in body if isinstance(one, FUNCTION_DEFINITIONS) and one.name.startswith("test")]
+
+
+def takes_arguments(tests: str, name: str) -> bool:
+    """Whether a function that the tests define cannot be called without arguments."""
+    for one in ast.parse(tests).body:
+        if isinstance(one, FUNCTION_DEFINITIONS) and one.name == name:
+            given = one.args
+            positional = [*given.posonlyargs, *given.args]
+            return len(positional) > len(given.defaults) or None in given.kw_defaults
+    return False
+
+
+def uncalled_tests(tests: str) -> list[str]:
+    """Names of the functions that pytest would run, as far as the tests do not use them themselves."""
+    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    return [name for name in test_functions(tests) if name not in used and not takes_arguments(tests, name)]

@@ -1,5 +1,6 @@
 """Reward functions as people write them: read alike in PPO, GRPO, samples and cards, or refused by name."""
 
+import contextlib
 import math
 import sys
 
@@ -65,6 +66,24 @@ REFUSED = {
     "ends the process": ("import sys; sys.exit(0)", "SystemExit"),
     "asks for a column": ("return [float(one) for one in columns['answers']]", "KeyError: 'answers' (FILE:2)"),
     "no text form": ("return [type('T', (), {'__repr__': lambda self: 1 / 0})()] * 4", "ZeroDivisionError"),
+    "raises what cannot be shown": (
+        "raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()",
+        "got: E (FILE:2)",
+    ),
+    "raises the base of all": ("raise BaseException('no')", "BaseException: no (FILE:2)"),
+    "raises its own base": ("raise type('Stop', (BaseException,), {})('no')", "Stop: no (FILE:2)"),
+    "raises for generators": ("raise GeneratorExit", "GeneratorExit (FILE:2)"),
+    "cancels": ("import asyncio; raise asyncio.CancelledError", "CancelledError (FILE:2)"),
+    "has no memory": ("raise MemoryError", "MemoryError (FILE:2)"),
+    "logs the trainer's": ("columns['log_metric']('loss', 5); return [1.0] * 4", "log_metric: loss is a metric"),
+    "logs the reward": ("columns['log_metric']('reward', 5); return [1.0] * 4", "log_metric('own/reward', value)"),
+    "logs others' rewards": ("columns['log_metric']('rewards/x/mean', 5); return [1.0] * 4", "log_metric: rewards/x"),
+    "logs no name": ("columns['log_metric'](None, 5); return [1.0] * 4", "log_metric: a name is not a text"),
+    "logs a number as name": ("columns['log_metric'](3, 1.0); return [1.0] * 4", "3 (int)"),
+    "logs a tuple": ("columns['log_metric'](('a', 'b'), 1.0); return [1.0] * 4", "(tuple)"),
+    "logs a numbered column": ("columns['log_extra'](3, [1] * 4); return [1.0] * 4", "log_extra: a name is not"),
+    "logs mixed values": ("columns['log_extra']('note', [1, 'a', None, 2]); return [1.0] * 4", "cannot be recorded"),
+    "logs the prompts": ("columns['log_extra']('prompt', [1] * 4); return [1.0] * 4", "log_extra: prompt is a column"),
     "logs a text": ("columns['log_metric']('words', 'many'); return [1.0] * 4", "log_metric: words"),
     "logs too little": ("columns['log_extra']('note', [1]); return [1.0] * 4", "note has the wrong length"),
     "logs an object": ("columns['log_extra']('note', [object()] * 4); return [1.0] * 4", "note cannot be recorded"),
@@ -160,7 +179,7 @@ def test_what_is_refused(case, made, scores):
         text = words(caught.value)
         assert said.replace("FILE", spec.rpartition(":")[0]) in text, caller
         assert "log_" in code or "reward'" in text
-        assert "raises" not in case or isinstance(caught.value.__cause__, ZeroDivisionError | KeyError)
+        assert case not in ("raises", "raises late") or isinstance(caught.value.__cause__, ZeroDivisionError | KeyError)
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -209,6 +228,34 @@ def test_a_function_cannot_change_what_others_see(caller, made, scores):
     assert ROWS[0] == {"prompt": [{"role": "user", "content": "w0"}], "answer": "0"}
 
 
+@pytest.mark.parametrize("where", ["the file", "the function", "a failing function", "a failing file"])
+def test_torch_records_gradients_as_before(where, made, scores):
+    off = "import torch; torch.set_grad_enabled(False)"
+    inside, fails = "function" in where, "failing" in where
+    source = "" if inside else f"{off}\n" + "1 / 0\n" * fails
+    source += body(f"{off if inside else 'pass'}; {'1 / 0; ' * fails}return [1.0] * len(completions)")
+    for caller in CALLERS:
+        with contextlib.suppress(UserError):
+            scores(caller, load_reward(made(source)))
+        assert torch.is_grad_enabled(), caller
+
+
+@pytest.mark.parametrize("error", ["asyncio.CancelledError", "GeneratorExit", "BaseException", "MemoryError"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_what_async_functions_raise(caller, error, made, scores):
+    source = (
+        f"import asyncio\nasync def reward(completions, **columns):\n    await asyncio.sleep(0)\n    raise {error}\n"
+    )
+    spec = made(source)
+    with pytest.raises(UserError, match=f"(?s)'reward'.*{error.rpartition('.')[2]}.*own.py:4"):
+        scores(caller, load_reward(spec))
+
+
+def test_a_keyboard_interrupt_is_passed_on(made, scores):
+    with pytest.raises(KeyboardInterrupt):
+        scores("sample", load_reward(made(body("raise KeyboardInterrupt"))))
+
+
 # ---- Before training ----
 
 SIGNATURES = {
@@ -220,6 +267,8 @@ SIGNATURES = {
     "lacks(prompts, completions, completion_ids, trainer_state, log_metric, log_extra)": "add **columns",
     "makes(low, high=3)": "add its options: makes?",
     "empty()": "not a reward function",
+    "compute_score(data_source, solution_str, ground_truth, extra_info=None)": "reward(completions, ground_truth, **",
+    "match(response, answer)": "calls match for each reply",
 }
 
 

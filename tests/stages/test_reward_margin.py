@@ -74,7 +74,7 @@ def test_a_run_with_margins_passes_its_self_check(bases, tmp_path):
     assert result.self_check["checks"] and result.metrics["eval_loss"] > 0
 
 
-@pytest.mark.parametrize("margin", [None, "much", True])
+@pytest.mark.parametrize("margin", [None, "much", True, 1e39])
 def test_margins_that_are_no_numbers_are_a_mistake(margin, bases, tmp_path):
     rows = with_margins(MARGINS)
     rows[2]["margin"] = margin
@@ -95,3 +95,31 @@ def test_dpo_has_no_margin_in_its_loss(bases, tmp_path):
     trainer = dpo.make_trainer(args, data, cases.model_arguments(CASE, cases.Setting(), bases), tmp_path / "stage")
     trainer = trainer[0] if isinstance(trainer, tuple) else trainer
     assert "margin" not in trainer.train_dataset.column_names
+
+
+@pytest.mark.parametrize("gold", ["much", True, [1.0], None])
+def test_gold_rewards_that_are_no_numbers_are_a_mistake_before_training(gold, bases, tmp_path):
+    other = {str: "0.5", bool: False, list: [2.0]}.get(type(gold), 0.5)
+    rows = [row | {"gold_chosen": 1.0, "gold_rejected": gold} for row in cases.preferences()]
+    data = reward.RewardArguments(cases.write(tmp_path / "rows.jsonl", rows), eval_share=0.5)
+    rows[0]["gold_rejected"] = other
+    cases.write(tmp_path / "rows.jsonl", rows * 2 if gold is None else rows)
+    with pytest.raises(UserError, match="pairs have no number as gold_rejected"):
+        made(data, bases, tmp_path)
+    data = reward.RewardArguments(data.dataset_name, columns={"gold_rejected": "data_gold_rejected"}, eval_share=0.5)
+    made(data, bases, tmp_path)
+
+
+def made(data, bases, tmp_path):
+    model_args = cases.model_arguments(CASE, cases.Setting(), bases, "score")
+    return reward.make_trainer(recipe(tmp_path, self_check=False), data, model_args, tmp_path / "stage")
+
+
+@pytest.mark.parametrize("subset", ["prompt", "chosen", "nowhere"])
+def test_a_subset_that_is_no_column_of_subsets_is_a_mistake_before_training(subset, bases, tmp_path):
+    rows = [row | {"source": "ab"[at % 2]} for at, row in enumerate(cases.preferences())]
+    data = reward.RewardArguments(cases.write(tmp_path / "rows.jsonl", rows), eval_share=0.5, card_subset=subset)
+    with pytest.raises(UserError, match="correct card_subset"):
+        made(data, bases, tmp_path)
+    data = reward.RewardArguments(data.dataset_name, eval_share=0.5, card_subset="source")
+    assert "source" in made(data, bases, tmp_path)[1]["validation"].column_names

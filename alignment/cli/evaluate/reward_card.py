@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from alignment.cli.evaluate.judging import REWARD_HELP
 
 if TYPE_CHECKING:
+    from reward_models.card.pairs import Samples
     from reward_models.protocol import Reward
 
 CURVES = ("proxy", "gold")
@@ -59,6 +60,7 @@ def main(args: argparse.Namespace) -> int:
     from alignment.errors import UserError
     from reward_models.card.best_of_n import best_of_n
     from reward_models.card.card import card_markdown, write_card
+    from reward_models.card.gold_scores import require_card_columns
     from reward_models.card.pairs import read_pairs, read_samples
     from reward_models.card.pairwise import judge_pairs
 
@@ -67,8 +69,8 @@ def main(args: argparse.Namespace) -> int:
     folder = args.output_dir or default_folder(args.reward)
     require_writable(folder)
     pairs = None if args.pairs is None else read_pairs(args.pairs, args.split, args.limit)
-    if pairs is not None and args.subset and args.subset not in pairs.column_names:
-        raise UserError(f"no column {args.subset}", got=", ".join(pairs.column_names), fix="correct --subset")
+    if pairs is not None:
+        require_card_columns(pairs, args.subset, "--subset")
     samples = None if args.samples is None else read_samples(args.samples, args.gold)
     reward = load_reward(args.reward, args.batch_size, args.device, args.dtype)
     card = {"reward": args.reward, "pairs": args.pairs, "split": args.split, "samples": args.samples}
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
                 got=f"{len(pairs)} pairs, {card['unscored']} without a score, {card['left_out']} below --min_gap",
             )
     if samples is not None:
-        card["best_of_n"] = best_of_n(scored(reward, *samples[:2]), samples[2])
+        card["best_of_n"] = best_of_n(scored(reward, samples), samples.gold)
     add_drift(card, before)
     write_card(folder, card, args.reward)
     draw(folder, card)
@@ -105,13 +107,14 @@ def check_arguments(args: argparse.Namespace) -> None:
     raise_all(errors)
 
 
-def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[float]]:
+def scored(reward: Reward, samples: Samples) -> list[list[float]]:
     """The reward's scores of each prompt's completions, from a single call."""
     from alignment.errors import UserError
     from reward_models.calls import scores_of
 
-    flat = [(prompt, one) for prompt, some in zip(prompts, completions, strict=True) for one in some]
-    values = scores_of(reward, [prompt for prompt, _ in flat], [one for _, one in flat])
+    groups = zip(samples.prompts, samples.completions, strict=True)
+    flat = [(prompt, one) for prompt, some in groups for one in some]
+    values = scores_of(reward, [prompt for prompt, _ in flat], [one for _, one in flat], samples.columns)
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         raise UserError(
@@ -120,7 +123,7 @@ def scored(reward: Reward, prompts: list, completions: list[list]) -> list[list[
             expected="a score for each completion, to choose the best of n",
         )
     rest = iter(known)
-    return [[next(rest) for _ in some] for some in completions]
+    return [[next(rest) for _ in some] for some in samples.completions]
 
 
 def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
@@ -128,6 +131,7 @@ def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
     from alignment.durable.read import read_json
     from alignment.errors import UserError
     from reward_models.card.card import CARD_FILE
+    from reward_models.card.pairwise import is_summary
 
     own = Path(args.reward) / CARD_FILE
     file = Path(args.against) if args.against else own if own.is_file() else None
@@ -138,6 +142,13 @@ def older_scores(args: argparse.Namespace) -> tuple[str, dict] | None:
     scores = read_json(file, "correct --against, or remove the file").get("scores")
     if scores is None and args.against:
         raise UserError(f"{file} has no scores", expected="a reward card with scores, as --pairs gives it")
+    if scores is not None and not is_summary(scores):
+        raise UserError(
+            f"{file} is damaged",
+            got=f"scores: {str(scores)[:80]}",
+            expected="a reward card with scores, as --pairs gives it",
+            fix="correct --against" if args.against else f"remove {file}",
+        )
     return scores and (str(file), scores)
 
 

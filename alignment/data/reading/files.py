@@ -180,8 +180,11 @@ def _missing(path: Path) -> UserError:
     except OSError as error:
         return cannot_read(folder, error)
     names = [name for name in listed if not name.startswith(".") or wanted.startswith(".")]
-    close = nearest(wanted, names, count=3) or [name for name in names if extension_of(Path(name)) in READERS][:3]
-    fix = f"did you mean {' or '.join(str(folder / name) for name in close)}?" if close else "check the path"
+    close = nearest(Path(wanted).stem, [Path(name).stem for name in names], count=3)
+    close = [name for name in names if Path(name).stem in close][:3]  # the same ending makes no names similar
+    readable = [name for name in names if extension_of(Path(name)) in READERS][:3]
+    fix = f"check the path; {folder} has {', '.join(readable)}" if readable else "check the path"
+    fix = f"did you mean {' or '.join(str(folder / name) for name in close)}?" if close else fix
     if "," in wanted:
         fix = "for several files, a glob or a list: `datasets: [{name: FILE}, {name: FILE}]`"
     return UserError(

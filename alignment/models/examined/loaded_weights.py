@@ -72,7 +72,8 @@ def _may_be_causal(name: str) -> bool:
 def architectures(config: PreTrainedConfig) -> list[str]:
     """Return the class names that a config records; none if it records none."""
     found = config.architectures
-    return [found] if isinstance(found, str) else [name for name in found or [] if isinstance(name, str)]
+    names = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    return [name for name in names if isinstance(name, str)]
 
 
 def require_loaded(

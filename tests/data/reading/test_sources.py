@@ -156,6 +156,9 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         rows_of(tmp_path / "trainin.jsonl")
     with pytest.raises(UserError, match="There is no file"):
         rows_of(tmp_path / "absent" / "deeper" / "*.jsonl")
+    write_rows(tmp_path / "pipeline.json")
+    with pytest.raises(UserError, match=r"check the path; .* has pipeline.json, training.jsonl, zzz.jsonl"):
+        rows_of(tmp_path / "nonexist.jsonl")
 
 
 def test_a_folder_of_several_formats(tmp_path):

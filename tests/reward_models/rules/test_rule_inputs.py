@@ -7,7 +7,7 @@ import time
 import pytest
 
 from alignment.errors import UserError
-from reward_models.functions import load_reward
+from reward_models.functions import load_reward, require_columns
 from reward_models.rules import rules
 
 
@@ -115,6 +115,67 @@ ANSWERS = [
 @pytest.mark.parametrize(("reply", "truth", "right"), ANSWERS)
 def test_answers_in_all_scripts(reply, truth, right):
     assert reward_of(rules.answer_match(), reply, answer=truth) == right
+
+
+TRUTHS = [
+    (["34", 35], ["34", "35", "36"], [1, 1, 0]),
+    ('["34"]', ["34", "35"], [1, 0]),
+    ("[34]", ["34", "[34]", "35"], [1, 1, 0]),
+    ('["34", "35"]', ["35", "36"], [1, 0]),
+    ('[["34"]]', ["34"], [1]),
+    ('["\\\\frac{1}{2}"]', [r"\boxed{\frac12}", "2"], [1, 0]),
+    ([["5"]], ["5", "6"], [1, 0]),
+    ([["5"], ["6"]], ["6", "7"], [1, 0]),
+    ("[1, 2]", ["[1, 2]", "1", "2"], [1, 0, 0]),  # an interval
+    ([[1, 2]], ["[1, 2]", "1"], [1, 0]),
+    ("[0, \\infty)", [r"[0, \infty)", "0"], [1, 0]),
+    ("{1, 2}", ["{2, 1}"], [1]),
+    ('"34"', ["34"], [1]),
+    ('{"a": 1}', ['{"a": 1}'], [1]),
+    ([], ["34"], [None]),
+    ([None, ""], ["34"], [None]),
+    (float("nan"), ["nan"], [None]),
+    (34, ["34"], [1]),
+    (34.0, ["34"], [1]),
+]
+
+
+@pytest.mark.parametrize(("truth", "replies", "scores"), TRUTHS)
+def test_true_answers_as_data_sets_hold_them(truth, replies, scores):
+    reward = rules.answer_match()
+    assert [reward_of(reward, reply, answer=truth) for reply in replies] == scores
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ({"ground_truth": "34", "style": "rule"}, "columns: {reward_model.ground_truth: answer}"),
+        ({"style": "rule", "value": 34}, "columns: {reward_model.value: answer}"),
+        ('{"ground_truth": "34"}', "columns: {reward_model.ground_truth: answer}"),
+        ([{"answer": "34"}], "columns: {reward_model.answer: answer}"),
+        ('[{"answer": "34"}]', "columns: {reward_model.answer: answer}"),
+        ([["5", "6"]], "one list"),
+    ],
+)
+def test_columns_without_answers_are_refused(truth, said):
+    """The text of an object would never be the answer, so that every reply would score 0."""
+    reward = load_reward("rules:answer_match?column=reward_model")
+    with pytest.raises(UserError) as caught:
+        reward(prompts=["p"], completions=["34"], reward_model=[truth])
+    assert said in str(caught.value) and "reward_model" in str(caught.value)
+
+
+def test_a_dotted_column_is_refused_with_the_key_that_reads_it():
+    for spec in ("rules:answer_match", "rules:code_passes?allow_execution=true&column=reward_model.ground_truth"):
+        spec += "" if "?" in spec else "?column=reward_model.ground_truth"
+        for refused in (lambda one: require_columns(one, ["prompt", "reward_model"]), refuse_loaded):
+            with pytest.raises(UserError) as caught:
+                refused(spec)
+            assert "columns: {reward_model.ground_truth: answer}" in str(caught.value)
+
+
+def refuse_loaded(spec):
+    load_reward(spec).require_columns(["prompt", "reward_model"])
 
 
 # ---- Very long and malformed replies ----

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from alignment.errors import UserError
+from reward_models.functions import load_reward
+from reward_models.rule_tests import read_tests
 from reward_models.rules import sandbox
 from reward_models.rules.sandbox import run_code
 
@@ -62,6 +65,72 @@ os._exit(0)
 def test_code_passes_if_its_tests_run_to_their_end(code, tests, outcome, monkeypatch):
     monkeypatch.setenv("SANDBOX_SECRET", "1")
     assert run_code(code, tests, LONG) == outcome
+
+
+RIGHT, WRONG = "def f(x): return x + 1", "def f(x): return x"
+READ = {
+    "fences": "```python\nassert f(1) == 2\n```",
+    "fences and prose": "These must hold:\n\n```\nassert f(1) == 2\n```\n",
+    "indented": "    assert f(1) == 2\n    assert f(2) == 3\n",
+    "a byte order mark": "\ufeffassert f(1) == 2",
+    "other line ends": "assert f(1) == 2\r\nassert f(2) == 3\r\n",
+    "a list with null": ["assert f(1) == 2", None],
+    "a list as JSON": '["assert f(1) == 2"]',
+    "from solution": "from solution import f\nassert f(1) == 2",
+    "from solution as": "from solution import f as g\nassert g(1) == 2",
+    "all from solution": "from solution import *\nassert f(1) == 2",
+    "solution": "import solution\nassert solution.f(1) == 2",
+    "solution as": "import math, solution as s\nassert s.f(1) == 2",
+    "a test after a call": "cases = list(range(3))\ndef test_f():\n    for x in cases:\n        assert f(x) == x + 1",
+    "a test with a default": "def test_f(one=1):\n    assert f(one) == 2",
+    "raises": "if f(1) != 2:\n    raise ValueError",
+}
+JUDGES_NOTHING = {
+    "a comparison": ("f(1) == 3", "assert nothing"),
+    "comparisons": (["f(1) == 3", "f(2) == 4"], "assert nothing"),
+    "a call": ("print(f(1))", "assert nothing"),
+    "an empty test": ("def test_f():\n    f(1)", "assert nothing"),
+    "a session": (">>> f(1)\n2", "not >>> f(1)"),
+    "prose": ("f of 1 must be 2", "not Python"),
+    "parametrized": ("def test_f(x, y):\n    assert f(x) == y", "test_f takes arguments"),
+    "an unknown module": ("from your_module import f\nassert f(1) == 2", "got: your_module"),
+    "cases that nobody runs": (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_f(self): self.assertEqual(f(1), 2)",
+        "run nothing",
+    ),
+    "numbers": ([1, 2], "does not hold Python code"),
+    "objects": ([{"input": "1", "output": "2"}], "does not hold Python code"),
+    "an object": ({"assert": 1}, "does not hold Python code"),
+    "a list of lists": ([["assert f(1) == 2"]], "does not hold Python code"),
+    "a number": (1.5, "does not hold Python code"),
+}
+
+
+@pytest.fixture(scope="module")
+def code_passes():
+    return load_reward(f"rules:code_passes?allow_execution=true&seconds={LONG}")
+
+
+@pytest.mark.parametrize("case", READ)
+def test_tests_as_data_sets_hold_them(case):
+    tests = read_tests(READ[case], "tests")
+    assert run_code(RIGHT, tests, LONG) == "passed"
+    if case in ("fences", "solution as", "a test after a call"):
+        assert run_code(WRONG, tests, LONG) == "failed"
+
+
+def test_rows_without_tests_have_no_score(code_passes):
+    none = [None, "", [], [None], float("nan"), "\ufeff", " \n"]
+    assert code_passes(prompts=["p"] * len(none), completions=[WRONG] * len(none), tests=none) == [None] * len(none)
+
+
+@pytest.mark.parametrize("case", JUDGES_NOTHING)
+def test_tests_that_could_not_judge_are_refused(case, code_passes):
+    tests, said = JUDGES_NOTHING[case]
+    with pytest.raises(UserError) as caught:
+        code_passes(prompts=["p"], completions=[RIGHT], tests=[tests])
+    text = " ".join(str(caught.value).split())
+    assert said in text and "failed" not in text.partition("got")[0]
 
 
 def refused(call: str) -> str:
