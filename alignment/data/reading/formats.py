@@ -154,8 +154,8 @@ def convert(
 def recognised(dataset: Dataset, kind: str, columns: Mapping[str, str]) -> tuple[Dataset, Format]:
     """Return the data set with renamed columns, and its format."""
     renamed = rename_columns(dataset, columns)
-    first = renamed.with_format(None).select(range(min(TRIED_ROWS, len(renamed))))
-    return renamed, recognise(renamed.column_names, kind, mapped=columns.values(), rows=first)
+    first = dataset.with_format(None).select(range(min(TRIED_ROWS, len(dataset))))
+    return renamed, recognise(renamed.column_names, kind, columns, rows=first)
 
 
 def _notes(dataset: Dataset, columns: Mapping[str, str], left_out: Sequence[str]) -> list[str]:
@@ -282,18 +282,22 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def recognise(
-    column_names: Sequence[str], kind: str, mapped: Iterable[str] = (), rows: Iterable[Mapping[str, Any]] = ()
+    column_names: Sequence[str],
+    kind: str,
+    mapping: Mapping[str, str] | None = None,
+    rows: Iterable[Mapping[str, Any]] = (),
 ) -> Format:
     """Return the first format of `kind` whose columns exist; formats with columns that the user mapped come first.
 
     Args:
-        rows: the first rows, on which a suggestion is tried.
+        mapping: the recipe's `columns`, which gave the columns their names.
+        rows: the first rows under their own names, on which a suggestion is tried.
     """
-    wanted = set(mapped)
+    wanted = set((mapping or {}).values())
     for format in sorted(FORMATS[kind], key=lambda format: -len(wanted & set(format))):
         if set(format) <= set(column_names):
             return format
-    columns = suggest(list(rows), kind)
+    columns = suggest(list(rows), kind, mapping)
     raise UserError(
         f"The columns are not recognised as {kind} data.",
         got=f"columns {', '.join(column_names)}",

@@ -7,12 +7,13 @@ import json
 import random
 
 import pytest
+import yaml
 from datasets import Dataset
 
 from alignment.data.columns.cell_values import Row, Unusable
 from alignment.data.reading import formats
 from alignment.data.reading.formats import convert
-from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, canonical_rows_of
+from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, READ_COLUMNS, canonical_rows_of
 from alignment.data.reading.sources import load_source
 from alignment.errors import UserError
 
@@ -598,6 +599,41 @@ ADVICE = {
     ),
     "prompts": ("prompts", [{"id": "7", "user_prompt": "Q"}], {"user_prompt": "prompt"}),
     "kto": ("kto", [{"prompt": "Q", "completion": "A", "kto_tag": True}], {"kto_tag": "label"}),
+    "correct, not incorrect": (
+        "sft",
+        [{"question": "Q", "incorrect_answer": "B", "correct_answer": "A"}],
+        {"correct_answer": "answer"},
+    ),
+    "accepted, not rejected": (
+        "sft",
+        [{"query": "Q", "rejected_response": "B", "accepted_response": "A"}],
+        {"query": "question", "accepted_response": "answer"},
+    ),
+    "good, not bad": (
+        "sft",
+        [{"user": "Q", "bad_answer": "B", "good_answer": "A"}],
+        {"user": "question", "good_answer": "answer"},
+    ),
+    "the system's instruction is no question": (
+        "sft",
+        [{"user_query": "Q", "retrieved_context": "P", "model_response": "A", "system_instruction": "Be."}],
+        {
+            "user_query": "question",
+            "model_response": "answer",
+            "system_instruction": "system",
+            "retrieved_context": "context",
+        },
+    ),
+    "capitals, with input": (
+        "sft",
+        [{"Instruction": "Q", "Input": "x", "Output": "A"}],
+        {"Instruction": "question", "Output": "answer", "Input": "input"},
+    ),
+    "capitals, with context and system": (
+        "sft",
+        [{"Question": "Q", "Context": "P", "System": "Be.", "Answer": "A"}],
+        {"Question": "question", "Answer": "answer", "System": "system", "Context": "context"},
+    ),
 }
 
 
@@ -620,12 +656,42 @@ def test_advice_is_a_mapping_that_works(kind, rows, columns):
         ("sft", {"goal": "Q", "sol1": "A", "sol2": "B", "label": 0}),
         ("preference", {"prompt": "Q", "response_a": "A", "response_b": "B", "winner": "a"}),
         ("kto", {"prompt": "Q", "completion": "A"}),
+        ("preference", {"prompt": "Q", "preferred": "A", "not_preferred": "B"}),
+        ("preference", {"prompt": "Q", "unpreferred": "B", "dispreferred": "C"}),
+        ("kto", {"prompt": "Q", "completion": "A", "not_good": True}),
+        ("kto", {"prompt": "Q", "completion": "A", "undesirable": True}),
+        ("kto", {"prompt": "Q", "completion": "A", "spam_label": True}),
+        ("kto", {"prompt": "Q", "completion": "A", "toxic_tag": 1}),
+        ("sft", {"q": "Q", "wrong_answer": "B", "gold": "A"}),
+        ("sft", {"question": "Q", "choices": ["A", "B"], "answerKey": "A"}),
+        ("sft", {"question": "Q", "options": ["a", "b"], "correct_answer": "B"}),
+        ("sft", {"question": "Q", "first_answer": "A", "second_answer": "B"}),
+        ("prompts", {"system_prompt_text": "Be.", "negative_prompt": "B"}),
     ],
 )
 def test_no_mapping_is_proposed_without_a_reason(kind, row):
     with pytest.raises(UserError, match="not recognised") as error:
         convert(table([row] * 3), kind)
     assert "`columns: {" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "columns"),
+    [
+        ("sft", {"prompt": "Q", "completion": "A"}, {"prompt": "promptt"}),
+        ("sft", {"q": "Q", "a": "A"}, {"q": "question"}),
+        ("sft", {"q": "Q", "a": "A", "n": 7}, {"q": "qestion", "n": "number"}),
+        ("preference", {"p": "Q", "winner": "A", "loser": "B"}, {"winner": "chosen", "p": "prompt"}),
+        ("kto", {"p": "Q", "reply": "A", "kto_tag": True}, {"p": "prompt", "reply": "answr"}),
+    ],
+)
+def test_advice_takes_the_place_of_a_mapping_that_fails(kind, row, columns):
+    """It has the names of the file, and keeps what the recipe maps to recognised columns."""
+    with pytest.raises(UserError, match="not recognised") as error:
+        convert(table([row]), kind, columns=columns)
+    advice = yaml.safe_load(str(error.value).rpartition("`columns: ")[2].partition("`")[0])
+    assert {theirs: ours for theirs, ours in columns.items() if ours in READ_COLUMNS}.items() <= advice.items()
+    assert len(converted([row], kind, columns=advice)[0]) == 1
 
 
 VALUES = [
