@@ -195,7 +195,7 @@ def _tables(
     import pyarrow
     from datasets import Features
 
-    present = [name for name in dataset.column_names if name in READ_COLUMNS]
+    present = [name for name in dataset.column_names if name in READ_COLUMNS or name.strip().lower() in MEANINGFUL]
     labels = _labels(dataset, kind, format)
     used = [*(name for name in present if name in optional_columns(kind, format)), *([LABEL] if labels else [])]
     report = Report(kind, ", ".join(dict.fromkeys([*format, *used])))
@@ -255,14 +255,28 @@ def _read_label(row: Row, kind: str, labels: Labels | None) -> None:
 
 
 def _unread(row: Row, format: Format, kept: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the columns outside the format that may change a row's meaning and whose text its conversations lack."""
-    columns = [name for name in MEANINGFUL if name not in format and not is_blank(row.get(name))]
+    """Yield the columns outside the format that may change a row's meaning and whose text its conversations lack.
+
+    A text that contains the whole conversation is another form of it.
+    """
+    columns = [
+        name
+        for name, value in row.items()
+        if name.strip().lower() in MEANINGFUL and name not in format and not is_blank(value)
+    ]
     if not columns:
         return
-    turns = [turn for one in kept for value in one.values() if isinstance(value, list) for turn in value]
-    written_text = " ".join(" ".join(turn["content"].split()) for turn in turns)
+    turns = [
+        " ".join(turn["content"].split())
+        for one in kept
+        for value in one.values()
+        if isinstance(value, list)
+        for turn in value
+    ]
+    written_text = " ".join(turns)
     for name in columns:
-        if any(" ".join(text.split()) not in written_text for text in _texts(row[name])):
+        texts = [" ".join(text.split()) for text in _texts(row[name])]
+        if any(text not in written_text and not all(turn in text for turn in turns) for text in texts):
             yield name
 
 
@@ -277,7 +291,7 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-    elif isinstance(value, int | float) and not is_blank(value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and not is_blank(value):
         yield cell_values.number_text(value)
 
 

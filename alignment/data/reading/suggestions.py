@@ -88,23 +88,11 @@ NO_TEXT = {
 # Words that turn the meaning of a name round, and words for what is unwanted, which only `rejected` may be.
 NEGATING = {"not", "non", "no", "un", "never", "without"}
 UNWANTED_WORDS = {
-    *(
-        "wrong",
-        "incorrect",
-        "bad",
-        "worse",
-        "worst",
-        "false",
-        "negative",
-        "invalid",
-        "unsafe",
-        "harmful",
-        "toxic",
-        "spam",
-    ),
+    *("wrong", "incorrect", "bad", "worse", "worst", "false", "negative", "invalid"),
+    *("unsafe", "harmful", "toxic", "spam"),
     *("reject", "rejected", "dispreferred", "undesirable", "unwanted", "loser", "lose", "distractor"),
 }
-# Words that may stand beside a word for a label: another (`spam_label`, `topic_tag`) says that it judges otherwise.
+# Words that may be in a label's name: another (`spam_label`, `topic_tag`) says that it judges something else.
 BESIDE_LABEL = {
     *("kto", "is", "was", "reply", "response", "completion", "answer", "output", "binary", "desirable", "good"),
     *("label", "tag"),
@@ -160,7 +148,7 @@ def suggest(
 
 
 def _beside(rows: Sequence[Mapping[str, Any]], kind: str, format: Format, columns: Mapping[str, str]) -> dict[str, str]:
-    """Return a mapping of the columns that belong to the request, such as `Context`, if the rows can be read with it."""
+    """Return a mapping of the columns that belong to the request, such as `Context`, if it works."""
     found: dict[str, str] = {}
     if not set(format) & set(REQUESTS):
         return found

@@ -13,7 +13,7 @@ from datasets import Dataset
 from alignment.data.columns.cell_values import Row, Unusable
 from alignment.data.reading import formats
 from alignment.data.reading.formats import convert
-from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, READ_COLUMNS, canonical_rows_of
+from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, OTHER_PROMPT, READ_COLUMNS, canonical_rows_of
 from alignment.data.reading.sources import load_source
 from alignment.errors import UserError
 
@@ -284,6 +284,85 @@ BECOMES = {
     "label, another's number": ("sft", {"messages": QA, "label": 3}, QA),
     "label, a class": ("sft", {"question": "Q", "answer": "A", "label": "safe"}, QA),
 }
+# Texts that are JSON, but no messages: alone, in a list, with keys of messages, or a whole conversation as reply.
+for _name, _text in {
+    "an author": json.dumps({"author": "Jane Austen", "text": "It is"}),
+    "an author that is a role": json.dumps({"author": "bot", "text": "It is"}),
+    "a sender": json.dumps({"from": "bob@x.com", "message": "Hi"}),
+    "a sender and a value": json.dumps({"from": "Berlin", "value": "5"}),
+    "further keys": json.dumps({"role": "user", "content": "x", "id": 7}),
+    "several": json.dumps([{"author": "bot", "text": "a"}, {"author": "human", "text": "b"}]),
+}.items():
+    BECOMES[f"JSON reply, {_name}"] = ("sft", {"prompt": "Q", "completion": _text}, [user("Q"), reply(_text)])
+    BECOMES[f"JSON request, {_name}"] = ("prompts", {"question": _text}, [user(_text)])
+    BECOMES[f"JSON sides, {_name}"] = (
+        "preference",
+        {"prompt": "Q", "chosen": _text, "rejected": "B"},
+        [[user("Q")], [reply(_text)], [reply("B")]],
+    )
+_TALK = json.dumps([user("hi"), reply("yo")])
+BECOMES["JSON reply, a conversation"] = ("sft", {"prompt": "Q", "completion": _TALK}, [user("Q"), reply(_TALK)])
+BECOMES["JSON reply, messages of the assistant"] = ("sft", {"prompt": "Q", "completion": json.dumps([reply("A")])}, QA)
+BECOMES["JSON sides, conversations"] = (
+    "preference",
+    {"prompt": "Q", "chosen": json.dumps(QA), "rejected": json.dumps([user("Q"), reply("B")])},
+    PAIR,
+)
+BECOMES["JSON messages, nulls of other columns"] = (
+    "prompts",
+    {"prompt": json.dumps([{**user("Q"), "name": None, "tool_calls": None}])},
+    [user("Q")],
+)
+
+# Turns that hold a request and its reply, by all names; pairs whose prompt column holds more, and white space.
+for _asked, _replied in [
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("query", "completion"),
+]:
+    BECOMES[f"turns, {_asked} and {_replied}"] = ("sft", {"conversation": [{_asked: "Q", _replied: "A"}] * 2}, QA * 2)
+BECOMES["turns, instruction, input and output"] = (
+    "sft",
+    {"conversation": [{"instruction": "Sort.", "input": "b a", "output": "a b"}]},
+    [user("Sort.\n\nb a"), reply("a b")],
+)
+BECOMES["turns, the same system in each (xtuner)"] = (
+    "sft",
+    {"conversation": [{"system": "Be.", "input": "Q", "output": "A"}] * 3},
+    [system("Be."), *QA * 3],
+)
+BECOMES["history, texts in turn"] = (
+    "sft",
+    {"instruction": "Q", "output": "A", "history": ["Hi", "Hello"]},
+    [user("Hi"), reply("Hello"), *QA],
+)
+BECOMES["system, twice the same but for white space"] = (
+    "sft",
+    {"messages": [system("Be."), *QA], "system": " Be.\n"},
+    [system("Be."), *QA],
+)
+BECOMES["pair, conversations as texts"] = (
+    "preference",
+    {"question": "Q", "chosen": ["Q", "A"], "rejected": ["Q", "B"]},
+    PAIR,
+)
+BECOMES["pair, prompts that differ in white space"] = (
+    "preference",
+    {"chosen": QA, "rejected": [user("Q "), reply("B")]},
+    PAIR,
+)
+EARLIER = [user("Hi"), reply("Hello")]
+BECOMES["pair, earlier turns in the prompt alone"] = (
+    "preference",
+    {"prompt": [system("Be."), *EARLIER, user("Q")], "chosen": QA, "rejected": [user("Q"), reply("B")]},
+    [[system("Be."), *EARLIER, user("Q")], [reply("A")], [reply("B")]],
+)
+BECOMES["pair, history beside conversations"] = (
+    "preference",
+    {"prompt": "Q", "history": [["Hi", "Hello"]], "chosen": QA, "rejected": [user("Q"), reply("B")]},
+    [[*EARLIER, user("Q")], [reply("A")], [reply("B")]],
+)
 BECOMES["replies of a pair, numbers"] = (
     *BECOMES["replies of a pair, numbers"][:2],
     [[user("Q")], [reply("1")], [reply("2")]],
@@ -375,6 +454,16 @@ DROPPED = {
         "context is an object, not text",
     ),
     "history, text": ("sft", {"instruction": "Q", "output": "A", "history": "Hi"}, "history is not a list of turns"),
+    "history, an odd number of texts": (
+        "sft",
+        {"instruction": "Q", "output": "A", "history": ["Hi", "Hello", "So"]},
+        "history is not a list of turns",
+    ),
+    "turns, two requests": (
+        "sft",
+        {"conversation": [{"question": "Q", "prompt": "P", "answer": "A"}]},
+        "a turn has several requests or replies",
+    ),
     "history, triples": (
         "sft",
         {"instruction": "Q", "output": "A", "history": [["a", "b", "c"]]},
@@ -502,6 +591,55 @@ def test_columns_that_change_the_meaning_and_are_not_read_are_counted():
         assert report.unread == {}
 
 
+PASSAGE_COLUMNS = ["article", "support", "story", "definition", "schema", "evidence", "table", "premise", "input_text"]
+PASSAGE_COLUMNS += ["knowledge", "text", "starter_code", "Context", "Passage", " Article", "SYSTEM", "passage"]
+
+
+@pytest.mark.parametrize("name", PASSAGE_COLUMNS)
+def test_what_a_request_is_about_is_never_left_out_without_a_word(name):
+    rows = [{"question": "Q?", "answer": "A", name: text} for text in ("The horse sleeps.", None, "", "Q? A")]
+    assert converted(rows, "sft")[1].unread == {name: 1}
+    assert converted(rows, "prompts", keep=None)[1].unread == {name: 1}
+
+
+def test_a_column_that_holds_the_whole_row_in_another_form_is_not_missed():
+    """As `text` of Alpaca, and OpenAI's preferences, whose further values are true and false."""
+    row = {"instruction": "Add.", "input": "1 2", "output": "3", "text": "Below: Add.\n\n1 2\n### Response: 3"}
+    assert converted([row], "sft")[1].unread == {}
+    row = {"input": {"messages": [user("Q")], "tools": [], "parallel_tool_calls": True}, "prompt": [user("Q")]}
+    assert converted([row], "prompts")[1].unread == {}
+
+
+def test_a_prompt_other_than_that_of_the_conversations_is_counted():
+    pair = {"chosen": [user("X"), reply("Y"), *QA], "rejected": [user("X"), reply("Y"), user("Q"), reply("B")]}
+    for prompt, count in [
+        ("Q", 0),
+        ("X", 0),
+        ("Z", 1),
+        ([user("Z"), reply("Y"), user("Q")], 1),
+        ([system("Be."), user("Q")], 0),
+    ]:
+        report = converted([{"prompt": prompt, **pair}], "preference")[1]
+        assert report.changed.get(OTHER_PROMPT, 0) == count, prompt
+    report = converted([{"chosen": QA, "rejected": [user(" Q"), reply("B")]}], "preference")[1]
+    assert sum(report.changed.values()) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("extension", ["jsonl", "json", "ndjson"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"source": "s", "conversation": [{"input": "Hi", "output": "Hello"}, {"input": "Q", "output": "A"}]},
+        {"conversations": [{"human": "Hi", "assistant": "Hello"}, {"human": "Q", "assistant": "A"}]},
+    ],
+)
+def test_a_file_of_one_row_is_read_as_one_of_several(row, extension, count, tmp_path):
+    (tmp_path / f"rows.{extension}").write_text((json.dumps(row) + "\n") * count)
+    rows, _ = convert(load_source(str(tmp_path / f"rows.{extension}"), kind="sft"), "sft")
+    assert rows.to_list() == [{"messages": [user("Hi"), reply("Hello"), *QA]}] * count
+
+
 RESERVED = [
     "completions",
     "prompts",
@@ -567,6 +705,12 @@ def test_a_column_with_a_dot_in_its_name_wins():
 def test_paths_that_lead_nowhere_are_errors(column):
     with pytest.raises(UserError, match="columns that the data set does not have"):
         converted([{"data": {"q": "Q"}, "answer": "A"}], "sft", columns={column: "question"})
+
+
+@pytest.mark.parametrize("name", ["", " ", "\ud800", "a\x00b", 3, None])
+def test_names_that_no_column_can_have_are_errors(name):
+    with pytest.raises(UserError, match="a name that none can have"):
+        converted([{"prompt": "Q", "completion": "A", "label": 1}], "sft", columns={"label": name})
 
 
 def test_a_column_that_is_replaced_is_named():
