@@ -68,7 +68,9 @@ def check_columns(material: Material) -> Iterator[Finding]:
             counts = ", ".join(f"{name} in {count:,}" for name, count in sorted(account.unread.items()))
             first = min(account.unread)
             ours = first.strip().lower()
-            read = "" if first == ours or ours not in (*PARTS, *SYSTEMS) else f"`{written({first: ours})}` reads it; or "
+            read = (
+                "" if first == ours or ours not in (*PARTS, *SYSTEMS) else f"`{written({first: ours})}` reads it; or "
+            )
             yield warning(
                 f"columns that change the meaning of a row are not read: {', '.join(sorted(account.unread))}",
                 got=f"{account.source}, split {account.source_split}: rows made of {account.format}; {counts} rows",

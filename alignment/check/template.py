@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.check.findings import Finding, error, from_user_error, note, warning
 from alignment.check.material import Material
-from alignment.data.reading.row_formats import CONVERSATIONS
+from alignment.data.reading.row_formats import CONVERSATIONS, PROMPTS
 from alignment.data.tokenizing.encoding import (
     encode_conversation,
     render,
@@ -219,8 +219,10 @@ def check_system(material: Material) -> Iterator[Finding]:
     if not with_system:
         return
     content = "Speak of zebras only."
+    asks = material.kind == PROMPTS  # a template may write the system message only where the last turn is the user's
+    conversation = [{"role": "system", "content": content}, *(CONVERSATION[:-1] if asks else CONVERSATION)]
     try:
-        text = render_text(tokenizer, [{"role": "system", "content": content}, *CONVERSATION], template=None)
+        text = render_text(tokenizer, conversation, prompt=asks, template=None)
     except TemplateRefusal as refusal:
         yield error(
             "the data has system messages, which the chat template refuses",
@@ -239,11 +241,15 @@ def check_system(material: Material) -> Iterator[Finding]:
 
 
 def check_prefix(material: Material) -> Iterator[Finding]:
-    """Report prompts that differ between training and inference, in text or in tokens."""
-    if not material.formats:
+    """Report prompts that differ between training and inference, in text or in tokens.
+
+    Of the data's own conversations: a template may begin replies with `<think>`, as the data's begin. Rows of prompts
+    have no replies; those that are generated follow the prompt of inference.
+    """
+    if not material.formats or material.kind == PROMPTS:
         return
     wrong: list[str] = []
-    rows = [CONVERSATION, *filter(None, map(conversation_of, material.sample[:PREFIX_ROWS]))]
+    rows = [*filter(None, map(conversation_of, material.sample[:PREFIX_ROWS]))]
     for messages in rows:
         with suppress(TemplateRefusal):  # check_refused reports the row
             wrong += _differences(material, messages)

@@ -540,7 +540,9 @@ def test_the_fault_is_named(name, case: Case, capsys):
 def test_scores_that_no_stage_reads_may_be_missing(stage, case, capsys):
     """A text, a list, and, where no reward function receives it, a number."""
     case.stage = stage
-    first = {"gold_label": None, "rewards": [0.5, None], "margin_note": ""} | ({} if stage == "grpo" else {"score": None})
+    first = {"gold_label": None, "rewards": [0.5, None], "margin_note": ""} | (
+        {} if stage == "grpo" else {"score": None}
+    )
     other = {"gold_label": "a", "rewards": [1.0], "margin_note": "b"} | ({} if stage == "grpo" else {"score": 0.5})
     case.rows = [row | (other if number else first) for number, row in enumerate(DATA[KIND_OF[stage]]())]
     code, printed = case.check(capsys)

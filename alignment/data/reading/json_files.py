@@ -20,7 +20,7 @@ from alignment.data.reading.json_values import (
     refuse_value,
     rows_of_object,
 )
-from alignment.data.reading.opening import decode, opened
+from alignment.data.reading.opening import decode, opened, refuse_null_bytes
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def read_json(files: list[Path]) -> Iterator[pyarrow.Table]:
         raise UserError(
             f"The objects of {', '.join(map(str, files))} are empty.", got=f"{number} times {{}}", expected="columns"
         )
+    refuse_null_bytes(types)
     for name in large:
         types[name] = pyarrow.json_() if "double" in str(types[name]) else types[name]
     schema = Features.from_arrow_schema(pyarrow.schema(types)).arrow_schema

@@ -38,7 +38,8 @@ from alignment.data.reading.conversations import (
 )
 from alignment.tokenization.chat_format import Messages
 
-CONVERSATIONS, LABELLED = "sft", "kto"  # kinds of rows: messages; single replies with a label
+# Kinds of rows: messages; prompts alone; single replies with a label.
+CONVERSATIONS, PROMPTS, LABELLED = "sft", "prompts", "kto"
 KINDS = {
     "text": ("text",),
     "sft": ("messages",),

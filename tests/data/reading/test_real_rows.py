@@ -713,6 +713,16 @@ def test_names_that_no_column_can_have_are_errors(name):
         converted([{"prompt": "Q", "completion": "A", "label": 1}], "sft", columns={"label": name})
 
 
+@pytest.mark.parametrize("extension", ["jsonl", "csv"])
+@pytest.mark.parametrize("names", [["a\x00b"], ["\U00080273\x00{ì", "\U00080273\x00x"], ["prompt\x00"]])
+def test_null_bytes_in_names_are_errors(names, extension, tmp_path):
+    row = dict.fromkeys([*names, "prompt"], "x")
+    text = json.dumps(row) + "\n" if extension == "jsonl" else f"{','.join(row)}\n{','.join(row.values())}\n"
+    (tmp_path / f"rows.{extension}").write_text(text * (1 + (extension == "jsonl")))
+    with pytest.raises(UserError, match="null byte in its name"):
+        load_source(str(tmp_path / f"rows.{extension}"), kind="prompts")
+
+
 def test_a_column_that_is_replaced_is_named():
     _, report = converted([{"text": "title", "body": "story"}], "text", columns={"body": "text"})
     assert "`text`" in report.notes[0] and "`body`" in report.notes[0]
