@@ -68,14 +68,14 @@ def check_columns(material: Material) -> Iterator[Finding]:
             counts = ", ".join(f"{name} in {count:,}" for name, count in sorted(account.unread.items()))
             first = min(account.unread)
             ours = first.strip().lower()
-            read = (
+            reads = (
                 "" if first == ours or ours not in (*PARTS, *SYSTEMS) else f"`{written({first: ours})}` reads it; or "
             )
             yield warning(
                 f"columns that change the meaning of a row are not read: {', '.join(sorted(account.unread))}",
                 got=f"{account.source}, split {account.source_split}: rows made of {account.format}; {counts} rows",
                 expected="their text in the conversation",
-                fix=f"{read}write it into the messages, or rename the column if it is not needed: "
+                fix=f"{reads}write it into the messages, or rename the column if it is not needed: "
                 f"{written({first: f'data_{ours}'})}",
             )
         yield from map(note, account.notes)
