@@ -13,7 +13,8 @@ from alignment.check.findings import Finding, by_share, error, note, warning
 from alignment.check.material import Material
 from alignment.data.reading.conversations import BEYOND_TEXT
 from alignment.data.reading.formats import KINDS, READ_COLUMNS
-from alignment.data.reading.row_formats import MARGIN, UNWANTED
+from alignment.data.reading.row_formats import MARGIN, PARTS, SYSTEMS, UNWANTED
+from alignment.data.reading.suggestions import written
 from alignment.errors import nearest
 from alignment.stages import CLASSIFIER, TOKENIZER
 from reward_models.card.pairwise import GOLD_COLUMNS
@@ -66,12 +67,16 @@ def check_columns(material: Material) -> Iterator[Finding]:
         if account.unread:
             counts = ", ".join(f"{name} in {count:,}" for name, count in sorted(account.unread.items()))
             first = min(account.unread)
+            ours = first.strip().lower()
+            reads = (
+                "" if first == ours or ours not in (*PARTS, *SYSTEMS) else f"`{written({first: ours})}` reads it; or "
+            )
             yield warning(
                 f"columns that change the meaning of a row are not read: {', '.join(sorted(account.unread))}",
                 got=f"{account.source}, split {account.source_split}: rows made of {account.format}; {counts} rows",
                 expected="their text in the conversation",
-                fix=f"write it into the messages, or rename the column if it is not needed: columns: "
-                f"{{{first}: data_{first}}}",
+                fix=f"{reads}write it into the messages, or rename the column if it is not needed: "
+                f"{written({first: f'data_{ours}'})}",
             )
         yield from map(note, account.notes)
     if material.kind == "prompts":
@@ -135,19 +140,34 @@ def check_leaks(material: Material) -> Iterator[Finding]:
 
 
 def check_scores(material: Material) -> Iterator[Finding]:
-    """Report columns of labels and scores that lack a number in some rows."""
-    for name in material.train.column_names:
-        if not SCORES.search(name.lower()):
-            continue
+    """Report scores that are missing in some rows: of a reward model's pairs, and those that reward functions may read.
+
+    Nothing reads other columns, whatever their names.
+    """
+    columns = material.train.column_names
+    if material.facts.checkpoint == CLASSIFIER:
+        report, names = error, [name for name in (MARGIN, *GOLD_COLUMNS) if name in columns]
+    elif material.kind == "prompts":
+        report, names = (
+            warning,
+            [name for name in columns if SCORES.search(name.lower()) and _is_number(material, name)],
+        )
+    else:
+        return
+    for name in names:
         values = list(material.train[name])
         missing = sum(map(_is_nothing, values))
         if missing:
-            yield error(
+            yield report(
                 f"the column {name!r} has rows without a number",
                 got=f"{missing} of {len(values)} rows are NaN or empty",
                 expected="a label or score in every row",
                 fix="fill in the numbers, or delete these rows",
             )
+
+
+def _is_number(material: Material, name: str) -> bool:
+    return str(getattr(material.train.features[name], "dtype", "")).startswith(("int", "uint", "float", "double"))
 
 
 def check_labels(rows: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.check.findings import Finding, error, from_user_error, note, warning
 from alignment.check.material import Material
-from alignment.data.reading.row_formats import CONVERSATIONS
+from alignment.data.reading.row_formats import CONVERSATIONS, PROMPTS
 from alignment.data.tokenizing.encoding import (
     encode_conversation,
     render,
@@ -145,11 +146,33 @@ def check_template(material: Material) -> Iterator[Finding]:
             "the chat template writes no end token after a reply: the model never learns to stop",
             got=f"{after!r} after the last reply",
             expected=f"a special token, such as {tokenizer.eos_token!r}",
-            fix="write the end-of-turn token after the content of assistant messages",
+            fix=f"chat_template_path: {other} in the sft recipe"
+            if (other := template_with_end(tokenizer))
+            else "write the end-of-turn token after the content of assistant messages",
         )
     elif material.kind == CONVERSATIONS:
         yield from _check_mask(material, end)
     yield from _check_bos(tokenizer, material.training_template)
+
+
+def template_with_end(tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    """Return the file of TRL's version of the tokenizer's template, if it ends replies with a special token.
+
+    GLM's own template leaves the end of a reply to the next turn's beginning.
+    """
+    import trl
+
+    template = None
+    with suppress(UserError):
+        template, _ = training_template(tokenizer, replies_only=True)
+    if template is None:
+        return None
+    after = render_text(tokenizer, CONVERSATION, template=template).rpartition(REPLY)[2]
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    if not {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} & {*ids}:
+        return None
+    files = Path(str(trl.__file__)).parent.glob("chat_templates/*.jinja")
+    return next((file for file in sorted(files) if file.read_text(encoding="utf-8") == template), None)
 
 
 def _check_mask(material: Material, end: int) -> Iterator[Finding]:
@@ -219,8 +242,10 @@ def check_system(material: Material) -> Iterator[Finding]:
     if not with_system:
         return
     content = "Speak of zebras only."
+    asks = material.kind == PROMPTS  # a template may write the system message only where the last turn is the user's
+    conversation = [{"role": "system", "content": content}, *(CONVERSATION[:-1] if asks else CONVERSATION)]
     try:
-        text = render_text(tokenizer, [{"role": "system", "content": content}, *CONVERSATION], template=None)
+        text = render_text(tokenizer, conversation, prompt=asks, template=None)
     except TemplateRefusal as refusal:
         yield error(
             "the data has system messages, which the chat template refuses",
@@ -239,11 +264,15 @@ def check_system(material: Material) -> Iterator[Finding]:
 
 
 def check_prefix(material: Material) -> Iterator[Finding]:
-    """Report prompts that differ between training and inference, in text or in tokens."""
-    if not material.formats:
+    """Report prompts that differ between training and inference, in text or in tokens.
+
+    Of the data's own conversations: a template may begin replies with `<think>`, as the data's begin. Rows of prompts
+    have no replies; those that are generated follow the prompt of inference.
+    """
+    if not material.formats or material.kind == PROMPTS:
         return
     wrong: list[str] = []
-    rows = [CONVERSATION, *filter(None, map(conversation_of, material.sample[:PREFIX_ROWS]))]
+    rows = [*filter(None, map(conversation_of, material.sample[:PREFIX_ROWS]))]
     for messages in rows:
         with suppress(TemplateRefusal):  # check_refused reports the row
             wrong += _differences(material, messages)
@@ -252,7 +281,8 @@ def check_prefix(material: Material) -> Iterator[Finding]:
             "the template writes prompts differently at inference and in training",
             got=wrong[0] + f" ({len(wrong)} replies of {len(rows)} conversations)",
             expected="in training, the prompt with its generation prompt and then the reply",
-            fix="let add_generation_prompt write exactly the text before a reply in training",
+            fix="begin the data's replies with what add_generation_prompt writes (such as <think>), or let it write "
+            "exactly the text before a reply in training",
         )
 
 

@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from check_cases import CHATML, WORDS, Case, conversations, preferences, turn
+from check_cases import CHATML, DATA, KIND_OF, WORDS, Case, conversations, preferences, turn
 
 STAGES = ["sft", "reward", "dpo", "ppo", "grpo", "pretrain"]
 NO_MARKERS = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
@@ -345,8 +345,14 @@ FAULTS = {
                 for number, row in enumerate(preferences())
             ]
         ),
+        0,
+        ["warning: ppo: the column 'score' has rows without a number", "1 of"],
+    ),
+    "margins are null": (
+        "reward",
+        set_case(rows=[row | {"margin": None if n == 3 else 1.0} for n, row in enumerate(preferences())]),
         1,
-        ["the column 'score' has rows without a number", "1 of"],
+        ["the column 'margin' has rows without a number", "1 of"],
     ),
     # splits
     "test rows in train": (
@@ -528,6 +534,19 @@ def test_the_fault_is_named(name, case: Case, capsys):
     assert not [word for word in words if word not in printed], printed
     assert code == expected, printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto", "grpo"])
+def test_scores_that_no_stage_reads_may_be_missing(stage, case, capsys):
+    """A text, a list, and, where no reward function receives it, a number."""
+    case.stage = stage
+    first = {"gold_label": None, "rewards": [0.5, None], "margin_note": ""} | (
+        {} if stage == "grpo" else {"score": None}
+    )
+    other = {"gold_label": "a", "rewards": [1.0], "margin_note": "b"} | ({} if stage == "grpo" else {"score": 0.5})
+    case.rows = [row | (other if number else first) for number, row in enumerate(DATA[KIND_OF[stage]]())]
+    code, printed = case.check(capsys)
+    assert code == 0 and "without a number" not in printed, printed
 
 
 def test_several_faults_are_reported_together(case, capsys):

@@ -180,3 +180,53 @@ def test_other_tokenizers_give_trls_tokens(name, tmp_path, capsys):
         assert ours.learned == [bool(learned) for learned in plain["assistant_masks"]] and any(ours.learned)
         labels = [token if learned else -100 for token, learned in zip(ours.ids, ours.learned, strict=True)]
         assert (theirs["input_ids"], theirs["labels"]) == (ours.ids[:64], labels[:64])
+
+
+def test_a_template_without_end_tokens_that_trl_has_with_them_is_named():
+    """GLM's turns end where the next begins; TRL's version writes that token after the last reply, too."""
+    from trl.chat_template_utils import glm4moe_chat_template
+
+    from alignment.check.template import template_with_end
+    from alignment.tokenization.chat_format import end_of_turn_id
+
+    tokenizer = foreign_tokenizer(glm4moe_chat_template)
+    assert template_with_end(tokenizer) is None, "the token is none of the tokenizer's"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>"]})
+    assert end_of_turn_id(tokenizer) is None
+    tokenizer.chat_template = template_with_end(tokenizer).read_text()
+    assert end_of_turn_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|user|>")
+    assert template_with_end(foreign_tokenizer(NO_END)) is None
+
+
+# Name -> (stage, template, rows) of templates that write what is trained as inference does.
+THINKS = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+LATE_SYSTEM = (  # the system message before the last turn alone, if that is the user's, as in Mistral's
+    "{% for message in messages %}{% if message['role'] != 'system' %}<|im_start|>{{ message['role'] }}\n"
+    "{% if loop.last and message['role'] == 'user' and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}\n"
+    "{% endif %}{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>"
+    "{% endgeneration %}\n{% else %}{{ message['content'] }}<|im_end|>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ASKED = [{"prompt": [turn("system", "Be brief."), turn("user", f"Say kite {number}.")]} for number in range(40)]
+THOUGHT = [
+    {"messages": [turn("user", f"Say {number}."), turn("assistant", f"<think>\nHm.\n</think>\n\n{number}")]}
+    for number in range(40)
+]
+FAITHFUL = {
+    "thinking, in the replies": ("sft", THINKS, THOUGHT),
+    "thinking, of prompts": ("grpo", THINKS, None),
+    "system before the last turn, of prompts": ("ppo", LATE_SYSTEM, ASKED),
+}
+
+
+@pytest.mark.parametrize("name", FAITHFUL)
+def test_a_template_is_checked_on_what_the_stage_trains(name, case, capsys):
+    case.stage, case.template, case.rows = FAITHFUL[name]
+    code, printed = case.check(capsys)
+    assert code == 0, printed
+
+
+def test_replies_without_the_beginning_that_inference_writes_are_named(case, capsys):
+    case.template = THINKS
+    code, printed = case.check(capsys)
+    assert code == 1 and "begin the data's replies with" in printed, printed

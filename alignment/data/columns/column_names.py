@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,14 @@ def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
 
     A name with dots that no column has is a path to a nested value: `reward_model.ground_truth`, `turns.0.text`.
     """
+    wrong = sorted(repr(name) for name in columns.values() if not _can_name(name))
+    if wrong:
+        raise UserError(
+            f"`columns` gives a column a name that none can have: {', '.join(wrong)}.",
+            got=dict(columns),
+            expected="text on the right, of whole characters",
+            fix="write a recognised column on the right, or leave this entry out",
+        )
     nested = [name for name in columns if name not in dataset.column_names]
     missing = [name for name in nested if not _leads_somewhere(dataset, name)]
     if missing:
@@ -43,6 +52,11 @@ def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     if nested:
         dataset = _with_nested(dataset, nested)
     return dataset.remove_columns(replaced_columns(dataset, columns)).rename_columns(dict(columns))
+
+
+def _can_name(name: Any) -> bool:
+    """Whether a value can be a column's name: text that is not empty, without halves of characters or null bytes."""
+    return isinstance(name, str) and bool(name.strip()) and not re.search("[\x00\ud800-\udfff]", name)
 
 
 def replaced_columns(dataset: Dataset, columns: Mapping[str, str]) -> list[str]:

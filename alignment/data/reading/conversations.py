@@ -28,7 +28,8 @@ TOOL_ROLES = (
 )
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "author", "speaker"), ("content", "value", "text", "message")
 # Keys of a turn that holds a request and its reply, as in {"human": ..., "assistant": ...}.
-ASKED_KEYS, REPLIED_KEYS = ("user", "human", "input"), ("assistant", "gpt", "bot", "output")
+ASKED_KEYS = ("user", "human", "question", "prompt", "query", "instruction", "input")
+REPLIED_KEYS = ("assistant", "gpt", "bot", "output", "answer", "response", "completion")
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 GUANACO_TURN = re.compile(r"\s*### (Human|Assistant):")
 # A prompt in hh-rlhf's form: it begins with a turn, and if it has no blank lines before that, ends with an open reply.
@@ -42,8 +43,12 @@ BEYOND_TEXT = {
     **dict.fromkeys(("image", "images"), IMAGES),
     **dict.fromkeys(("reasoning_content", "thinking"), REASONING),
 }
+# Keys of messages as text that says they are messages; a reply or request may be JSON of other things.
+WRITTEN_KEYS = ({"role", "content"}, {"from", "value"})
+FURTHER_KEYS = {"name", "weight", "train", "tool_call_id", *BEYOND_TEXT}
 # What is changed, counted by rows.
 TURNS_OF_TEXT = "rows whose turns are texts without roles, read as the user's and the assistant's in turn"
+SYSTEM_AGAIN = "rows whose turns repeat the system message, which was taken once"
 MERGED, PARTS_JOINED = "rows with merged turns of one role", "rows with joined text parts"
 JSON_READ, SYSTEM_LEFT_OUT = "rows read from JSON text", "rows with an empty system message left out"
 
@@ -58,7 +63,7 @@ def is_conversation(value: Any) -> bool:
     if isinstance(value, str):
         value = parsed(value)
         turns = value if isinstance(value, list) else [value]
-        return bool(turns) and all(map(_is_message, turns))
+        return bool(turns) and all(map(_is_written_message, turns))
     return _is_message(value) or (isinstance(value, list) and any(isinstance(turn, Mapping) for turn in value))
 
 
@@ -66,11 +71,24 @@ def _is_message(turn: Any) -> bool:
     return isinstance(turn, Mapping) and all(any(key in turn for key in keys) for keys in (ROLE_KEYS, CONTENT_KEYS))
 
 
+def _is_written_message(turn: Any) -> bool:
+    """Whether an object of JSON text can only be a message: it has the usual keys, no others, and a known role."""
+    if not isinstance(turn, Mapping):
+        return False
+    role = turn.get("role", turn.get("from"))
+    known = isinstance(role, str) and role.strip().lower() in (*ROLE_NAMES, *TOOL_ROLES)
+    return known and any(keys <= turn.keys() <= keys | FURTHER_KEYS for keys in WRITTEN_KEYS)
+
+
 def read_messages(row: Row, column: str) -> Messages:
     """Convert a list of {role, content}, of ShareGPT's {from, value} or of similar turns to canonical messages."""
     messages: Messages = []
     for turn in _turns(row, row.get(column)):
-        messages += _read_turn(row, turn)
+        read = _read_turn(row, turn)
+        if len(messages) > 1 and read[:1] == messages[:1] and read[0]["role"] == "system":
+            row.changed.add(SYSTEM_AGAIN)
+            read = read[1:]
+        messages += read
     if not messages:
         raise Unusable("the conversation is empty")
     return messages
@@ -93,9 +111,14 @@ def _turns(row: Row, value: Any) -> list[Any]:
     if not value:
         raise Unusable("the conversation is empty")
     if all(isinstance(turn, str) for turn in value):  # as in LIMA
-        row.changed.add(TURNS_OF_TEXT)
-        return [message(ROLES[1 + place % 2], text) for place, text in enumerate(value)]
+        return turns_of_texts(row, value)
     return value
+
+
+def turns_of_texts(row: Row, texts: list[str]) -> Messages:
+    """Return texts as the turns of user and assistant, the user's first."""
+    row.changed.add(TURNS_OF_TEXT)
+    return [message(ROLES[1 + place % 2], text) for place, text in enumerate(texts)]
 
 
 def _from_json(row: Row, text: str) -> Any:
@@ -124,11 +147,16 @@ def _read_turn(row: Row, turn: Any) -> Messages:
 
 
 def _request_and_reply(row: Row, turn: Mapping[str, Any]) -> Messages:
-    asked, replied = _first(turn, ASKED_KEYS), _first(turn, REPLIED_KEYS)
-    if asked is None or replied is None:
+    asked, replied = ([key for key in keys if not is_missing(turn.get(key))] for keys in (ASKED_KEYS, REPLIED_KEYS))
+    if not asked or not replied:
         raise Unusable("a message has no role")
+    if (len(asked) > 1 and asked[1:] != ["input"]) or len(replied) > 1:
+        raise Unusable("a turn has several requests or replies")
+    given = [message["content"] for key in asked[:1] for message in _message(row, "user", turn[key])]
+    if asked[1:] and not is_blank(turn["input"]):
+        given += [as_text(row, turn["input"], "input")]
     system = [] if is_blank(turn.get("system")) else _message(row, "system", turn["system"])
-    return [*system, *_message(row, "user", asked), *_message(row, "assistant", replied)]
+    return [*system, message("user", JOIN.join(given)), *_message(row, "assistant", turn[replied[0]])]
 
 
 def _first(turn: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
@@ -195,14 +223,25 @@ def refuse_beyond_text(holder: Mapping[str, Any]) -> None:
             raise Unusable(reason)
 
 
-def read_reply(row: Row, column: str) -> Messages:
-    """Convert a reply that is text (one assistant message) or messages."""
+def read_reply(row: Row, column: str, whole: bool = False) -> Messages:
+    """Convert a reply that is text (one assistant message) or messages.
+
+    Args:
+        whole: JSON text of a conversation with its request is read, too; otherwise it is the reply's text.
+    """
     value = row.get(column)
     if isinstance(value, str) and not value.strip():
         raise Unusable("empty reply")
-    if is_conversation(value):
+    if is_conversation(value) and (whole or not isinstance(value, str) or _is_written_reply(value)):
         return merged(row, read_messages(row, column))
     return [message("assistant", as_text(row, value, column))]
+
+
+def _is_written_reply(text: str) -> bool:
+    """Whether JSON text of messages holds nothing but a reply."""
+    value = parsed(text)
+    turns = value if isinstance(value, list) else [value]
+    return all(ROLE_NAMES.get(str(turn.get("role", turn.get("from"))).strip().lower()) == "assistant" for turn in turns)
 
 
 def is_transcript(value: Any) -> TypeGuard[str]:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment.data.reading.opening import extension_of, opened_text
+from alignment.data.reading.opening import extension_of, opened_text, refuse_null_bytes
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def read_csv(files: list[Path]) -> Iterator[pyarrow.Table]:
     forms = {file: _form(file) for file in files}
     headers = {file: next(_rows(file, form), []) for file, form in forms.items()}
     names = dict.fromkeys(name for header in headers.values() for name in header)
+    refuse_null_bytes(names)
     schema = Features(dict.fromkeys(names, Value("string"))).arrow_schema
     for file, header in headers.items():
         for rows in batches((row, sum(map(len, row))) for row in islice(_rows(file, forms[file]), 1, None)):

@@ -154,8 +154,8 @@ def convert(
 def recognised(dataset: Dataset, kind: str, columns: Mapping[str, str]) -> tuple[Dataset, Format]:
     """Return the data set with renamed columns, and its format."""
     renamed = rename_columns(dataset, columns)
-    first = renamed.with_format(None).select(range(min(TRIED_ROWS, len(renamed))))
-    return renamed, recognise(renamed.column_names, kind, mapped=columns.values(), rows=first)
+    first = dataset.with_format(None).select(range(min(TRIED_ROWS, len(dataset))))
+    return renamed, recognise(renamed.column_names, kind, columns, rows=first)
 
 
 def _notes(dataset: Dataset, columns: Mapping[str, str], left_out: Sequence[str]) -> list[str]:
@@ -195,7 +195,7 @@ def _tables(
     import pyarrow
     from datasets import Features
 
-    present = [name for name in dataset.column_names if name in READ_COLUMNS]
+    present = [name for name in dataset.column_names if name in READ_COLUMNS or name.strip().lower() in MEANINGFUL]
     labels = _labels(dataset, kind, format)
     used = [*(name for name in present if name in optional_columns(kind, format)), *([LABEL] if labels else [])]
     report = Report(kind, ", ".join(dict.fromkeys([*format, *used])))
@@ -255,14 +255,28 @@ def _read_label(row: Row, kind: str, labels: Labels | None) -> None:
 
 
 def _unread(row: Row, format: Format, kept: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the columns outside the format that may change a row's meaning and whose text its conversations lack."""
-    columns = [name for name in MEANINGFUL if name not in format and not is_blank(row.get(name))]
+    """Yield the columns outside the format that may change a row's meaning and whose text its conversations lack.
+
+    A text that contains the whole conversation is another form of it.
+    """
+    columns = [
+        name
+        for name, value in row.items()
+        if name.strip().lower() in MEANINGFUL and name not in format and not is_blank(value)
+    ]
     if not columns:
         return
-    turns = [turn for one in kept for value in one.values() if isinstance(value, list) for turn in value]
-    written_text = " ".join(" ".join(turn["content"].split()) for turn in turns)
+    turns = [
+        " ".join(turn["content"].split())
+        for one in kept
+        for value in one.values()
+        if isinstance(value, list)
+        for turn in value
+    ]
+    written_text = " ".join(turns)
     for name in columns:
-        if any(" ".join(text.split()) not in written_text for text in _texts(row[name])):
+        texts = [" ".join(text.split()) for text in _texts(row[name])]
+        if any(text not in written_text and not all(turn in text for turn in turns) for text in texts):
             yield name
 
 
@@ -277,23 +291,27 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-    elif isinstance(value, int | float) and not is_blank(value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and not is_blank(value):
         yield cell_values.number_text(value)
 
 
 def recognise(
-    column_names: Sequence[str], kind: str, mapped: Iterable[str] = (), rows: Iterable[Mapping[str, Any]] = ()
+    column_names: Sequence[str],
+    kind: str,
+    mapping: Mapping[str, str] | None = None,
+    rows: Iterable[Mapping[str, Any]] = (),
 ) -> Format:
     """Return the first format of `kind` whose columns exist; formats with columns that the user mapped come first.
 
     Args:
-        rows: the first rows, on which a suggestion is tried.
+        mapping: the recipe's `columns`, which gave the columns their names.
+        rows: the first rows under their own names, on which a suggestion is tried.
     """
-    wanted = set(mapped)
+    wanted = set((mapping or {}).values())
     for format in sorted(FORMATS[kind], key=lambda format: -len(wanted & set(format))):
         if set(format) <= set(column_names):
             return format
-    columns = suggest(list(rows), kind)
+    columns = suggest(list(rows), kind, mapping)
     raise UserError(
         f"The columns are not recognised as {kind} data.",
         got=f"columns {', '.join(column_names)}",

@@ -20,7 +20,7 @@ from alignment.data.reading.json_values import (
     refuse_value,
     rows_of_object,
 )
-from alignment.data.reading.opening import decode, opened
+from alignment.data.reading.opening import decode, opened, refuse_null_bytes
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def read_json(files: list[Path]) -> Iterator[pyarrow.Table]:
         raise UserError(
             f"The objects of {', '.join(map(str, files))} are empty.", got=f"{number} times {{}}", expected="columns"
         )
+    refuse_null_bytes(types)
     for name in large:
         types[name] = pyarrow.json_() if "double" in str(types[name]) else types[name]
     schema = Features.from_arrow_schema(pyarrow.schema(types)).arrow_schema
@@ -168,7 +169,7 @@ def _whole_rows(file: Path, data: bytes) -> Iterator[Sized]:
     what = "object"
     if len(values) == 1 and isinstance(values[0], list):
         values, what = values[0], "item"
-    elif len(values) == 1 and isinstance(values[0], dict):
+    elif len(values) == 1 and isinstance(values[0], dict) and not _is_only_line(file, text, values[0]):
         values, what = rows_of_object(file, values[0]), "row"
     elif values and isinstance(values[0], list):
         raise refuse_value(file, values[0], "line 1")
@@ -176,6 +177,12 @@ def _whole_rows(file: Path, data: bytes) -> Iterator[Sized]:
     halves = bool(HALF_CHARACTER.search(data))
     for number, value in enumerate(values, start=1):
         yield check_object(file, value, f"{what} {number}", check_halves=halves), size
+
+
+def _is_only_line(file: Path, text: str, value: dict[str, Any]) -> bool:
+    """Whether an object of several keys is the only line of a file that is named as one of a row per line."""
+    named = bool({".jsonl", ".ndjson"} & {suffix.lower() for suffix in file.suffixes})
+    return named and len(value) > 1 and "\n" not in text.strip()
 
 
 def _line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Sized]:

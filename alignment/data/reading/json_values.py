@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from alignment.data.reading.row_formats import READ_COLUMNS
+from alignment.data.reading.row_formats import DIALOGUES, READ_COLUMNS
 from alignment.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -197,6 +197,8 @@ def rows_of_object(file: Path, value: Row) -> list[Any]:
 def _is_row(value: Row) -> bool:
     """Return whether an object is a row itself: a column that is read holds text, or some column is a conversation."""
     if any(name in READ_COLUMNS and not isinstance(item, list | dict) for name, item in value.items()):
+        return True
+    if any(_all(value.get(name), dict) for name in DIALOGUES):
         return True
     return any(
         isinstance(item, list) and _all(item, dict) and any(sign in item[0] for sign in ("role", "from"))

@@ -14,7 +14,7 @@ import io
 import re
 import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -51,6 +51,18 @@ def extension_of(path: Path) -> str:
     """Return a path's extension in lower case, ignoring a final `.gz`."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def refuse_null_bytes(names: Iterable[str]) -> None:
+    """Raise for names of columns with a null byte, at which Arrow cuts them."""
+    wrong = [name for name in names if "\0" in name]
+    if wrong:
+        raise UserError(
+            f"The data has a column with a null byte in its name: {', '.join(map(repr, wrong))}.",
+            got=f"columns {', '.join(map(repr, names))}",
+            expected="names of text",
+            fix="rename the column in the file",
+        )
 
 
 def head_of(file: Path) -> bytes:

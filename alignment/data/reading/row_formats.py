@@ -34,10 +34,12 @@ from alignment.data.reading.conversations import (
     read_transcript,
     refuse_beyond_text,
     take_turns,
+    turns_of_texts,
 )
 from alignment.tokenization.chat_format import Messages
 
-CONVERSATIONS, LABELLED = "sft", "kto"  # kinds of rows: messages; single replies with a label
+# Kinds of rows: messages; prompts alone; single replies with a label.
+CONVERSATIONS, PROMPTS, LABELLED = "sft", "prompts", "kto"
 KINDS = {
     "text": ("text",),
     "sft": ("messages",),
@@ -57,10 +59,27 @@ PARTS = ("history", "context", "input")
 PASSAGE_FIRST = ("prompt", "question", "query", "problem", "inputs", "input")  # requests that `context` precedes
 LABEL, MARGIN = "label", "margin"  # MARGIN: of pairs, read by TRL's reward loss alone
 OTHER_PROMPT = "rows whose prompt differs from the conversation of chosen and rejected, which was taken"
+OTHER_SPACE = "pairs whose prompts differ in white space around a turn; that of chosen was taken"
 UNWANTED = "the completion is labelled as unwanted"
 CHOICES = ("choices", "options")
-# Columns without which a row may mean something else, if the conversation does not contain their text.
-MEANINGFUL = (*REQUESTS, *SYSTEMS, "history", "context", *CHOICES, "passage", "passages", "paragraph", "document")
+# What a request may be about, in columns that no format reads.
+PASSAGES = (
+    *(
+        "passage",
+        "passages",
+        "paragraph",
+        "document",
+        "article",
+        "story",
+        "support",
+        "evidence",
+        "knowledge",
+        "premise",
+    ),
+    *("definition", "schema", "table", "starter_code", "input_text", "text"),
+)
+# Columns without which a row may mean something else, if the conversation does not contain their text. In any case.
+MEANINGFUL = (*REQUESTS, *SYSTEMS, "history", "context", *CHOICES, *PASSAGES)
 
 
 # Requests -----------------------------------------------------------------------------------------------------------
@@ -106,6 +125,8 @@ def _history(row: Row) -> Messages:
     if is_conversation(value):
         return read_messages(row, "history")
     value = parsed(value) if isinstance(value, str) else value
+    if isinstance(value, list) and len(value) % 2 == 0 and all(isinstance(text, str) for text in value):
+        return turns_of_texts(row, [as_text(row, text, "history") for text in value])
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise Unusable("history is not a list of turns")
     roles = ("user", "assistant")
@@ -121,7 +142,7 @@ def _with_system(row: Row, conversation: Messages) -> Messages:
         return conversation
     has_one = bool(conversation) and conversation[0]["role"] == "system"
     system = message("system", next(iter(texts)))
-    if len(texts) > 1 or (has_one and conversation[0] != system):
+    if len(texts) > 1 or (has_one and conversation[0]["content"].strip() != system["content"].strip()):
         raise Unusable("two system messages")
     return conversation if has_one else [system, *conversation]
 
@@ -205,7 +226,9 @@ def preference_row(row: Row, column: str | None) -> dict[str, Any]:
     if any(turns[0]["role"] != "assistant" for turns in (chosen, rejected)):
         # Whole conversations: the prompt is their common beginning. (It may also be in a prompt column.)
         if chosen[:-1] != rejected[:-1]:
-            raise Unusable("chosen and rejected answer different prompts")
+            if _stripped(chosen[:-1]) != _stripped(rejected[:-1]):
+                raise Unusable("chosen and rejected answer different prompts")
+            row.changed.add(OTHER_SPACE)
         prompt, chosen, rejected = _prompt_of_whole(row, chosen[:-1], column), chosen[-1:], rejected[-1:]
     elif column is None:
         raise Unusable("prompt is missing")
@@ -229,20 +252,40 @@ def _side(row: Row, side: str, column: str | None) -> Messages:
     alone = column is None or is_missing(row.get(column))
     if isinstance(value, str) and not is_conversation(value) and value.strip() and (alone or is_transcript(value)):
         return merged(row, read_transcript(row, value))
-    return read_reply(row, side)
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value):
+        asked = None if column is None else row.get(column)
+        if isinstance(asked, str) and value[0].strip() == asked.strip():  # a whole conversation, as texts
+            return turns_of_texts(row, [as_text(row, text, side) for text in value])
+    return read_reply(row, side, whole=True)
+
+
+def _stripped(turns: Messages) -> Messages:
+    return [message(turn["role"], turn["content"].strip()) for turn in turns]
 
 
 def _prompt_of_whole(row: Row, shared: Messages, column: str | None) -> Messages:
-    """Return the prompt that two conversations share, with the system message of the prompt column."""
+    """Return the prompt that two conversations share, with what the prompt column has before it.
+
+    That is a system message or earlier turns, if the prompt column ends as the conversations' prompt does.
+    """
     if column is None or is_blank(row.get(column)):
         return _with_system(row, shared)
     given = request_of(row, column)
-    if given[:1] and given[0]["role"] == "system" and (not shared or shared[0]["role"] != "system"):
-        shared = [given[0], *shared]
-    asked = [turn["content"].strip() for turn in given if turn["role"] == "user"]
-    if given[: len(shared)] != shared and asked[-1:] != [turn["content"].strip() for turn in shared[-1:]]:
+    (given_system, given), (system, shared) = _parted(given), _parted(shared)
+    asked, known = _stripped(given), _stripped(shared)
+    if len(asked) > len(known) and (not known or asked[-len(known) :] == known):
+        shared = given
+    elif not any(known[start : start + len(asked)] == asked for start in range(len(known))):
         row.changed.add(OTHER_PROMPT)
-    return shared
+    if system and given_system and _stripped(system) != _stripped(given_system):
+        row.changed.add(OTHER_PROMPT)
+    return [*(system or given_system), *shared]
+
+
+def _parted(conversation: Messages) -> tuple[Messages, Messages]:
+    """Return the system message, if there is one, and the turns."""
+    count = int(conversation[:1] != [] and conversation[0]["role"] == "system")
+    return conversation[:count], conversation[count:]
 
 
 def kto_row(row: Row, request: str, reply: str) -> dict[str, Any]:
@@ -382,6 +425,6 @@ def canonical_rows_of(row: Row, kind: str, format: Format) -> Iterator[dict[str,
 
 
 READ_COLUMNS = {
-    *(*BEYOND_TEXT, *MEANINGFUL, LABEL),
+    *(*BEYOND_TEXT, *(name for name in MEANINGFUL if name not in PASSAGES[4:]), LABEL),
     *(name for formats in FORMATS.values() for columns in formats for name in columns),
 }

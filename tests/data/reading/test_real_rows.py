@@ -7,12 +7,13 @@ import json
 import random
 
 import pytest
+import yaml
 from datasets import Dataset
 
 from alignment.data.columns.cell_values import Row, Unusable
 from alignment.data.reading import formats
 from alignment.data.reading.formats import convert
-from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, canonical_rows_of
+from alignment.data.reading.row_formats import FORMATS, KINDS, LABEL, OTHER_PROMPT, READ_COLUMNS, canonical_rows_of
 from alignment.data.reading.sources import load_source
 from alignment.errors import UserError
 
@@ -283,6 +284,85 @@ BECOMES = {
     "label, another's number": ("sft", {"messages": QA, "label": 3}, QA),
     "label, a class": ("sft", {"question": "Q", "answer": "A", "label": "safe"}, QA),
 }
+# Texts that are JSON, but no messages: alone, in a list, with keys of messages, or a whole conversation as reply.
+for _name, _text in {
+    "an author": json.dumps({"author": "Jane Austen", "text": "It is"}),
+    "an author that is a role": json.dumps({"author": "bot", "text": "It is"}),
+    "a sender": json.dumps({"from": "bob@x.com", "message": "Hi"}),
+    "a sender and a value": json.dumps({"from": "Berlin", "value": "5"}),
+    "further keys": json.dumps({"role": "user", "content": "x", "id": 7}),
+    "several": json.dumps([{"author": "bot", "text": "a"}, {"author": "human", "text": "b"}]),
+}.items():
+    BECOMES[f"JSON reply, {_name}"] = ("sft", {"prompt": "Q", "completion": _text}, [user("Q"), reply(_text)])
+    BECOMES[f"JSON request, {_name}"] = ("prompts", {"question": _text}, [user(_text)])
+    BECOMES[f"JSON sides, {_name}"] = (
+        "preference",
+        {"prompt": "Q", "chosen": _text, "rejected": "B"},
+        [[user("Q")], [reply(_text)], [reply("B")]],
+    )
+_TALK = json.dumps([user("hi"), reply("yo")])
+BECOMES["JSON reply, a conversation"] = ("sft", {"prompt": "Q", "completion": _TALK}, [user("Q"), reply(_TALK)])
+BECOMES["JSON reply, messages of the assistant"] = ("sft", {"prompt": "Q", "completion": json.dumps([reply("A")])}, QA)
+BECOMES["JSON sides, conversations"] = (
+    "preference",
+    {"prompt": "Q", "chosen": json.dumps(QA), "rejected": json.dumps([user("Q"), reply("B")])},
+    PAIR,
+)
+BECOMES["JSON messages, nulls of other columns"] = (
+    "prompts",
+    {"prompt": json.dumps([{**user("Q"), "name": None, "tool_calls": None}])},
+    [user("Q")],
+)
+
+# Turns that hold a request and its reply, by all names; pairs whose prompt column holds more, and white space.
+for _asked, _replied in [
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("query", "completion"),
+]:
+    BECOMES[f"turns, {_asked} and {_replied}"] = ("sft", {"conversation": [{_asked: "Q", _replied: "A"}] * 2}, QA * 2)
+BECOMES["turns, instruction, input and output"] = (
+    "sft",
+    {"conversation": [{"instruction": "Sort.", "input": "b a", "output": "a b"}]},
+    [user("Sort.\n\nb a"), reply("a b")],
+)
+BECOMES["turns, the same system in each (xtuner)"] = (
+    "sft",
+    {"conversation": [{"system": "Be.", "input": "Q", "output": "A"}] * 3},
+    [system("Be."), *QA * 3],
+)
+BECOMES["history, texts in turn"] = (
+    "sft",
+    {"instruction": "Q", "output": "A", "history": ["Hi", "Hello"]},
+    [user("Hi"), reply("Hello"), *QA],
+)
+BECOMES["system, twice the same but for white space"] = (
+    "sft",
+    {"messages": [system("Be."), *QA], "system": " Be.\n"},
+    [system("Be."), *QA],
+)
+BECOMES["pair, conversations as texts"] = (
+    "preference",
+    {"question": "Q", "chosen": ["Q", "A"], "rejected": ["Q", "B"]},
+    PAIR,
+)
+BECOMES["pair, prompts that differ in white space"] = (
+    "preference",
+    {"chosen": QA, "rejected": [user("Q "), reply("B")]},
+    PAIR,
+)
+EARLIER = [user("Hi"), reply("Hello")]
+BECOMES["pair, earlier turns in the prompt alone"] = (
+    "preference",
+    {"prompt": [system("Be."), *EARLIER, user("Q")], "chosen": QA, "rejected": [user("Q"), reply("B")]},
+    [[system("Be."), *EARLIER, user("Q")], [reply("A")], [reply("B")]],
+)
+BECOMES["pair, history beside conversations"] = (
+    "preference",
+    {"prompt": "Q", "history": [["Hi", "Hello"]], "chosen": QA, "rejected": [user("Q"), reply("B")]},
+    [[*EARLIER, user("Q")], [reply("A")], [reply("B")]],
+)
 BECOMES["replies of a pair, numbers"] = (
     *BECOMES["replies of a pair, numbers"][:2],
     [[user("Q")], [reply("1")], [reply("2")]],
@@ -374,6 +454,16 @@ DROPPED = {
         "context is an object, not text",
     ),
     "history, text": ("sft", {"instruction": "Q", "output": "A", "history": "Hi"}, "history is not a list of turns"),
+    "history, an odd number of texts": (
+        "sft",
+        {"instruction": "Q", "output": "A", "history": ["Hi", "Hello", "So"]},
+        "history is not a list of turns",
+    ),
+    "turns, two requests": (
+        "sft",
+        {"conversation": [{"question": "Q", "prompt": "P", "answer": "A"}]},
+        "a turn has several requests or replies",
+    ),
     "history, triples": (
         "sft",
         {"instruction": "Q", "output": "A", "history": [["a", "b", "c"]]},
@@ -501,6 +591,55 @@ def test_columns_that_change_the_meaning_and_are_not_read_are_counted():
         assert report.unread == {}
 
 
+PASSAGE_COLUMNS = ["article", "support", "story", "definition", "schema", "evidence", "table", "premise", "input_text"]
+PASSAGE_COLUMNS += ["knowledge", "text", "starter_code", "Context", "Passage", " Article", "SYSTEM", "passage"]
+
+
+@pytest.mark.parametrize("name", PASSAGE_COLUMNS)
+def test_what_a_request_is_about_is_never_left_out_without_a_word(name):
+    rows = [{"question": "Q?", "answer": "A", name: text} for text in ("The horse sleeps.", None, "", "Q? A")]
+    assert converted(rows, "sft")[1].unread == {name: 1}
+    assert converted(rows, "prompts", keep=None)[1].unread == {name: 1}
+
+
+def test_a_column_that_holds_the_whole_row_in_another_form_is_not_missed():
+    """As `text` of Alpaca, and OpenAI's preferences, whose further values are true and false."""
+    row = {"instruction": "Add.", "input": "1 2", "output": "3", "text": "Below: Add.\n\n1 2\n### Response: 3"}
+    assert converted([row], "sft")[1].unread == {}
+    row = {"input": {"messages": [user("Q")], "tools": [], "parallel_tool_calls": True}, "prompt": [user("Q")]}
+    assert converted([row], "prompts")[1].unread == {}
+
+
+def test_a_prompt_other_than_that_of_the_conversations_is_counted():
+    pair = {"chosen": [user("X"), reply("Y"), *QA], "rejected": [user("X"), reply("Y"), user("Q"), reply("B")]}
+    for prompt, count in [
+        ("Q", 0),
+        ("X", 0),
+        ("Z", 1),
+        ([user("Z"), reply("Y"), user("Q")], 1),
+        ([system("Be."), user("Q")], 0),
+    ]:
+        report = converted([{"prompt": prompt, **pair}], "preference")[1]
+        assert report.changed.get(OTHER_PROMPT, 0) == count, prompt
+    report = converted([{"chosen": QA, "rejected": [user(" Q"), reply("B")]}], "preference")[1]
+    assert sum(report.changed.values()) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("extension", ["jsonl", "json", "ndjson"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"source": "s", "conversation": [{"input": "Hi", "output": "Hello"}, {"input": "Q", "output": "A"}]},
+        {"conversations": [{"human": "Hi", "assistant": "Hello"}, {"human": "Q", "assistant": "A"}]},
+    ],
+)
+def test_a_file_of_one_row_is_read_as_one_of_several(row, extension, count, tmp_path):
+    (tmp_path / f"rows.{extension}").write_text((json.dumps(row) + "\n") * count)
+    rows, _ = convert(load_source(str(tmp_path / f"rows.{extension}"), kind="sft"), "sft")
+    assert rows.to_list() == [{"messages": [user("Hi"), reply("Hello"), *QA]}] * count
+
+
 RESERVED = [
     "completions",
     "prompts",
@@ -568,6 +707,22 @@ def test_paths_that_lead_nowhere_are_errors(column):
         converted([{"data": {"q": "Q"}, "answer": "A"}], "sft", columns={column: "question"})
 
 
+@pytest.mark.parametrize("name", ["", " ", "\ud800", "a\x00b", 3, None])
+def test_names_that_no_column_can_have_are_errors(name):
+    with pytest.raises(UserError, match="a name that none can have"):
+        converted([{"prompt": "Q", "completion": "A", "label": 1}], "sft", columns={"label": name})
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv"])
+@pytest.mark.parametrize("names", [["a\x00b"], ["\U00080273\x00{ì", "\U00080273\x00x"], ["prompt\x00"]])
+def test_null_bytes_in_names_are_errors(names, extension, tmp_path):
+    row = dict.fromkeys([*names, "prompt"], "x")
+    text = json.dumps(row) + "\n" if extension == "jsonl" else f"{','.join(row)}\n{','.join(row.values())}\n"
+    (tmp_path / f"rows.{extension}").write_text(text * (1 + (extension == "jsonl")))
+    with pytest.raises(UserError, match="null byte in its name"):
+        load_source(str(tmp_path / f"rows.{extension}"), kind="prompts")
+
+
 def test_a_column_that_is_replaced_is_named():
     _, report = converted([{"text": "title", "body": "story"}], "text", columns={"body": "text"})
     assert "`text`" in report.notes[0] and "`body`" in report.notes[0]
@@ -598,6 +753,41 @@ ADVICE = {
     ),
     "prompts": ("prompts", [{"id": "7", "user_prompt": "Q"}], {"user_prompt": "prompt"}),
     "kto": ("kto", [{"prompt": "Q", "completion": "A", "kto_tag": True}], {"kto_tag": "label"}),
+    "correct, not incorrect": (
+        "sft",
+        [{"question": "Q", "incorrect_answer": "B", "correct_answer": "A"}],
+        {"correct_answer": "answer"},
+    ),
+    "accepted, not rejected": (
+        "sft",
+        [{"query": "Q", "rejected_response": "B", "accepted_response": "A"}],
+        {"query": "question", "accepted_response": "answer"},
+    ),
+    "good, not bad": (
+        "sft",
+        [{"user": "Q", "bad_answer": "B", "good_answer": "A"}],
+        {"user": "question", "good_answer": "answer"},
+    ),
+    "the system's instruction is no question": (
+        "sft",
+        [{"user_query": "Q", "retrieved_context": "P", "model_response": "A", "system_instruction": "Be."}],
+        {
+            "user_query": "question",
+            "model_response": "answer",
+            "system_instruction": "system",
+            "retrieved_context": "context",
+        },
+    ),
+    "capitals, with input": (
+        "sft",
+        [{"Instruction": "Q", "Input": "x", "Output": "A"}],
+        {"Instruction": "question", "Output": "answer", "Input": "input"},
+    ),
+    "capitals, with context and system": (
+        "sft",
+        [{"Question": "Q", "Context": "P", "System": "Be.", "Answer": "A"}],
+        {"Question": "question", "Answer": "answer", "System": "system", "Context": "context"},
+    ),
 }
 
 
@@ -620,12 +810,42 @@ def test_advice_is_a_mapping_that_works(kind, rows, columns):
         ("sft", {"goal": "Q", "sol1": "A", "sol2": "B", "label": 0}),
         ("preference", {"prompt": "Q", "response_a": "A", "response_b": "B", "winner": "a"}),
         ("kto", {"prompt": "Q", "completion": "A"}),
+        ("preference", {"prompt": "Q", "preferred": "A", "not_preferred": "B"}),
+        ("preference", {"prompt": "Q", "unpreferred": "B", "dispreferred": "C"}),
+        ("kto", {"prompt": "Q", "completion": "A", "not_good": True}),
+        ("kto", {"prompt": "Q", "completion": "A", "undesirable": True}),
+        ("kto", {"prompt": "Q", "completion": "A", "spam_label": True}),
+        ("kto", {"prompt": "Q", "completion": "A", "toxic_tag": 1}),
+        ("sft", {"q": "Q", "wrong_answer": "B", "gold": "A"}),
+        ("sft", {"question": "Q", "choices": ["A", "B"], "answerKey": "A"}),
+        ("sft", {"question": "Q", "options": ["a", "b"], "correct_answer": "B"}),
+        ("sft", {"question": "Q", "first_answer": "A", "second_answer": "B"}),
+        ("prompts", {"system_prompt_text": "Be.", "negative_prompt": "B"}),
     ],
 )
 def test_no_mapping_is_proposed_without_a_reason(kind, row):
     with pytest.raises(UserError, match="not recognised") as error:
         convert(table([row] * 3), kind)
     assert "`columns: {" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "columns"),
+    [
+        ("sft", {"prompt": "Q", "completion": "A"}, {"prompt": "promptt"}),
+        ("sft", {"q": "Q", "a": "A"}, {"q": "question"}),
+        ("sft", {"q": "Q", "a": "A", "n": 7}, {"q": "qestion", "n": "number"}),
+        ("preference", {"p": "Q", "winner": "A", "loser": "B"}, {"winner": "chosen", "p": "prompt"}),
+        ("kto", {"p": "Q", "reply": "A", "kto_tag": True}, {"p": "prompt", "reply": "answr"}),
+    ],
+)
+def test_advice_takes_the_place_of_a_mapping_that_fails(kind, row, columns):
+    """It has the names of the file, and keeps what the recipe maps to recognised columns."""
+    with pytest.raises(UserError, match="not recognised") as error:
+        convert(table([row]), kind, columns=columns)
+    advice = yaml.safe_load(str(error.value).rpartition("`columns: ")[2].partition("`")[0])
+    assert {theirs: ours for theirs, ours in columns.items() if ours in READ_COLUMNS}.items() <= advice.items()
+    assert len(converted([row], kind, columns=advice)[0]) == 1
 
 
 VALUES = [
