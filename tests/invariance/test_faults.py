@@ -356,7 +356,9 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
     ),
     "a card's gold labels are another pair's": (
         text(
-            reward_models.card.pairwise, "score_pairs", ("np.array(columns[name])", "np.array(sorted(columns[name]))")
+            reward_models.card.pairwise,
+            "score_pairs",
+            ("gold_gaps=gold_gaps(pairs)", "gold_gaps=gold_gaps(pairs)[::-1]"),
         ),
         scored(score_cases.check_card),
     ),
@@ -398,7 +400,15 @@ FAULTS: dict[str, tuple[Planting, Check]] = {
         evaluated(evaluation_cases.check_rolling),
     ),
     "replies are generated after padding on the right": (
-        text(eval.harness.lm.CausalLM, "reply", ('padding_side="left"', 'padding_side="right"')),
+        text(
+            eval.harness.lm.CausalLM,
+            "_padded",
+            (
+                "[self.padding] * (width - len(prompt)) + prompt for",
+                "prompt + [self.padding] * (width - len(prompt)) for",
+            ),
+            ("[0] * (width - len(prompt)) + [1] * len(prompt)", "[1] * len(prompt) + [0] * (width - len(prompt))"),
+        ),
         evaluated(evaluation_cases.check_greedy),
     ),
     "replies stay in the order of their prompts' lengths": (
