@@ -9,7 +9,7 @@ from alignment.errors import UserError
 AGAIN = "restore it from a copy, or repeat the command that wrote it"
 COPY_AGAIN = "copy or download the file again"
 # git-lfs' own format: github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-POINTER = b"version https://git-lfs.github.com/spec"
+POINTER = b"version https://git-lfs"
 FETCH = "fetch the files themselves: `git lfs pull` where the repository was cloned, or download them again"
 
 

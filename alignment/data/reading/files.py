@@ -31,6 +31,7 @@ from alignment.data.reading.opening import (
     refuse_other_formats,
 )
 from alignment.data.reading.text_files import read_text
+from alignment.durable.read import is_pointer
 from alignment.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     Tables = Iterator[pyarrow.Table]
 
-POINTER = b"version https://git-lfs"
 # Files without rows in a data set's folder: its card, and metadata of datasets' save_to_disk.
 NOT_ROWS = ("readme.md", "state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 # Files and folders of systems, editors and notebooks; datasets leaves out those that begin with a dot, too.
@@ -367,7 +367,7 @@ def _refuse_not_columnar(file: Path, expected: str) -> None:
 
 
 def _refuse_pointer(file: Path) -> None:
-    if head_of(file).startswith(POINTER):
+    if is_pointer(head_of(file)):
         raise UserError(
             f"{file} is a pointer to the data, not the data.",
             got="a git-LFS pointer, which a clone has if large files were not fetched",
