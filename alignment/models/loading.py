@@ -21,6 +21,7 @@ from alignment.models.checkpoints import (
     trained_on,
 )
 from alignment.models.examined.adapter_settings import load_adapter_settings, named_base, require_task
+from alignment.models.examined.config_sizes import require_countable
 from alignment.models.examined.folder_contents import has_tokenizer, listed
 from alignment.models.examined.generation_settings import require_readable, require_usable
 from alignment.models.examined.loaded_weights import architectures, require_kind, require_loaded, without_report
@@ -54,7 +55,7 @@ def load_config(checkpoint: str | Path, revision: str | None = None) -> PreTrain
     if whole != checkpoint:
         require_checkpoint(whole)
     if file.is_file():
-        read_json(file, COPY_AGAIN)
+        require_countable(read_json(file, COPY_AGAIN), file)
     try:
         with explained(whole):
             config = AutoConfig.from_pretrained(whole, revision=revision, trust_remote_code=False)

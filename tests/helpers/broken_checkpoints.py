@@ -252,6 +252,7 @@ MODELS: dict[str, tuple[str, Change, str]] = {
     "unknown model_type": ("base", settings(model_type="unheard-of"), "model_type"),
     "width is text": ("base", settings(hidden_size="32"), "hidden_size"),
     "other width": ("base", settings(hidden_size=64), "shape"),
+    "endless layers": ("base", settings(num_hidden_layers=10**25), "num_hidden_layers: 1e+25"),
     "more layers": ("base", settings(num_hidden_layers=3), "layers.2"),
     "no heads": ("base", settings(num_attention_heads=0), "cannot load"),
     "unknown dtype": ("base", settings(dtype="floaty"), "floaty"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,7 +25,7 @@ from alignment.models.checkpoints import (
     require_sound,
 )
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
-from alignment.models.loading import load_tokenizer, load_trainable
+from alignment.models.loading import load_config, load_tokenizer, load_trainable
 from alignment.models.merge_in_place import merge_in_place
 from alignment.models.vocabulary import require_rows
 
@@ -196,7 +195,7 @@ def _config(checkpoint: str | Path) -> PreTrainedConfig:
                 got=f"model_type {model_type!r}",
                 expected="one of " + ", ".join((*FAMILIES, GPTConfig.model_type)),
             )
-        return AutoConfig.from_pretrained(whole, trust_remote_code=False)
+    return load_config(whole)
 
 
 def _tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | None:
