@@ -27,11 +27,15 @@ def test_assisted_decoding_is_greedy_token_for_token(family):
     assert looked_up.tolist() == greedy.tolist()
 
 
+# Families that paged attention refuses, each by its option.
+PAGED_REFUSES = {"softcap": "attn_logit_softcapping", "key-shift": "key_shift"}
+
+
 @every_family
 def test_continuous_batching_is_generate(family):
     model = build(FAMILIES[family])
-    if family == "softcap":
-        pytest.skip("paged attention has no softcap: refused by name in test_paged_attention_refuses_a_softcap")
+    if family in PAGED_REFUSES:
+        pytest.skip("refused by name: see test_paged_attention_refuses_what_it_cannot_honour")
     prompts = [token_ids(1, length, seed=length)[0].tolist() for length in (3, 7, 5)]
     config = model.generation_config
     config.update(max_new_tokens=6, do_sample=False, eos_token_id=-1)
@@ -119,13 +123,18 @@ def test_trl_runs_two_steps(checkpoint, method, tmp_path):
     assert method == "GRPO" or any("q_proj" in name for name in changed)
 
 
-def test_paged_attention_refuses_a_softcap():
+@pytest.mark.parametrize("family", PAGED_REFUSES)
+def test_paged_attention_refuses_what_it_cannot_honour(family):
     from alignment.errors import UserError
 
-    model = build(FAMILIES["softcap"])
+    model = build(FAMILIES[family])
     model.config._attn_implementation = "paged|eager"
-    with pytest.raises(UserError, match="attn_logit_softcapping"):
+    with pytest.raises(UserError, match=PAGED_REFUSES[family]):
         model(token_ids(1, 4))
+    # With SDPA, continuous batching hands its pages over as `cache` and leaves the backend's name.
+    model.config._attn_implementation = "eager"
+    with pytest.raises(UserError, match=PAGED_REFUSES[family]):
+        model(token_ids(1, 4), cache=object())
 
 
 @pytest.mark.slow

@@ -70,6 +70,8 @@ class GPTConfig(PreTrainedConfig):
             down(act(up(x))).
         hidden_act: activation, a key of transformers' ACT2FN.
         qk_norm: norm the queries and keys of each head before RoPE (Henry et al. 2020; as in Qwen3).
+        key_shift: number of earlier positions whose keys are added to a position's own key, with learned weights (Xu et
+            al. 2024, "KV shifting attention"); 0 for none. A query that matches a token then finds what follows it.
         sliding_window: number of positions, including its own, that a token attends to in sliding layers.
         layer_types: `full_attention` or `sliding_attention` for each layer; by default `sliding_attention` in all
             layers if sliding_window is given. GPT-3 alternates them (Child et al. 2019; Brown et al. 2020).
@@ -133,6 +135,7 @@ class GPTConfig(PreTrainedConfig):
     mlp_type: str = "gated"
     hidden_act: str = "silu"
     qk_norm: bool = False
+    key_shift: int = 0
     sliding_window: int | None = None
     layer_types: FilledIn[list[str]] = DEFAULT
     attention_sinks: bool = False
@@ -200,7 +203,9 @@ class GPTConfig(PreTrainedConfig):
 
     def _tensor_parallel_plan(self) -> dict[str, str]:
         """Return transformers' tensor-parallel styles of the layers' modules, for those that this shape has."""
-        plan = {f"self_attn.{name}_proj": "colwise" for name in ("q", "k", "v")} | {"self_attn.o_proj": "rowwise"}
+        plan = {}
+        if not self.key_shift:  # its weights, one for each head, belong to no module that a style could split
+            plan = {f"self_attn.{name}_proj": "colwise" for name in ("q", "k", "v")} | {"self_attn.o_proj": "rowwise"}
         inner = ("gate_proj", "up_proj") if self.mlp_type == "gated" else ("up_proj",)
         mlp = dict.fromkeys(inner, "colwise") | {"down_proj": "rowwise"}
         if "dense" in self.mlp_layer_types:
@@ -245,6 +250,8 @@ class GPTConfig(PreTrainedConfig):
         if self.num_experts and "sparse" not in self.mlp_layer_types:
             got = f"num_experts {self.num_experts}, mlp_layer_types all dense"
             errors.append(UserError("no layer has experts", got=got, expected="a sparse layer, or num_experts 0"))
+        if self.key_shift < 0:
+            errors.append(UserError("key_shift is negative", got=self.key_shift, expected="0 or more positions"))
         errors += [
             UserError(f"{name} is out of range", got=getattr(self, name), expected="at least 0 and below 1")
             for name in DROPOUTS
@@ -302,6 +309,18 @@ class GPTConfig(PreTrainedConfig):
                     "sliding layers need a window",
                     got=f"sliding_window={self.sliding_window}",
                     expected="sliding_window of at least 1",
+                )
+            )
+        if slides and self.key_shift:  # the window's first key would need keys that the cache no longer has
+            errors.append(
+                UserError(
+                    "key_shift needs full attention", got="sliding layers", expected="full_attention in all layers"
+                )
+            )
+        if self.key_shift and self.head_dim % 2:
+            errors.append(
+                UserError(
+                    "key_shift needs pairs of features", got=f"head_dim={self.head_dim}", expected="an even head_dim"
                 )
             )
         return errors

@@ -8,6 +8,7 @@
 | rope_parameters                 | linear (Chen et al. 2023), dynamic NTK, YaRN (Peng et al. 2023), Llama 3      |
 | num_key_value_heads             | grouped (Ainslie et al. 2023) or multi-query attention (Shazeer 2019)         |
 | qk_norm                         | norm of queries and keys (Henry et al. 2020; Qwen3)                           |
+| key_shift                       | keys with those of earlier positions added (Xu et al. 2024, KV shifting)      |
 | layer_types, sliding_window     | local attention in some layers (Child et al. 2019, GPT-3; Mistral)            |
 | attention_sinks                 | a learned logit per head that goes to no token (Xiao et al. 2024; gpt-oss)    |
 | attn_, final_logit_softcapping  | cap * tanh(x / cap) of scores and logits (Gemma 2)                            |
@@ -58,6 +59,7 @@ from ...errors import UserError
 from ..router import weighted_router_loss
 from .configuration_gpt import GPTConfig
 
+SERVERS = ("vllm", "sglang")  # what they call the attention of their own
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
 
@@ -138,6 +140,65 @@ def apply_rotary(
     return query, torch.addcmul(key * cos, key.roll(half, dims=-1), sin)
 
 
+def shifted_keys(key: torch.Tensor, weights: torch.Tensor, earlier: torch.Tensor | None) -> torch.Tensor:
+    """Add to each key those of the positions before it (Xu et al. 2024, "KV shifting attention", arXiv 2411.19574).
+
+    A query that matches a token then finds the tokens after it within one layer. The keys are those of the cache, each
+    rotated at its own position: caches need no further state, and scores still depend on relative positions alone, as
+    the two features of a rotated pair have one weight.
+
+    Args:
+        key: (batch, key-value heads, key_seq, head_dim).
+        weights: (shift + 1, key-value heads, head_dim / 2), the first added to 1: zeros leave the keys as they are.
+        earlier: (shift, batch or 1, up to key_seq), from `same_document`; None if all positions are of one document.
+    """
+    length, (shift, heads) = key.shape[2], (len(weights) - 1, weights.shape[1])
+    if key.shape[1] != heads:  # would broadcast
+        raise ValueError(f"key_shift has weights for {heads} key-value heads, and there are {key.shape[1]}")
+    weights = torch.cat((weights, weights), dim=-1).to(key.dtype).unsqueeze(2)
+    total = key * (1 + weights[0])
+    for back in range(1, shift + 1):
+        before = nn.functional.pad(key, (0, 0, back, 0))[:, :, :length]
+        if earlier is not None:  # a static cache is longer than the mask, and empty there
+            belongs = nn.functional.pad(earlier[back - 1], (0, length - earlier.shape[-1]))
+            before = before * belongs[:, None, :, None]
+        total = torch.addcmul(total, before, weights[back])
+    return total
+
+
+def same_document(
+    shift: int, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Return whether the positions before each key are real tokens of its document: (shift, batch or 1, key_seq).
+
+    None stands for a single document without padding.
+
+    Args:
+        attention_mask: (batch, key_seq), 1 for tokens and 0 for padding; or a finished mask, (batch, 1 or heads, seq,
+            key_seq), of type bool or additive.
+        position_ids: (batch or 1, seq), which restart at a new document; looked at if there is no mask.
+    """
+    if attention_mask is None and position_ids is None:
+        return None
+    if attention_mask is None:
+        documents = (position_ids.diff(prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
+        return torch.stack([moved(documents, back, fill=-1) == documents for back in range(1, shift + 1)])
+    seen = attention_mask
+    if seen.ndim == 4:
+        seen = seen[:, 0] if seen.dtype == torch.bool else seen[:, 0] > torch.finfo(seen.dtype).min / 2
+    if seen.ndim == 3 and seen.shape[1] == seen.shape[2]:
+        pairs = [moved(seen, back, fill=False).diagonal(dim1=1, dim2=2) for back in range(1, shift + 1)]
+    else:  # with a cache, its tokens are those that the last query sees
+        seen = seen if seen.ndim == 2 else seen[:, -1]
+        pairs = [moved(seen != 0, back, fill=False) for back in range(1, shift + 1)]
+    return torch.stack(pairs)
+
+
+def moved(values: torch.Tensor, steps: int, fill: int | bool) -> torch.Tensor:
+    """Move values along the last dimension towards its end; what they leave is filled."""
+    return nn.functional.pad(values, (steps, 0), value=fill)[..., : values.shape[-1]]
+
+
 def eager_attention_forward(
     module: "GPTAttention",
     query: torch.Tensor,
@@ -203,6 +264,8 @@ class GPTAttention(nn.Module):
         norm = NORMS[config.norm_type]
         self.q_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        pairs = (config.key_shift + 1, config.num_key_value_heads, self.head_dim // 2)
+        self.key_weights = nn.Parameter(torch.zeros(pairs)) if config.key_shift else None
         slides = config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if slides else None
         # Passed on only if in use: some backends refuse the arguments, others look for the attribute.
@@ -218,9 +281,13 @@ class GPTAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        earlier: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, seq, hidden_size) -> the same shape, and the attention weights if the implementation returns them."""
+        """(batch, seq, hidden_size) -> the same shape, and the attention weights if the implementation returns them.
+
+        `earlier` is what `same_document` returns, for models with key_shift.
+        """
         input_shape = hidden_states.shape[:-1]
         by_head = (*input_shape, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)
@@ -232,6 +299,8 @@ class GPTAttention(nn.Module):
             query, key = apply_rotary(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+        if self.key_weights is not None:
+            key = shifted_keys(key, self.key_weights, earlier)
 
         # transformers searches the source for exactly this expression to see whether a model can switch its attention.
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -477,8 +546,11 @@ class GPTPreTrainedModel(PreTrainedModel):
             init.normal_(module.down_proj, std=residual_std)
         elif isinstance(module, GPTRouter):
             init.normal_(module.weight, std=std)
-        elif isinstance(module, GPTAttention) and self.config.attention_sinks:
-            init.zeros_(module.sinks)
+        elif isinstance(module, GPTAttention):
+            if self.config.attention_sinks:
+                init.zeros_(module.sinks)
+            if module.key_weights is not None:
+                init.zeros_(module.key_weights)
 
 
 def at_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
@@ -554,7 +626,7 @@ class GPTModel(GPTPreTrainedModel):
             past_key_values: keys and values of earlier tokens.
             use_cache: return the keys and values.
         """
-        self._require_capable_backend()
+        self._require_capable_backend(paged=kwargs.get("cache") is not None)  # as continuous batching passes it
         if input_ids is not None and inputs_embeds is None:
             self._require_known_tokens(input_ids)
             inputs_embeds = self.embed_tokens(input_ids)
@@ -571,6 +643,7 @@ class GPTModel(GPTPreTrainedModel):
             about = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
             about |= {"past_key_values": past_key_values, "position_ids": position_ids}
             masks = {layer_type: MASKS[layer_type](**about) for layer_type in set(self.config.layer_types)}
+        earlier = self._earlier(attention_mask, position_ids if past_key_values is None else None)
         position_ids = self._positions(position_ids, inputs_embeds, attention_mask, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -587,22 +660,48 @@ class GPTModel(GPTPreTrainedModel):
                 position_embeddings=rotation,
                 position_ids=position_ids,
                 use_cache=use_cache,
+                **earlier,
                 **kwargs,
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
-    def _require_capable_backend(self) -> None:
+    def _require_capable_backend(self, paged: bool) -> None:
         """Refuse an attention backend, however it was set, that would ignore an option of the config."""
         backend, config = self.config._attn_implementation, self.config
-        lacks_sinks = config.attention_sinks and "sdpa" in backend
-        if lacks_sinks or (config.attn_logit_softcapping is not None and ("sdpa" in backend or "paged" in backend)):
-            option = "attention_sinks" if lacks_sinks else "attn_logit_softcapping"
+        paged = paged or "paged" in backend
+        cannot = {
+            "attention_sinks": ("sdpa" in backend, "eager"),
+            "attn_logit_softcapping": (
+                "sdpa" in backend or paged,
+                "eager, flex_attention or flash attention",
+            ),
+            # These keep the cache to themselves, so that the earlier keys are not seen here.
+            "key_shift": (paged or backend in SERVERS, "eager, sdpa, flex_attention or flash attention"),
+        }
+        for option, (unable, able) in cannot.items():
+            if unable and getattr(config, option):
+                raise UserError(
+                    f"the attention backend {backend!r} cannot honour {option}",
+                    got=f"{option}={getattr(config, option)}",
+                    expected=able,
+                    fix='model.set_attn_implementation("eager")',
+                )
+
+    def _earlier(
+        self, attention_mask: torch.Tensor | dict[str, torch.Tensor] | None, position_ids: torch.Tensor | None
+    ) -> dict[str, torch.Tensor | None]:
+        """Return the attention's argument `earlier`, as keyword; no argument if keys are not shifted."""
+        if not self.config.key_shift:
+            return {}
+        mask = attention_mask["full_attention"] if isinstance(attention_mask, dict) else attention_mask
+        if not isinstance(mask, torch.Tensor | None):
             raise UserError(
-                f"the attention backend {backend!r} cannot honour {option}",
-                got=f"{option}={getattr(config, option)}",
-                expected="eager" if lacks_sinks else "eager, flex_attention or flash attention",
-                fix='model.set_attn_implementation("eager")',
+                "key_shift finds neither documents nor padding in a finished mask of flex_attention",
+                got=type(mask).__name__,
+                expected="a mask of two dimensions, or position ids",
+                fix='model.set_attn_implementation("sdpa"), or generate without a static cache',
             )
+        return {"earlier": same_document(self.config.key_shift, mask, position_ids)}
 
     def _require_known_tokens(self, input_ids: torch.Tensor) -> None:
         """Refuse token ids without an embedding. On a GPU the check would stall the stream, and CUDA reports them."""

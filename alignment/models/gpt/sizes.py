@@ -70,7 +70,7 @@ def _layer_weights(config: GPTConfig, active: bool) -> int:
 
 
 def _vectors(config: GPTConfig) -> int:
-    """Count the weights of norms, biases and sinks."""
+    """Count the weights of norms, biases, sinks and shifted keys."""
     width, query = config.hidden_size, config.num_attention_heads * config.head_dim
     per_norm = 2 if config.norm_type == "layernorm" else 1
     layer = 2 * per_norm * width
@@ -78,6 +78,8 @@ def _vectors(config: GPTConfig) -> int:
         layer += 2 * per_norm * config.head_dim
     if config.attention_sinks:
         layer += config.num_attention_heads
+    if config.key_shift:
+        layer += (config.key_shift + 1) * config.num_key_value_heads * config.head_dim // 2
     if config.attention_bias:
         layer += query + 2 * config.num_key_value_heads * config.head_dim + width
     if config.mlp_bias:
