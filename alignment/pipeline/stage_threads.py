@@ -39,7 +39,7 @@ def stage_threads(name: str, earlier: Mapping[str, Any]) -> int:
     logger.info("%s: resumes with threads %d, as it started: another number gives other weights", name, before)
     if before > now:
         problem = "slower, and the last bits of the weights may differ from those of an uninterrupted run"
-        logger.warning("%s: these are more threads than this machine has cores for it (%d): %s", name, now, problem)
+        logger.warning("%s: these are more threads than this process has cores (%d): %s", name, now, problem)
     return before
 
 

@@ -6,6 +6,7 @@ from fake_stages import judge
 from fake_stages.common import work
 
 from alignment.durable.manifest import write_manifest
+from alignment.durable.steps import Progress
 from alignment.pipeline.records.record import RunRecord
 
 
@@ -42,6 +43,7 @@ def interrupt(project, threads: int | None, checkpoint: bool = True) -> None:
         step = project.run_dir / "judge/trainer/checkpoint-4"
         step.mkdir()
         (step / "trainer_state.json").write_text('{"max_steps": 8}')
+        Progress().write(step)
         write_manifest(step)
 
 
@@ -70,7 +72,7 @@ def test_a_resumed_stage_keeps_its_number_and_the_next_stage_does_not(project, u
     assert used[1:] == [2] == [stages["judge"]["threads"]] and stages["aligned"]["threads"] == now
     assert torch.get_num_threads() == now
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert ["more threads than this machine" in text for text in warned] == [True] * (now < 2)
+    assert ["more threads than this process" in text for text in warned] == [True] * (now < 2)
 
 
 def test_a_failed_stage_gives_the_number_back(project):
