@@ -42,7 +42,7 @@ def choose_threads(environment: MutableMapping[str, str] = os.environ) -> None:
 
 def settings(cores: int, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables to set; a variable that the user has set is left alone."""
-    chosen = {}
+    chosen: dict[str, str] = {}
     if not any(environment.get(name) for name in COUNTS):
         chosen |= {COUNT: str(cores), CHOSEN: str(cores)}
     if not any(environment.get(name) for name in WAITING):

@@ -15,9 +15,9 @@ Without busy processes of this benchmark a machine counts as quiet here: whateve
 
     python benchmarks/threads.py [--busy 0 1 2] [--rounds 5] [--seconds 2] [--quick]
 
-Seed 0, two cores of an Intel Xeon (Sapphire Rapids), torch 2.13, 2026-11-30, while other processes wanted both cores: "0
-busy" in rounds of 0.5 s at real-time priority (SCHED_FIFO), the others in rounds of 0.6 s at an autogroup priority of -20,
-which leaves some 5% to other work; four to seven rounds. Not yet measured on a quiet machine.
+Seed 0, two cores of an Intel Xeon (Sapphire Rapids), torch 2.13, 2026-11-30, while others used both cores: "0
+busy" in rounds of 0.5 s at real-time priority (SCHED_FIFO), the others in rounds of 0.6 s with an autogroup priority of
+-20, which leaves some 5% to other work; one to seven rounds, MKL_DYNAMIC unset. Not yet measured on a quiet machine.
 
                         0 busy  of endless    1 busy    2 busy
     as torch starts     10,576        1.00     2,746     2,387
@@ -49,18 +49,20 @@ from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.recipes.recipe import read_recipe
 from alignment.pipeline.records.environment import hardware
 from alignment.stages.pretrain import PretrainRecipe
+from alignment.threads import COUNT, COUNTS, DYNAMIC, ROUNDS, SPIN_ROUNDS, WAITING, usable_cores
 from alignment.trainers.pretrain.trainer import PretrainTrainer
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/tiny/pretrain.yaml"
 LEAST_QUIET, MOST_EXCESS = 0.9, 1.3
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+VARIABLES = (*COUNTS, *WAITING, DYNAMIC)
+OURS = {DYNAMIC: "FALSE"}  # as `align` sets it
 SETTINGS: dict[str, dict[str, str]] = {
     "as torch starts": {},
-    "one thread": {"OMP_NUM_THREADS": "1"},
-    "never spinning": {"OMP_WAIT_POLICY": "passive"},
-    **{f"{count} rounds": {"GOMP_SPINCOUNT": str(count)} for count in (100, 1000, 10000)},
+    "one thread": OURS | {COUNT: "1"},
+    "never spinning": OURS | {"OMP_WAIT_POLICY": "passive"},
+    **{f"{count} rounds": OURS | {SPIN_ROUNDS: str(count)} for count in (100, ROUNDS, 10000)},
 }
-ENDLESS, CHOSEN = "as torch starts", "1000 rounds"
+ENDLESS, CHOSEN = "as torch starts", f"{ROUNDS} rounds"
 
 
 class Turns(TrainerCallback):
@@ -173,7 +175,7 @@ def summary(rates: dict[str, dict[int, list[float]]], cores: int) -> dict[str, A
     """Medians over the rounds; ratios are taken within a round, so that a slow spell of the machine cancels."""
     figures: dict[str, Any] = {}
     for name, by_count in rates.items():
-        threads = int(SETTINGS[name].get("OMP_NUM_THREADS", cores))
+        threads = int(SETTINGS[name].get(COUNT, cores))
         figures[name] = {}
         for count, found in by_count.items():
             cell = figures[name][str(count)] = {"tokens_per_second": statistics.median(found)}
@@ -229,7 +231,7 @@ def main() -> None:
         return
     if args.quick:
         args.busy, args.settings, args.rounds, args.seconds = [0, 1], [ENDLESS, CHOSEN], 1, 0.1
-    load, cores = os.getloadavg()[0], hardware()["cores"]
+    load, cores = os.getloadavg()[0], usable_cores()
     figures = summary(measure(args), cores)
     show(figures)
     met = targets_met(figures)
