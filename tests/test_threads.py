@@ -51,7 +51,7 @@ def test_threads_are_physical_cores_within_the_quota(lists, limit, count):
     [
         (V2, {"a/b/cpu.max": "max 100000"}, None),
         (V2, {"a/b/cpu.max": "150000 100000"}, 1.5),
-        (V2, {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000", "cpu.max": "400000 100000"}, 3.0),
+        (V2, {"a/b/cpu.max": "max 100000", "a/cpu.max": "400000 100000", "cpu.max": "300000 100000"}, 3.0),
         (V2, {"cpu.max": "200000 100000"}, 2.0),  # in a container, whose path is the host's
         (V1, {"cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"}, None),
         (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
