@@ -16,15 +16,21 @@ from typing import Any
 STAGE = "alignment.cli.train.stage"
 
 
-def stage_verbs() -> dict[str, tuple[str, str]]:
-    """The stages as verbs, from their table; the file is read without its package, whose import takes seconds."""
+def load_file(*path: str) -> ModuleType:
+    """Load a file of the package `alignment` without the package, whose import may load torch."""
     package = importlib.util.find_spec("alignment")
     assert package and package.submodule_search_locations
-    path = os.path.join(package.submodule_search_locations[0], "stages", "__init__.py")
-    spec = importlib.util.spec_from_file_location("stage_table", path)
+    place = os.path.join(package.submodule_search_locations[0], *path)
+    spec = importlib.util.spec_from_file_location("_".join(("alone", *path)).removesuffix(".py"), place)
     assert spec and spec.loader
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stage_verbs() -> dict[str, tuple[str, str]]:
+    """The stages as verbs, from their table."""
+    table = load_file("stages", "__init__.py")
     return {name: (STAGE, stage.help) for name, stage in table.STAGES.items()}
 
 
@@ -145,6 +151,7 @@ def set_up_logging() -> None:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import a verb's module, run it, and return the exit code."""
+    load_file("threads.py").choose_threads()  # before anything imports torch
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
     from alignment.errors import UserError

@@ -16,6 +16,7 @@ from typing import Any
 from alignment.durable.lock import locked
 from alignment.durable.manifest import LINEAGE, MANIFEST, damage, digest_checkpoint
 from alignment.durable.read import read_json
+from alignment.durable.steps import newest_complete
 from alignment.errors import UserError, gathered, raise_all
 from alignment.models.checkpoints import is_path
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, report_settings, run_jobs, up_to_date
@@ -29,9 +30,11 @@ from alignment.pipeline.records.previous import set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stage_spec import StageSpec
+from alignment.pipeline.stage_threads import stage_threads, threads
 from alignment.pipeline.stopping import ended
 from alignment.redaction import redact_text, redacted
 from alignment.text import duration, table
+from alignment.threads import describe_threads
 
 STAGE_FILE = "stage.json"
 
@@ -81,6 +84,8 @@ def run_pipeline(
     started = time.monotonic()
     with locked(run_dir):
         require_unchanged(record)
+        if any(step.runs for step in steps):
+            say(f"computes with {computing()}")
         describe_run(pipeline, record, harness)
         done = []
         for step in steps:
@@ -88,6 +93,13 @@ def run_pipeline(
             done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+
+
+def computing() -> str:
+    """The threads of this process, as text."""
+    import torch
+
+    return describe_threads(torch.get_num_threads())
 
 
 def require_unchanged(record: RunRecord) -> None:
@@ -152,6 +164,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     if not step.resumes and (kept := set_aside(spec.name, run_dir)):
         say(f"{spec.name}: its previous folder was moved to {kept}")
     parents = parent_digests(spec, record)
+    count = stage_threads(spec.name, earlier if newest_complete(run_dir / spec.name / "trainer") else {})
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.replace(
         "stages",
@@ -164,6 +177,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         parents=spec.parents | spec.outside,
         parent_digests=parents,
         seed=spec.recipe.get("seed"),
+        threads=count,
         **surroundings(),
         started=earlier.get("started", now),
         attempts=earlier.get("attempts", 0) + 1,
@@ -172,7 +186,8 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     started = time.monotonic()
     try:
         if not is_written(run_dir / spec.name):
-            run_to_the_end(spec, run_dir, record)
+            with threads(count):
+                run_to_the_end(spec, run_dir, record)
         check_written(spec, run_dir)
         write_lineage(spec, record, run_dir)
         checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
