@@ -27,16 +27,26 @@ def test_a_pipeline_is_read(project):
     assert options.reward_model_path == "runs/fake/judge/checkpoint"
 
 
-def test_problems_of_all_stages_are_reported_together(project):
+def test_mistakes_in_the_keys_of_all_stages_are_reported_together(project):
     project.write("words", {"learning_rat": 1})
     project.write("base", {"tokenizer": "words", "seed": "one"})
-    project.write("tuned", {"model_name_or_path": "base", "learning_rate": -1})
     with pytest.raises(UserErrors) as caught:
         project.load()
     text = str(caught.value)
     assert "words.yaml: unknown key 'learning_rat'" in text and "did you mean 'learning_rate'" in text
     assert "base.yaml: seed cannot take this value" in text
-    assert "must not be negative" in text
+    assert not Path("runs").exists()
+
+
+def test_values_that_stages_refuse_are_reported_together_once_the_keys_are_right(project):
+    project.write("words", {"learning_rate": -1})
+    project.write("tuned", {"model_name_or_path": "base", "learning_rate": -2})
+    with pytest.raises(UserErrors) as caught:
+        project.load()
+    assert [error.got for error in caught.value.errors] == [-1, -2]
+    project.write("base", {"tokenizer": "words", "seed": "one"})
+    with pytest.raises(UserError, match="seed cannot take this value"):
+        project.load()
     assert not Path("runs").exists()
 
 
