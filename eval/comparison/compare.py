@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 KEY = ["task", "metric", "item_id"]
+MEASURED = ["task", "metric", "score_a", "score", "weight", "cluster"]  # without the texts, which are slow to select
 TOO_FEW = "a task has fewer than two clusters of items, so its score's variation cannot be estimated"
 NO_SPREAD = "all clusters of items changed alike, so the variation between items cannot be estimated"
 
@@ -97,7 +98,7 @@ def is_own_figure(figure: dict) -> bool:
 
 def _rows(a: Run, b: Run, names: dict, seed: int, any_template: bool) -> list[dict]:
     _require_same_measurement(a, b, any_template)
-    pairs, gone = pair_items(a, b), lacking(a.record, b.record)
+    pairs, gone = pair_items(a, b)[MEASURED], lacking(a.record, b.record)
     paired = set(pairs["task"])  # not the tasks of which no item fits into a side's context
     about = {"suite": b.record["suite"], "format": b.record["format"], "variant": b.record.get("variant") or {}}
     return [
