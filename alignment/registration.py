@@ -1,6 +1,6 @@
 """Registration of the GPT with transformers' Auto classes, without importing transformers before anybody needs it.
 
-Importing `alignment.models.gpt` registers the architecture. That takes seconds, since it imports torch and transformers,
+Importing `alignment.models.gpt` registers the architecture. It takes seconds, since it imports torch and transformers,
 and most of this package needs neither. Therefore the import waits for transformers' own: a finder on `sys.meta_path`
 (https://docs.python.org/3/reference/import.html#the-meta-path) notices who imports transformers first.
 

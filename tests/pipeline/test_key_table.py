@@ -1,4 +1,4 @@
-"""The table of recipe keys: up to date, read as the dataclasses are, and unused with other versions of the libraries."""
+"""The table of recipe keys: up to date, read like the dataclasses, and unused with other versions of the libraries."""
 
 import dataclasses
 from enum import Enum
