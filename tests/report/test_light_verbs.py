@@ -28,7 +28,8 @@ def test_verbs_without_a_model_import_none_of_the_libraries_of_models(make_run, 
     (tmp_path / "sft.yaml").write_text("model_name_or_path: org/model\ndataset_name: nowhere.jsonl\n")
     recipe = str(tmp_path / "sft.yaml")
     expected = [
-        *((verb, ["--help"], 0) for verb in align.VERBS),
+        # The help of `export` lists targets that only the converter knows, which imports the models.
+        *((verb, ["--help"], 0) for verb in align.VERBS if verb != "export"),
         ("run", ["nowhere"], 2),
         ("run", ["recipes/tiny", "--sft.learning_rat", "1"], 2),
         ("run", ["recipes/tiny", "--sft.learning_rate", "fast"], 2),

@@ -97,6 +97,8 @@ def example_of(row: Row) -> str | int | float | None:
 def text_of(hint: Any) -> str:
     """Return an annotation as text; an enumeration becomes its values, another class its name."""
     origin, inner = get_origin(hint), get_args(hint)
+    if hint is Ellipsis:
+        return "..."
     if hint is NoneType:
         return "None"
     if origin in (Union, UnionType):
