@@ -1,26 +1,8 @@
-"""Post-training alignment: importing this package makes the GPT known to transformers' Auto classes."""
+"""Post-training alignment: importing this package makes the GPT known to transformers' Auto classes.
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+It imports neither torch nor transformers (`registration.py`), so that verbs without a model start at once.
+"""
 
-from .models.gpt import (
-    GPTConfig,
-    GPTForCausalLM,
-    GPTForQuestionAnswering,
-    GPTForSequenceClassification,
-    GPTForTokenClassification,
-    GPTModel,
-)
+from .registration import register
 
-AutoConfig.register(GPTConfig.model_type, GPTConfig)
-AutoModel.register(GPTConfig, GPTModel)
-AutoModelForCausalLM.register(GPTConfig, GPTForCausalLM)
-AutoModelForQuestionAnswering.register(GPTConfig, GPTForQuestionAnswering)
-AutoModelForSequenceClassification.register(GPTConfig, GPTForSequenceClassification)
-AutoModelForTokenClassification.register(GPTConfig, GPTForTokenClassification)
+register()

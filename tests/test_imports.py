@@ -25,7 +25,7 @@ LAYERS = [
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 FREE = {"alignment", "alignment.errors", "alignment.keyed_seeds", "alignment.redaction", "alignment.name_options"}
-FREE |= {"alignment.text", "alignment.threads", "alignment.yaml_text"}
+FREE |= {"alignment.registration", "alignment.text", "alignment.threads", "alignment.yaml_text"}
 
 
 def source_files() -> list[Path]:

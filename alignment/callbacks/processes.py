@@ -1,12 +1,14 @@
 """Facts and decisions that the processes of one training share."""
 
-import os
+from __future__ import annotations
 
-import torch
-from accelerate.utils import parse_flag_from_env
-from transformers import TrainingArguments
+import os
+from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def launched() -> int:
@@ -16,6 +18,8 @@ def launched() -> int:
 
 def model_is_sharded() -> bool:
     """Whether the launcher shards the model across processes."""
+    from accelerate.utils import parse_flag_from_env
+
     return any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
 
 
@@ -37,6 +41,8 @@ def any_process(value: bool, args: TrainingArguments) -> bool:
     """Whether the value is true in any process; all must act on it, as they wait for each other."""
     if args.world_size <= 1:
         return value
+    import torch
+
     flag = torch.tensor(int(value), device=args.device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag)

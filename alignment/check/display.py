@@ -8,11 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, TextIO
 
 from alignment.check.findings import ERROR, NOTE, SEVERITIES, WARNING, Finding
-from alignment.check.material import Material
-from alignment.check.run import StageCheck, merged
+from alignment.check.stage_check import StageCheck, merged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from alignment.check.material import Material
 
 GREEN, YELLOW, RED, DIM, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 COLOUR_OF = {ERROR: RED, WARNING: YELLOW, NOTE: DIM}

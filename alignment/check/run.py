@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from alignment.check.capacity import memory_finding
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
+from alignment.check.stage_check import StageCheck, merged, refused
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.filters import characters
 from alignment.data.preparing.load import check_source
@@ -65,22 +66,6 @@ LONGEST = 4  # rows with the most characters, tokenized to find the longest
 READ_WHOLE = 50_000  # the longest rows are searched for in data sets of at most this many rows
 
 
-@dataclass(frozen=True)
-class StageCheck:
-    """The findings of one stage, and its material if its rows could be read.
-
-    Attributes:
-        source: the recipe's path.
-        costs: lines about memory and time.
-    """
-
-    stage: str
-    source: str
-    findings: list[Finding]
-    material: Material | None = None
-    costs: list[str] = field(default_factory=list)
-
-
 def check_stages(
     pipeline: Pipeline,
     mistakes: Mapping[str, Sequence[UserError]] | None = None,
@@ -102,11 +87,11 @@ def check_stages(
     for spec in pipeline.stages:
         if only is not None and spec.name not in only:
             continue
-        findings = [found for mistake in (mistakes or {}).get(spec.name, []) for found in from_user_error(mistake)]
-        material = None
-        if not findings:
-            parents = dict(remaining or {})
-            material, findings = inspect_stage(spec, pipeline.run_dir, recipes, parents, options or Options())
+        if in_keys := (mistakes or {}).get(spec.name):
+            checks.append(refused(spec, in_keys))
+            continue
+        parents = dict(remaining or {})
+        material, findings = inspect_stage(spec, pipeline.run_dir, recipes, parents, options or Options())
         costs, found = stage_costs(material, device) if material and device else ([], [])
         named = [finding.for_stage(spec.name) for finding in [*findings, *found]]
         checks.append(StageCheck(spec.name, str(spec.recipe_path), named, material, costs))
@@ -231,14 +216,6 @@ def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
         return []
     every = enumerate(material.read("train"))
     return heapq.nlargest(LONGEST, every, key=lambda numbered: sum(map(len, rows.texts_of(numbered[1]))))
-
-
-def merged(checks: Sequence[StageCheck]) -> list[Finding]:
-    """Return all findings; a finding that several stages share appears once, with all their names."""
-    stages: dict[Finding, list[str]] = {}
-    for finding in (finding for check in checks for finding in check.findings):
-        stages.setdefault(finding.for_stage(""), []).append(finding.stage)
-    return [finding.for_stage(", ".join(dict.fromkeys(names))) for finding, names in stages.items()]
 
 
 def raise_errors(checks: Sequence[StageCheck]) -> None:

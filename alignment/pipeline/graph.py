@@ -6,6 +6,7 @@ Everything that can be known before a stage runs is checked here, and all mistak
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from alignment.pipeline.stage_spec import (
     STAGE_PACKAGE,
     StageSpec,
     checkpoint_kind,
-    mistakes_in,
+    mistakes_in_keys,
+    mistakes_in_values,
     stage_spec,
     stage_table,
 )
@@ -56,10 +58,10 @@ class Pipeline:
 def without_self_check(pipeline: Pipeline) -> Pipeline:
     """A copy of a pipeline whose stages skip the self-check in this run."""
 
-    def has_one(spec: StageSpec) -> bool:
-        return any("self_check" in cls.__dataclass_fields__ for cls in spec.module.CONFIGS)
-
-    stages = [replace(spec, once={"self_check": False}) if has_one(spec) else spec for spec in pipeline.stages]
+    stages = [
+        replace(spec, once={"self_check": False}) if "self_check" in spec.keys.names else spec
+        for spec in pipeline.stages
+    ]
     return replace(pipeline, stages=stages)
 
 
@@ -103,18 +105,36 @@ def load_pipeline(
     raise_all(errors)
 
     stages = _stages(recipes, paths, inputs, seed, package, quick)
-    for spec in stages:
-        found = mistakes_in(spec, run_dir, with_data=mistakes is None)
-        if mistakes is None:
-            errors += found
-        else:
-            mistakes[spec.name] = found
     evaluated = EvalSpec()
     with gathered(errors):
         given = evals | QUICK_EVALS if quick and evals else evals
         evaluated = read_evals(given, settings.evals, list(recipes), source)
-    raise_all(errors)
+    _find_mistakes(stages, run_dir, errors, mistakes)
     return Pipeline(settings.name, seed, run_dir, recipe_dir, stages, evaluated, inputs)
+
+
+def _find_mistakes(
+    stages: Sequence[StageSpec],
+    run_dir: Path,
+    others: Sequence[UserError],
+    mistakes: dict[str, list[UserError]] | None,
+) -> None:
+    """Raise the mistakes in stages, or put them into `mistakes`: all in keys and files first, before any in values.
+
+    Whether a library takes a value shows only once it is imported, and a misspelt key is told before those seconds.
+
+    Args:
+        others: mistakes outside the stages' own keys, which are raised in any case.
+        mistakes: as in `load_pipeline`.
+    """
+    found = {spec.name: mistakes_in_keys(spec, run_dir, with_data=mistakes is None) for spec in stages}
+    raise_all([*(chain(*found.values()) if mistakes is None else ()), *others])
+    for spec in stages:
+        found[spec.name] = found[spec.name] or mistakes_in_values(spec, run_dir, with_data=mistakes is None)
+    if mistakes is None:
+        raise_all([*chain(*found.values())])
+    else:
+        mistakes |= found
 
 
 def _read_all(paths: dict[str, Path]) -> dict[str, dict[str, Any]]:
@@ -198,15 +218,15 @@ def load_stage(
     errors: list[UserError] = []
     for key, parent in spec.parents.items():
         with gathered(errors):
-            expected = spec.module.PARENTS[key]
+            expected = spec.keys.parents[key]
             check_kind(f"{recipe_path}: {key}", parent, checkpoint_kind(parent, package), expected)
             if mistakes is None or parent not in settings.stages:
                 _check_finished(recipe_path, key, parent, place.parent, expected)
-    errors += mistakes_in(spec, place.parent, with_data=mistakes is None)
     if mistakes is None:
-        raise_all(errors)
+        _find_mistakes([spec], place.parent, errors, None)
     else:
-        mistakes[spec.name] = errors
+        _find_mistakes([spec], place.parent, [], mistakes)
+        mistakes[spec.name] = [*errors, *mistakes[spec.name]]
     return Pipeline(settings.name, seed, place.parent, recipe_path.parent, [spec], EvalSpec(), inputs)
 
 
@@ -252,7 +272,7 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], package:
                 )
             )
         with gathered(errors):
-            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(parent, package), spec.module.PARENTS[key])
+            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(parent, package), spec.keys.parents[key])
     raise_all(errors)
 
 

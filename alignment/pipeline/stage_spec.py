@@ -1,20 +1,19 @@
 """One stage of a pipeline: its module, its resolved recipe and its parents."""
 
-import dataclasses
 import importlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trl import ModelConfig
-
 from alignment.data.arguments import DataArguments
-from alignment.data.preparing.load import check_source
+from alignment.data.preparing.load import check_source, require_source
 from alignment.errors import UserError, gathered
 from alignment.pipeline.parents import check_outside
-from alignment.pipeline.recipes.configs import build_configs
+from alignment.pipeline.recipes import key_table
+from alignment.pipeline.recipes.configs import build_configs, own_keys
+from alignment.pipeline.recipes.keys import Keys, keys_of_module
 from alignment.stages import Stage
 
 STAGE_PACKAGE = "alignment.stages"
@@ -34,8 +33,14 @@ def checkpoint_kind(stage: str, package: str = STAGE_PACKAGE) -> str | None:
 
 
 def stage_module(stage: str, package: str = STAGE_PACKAGE) -> ModuleType:
-    """The module that runs a stage."""
+    """The module that runs a stage; its import takes seconds."""
     return importlib.import_module(f"{package}.{stage}")
+
+
+def stage_keys(stage: str, package: str = STAGE_PACKAGE) -> Keys:
+    """The recipe keys of a stage: from the table, or from its module if the table does not have them."""
+    listed = key_table.read(stage) if package == STAGE_PACKAGE else None
+    return listed or keys_of_module(stage_module(stage, package))
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class StageSpec:
         name: of its folder in the run directory.
         method: the stage's row in the table of stages: `ppo` for a folder ppo-brief.
         facts: that row.
+        package: of the stage's module.
+        keys: the keys that its recipe may have.
         recipe: the resolved recipe: extended, overridden, inputs and seed filled in. It names parents as they were
             written and holds no output_dir, so that it is the same in every run directory.
         parents: recipe key -> another stage of the run directory.
@@ -57,18 +64,27 @@ class StageSpec:
     name: str
     method: str
     facts: Stage
-    module: ModuleType
+    package: str
+    keys: Keys
     recipe: dict[str, Any]
     recipe_path: Path
     parents: dict[str, str]
     outside: dict[str, str]
     once: dict[str, Any] = field(default_factory=dict)
 
-    def configs(self, run_dir: Path) -> tuple[Any, ...]:
-        """The stage's dataclasses, with its output folder and its parents' checkpoints filled in."""
+    @property
+    def module(self) -> ModuleType:
+        """The module that runs the stage."""
+        return stage_module(self.method, self.package)
+
+    def placed(self, run_dir: Path) -> dict[str, Any]:
+        """The recipe, with the stage's output folder and its parents' checkpoints filled in."""
         places = {key: str(run_dir / stage / "checkpoint") for key, stage in self.parents.items()}
-        recipe = self.recipe | self.once | places | {"output_dir": str(run_dir / self.name)}
-        return build_configs(self.module.CONFIGS, recipe, str(self.recipe_path))
+        return self.recipe | self.once | places | {"output_dir": str(run_dir / self.name)}
+
+    def configs(self, run_dir: Path) -> tuple[Any, ...]:
+        """The stage's dataclasses, from its recipe."""
+        return build_configs(self.module.CONFIGS, self.placed(run_dir), str(self.recipe_path))
 
 
 def stage_spec(
@@ -90,14 +106,13 @@ def stage_spec(
         stage_names: values of a parent's key that mean a stage of the run directory, not a path or hub id.
     """
     _refuse_code(recipe, path)
-    module, facts = stage_module(method, package), stage_table(package)[method]
-    keys = {entry.name for config in module.CONFIGS for entry in dataclasses.fields(config)}
-    if "seed" in keys:
+    keys, facts = stage_keys(method, package), stage_table(package)[method]
+    if "seed" in keys.names:
         recipe = {"seed": seed} | recipe
-    if quick and "max_steps" in keys:
-        recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys}
+    if quick and "max_steps" in keys.names:
+        recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys.names}
     parents, outside = {}, {}
-    for key, expected in module.PARENTS.items():
+    for key, expected in keys.parents.items():
         value = recipe.get(key)
         if not isinstance(value, str):
             continue
@@ -106,11 +121,30 @@ def stage_spec(
         else:
             check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
             outside[key] = value
-    return StageSpec(name, method, facts, module, recipe, path, parents, outside)
+    return StageSpec(name, method, facts, package, keys, recipe, path, parents, outside)
 
 
-def mistakes_in(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:
-    """The mistakes in a stage's keys and values and, `with_data`, in what can be checked of its data."""
+def mistakes_in_keys(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:
+    """The mistakes that show without the libraries of the stage, whose import takes seconds.
+
+    They are unknown and missing keys, wrong types of values and, if there are none, what `DataArguments` refuses and,
+    `with_data`, data that does not exist.
+    """
+    recipe, source = spec.placed(run_dir), str(spec.recipe_path)
+    errors = spec.keys.mistakes(recipe, source)
+    if errors or not {entry.name for entry in fields(DataArguments)} <= spec.keys.names:
+        return errors
+    with gathered(errors):
+        (data,) = build_configs((DataArguments,), own_keys(DataArguments, recipe), source)
+        if with_data:
+            require_source(data, spec.facts.data)
+    return errors
+
+
+def mistakes_in_values(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:
+    """The mistakes in a stage's values and, `with_data`, in what can be checked of its data."""
+    from trl import ModelConfig
+
     errors: list[UserError] = []
     configs: tuple[Any, ...] = ()
     with gathered(errors):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 KEY = ["task", "metric", "item_id"]
+MEASURED = ["task", "metric", "score_a", "score", "weight", "cluster"]  # columns of a comparison, without the texts
 TOO_FEW = "a task has fewer than two clusters of items, so its score's variation cannot be estimated"
 NO_SPREAD = "all clusters of items changed alike, so the variation between items cannot be estimated"
 
@@ -97,7 +98,8 @@ def is_own_figure(figure: dict) -> bool:
 
 def _rows(a: Run, b: Run, names: dict, seed: int, any_template: bool) -> list[dict]:
     _require_same_measurement(a, b, any_template)
-    pairs, gone = pair_items(a, b), lacking(a.record, b.record)
+    items, gone = pair_items(a, b), lacking(a.record, b.record)
+    pairs = {name: items[name].to_numpy() for name in MEASURED}
     paired = set(pairs["task"])  # not the tasks of which no item fits into a side's context
     about = {"suite": b.record["suite"], "format": b.record["format"], "variant": b.record.get("variant") or {}}
     return [
@@ -188,11 +190,11 @@ def pair_items(a: Run, b: Run) -> pandas.DataFrame:
     return b.items.merge(before, on=KEY, validate="one_to_one")
 
 
-def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
-    """One row of the comparison, before adjustment for the number of tasks."""
-    rows = pairs[pairs["task"].isin(_members(figure)) & (pairs["metric"] == figure["metric"])]
-    score_a, score_b, weights, clusters = [rows[c].to_numpy() for c in ("score_a", "score", "weight", "cluster")]
-    tasks = np.zeros(len(rows)) if figure["pooled"] else rows["task"].to_numpy()
+def _difference(figure: dict, pairs: dict[str, np.ndarray], seed: int) -> dict:
+    """One row of the comparison, before adjustment for the number of tasks; `pairs` holds the columns MEASURED."""
+    rows = np.isin(pairs["task"], list(_members(figure))) & (pairs["metric"] == figure["metric"])
+    score_a, score_b, weights, clusters = [pairs[c][rows] for c in ("score_a", "score", "weight", "cluster")]
+    tasks = np.zeros(len(clusters)) if figure["pooled"] else pairs["task"][rows]
     change, groups = score_b - score_a, len(np.unique(clusters))
     delta, error = (
         macro_mean(change, weights, tasks),
@@ -229,7 +231,7 @@ def _difference(figure: dict, pairs: pandas.DataFrame, seed: int) -> dict:
         "fixed": int(np.sum(change > 0)),
         "regressed": int(np.sum(change < 0)),
         "mde": _number(minimum_detectable_effect(error.se, groups, df=error.df)),
-        "n": len(rows),
+        "n": len(clusters),
         "clusters": groups,
         "higher_is_better": figure["higher_is_better"],
         "aggregate": figure["members"] is not None,

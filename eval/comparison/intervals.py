@@ -22,11 +22,11 @@ def t_interval(
         clusters: number of clusters.
         df: degrees of freedom; by default the number of clusters less one.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's quantile
 
     if clusters < 2 or not se > 0:
         return float("nan"), float("nan")
-    reach = float(t.ppf((1 + level) / 2, clusters - 1 if df is None else df)) * se
+    reach = float(stdtrit(clusters - 1 if df is None else df, (1 + level) / 2)) * se
     return value - reach, value + reach
 
 
@@ -47,12 +47,12 @@ def wilson(
     Returns:
         (low, high); NaN for fewer than two clusters, and if the standard error is NaN.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's quantile
 
     if clusters < 2 or np.isnan(se):
         return float("nan"), float("nan")
     size = rate * (1 - rate) / se**2 if se > 0 else clusters
-    z2 = t.ppf((1 + level) / 2, clusters - 1 if df is None else df) ** 2 / size
+    z2 = stdtrit(clusters - 1 if df is None else df, (1 + level) / 2) ** 2 / size
     centre = (rate + z2 / 2) / (1 + z2)
     half = float(np.sqrt(z2 * (rate * (1 - rate) + z2 / 4))) / (1 + z2)
     return max(0.0, float(centre) - half), min(1.0, float(centre) + half)

@@ -144,11 +144,11 @@ def _linked_tasks(cell_task: np.ndarray, cell_cluster: np.ndarray) -> np.ndarray
     Args:
         cell_task, cell_cluster: (cells,), the task and the cluster of each combination that has items.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     tasks, clusters = int(cell_task.max()) + 1, int(cell_cluster.max()) + 1
     if len(cell_task) == clusters:  # each cluster is in one task, the usual case
         return np.arange(tasks)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(cell_task)), (cell_task, tasks + cell_cluster)), shape=(tasks + clusters,) * 2)
     return connected_components(links, directed=False)[1][:tasks]

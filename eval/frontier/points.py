@@ -16,12 +16,12 @@ from alignment.durable.read import read_json_lines
 from alignment.errors import UserError, unknown
 from eval.comparison.standard_errors import mean_se
 from eval.frontier.curves import Point
-from eval.generation.generate import Reward, Sampling, encode_prompts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from eval.generation.generate import Reward, Sampling
     from eval.generation.sample import Samples
     from eval.harness.run_suite import LoadedModel
 
@@ -209,6 +209,8 @@ def _mean(samples: Samples, scores: list[float | None]) -> tuple[float, float]:
 
 def _kl(loaded: LoadedModel, reference: LoadedModel, samples: Samples, format: str, batch_size: int) -> float:
     """Unbiased KL estimate in nats: mean over completions of log p(completion) - log p_reference(completion)."""
+    from eval.generation.generate import encode_prompts
+
     model, tokenizer = loaded
     prompts = encode_prompts(tokenizer, [row["prompt"] for row in samples.rows], format)
     completions = [list(replies[0].token_ids) for replies in samples.replies]

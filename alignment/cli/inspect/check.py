@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from alignment.check.stage_check import StageCheck
     from alignment.errors import UserError
     from alignment.pipeline.graph import Pipeline
 
@@ -41,16 +42,14 @@ def main(args: argparse.Namespace) -> int:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when the libraries are imported
     from alignment.check.display import in_colour, show_findings, show_stage, summary
     from alignment.check.findings import has_errors
-    from alignment.check.material import Options
-    from alignment.check.run import check_stages, merged
-    from alignment.estimate.compute import this_device
-    from alignment.pipeline.plan import remaining_checkpoints
+    from alignment.check.stage_check import merged, refused
 
     mistakes: dict[str, list[UserError]] = {}
     pipeline = load(args, mistakes)
-    options = Options(args.sample, args.max_truncated, args.max_dropped, offline=args.offline)
-    remaining = remaining_checkpoints(pipeline)
-    checks = check_stages(pipeline, mistakes, remaining=remaining, options=options, device=this_device())
+    if all(mistakes.values()):  # nothing is left to check, with libraries that take seconds to import
+        checks = [refused(spec, mistakes[spec.name]) for spec in pipeline.stages]
+    else:
+        checks = check(pipeline, mistakes, args)
     colour = in_colour(sys.stdout)
     print("\n\n".join(show_stage(check, args.samples, colour) for check in checks))
     found = merged(checks)
@@ -58,6 +57,18 @@ def main(args: argparse.Namespace) -> int:
         print("\n" + show_findings(found, colour))
     print("\n" + summary(checks))
     return FOUND_ERRORS if has_errors(found) else 0
+
+
+def check(pipeline: "Pipeline", mistakes: "dict[str, list[UserError]]", args: argparse.Namespace) -> "list[StageCheck]":
+    """Check the stages without mistakes in their keys."""
+    from alignment.check.material import Options
+    from alignment.check.run import check_stages
+    from alignment.estimate.compute import this_device
+    from alignment.pipeline.plan import remaining_checkpoints
+
+    options = Options(args.sample, args.max_truncated, args.max_dropped, offline=args.offline)
+    remaining = remaining_checkpoints(pipeline)
+    return check_stages(pipeline, mistakes, remaining=remaining, options=options, device=this_device())
 
 
 def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":

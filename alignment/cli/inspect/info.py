@@ -25,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from alignment.models.gpt.sizes import sizes
     from alignment.pipeline.records.record import FILE
 
     if args.verify:
         return _verify(args)
     if args.checkpoint and (Path(args.checkpoint) / FILE).is_file():
         return _print_run(Path(args.checkpoint))
+    from alignment.models.gpt.sizes import sizes  # of a config class that transformers' import comes with
+
     lineage, chain = _lineage(args), _chain(args.checkpoint) if args.checkpoint else None
     config = _config(args, (lineage or chain) is not None)
     if args.context is not None and args.context < 1:

@@ -1,9 +1,13 @@
 """`align run RECIPE_DIR`: run every stage of a recipe folder, evaluations between them, and a report at the end."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from alignment.cli.inspect.check import add_share_arguments
 from alignment.errors import UserError
+
+if TYPE_CHECKING:
+    from alignment.pipeline.graph import Pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +35,9 @@ nothing is deleted (docs/reliability.md explains how to prune)."""
 
 
 def main(args: argparse.Namespace) -> int:
-    from functools import partial
-
     from alignment.callbacks.processes import launched
-    from alignment.check.run import check_before_run
     from alignment.pipeline.graph import load_pipeline, without_self_check
-    from alignment.pipeline.runner import run_pipeline
-    from alignment.pipeline.stopping import parse_duration, stopping
-    from alignment.report import write_report
+    from alignment.pipeline.stopping import parse_duration
 
     if (processes := launched()) > 1:
         raise UserError(
@@ -48,8 +47,18 @@ def main(args: argparse.Namespace) -> int:
         )
     max_seconds = parse_duration(args.max_time)
     pipeline = load_pipeline(args.recipe_dir, args.overrides, args.output_dir, args.seed, quick=args.quick)
-    if args.no_self_check:
-        pipeline = without_self_check(pipeline)
+    return run(without_self_check(pipeline) if args.no_self_check else pipeline, max_seconds, args)
+
+
+def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespace) -> int:
+    """Run a pipeline whose recipes are sound; only now the libraries that train are imported."""
+    from functools import partial
+
+    from alignment.check.run import check_before_run
+    from alignment.pipeline.runner import run_pipeline
+    from alignment.pipeline.stopping import stopping
+    from alignment.report import write_report
+
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     with stopping(pipeline.run_dir, max_seconds):
         run_pipeline(

@@ -1,8 +1,12 @@
 """`align STAGE RECIPE`: run one stage, and record it in its run directory as `align run` does."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from alignment.cli.inspect.check import add_share_arguments
+
+if TYPE_CHECKING:
+    from alignment.pipeline.graph import Pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,21 +31,26 @@ A parent given as a stage name is looked up in the folder that holds DIR. With s
 
 
 def main(args: argparse.Namespace) -> int:
+    from alignment.pipeline.graph import load_stage, without_self_check
+    from alignment.pipeline.stopping import parse_duration
+
+    max_seconds = parse_duration(args.max_time)
+    pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
+    return run(without_self_check(pipeline) if args.no_self_check else pipeline, max_seconds, args)
+
+
+def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespace) -> int:
+    """Run the stage, whose recipe is sound; only now the libraries that train are imported."""
     from functools import partial
 
     from alignment.callbacks.processes import launched
     from alignment.check.run import check_before_run
-    from alignment.pipeline.graph import load_stage, without_self_check
     from alignment.pipeline.launch import run_stage_together
     from alignment.pipeline.runner import run_pipeline
-    from alignment.pipeline.stopping import parse_duration, stopping
+    from alignment.pipeline.stopping import stopping
 
-    max_seconds = parse_duration(args.max_time)
-    pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
-    if args.no_self_check:
-        pipeline = without_self_check(pipeline)
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
-    run = run_stage_together if launched() > 1 else run_pipeline
+    runs = run_stage_together if launched() > 1 else run_pipeline
     with stopping(pipeline.run_dir, max_seconds):
-        run(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
+        runs(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
     return 0

@@ -23,8 +23,9 @@ from alignment.data.reading.sources import (
     load_source,
     own_test_split,
     parse_tinyworld,
+    source_files,
 )
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -217,6 +218,18 @@ def _settle(parts: Sequence[Part], picked: np.ndarray, taken: np.ndarray, limit:
         account.remove(f"beyond {limit}", drawn - kept)
         account.rows, account.repeated = len(mine[1]), len(mine[1]) - kept
         first = past
+
+
+def require_source(args: DataArguments, kind: str) -> None:
+    """Raise for sources that do not exist: files, splits, options of tinyworld; no row is read."""
+    errors: list[UserError] = []
+    for source in args.sources():
+        with gathered(errors):
+            if is_tinyworld(source.name):
+                parse_tinyworld(source.name, kind)
+            elif is_local(source.name):
+                source_files(source.name, source.config, source.split)
+    raise_all(errors)
 
 
 def check_source(args: DataArguments, kind: str) -> None:

@@ -81,7 +81,7 @@ def load_source(
         elif is_python_sources(name):
             rows = _load_python_sources(name, split, kind)
         elif is_local(name):
-            rows = read_files(split_files(_config_folder(name, config), split))
+            rows = read_files(source_files(name, config, split))
         elif streaming:
             rows = _stream_hub(name, config, split, max_rows)
         else:
@@ -155,6 +155,11 @@ def refuse_misspelt(name: str) -> None:
             expected="a local file or folder, tinyworld:NAME, python-sources:, or the id of a data set on the hub",
             fix=fix or "check the spelling; the split of a data set has a key of its own: dataset_train_split",
         )
+
+
+def source_files(name: str, config: str | None, split: str) -> list[Path]:
+    """Return the local files of a split of a source, as `load_source` reads them."""
+    return split_files(_config_folder(name, config), split)
 
 
 def _config_folder(name: str, config: str | None) -> str:

@@ -1,4 +1,13 @@
-"""The GPT as a transformers architecture: configuration, models and heads."""
+"""The GPT as a transformers architecture: configuration, models and heads, which the Auto classes know from here on."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from .configuration_gpt import GPTConfig
 from .modeling_gpt import (
@@ -19,3 +28,10 @@ __all__ = [
     "GPTModel",
     "GPTPreTrainedModel",
 ]
+
+AutoConfig.register(GPTConfig.model_type, GPTConfig)
+AutoModel.register(GPTConfig, GPTModel)
+AutoModelForCausalLM.register(GPTConfig, GPTForCausalLM)
+AutoModelForQuestionAnswering.register(GPTConfig, GPTForQuestionAnswering)
+AutoModelForSequenceClassification.register(GPTConfig, GPTForSequenceClassification)
+AutoModelForTokenClassification.register(GPTConfig, GPTForTokenClassification)

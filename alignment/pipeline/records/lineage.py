@@ -23,12 +23,12 @@ def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
     errors: list[UserError] = []
     for key, name in spec.parents.items():
         with gathered(errors):
-            weights = spec.module.PARENTS[key] != TOKENIZER
+            weights = spec.keys.parents[key] != TOKENIZER
             require_sound(run_dir / name / "checkpoint", weights=weights)
             require_own(name, record, run_dir)
     for key, name in spec.outside.items():
         with gathered(errors):
-            require_sound(Path(name).expanduser(), weights=spec.module.PARENTS[key] != TOKENIZER)
+            require_sound(Path(name).expanduser(), weights=spec.keys.parents[key] != TOKENIZER)
     raise_all(errors)
 
 
