@@ -45,7 +45,10 @@ def count_rows(material: Material) -> Iterator[str]:
     yield f"rows used: {', '.join(parts)}"
     if sizes := material.token_counts():
         mean = sum(sizes) / len(sizes)
-        yield f"tokens per row: {mean:.0f} on average, at most {material.longest}{material.estimated}"
+        rows, part = material.rows.count("train"), ""
+        if material.sampled < rows:
+            part = f", in {material.sampled:,} of {rows:,} training rows, evenly spread (--sample)"
+        yield f"tokens per row: {mean:.0f} on average, at most {material.longest}{material.estimated}{part}"
 
 
 def show_samples(material: Material, count: int, colour: bool) -> list[str]:
@@ -92,5 +95,10 @@ def summary(checks: Sequence[StageCheck]) -> str:
     """Count stages, and findings of each severity, in one line."""
     found = merged(checks)
     counts = {severity: sum(finding.severity == severity for finding in found) for severity in SEVERITIES}
-    stages = f"{len(checks)} stage{'s' * (len(checks) != 1)} checked"
-    return f"{stages}: {counts[ERROR]} errors, {counts[WARNING]} warnings, {counts[NOTE]} notes"
+    numbers = ", ".join(_counted(counts[severity], severity) for severity in SEVERITIES)
+    return f"{_counted(len(checks), 'stage')} checked: {numbers}"
+
+
+def _counted(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 error`, `0 errors`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -144,11 +144,9 @@ def check_prompts(material: Material) -> Iterator[Finding]:
         )
 
 
-def check_sampled(material: Material) -> Iterator[Finding]:
-    """Note how many of the training rows were tokenized, and conversations that become several rows."""
-    sampled, rows = material.sampled, material.rows.count("train")
-    if 0 < sampled < rows:
-        yield note(f"tokens were checked in {sampled:,} of {rows:,} training rows, evenly spread (--sample)")
+def check_rows_per_reply(material: Material) -> Iterator[Finding]:
+    """Note that conversations become several rows."""
+    sampled = material.sampled
     if material.kind == CONVERSATIONS and len(material.encoded) > sampled:
         yield note(
             "the chat template changes earlier turns: conversations are trained in a row per reply",

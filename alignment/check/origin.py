@@ -22,9 +22,9 @@ from alignment.models.examined.adapter_settings import load_adapter_settings
 from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
-from alignment.pipeline.recipes.recipe import read_recipe
+from alignment.pipeline.recipes.recipe import PLACEHOLDER, fill_inputs, placeholders, read_recipe
 from alignment.pipeline.stage_spec import StageSpec
-from alignment.stages import STAGES
+from alignment.stages import STAGES, TOKENIZER
 from alignment.stages.pretrain import new_config
 from alignment.tokenization.base import Changes, make_chat_ready, take_template
 from alignment.tokenization.train import SMALLEST_VOCABULARY, train_tokenizer
@@ -57,11 +57,16 @@ class Ancestry:
 
 
 def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """Return the recipes of a pipeline's stages by name; for a single stage also those of its pipeline.yaml."""
+    """Return the recipes of a pipeline's stages by name; for a single stage also those of its pipeline.yaml.
+
+    A single stage may need fewer inputs than its pipeline: inputs that were not given remain `${name}`.
+    """
     recipes: dict[str, dict[str, Any]] = {}
     if (pipeline.recipe_dir / PIPELINE_FILE).is_file():
-        stages = read_settings(pipeline.recipe_dir).stages
-        recipes = {name: read_recipe(pipeline.recipe_dir / file) for name, file in stages.items()}
+        for name, file in read_settings(pipeline.recipe_dir).stages.items():
+            recipe = read_recipe(pipeline.recipe_dir / file)
+            unfilled = {key: f"${{{key}}}" for key in placeholders(recipe)}
+            recipes[name] = fill_inputs(recipe, unfilled | pipeline.inputs, file)
     return recipes | {spec.name: spec.recipe for spec in pipeline.stages}
 
 
@@ -106,6 +111,8 @@ def find_origin(
     origin = Origin()
     try:
         tokens = ancestry(spec, recipes, TOKENIZER_KEYS, remaining)
+        if STAGES[spec.method].checkpoint == TOKENIZER and spec.name in remaining:
+            tokens = replace(tokens, outside=str(remaining[spec.name]))
         if tokens.outside is None:
             origin = Origin(stand_in_tokenizer(tokens.recipes[0], texts), stand_in=True)
             findings.append(note("lengths are estimated with a stand-in: the tokenizer is not trained yet"))
@@ -161,7 +168,8 @@ def find_model(
     earlier = above.recipes[:-1]
     if above.outside is not None:
         config = load_or_note(above.outside, load_config, offline, findings)
-        adapter = load_adapter_settings(above.outside) if is_adapter(above.outside) else None
+        known = config is not None and is_adapter(above.outside)
+        adapter = load_adapter_settings(above.outside) if known else None
     else:
         config, adapter = _new_model(above.recipes[0], tokenizer, vocabulary), None
     if config is None:
@@ -191,16 +199,19 @@ def _new_model(
 
 
 def load_or_note(name: str, load: Callable[[str], Loaded], offline: bool, findings: list[Finding]) -> Loaded | None:
-    """Load a tokenizer, config or template; return None and add a note if it would have to be fetched."""
-    try:
-        return load(name)
-    except UserError:
-        if not offline or is_path(name):
-            raise
+    """Load a tokenizer, config or template; return None and add a note if it is not known, or not to be fetched."""
+    if given := PLACEHOLDER.search(name):
+        what = f"not checked: the input {given[1]}, from which an earlier stage starts, was not given"
+    else:
+        try:
+            return load(name)
+        except UserError:
+            if not offline or is_path(name):
+                raise
         what = f"not checked (offline): {name} is not in the local cache"
-        if what not in [finding.what for finding in findings]:
-            findings.append(note(what))
-        return None
+    if what not in [finding.what for finding in findings]:
+        findings.append(note(what))
+    return None
 
 
 def stand_in_tokenizer(made: dict[str, Any], texts: Iterable[str]) -> PreTrainedTokenizerBase:

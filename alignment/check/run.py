@@ -51,7 +51,7 @@ ROWS: tuple[Check, ...] = (
     settings.check_packing,
     settings.check_quantization,
 )
-TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_sampled)
+TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_rows_per_reply)
 CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
 KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,), "prompts": (reward_sources.check_reward_columns,)}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {

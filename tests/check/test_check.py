@@ -12,13 +12,14 @@ from align_cli import REPOSITORY
 from check_cases import foreign_tokenizer, turn, write_model
 
 import align as console
-from alignment.check.display import GREEN, mark
+from alignment.check.display import GREEN, mark, show_findings, show_stage, summary
 from alignment.check.findings import has_errors
 from alignment.check.material import Options
 from alignment.check.rows import check_labels
 from alignment.check.run import check_stages, merged
 from alignment.estimate.compute import Device
 from alignment.pipeline.graph import load_pipeline
+from alignment.tokenization.train import train_tokenizer
 
 STAGES = ["tokenizer", "pretrain", "sft", "reward", "dpo", "ppo"]
 
@@ -34,7 +35,7 @@ def files_of(folder: Path) -> dict[str, float]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_the_tiny_recipe_has_no_errors_and_nothing_is_written(tiny):
+def test_rows_of_the_tiny_recipe_are_counted_and_nothing_is_written(tiny):
     pipeline = load_pipeline(tiny, mistakes={})
     checks = check_stages(pipeline, options=Options(sample=100, offline=True, whole=False))
     assert [check.stage for check in checks] == STAGES
@@ -50,6 +51,21 @@ def test_the_tiny_recipe_has_no_errors_and_nothing_is_written(tiny):
     }
     assert checks[2].material.origin.context == 256
     assert not Path("runs").exists()
+    assert summary(checks).startswith("6 stages checked: 0 errors, 0 warnings, ")
+    assert summary(checks[:1]) == "1 stage checked: 0 errors, 0 warnings, 2 notes"
+
+
+def test_a_finished_tokenizer_takes_the_place_of_the_stand_in(tiny, tmp_path):
+    """Of its own stage too, which made it."""
+    made = tmp_path / "made"
+    train_tokenizer(["Two words, and a few more."] * 30, 270, 256).save_pretrained(made)
+    pipeline = load_pipeline(tiny, mistakes={})
+    options = Options(sample=20, offline=True, whole=False)
+    checks = check_stages(pipeline, remaining={"tokenizer": made}, only=["tokenizer", "pretrain"], options=options)
+    assert [len(check.material.tokenizer) for check in checks] == [270, 270]
+    assert "stand-in" not in show_findings(merged(checks), colour=False) + "".join(
+        show_stage(c, 0, False) for c in checks
+    )
 
 
 def test_a_stage_of_a_pipeline_is_checked_before_its_parents_have_run(tiny, capsys):
@@ -60,6 +76,20 @@ def test_a_stage_of_a_pipeline_is_checked_before_its_parents_have_run(tiny, caps
     assert code == 0
     assert "== dpo (recipes/tiny/dpo.yaml)" in printed and "estimated with a stand-in" in printed
     assert "rows used: 60 train, 500 validation" in printed
+
+
+def test_a_single_stage_needs_no_inputs_of_its_parents(tmp_path, capsys, monkeypatch):
+    """A parent that has not run is looked at if its inputs are given, and otherwise noted as not checked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "math.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n' * 64)
+    command = ["check", str(REPOSITORY / "recipes/lora-1gpu/grpo.yaml"), "--math", "math.jsonl", "--offline"]
+    assert console.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "note: grpo: not checked: the input model, from which an earlier stage starts, was not given" in printed
+    model = write_model(tmp_path / "model", foreign_tokenizer(template=None), max_position_embeddings=512)
+    assert console.main([*command, "--model", str(model)]) == 0
+    printed = capsys.readouterr().out
+    assert "gets chatml" in printed and "not checked" not in printed
 
 
 def test_errors_of_several_stages_are_collected_and_shared_ones_reported_once(tmp_path, capsys):
@@ -81,7 +111,8 @@ def test_errors_of_several_stages_are_collected_and_shared_ones_reported_once(tm
     assert f"error: dpo: {folder / 'dpo.yaml'}: unknown key 'beat'" in printed
     recipe.pop("beat")
     (folder / "dpo.yaml").write_text(yaml.safe_dump(recipe))
-    (folder / "sft.yaml").write_text((folder / "sft.yaml").read_text().replace("nowhere.jsonl", "tinyworld:sft"))
+    few = "tinyworld:sft?demonstrations=40"
+    (folder / "sft.yaml").write_text((folder / "sft.yaml").read_text().replace("nowhere.jsonl", few))
     assert console.main(["check", str(folder), "--output_dir", str(tmp_path / "run")]) == 1
     assert "error: sft, dpo: the pad token is the EOS token" in capsys.readouterr().out
 

@@ -31,6 +31,7 @@ from alignment.models.gpt import (
 from alignment.models.gpt.modeling_gpt import router_losses
 
 both_shapes = pytest.mark.parametrize("shape", [MODERN, CLASSIC], ids=["modern", "classic"])
+SLOW = pytest.mark.slow
 every_family = pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 
 
@@ -92,8 +93,22 @@ def test_gpt2_weights_give_gpt2_logits():
 @every_family
 @pytest.mark.parametrize("backend", ["sdpa", "flex_attention"])
 def test_backends_are_eager_written_out(shape, backend):
+    """Flex attention runs uncompiled: masks and scores are the model's, and compiling takes seconds per family."""
     if backend in refused_backends(shape):
         pytest.skip("refused by name: see test_a_backend_that_cannot_honour_an_option_is_refused")
+    with torch.compiler.set_stance("force_eager"):
+        assert_as_eager(shape, backend)
+
+
+@pytest.mark.parametrize("family", [pytest.param(name, marks=[] if name == "sliding" else SLOW) for name in FAMILIES])
+def test_compiled_flex_attention_is_eager_written_out(family):
+    if "flex_attention" in refused_backends(FAMILIES[family]):
+        pytest.skip("refused by name: see test_a_backend_that_cannot_honour_an_option_is_refused")
+    assert_as_eager(FAMILIES[family], "flex_attention")
+
+
+def assert_as_eager(shape, backend):
+    """A backend's logits of a padded batch, and its gradients if it has them, are those of eager attention."""
     other, eager = build(shape, attn_implementation=backend), build(shape, attn_implementation="eager")
     assert (other.config._attn_implementation, eager.config._attn_implementation) == (backend, "eager")
     ids, mask = token_ids(2, 20), torch.ones(2, 20, dtype=torch.long)

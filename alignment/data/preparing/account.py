@@ -99,11 +99,14 @@ class DataReport:
         kind: text, sft, preference, ...
         accounts: an account for each source and split.
         notes: further findings, a sentence each.
+        repeated_text: share of the characters of the training rows, before the mix and any limit, that is in exact
+            duplicates.
     """
 
     kind: str
     accounts: list[Account]
     notes: list[str] = field(default_factory=list)
+    repeated_text: float = 0.0
 
     def rows(self, split: str) -> int:
         """Return the number of rows in a split."""

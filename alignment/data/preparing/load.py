@@ -85,13 +85,17 @@ def prepare(
     others = _held_out_parts(train, args, kind, seed, keep, held_out or {})
     near = args.near_duplicate_threshold if args.deduplicate == "near" else None
     notes += clean(train, [part for parts in others.values() for part in parts], kind, near)
+    repeated_text = 0.0
     if args.deduplicate == "none":
-        notes += _count_duplicates(train, kind)
+        found, repeated_text = _count_duplicates(train, kind)
+        notes += found
     splits = {"train": put_together(train, sources, ("max_train_samples", args.max_train_samples), seed)}
     for name, parts in others.items():
         limit = args.max_eval_samples if name == "validation" else None
         splits[name] = put_together(parts, [], ("max_eval_samples", limit), seed)
-    report = DataReport(kind, [part.account for parts in (train, *others.values()) for part in parts], notes)
+    report = DataReport(
+        kind, [part.account for parts in (train, *others.values()) for part in parts], notes, repeated_text
+    )
     for line in (*report.accounts, *notes):
         logger.info("%s", line)
     return Prepared(DatasetDict(splits), report)
@@ -153,19 +157,31 @@ def _held_out_parts(
     return parts
 
 
-def _count_duplicates(parts: Sequence[Part], kind: str) -> list[str]:
-    """Count duplicate rows in the accounts, and return a note if there are any."""
-    filtered, first = filters.exact_duplicates(_row_keys(parts, kind)), 0
+def _count_duplicates(parts: Sequence[Part], kind: str) -> tuple[list[str], float]:
+    """Count duplicate rows in the accounts.
+
+    Returns:
+        A note if there are duplicates, and the share of the rows' characters that is in duplicates.
+    """
+    sizes: list[int] = []
+
+    def keys() -> Iterator[bytes]:
+        for row in filters.canonical_rows(canonical(parts, kind), kind):
+            sizes.append(len(filters.whole_text(row, kind)))
+            yield filters.row_key(row, kind)
+
+    filtered, first = filters.exact_duplicates(keys()), 0
     for part in parts:
         part.account.duplicates = sum(first <= number < first + len(part.rows) for number in filtered.removed)
         first += len(part.rows)
     if not filtered.removed:
-        return []
-    total = sum(len(part.rows) for part in parts)
-    return [
-        f"{len(filtered.removed)} of {total} training rows are exact duplicates (kept; set `deduplicate: exact` to "
-        "drop them)"
-    ]
+        return [], 0.0
+    share = sum(sizes[number] for number in filtered.removed) / max(sum(sizes), 1)
+    note = (
+        f"{len(filtered.removed)} of {len(sizes)} training rows ({share:.1%} of their text) are exact duplicates "
+        "(kept; set `deduplicate: exact` to drop them)"
+    )
+    return [note], share
 
 
 def put_together(parts: Sequence[Part], sources: Sequence[Source], limit: tuple[str, int | None], seed: int) -> Dataset:

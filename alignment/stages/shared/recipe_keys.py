@@ -11,6 +11,7 @@ RECIPE_KEYS = frozenset(
         "attn_implementation",
         "beta",
         "bf16",
+        "card_subset",
         "columns",
         "critic_mode",
         "dataloader_drop_last",

@@ -229,7 +229,11 @@ def test_duplicates_that_stay_are_told(tmp_path):
     path = texts(tmp_path, "a.jsonl", ["a", "b", "a ", "a"])
     report = prepare(DataArguments(path, eval_share=0), "text", 0).report
     assert (report.accounts[0].rows, report.accounts[0].duplicates) == (4, 2)
-    assert report.notes == ["2 of 4 training rows are exact duplicates (kept; set `deduplicate: exact` to drop them)"]
+    assert report.repeated_text == 0.6
+    note = (
+        "2 of 4 training rows (60.0% of their text) are exact duplicates (kept; set `deduplicate: exact` to drop them)"
+    )
+    assert report.notes == [note]
 
 
 def test_texts_of_a_suite_must_be_passed_in(questions):
