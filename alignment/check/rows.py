@@ -200,7 +200,7 @@ def _is_number(material: Material, name: str) -> bool:
     return str(getattr(material.train.features[name], "dtype", "")).startswith(("int", "uint", "float", "double"))
 
 
-def check_labels(rows: list[dict[str, Any]]) -> Iterator[Finding]:
+def check_labels(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Report KTO data in which all labels are the same."""
     labels = {bool(row["label"]) for row in rows}
     if len(labels) == 1:
@@ -214,7 +214,7 @@ def check_labels(rows: list[dict[str, Any]]) -> Iterator[Finding]:
 
 def check_kto(material: Material) -> Iterator[Finding]:
     """Check the labels of KTO's training rows."""
-    yield from check_labels(list(material.read("train")))
+    yield from check_labels(list(canonical_rows(material.train, material.kind)))
 
 
 def check_injected(material: Material) -> Iterator[Finding]:
@@ -227,7 +227,7 @@ def check_injected(material: Material) -> Iterator[Finding]:
     pattern = re.compile("|".join(map(re.escape, special)))
     found: Counter[str] = Counter()
     rows = 0
-    for row in material.read("train"):
+    for row in canonical_rows(material.train, material.kind):
         tokens = set(pattern.findall("\n".join(texts_of(row))))
         found.update(tokens)
         rows += bool(tokens)

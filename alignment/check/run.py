@@ -17,7 +17,7 @@ from alignment.check.material import Material, Options, Rows, from_the_hub, read
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.check.stage_check import StageCheck, merged, refused
 from alignment.data.arguments import DataArguments
-from alignment.data.preparing.filters import characters
+from alignment.data.preparing.filters import canonical_rows, characters
 from alignment.data.preparing.load import check_source
 from alignment.data.reading.row_formats import CONVERSATIONS, KINDS
 from alignment.data.tokenizing.encoding import encode_rows, row_tokens
@@ -214,7 +214,7 @@ def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
     """
     if material.kind == "text" or len(material.train) > READ_WHOLE:
         return []
-    every = enumerate(material.read("train"))
+    every = enumerate(map(dict, canonical_rows(material.train, material.kind)))
     return heapq.nlargest(LONGEST, every, key=lambda numbered: sum(map(len, rows.texts_of(numbered[1]))))
 
 

@@ -121,7 +121,7 @@ def _find_mistakes(
 ) -> None:
     """Raise the mistakes in stages, or put them into `mistakes`: all in keys and files first, before any in values.
 
-    Whether a library takes a value shows only once it is imported, and a misspelt key is told before those seconds.
+    A library must be imported to try a value in it, which takes seconds; wrong keys are found before.
 
     Args:
         others: mistakes outside the stages' own keys, which are raised in any case.

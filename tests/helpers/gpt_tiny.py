@@ -48,7 +48,7 @@ FAMILIES = {
     },
     # Beyond its 64 positions dynamic scaling makes a cache differ from a whole pass: docs/model.md.
     "dynamic": {**MODERN, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
-    "key-shift": {**MODERN, "key_shift": 3},
+    "conv": {**MODERN, "qkv_conv_size": 4, "qk_norm": True},
     "sinks": {**MODERN, **BANDED, "attention_sinks": True},
     "softcap": {**MODERN, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "moe": EXPERTS,

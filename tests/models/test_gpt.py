@@ -28,7 +28,7 @@ from alignment.models.gpt import (
     GPTForTokenClassification,
     GPTModel,
 )
-from alignment.models.gpt.modeling_gpt import router_losses
+from alignment.models.gpt.modeling_gpt import GPTConvolution, router_losses
 
 both_shapes = pytest.mark.parametrize("shape", [MODERN, CLASSIC], ids=["modern", "classic"])
 SLOW = pytest.mark.slow
@@ -176,6 +176,60 @@ def test_a_sliding_layer_sees_its_window():
     before, after = model(ids).logits[0], model(changed).logits[0]
     moved = (before - after).abs().amax(-1) > 1e-4
     assert moved.nonzero().flatten().tolist() == [3, 4, 5, 6, 7]  # itself and the four after it: a window of 5
+
+
+def test_convolution_by_hand():
+    """Each position has the two before it added, feature by feature; before the first there is nothing."""
+    convolution = GPTConvolution((1, 1, 1), 3, layer_idx=0)
+    convolution.weight.data = torch.tensor([[0.0, 0.5, 0.0], [10.0, 0.0, 0.0], [100.0, 0.0, -1.0]])
+    query, key, value = (torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1) for _ in range(3))
+    query, key, value = convolution((query, key, value))
+    assert query.flatten().tolist() == [1.0, 12.0, 123.0, 234.0]
+    assert key.flatten().tolist() == [1.5, 3.0, 4.5, 6.0]
+    assert value.flatten().tolist() == [1.0, 2.0, 2.0, 2.0]
+
+
+def test_a_new_convolution_changes_nothing():
+    torch.manual_seed(0)
+    plain = GPTForCausalLM(GPTConfig(**MODERN)).eval()
+    convolved = GPTForCausalLM(GPTConfig(**MODERN, qkv_conv_size=4)).eval()
+    left = convolved.load_state_dict(plain.state_dict(), strict=False)
+    assert set(left.missing_keys) == {f"model.layers.{layer}.self_attn.qkv_conv.weight" for layer in (0, 1)}
+    ids = token_ids(2, 9)
+    torch.testing.assert_close(convolved(ids).logits, plain(ids).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_finished_masks_keep_padding_and_documents_out_of_convolutions(dtype):
+    model, documents = build(FAMILIES["conv"]), [token_ids(1, length, seed=length) for length in (5, 4)]
+    row = torch.cat((torch.zeros(1, 3, dtype=torch.long), *documents), dim=1)  # padding, and two documents
+    owner = torch.tensor([0] * 3 + [1] * 5 + [2] * 4)
+    mask = (owner[:, None] == owner) & torch.ones(12, 12, dtype=torch.bool).tril()
+    if dtype != torch.bool:
+        mask = torch.zeros(12, 12).masked_fill(~mask, torch.finfo(dtype).min)
+    positions = torch.cat([torch.arange(length) for length in (3, 5, 4)])[None]
+    together = model(row, attention_mask=mask[None, None], position_ids=positions, use_cache=False).logits
+    apart = torch.cat([model(document).logits for document in documents], dim=1)
+    torch.testing.assert_close(together[:, 3:], apart, rtol=0, atol=2e-5)
+
+
+def test_generation_with_a_static_cache_keeps_padding_out_of_convolutions():
+    """For static caches transformers makes the masks beforehand, those of attention and of convolutions."""
+    model, ids = build(FAMILIES["conv"]), token_ids(1, 5)
+    padded = torch.cat((torch.full((1, 3), 7), ids), dim=1)
+    mask = torch.ones_like(padded).index_fill(1, torch.arange(3), 0)
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    alone = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, 5:]
+    static = model.generate(padded, attention_mask=mask, cache_implementation="static", disable_compile=True, **options)
+    assert static[0, 8:].tolist() == alone.tolist()
+
+
+def test_a_finished_mask_for_a_cache_hides_padding_from_convolutions():
+    model = build(FAMILIES["conv"])
+    start = model(token_ids(1, 4))
+    mask = torch.ones(1, 1, 2, 6, dtype=torch.bool)
+    with pytest.raises(UserError, match="qkv_conv_size finds no padding"):
+        model(token_ids(1, 2), attention_mask=mask, past_key_values=start.past_key_values)
 
 
 def test_post_norm_is_gpt1():

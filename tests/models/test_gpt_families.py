@@ -28,7 +28,7 @@ def test_assisted_decoding_is_greedy_token_for_token(family):
 
 
 # Families that paged attention refuses, each by its option.
-PAGED_REFUSES = {"softcap": "attn_logit_softcapping", "key-shift": "key_shift"}
+PAGED_REFUSES = {"softcap": "attn_logit_softcapping", "conv": "qkv_conv_size"}
 
 
 @every_family

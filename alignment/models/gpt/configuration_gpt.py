@@ -37,7 +37,8 @@ POSITIVE = (
     "head_dim",
     "max_position_embeddings",
 )
-LAYER_CHOICES = {"layer_types": ("full_attention", "sliding_attention"), "mlp_layer_types": ("dense", "sparse")}
+HYBRID = "hybrid"  # transformers' name for layers with keys and values and a state in the cache
+LAYER_CHOICES = {"layer_types": ("full_attention", "sliding_attention", HYBRID), "mlp_layer_types": ("dense", "sparse")}
 CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "embedding_dropout")
 
@@ -70,11 +71,13 @@ class GPTConfig(PreTrainedConfig):
             down(act(up(x))).
         hidden_act: activation, a key of transformers' ACT2FN.
         qk_norm: norm the queries and keys of each head before RoPE (Henry et al. 2020; as in Qwen3).
-        key_shift: number of earlier positions whose keys are added to a position's own key, with learned weights (Xu et
-            al. 2024, "KV shifting attention"); 0 for none. A query that matches a token then finds what follows it.
+        qkv_conv_size: kernel size of a causal convolution of queries, keys and values over the positions, feature by
+            feature (So et al. 2021, "Primer"); 0 for none. A head then sees the tokens before a token, and finds what
+            followed them earlier in one layer.
         sliding_window: number of positions, including its own, that a token attends to in sliding layers.
         layer_types: `full_attention` or `sliding_attention` for each layer; by default `sliding_attention` in all
-            layers if sliding_window is given. GPT-3 alternates them (Child et al. 2019; Brown et al. 2020).
+            layers if sliding_window is given. All are `hybrid`, full attention whose cache holds more than keys and
+            values, with qkv_conv_size. GPT-3 alternates them (Child et al. 2019; Brown et al. 2020).
         attention_sinks: a learned logit per head that takes attention from the tokens (Xiao et al. 2024; gpt-oss).
         attn_logit_softcapping: bound attention scores by cap * tanh(score / cap) (Gemma 2).
         final_logit_softcapping: the same for the output logits.
@@ -135,7 +138,7 @@ class GPTConfig(PreTrainedConfig):
     mlp_type: str = "gated"
     hidden_act: str = "silu"
     qk_norm: bool = False
-    key_shift: int = 0
+    qkv_conv_size: int = 0
     sliding_window: int | None = None
     layer_types: FilledIn[list[str]] = DEFAULT
     attention_sinks: bool = False
@@ -175,9 +178,8 @@ class GPTConfig(PreTrainedConfig):
             gated = self.mlp_type == "gated"
             self.intermediate_size = -(-8 * self.hidden_size // (3 * 64)) * 64 if gated else 4 * self.hidden_size
         if self.layer_types is None:
-            self.layer_types = [
-                "sliding_attention" if self.sliding_window else "full_attention"
-            ] * self.num_hidden_layers
+            kind = "sliding_attention" if self.sliding_window else HYBRID if self.qkv_conv_size else "full_attention"
+            self.layer_types = [kind] * self.num_hidden_layers
         self._fill_in_experts()
         self.base_model_tp_plan = self._tensor_parallel_plan()
         rope_given = bool(self.rope_parameters or kwargs.get("rope_scaling") or "rope_theta" in kwargs)
@@ -204,7 +206,7 @@ class GPTConfig(PreTrainedConfig):
     def _tensor_parallel_plan(self) -> dict[str, str]:
         """Return transformers' tensor-parallel styles of the layers' modules, for those that this shape has."""
         plan = {}
-        if not self.key_shift:  # its weights, one for each head, belong to no module that a style could split
+        if not self.qkv_conv_size:  # whose weights belong to no module that a style could split
             plan = {f"self_attn.{name}_proj": "colwise" for name in ("q", "k", "v")} | {"self_attn.o_proj": "rowwise"}
         inner = ("gate_proj", "up_proj") if self.mlp_type == "gated" else ("up_proj",)
         mlp = dict.fromkeys(inner, "colwise") | {"down_proj": "rowwise"}
@@ -250,8 +252,10 @@ class GPTConfig(PreTrainedConfig):
         if self.num_experts and "sparse" not in self.mlp_layer_types:
             got = f"num_experts {self.num_experts}, mlp_layer_types all dense"
             errors.append(UserError("no layer has experts", got=got, expected="a sparse layer, or num_experts 0"))
-        if self.key_shift < 0:
-            errors.append(UserError("key_shift is negative", got=self.key_shift, expected="0 or more positions"))
+        if self.qkv_conv_size < 0 or self.qkv_conv_size == 1:
+            errors.append(
+                UserError("qkv_conv_size is out of range", got=self.qkv_conv_size, expected="at least 2, or 0 for none")
+            )
         errors += [
             UserError(f"{name} is out of range", got=getattr(self, name), expected="at least 0 and below 1")
             for name in DROPOUTS
@@ -311,16 +315,13 @@ class GPTConfig(PreTrainedConfig):
                     expected="sliding_window of at least 1",
                 )
             )
-        if slides and self.key_shift:  # the window's first key would need keys that the cache no longer has
+        if (self.qkv_conv_size > 0) != (set(self.layer_types) == {HYBRID}):
             errors.append(
                 UserError(
-                    "key_shift needs full attention", got="sliding layers", expected="full_attention in all layers"
-                )
-            )
-        if self.key_shift and self.head_dim % 2:
-            errors.append(
-                UserError(
-                    "key_shift needs pairs of features", got=f"head_dim={self.head_dim}", expected="an even head_dim"
+                    "layer_types do not fit qkv_conv_size",
+                    got=f"qkv_conv_size={self.qkv_conv_size}, layer_types {', '.join(sorted(set(self.layer_types)))}",
+                    expected=f"{HYBRID} in all layers with a convolution, and in none without",
+                    fix="leave layer_types and sliding_window out",
                 )
             )
         return errors

@@ -8,7 +8,7 @@
 | rope_parameters                 | linear (Chen et al. 2023), dynamic NTK, YaRN (Peng et al. 2023), Llama 3      |
 | num_key_value_heads             | grouped (Ainslie et al. 2023) or multi-query attention (Shazeer 2019)         |
 | qk_norm                         | norm of queries and keys (Henry et al. 2020; Qwen3)                           |
-| key_shift                       | keys with those of earlier positions added (Xu et al. 2024, KV shifting)      |
+| qkv_conv_size                   | convolution over queries, keys, values (So et al. 2021, Primer)               |
 | layer_types, sliding_window     | local attention in some layers (Child et al. 2019, GPT-3; Mistral)            |
 | attention_sinks                 | a learned logit per head that goes to no token (Xiao et al. 2024; gpt-oss)    |
 | attn_, final_logit_softcapping  | cap * tanh(x / cap) of scores and logits (Gemma 2)                            |
@@ -57,7 +57,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...errors import UserError
 from ..router import weighted_router_loss
-from .configuration_gpt import GPTConfig
+from .configuration_gpt import HYBRID, GPTConfig
 
 SERVERS = ("vllm", "sglang")  # what they call the attention of their own
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
@@ -140,58 +140,26 @@ def apply_rotary(
     return query, torch.addcmul(key * cos, key.roll(half, dims=-1), sin)
 
 
-def shifted_keys(key: torch.Tensor, weights: torch.Tensor, earlier: torch.Tensor | None) -> torch.Tensor:
-    """Add to each key those of the positions before it (Xu et al. 2024, "KV shifting attention", arXiv 2411.19574).
-
-    A query that matches a token then finds the tokens after it within one layer. The keys are those of the cache, each
-    rotated at its own position: caches need no further state, and scores still depend on relative positions alone, as
-    the two features of a rotated pair have one weight.
-
-    Args:
-        key: (batch, key-value heads, key_seq, head_dim).
-        weights: (shift + 1, key-value heads, head_dim / 2), the first added to 1: zeros leave the keys as they are.
-        earlier: (shift, batch or 1, up to key_seq), from `same_document`; None if all positions are of one document.
-    """
-    length, (shift, heads) = key.shape[2], (len(weights) - 1, weights.shape[1])
-    if key.shape[1] != heads:  # would broadcast
-        raise ValueError(f"key_shift has weights for {heads} key-value heads, and there are {key.shape[1]}")
-    weights = torch.cat((weights, weights), dim=-1).to(key.dtype).unsqueeze(2)
-    total = key * (1 + weights[0])
-    for back in range(1, shift + 1):
-        before = nn.functional.pad(key, (0, 0, back, 0))[:, :, :length]
-        if earlier is not None:  # a static cache is longer than the mask, and empty there
-            belongs = nn.functional.pad(earlier[back - 1], (0, length - earlier.shape[-1]))
-            before = before * belongs[:, None, :, None]
-        total = torch.addcmul(total, before, weights[back])
-    return total
-
-
 def same_document(
-    shift: int, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+    steps: int, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
 ) -> torch.Tensor | None:
-    """Return whether the positions before each key are real tokens of its document: (shift, batch or 1, key_seq).
+    """Return whether the positions up to `steps` before are of a position's document: (steps, batch or 1, seq).
 
-    None stands for a single document without padding.
+    None stands for a single document.
 
     Args:
-        attention_mask: (batch, key_seq), 1 for tokens and 0 for padding; or a finished mask, (batch, 1 or heads, seq,
-            key_seq), of type bool or additive.
+        attention_mask: a finished mask, (batch, 1 or heads, seq, seq), of type bool or additive.
         position_ids: (batch or 1, seq), which restart at a new document; looked at if there is no mask.
     """
-    if attention_mask is None and position_ids is None:
+    if attention_mask is not None:
+        seen = attention_mask[:, 0]
+        if seen.dtype != torch.bool:
+            seen = seen > torch.finfo(seen.dtype).min / 2
+        return torch.stack([moved(seen, back, fill=False).diagonal(dim1=1, dim2=2) for back in range(1, steps + 1)])
+    if position_ids is None:
         return None
-    if attention_mask is None:
-        documents = (position_ids.diff(prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
-        return torch.stack([moved(documents, back, fill=-1) == documents for back in range(1, shift + 1)])
-    seen = attention_mask
-    if seen.ndim == 4:
-        seen = seen[:, 0] if seen.dtype == torch.bool else seen[:, 0] > torch.finfo(seen.dtype).min / 2
-    if seen.ndim == 3 and seen.shape[1] == seen.shape[2]:
-        pairs = [moved(seen, back, fill=False).diagonal(dim1=1, dim2=2) for back in range(1, shift + 1)]
-    else:  # with a cache, its tokens are those that the last query sees
-        seen = seen if seen.ndim == 2 else seen[:, -1]
-        pairs = [moved(seen != 0, back, fill=False) for back in range(1, shift + 1)]
-    return torch.stack(pairs)
+    documents = (position_ids.diff(prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
+    return torch.stack([moved(documents, back, fill=-1) == documents for back in range(1, steps + 1)])
 
 
 def moved(values: torch.Tensor, steps: int, fill: int | bool) -> torch.Tensor:
@@ -244,6 +212,54 @@ def residual_projection(inner: int, width: int, bias: bool) -> nn.Linear:
     return layer
 
 
+class GPTConvolution(nn.Module):
+    """Causal convolution of queries, keys and values over the positions, feature by feature (So et al. 2021, "Primer").
+
+    It is a sum of slices, as torch's depthwise convolutions are slow on CPUs. Weights of 0 change nothing, as 1 is
+    added to those of the position itself.
+
+    Args:
+        widths: features of queries, keys and values.
+        size: positions that are summed, with the position itself.
+    """
+
+    def __init__(self, widths: tuple[int, int, int], size: int, layer_idx: int):
+        super().__init__()
+        self.widths, self.layer_idx = widths, layer_idx
+        self.weight = nn.Parameter(torch.zeros(size, sum(widths)))
+
+    def forward(
+        self,
+        projected: tuple[torch.Tensor, ...],
+        cache: Cache | None = None,
+        real: torch.Tensor | None = None,
+        same: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return queries, keys and values with those of the positions before added, each (batch, seq, features).
+
+        The cache keeps the last positions, with zeros for padding, as that of Lfm2's short convolution does.
+
+        Args:
+            real: (batch, seq), 0 for padding.
+            same: (size - 1, batch or 1, seq), from `same_document`; None if all positions are of one document.
+        """
+        x = torch.cat(projected, dim=-1)
+        if real is not None:
+            x = x * real[..., None].to(x.dtype)
+        steps, length = len(self.weight) - 1, x.shape[1]
+        if cache is not None:
+            x = cache.update_conv_state(x.transpose(1, 2), self.layer_idx, conv_kernel_size=steps).transpose(1, 2)
+        x = nn.functional.pad(x, (0, 0, steps + length - x.shape[1], 0))
+        weight = self.weight.to(x.dtype)
+        total = x[:, steps:] * (1 + weight[0])
+        for back in range(1, steps + 1):
+            earlier = x[:, steps - back : steps - back + length]
+            if same is not None:
+                earlier = earlier * same[back - 1, ..., None]
+            total = torch.addcmul(total, earlier, weight[back])
+        return total.split(self.widths, dim=-1)
+
+
 class GPTAttention(nn.Module):
     """Causal self-attention (Vaswani et al. 2017), optionally with fewer key-value heads (Ainslie et al. 2023)."""
 
@@ -264,8 +280,8 @@ class GPTAttention(nn.Module):
         norm = NORMS[config.norm_type]
         self.q_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = norm(self.head_dim, eps=config.norm_eps) if config.qk_norm else None
-        pairs = (config.key_shift + 1, config.num_key_value_heads, self.head_dim // 2)
-        self.key_weights = nn.Parameter(torch.zeros(pairs)) if config.key_shift else None
+        conv_size = config.qkv_conv_size
+        self.qkv_conv = GPTConvolution((width, kv_width, kv_width), conv_size, layer_idx) if conv_size else None
         slides = config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if slides else None
         # Passed on only if in use: some backends refuse the arguments, others look for the attribute.
@@ -281,26 +297,30 @@ class GPTAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        earlier: torch.Tensor | None = None,
+        real: torch.Tensor | None = None,
+        same: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, seq, hidden_size) -> the same shape, and the attention weights if the implementation returns them.
 
-        `earlier` is what `same_document` returns, for models with key_shift.
+        For models with qkv_conv_size, `real` is 0 for padding, (batch, seq), and `same` is from `same_document`.
         """
         input_shape = hidden_states.shape[:-1]
         by_head = (*input_shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(by_head).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(by_head).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(by_head).transpose(1, 2)
+        projected: tuple[torch.Tensor, ...] = (
+            self.q_proj(hidden_states),
+            self.k_proj(hidden_states),
+            self.v_proj(hidden_states),
+        )
+        if self.qkv_conv is not None:
+            projected = self.qkv_conv(projected, past_key_values, real, same)
+        query, key, value = (part.view(by_head).transpose(1, 2) for part in projected)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if position_embeddings is not None:
             query, key = apply_rotary(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        if self.key_weights is not None:
-            key = shifted_keys(key, self.key_weights, earlier)
 
         # transformers searches the source for exactly this expression to see whether a model can switch its attention.
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -546,11 +566,10 @@ class GPTPreTrainedModel(PreTrainedModel):
             init.normal_(module.down_proj, std=residual_std)
         elif isinstance(module, GPTRouter):
             init.normal_(module.weight, std=std)
-        elif isinstance(module, GPTAttention):
-            if self.config.attention_sinks:
-                init.zeros_(module.sinks)
-            if module.key_weights is not None:
-                init.zeros_(module.key_weights)
+        elif isinstance(module, GPTAttention) and self.config.attention_sinks:
+            init.zeros_(module.sinks)
+        elif isinstance(module, GPTConvolution):
+            init.zeros_(module.weight)
 
 
 def at_positions(hidden_states: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
@@ -642,8 +661,9 @@ class GPTModel(GPTPreTrainedModel):
         else:
             about = {"config": self.config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
             about |= {"past_key_values": past_key_values, "position_ids": position_ids}
-            masks = {layer_type: MASKS[layer_type](**about) for layer_type in set(self.config.layer_types)}
-        earlier = self._earlier(attention_mask, position_ids if past_key_values is None else None)
+            kinds = {"full_attention" if kind == HYBRID else kind for kind in self.config.layer_types}
+            masks = {kind: MASKS[kind](**about) for kind in kinds}
+        around = self._around(attention_mask, position_ids if past_key_values is None else None, inputs_embeds.shape[1])
         position_ids = self._positions(position_ids, inputs_embeds, attention_mask, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -655,12 +675,12 @@ class GPTModel(GPTPreTrainedModel):
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
-                attention_mask=masks[layer_type],
+                attention_mask=masks["full_attention" if layer_type == HYBRID else layer_type],
                 past_key_values=past_key_values,
                 position_embeddings=rotation,
                 position_ids=position_ids,
                 use_cache=use_cache,
-                **earlier,
+                **around,
                 **kwargs,
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
@@ -675,8 +695,8 @@ class GPTModel(GPTPreTrainedModel):
                 "sdpa" in backend or paged,
                 "eager, flex_attention or flash attention",
             ),
-            # These keep the cache to themselves, so that the earlier keys are not seen here.
-            "key_shift": (paged or backend in SERVERS, "eager, sdpa, flex_attention or flash attention"),
+            # These keep the cache to themselves, and have no place for the convolution's state.
+            "qkv_conv_size": (paged or backend in SERVERS, "eager, sdpa, flex_attention or flash attention"),
         }
         for option, (unable, able) in cannot.items():
             if unable and getattr(config, option):
@@ -687,21 +707,30 @@ class GPTModel(GPTPreTrainedModel):
                     fix='model.set_attn_implementation("eager")',
                 )
 
-    def _earlier(
-        self, attention_mask: torch.Tensor | dict[str, torch.Tensor] | None, position_ids: torch.Tensor | None
+    def _around(
+        self,
+        attention_mask: torch.Tensor | Mapping[str, torch.Tensor | None] | None,
+        position_ids: torch.Tensor | None,
+        length: int,
     ) -> dict[str, torch.Tensor | None]:
-        """Return the attention's argument `earlier`, as keyword; no argument if keys are not shifted."""
-        if not self.config.key_shift:
+        """Return the attention's arguments `real` and `same`, by which convolutions leave padding and documents apart.
+
+        Args:
+            position_ids: None if there is a cache, whose rows are of one document.
+            length: number of positions, of which the mask may have more: those in the cache.
+        """
+        if not self.config.qkv_conv_size:
             return {}
-        mask = attention_mask["full_attention"] if isinstance(attention_mask, dict) else attention_mask
-        if not isinstance(mask, torch.Tensor | None):
+        mask = attention_mask.get("linear_attention") if isinstance(attention_mask, Mapping) else attention_mask
+        if mask is not None and mask.ndim == 2:
+            return {"real": mask[:, -length:]}
+        if mask is not None and mask.shape[-2:] != (length, length):
             raise UserError(
-                "key_shift finds neither documents nor padding in a finished mask of flex_attention",
-                got=type(mask).__name__,
-                expected="a mask of two dimensions, or position ids",
-                fix='model.set_attn_implementation("sdpa"), or generate without a static cache',
+                "qkv_conv_size finds no padding in a finished mask for a cache",
+                got=f"a mask of {mask.ndim} dimensions",
+                expected="a mask of two dimensions, 1 for tokens and 0 for padding",
             )
-        return {"earlier": same_document(self.config.key_shift, mask, position_ids)}
+        return {"same": same_document(self.config.qkv_conv_size - 1, mask, position_ids)}
 
     def _require_known_tokens(self, input_ids: torch.Tensor) -> None:
         """Refuse token ids without an embedding. On a GPU the check would stall the stream, and CUDA reports them."""

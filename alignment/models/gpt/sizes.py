@@ -19,7 +19,8 @@ class Sizes:
         forward_flops_per_token: mean over the tokens of a sequence of `context` tokens; a multiply-add is two FLOPs. A
             training step takes three times as many (Kaplan et al. 2020).
         kv_cache_bytes_per_token: keys and values of a token in full-attention layers, at 2 bytes per number.
-        kv_cache_bytes: keys and values of a sequence of `context` tokens; sliding layers keep at most their window.
+        kv_cache_bytes: keys and values of a sequence of `context` tokens; sliding layers keep at most their window, and
+            convolutions add their last positions.
         training_bytes: weights, gradients and AdamW's moments in float32, without activations.
         context: sequence length that these figures are for.
     """
@@ -46,12 +47,13 @@ def sizes(config: GPTConfig, context: int | None = None) -> Sizes:
     kv_bytes = 2 * 2 * config.num_key_value_heads * config.head_dim
     kept = sum(_window(config, kind, context) for kind in config.layer_types)
     full = sum(kind != SLIDING for kind in config.layer_types)
+    states = 2 * max(config.qkv_conv_size - 1, 0) * _qkv_width(config) * config.num_hidden_layers
     return Sizes(
         parameters=all_layers + other,
         active_parameters=active_layers + other,
         forward_flops_per_token=round(2 * (active_layers + embeddings) + attention),
         kv_cache_bytes_per_token=kv_bytes * full,
-        kv_cache_bytes=kv_bytes * kept,
+        kv_cache_bytes=kv_bytes * kept + states,
         training_bytes=ADAMW_BYTES * (all_layers + other),
         context=context,
     )
@@ -70,7 +72,7 @@ def _layer_weights(config: GPTConfig, active: bool) -> int:
 
 
 def _vectors(config: GPTConfig) -> int:
-    """Count the weights of norms, biases, sinks and shifted keys."""
+    """Count the weights of norms, biases, sinks and convolutions."""
     width, query = config.hidden_size, config.num_attention_heads * config.head_dim
     per_norm = 2 if config.norm_type == "layernorm" else 1
     layer = 2 * per_norm * width
@@ -78,14 +80,18 @@ def _vectors(config: GPTConfig) -> int:
         layer += 2 * per_norm * config.head_dim
     if config.attention_sinks:
         layer += config.num_attention_heads
-    if config.key_shift:
-        layer += (config.key_shift + 1) * config.num_key_value_heads * config.head_dim // 2
+    layer += config.qkv_conv_size * _qkv_width(config)
     if config.attention_bias:
         layer += query + 2 * config.num_key_value_heads * config.head_dim + width
     if config.mlp_bias:
         layer += config.intermediate_size * (2 if config.mlp_type == "gated" else 1) + width
     last = per_norm * width if config.norm_placement == "pre" else 0
     return config.num_hidden_layers * layer + last
+
+
+def _qkv_width(config: GPTConfig) -> int:
+    """Return the number of features of the queries, keys and values of a token."""
+    return (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
 
 
 def _mean_positions(config: GPTConfig, context: int) -> list[float]:
