@@ -1,11 +1,10 @@
 """The `align` command: a table of verbs, their help, and dispatch.
 
-No package is imported until a verb is chosen, so that `align --help` answers at once.
+Little is imported before a verb is chosen, so that `align --help` answers at once.
 """
 
 import argparse
-import difflib
-import importlib.util
+import importlib
 import os
 import signal
 import sys
@@ -13,30 +12,16 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
+from alignment.errors import UserError, nearest
+from alignment.stages import STAGES
+from alignment.threads import choose_threads
+
 STAGE = "alignment.cli.train.stage"
-
-
-def load_file(*path: str) -> ModuleType:
-    """Load a file of the package `alignment` without the package, whose import may load torch."""
-    package = importlib.util.find_spec("alignment")
-    assert package and package.submodule_search_locations
-    place = os.path.join(package.submodule_search_locations[0], *path)
-    spec = importlib.util.spec_from_file_location("_".join(("alone", *path)).removesuffix(".py"), place)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def stage_verbs() -> dict[str, tuple[str, str]]:
-    """The stages as verbs, from their table."""
-    table = load_file("stages", "__init__.py")
-    return {name: (STAGE, stage.help) for name, stage in table.STAGES.items()}
 
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("alignment.cli.train.run", "run the stages of a recipe folder in order, with evals between them"),
-    **stage_verbs(),
+    **{name: (STAGE, stage.help) for name, stage in STAGES.items()},
     "check": (
         "alignment.cli.inspect.check",
         "validate a recipe: data, masks, template, memory, time",
@@ -151,11 +136,9 @@ def set_up_logging() -> None:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import a verb's module, run it, and return the exit code."""
-    load_file("threads.py").choose_threads()  # before anything imports torch
+    choose_threads()  # before anything imports torch
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
-    from alignment.errors import UserError
-
     args = parse(verb, module, arguments)
     try:
         return module.main(args)
@@ -197,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         print(usage())
         return 0
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)  # not alignment.errors: its package imports transformers
+        near = nearest(verb, VERBS)
         hint = f"did you mean `align {near[0]}`?" if near else "`align --help` lists the verbs"
         print(f"align: no verb {verb!r}: {hint}", file=sys.stderr)
         return USER_ERROR

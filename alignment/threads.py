@@ -1,7 +1,7 @@
 """The threads that this process computes with: how many, and how long they spin while they wait for each other.
 
-torch's libraries read the settings from the environment when they are loaded, so `choose_threads` comes before torch.
-This module needs neither torch nor another module of this project (`align.py` loads it by its path).
+torch's libraries read the settings from the environment when they are loaded, so `choose_threads` comes before torch,
+and this module imports nothing that does.
 
 - As many threads as physical cores that the process may use: a thread more would wait for a core.
 - They spin briefly. By default libgomp's threads spin for milliseconds (300,000 rounds) before they sleep: on a quiet

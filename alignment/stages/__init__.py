@@ -1,7 +1,7 @@
 """The table of stages: the facts about each stage that the rest of the code asks for.
 
 A stage is a module of this package with the name of its row (docs/architecture.md says what it holds), imported when
-it is needed. This file imports nothing, so that `align --help` can read it at once.
+it is needed. This file imports nothing, so that `align --help` answers at once.
 """
 
 from dataclasses import dataclass
