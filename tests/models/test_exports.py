@@ -108,8 +108,8 @@ def exported(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture
-def alone(monkeypatch):
-    """This project cannot be imported."""
+def remove_project(monkeypatch):
+    """A function after which this project cannot be imported."""
 
     class Blocked:
         @staticmethod
@@ -117,9 +117,12 @@ def alone(monkeypatch):
             if name.split(".")[0] == "alignment":
                 raise ModuleNotFoundError(name)
 
-    for name in [name for name in sys.modules if name.split(".")[0] == "alignment"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Blocked, *sys.meta_path])
+    def remove():
+        for name in [name for name in sys.modules if name.split(".")[0] == "alignment"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(sys, "meta_path", [Blocked, *sys.meta_path])
+
+    return remove
 
 
 def load_code(folder, monkeypatch):
@@ -133,8 +136,9 @@ def load_code(folder, monkeypatch):
 
 
 @every_export
-def test_an_export_loads_where_this_project_is_not(case, exported, alone, monkeypatch):
+def test_an_export_loads_where_this_project_is_not(case, exported, remove_project, monkeypatch):
     folder, ours, done = exported(case)
+    remove_project()
     if EXPORTS[case][0] == "self-contained":
         code = load_code(folder, monkeypatch)
         theirs = code.GPTForCausalLM.from_pretrained(folder, config=code.GPTConfig.from_pretrained(folder))
@@ -252,10 +256,11 @@ def test_kept_positions_are_transformers(kept):
 
 
 @pytest.mark.parametrize("kind", [GPTModel, GPTForSequenceClassification])
-def test_other_heads_are_exported_alike(kind, tmp_path, alone, monkeypatch):
+def test_other_heads_are_exported_alike(kind, tmp_path, remove_project, monkeypatch):
     model = build(FAMILIES["moe-shared"], cls=kind)
     model.save_pretrained(tmp_path / "ours")
     export_checkpoint(tmp_path / "ours", "self-contained", tmp_path / "theirs")
+    remove_project()
     code = load_code(tmp_path / "theirs", monkeypatch)
     theirs = getattr(code, kind.__name__).from_pretrained(
         tmp_path / "theirs", config=code.GPTConfig.from_pretrained(tmp_path / "theirs")
