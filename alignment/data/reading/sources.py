@@ -207,11 +207,14 @@ def parse_tinyworld(name: str, kind: str) -> tuple[str, WorldConfig]:
 
 
 def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
+    """Generate the rows once, and read them from datasets' cache from then on."""
     from alignment.data import tinyworld
+    from alignment.data.reading.arrow_cache import cached_tables, code_digest
 
     rows, config = parse_tinyworld(name, kind)
+    key = ("tinyworld", code_digest(*tinyworld.FILES), rows, split, config)
     try:
-        return tinyworld.load(rows, split, config)
+        return cached_tables(key, lambda notes: [tinyworld.load(rows, split, config).data.table])[0]
     except ValueError as error:  # no such split, or an option out of range
         raise UserError(f"Cannot generate {name}, split {split}.", got=str(error), fix="change the option") from None
 

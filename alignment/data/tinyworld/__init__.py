@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from alignment.data.tinyworld.writer import Defects, write
 if TYPE_CHECKING:
     from datasets import Dataset
 
+FILES = sorted(str(path) for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".yaml"))
 HELD_OUT_ROWS = 500
 FEWSHOT_PER_FAMILY = 8
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -227,8 +228,10 @@ def test_the_first_rows_of_any_source(tmp_path):
 
 
 @pytest.fixture
-def world(monkeypatch):
+def world(monkeypatch, tmp_path):
     """A stand-in for tinyworld that records how it is called."""
+    code = tmp_path / "code.py"
+    code.write_text("first")
 
     @dataclass(frozen=True)
     class WorldConfig:
@@ -243,7 +246,7 @@ def world(monkeypatch):
         return Dataset.from_list([{"text": "a"}])
 
     module = ModuleType("alignment.data.tinyworld")
-    module.WorldConfig, module.load, module.calls = WorldConfig, load, calls
+    module.WorldConfig, module.load, module.calls, module.FILES = WorldConfig, load, calls, [str(code)]
     monkeypatch.setitem(sys.modules, "alignment.data.tinyworld", module)
     monkeypatch.setattr("alignment.data.tinyworld", module, raising=False)
     return module
@@ -257,6 +260,18 @@ def test_tinyworld_names_and_options(world):
         ("pretrain", "train", world.WorldConfig()),
     ]
     assert own_test_split("tinyworld:sft?people=48") == "validation"
+
+
+def test_tinyworld_is_generated_once_for_its_options_and_code(world):
+    for _ in range(2):
+        assert load_source("tinyworld:sft?people=49", kind="sft").to_list() == [{"text": "a"}]
+    assert len(world.calls) == 1
+    load_source("tinyworld:sft?people=50", kind="sft")
+    load_source("tinyworld:sft?people=49", split="validation", kind="sft")
+    assert len(world.calls) == 3
+    Path(world.FILES[0]).write_text("second")
+    load_source("tinyworld:sft?people=49", kind="sft")
+    assert len(world.calls) == 4
 
 
 @pytest.mark.parametrize(
