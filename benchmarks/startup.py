@@ -6,8 +6,8 @@ quick run of recipes/tiny is made first, whose data `align check` then finds in 
     python benchmarks/startup.py [--run RUN_DIR] [--repeats 3] [--quick]
 
 Two cores of an Intel Xeon, quiet, 2026-11-30, one repeat (--quick), seconds of processor: help 0.11, wrong key or
-missing file 0.52 to 0.66, compare 1.12, report 1.84, info 0.36: within their targets. check recipes/tiny 19.8, and 15.8 in a
-second process of the same cache: its target of 8 is missed.
+missing file 0.52 to 0.66, compare 1.12, report 1.84, info 0.36: within their targets. check recipes/tiny 19.8, and
+15.8 in a second process of the same cache: its target of 8 is missed.
 """
 
 import argparse
