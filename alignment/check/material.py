@@ -183,12 +183,8 @@ class Material:
 
     @property
     def sample(self) -> list[dict[str, Any]]:
-        """The training rows to tokenize."""
-        return self.read("train").select(self.sampled_indices).to_list()
-
-    def read(self, split: str) -> Dataset:
-        """Return a split's rows with only the columns of their kind."""
-        return self.rows.splits[split].select_columns(list(KINDS[self.kind]))
+        """The training rows to tokenize, with only the columns of their kind."""
+        return self.train.select_columns(list(KINDS[self.kind])).select(self.sampled_indices).to_list()
 
     @property
     def estimated(self) -> str:

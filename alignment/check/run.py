@@ -214,7 +214,7 @@ def longest_rows(material: Material) -> list[tuple[int, dict[str, Any]]]:
     """
     if material.kind == "text" or len(material.train) > READ_WHOLE:
         return []
-    every = enumerate(map(dict, canonical_rows(material.train, material.kind)))
+    every = enumerate(canonical_rows(material.train, material.kind))
     return heapq.nlargest(LONGEST, every, key=lambda numbered: sum(map(len, rows.texts_of(numbered[1]))))
 
 

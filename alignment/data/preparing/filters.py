@@ -80,7 +80,7 @@ class Texts:
         return (self.write(row, self.kind) for row in canonical_rows(self.rows, self.kind))
 
 
-def canonical_rows(rows: Dataset, kind: str) -> Iterator[Row]:
+def canonical_rows(rows: Dataset, kind: str) -> Iterator[dict[str, Any]]:
     """Yield the rows with only the columns of `kind`, read in batches."""
     for batch in rows.select_columns(list(KINDS[kind])).iter(BATCH):
         for values in zip(*batch.values(), strict=True):
