@@ -133,13 +133,14 @@ def check_leaks(material: Material) -> Iterator[Finding]:
     """Report held-out rows that are training rows, or near-duplicates of training rows."""
     if material.facts.checkpoint == TOKENIZER:
         return
-    exact, near = set(), set()
-    for row in canonical_rows(material.train, material.kind):
-        exact.add(_exact(row))
-        near.add(_near(row))
+    splits = sorted(material.rows.splits.keys() - {"train"})
+    rows_of = {split: list(canonical_rows(material.rows.splits[split], material.kind)) for split in splits}
+    sought = {_words(row) for rows in rows_of.values() for row in rows}
+    # Words are compared first: few rows share them, and the other comparisons take longer.
+    suspects = [row for row in canonical_rows(material.train, material.kind) if _words(row) in sought]
+    exact, near = {_exact(row) for row in suspects}, {_near(row) for row in suspects}
     near.discard(_near({"text": ""}))  # texts without words are like no other
-    for split in sorted(material.rows.splits.keys() - {"train"}):
-        held_out = list(canonical_rows(material.rows.splits[split], material.kind))
+    for split, held_out in rows_of.items():
         same = [row for row in held_out if _exact(row) in exact]
         alike = [row for row in held_out if _near(row) in near and _exact(row) not in exact]
         # Short generated documents coincide by chance; conversations do not.
@@ -260,9 +261,13 @@ def _exact(row: Mapping[str, Any]) -> str:
 
 def _near(row: Mapping[str, Any]) -> str:
     """Return a row's text without case, punctuation and spacing: its words, and the signs that change its meaning."""
-    text = "\n".join(texts_of(row))
-    signs = (sign or mark for sign, mark in SIGNS.findall(text) if sign or category(mark) in SYMBOLS)
-    return f"{' '.join(words(text))}\n{' '.join(signs)}"
+    found = SIGNS.findall("\n".join(texts_of(row)))
+    signs = (sign or mark for sign, mark in found if sign or category(mark) in SYMBOLS)
+    return f"{_words(row)}\n{' '.join(signs)}"
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    return " ".join(words("\n".join(texts_of(row))))
 
 
 def _is_nothing(value: Any) -> bool:
