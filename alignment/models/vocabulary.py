@@ -1,8 +1,8 @@
-"""Embedding rows for tokens that a base model does not have."""
+"""Embedding rows for tokens that a base model does not have, or has never seen."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
@@ -65,6 +65,35 @@ def make_room(model: PreTrainedModel, rows: int) -> range:
             if getattr(layer, "bias", None) is not None:
                 layer.bias[before:] = layer.bias[:before].mean()
     return range(before, rows)
+
+
+def start_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> None:
+    """Let tokens start as texts: their rows of embeddings and output layer become the means of their texts' rows.
+
+    Tokens that pretraining never shows, such as turn markers, are only pushed away from all text, to one and the same
+    row if embeddings are tied. Fine-tuning then has to learn what to do at them; a marker that starts as the words that
+    had its part in pretraining finds that learned (Hewitt 2021 starts new tokens at the mean of all rows).
+
+    Args:
+        texts: token -> a text, which is tokenized without special tokens.
+    """
+    import torch
+
+    tokens = tokenizer.convert_tokens_to_ids(list(texts))
+    pieces = [tokenize_plain(tokenizer, text) for text in texts.values()]
+    layers = [model.get_input_embeddings(), None if is_tied(model) else model.get_output_embeddings()]
+    tables = [getattr(layer, name, None) for layer in layers for name in ("weight", "bias")]
+    with torch.no_grad():
+        for table in tables:
+            if table is not None:
+                means = [table[ids].float().mean(0).to(table) for ids in pieces]  # all of them before any row changes
+                for token, mean in zip(tokens, means, strict=True):
+                    table[token] = mean
+
+
+def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text in which special tokens are text as any other."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def trained_rows(

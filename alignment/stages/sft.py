@@ -14,15 +14,17 @@ from alignment.data.arguments import DataArguments
 from alignment.data.tokenizing.encoding import training_template
 from alignment.data.tokenizing.reply_rows import training_rows
 from alignment.data.tokenizing.tokens import tokenize_documents
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_tokenizer
 from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
+from alignment.models.vocabulary import start_as, tokenize_plain
 from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
-from alignment.stages.self_check.policy_checks import starts_from
+from alignment.stages.self_check.policy_checks import started_from, starts_from
+from alignment.stages.self_check.prove import Check
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
 from alignment.stages.shared.inputs import (
@@ -40,6 +42,7 @@ from alignment.stages.shared.lora import (
     check_adapter,
     expose_head_bias,
     starting_point,
+    template_token_ids,
 )
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
@@ -64,6 +67,13 @@ class SFTRecipe(StageKeys, SpeedLevers, SFTConfig):
         metadata={"help": "Pretraining text to train on as well, so that the model forgets less."},
     )
     replay_ratio: float = field(default=1.0, metadata={"help": "Documents of replay_dataset_name per conversation."})
+    start_tokens_as: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Token of the chat template -> a text: the token's embedding starts as the mean of the text's. For "
+            "turn markers that pretraining never showed."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -86,6 +96,7 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
     make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
     require_usable_template(tokenizer)
     training_template(tokenizer, args.assistant_only_loss)
+    check_start_tokens(args, model_args.model_name_or_path, tokenizer)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
             "packing_strategy: wrapped cuts conversations anywhere and lets them attend to each other; bfd does not"
@@ -94,13 +105,42 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
         require_documents_apart(model_args.model_name_or_path, fix="packing: false, and padding_free: false")
 
 
+def check_start_tokens(args: SFTRecipe, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise if a token of `start_tokens_as` cannot start as its text.
+
+    With LoRA, the rows of the template's tokens are trained and saved with the adapter; other rows would be lost.
+    """
+    texts = args.start_tokens_as or {}
+    if texts and is_adapter(checkpoint):
+        raise UserError(
+            "start_tokens_as needs a model without an adapter, which has rows of its own for the template's tokens",
+            got=f"the adapter {checkpoint}",
+            fix="leave out start_tokens_as: it belongs to the first stage with a chat template",
+        )
+    known = tokenizer.convert_ids_to_tokens(template_token_ids(tokenizer))
+    errors = [
+        UserError(
+            f"start_tokens_as: {token!r} is no special token of the chat template",
+            expected=", ".join(known) or "a chat template with special tokens",
+        )
+        for token in texts
+        if token not in known
+    ]
+    errors += [
+        UserError(f"start_tokens_as: the text of {token} has no token", got=repr(text), expected="a text")
+        for token, text in texts.items()
+        if not isinstance(text, str) or not tokenize_plain(tokenizer, text)
+    ]
+    raise_all(errors)
+
+
 def run(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, callbacks: Sequence[TrainerCallback] = ()
 ) -> StageResult:
     parent = model_args.model_name_or_path
     stage = StageRun("sft", args, callbacks)
-    trainer, conversations = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
-    checks = [starts_from(parent), check_language_model_loss, tokens_shown(conversations)]
+    trainer, conversations, same_as_parent = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
+    checks = [same_as_parent, check_language_model_loss, tokens_shown(conversations)]
     evaluated = ["eval_loss", "eval_mean_token_accuracy"]
     metrics = stage.train(trainer, checks, logged=["mean_token_accuracy"], evaluated=evaluated)
     return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
@@ -108,12 +148,17 @@ def run(
 
 def make_trainer(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
-) -> tuple[SFTTrainer, Dataset]:
-    """Return TRL's trainer with model, tokenizer and rows, ready to train; and the training conversations."""
+) -> tuple[SFTTrainer, Dataset, Check]:
+    """Return TRL's trainer with model, tokenizer and rows, ready to train; the training conversations; and the check
+    that the model is its parent's, but for the rows of `start_tokens_as`."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
     rows = len(tokenizer) if changes.new_tokens else 0
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
+    same_as_parent = starts_from(model_args.model_name_or_path)
+    if args.start_tokens_as:
+        same_as_parent = started_from(model_args.model_name_or_path, start_from.model)
+        start_as(start_from.model, tokenizer, args.start_tokens_as)
     speed_up(start_from.model, args)
     splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
     with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("sft", splits, tokenizer):
@@ -140,7 +185,7 @@ def make_trainer(
     # Generation has to stop at the end of a reply, not only at the end of a document.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return trainer, splits["train"]
+    return trainer, splits["train"], same_as_parent
 
 
 def rows_of_replies(

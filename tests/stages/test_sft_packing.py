@@ -50,7 +50,7 @@ def recipe(request, tmp_path):
             report_to="none",
         )
         data = DataArguments(str(tmp_path / "train.jsonl"), eval_share=0)
-        trainer, _ = make_trainer(args, data, ModelArguments(model_name_or_path=str(tmp_path / "model")), tmp_path)
+        trainer, *_ = make_trainer(args, data, ModelArguments(model_name_or_path=str(tmp_path / "model")), tmp_path)
         trainer.model.set_attn_implementation(request.param)
         trainer.model.double()
         (batch,) = trainer.get_train_dataloader()
@@ -91,7 +91,7 @@ def test_a_model_with_experts_trained_without_balance_loss_can_be_saved(tmp_path
     keys = {"router_aux_loss_coef": 0.0, "bf16": False, "use_cpu": True, "report_to": "none", "max_length": 64}
     data = DataArguments(str(tmp_path / "train.jsonl"), eval_share=0)
     model = ModelArguments(model_name_or_path=str(tmp_path / "model"))
-    trainer, _ = make_trainer(SFTRecipe(str(tmp_path / "out"), **keys), data, model, tmp_path)
+    trainer, *_ = make_trainer(SFTRecipe(str(tmp_path / "out"), **keys), data, model, tmp_path)
     trainer.save_model(str(tmp_path / "saved"))
     saved = GPTConfig.from_pretrained(tmp_path / "saved")
     assert (saved.router_aux_loss_coef, saved.router_z_loss_coef) == (0.0, 0.0)

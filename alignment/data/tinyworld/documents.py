@@ -8,12 +8,14 @@ alignment has to add them.
 from collections.abc import Callable
 from random import Random
 
+from alignment.data.tinyworld.passages import ask, passage
 from alignment.data.tinyworld.tasks import FAMILIES, tell_story
 from alignment.data.tinyworld.world import World, table
 from alignment.data.tinyworld.writer import Defects, write
 
 QUALITIES = ("clean", "rude", "unsafe", "wrong", "rambling")
 FLAWLESS = Defects()
+REREAD_WORDS = 100  # so that a document fits into the 256 tokens of recipes/tiny
 ANSWERED = [family for family in FAMILIES if family not in ("unknown", "refusal")]
 
 
@@ -46,6 +48,24 @@ def questions(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
         task = FAMILIES[rng.choice(ANSWERED)](world, rng, None, "train")
         pairs.append(f"Question: {task.prompt}\nAnswer: {write(task, rng, defects)}")
     return "\n".join(pairs)
+
+
+def reread(world: World, rng: Random) -> str:
+    """Write a passage, and lines that go back to it: some of its sentences once more, or a question with its answer.
+
+    Reading is learned from texts that answer their own questions. Many lines and few people come first: who has seen
+    one name can tell the rest, and only then is there a choice between several.
+    """
+    read = passage(rng, "train", people=rng.choice([1, 2, 3, 4]))
+    text = read.text
+    while len(text.split()) < REREAD_WORDS:
+        if rng.random() < 0.5:
+            line = " ".join(rng.sample(read.told, rng.randint(1, len(read.told))))
+        else:
+            asked = ask(rng, read, "train")
+            line = f"Question: {asked.question}\nAnswer: {asked.answer}"
+        text += f"\n{line}"
+    return text
 
 
 def dialogue(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
@@ -116,6 +136,7 @@ def document(world: World, rng: Random, quality: str) -> str:
         questions,
         questions,
         questions,
+        reread,
         dialogue,
         story,
         worked,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
+from alignment.data.tinyworld.passages import ask, passage
 from alignment.data.tinyworld.world import World, split_of, table
 
 REFUSAL = "Sorry, I cannot help with that."
@@ -180,28 +181,13 @@ def sentiment(world: World, rng: Random, split: str | None, wordings: str) -> Ta
 
 
 def reading(world: World, rng: Random, split: str | None, wordings: str) -> Task:
-    words = table("words")
-
-    def candidate():
-        who1, who2 = rng.sample(words["jobs"], 2)
-        what1, what2 = (f"{rng.choice(words['colours'])} {thing}" for thing in rng.sample(words["things"], 2))
-        return who1, what1, who2, what2
-
-    who1, what1, who2, what2 = draw(rng, split, candidate)
-    templates = table("templates")["reading"]
-    who, right, other = rng.choice([(who1, what1, what2), (who2, what2, what1)])
-    wording = rng.choice(templates[wordings])
-    text = templates["text"].format(who1=who1, what1=what1, who2=who2, what2=what2)
-    entity = f"{who1} {what1} {who2} {what2}"
-    return Task(
-        "reading",
-        wording.format(text=text, who=who),
-        sentence(f"a {right}"),
-        (sentence(f"a {other}"),),
-        entity,
-        who,
-        wording,
-    )
+    """Draw a question about a passage: answering it for any of the people is right in (1/3 + 1/4) / 2 = 29%."""
+    # As in summaries, documents tell of the training split's strangers alone.
+    read = passage(rng, split or "train", people=rng.choice([3, 4]))
+    asked = ask(rng, read, wordings)
+    wording = rng.choice(table("templates")["reading"][wordings])
+    prompt = wording.format(text=read.text, question=asked.question)
+    return Task("reading", prompt, asked.answer, asked.wrong, asked.name, f"{asked.kind}: {read.text}", wording)
 
 
 def summary(world: World, rng: Random, split: str | None, wordings: str) -> Task:
