@@ -15,7 +15,7 @@ from alignment.data.tokenizing.encoding import training_template
 from alignment.data.tokenizing.reply_rows import training_rows
 from alignment.data.tokenizing.tokens import tokenize_documents
 from alignment.errors import UserError, raise_all
-from alignment.models.checkpoints import is_adapter
+from alignment.models.checkpoints import is_adapter, read_lineage
 from alignment.models.loading import load_tokenizer
 from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
@@ -77,11 +77,18 @@ class SFTRecipe(StageKeys, SpeedLevers, SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        errors = []
         if self.replay_dataset_name and self.packing:
-            raise UserError(
-                "replay_dataset_name and packing exclude each other",
-                fix="packing: false (train_sampling_strategy: group_by_length saves most of the padding too)",
+            errors.append(
+                UserError(
+                    "replay_dataset_name and packing exclude each other",
+                    fix="packing: false (train_sampling_strategy: group_by_length saves most of the padding too)",
+                )
             )
+        if not isinstance(self.start_tokens_as, dict | None):
+            expected = 'token: text, such as {"<|user|>": "Question:"}'
+            errors.append(UserError("start_tokens_as is no mapping", got=self.start_tokens_as, expected=expected))
+        raise_all(errors)
 
 
 CONFIGS = (SFTRecipe, DataArguments, ModelArguments)
@@ -105,29 +112,38 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
         require_documents_apart(model_args.model_name_or_path, fix="packing: false, and padding_free: false")
 
 
+def texts_to_start(args: SFTRecipe, checkpoint: str) -> dict[str, str]:
+    """Return `start_tokens_as`, or nothing if the checkpoint has been trained on conversations: it knows the tokens."""
+    lineage = read_lineage(checkpoint)
+    while lineage and lineage.get("method") == "pretrain":
+        lineage = lineage["parents"].get("model_name_or_path")
+    return {} if lineage and "method" in lineage else args.start_tokens_as or {}
+
+
 def check_start_tokens(args: SFTRecipe, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise if a token of `start_tokens_as` cannot start as its text.
 
     With LoRA, the rows of the template's tokens are trained and saved with the adapter; other rows would be lost.
     """
-    texts = args.start_tokens_as or {}
+    texts = texts_to_start(args, checkpoint)
     if texts and is_adapter(checkpoint):
         raise UserError(
             "start_tokens_as needs a model without an adapter, which has rows of its own for the template's tokens",
             got=f"the adapter {checkpoint}",
-            fix="leave out start_tokens_as: it belongs to the first stage with a chat template",
+            fix="start_tokens_as: null",
         )
     known = tokenizer.convert_ids_to_tokens(template_token_ids(tokenizer))
     errors = [
         UserError(
             f"start_tokens_as: {token!r} is no special token of the chat template",
             expected=", ".join(known) or "a chat template with special tokens",
+            fix="name tokens of this tokenizer; or start_tokens_as: null, for a model whose tokens are trained already",
         )
         for token in texts
         if token not in known
     ]
     errors += [
-        UserError(f"start_tokens_as: the text of {token} has no token", got=repr(text), expected="a text")
+        UserError(f"start_tokens_as: the text of {token!r} has no token", got=repr(text), expected="a text")
         for token, text in texts.items()
         if not isinstance(text, str) or not tokenize_plain(tokenizer, text)
     ]
@@ -156,9 +172,12 @@ def make_trainer(
     rows = len(tokenizer) if changes.new_tokens else 0
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
     same_as_parent = starts_from(model_args.model_name_or_path)
-    if args.start_tokens_as:
+    texts = texts_to_start(args, model_args.model_name_or_path)
+    if texts:
         same_as_parent = started_from(model_args.model_name_or_path, start_from.model)
-        start_as(start_from.model, tokenizer, args.start_tokens_as)
+        start_as(start_from.model, tokenizer, texts)
+    elif args.start_tokens_as:
+        logger.info("start_tokens_as: %s knows these tokens; they stay as they are", model_args.model_name_or_path)
     speed_up(start_from.model, args)
     splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
     with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("sft", splits, tokenizer):

@@ -83,6 +83,35 @@ def test_the_next_stage_still_notices_another_parent(tmp_path):
         train(tmp_path / "other" / "sft", parent, False, start_tokens_as=CHATML)
 
 
+def lineage(method, **parents):
+    return {"stage": method, "method": method, "digest": "0", "adapter": False, "parents": parents}
+
+
+@pytest.mark.parametrize(
+    ("parent", "starts"),
+    [
+        (None, True),
+        (lineage("pretrain", tokenizer_name_or_path=lineage("tokenizer")), True),
+        (lineage("pretrain", model_name_or_path=lineage("pretrain")), True),
+        (lineage("pretrain", model_name_or_path={"from": "gpt2"}), True),
+        (lineage("sft", model_name_or_path=lineage("pretrain")), False),
+        (lineage("dpo", model_name_or_path=lineage("sft")), False),
+        (lineage("pretrain", model_name_or_path=lineage("sft")), False),
+    ],
+)
+def test_tokens_that_conversations_have_trained_stay_as_they_are(tmp_path, parent, starts):
+    """docs/sampling.md runs recipes/tiny/sft.yaml a second time, from the SFT model."""
+    if parent is not None:
+        (tmp_path / "lineage.json").write_text(json.dumps(parent))
+    args = sft.SFTRecipe("out", start_tokens_as=CHATML, **OPTIONS)
+    assert sft.texts_to_start(args, str(tmp_path)) == (CHATML if starts else {})
+
+
+def test_a_mapping_is_needed():
+    with pytest.raises(UserError, match="start_tokens_as is no mapping"):
+        sft.SFTRecipe("out", start_tokens_as=["<|user|>"], **OPTIONS)
+
+
 def test_refusals_name_every_token(tmp_path):
     base = base_models.llama(tmp_path / "base")
 
@@ -93,7 +122,7 @@ def test_refusals_name_every_token(tmp_path):
     with pytest.raises(UserError) as refused:
         check(base, **{"<|user|>": "Q:", "red": "blue", "<|im_end|>": ""})
     said = str(refused.value)
-    assert "'<|user|>' is no special token" in said and "'red'" in said and "<|im_end|> has no token" in said
+    assert "'<|user|>' is no special token" in said and "'red'" in said and "'<|im_end|>' has no token" in said
     assert "<|im_start|>, <|im_end|>" in said
     adapter = train(tmp_path / "sft", base, True)
     with pytest.raises(UserError, match="needs a model without an adapter"):
