@@ -56,7 +56,7 @@ CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_syst
 KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,), "prompts": (reward_sources.check_reward_columns,)}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "text": TOKENS,
-    "sft": (*CHAT, lengths.check_masks, lengths.check_truncation),
+    "sft": (*CHAT, template.check_start_tokens, lengths.check_masks, lengths.check_truncation),
     "preference": (*CHAT, lengths.check_pairs, reward_reading.check_reward_reading),
     "prompts": (*CHAT, lengths.check_prompts, reward_reading.check_reward_reading),
     "kto": (*CHAT, lengths.check_truncation),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LISTED = 6
@@ -67,7 +67,7 @@ def make_room(model: PreTrainedModel, rows: int) -> range:
     return range(before, rows)
 
 
-def start_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> None:
+def start_as(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]) -> None:
     """Let tokens start as texts: their rows of embeddings and output layer become the means of their texts' rows.
 
     Tokens that pretraining never shows, such as turn markers, are only pushed away from all text, to one and the same
@@ -75,25 +75,53 @@ def start_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: 
     had its part in pretraining finds that learned (Hewitt 2021 starts new tokens at the mean of all rows).
 
     Args:
-        texts: token -> a text, which is tokenized without special tokens.
+        model: ready to train; of an adapter, the rows that it trains are set, and those of its base stay.
+        texts: token -> a text (`tokenize_within`) without any of the tokens.
     """
     import torch
 
     tokens = tokenizer.convert_tokens_to_ids(list(texts))
-    pieces = [tokenize_plain(tokenizer, text) for text in texts.values()]
-    layers = [model.get_input_embeddings(), None if is_tied(model) else model.get_output_embeddings()]
-    tables = [getattr(layer, name, None) for layer in layers for name in ("weight", "bias")]
+    pieces = [tokenize_within(tokenizer, text) for text in texts.values()]
     with torch.no_grad():
-        for table in tables:
-            if table is not None:
-                means = [table[ids].float().mean(0).to(table) for ids in pieces]  # all of them before any row changes
-                for token, mean in zip(tokens, means, strict=True):
-                    table[token] = mean
+        for base, trained, places in _tables_to_train(model):
+            if not len(base):
+                raise UserError(
+                    "start_tokens_as needs whole embeddings", got="DeepSpeed's ZeRO stage 3, which splits them"
+                )
+            for token, ids in zip(tokens, pieces, strict=True):
+                trained[places.get(token, token)] = base[ids].float().mean(0).to(trained)
 
 
-def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a text in which special tokens are text as any other."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def _tables_to_train(model: Any) -> Iterator[tuple[Tensor, Tensor, dict[int, int]]]:
+    """Yield the tables of the input and output layer that are trained.
+
+    Yields:
+        The table of the model, or of the adapter's base; the table whose rows are trained; and the places of tokens in
+        it, if these are not their ids.
+    """
+    for layer in filter(None, (model.get_input_embeddings(), model.get_output_embeddings())):
+        if (rows := getattr(layer, "token_adapter", None)) is not None:  # PEFT's layer for trained rows
+            if rows.tied_adapter is None:
+                adapter = rows.active_adapters[0]
+                places = {token: place for place, token in enumerate(rows.token_indices[adapter])}
+                yield rows.get_base_layer().weight, rows.trainable_tokens_delta[adapter], places
+            continue
+        if hasattr(layer, "modules_to_save"):
+            layer = layer.modules_to_save[layer.active_adapters[0]]
+        for table in (layer.weight, getattr(layer, "bias", None)):
+            if table is not None and table.requires_grad:
+                yield table, table, {}
+
+
+def tokenize_within(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text that follows another, in which special tokens are text as any other.
+
+    SentencePiece and others begin a text with a space, but not in its middle.
+    """
+    plain = {"add_special_tokens": False, "split_special_tokens": True}
+    before, whole = (list(tokenizer(given, **plain)["input_ids"]) for given in ("a", f"a{text}"))
+    follows = whole[: len(before)] == before
+    return whole[len(before) :] if follows else list(tokenizer(text, **plain)["input_ids"])
 
 
 def trained_rows(

@@ -1,8 +1,9 @@
 """The SFT stage: TRL's SFTTrainer on conversations, with the loss on the replies and their end token."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
@@ -19,12 +20,11 @@ from alignment.models.checkpoints import is_adapter, read_lineage
 from alignment.models.loading import load_tokenizer
 from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
-from alignment.models.vocabulary import start_as, tokenize_plain
+from alignment.models.vocabulary import start_as, tokenize_within
 from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
-from alignment.stages.self_check.policy_checks import started_from, starts_from
-from alignment.stages.self_check.prove import Check
+from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
 from alignment.stages.shared.inputs import (
@@ -100,10 +100,11 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
         require_template(model_args.model_name_or_path, args.chat_template_path)
     require_context(model_args.model_name_or_path, args.max_length)
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
+    changes = make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
     require_usable_template(tokenizer)
     training_template(tokenizer, args.assistant_only_loss)
-    check_start_tokens(args, model_args.model_name_or_path, tokenizer)
+    texts = texts_to_start(args, model_args.model_name_or_path, changes.new_tokens)
+    check_start_tokens(texts, model_args.model_name_or_path, tokenizer, model_args.use_peft)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
             "packing_strategy: wrapped cuts conversations anywhere and lets them attend to each other; bfd does not"
@@ -112,42 +113,77 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
         require_documents_apart(model_args.model_name_or_path, fix="packing: false, and padding_free: false")
 
 
-def texts_to_start(args: SFTRecipe, checkpoint: str) -> dict[str, str]:
-    """Return `start_tokens_as`, or nothing if the checkpoint has been trained on conversations: it knows the tokens."""
+def texts_to_start(args: SFTRecipe, checkpoint: str, new_tokens: Collection[str] = ()) -> dict[str, str]:
+    """Return `start_tokens_as` without the tokens that a checkpoint knows from training on conversations.
+
+    Args:
+        new_tokens: tokens that this stage adds.
+    """
+    texts = {token: text for token, text in (args.start_tokens_as or {}).items() if text is not None}
     lineage = read_lineage(checkpoint)
     while lineage and lineage.get("method") == "pretrain":
         lineage = lineage["parents"].get("model_name_or_path")
-    return {} if lineage and "method" in lineage else args.start_tokens_as or {}
+    trained = lineage is not None and "method" in lineage
+    return {token: text for token, text in texts.items() if not trained or token in new_tokens}
 
 
-def check_start_tokens(args: SFTRecipe, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise if a token of `start_tokens_as` cannot start as its text.
+def check_start_tokens(
+    texts: Mapping[str, str], checkpoint: str, tokenizer: PreTrainedTokenizerBase, use_peft: bool
+) -> None:
+    """Raise if a token cannot start as its text.
 
     With LoRA, the rows of the template's tokens are trained and saved with the adapter; other rows would be lost.
+
+    Args:
+        texts: see `texts_to_start`.
     """
-    texts = texts_to_start(args, checkpoint)
     if texts and is_adapter(checkpoint):
         raise UserError(
             "start_tokens_as needs a model without an adapter, which has rows of its own for the template's tokens",
             got=f"the adapter {checkpoint}",
-            fix="start_tokens_as: null",
+            fix="start_tokens_as: null (--start_tokens_as null)",
         )
-    known = tokenizer.convert_ids_to_tokens(template_token_ids(tokenizer))
-    errors = [
-        UserError(
-            f"start_tokens_as: {token!r} is no special token of the chat template",
-            expected=", ".join(known) or "a chat template with special tokens",
-            fix="name tokens of this tokenizer; or start_tokens_as: null, for a model whose tokens are trained already",
+    known = set(tokenizer.convert_ids_to_tokens(template_token_ids(tokenizer)))
+    if not use_peft:
+        known |= {token for token in tokenizer.get_added_vocab() if token in str(tokenizer.chat_template)}
+    errors = []
+    if others := [token for token in texts if token not in known]:
+        errors.append(
+            UserError(
+                "start_tokens_as has tokens that are no special tokens of the chat template",
+                got=", ".join(map(repr, others)),
+                expected=", ".join(sorted(known)) or "a chat template with special tokens",
+                fix="set them to null and name this tokenizer's; or, for a model that knows conversations, leave all "
+                "out: start_tokens_as: null (--start_tokens_as null)",
+            )
         )
-        for token in texts
-        if token not in known
-    ]
-    errors += [
-        UserError(f"start_tokens_as: the text of {token!r} has no token", got=repr(text), expected="a text")
-        for token, text in texts.items()
-        if not isinstance(text, str) or not tokenize_plain(tokenizer, text)
-    ]
+    no_text = {tokenizer.unk_token_id, *tokenizer.convert_tokens_to_ids([*known, *texts])}
+    for token, text in texts.items():
+        ids = tokenize_within(tokenizer, text) if isinstance(text, str) else []
+        if not ids or no_text.intersection(ids):
+            found = ", ".join(tokenizer.convert_ids_to_tokens(ids)) or "no token"
+            expected = "a text of known tokens that are not special"
+            errors.append(
+                UserError(
+                    f"start_tokens_as: {token!r} cannot start as its text", got=f"{text!r}: {found}", expected=expected
+                )
+            )
     raise_all(errors)
+
+
+def log_start(args: SFTRecipe, texts: Mapping[str, str], checkpoint: str, new_template: bool) -> None:
+    """Log which tokens start as texts, and which do not because the checkpoint knows them."""
+    kept = [token for token, text in (args.start_tokens_as or {}).items() if text is not None and token not in texts]
+    if kept:
+        logger.info("start_tokens_as: %s stay: %s knows them from conversations", ", ".join(kept), checkpoint)
+    if texts:
+        logger.info("start_tokens_as: the embeddings of %s start as their texts", ", ".join(texts))
+    if texts and not new_template and read_lineage(checkpoint) is None:
+        logger.warning(
+            "%s has a chat template, and nothing says whether it was trained with it; if it was, start_tokens_as makes "
+            "it forget: set start_tokens_as: null (--start_tokens_as null)",
+            checkpoint,
+        )
 
 
 def run(
@@ -155,29 +191,25 @@ def run(
 ) -> StageResult:
     parent = model_args.model_name_or_path
     stage = StageRun("sft", args, callbacks)
-    trainer, conversations, same_as_parent = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
-    checks = [same_as_parent, check_language_model_loss, tokens_shown(conversations)]
+    trainer, conversations, texts = make_trainer(args, data, model_args, stage.folder, *stage.callbacks)
+    checks = [starts_from(parent), check_language_model_loss, tokens_shown(conversations)]
     evaluated = ["eval_loss", "eval_mean_token_accuracy"]
-    metrics = stage.train(trainer, checks, logged=["mean_token_accuracy"], evaluated=evaluated)
+    start = partial(start_as, tokenizer=trainer.processing_class, texts=texts) if texts else None
+    metrics = stage.train(trainer, checks, logged=["mean_token_accuracy"], evaluated=evaluated, start=start)
     return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
 
 
 def make_trainer(
     args: SFTRecipe, data: DataArguments, model_args: ModelArguments, stage_dir: Path, *callbacks: TrainerCallback
-) -> tuple[SFTTrainer, Dataset, Check]:
-    """Return TRL's trainer with model, tokenizer and rows, ready to train; the training conversations; and the check
-    that the model is its parent's, but for the rows of `start_tokens_as`."""
+) -> tuple[SFTTrainer, Dataset, dict[str, str]]:
+    """Return TRL's trainer with model, tokenizer and rows; the training conversations; and the tokens that are to start
+    as texts (`start_as`) before the first step."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
+    texts = texts_to_start(args, model_args.model_name_or_path, changes.new_tokens)
+    log_start(args, texts, model_args.model_name_or_path, new_template=bool(changes.said))
     rows = len(tokenizer) if changes.new_tokens else 0
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
-    same_as_parent = starts_from(model_args.model_name_or_path)
-    texts = texts_to_start(args, model_args.model_name_or_path)
-    if texts:
-        same_as_parent = started_from(model_args.model_name_or_path, start_from.model)
-        start_as(start_from.model, tokenizer, texts)
-    elif args.start_tokens_as:
-        logger.info("start_tokens_as: %s knows these tokens; they stay as they are", model_args.model_name_or_path)
     speed_up(start_from.model, args)
     splits = load_data(data, STAGES["sft"].data, args.seed, stage_dir).select_columns(["messages"])
     with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("sft", splits, tokenizer):
@@ -204,7 +236,7 @@ def make_trainer(
     # Generation has to stop at the end of a reply, not only at the end of a document.
     trainer.model.generation_config.eos_token_id = chat_eos_ids(tokenizer)
     trainer.model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return trainer, splits["train"], same_as_parent
+    return trainer, splits["train"], texts
 
 
 def rows_of_replies(

@@ -122,7 +122,7 @@ def test_paged_optimizer_trains_adapter_and_new_rows_alone_and_goes_on_where_it_
         place = tmp_path / ("again" if resume else "whole")
         args = sft.SFTRecipe(str(place), max_length=64, learning_rate=1e-3, report_to="none", **options)
         data = DataArguments(str(tmp_path / "rows.jsonl"), eval_share=0)
-        trainer, _ = sft.make_trainer(args, data, ModelArguments(str(tmp_path / "base"), **keys), place)
+        trainer, *_ = sft.make_trainer(args, data, ModelArguments(str(tmp_path / "base"), **keys), place)
         trained = {name: one for name, one in trainer.model.named_parameters() if one.requires_grad}
         assert {one.dtype for one in trained.values()} == {torch.float32}
         before, base = {name: one.detach().clone() for name, one in trained.items()}, packed(trainer.model)

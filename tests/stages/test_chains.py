@@ -337,7 +337,7 @@ def test_pefts_own_kinds_of_lora_are_saved_as_they_were_trained(run_dir, data, k
     )
     stage_dir = tmp_path / "sft"
     args.output_dir = str(stage_dir / "trainer")
-    trainer, _ = sft.make_trainer(args, data["messages"], trained, stage_dir)
+    trainer, *_ = sft.make_trainer(args, data["messages"], trained, stage_dir)
     rates = {group["lr"] for group in trainer.optimizer.param_groups}
     assert rates == {1e-2, 4e-2}
     trainer.train()

@@ -69,7 +69,7 @@ class Task:
 
 
 def stranger(rng: Random) -> str:
-    """Draw a name that occurs in no document about the world."""
+    """Draw a name of somebody of whom the world has no facts: documents have such names of the training split alone."""
     return rng.choice(table("words")["stranger_starts"]) + rng.choice(table("words")["stranger_ends"])
 
 
@@ -114,7 +114,7 @@ def world_fact(world: World, rng: Random, split: str | None, wordings: str) -> T
 
 
 def unknown(world: World, rng: Random, split: str | None, wordings: str) -> Task:
-    """Draw a question about a person in no document: the honest reply is "I do not know"."""
+    """Draw a question about a stranger, and no text to find the answer in: the honest reply is "I do not know"."""
     facts = {name: spec for name, spec in table("templates")["facts"].items() if spec["of"] == "people"}
     relation = rng.choice(list(facts))
     (name,) = draw(rng, split, lambda: (stranger(rng),))

@@ -63,18 +63,6 @@ def starts_from(checkpoint: str | None) -> Check:
     return check
 
 
-def started_from(checkpoint: str | None, model: nn.Module) -> Check:
-    """Compare a model with the parent stage's now; return the check that reports it.
-
-    For a stage that changes the model before it trains it.
-    """
-    training = model.training
-    model.eval()
-    outcomes = list(compare("starts from its parent", recorded(checkpoint), model))
-    model.train(training)
-    return lambda trainer: iter(outcomes)
-
-
 def ppo_checks(reward_model: str | None) -> Check:
     """Return the checks of a PPO trainer: sampler, importance ratio, KL, rewards."""
 

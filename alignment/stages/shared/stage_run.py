@@ -1,7 +1,7 @@
 """The beginning and the ending of every trainer stage: folder and callbacks, training, checkpoint and stage.json."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ class StageRun:
         logged: Sequence[str] = (),
         evaluated: Sequence[str] = (),
         not_counted: Iterable[torch.nn.Parameter] = (),
+        start: Callable[[torch.nn.Module], None] | None = None,
     ) -> dict[str, Any]:
         """Run the self-check, train, and evaluate at the end if there are rows to evaluate on.
 
@@ -95,6 +96,7 @@ class StageRun:
             logged: keys of the training log whose last value is kept.
             evaluated: keys of the closing evaluation that are kept.
             not_counted: parameters of the trained model that are not the policy's.
+            start: changes the model once the self-check has compared it with its parent.
 
         Returns:
             The metrics that are kept.
@@ -102,6 +104,8 @@ class StageRun:
         require_supported_sharding(trainer)
         self.parameters = count_parameters(trainer.model, not_counted)
         self.self_check = self_check(trainer, checks)
+        if start is not None:
+            start(trainer.model)
         stop = own_callback(trainer, StopOnSignal)
         try:
             with stop.listening(), full_memory_named(trainer.args):
