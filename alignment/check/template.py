@@ -36,12 +36,11 @@ PREFIX_ROWS = 50  # conversations to render up to each of their replies
 
 def check_start_tokens(material: Material) -> Iterator[Finding]:
     """Report tokens of `start_tokens_as` that cannot start as their texts."""
-    from alignment.stages.sft import check_start_tokens, texts_to_start
+    from alignment.stages.shared.start_tokens import check_start_tokens, texts_to_start
 
-    recipe = next(config for config in material.configs if hasattr(config, "start_tokens_as"))
     parent = str(material.get("model_name_or_path"))
     try:
-        texts = texts_to_start(recipe, parent, material.origin.new_tokens)
+        texts = texts_to_start(material.get("start_tokens_as"), parent, material.origin.new_tokens)
         check_start_tokens(texts, parent, material.tokenizer, bool(material.get("use_peft")))
     except UserError as mistake:
         yield from from_user_error(mistake)

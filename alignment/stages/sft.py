@@ -1,7 +1,7 @@
 """The SFT stage: TRL's SFTTrainer on conversations, with the loss on the replies and their end token."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from alignment.data.tokenizing.encoding import training_template
 from alignment.data.tokenizing.reply_rows import training_rows
 from alignment.data.tokenizing.tokens import tokenize_documents
 from alignment.errors import UserError, raise_all
-from alignment.models.checkpoints import is_adapter, read_lineage
+from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_tokenizer
 from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
-from alignment.models.vocabulary import start_as, tokenize_within
+from alignment.models.vocabulary import start_as
 from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
@@ -42,11 +42,11 @@ from alignment.stages.shared.lora import (
     check_adapter,
     expose_head_bias,
     starting_point,
-    template_token_ids,
 )
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
+from alignment.stages.shared.start_tokens import check_start_tokens, log_start, texts_to_start
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat_format import chat_eos_ids, require_template, require_usable_template
 
@@ -103,7 +103,7 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
     changes = make_chat_ready(tokenizer, args.chat_template_path, args.pad_token)
     require_usable_template(tokenizer)
     training_template(tokenizer, args.assistant_only_loss)
-    texts = texts_to_start(args, model_args.model_name_or_path, changes.new_tokens)
+    texts = texts_to_start(args.start_tokens_as, model_args.model_name_or_path, changes.new_tokens)
     check_start_tokens(texts, model_args.model_name_or_path, tokenizer, model_args.use_peft)
     if args.packing and args.packing_strategy == "wrapped":
         logger.warning(
@@ -111,79 +111,6 @@ def check(args: SFTRecipe, data: DataArguments, model_args: ModelArguments) -> N
         )
     elif args.packing or args.padding_free:
         require_documents_apart(model_args.model_name_or_path, fix="packing: false, and padding_free: false")
-
-
-def texts_to_start(args: SFTRecipe, checkpoint: str, new_tokens: Collection[str] = ()) -> dict[str, str]:
-    """Return `start_tokens_as` without the tokens that a checkpoint knows from training on conversations.
-
-    Args:
-        new_tokens: tokens that this stage adds.
-    """
-    texts = {token: text for token, text in (args.start_tokens_as or {}).items() if text is not None}
-    lineage = read_lineage(checkpoint)
-    while lineage and lineage.get("method") == "pretrain":
-        lineage = lineage["parents"].get("model_name_or_path")
-    trained = lineage is not None and "method" in lineage
-    return {token: text for token, text in texts.items() if not trained or token in new_tokens}
-
-
-def check_start_tokens(
-    texts: Mapping[str, str], checkpoint: str, tokenizer: PreTrainedTokenizerBase, use_peft: bool
-) -> None:
-    """Raise if a token cannot start as its text.
-
-    With LoRA, the rows of the template's tokens are trained and saved with the adapter; other rows would be lost.
-
-    Args:
-        texts: see `texts_to_start`.
-    """
-    if texts and is_adapter(checkpoint):
-        raise UserError(
-            "start_tokens_as needs a model without an adapter, which has rows of its own for the template's tokens",
-            got=f"the adapter {checkpoint}",
-            fix="start_tokens_as: null (--start_tokens_as null)",
-        )
-    known = set(tokenizer.convert_ids_to_tokens(template_token_ids(tokenizer)))
-    if not use_peft:
-        known |= {token for token in tokenizer.get_added_vocab() if token in str(tokenizer.chat_template)}
-    errors = []
-    if others := [token for token in texts if token not in known]:
-        errors.append(
-            UserError(
-                "start_tokens_as has tokens that are no special tokens of the chat template",
-                got=", ".join(map(repr, others)),
-                expected=", ".join(sorted(known)) or "a chat template with special tokens",
-                fix="set them to null and name this tokenizer's; or, for a model that knows conversations, leave all "
-                "out: start_tokens_as: null (--start_tokens_as null)",
-            )
-        )
-    no_text = {tokenizer.unk_token_id, *tokenizer.convert_tokens_to_ids([*known, *texts])}
-    for token, text in texts.items():
-        ids = tokenize_within(tokenizer, text) if isinstance(text, str) else []
-        if not ids or no_text.intersection(ids):
-            found = ", ".join(tokenizer.convert_ids_to_tokens(ids)) or "no token"
-            expected = "a text of known tokens that are not special"
-            errors.append(
-                UserError(
-                    f"start_tokens_as: {token!r} cannot start as its text", got=f"{text!r}: {found}", expected=expected
-                )
-            )
-    raise_all(errors)
-
-
-def log_start(args: SFTRecipe, texts: Mapping[str, str], checkpoint: str, new_template: bool) -> None:
-    """Log which tokens start as texts, and which do not because the checkpoint knows them."""
-    kept = [token for token, text in (args.start_tokens_as or {}).items() if text is not None and token not in texts]
-    if kept:
-        logger.info("start_tokens_as: %s stay: %s knows them from conversations", ", ".join(kept), checkpoint)
-    if texts:
-        logger.info("start_tokens_as: the embeddings of %s start as their texts", ", ".join(texts))
-    if texts and not new_template and read_lineage(checkpoint) is None:
-        logger.warning(
-            "%s has a chat template, and nothing says whether it was trained with it; if it was, start_tokens_as makes "
-            "it forget: set start_tokens_as: null (--start_tokens_as null)",
-            checkpoint,
-        )
 
 
 def run(
@@ -206,8 +133,8 @@ def make_trainer(
     as texts (`start_as`) before the first step."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
     changes = prepare_tokenizer(tokenizer, args, model_args.model_name_or_path)
-    texts = texts_to_start(args, model_args.model_name_or_path, changes.new_tokens)
-    log_start(args, texts, model_args.model_name_or_path, new_template=bool(changes.said))
+    texts = texts_to_start(args.start_tokens_as, model_args.model_name_or_path, changes.new_tokens)
+    log_start(args.start_tokens_as, texts, model_args.model_name_or_path, new_template=bool(changes.said))
     rows = len(tokenizer) if changes.new_tokens else 0
     start_from = starting_point(model_args, loading_options(model_args), tokenizer, CAUSAL_LM, stage_dir, rows)
     speed_up(start_from.model, args)

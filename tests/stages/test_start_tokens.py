@@ -13,6 +13,7 @@ from alignment.models.loading import load_causal_lm
 from alignment.models.vocabulary import make_room, start_as, tokenize_within
 from alignment.stages import sft
 from alignment.stages.shared.lora import ModelArguments
+from alignment.stages.shared.start_tokens import check_start_tokens, texts_to_start
 
 CHATML = {"<|im_start|>": "\nQ:", "<|im_end|>": "\n"}
 OPTIONS = {"max_length": 64, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}
@@ -144,8 +145,7 @@ def test_tokens_that_conversations_have_trained_stay_as_they_are(tmp_path, paren
     """docs/sampling.md runs recipes/tiny/sft.yaml a second time, from the SFT model."""
     if parent is not None:
         (tmp_path / "lineage.json").write_text(json.dumps(parent))
-    args = sft.SFTRecipe("out", start_tokens_as=CHATML, **OPTIONS)
-    assert sft.texts_to_start(args, str(tmp_path)) == (CHATML if starts else {})
+    assert texts_to_start(CHATML, str(tmp_path)) == (CHATML if starts else {})
 
 
 def test_a_mapping_is_needed():
@@ -177,10 +177,10 @@ def test_a_text_of_unknown_or_special_tokens_is_refused(tmp_path):
     tokenizer.chat_template = "{% for m in messages %}<s>{{ m.content }}{% endfor %}"
     tokenizer.add_tokens(["<mark>"])
     with pytest.raises(UserError, match="'<s>' cannot start as its text"):
-        sft.check_start_tokens({"<s>": "a<mark>"}, str(base), with_template(tokenizer, "<mark>"), False)
+        check_start_tokens({"<s>": "a<mark>"}, str(base), with_template(tokenizer, "<mark>"), False)
     tokenizer.unk_token = "red"
     with pytest.raises(UserError, match="'<s>' cannot start as its text"):
-        sft.check_start_tokens({"<s>": "red"}, str(base), tokenizer, False)
+        check_start_tokens({"<s>": "red"}, str(base), tokenizer, False)
 
 
 def with_template(tokenizer, more):
