@@ -36,7 +36,7 @@ PREFIX_ROWS = 50  # conversations to render up to each of their replies
 
 def check_start_tokens(material: Material) -> Iterator[Finding]:
     """Report tokens of `start_tokens_as` that cannot start as their texts."""
-    from alignment.stages.shared.start_tokens import check_start_tokens, texts_to_start
+    from alignment.stages.keys.start_tokens import check_start_tokens, texts_to_start
 
     parent = str(material.get("model_name_or_path"))
     try:

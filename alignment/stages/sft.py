@@ -22,6 +22,7 @@ from alignment.models.packed_documents import require_documents_apart
 from alignment.models.speed import speed_up
 from alignment.models.vocabulary import start_as
 from alignment.stages import CAUSAL_LM, STAGES
+from alignment.stages.keys.start_tokens import check_start_tokens, log_start, texts_to_start
 from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_language_model_loss, tokens_shown
 from alignment.stages.self_check.policy_checks import starts_from
@@ -46,7 +47,6 @@ from alignment.stages.shared.lora import (
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
-from alignment.stages.shared.start_tokens import check_start_tokens, log_start, texts_to_start
 from alignment.tokenization.base import Changes, make_chat_ready
 from alignment.tokenization.chat_format import chat_eos_ids, require_template, require_usable_template
 

@@ -12,8 +12,8 @@ from alignment.errors import UserError
 from alignment.models.loading import load_causal_lm
 from alignment.models.vocabulary import make_room, start_as, tokenize_within
 from alignment.stages import sft
+from alignment.stages.keys.start_tokens import check_start_tokens, texts_to_start
 from alignment.stages.shared.lora import ModelArguments
-from alignment.stages.shared.start_tokens import check_start_tokens, texts_to_start
 
 CHATML = {"<|im_start|>": "\nQ:", "<|im_end|>": "\n"}
 OPTIONS = {"max_length": 64, "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False}

@@ -51,6 +51,7 @@ RECIPE_KEYS = frozenset(
         "replay_ratio",
         "reward_funcs",
         "reward_model_path",
+        "start_tokens_as",
         "steps_per_generation",
         "train_sampling_strategy",
         "truncation_mode",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import is_adapter, read_lineage
 from alignment.models.vocabulary import tokenize_within
+from alignment.stages import STAGES
 from alignment.stages.shared.lora import template_token_ids
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def texts_to_start(asked: Asked, checkpoint: str, new_tokens: Collection[str] = 
     """
     texts = {token: text for token, text in (asked or {}).items() if text is not None}
     lineage = read_lineage(checkpoint)
-    while lineage and lineage.get("method") == "pretrain":
+    while lineage and (facts := STAGES.get(lineage.get("method", ""))) and facts.data == "text":
         lineage = lineage["parents"].get("model_name_or_path")
     trained = lineage is not None and "method" in lineage
     return {token: text for token, text in texts.items() if not trained or token in new_tokens}
