@@ -5,12 +5,12 @@ from random import Random
 
 import pytest
 
-from alignment.data.tinyworld import load
-from alignment.data.tinyworld.documents import reread
+from alignment.data.tinyworld import draw_task
+from alignment.data.tinyworld.documents import document, reread
 from alignment.data.tinyworld.gold import gold_reward
 from alignment.data.tinyworld.passages import ask, passage
-from alignment.data.tinyworld.tasks import Task, reading
-from alignment.data.tinyworld.world import World, WorldConfig, split_of
+from alignment.data.tinyworld.tasks import reading
+from alignment.data.tinyworld.world import World, split_of
 
 NAME = re.compile(r"(\w+) (?:has a|lives in|likes) ")
 
@@ -46,14 +46,14 @@ def test_the_answer_is_a_sentence_of_the_passage_and_the_wrong_ones_are_not_answ
 
 
 def test_answering_for_any_of_the_people_is_right_in_29_percent():
-    rng, hits, drawn = Random(0), 0, 2000
+    rng, hits, drawn = Random(0), 0, 1000
     for _ in range(drawn):
         task = reading(World(), rng, "validation", "train")
         (kind,) = re.findall(r"has a|lives in|likes", task.answer)
         told = [line for line in re.findall(r"[A-Z]\w+ (?:has a|lives in|likes) [\w ]+\.", task.prompt) if kind in line]
         assert task.answer in told and len(told) in (3, 4)
         hits += rng.choice(told) == task.answer
-    assert hits / drawn == pytest.approx(7 / 24, abs=0.03)
+    assert hits / drawn == pytest.approx(7 / 24, abs=0.045)
 
 
 def test_only_the_right_answer_has_the_full_gold_reward():
@@ -63,13 +63,15 @@ def test_only_the_right_answer_has_the_full_gold_reward():
 
 
 def test_people_of_held_out_passages_occur_in_no_document_and_no_training_prompt():
-    few = WorldConfig(documents=4000, demonstrations=1500, items=1500)
-    tasks = [Task.from_json(text) for text in load("eval", "test", few)["task"]]
-    people = set().union(*(names_in(task.prompt) for task in tasks if task.family == "reading"))
+    world, rng = World(), Random(0)
+    people = set().union(*(names_in(reading(world, rng, "test", "test").prompt) for _ in range(60)))
     assert len(people) > 60
-    documents = "\n".join(load("pretrain", "train", few)["text"])
-    prompts = "\n".join(turn["content"] for turns in load("sft", "train", few)["messages"] for turn in turns)
-    assert not people & set(re.findall(r"\w+", documents + prompts))
+    documents = "\n".join(document(world, rng, "clean") for _ in range(800))
+    prompts = "\n".join(draw_task(world, rng, "train").prompt for _ in range(800))
+    seen = set(re.findall(r"\w+", documents + prompts))
+    assert not people & seen
+    known = set().union(*(names_in(reading(world, rng, "train", "train").prompt) for _ in range(60)))
+    assert len(known & seen) > 60  # the search would find names
 
 
 def test_documents_that_go_back_to_a_passage_tell_nothing_new():
