@@ -53,8 +53,9 @@ def questions(world: World, rng: Random, defects: Defects = FLAWLESS) -> str:
 def reread(world: World, rng: Random) -> str:
     """Write a passage, and lines that go back to it: some of its sentences once more, or a question with its answer.
 
-    Reading is learned from texts that answer their own questions. Many lines and few people come first: who has seen
-    one name can tell the rest, and only then is there a choice between several.
+    Reading is learned from texts that answer their own questions. Passages of one or two people are easy cases, from
+    which larger ones are learned sooner; and with many lines per passage, most words can be predicted from it
+    (recipes/tiny/README.md).
     """
     read = passage(rng, "train", people=rng.choice([1, 2, 3, 4]))
     text = read.text
