@@ -26,7 +26,11 @@ STAGES = {
         *["--model_config.intermediate_size", 64, "--model_config.num_hidden_layers", 2, "--max_steps", 9],
         *["--eval_strategy", "steps", "--eval_steps", 4],
     ],
-    "sft": ["sft", *TRAINED, "--max_train_samples", 16, "--replay_dataset_name", WORLD.format(kind="pretrain")],
+    "sft": [
+        *["sft", *TRAINED, "--max_train_samples", 16, "--replay_dataset_name", WORLD.format(kind="pretrain")],
+        *["--num_train_epochs", 2, "--save_strategy", "epoch", "--save_total_limit", 1],
+        *["--load_best_model_at_end", "true"],
+    ],
     "reward": ["reward", *TRAINED, *PAIRS, "--dataset_card_split", "null"],
     "dpo": ["dpo", *TRAINED, *PAIRS, "--eval_strategy", "epoch"],
     "ppo": ["ppo", *PPO],

