@@ -89,7 +89,7 @@ def start_as(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Mappin
                     "start_tokens_as needs whole embeddings", got="DeepSpeed's ZeRO stage 3, which splits them"
                 )
             for token, ids in zip(tokens, pieces, strict=True):
-                trained[places.get(token, token)] = base[ids].float().mean(0).to(trained)
+                trained[places[token] if places else token] = base[ids].float().mean(0).to(trained)
 
 
 def _tables_to_train(model: Any) -> Iterator[tuple[Tensor, Tensor, dict[int, int]]]:

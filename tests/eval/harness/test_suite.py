@@ -111,8 +111,10 @@ def test_tinyworld_suites_on_the_validation_split(suite):
     assert rows() == rows(split="test")
     validation = rows(split="validation")
     assert validation
-    # Short documents coincide by chance, such as those of a single sum; items do not.
-    assert len(rows() & validation) <= (0.05 * len(validation) if suite == "tinyworld_bpb" else 0)
+    shared = [json.loads(row) for row in rows() & validation]
+    if suite == "tinyworld_bpb":  # both splits of documents have facts of one world: a single sentence may be the same
+        shared = [row for row in shared if row["text"].count(".") > 1]
+    assert not shared
 
 
 def test_unknown_suite_args():
