@@ -59,7 +59,8 @@ def test_llama_weights_give_llama_logits(rope):
     ours = build(shape, attention_bias=True, rope_parameters=dict(rope))
     ours.load_state_dict(llama.state_dict())
     ids = token_ids(2, 80)  # past max_position_embeddings, where the dynamic kind rescales
-    torch.testing.assert_close(ours.double()(ids).logits, llama.double()(ids).logits, rtol=0, atol=1e-5)
+    # Llama rounds its norms to float32 whatever the type: up to 1.3e-5 of logits around 5, by processor.
+    torch.testing.assert_close(ours.double()(ids).logits, llama.double()(ids).logits, rtol=0, atol=5e-5)
 
 
 def classic_weights(foreign, output_layer):
