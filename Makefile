@@ -11,12 +11,13 @@ PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A file's tests stay together: pages of docs go on with what their first block made, and some share a pipeline's run.
 PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart 0
 
-.PHONY: help install demo test test-slow trl-1.12 lint format
+.PHONY: help install demo test test-slow trl-1.12 docs lint format
 
 help:
 	@echo "make demo       set up, then train and evaluate the tiny pipeline (runs/tiny/report.html)"
 	@echo "make test       set up, then run the tests; make test-slow runs the slow ones too"
 	@echo "make trl-1.12   the last TRL that has PPO, for benchmarks/ppo_speed.py and a slow test"
+	@echo "make docs       the documentation as a site: site/index.html"
 	@echo "make lint       check style and types; make format corrects the style"
 
 install: $(INSTALLED)
@@ -44,6 +45,16 @@ trl-1.12: .trl-1.12/.installed
 
 .trl-1.12/.installed: | $(INSTALLED)
 	$(BIN)/python -m pip install --no-deps --upgrade --target $(@D) trl==1.12.0
+	touch $@
+
+# The pages of docs/reference are made from the code first; a test says when they are out of date.
+docs: $(VENV)/.docs-installed
+	$(BIN)/python docs/generate_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "written: site/index.html"
+
+$(VENV)/.docs-installed: $(INSTALLED)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 lint: install

@@ -186,7 +186,9 @@ def stage_page(stage: str, module: Any, tables: dict, shared: dict) -> str:
         for owner, rows in tables.items()
     }
     lines = [f"# Recipe keys: {stage}\n", MADE, f"`align {stage}`: {STAGES[stage].help}.\n"]
-    if stage != "tokenizer":
+    if not tables["TRL"] and not tables["transformers"]:
+        lines.append("In addition to these, the stage takes the keys of [data](recipe-keys.md#data).\n")
+    else:
         lora = "" if tables["TRL"] else " except those of model and LoRA"
         lines.append(
             f"In addition to these, the stage takes the keys of [every training stage](recipe-keys.md){lora} and\n"

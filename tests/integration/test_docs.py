@@ -9,11 +9,14 @@ import sys
 import pytest
 from align_cli import REPOSITORY, write_launcher
 
+TUTORIALS = ["docs/tutorials/stages.md", "docs/tutorials/lora-on-your-files.md", "docs/tutorials/base-and-instruct.md"]
 PAGES = [
     "README.md",
+    "docs/index.md",
     "docs/your-own-data.md",
     "docs/checks.md",
     "docs/your-own-reward.md",
+    "docs/reward-rules.md",
     "docs/your-own-suite.md",
     "docs/sampling.md",
     "docs/comparing.md",
@@ -25,11 +28,18 @@ PAGES = [
     "docs/interop.md",
     "docs/performance.md",
     "docs/lora.md",
-    "docs/reliability.md",
+    "docs/checkpoints.md",
+    *TUTORIALS,
 ]
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs.
-ELSEWHERE = ("make demo", "make test", "align run recipes/local-files", "align frontier", "align check recipes/lora")
+ELSEWHERE = (
+    "make demo",
+    "make test",
+    "align run recipes/local-files",
+    "align frontier",
+    "align check recipes/lora-1gpu --model MODEL",
+)
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "kto", "ppo", "grpo")
 
 
@@ -68,10 +78,16 @@ def run_block(block: str, folder) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-CASES = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
+def cases() -> list:
+    """Every block once, where it occurs first; the tutorials' are slow, for each trains or evaluates models."""
+    first: dict[str, tuple[str, int]] = {}
+    for page in PAGES:
+        for number, block in enumerate(blocks(page)):
+            first.setdefault(block, (page, number))
+    return [pytest.param(*place, marks=[pytest.mark.slow] * (place[0] in TUTORIALS)) for place in first.values()]
 
 
-@pytest.mark.parametrize(("page", "number"), CASES)
+@pytest.mark.parametrize(("page", "number"), cases())
 def test_commands_run(page, number, quick_run, workplace):
     done = run_block(as_smoke_run(blocks(page)[number]), workplace)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -97,6 +113,42 @@ def test_the_demo_in_full(workplace):
         if row["a"] == "sft" and row["metric"] == "gold_reward" and row["format"] == "chat"
     }
     assert gains["dpo"] > 0 and gains["ppo"] > 0
+
+
+def listed(page: str, heading: str = "") -> set[str]:
+    """The names in the first column of a page's tables, from a heading on to the next of its level."""
+    text = (REPOSITORY / "docs/reference" / page).read_text(encoding="utf-8")
+    if heading:
+        text = re.split(r"^(?:## |`\w+`:)", text.split(heading, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return {
+        name for cell in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", cell)
+    }
+
+
+def test_every_metric_is_described(quick_run):
+    """Of PPO docs/ppo.md has the metrics, which a test of its own compares."""
+    known = listed("metrics.md")
+    for file in quick_run.glob("*/metrics.jsonl"):
+        logged = {name for line in file.read_text().splitlines() for name in json.loads(line)}
+        own = {name for name in logged if name not in known and name.removeprefix("eval_") not in known}
+        assert not own or file.parent.name == "ppo", (file.parent.name, own)
+
+
+def test_every_key_of_the_report_is_described(quick_run):
+    report = json.loads((quick_run / "report.json").read_text())
+    assert report.keys() == listed("run-directory.md", "## report.json")
+    for part in ("stages", "evals", "comparisons"):
+        rows = report[part].values() if part == "stages" else report[part]
+        assert {key for row in rows for key in row} == listed("run-directory.md", f"\n`{part}`:"), part
+
+
+def test_every_key_of_a_stages_record_is_described(quick_run):
+    files = list(quick_run.glob("*/stage.json"))
+    assert {key for file in files for key in json.loads(file.read_text())} <= listed(
+        "run-directory.md", "## stage.json"
+    )
+    data = [json.loads((file.parent / "data.json").read_text()) for file in files]
+    assert {key for account in data for key in account} <= listed("run-directory.md", "## data.json")
 
 
 def test_pages_on_bringing_ones_own_are_short():
