@@ -28,6 +28,7 @@ from alignment.stages import STAGES  # noqa: E402
 MADE = "<!-- Made by docs/generate_reference.py: change the code, not this page. -->\n"
 OWNERS = {"transformers": "transformers", "trl": "TRL"}  # by the package of the class that has the key first
 TRAINING = "training-arguments.md"
+VERB = "@VERB@"  # for the name of a verb, until it is known which verbs share a section
 # What the Python API page describes, by module.
 API = {
     "eval": ["evaluate"],
@@ -62,14 +63,12 @@ def pages() -> dict[str, str]:
 
 
 def cli_page() -> str:
-    """Return the page of all verbs; verbs of the same module share a section."""
-    modules: dict[str, list[str]] = {}
-    for verb, (module, *_) in VERBS.items():
-        modules.setdefault(module, []).append(verb)
-    rows = [
-        f"| [`align {verb}`](#{anchor(verbs)}) | {VERBS[verb][1]} |" for verbs in modules.values() for verb in verbs
-    ]
-    sections = [verb_section(module, verbs) for module, verbs in modules.items()]
+    """Return the page of all verbs; verbs with the same arguments share a section."""
+    groups: dict[str, list[str]] = {}
+    for verb in VERBS:
+        groups.setdefault(verb_body(verb), []).append(verb)
+    anchors = {verb: anchor(verbs) for verbs in groups.values() for verb in verbs}
+    rows = [f"| [`align {verb}`](#{anchors[verb]}) | {VERBS[verb][1]} |" for verb in VERBS]
     return "\n".join(
         [
             "# Command line\n",
@@ -80,37 +79,38 @@ def cli_page() -> str:
             "|---|---|",
             *rows,
             "",
-            *sections,
+            *(f"## {title_of(verbs)}\n\n{shown(body, verbs)}" for body, verbs in groups.items()),
         ]
     )
 
 
 def title_of(verbs: list[str]) -> str:
-    """Return the heading of a section: the verb, or STAGE for the verbs that are stages."""
-    return f"align {verbs[0]}" if len(verbs) == 1 else "align STAGE"
+    """Return the heading of a section."""
+    return f"align {', '.join(verbs)}"
 
 
 def anchor(verbs: list[str]) -> str:
     """Return the anchor of a section."""
-    return title_of(verbs).lower().replace(" ", "-")
+    return title_of(verbs).replace(",", "").replace(" ", "-")
 
 
-def verb_section(module: str, verbs: list[str]) -> str:
-    """Return a section: usage, arguments, and the text after them in the help."""
-    placeholder = "STAGE" if len(verbs) > 1 else verbs[0]
-    parser = argparse.ArgumentParser(prog=f"align {placeholder}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    importlib.import_module(module).add_arguments(parser)
+def shown(body: str, verbs: list[str]) -> str:
+    """Return the text of a section: what a single verb does, and its name for the placeholder."""
+    if len(verbs) > 1:
+        return body.replace(VERB, "STAGE")
+    text = VERBS[verbs[0]][1]
+    return f"{text[0].upper()}{text[1:]}.\n\n{body.replace(VERB, verbs[0])}"
+
+
+def verb_body(verb: str) -> str:
+    """Return usage, arguments, and the text after them in the help, with VERB for the verb's name."""
+    parser = argparse.ArgumentParser(prog=f"align {verb}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    importlib.import_module(VERBS[verb][0]).add_arguments(parser)
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     positionals = " ".join(invocation(action) for action in actions if not action.option_strings)
     also = " [--key value ...]" if parser.get_default("overrides") is not None else ""
-    lines = [f"## {title_of(verbs)}\n"]
-    if len(verbs) > 1:
-        lines.append(f"STAGE is {', '.join(f'`{verb}`' for verb in verbs)}.\n")
-    else:
-        lines.append(f"{VERBS[verbs[0]][1].capitalize()}.\n")
-    usage = f"align {placeholder} {positionals} [options]{also}"
-    lines += [f"```text\n{usage}\n```\n", "| argument | what it does |", "|---|---|"]
-    lines += [argument_row(action) for action in actions]
+    lines = [f"```text\nalign {VERB} {positionals} [options]{also}\n```\n", "| argument | what it does |", "|---|---|"]
+    lines += [argument_row(action).replace(f"/{verb}.yaml", f"/{VERB}.yaml") for action in actions]
     if parser.epilog:
         lines.append(f"\n```text\n{parser.epilog.strip()}\n```")
     return "\n".join(lines) + "\n"
@@ -309,7 +309,7 @@ def api_page() -> str:
         "transformers.\n",
     ]
     alignment = importlib.import_module("alignment")
-    named = {"alignment": list(getattr(alignment, "__all__", ())), **API}
+    named = {"alignment": list(getattr(alignment, "API", ())), **API}
     for module, names in named.items():
         for name in names:
             subject: Any = importlib.import_module(module)
@@ -324,7 +324,7 @@ def api_section(module: str, name: str, subject: Callable) -> list[str]:
     top = name.split(".")[0]
     signature = "\n".join(signature_lines(name, subject))
     return [
-        f"## {name}\n",
+        f"## {module}.{name}\n",
         f"```python\nfrom {module} import {top}\n\n{signature}\n```\n",
         *docstring_lines(documentation(subject)),
     ]
