@@ -36,16 +36,22 @@ A parent given as a stage name is looked up in the folder that holds DIR. With s
 
 
 def main(args: argparse.Namespace) -> int:
-    from alignment.pipeline.graph import load_stage, without_self_check
     from alignment.pipeline.stopping import parse_duration
 
     max_seconds = parse_duration(args.max_time)
+    return run(load(args), max_seconds, args)
+
+
+def load(args: argparse.Namespace) -> "Pipeline":
+    """Return the pipeline of the stage, from its recipe or, without a recipe, from the model and data."""
+    from alignment.pipeline.graph import load_stage, without_self_check
+
     if args.recipe is None:
         pipeline = one_line.load(args)
     else:
         overrides = [*one_line.as_overrides(args), *args.overrides]
         pipeline = load_stage(args.verb, args.recipe, overrides, args.output_dir, args.seed, quick=args.quick)
-    return run(without_self_check(pipeline) if args.no_self_check else pipeline, max_seconds, args)
+    return without_self_check(pipeline) if args.no_self_check else pipeline
 
 
 def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespace) -> int:
