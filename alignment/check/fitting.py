@@ -63,12 +63,14 @@ def fit_lengths(made: Draft, material: Material) -> None:
 
 def fit_memory(made: Draft, material: Material, device: Device, configs: Configs) -> None:
     """Choose the largest micro-batch that fits, activation checkpointing if it is needed, and a short warmup."""
-    for keys in _batches(made, material.method):
-        found = _estimate(made.recipe | keys, material, device, configs)
-        if found is None:
-            return
-        if found.verdict == FITS:
+    tried = (
+        (keys, _estimate(made.recipe | keys, material, device, configs)) for keys in _batches(made, material.method)
+    )
+    for keys, found in tried:  # noqa: B007 (the last is kept if none fits)
+        if found is None or found.verdict == FITS:
             break
+    if found is None:
+        return
     made.recipe |= keys
     if MICRO in keys:
         memory = f"about {gigabytes(found.total_memory)} GB of {gigabytes(device.memory)} GB ({device.name})"

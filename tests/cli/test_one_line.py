@@ -132,6 +132,7 @@ def test_options_stand_for_the_keys_of_a_recipe(inside, capsys):
         (["ppo", "--model", "base", "--data", "math.jsonl"], ["needs --reward"]),
         (["sft", "--model", "base", "--data", "no.jsonl"], ["no.jsonl"]),
         (["sft", "--model", "base", "--data", "math.jsonl", "--max_stpes", "1"], ["max_stpes", "'max_steps'"]),
+        (["sft", "--model", "base", "--data", "math.jsonl", "--hub_token", "x" * 9], ["--hub_token", "HF_TOKEN"]),
         (["sft", "--model", "bass", "--data", "math.jsonl"], ["bass"]),
     ],
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.durable.atomic import write_text
 from alignment.errors import UserError, raise_all
-from alignment.redaction import redact_text
+from alignment.redaction import MASK, redact_text, redacted
 from alignment.stages import STAGES
 
 if TYPE_CHECKING:
@@ -135,9 +135,10 @@ def load(args: argparse.Namespace) -> Pipeline:
     made = make(args, options, place)
     text = recipe_text(_header(args.verb, place, command), made)
     pipeline = _pipeline(args, made.recipe, place)
-    print(redact_text(f"{place.recipe}:\n\n{text}"))
-    if not args.dry_run and os.environ.get("RANK", "0") == "0":
-        write(place.recipe, text)
+    if os.environ.get("RANK", "0") == "0":  # the main process of a launcher
+        print(redact_text(f"{place.recipe}:\n\n{text}"))
+        if not args.dry_run:
+            write(place.recipe, text)
     return pipeline
 
 
@@ -206,6 +207,7 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
     chosen: dict[str, Any] = {}
     for key, value in parse_overrides(args.overrides).items():
         set_key(chosen, key, value)
+    _refuse_secrets(chosen)
     continued = is_adapter(options["model"])
     lora = bool(options.get("lora")) and not continued
     keys = recipe_keys(options) | ({"model_name_or_path": place.parent} if place.parent else {})
@@ -216,6 +218,18 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
         made.reasons["model_name_or_path"] = "an adapter, whose training continues"
     _fit(args, made, place)
     return made
+
+
+def _refuse_secrets(chosen: dict[str, Any]) -> None:
+    """Raise for keys such as hub_token, which would be written to the recipe."""
+    secret = [key for key, value in chosen.items() if redacted(value, key) == MASK != value]
+    if secret:
+        raise UserError(
+            f"--{secret[0]} would be written to the recipe",
+            got="a secret",
+            expected="no secrets in recipes",
+            fix="set HF_TOKEN in the environment, or run `hf auth login` once",
+        )
 
 
 def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
@@ -244,7 +258,7 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
         made,
         material,
         device,
-        lambda recipe: replace(spec, recipe=spec.recipe | recipe).configs(pipeline.run_dir),
+        lambda recipe: replace(spec, recipe={**spec.recipe, **recipe}).configs(pipeline.run_dir),
         RECIPES,
     )
 
