@@ -3,6 +3,7 @@
 Everything that can be known before a stage runs is checked here, and all mistakes are reported together.
 """
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -181,6 +182,7 @@ def load_stage(
     package: str = STAGE_PACKAGE,
     quick: bool = False,
     mistakes: dict[str, list[UserError]] | None = None,
+    recipe: dict[str, Any] | None = None,
 ) -> Pipeline:
     """A pipeline of the single stage `stage`, read from its recipe file, as `align STAGE RECIPE` runs it.
 
@@ -191,9 +193,11 @@ def load_stage(
         overrides: `--key value` and `--INPUT value`, as given on the command line.
         output_dir: the stage's folder; default: the recipe's `output_dir`, else runs/NAME/STAGE.
         mistakes: as in `load_pipeline`; parents that pipeline.yaml lists then need no checkpoint yet.
+        recipe: the recipe, if its file is not written yet.
     """
     recipe_path = Path(recipe_path)
-    recipe, source = read_recipe(recipe_path), recipe_path.parent / PIPELINE_FILE
+    recipe = read_recipe(recipe_path) if recipe is None else copy.deepcopy(recipe)
+    source = recipe_path.parent / PIPELINE_FILE
     settings = read_settings(recipe_path.parent) if source.is_file() else Settings(recipe_path.resolve().parent.name)
     inputs = {}
     for key, value in parse_overrides(overrides).items():

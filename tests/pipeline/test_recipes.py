@@ -55,9 +55,11 @@ def test_grpo_recipes_load_too(folder, at_root, tmp_path):
     assert args.beta > 0 and args.steps_per_rollout == 1
 
 
-def test_the_kto_recipe_loads_too(at_root, tmp_path):
-    """It is no stage of the pipeline."""
-    (spec,) = load_stage("kto", "recipes/tiny/kto.yaml", ["--model_name_or_path", "m/m"]).stages
+@pytest.mark.parametrize("folder", ["tiny", "lora-1gpu", "qlora-1gpu"])
+def test_kto_recipes_load_too(folder, at_root, tmp_path):
+    """They are no stages of the pipelines."""
+    options = ["--model_name_or_path", "m/m", *([] if folder == "tiny" else ["--replies", "c.jsonl"])]
+    (spec,) = load_stage("kto", f"recipes/{folder}/kto.yaml", options).stages
     assert spec.configs(tmp_path)[0].train_sampling_strategy == "sequential"
 
 

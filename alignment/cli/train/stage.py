@@ -4,6 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from alignment.cli.inspect.check import add_share_arguments
+from alignment.cli.train import one_line
+from alignment.cli.train.one_line import WITHOUT_RECIPE
 
 if TYPE_CHECKING:
     from alignment.pipeline.graph import Pipeline
@@ -12,7 +14,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     stage = parser.prog.split()[-1]
-    parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe file, for example recipes/tiny/{stage}.yaml")
+    example = f"a recipe file, for example recipes/tiny/{stage}.yaml"
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?" if stage in WITHOUT_RECIPE else None, help=example)
+    if stage in WITHOUT_RECIPE:
+        one_line.add_arguments(parser, stage)
     parser.add_argument("--output_dir", metavar="DIR", help="the stage's folder (default: runs/RECIPE_FOLDER/STAGE)")
     parser.add_argument("--seed", type=int, help="the training seed, if the recipe sets none")
     parser.add_argument("--fresh", action="store_true", help="start over, even if the stage is finished or interrupted")
@@ -31,12 +36,22 @@ A parent given as a stage name is looked up in the folder that holds DIR. With s
 
 
 def main(args: argparse.Namespace) -> int:
-    from alignment.pipeline.graph import load_stage, without_self_check
     from alignment.pipeline.stopping import parse_duration
 
     max_seconds = parse_duration(args.max_time)
-    pipeline = load_stage(args.verb, args.recipe, args.overrides, args.output_dir, args.seed, quick=args.quick)
-    return run(without_self_check(pipeline) if args.no_self_check else pipeline, max_seconds, args)
+    return run(load(args), max_seconds, args)
+
+
+def load(args: argparse.Namespace) -> "Pipeline":
+    """Return the pipeline of the stage, from its recipe or, without a recipe, from the model and data."""
+    from alignment.pipeline.graph import load_stage, without_self_check
+
+    if args.recipe is None:
+        pipeline = one_line.load(args)
+    else:
+        overrides = [*one_line.as_overrides(args), *args.overrides]
+        pipeline = load_stage(args.verb, args.recipe, overrides, args.output_dir, args.seed, quick=args.quick)
+    return without_self_check(pipeline) if args.no_self_check else pipeline
 
 
 def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespace) -> int:

@@ -1,0 +1,97 @@
+"""Fit a draft of a recipe to its rows, its model's context and the memory of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alignment.check.material import Material
+from alignment.check.run import estimate_of
+from alignment.estimate.compute import Device
+from alignment.estimate.estimate import Estimate
+from alignment.estimate.fit import FITS
+from alignment.models.quantization import missing_for_quantization
+from alignment.pipeline.recipes.draft import MICRO, Draft, quantised, with_micro_batch
+from alignment.stages.shared.defaults import lacks_bf16
+from alignment.text import gigabytes
+
+# max_length is rounded up to multiples of the first; the second is the largest that is chosen unasked.
+LENGTH_STEP, LONGEST = 256, 4096
+# The least rows of a micro-batch: KTO estimates its KL from the replies of one.
+LEAST = {"kto": 2}
+
+Configs = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
+def fit(made: Draft, material: Material, device: Device, configs: Configs, recipes: Path) -> None:
+    """Change a draft's lengths, type of weights and batches to what fits; the user's own keys are kept.
+
+    Args:
+        material: of the draft's stage.
+        configs: builds the stage's dataclasses from a recipe.
+        recipes: the folder of the shipped recipes.
+    """
+    fit_lengths(made, material)
+    if not device.on_gpu and lacks_bf16() and made.recipe.get("dtype") == "bfloat16":
+        made.set("dtype", "float32", "this CPU has no instructions for bfloat16")
+    fit_memory(made, material, device, configs)
+    smallest = _estimate(made.recipe, material, device, configs)
+    adapter = made.recipe.get("use_peft") or (material.origin.model and material.origin.model.adapter)
+    if smallest and smallest.verdict != FITS and adapter and not missing_for_quantization():
+        for key, value in quantised(recipes, material.method).items():
+            made.set(key, value, "the base in 4 bit: it does not fit in 16")
+        fit_memory(made, material, device, configs)
+
+
+def fit_lengths(made: Draft, material: Material) -> None:
+    """Choose max_length by the sampled rows, and keep it and completions within the context."""
+    context = material.origin.context
+    lengths = [row.tokens for row in material.lengths]
+    limit = made.recipe.get("max_length")
+    if limit and lengths:
+        longer = sum(length > limit for length in lengths) / len(lengths)
+        if longer > material.options.truncated:
+            wanted = min(LONGEST, -(-max(lengths) // LENGTH_STEP) * LENGTH_STEP)
+            made.set("max_length", wanted, f"the longest of {len(lengths)} sampled rows has {max(lengths):,} tokens")
+    if context and made.recipe.get("max_length", 0) > context:
+        made.set("max_length", context, "the model's context")
+    if context and made.recipe.get("max_completion_length", 0) > context // 2:
+        made.set("max_completion_length", context // 2, "half of the model's context; the prompt needs the rest")
+
+
+def fit_memory(made: Draft, material: Material, device: Device, configs: Configs) -> None:
+    """Choose the largest micro-batch that fits, activation checkpointing if it is needed, and a short warmup."""
+    tried = (
+        (keys, _estimate(made.recipe | keys, material, device, configs)) for keys in _batches(made, material.method)
+    )
+    for keys, found in tried:  # noqa: B007 (the last is kept if none fits)
+        if found is None or found.verdict == FITS:
+            break
+    if found is None:
+        return
+    made.recipe |= keys
+    if MICRO in keys:
+        memory = f"about {gigabytes(found.total_memory)} GB of {gigabytes(device.memory)} GB ({device.name})"
+        made.reasons[MICRO] = f"{memory}; {found.batch_sequences} sequences per step"
+    warmup, tenth = made.recipe.get("warmup_steps", 0), found.steps // 10
+    if warmup > tenth:
+        made.set("warmup_steps", tenth, f"a tenth of the {found.steps} steps")
+
+
+def _batches(made: Draft, method: str) -> Iterator[dict[str, Any]]:
+    """Yield keys that need less and less memory, for equal optimizer batches."""
+    if made.chosen & with_micro_batch(made.recipe, made.recipe[MICRO]).keys():
+        yield {}
+        return
+    sizes = [made.recipe[MICRO]]
+    while sizes[-1] % 2 == 0 and sizes[-1] > LEAST.get(method, 1):
+        sizes.append(sizes[-1] // 2)
+    yield from (with_micro_batch(made.recipe, size) for size in sizes)
+    if "activation_checkpointing" not in made.chosen:
+        yield from (with_micro_batch(made.recipe, size) | {"activation_checkpointing": True} for size in sizes)
+
+
+def _estimate(recipe: Mapping[str, Any], material: Material, device: Device, configs: Configs) -> Estimate | None:
+    return estimate_of(replace(material, configs=configs(recipe)), device)

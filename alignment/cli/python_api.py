@@ -1,0 +1,143 @@
+"""The Python API: the verbs that a notebook needs, as functions.
+
+    from alignment import load, run_stage, evaluate, compare
+
+They do what `align STAGE`, `align eval` and `align compare` do, with the same checks, records and files.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import UserError, nearest
+from alignment.stages import STAGES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer for inference; an adapter is merged into its base.
+
+    Args:
+        checkpoint: the folder of a model or an adapter, or a hub id.
+        options: keyword arguments of `from_pretrained`, such as dtype.
+    """
+    from alignment.models.loading import load_causal_lm
+
+    return load_causal_lm(str(checkpoint), **options)
+
+
+def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> Path:
+    """Run a stage as `align STAGE` does, unless its result is up to date, and return its checkpoint's folder.
+
+    Args:
+        stage: sft, dpo, or another stage.
+        recipe: the recipe's file. Without a recipe, `model`, `data` and `lora` take its place (docs/lora.md).
+        options: the options of `align STAGE` (output_dir, seed, fresh, quick, ...), and recipe keys
+            (learning_rate=1e-4; nested keys as a mapping).
+
+    Raises:
+        UserError: as the command line, which prints it.
+    """
+    from alignment.cli.train import stage as verb
+    from alignment.pipeline.stopping import parse_duration
+    from alignment.yaml_text import write_yaml
+
+    if stage not in STAGES:
+        near = nearest(stage, STAGES)
+        fix = f"did you mean {near[0]!r}?" if near else None
+        raise UserError(f"no stage {stage!r}", expected=", ".join(STAGES), fix=fix)
+    parser = argparse.ArgumentParser(prog=f"align {stage}")
+    verb.add_arguments(parser)
+    args = parser.parse_args([] if recipe is None else [str(recipe)])
+    own = {name: value for name, value in options.items() if hasattr(args, name) and name != "overrides"}
+    vars(args).update({name: str(value) if isinstance(value, Path) else value for name, value in own.items()})
+    for name in {"data", "reward"} & own.keys():  # repeatable on the command line
+        setattr(args, name, [str(own[name])] if isinstance(own[name], str | Path) else list(map(str, own[name])))
+    keys = {
+        name: str(value) if isinstance(value, Path) else value for name, value in options.items() if name not in own
+    }
+    args.verb, args.overrides = stage, [f"--{key}={write_yaml(value)}" for key, value in keys.items()]
+    seconds = parse_duration(args.max_time)
+    pipeline = verb.load(args)
+    verb.run(pipeline, seconds, args)
+    return pipeline.run_dir / pipeline.stages[0].name / "checkpoint"
+
+
+def evaluate(
+    checkpoint: str | Path,
+    suite: str | Sequence[str],
+    format: str = "both",
+    *,
+    limit: int | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Run eval suites on a checkpoint as `align eval` does, and return the records of the runs.
+
+    Args:
+        checkpoint: the folder of a model or an adapter, or a hub id.
+        suite: a suite, or several: names, paths of lm-eval YAML or of JSONL files of questions, or `lm_eval:TASK`.
+        format: plain, chat or both.
+        limit: items per task, from the first; None for all.
+        options: further keyword arguments of `eval.evaluate`: batch_size, num_fewshot, chat_template, ...
+    """
+    from eval.harness.place import place_of
+    from eval.harness.run_suite import evaluate_many
+
+    place = place_of(checkpoint)
+    variant = {"limit": limit} if limit else {}
+    variant |= {key: options[key] for key in ("num_fewshot", "suite_args") if options.get(key) is not None}
+    return evaluate_many(
+        str(checkpoint),
+        [suite] if isinstance(suite, str) else list(suite),
+        ["plain", "chat"] if format == "both" else [format],
+        place.folder,
+        stage=place.stage,
+        variant=variant,
+        **({"seed": place.seed, "parent": place.parent, "limit": limit} | options),
+    )
+
+
+def compare(
+    a: str | Path,
+    *b: str | Path,
+    suite: str | Sequence[str] = (),
+    format: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+) -> list[dict[str, Any]]:
+    """Compare checkpoints with the first, paired by item, as `align compare` does.
+
+    Args:
+        a, b: checkpoints, folders of eval runs, or hub ids.
+        suite: suites to compare; checkpoints without a run of a suite are evaluated first. Default: all that both have.
+        format: plain, chat or both, for evaluations that run first.
+        limit: items per task, for evaluations that run first.
+        batch_size: rows per batch, for evaluations that run first.
+
+    Returns:
+        A row per task, format and metric: delta = b - a, its 95% interval, p and a verdict (docs/comparing.md).
+
+    Raises:
+        UserError: nothing can be compared.
+    """
+    from eval.comparison.compare import compare_pairs
+    from eval.comparison.find import match
+    from eval.harness.prepare import evaluate_missing
+    from eval.harness.suite import suite_name
+
+    first, others = str(a), [str(other) for other in b]
+    suites = [suite] if isinstance(suite, str) else list(suite)
+    outdated: list[Path] = []
+    if suites:
+        formats = {None: None, "both": ["plain", "chat"]}.get(format, [str(format)])
+        outdated = evaluate_missing(first, others, suites, formats, limit=limit, batch_size=batch_size)
+    pairs, skipped = match(first, others, [suite_name(name) for name in suites], outdated)
+    rows = compare_pairs(pairs)
+    if not rows:
+        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")
+    return rows

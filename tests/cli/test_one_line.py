@@ -1,0 +1,229 @@
+"""`align STAGE --model MODEL --data FILE [--lora]`: the recipe that is made, where it goes, and what it fits."""
+
+import json
+from pathlib import Path
+
+import base_models
+import pytest
+
+import align
+from alignment.check import fitting
+from alignment.cli.train.one_line import Place, place_of, recipe_keys, write
+from alignment.errors import UserError
+from alignment.estimate.compute import Device
+from alignment.estimate.fit import SAFE_SHARE
+from alignment.pipeline.recipes.draft import recipe_text
+from alignment.pipeline.recipes.recipe import read_recipe
+
+SFT = ["sft", "--model", "base", "--data", "instructions.jsonl", "--lora", "--max_steps", "1"]
+FULL = ["sft", "--model", "base", "--data", "instructions.jsonl", "--output_dir", "full/sft"]
+CHAT = "full/sft/checkpoint"  # has a chat template, which the base lacks
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a base model, files, and the SFT of one command in runs/base."""
+    folder = tmp_path_factory.mktemp("one-line")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(base_models.SIZES, "max_position_embeddings", 512)
+        patch.chdir(folder)
+        base_models.llama(folder / "base")
+        base_models.write_inputs(folder)
+        assert align.main(SFT) == 0
+        assert align.main([*FULL, "--quick"]) == 0
+    return folder
+
+
+@pytest.fixture
+def inside(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def recipe_of(stage, folder=Path("runs/base")):
+    return read_recipe(folder / f"{stage}.yaml")
+
+
+def dry(capsys, *arguments):
+    assert align.main([*map(str, arguments), "--dry-run"]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_written_recipe_is_the_one_that_was_trained(inside, capsys):
+    recipe, shipped = recipe_of("sft"), read_recipe(Path(__file__).parents[2] / "recipes/lora-1gpu/sft.yaml")
+    assert (recipe["model_name_or_path"], recipe["dataset_name"], recipe["max_steps"]) == (
+        "base",
+        "instructions.jsonl",
+        1,
+    )
+    assert {key: recipe[key] for key in ("lora_r", "learning_rate", "use_peft")} == {
+        key: shipped[key] for key in ("lora_r", "learning_rate", "use_peft")
+    }
+    assert (recipe["max_length"], recipe["warmup_steps"]) == (512, 0)  # the model's context; a tenth of one step
+    assert Path("runs/base/sft/checkpoint/adapter_config.json").is_file()
+    assert "up to date" in dry(capsys, "sft", "runs/base/sft.yaml")
+
+
+def test_the_same_command_uses_the_file_with_its_changes(inside, tmp_path, capsys):
+    written = Path("runs/base/sft.yaml")
+    text = written.read_text()
+    assert "up to date" in dry(capsys, *SFT)
+    try:
+        written.write_text(text.replace("lora_r: 16", "lora_r: 4"))
+        assert "recipe changed: lora_r" in dry(capsys, *SFT)
+        assert "lora_r: 4" in written.read_text()
+    finally:
+        written.write_text(text)
+
+
+def test_another_command_keeps_the_recipe_that_was_there(tmp_path):
+    place = Place(tmp_path / "runs/x/sft", None)
+    for text in ("a: 1\n", "a: 2\n", "a: 2\n", "a: 3\n"):
+        write(place.recipe, text)
+    texts = {file.name: file.read_text() for file in (tmp_path / "runs/x").iterdir()}
+    assert texts == {"sft-1.yaml": "a: 1\n", "sft-2.yaml": "a: 2\n", "sft.yaml": "a: 3\n"}
+
+
+def test_without_an_adapter_rates_and_types_are_trl_s(inside):
+    assert not {"learning_rate", "dtype", "use_peft"} & recipe_of("sft", Path("full")).keys()
+
+
+def test_a_later_stage_joins_the_run_and_continues_the_adapter(inside):
+    words = ["--model", "runs/base/sft/checkpoint", "--data", "preferences.jsonl", "--lora", "--max_steps", "1"]
+    assert align.main(["dpo", *words]) == 0
+    recipe, record = recipe_of("dpo"), json.loads(Path("runs/base/dpo/stage.json").read_text())
+    assert (recipe["model_name_or_path"], record["parent"]) == ("sft", "sft")
+    assert "use_peft" not in recipe and recipe["learning_rate"] == 2e-5
+    assert [link["stages"] for link in record["adapter_chain"]["links"]] == [["sft", "dpo"]]
+
+
+@pytest.mark.parametrize("stage", ["dpo", "reward", "kto", "ppo", "grpo"])
+def test_every_stage_of_the_options_has_a_sound_draft(stage, inside, capsys):
+    """Three with an adapter, three without: the plan of a dry run, in which nothing is written."""
+    Path("labelled.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{n}?", "completion": "Yes", "label": n % 2 == 0}) + "\n" for n in range(20))
+    )
+    data = {"dpo": "preferences", "reward": "preferences", "kto": "labelled"}.get(stage, "math")
+    words = [stage, "--model", CHAT, "--data", f"{data}.jsonl", "--output_dir", "elsewhere/x"]
+    if stage in ("ppo", "grpo"):
+        words += ["--reward", "reward_models.rules:answer_match?column=answer"]
+    lora = stage in ("dpo", "kto", "ppo")
+    said = dry(capsys, *words, *(["--lora"] if lora else []))
+    assert "run (not run yet)" in said and ("use_peft: true" in said) == lora
+    assert not Path("elsewhere").exists()
+
+
+def test_options_stand_for_the_keys_of_a_recipe(inside, capsys):
+    """Inputs that a pipeline declares go first: lora-1gpu has an input `model`."""
+    shipped = Path(__file__).parents[2] / "recipes"
+    said = dry(
+        capsys, "sft", shipped / "tiny/sft.yaml", "--model", "base", "--data", "instructions.jsonl", "--no-check"
+    )
+    assert "base" in said and "run (not run yet)" in said
+    files = ["--math", "math.jsonl", "--instructions", "instructions.jsonl", "--max_length", "512"]
+    assert "base" in dry(capsys, "sft", shipped / "lora-1gpu/sft.yaml", "--model", "base", *files)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sft"], ["needs a recipe, or a model and data"]),
+        (["sft", "--lora"], ["needs --model", "needs --data"]),
+        (["ppo", "--model", "base", "--data", "math.jsonl"], ["needs --reward"]),
+        (["sft", "--model", "base", "--data", "no.jsonl"], ["no.jsonl"]),
+        (["sft", "--model", "base", "--data", "math.jsonl", "--max_stpes", "1"], ["max_stpes", "'max_steps'"]),
+        (["sft", "--model", "base", "--data", "math.jsonl", "--hub_token", "x" * 9], ["--hub_token", "HF_TOKEN"]),
+        (["sft", "--model", "bass", "--data", "math.jsonl"], ["bass"]),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_is_written(words, expected, inside, capsys):
+    before = sorted(Path().rglob("*.yaml"))
+    assert align.main([*words, "--output_dir", "wrong/sft"]) == 2
+    said = capsys.readouterr()
+    assert all(text in said.err for text in expected), said.err
+    assert sorted(Path().rglob("*.yaml")) == before and not Path("wrong").exists()
+
+
+def test_places(inside, tmp_path):
+    def place(*arguments):
+        found = place_of(*arguments)
+        return str(found.folder), found.parent
+
+    assert place("sft", "Qwen/Qwen3-0.6B", None) == ("runs/Qwen3-0.6B/sft", None)
+    assert place("sft", "base/", None) == ("runs/base/sft", None)
+    assert place("dpo", "runs/base/sft/checkpoint", None) == ("runs/base/dpo", "sft")
+    assert place("dpo", "runs/base/sft/checkpoint", "runs/base/brief") == ("runs/base/brief", "sft")
+    assert place("dpo", "runs/base/sft/checkpoint", str(tmp_path / "b")) == (str(tmp_path / "b"), None)
+    assert place("sft", "runs/base/sft/checkpoint", None) == ("runs/base/sft", None)  # not its own parent
+
+
+def test_rewards_are_functions_or_one_model(inside):
+    assert recipe_keys({"reward": ["a.b:c"]}) == {"reward_funcs": ["a.b:c"]}
+    assert recipe_keys({"reward": ["base", "a.b:c"]}) == {"reward_model_path": "base", "reward_funcs": ["a.b:c"]}
+    with pytest.raises(UserError, match="several reward models"):
+        recipe_keys({"reward": ["base", "m/other"]})
+
+
+@pytest.fixture
+def drafted(inside, monkeypatch):
+    """A function that makes a draft for a device of a memory in bytes, with options and recipe keys of the user."""
+    made = []
+    real = fitting.fit
+
+    def fitted(device, words):
+        def fit(draft, material, _, configs, recipes):
+            real(draft, material, device, configs, recipes)
+            made.append((draft, material, configs))
+
+        monkeypatch.setattr(fitting, "fit", fit)
+        assert align.main([*words, "--output_dir", "never/x", "--dry-run", "--no-check"]) == 0
+        return made[-1]
+
+    return fitted
+
+
+def test_batches_shrink_to_the_memory_and_steps_stay_equal(drafted, monkeypatch):
+    words = ["sft", "--model", "base", "--data", "math.jsonl", "--lora"]
+    ample, material, configs = drafted(Device("ample", 1 << 40), words)
+    assert (ample.recipe["per_device_train_batch_size"], ample.recipe["gradient_accumulation_steps"]) == (4, 4)
+
+    def needed(micro, **more):
+        recipe = ample.recipe | {"per_device_train_batch_size": micro} | more
+        return fitting._estimate(recipe, material, Device("", 1 << 40), configs).total_memory
+
+    between = Device("between", round(needed(2) / SAFE_SHARE) + 1)
+    batch = drafted(between, words)[0].recipe
+    assert (batch["per_device_train_batch_size"], batch["gradient_accumulation_steps"]) == (2, 8)
+    batch = drafted(Device("small", 1 << 20), words)[0].recipe  # nothing fits: the check before the run says so
+    assert (batch["per_device_train_batch_size"], batch["activation_checkpointing"]) == (1, True)
+    kept = drafted(Device("small", 1 << 20), [*words, "--per_device_train_batch_size", "3"])[0].recipe
+    assert kept["per_device_train_batch_size"] == 3 and kept["gradient_accumulation_steps"] == 4
+
+
+def test_kto_and_ppo_keep_what_belongs_to_the_method(drafted):
+    """KTO's KL is estimated from a micro-batch of at least two; PPO's rollout does not change with the micro-batch."""
+    small = Device("small", 1 << 20)
+    kto = drafted(small, ["kto", "--model", CHAT, "--data", "preferences.jsonl"])[0].recipe
+    assert kto["per_device_train_batch_size"] == 2
+    reward = ["--reward", "reward_models.rules:answer_match?column=answer"]
+    ppo = drafted(small, ["ppo", "--model", CHAT, "--data", "math.jsonl", *reward])[0].recipe
+    assert ppo["per_device_train_batch_size"] * ppo["steps_per_generation"] == 4 * 16
+    assert ppo["per_device_train_batch_size"] * ppo["gradient_accumulation_steps"] == 4 * 8
+
+
+def test_a_base_that_does_not_fit_is_quantised(drafted, monkeypatch):
+    monkeypatch.setattr(fitting, "missing_for_quantization", list)
+    made = drafted(Device("card", 1 << 20, on_gpu=True), ["sft", "--model", "base", "--data", "math.jsonl", "--lora"])[
+        0
+    ]
+    assert made.recipe["load_in_4bit"] and made.recipe["optim"] == "paged_adamw_8bit"
+    assert "load_in_4bit: true # the base in 4 bit" in recipe_text([], made)
+
+
+def test_long_rows_raise_max_length(drafted, inside):
+    rows = [{"question": "word " * (40 if n % 2 else 4), "answer": "yes " * 60} for n in range(30)]
+    Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = drafted(Device("", 1 << 40), ["sft", "--model", "base", "--data", "long.jsonl", "--lora"])[0]
+    assert made.recipe["max_length"] == 512 and made.reasons["max_length"] == "the model's context"
+    made = drafted(Device("", 1 << 40), ["sft", "--model", "base", "--data", "long.jsonl", "--max_length", "64"])[0]
+    assert made.recipe["max_length"] == 64
