@@ -111,6 +111,10 @@ def verb_body(verb: str) -> str:
     also = " [--key value ...]" if parser.get_default("overrides") is not None else ""
     lines = [f"```text\nalign {VERB} {positionals} [options]{also}\n```\n", "| argument | what it does |", "|---|---|"]
     lines += [argument_row(action).replace(f"/{verb}.yaml", f"/{VERB}.yaml") for action in actions]
+    for group in parser._action_groups:
+        if group.description:
+            names = ", ".join(f"`{action.option_strings[-1]}`" for action in group._group_actions)
+            lines.append(f"\n{names}: {escaped(' '.join(group.description.split()))}")
     if parser.epilog:
         lines.append(f"\n```text\n{parser.epilog.strip()}\n```")
     return "\n".join(lines) + "\n"
