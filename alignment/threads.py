@@ -6,7 +6,7 @@ and this module imports nothing that does.
 - As many threads as physical cores that the process may use: a thread more would wait for a core.
 - They spin briefly. By default libgomp's threads spin for milliseconds (300,000 rounds) before they sleep: on a quiet
   machine the fastest way to wait for each other, but a thread that spins keeps a core from the process that the other
-  thread waits behind. docs/performance.md has the figures.
+  thread waits behind. docs/measurements.md has the figures.
 - MKL divides a product among all of them. By default it may take fewer threads, but not once `torch.set_num_threads`
   was called, which gives other bits: a stage that resumes with its own number of threads would differ.
 

@@ -16,7 +16,7 @@ One NVIDIA H200, torch 2.11, driver 580, seed 0, 2026-11-26; tokens a second, ut
     compiled, loss in chunks             397,020   34.5%   18.0
     reference, compiled (another run)    435,748   37.9%   20.0
 
-The target, 50% on an H100, is not reached; no H100 was at hand. docs/performance.md has the rows of the run before.
+The target, 50% on an H100, is not reached; no H100 was at hand. docs/measurements.md has the rows of the run before.
 
     python benchmarks/gpt2_speed.py [--batch 32] [--accumulation 4] [--steps 10] [--rows reference compiled] [--quick]
 """

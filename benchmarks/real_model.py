@@ -12,7 +12,7 @@ alone. All verdicts are paired by item.
 What is finished in --output_dir is not done again. Where under 2% of PPO's rollouts score, a second PPO is rewarded for
 the format as well, and is a row of its own. With --jobs, what needs only the SFT model goes side by side.
 
-As found, 2026-11-27, Gemma 3 270M, seed 0 (more in docs/lora.md). One thread of an AMD EPYC, 200 rows of GSM8K, 1,100
+As found, 2026-11-27, Gemma 3 270M, seed 0 (docs/lora-results.md). One thread of an AMD EPYC, 200 rows of GSM8K, 1,100
 pairs of BLiMP; and trained with --card on an H100, asked on the EPYC, 300 rows, 1,100 pairs; p by Holm:
 
     sizes for a CPU        base    sft    dpo    ppo        with --card  base    sft    dpo    ppo  ppo_format

@@ -18,7 +18,7 @@ Without busy processes of this benchmark a machine counts as quiet here: whateve
 Seed 0, two cores of an Intel Xeon (Sapphire Rapids), torch 2.13, 2026-11-30, while others used both cores: "0
 busy" in rounds of 0.5 s at real-time priority (SCHED_FIFO), the others in rounds of 0.6 s with an autogroup priority of
 -20, which leaves some 5% to other work; one to seven rounds, MKL_DYNAMIC unset. A later run of three rounds on a quiet
-machine had 0.78 of endless spinning for 1000 rounds, and excesses of 1.11 and 1.06 (docs/performance.md).
+machine had 0.78 of endless spinning for 1000 rounds, and excesses of 1.11 and 1.06 (docs/measurements.md).
 
                         0 busy  of endless    1 busy    2 busy
     as torch starts     10,576        1.00     2,746     2,387

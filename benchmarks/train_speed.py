@@ -43,7 +43,7 @@ CPUs with AMX, weighs little here. The loss in chunks saves memory, not time.
 Fine-tuning on the same machine and day, 1 repetition of 5 steps; the best of ours (compiled layers) is, of the faster
 of TRL's fp32 and bf16: sft 1.19 (tiny) and 1.16 (12M), reward 1.45 and 1.21, dpo 1.53 and 1.14. The target of 1.3 is
 reached by the tiny reward model and DPO alone. Losses are within 2% of fp32's but for the reward model of 10M (TRL's
-bf16 4.5%, ours up to 8.6%) and DPO of 12M (2.6% in bf16). docs/performance.md has all rows.
+bf16 4.5%, ours up to 8.6%) and DPO of 12M (2.6% in bf16). docs/measurements.md has all rows.
 """
 
 import argparse

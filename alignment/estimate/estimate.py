@@ -3,7 +3,7 @@
 Measured errors, on two cores: memory within 6% for recipes/tiny (1M parameters) and full fine-tuning of 60M parameters
 (2026-11-22), within 12% for benchmarks/memory_plan.py (264M, LoRA and full). The predicted time is 0.6 to 1.7 of the
 measured time of recipes/tiny; the highest ratio is PPO's, whose completions are assumed to have full length. Memory on
-a GPU: docs/performance.md; time on a GPU and quantised bases were not measured. Mixtures of experts keep about a third
+a GPU: docs/measurements.md; time on a GPU and quantised bases were not measured. Mixtures of experts keep about a third
 more activations than predicted.
 """
 

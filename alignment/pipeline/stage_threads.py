@@ -1,7 +1,7 @@
 """The number of threads that a stage computes with: the one that it started with, also when it resumes.
 
 The order in which sums are formed depends on the number of threads, and with it the last bits of the weights
-(docs/reliability.md has the measurement). `torch.set_num_threads` gives the bits that OMP_NUM_THREADS gives with the
+(docs/measurements.md has the measurement). `torch.set_num_threads` gives the bits that OMP_NUM_THREADS gives with the
 settings of `alignment.threads`.
 """
 

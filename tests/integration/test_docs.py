@@ -32,10 +32,11 @@ PAGES = [
     *TUTORIALS,
 ]
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
-# frontier too, for it needs more steps than a smoke run logs.
+# frontier too, for it needs more steps than a smoke run logs; the fixture runs the demo.
 ELSEWHERE = (
     "make demo",
     "make test",
+    "align run recipes/tiny\n",
     "align run recipes/local-files",
     "align frontier",
     "align check recipes/lora-1gpu --model MODEL",
