@@ -74,8 +74,9 @@ def check(pipeline: "Pipeline", mistakes: "dict[str, list[UserError]]", args: ar
 def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":
     """Load the pipeline of a recipe folder, or of a recipe file."""
     from alignment.pipeline.graph import load_pipeline, load_stage
+    from alignment.pipeline.recipes.packaged import locate_recipe
 
-    recipe = Path(args.recipe)
+    recipe = locate_recipe(args.recipe)
     if not recipe.is_file():
         return load_pipeline(recipe, args.overrides, args.output_dir, mistakes=mistakes)
     stage = stage_of(recipe, args.stage)
@@ -86,12 +87,12 @@ def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "P
 def stage_of(recipe: Path, given: str | None) -> str:
     """The stage of a recipe file: as given, from the pipeline.yaml in its folder, or from the file's name."""
     from alignment.errors import UserError
-    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
+    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings, stage_files
     from alignment.stages import STAGES
 
     pipeline_file = recipe.parent / PIPELINE_FILE
-    listed = read_settings(recipe.parent).stages if pipeline_file.is_file() else {}
-    named = next((name for name, file in listed.items() if (recipe.parent / file).resolve() == recipe.resolve()), None)
+    listed = stage_files(read_settings(recipe.parent), recipe.parent) if pipeline_file.is_file() else {}
+    named = next((name for name, file in listed.items() if file.resolve() == recipe.resolve()), None)
     stage = given or named or recipe.stem
     if stage not in STAGES:
         raise UserError(

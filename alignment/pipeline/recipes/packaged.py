@@ -1,0 +1,78 @@
+"""The recipes that come with the project, found by name in any folder: `tiny`, `tiny/sft.yaml`."""
+
+import logging
+from pathlib import Path
+
+from alignment.errors import nearest
+
+logger = logging.getLogger(__name__)
+
+PIPELINE_FILE = "pipeline.yaml"
+PACKAGE = Path(__file__).parents[2]
+FOLDER = "recipes"  # of the packaged recipes, and optional before a name: `recipes/tiny` is `tiny`
+
+
+def packaged() -> dict[str, Path]:
+    """Return the packaged recipe folders by name: those of the wheel, or of a checkout."""
+    inside = PACKAGE / FOLDER
+    root = inside if inside.is_dir() else PACKAGE.parent / FOLDER
+    return {file.parent.name: file.parent for file in sorted(root.glob(f"*/{PIPELINE_FILE}"))}
+
+
+def find_recipe(given: str | Path, folder: str | Path = "") -> Path:
+    """Return the path of a recipe folder or recipe file: as given, or a packaged recipe if no such folder exists.
+
+    A packaged recipe below the working directory is returned as a relative path.
+
+    Args:
+        folder: the folder that a relative path starts from.
+    """
+    path, parts = Path(folder, given), Path(given).parts
+    start = int(parts[:1] == (FOLDER,))
+    name, rest = "".join(parts[start : start + 1]), parts[start + 1 :]
+    if Path(folder, *parts[: start + 1]).exists() or name not in (known := packaged()):
+        return path
+    found, here = known[name].joinpath(*rest), Path.cwd()
+    return found.relative_to(here) if found.is_relative_to(here) else found
+
+
+def locate_recipe(given: str | Path) -> Path:
+    """Return the path that `find_recipe` finds, and log it if it is not the path that was given."""
+    found = find_recipe(given)
+    if found != Path(given):
+        logger.info("%s: the packaged recipe %s", given, found)
+    return found
+
+
+def short_name(path: Path) -> str:
+    """Return the path of a recipe for tables: a packaged recipe outside the working directory by its name."""
+    for name, folder in packaged().items() if path.is_absolute() else ():
+        if path.is_relative_to(folder):
+            return str(Path(name, path.relative_to(folder)))
+    return str(path)
+
+
+def nearest_recipe(given: str | Path) -> str | None:
+    """Return the packaged recipe, folder or file, with the name most similar to a misspelt one."""
+    known = packaged()
+    if Path(given).suffix in (".yaml", ".yml"):
+        names = [f"{name}/{file.name}" for name, folder in known.items() for file in folder.glob("*.yaml")]
+    else:
+        names = list(known)
+    near = nearest(Path(given).as_posix().removeprefix(f"{FOLDER}/"), names)
+    return near[0] if near else None
+
+
+def summary(folder: Path) -> str:
+    """Return the first sentence of the header of a recipe folder's pipeline.yaml."""
+    lines = (folder / PIPELINE_FILE).read_text(encoding="utf-8").splitlines()
+    header = [line.removeprefix("#").strip() for line in lines]
+    end = next((number for number, line in enumerate(lines) if not line.removeprefix("#").strip()), len(lines))
+    return " ".join(header[:end]).partition(". ")[0].rstrip(".")
+
+
+def listing() -> str:
+    """Return a line per packaged recipe: its name and what it is for."""
+    known = packaged()
+    width = max(map(len, known), default=0)
+    return "\n".join(f"{name:{width}}  {summary(folder)}" for name, folder in known.items())
