@@ -1,7 +1,7 @@
 """The packages of the wheel; all else is in pyproject.toml.
 
-`recipes/` is not inside a package: in the wheel it is alignment/recipes, where alignment/pipeline/recipes/packaged.py
-finds it. pyproject.toml can list packages or find them, but cannot add a folder to those that it finds.
+`recipes/` is not inside a package: in the wheel it is alignment/recipes, where packaged_recipes.py of
+alignment/pipeline/recipes finds it. pyproject.toml cannot add a folder to the packages that it finds.
 """
 
 from setuptools import find_namespace_packages, setup

@@ -30,7 +30,7 @@ from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
-from alignment.pipeline.recipes.packaged import short_name
+from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES, TOKENIZER
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alignment.check.findings import Finding, from_user_error
-from alignment.pipeline.recipes.packaged import short_name
+from alignment.pipeline.recipes.packaged_recipes import short_name
 
 if TYPE_CHECKING:
     from alignment.check.material import Material

@@ -13,7 +13,7 @@ from typing import Any
 from alignment.errors import UserError, gathered, raise_all
 from alignment.pipeline.parents import check_kind
 from alignment.pipeline.recipes.overrides import check_inputs, parse_overrides, route_overrides, set_key
-from alignment.pipeline.recipes.packaged import locate_recipe, short_name
+from alignment.pipeline.recipes.packaged_recipes import locate_recipe, short_name
 from alignment.pipeline.recipes.pipeline_file import (
     PIPELINE_FILE,
     EvalSpec,

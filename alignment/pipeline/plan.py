@@ -10,7 +10,7 @@ from alignment.errors import UserError, suggestion
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.parents import digest_outside
-from alignment.pipeline.recipes.packaged import short_name
+from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stage_spec import StageSpec

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     from alignment.estimate.throughput import bare_overrides, bench_preset, bench_stage, describe
     from alignment.models.gpt import GPTConfig
     from alignment.pipeline.graph import load_stage
-    from alignment.pipeline.recipes.packaged import locate_recipe
+    from alignment.pipeline.recipes.packaged_recipes import locate_recipe
     from alignment.stages import STAGES, TOKENIZER
 
     timer = StepTimer(args.steps, args.warmup, Path(args.profile) if args.profile else None)

@@ -43,9 +43,12 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.display import in_colour, show_findings, show_stage, summary
     from alignment.check.findings import has_errors
     from alignment.check.stage_check import merged, refused
+    from alignment.pipeline.recipes.misspelt import suggest_options
 
     mistakes: dict[str, list[UserError]] = {}
     pipeline = load(args, mistakes)
+    for errors in mistakes.values():
+        errors[:] = [suggest_options(error, args.overrides, args.options) for error in errors]
     if all(mistakes.values()):  # nothing is left to check, with libraries that take seconds to import
         checks = [refused(spec, mistakes[spec.name]) for spec in pipeline.stages]
     else:
@@ -74,7 +77,7 @@ def check(pipeline: "Pipeline", mistakes: "dict[str, list[UserError]]", args: ar
 def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":
     """Load the pipeline of a recipe folder, or of a recipe file."""
     from alignment.pipeline.graph import load_pipeline, load_stage
-    from alignment.pipeline.recipes.packaged import locate_recipe
+    from alignment.pipeline.recipes.packaged_recipes import locate_recipe
 
     recipe = locate_recipe(args.recipe)
     if not recipe.is_file():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, nearest, raise_all, suggestion
-from alignment.pipeline.recipes.packaged import PIPELINE_FILE, find_recipe, nearest_recipe, packaged
+from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_recipe, packaged
 from alignment.pipeline.recipes.recipe import RECIPE_DIR, read_mapping
 from alignment.pipeline.recipes.report_keys import ReportKeys, report_keys
 from alignment.pipeline.recipes.typecheck import describe_value, fits
@@ -82,11 +82,11 @@ def _no_recipe_folder(folder: Path) -> UserError:
     here = sorted(path for path in others if Path(path).resolve() not in [one.resolve() for one in known.values()])
     expected = [f"a folder with {PIPELINE_FILE}{' such as ' * bool(here)}{', '.join(here)}"]
     expected += [f"a packaged recipe: {', '.join(known)}"]
-    near = nearest(folder, here) or [nearest_recipe(folder)]
+    near = next(iter(nearest(folder, here)), None) or nearest_recipe(folder)
     if folder.exists() and folder.name in known:
         fix = f"rename {folder}, if you mean the packaged recipe, or write recipes/{folder.name}"
     else:
-        fix = f"did you mean {near[0]}?" if near[0] else "check the path; `align init --list` describes the recipes"
+        fix = f"did you mean {near}?" if near else "check the path; `align init --list` describes the recipes"
     return UserError(f"{folder} is not a recipe folder", got=got, expected="; or ".join(expected), fix=fix)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, nearest
-from alignment.pipeline.recipes.packaged import find_recipe, nearest_recipe, short_name
+from alignment.pipeline.recipes.packaged_recipes import find_recipe, nearest_recipe, short_name
 from alignment.pipeline.recipes.typecheck import describe_value
 from alignment.yaml_text import parse_yaml
 
@@ -20,8 +20,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
-        meant = short_name(path.parent / near[0]) if near else nearest_recipe(path)
-        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=f"did you mean {meant}?" if meant else "check the path") from error
+        similar = short_name(path.parent / near[0]) if near else nearest_recipe(path)
+        meant = f"did you mean {similar}?" if similar else "check the path"
+        raise UserError(f"no recipe at {path}", expected="a YAML file", fix=meant) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         kind = "a folder" if path.is_dir() else "a file that is not UTF-8 text"
         fix = "`align run` takes a folder, `align STAGE` a recipe file" if path.is_dir() else None

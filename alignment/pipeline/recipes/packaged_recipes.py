@@ -1,6 +1,7 @@
 """The recipes that come with the project, found by name in any folder: `tiny`, `tiny/sft.yaml`."""
 
 import logging
+import textwrap
 from pathlib import Path
 
 from alignment.errors import nearest
@@ -9,6 +10,7 @@ logger = logging.getLogger(__name__)
 
 PIPELINE_FILE = "pipeline.yaml"
 PACKAGE = Path(__file__).parents[2]
+WIDTH = 110
 FOLDER = "recipes"  # of the packaged recipes, and optional before a name: `recipes/tiny` is `tiny`
 
 
@@ -75,4 +77,9 @@ def listing() -> str:
     """Return a line per packaged recipe: its name and what it is for."""
     known = packaged()
     width = max(map(len, known), default=0)
-    return "\n".join(f"{name:{width}}  {summary(folder)}" for name, folder in known.items())
+    lines = (f"{name:{width}}  {_shortened(summary(folder), WIDTH - width)}" for name, folder in known.items())
+    return "\n".join(lines)
+
+
+def _shortened(text: str, width: int) -> str:
+    return textwrap.shorten(text, width, placeholder=" ...")
