@@ -51,7 +51,7 @@ def keys_for(subject: str) -> Keys:
     if subject != key_table.EVALS:
         return listed
     hints = EVALS_HINTS | {name: key.hint for name, key in report_keys.KEYS.items()}
-    given = [replace(key, default="that of pipeline.yaml") if key.name == "seed" else key for key in listed.fields]
+    given = [replace(key, default="the run's") if key.name == "seed" else key for key in listed.fields]
     return Keys((*(_own(name, hints[name], text) for name, text in EVALS_HELP.items()), *given))
 
 

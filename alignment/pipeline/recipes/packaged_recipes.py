@@ -2,6 +2,7 @@
 
 import logging
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 from alignment.errors import nearest
@@ -47,22 +48,23 @@ def locate_recipe(given: str | Path) -> Path:
 
 
 def short_name(path: Path) -> str:
-    """Return the path of a recipe for tables: a packaged recipe outside the working directory by its name."""
+    """Return the path of a recipe for tables and commands: a packaged recipe elsewhere by the name that finds it."""
     for name, folder in packaged().items() if path.is_absolute() else ():
-        if path.is_relative_to(folder):
+        if path.is_relative_to(folder) and not Path(name).exists():
             return str(Path(name, path.relative_to(folder)))
     return str(path)
 
 
-def nearest_recipe(given: str | Path) -> str | None:
-    """Return the packaged recipe, folder or file, with the name most similar to a misspelt one."""
-    known = packaged()
-    if Path(given).suffix in (".yaml", ".yml"):
-        names = [f"{name}/{file.name}" for name, folder in known.items() for file in folder.glob("*.yaml")]
-    else:
-        names = list(known)
-    near = nearest(Path(given).as_posix().removeprefix(f"{FOLDER}/"), names)
-    return near[0] if near else None
+def nearest_file(given: Path) -> str | None:
+    """Return the file of a packaged recipe with the name most similar to a misspelt one: `tiny/sft.yaml`."""
+    names = [f"{name}/{file.name}" for name, folder in packaged().items() for file in folder.glob("*.yaml")]
+    return next(iter(nearest(given.as_posix().removeprefix(f"{FOLDER}/"), names)), None)
+
+
+def nearest_folder(given: Path, others: Collection[str]) -> str | None:
+    """Return the recipe folder, packaged or one of others, with the name most similar to a misspelt one."""
+    names = {path: path for path in others} | {text: name for name in packaged() for text in (name, f"{FOLDER}/{name}")}
+    return next((names[text] for text in nearest(given.as_posix(), names)), None)
 
 
 def summary(folder: Path) -> str:

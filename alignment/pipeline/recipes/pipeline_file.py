@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import UserError, nearest, raise_all, suggestion
-from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_recipe, packaged
+from alignment.errors import UserError, raise_all, suggestion
+from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_folder, packaged
 from alignment.pipeline.recipes.recipe import RECIPE_DIR, read_mapping
 from alignment.pipeline.recipes.report_keys import ReportKeys, report_keys
 from alignment.pipeline.recipes.typecheck import describe_value, fits
@@ -82,7 +82,7 @@ def _no_recipe_folder(folder: Path) -> UserError:
     here = sorted(path for path in others if Path(path).resolve() not in [one.resolve() for one in known.values()])
     expected = [f"a folder with {PIPELINE_FILE}{' such as ' * bool(here)}{', '.join(here)}"]
     expected += [f"a packaged recipe: {', '.join(known)}"]
-    near = next(iter(nearest(folder, here)), None) or nearest_recipe(folder)
+    near = nearest_folder(folder, here)
     if folder.exists() and folder.name in known:
         fix = f"rename {folder}, if you mean the packaged recipe, or write recipes/{folder.name}"
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, nearest
-from alignment.pipeline.recipes.packaged_recipes import find_recipe, nearest_recipe, short_name
+from alignment.pipeline.recipes.packaged_recipes import find_recipe, nearest_file, short_name
 from alignment.pipeline.recipes.typecheck import describe_value
 from alignment.yaml_text import parse_yaml
 
@@ -20,7 +20,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
-        similar = short_name(path.parent / near[0]) if near else nearest_recipe(path)
+        similar = short_name(path.parent / near[0]) if near else nearest_file(path)
         meant = f"did you mean {similar}?" if similar else "check the path"
         raise UserError(f"no recipe at {path}", expected="a YAML file", fix=meant) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
