@@ -58,13 +58,3 @@ def test_every_option_of_every_verb_is_in_the_script(monkeypatch):
         with pytest.raises(SystemExit):
             align.main([verb, "--help"])
         assert "--debug" in branch and "--help" in branch
-
-
-def test_help_of_export_names_its_targets(capsys):
-    """They are listed in words, since the module that converts takes seconds to import."""
-    from alignment.models.interop import TARGETS
-
-    with pytest.raises(SystemExit):
-        align.main(["export", "--help"])
-    said = capsys.readouterr().out
-    assert all(target in said for target in TARGETS)
