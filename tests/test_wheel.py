@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment.pipeline.records.environment import code_digest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("alignment", "reward_models", "eval")
 WHAT_IT_IS = ("align.py", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -18,7 +20,9 @@ import sys, align
 codes = [align.main(["--help"]), align.main(["init", "mine", "--from", "tiny"])]
 codes += [align.main(["run", name, "--sft.learning_rat", "1"]) for name in ("tiny", "mine", "recipes/tiny-lora")]
 codes += [align.main(["recipe", "sft", "learning_rate"])]
-print(align.__file__, codes, "torch" in sys.modules)
+light = "torch" not in sys.modules
+from alignment.pipeline.records.environment import code_digest
+print(align.__file__, codes, light, code_digest())
 """
 
 
@@ -67,7 +71,7 @@ def test_the_installed_wheel_has_recipes_in_an_empty_folder(installed, tmp_path)
         folder.chmod(0o555 if folder.is_dir() else 0o444)
     command = [sys.executable, "-P", "-c", COMMANDS]
     done = subprocess.run(command, cwd=tmp_path, env=environment(installed), capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == f"{installed}/align.py [0, 0, 2, 2, 2, 0] False", done.stderr
+    assert done.stdout.splitlines()[-1] == f"{installed}/align.py [0, 0, 2, 2, 2, 0] True {code_digest()}", done.stderr
     assert done.stderr.count("did you mean 'learning_rate'?") == 3
     assert f"tiny: the packaged recipe {installed}/alignment/recipes/tiny\n" in done.stderr
     assert "mine: the packaged" not in done.stderr

@@ -97,6 +97,7 @@ def in_empty_folder(tmp_path, monkeypatch) -> Path:
         (["run", "tiny", "--stf.beta", "1"], ["did you mean 'sft'?"]),
         (["sft", "tiny/sft.yaml", "--fersh"], ["no option --fersh", "did you mean the option --fresh?"]),
         (["sft", "tiny/sft.yaml", "--learning-rat", "1"], ["unknown key 'learning_rat'", "mean 'learning_rate'?"]),
+        (["check", "tiny/stf.yaml"], ["no recipe at", "did you mean tiny/sft.yaml?"]),
         (["check", "tiny", "--sft.epochs", "3", "--stge", "sft"], ["did you mean the option --stage?"]),
     ],
 )

@@ -156,3 +156,8 @@ def test_recipes_are_listed_with_a_line_each():
     lines = listing().splitlines()
     assert len(lines) == len(packaged()) and max(map(len, lines)) <= 120
     assert "tiny              From random weights to an aligned model on two CPU cores, without a download" in lines
+
+
+def test_a_stages_file_is_no_folder(elsewhere):
+    with pytest.raises(UserError, match=r"a file(?s:.*)`align STAGE tiny/sft.yaml` runs one stage, `align run tiny`"):
+        load_pipeline("tiny/sft.yaml")

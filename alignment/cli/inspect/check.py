@@ -16,7 +16,7 @@ FOUND_ERRORS = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe folder, or a stage's recipe file")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe folder or stage file: tiny, tiny/sft.yaml")
     parser.add_argument("--stage", help="the stage of a recipe file (default: from pipeline.yaml or the file's name)")
     parser.add_argument("--offline", action="store_true", help="download nothing; note what is skipped for it")
     parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to find finished parents (default: runs/NAME)")
@@ -78,9 +78,12 @@ def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "P
     """Load the pipeline of a recipe folder, or of a recipe file."""
     from alignment.pipeline.graph import load_pipeline, load_stage
     from alignment.pipeline.recipes.packaged_recipes import locate_recipe
+    from alignment.pipeline.recipes.recipe import read_mapping
 
     recipe = locate_recipe(args.recipe)
     if not recipe.is_file():
+        if recipe.suffix in (".yaml", ".yml"):
+            read_mapping(recipe)  # raises, and names a similar file
         return load_pipeline(recipe, args.overrides, args.output_dir, mistakes=mistakes)
     stage = stage_of(recipe, args.stage)
     place = str(Path(args.output_dir) / stage) if args.output_dir else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, raise_all, suggestion
-from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_folder, packaged
+from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_folder, packaged, short_name
 from alignment.pipeline.recipes.recipe import RECIPE_DIR, read_mapping
 from alignment.pipeline.recipes.report_keys import ReportKeys, report_keys
 from alignment.pipeline.recipes.typecheck import describe_value, fits
@@ -83,7 +83,9 @@ def _no_recipe_folder(folder: Path) -> UserError:
     expected = [f"a folder with {PIPELINE_FILE}{' such as ' * bool(here)}{', '.join(here)}"]
     expected += [f"a packaged recipe: {', '.join(known)}"]
     near = nearest_folder(folder, here)
-    if folder.exists() and folder.name in known:
+    if folder.is_file():
+        fix = f"`align STAGE {short_name(folder)}` runs one stage, `align run {short_name(folder.parent)}` all stages"
+    elif folder.exists() and folder.name in known:
         fix = f"rename {folder}, if you mean the packaged recipe, or write recipes/{folder.name}"
     else:
         fix = f"did you mean {near}?" if near else "check the path; `align init --list` describes the recipes"
