@@ -10,7 +10,7 @@ from alignment.errors import UserError
 from alignment.pipeline.recipes.packaged_recipes import packaged
 from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
 from alignment.pipeline.recipes.recipe import read_recipe
-from alignment.pipeline.recipes.recipe_copy import copy_recipe, next_commands
+from alignment.pipeline.recipes.recipe_copy import copy_recipe, flattened, next_commands, renamed
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +46,13 @@ def test_comments_and_commands_are_those_of_the_new_folder():
     assert "README.md of recipes/tiny" in Path("mine/pretrain.yaml").read_text()
 
 
-def test_mappings_of_an_extended_recipe_are_merged(monkeypatch):
-    from alignment.pipeline.recipes.recipe_copy import flattened
+def test_other_recipes_and_runs_keep_their_names():
+    text = "# recipes/tiny, recipes/tiny-lora, my/recipes/tiny, runs/tiny/sft, runs/tiny2\na: recipes/tiny\n"
+    named = "# 'my model', recipes/tiny-lora, my/recipes/tiny, 'runs/my model'/sft, runs/tiny2\na: recipes/tiny\n"
+    assert renamed(text, "tiny", Path("my model")) == named
 
+
+def test_mappings_of_an_extended_recipe_are_merged():
     Path("base.yaml").write_text("# base\na: {x: 1, y: 2}  # both\n# of b\nb:\n  - 1\nc: 3\n")
     Path("child.yaml").write_text("# child\nextends: base.yaml\na:\n  y: 5\n  z: 'no'\nd: ${recipe_dir}\n# end\n")
     text = flattened(Path("child.yaml"))

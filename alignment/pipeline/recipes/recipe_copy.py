@@ -49,19 +49,19 @@ def _texts(source: Path, target: Path) -> dict[str, str]:
     texts = {}
     for file in sorted(files, key=lambda file: (file.name != PIPELINE_FILE, file.name)):
         text = flattened(file) if file.suffix == ".yaml" else file.read_text(encoding="utf-8")
-        texts[file.name] = _renamed(text, file.parent.name, target)
+        texts[file.name] = renamed(text, file.parent.name, target)
     texts[PIPELINE_FILE] = _for_target(texts[PIPELINE_FILE], source.name, target)
     return texts
 
 
-def _renamed(text: str, name: str, target: Path) -> str:
+def renamed(text: str, name: str, target: Path) -> str:
     """A recipe whose comments name the new folder and its run directory."""
-    places = {f"{FOLDER}/{name}": shlex.quote(target.as_posix()), f"runs/{name}": f"runs/{target.resolve().name}"}
+    places = {f"{FOLDER}/{name}": target.as_posix(), f"runs/{name}": f"runs/{target.resolve().name}"}
 
     def rename(comment: re.Match[str]) -> str:
         line = comment[0]
         for old, new in places.items():
-            line = new.join(re.split(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", line))
+            line = shlex.quote(new).join(re.split(rf"(?<![\w./-]){re.escape(old)}(?![\w-])", line))
         return line.replace(f"{DIARY} here", f"{DIARY} of {FOLDER}/{name}")
 
     return re.sub(r"^#.*$", rename, text, flags=re.MULTILINE)
