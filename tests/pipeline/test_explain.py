@@ -90,6 +90,8 @@ def test_the_verb(capsys):
     assert capsys.readouterr().out.startswith("sft: packing\n")
     assert align.main(["recipe", "sft"]) == 0
     assert capsys.readouterr().out.endswith("align recipe sft KEY explains a key; --all describes all keys\n")
+    assert align.main(["recipe"]) == 2
+    assert "one of tokenizer, pretrain, sft, " in capsys.readouterr().err
     assert align.main(["recipe", "stf"]) == 2
     assert "did you mean 'sft'?" in capsys.readouterr().err
 
