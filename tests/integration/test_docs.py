@@ -11,6 +11,7 @@ from align_cli import REPOSITORY, write_launcher
 
 PAGES = [
     "README.md",
+    "docs/recipes.md",
     "docs/your-own-data.md",
     "docs/checks.md",
     "docs/your-own-reward.md",
