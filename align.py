@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
-from alignment.errors import UserError, nearest
+from alignment.errors import UserError, did_you_mean, nearest, raise_all
 from alignment.stages import STAGES
 from alignment.threads import choose_threads
 
@@ -20,16 +20,11 @@ STAGE = "alignment.cli.train.stage"
 
 
 VERBS: dict[str, tuple[str, str]] = {
+    "init": ("alignment.cli.start.init", "copy a packaged recipe folder, to change and run"),
+    "recipe": ("alignment.cli.start.recipe", "explain recipe keys: type, default, whose key, what it does"),
+    "completion": ("alignment.cli.start.completion", "print the script that completes commands in bash or zsh"),
     "run": ("alignment.cli.train.run", "run the stages of a recipe folder in order, with evals between them"),
     **{name: (STAGE, stage.help) for name, stage in STAGES.items()},
-    "check": (
-        "alignment.cli.inspect.check",
-        "validate a recipe: data, masks, template, memory, time",
-    ),
-    "bench": (
-        "alignment.cli.inspect.bench",
-        "measure tokens per second, model FLOP utilisation, parts of a step",
-    ),
     "eval": ("alignment.cli.evaluate.eval", "run evaluation suites on a checkpoint"),
     "compare": ("alignment.cli.evaluate.compare", "compare evaluated checkpoints with the first, paired by item"),
     "sample": (
@@ -47,6 +42,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "reward-card": (
         "alignment.cli.evaluate.reward_card",
         "evaluate a reward model on preference pairs",
+    ),
+    "check": (
+        "alignment.cli.inspect.check",
+        "validate a recipe: data, masks, template, memory, time",
+    ),
+    "bench": (
+        "alignment.cli.inspect.bench",
+        "measure tokens per second, model FLOP utilisation, parts of a step",
     ),
     "report": ("alignment.cli.inspect.report", "rebuild the report of a run directory"),
     "chat": ("alignment.cli.inspect.chat", "chat with a checkpoint in the terminal"),
@@ -75,9 +78,12 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 def usage() -> str:
-    """The text of `align --help`."""
+    """The text of `align --help`: the verbs in groups, which are the folders of alignment/cli."""
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items())
+    groups: dict[str, list[str]] = {}
+    for verb, (module, text) in VERBS.items():
+        groups.setdefault(module.split(".")[2], []).append(f"  {verb:{width}}  {text}")
+    verbs = "\n\n".join("\n".join([f"{name.capitalize()}:", *lines]) for name, lines in groups.items())
     return f"""usage: align VERB [arguments]
 
 From random weights to an aligned model.
@@ -85,7 +91,7 @@ From random weights to an aligned model.
 {verbs}
 
 `align VERB --help` describes the arguments of a verb. `--debug` shows the traceback of a user error.
-Start with: align run recipes/tiny"""
+Start with: align run tiny"""
 
 
 def split_overrides(arguments: list[str], known: set[str]) -> tuple[list[str], list[str]]:
@@ -102,19 +108,59 @@ def split_overrides(arguments: list[str], known: set[str]) -> tuple[list[str], l
     return own, overrides
 
 
-def parse(verb: str, module: ModuleType, arguments: list[str]) -> argparse.Namespace:
-    """Parse the arguments of a verb; a parser with a default for `overrides` accepts recipe keys as options too."""
+def make_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Return the parser of a verb."""
     parser = argparse.ArgumentParser(prog=f"align {verb}", description=VERBS[verb][1], allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, verbs={name: place for name, (place, _) in VERBS.items()})
     module.add_arguments(parser)
-    if parser.get_default("overrides") is None:
-        return parser.parse_args(arguments)
-    known = {option for action in parser._actions for option in action.option_strings}
-    own, overrides = split_overrides(arguments, known)
+    return parser
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of a parser: `--fresh`, `-h`."""
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def spelled(arguments: list[str], options: list[str]) -> list[str]:
+    """Spell each option as its parser does: `--max_time` and `--max-time` are alike. After `--` nothing is changed."""
+    same = {option.replace("_", "-"): option for option in options}
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    parts = (argument.partition("=") for argument in arguments[:end])
+    found = [same.get(name.replace("_", "-"), name) + equals + value for name, equals, value in parts]
+    return found + arguments[end:]
+
+
+def parse(verb: str, module: ModuleType, arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments of a verb; a parser with a default for `overrides` accepts recipe keys as options too.
+
+    Raises:
+        UserError: there is no such option; with recipe keys, that is found when the recipe is read.
+    """
+    parser = make_parser(verb, module)
+    options = options_of(parser)
+    arguments = spelled(arguments, options)
+    takes_keys = parser.get_default("overrides") is not None
+    own, others = split_overrides(arguments, set(options)) if takes_keys else (arguments, [])
+    if not takes_keys:
+        refuse_unknown_options(verb, arguments, options)
     args = parser.parse_args(own)
-    args.overrides = overrides
+    if takes_keys:
+        args.overrides, args.options = others, options
     return args
+
+
+def refuse_unknown_options(verb: str, arguments: list[str], options: list[str]) -> None:
+    """Raise for options that a verb does not have, and name the nearest of each."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    names = [argument.partition("=")[0] for argument in arguments[:end] if argument.startswith("--")]
+    raise_all(
+        [
+            UserError(f"no option {name}", fix=did_you_mean(name, options, f"`align {verb} --help` lists the options"))
+            for name in names
+            if name not in options
+        ]
+    )
 
 
 def set_up_logging() -> None:
@@ -139,17 +185,27 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     choose_threads()  # before anything imports torch
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
-    args = parse(verb, module, arguments)
+    args = argparse.Namespace()
     try:
+        args = parse(verb, module, arguments)
         return module.main(args)
     except Exception as error:
         from alignment.durable.unwritable import explain
 
         found = error if isinstance(error, UserError) else explain(error)
-        if args.debug or found is None:
+        if found is None or "--debug" in arguments:
             raise
-        print(f"align {verb}: {found}", file=sys.stderr)
+        print(f"align {verb}: {with_options(found, args)}", file=sys.stderr)
         return USER_ERROR
+
+
+def with_options(error: UserError, args: argparse.Namespace) -> UserError:
+    """The error for a misspelt option that was taken for a recipe key, with the nearest option as its fix."""
+    if not getattr(args, "overrides", None):
+        return error
+    from alignment.pipeline.recipes.misspelt import suggest_options
+
+    return suggest_options(error, args.overrides, args.options)
 
 
 def interrupt_by(signum: int) -> Handler:

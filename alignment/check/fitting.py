@@ -25,13 +25,13 @@ LEAST = {"kto": 2}
 Configs = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
-def fit(made: Draft, material: Material, device: Device, configs: Configs, recipes: Path) -> None:
+def fit(made: Draft, material: Material, device: Device, configs: Configs, qlora: Path) -> None:
     """Change a draft's lengths, type of weights and batches to what fits; the user's own keys are kept.
 
     Args:
         material: of the draft's stage.
         configs: builds the stage's dataclasses from a recipe.
-        recipes: the folder of the shipped recipes.
+        qlora: the folder recipes/qlora-1gpu.
     """
     fit_lengths(made, material)
     if not device.on_gpu and lacks_bf16() and made.recipe.get("dtype") == "bfloat16":
@@ -40,7 +40,7 @@ def fit(made: Draft, material: Material, device: Device, configs: Configs, recip
     smallest = _estimate(made.recipe, material, device, configs)
     adapter = made.recipe.get("use_peft") or (material.origin.model and material.origin.model.adapter)
     if smallest and smallest.verdict != FITS and adapter and not missing_for_quantization():
-        for key, value in quantised(recipes, material.method).items():
+        for key, value in quantised(qlora, material.method).items():
             made.set(key, value, "the base in 4 bit: it does not fit in 16")
         fit_memory(made, material, device, configs)
 

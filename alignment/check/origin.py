@@ -21,7 +21,7 @@ from alignment.models.checkpoints import is_adapter, is_path
 from alignment.models.examined.adapter_settings import load_adapter_settings
 from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import Pipeline
-from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
+from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings, stage_files
 from alignment.pipeline.recipes.recipe import PLACEHOLDER, fill_inputs, placeholders, read_recipe
 from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES, TOKENIZER
@@ -63,10 +63,10 @@ def recipes_of(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     """
     recipes: dict[str, dict[str, Any]] = {}
     if (pipeline.recipe_dir / PIPELINE_FILE).is_file():
-        for name, file in read_settings(pipeline.recipe_dir).stages.items():
-            recipe = read_recipe(pipeline.recipe_dir / file)
+        for name, file in stage_files(read_settings(pipeline.recipe_dir), pipeline.recipe_dir).items():
+            recipe = read_recipe(file)
             unfilled = {key: f"${{{key}}}" for key in placeholders(recipe)}
-            recipes[name] = fill_inputs(recipe, unfilled | pipeline.inputs, file)
+            recipes[name] = fill_inputs(recipe, unfilled | pipeline.inputs, str(file))
     return recipes | {spec.name: spec.recipe for spec in pipeline.stages}
 
 

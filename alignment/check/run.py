@@ -30,6 +30,7 @@ from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
+from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES, TOKENIZER
 
@@ -94,7 +95,7 @@ def check_stages(
         material, findings = inspect_stage(spec, pipeline.run_dir, recipes, parents, options or Options())
         costs, found = stage_costs(material, device) if material and device else ([], [])
         named = [finding.for_stage(spec.name) for finding in [*findings, *found]]
-        checks.append(StageCheck(spec.name, str(spec.recipe_path), named, material, costs))
+        checks.append(StageCheck(spec.name, short_name(spec.recipe_path), named, material, costs))
     return checks
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alignment.check.findings import Finding, from_user_error
+from alignment.pipeline.recipes.packaged_recipes import short_name
 
 if TYPE_CHECKING:
     from alignment.check.material import Material
@@ -33,7 +34,7 @@ class StageCheck:
 def refused(spec: StageSpec, mistakes: Sequence[UserError]) -> StageCheck:
     """Return the outcome for a stage with mistakes in its keys, of which nothing else is checked."""
     findings = [found.for_stage(spec.name) for mistake in mistakes for found in from_user_error(mistake)]
-    return StageCheck(spec.name, str(spec.recipe_path), findings)
+    return StageCheck(spec.name, short_name(spec.recipe_path), findings)
 
 
 def merged(checks: Sequence[StageCheck]) -> list[Finding]:

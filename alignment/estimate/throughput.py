@@ -16,7 +16,7 @@ from alignment.estimate.peak_flops import palm_flops, peak_flops
 from alignment.estimate.shape import shape_of
 from alignment.models.gpt import GPTConfig, GPTForCausalLM
 from alignment.pipeline.recipes.configs import build_configs
-from alignment.pipeline.recipes.overrides import apply_overrides
+from alignment.pipeline.recipes.overrides import apply_overrides, parse_overrides
 from alignment.pipeline.recovery import seed_everything
 from alignment.pipeline.stage_spec import StageSpec
 from alignment.stages import STAGES
@@ -141,7 +141,7 @@ def bare_overrides(overrides: Sequence[str], timer: StepTimer, rows: int) -> lis
     """
     wanted = BARE | {"max_steps": timer.max_steps, "max_train_samples": rows, "max_eval_samples": 8}
     flags = [str(part) for key, value in wanted.items() for part in (f"--{key}", str(value).lower())]
-    given = {part for part in overrides if part.startswith("--")}
+    given = {f"--{key}" for key in parse_overrides(overrides)}
     pairs = zip(flags[::2], flags[1::2], strict=True)
     return [*overrides, *(part for pair in pairs if pair[0] not in given or pair[0] == "--max_steps" for part in pair)]
 

@@ -14,6 +14,7 @@ from typing import Any
 from alignment.errors import UserError, gathered, raise_all
 from alignment.pipeline.parents import check_kind
 from alignment.pipeline.recipes.overrides import check_inputs, parse_overrides, route_overrides, set_key
+from alignment.pipeline.recipes.packaged_recipes import locate_recipe, short_name
 from alignment.pipeline.recipes.pipeline_file import (
     PIPELINE_FILE,
     EvalSpec,
@@ -21,6 +22,7 @@ from alignment.pipeline.recipes.pipeline_file import (
     check_stage_names,
     read_evals,
     read_settings,
+    stage_files,
 )
 from alignment.pipeline.recipes.recipe import fill_inputs, read_recipe
 from alignment.pipeline.stage_spec import (
@@ -78,6 +80,7 @@ def load_pipeline(
     """Read and check a recipe folder.
 
     Args:
+        recipe_dir: a path, or the name of a packaged recipe if there is no such path.
         overrides: `--STAGE.key value`, `--evals.key value` and `--INPUT value`, as given on the command line.
         output_dir: the run directory; default: runs/NAME.
         seed: replaces the seed in pipeline.yaml.
@@ -89,12 +92,12 @@ def load_pipeline(
     Raises:
         UserError: one mistake, or UserErrors with all of them.
     """
-    recipe_dir = Path(recipe_dir)
+    recipe_dir = locate_recipe(recipe_dir)
     settings, source = read_settings(recipe_dir), recipe_dir / PIPELINE_FILE
     run_dir = Path(output_dir) if output_dir else Path("runs") / settings.name
     seed = seed if seed is not None else settings.seed or 0
     check_stage_names(settings, list(stage_table(package)), source)
-    paths = {name: recipe_dir / file for name, file in settings.stages.items()}
+    paths = stage_files(settings, recipe_dir)
     recipes = _read_all(paths)
 
     errors: list[UserError] = []
@@ -102,7 +105,7 @@ def load_pipeline(
     with gathered(errors):
         inputs = route_overrides(overrides, recipes, evals, list(settings.inputs))
     with gathered(errors):
-        check_inputs(recipes, inputs, settings.inputs, source, f"align run {recipe_dir}")
+        check_inputs(recipes, inputs, settings.inputs, source, f"align run {short_name(recipe_dir)}")
     raise_all(errors)
 
     stages = _stages(recipes, paths, inputs, seed, package, quick)
@@ -195,7 +198,7 @@ def load_stage(
         mistakes: as in `load_pipeline`; parents that pipeline.yaml lists then need no checkpoint yet.
         recipe: the recipe, if its file is not written yet.
     """
-    recipe_path = Path(recipe_path)
+    recipe_path = locate_recipe(recipe_path)
     recipe = read_recipe(recipe_path) if recipe is None else copy.deepcopy(recipe)
     source = recipe_path.parent / PIPELINE_FILE
     settings = read_settings(recipe_path.parent) if source.is_file() else Settings(recipe_path.resolve().parent.name)
@@ -205,7 +208,7 @@ def load_stage(
             inputs[key] = value
         else:
             set_key(recipe, key, value)
-    check_inputs({stage: recipe}, inputs, settings.inputs, source, f"align {stage} {recipe_path}")
+    check_inputs({stage: recipe}, inputs, settings.inputs, source, f"align {stage} {short_name(recipe_path)}")
     recipe = fill_inputs(recipe, inputs, str(recipe_path))
 
     own = recipe.pop("output_dir", None)
@@ -287,5 +290,5 @@ def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, exp
             f"{recipe_path}: {key} names a stage that has not been run",
             got=f"{parent} (no {folder})",
             expected=f"a finished {parent} stage, or the path of a {expected} checkpoint",
-            fix=f"align {parent} {recipe_path.parent / parent}.yaml",
+            fix=f"align {parent} {short_name(recipe_path.parent / parent)}.yaml",
         )

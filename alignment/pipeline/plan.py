@@ -10,6 +10,7 @@ from alignment.errors import UserError, suggestion
 from alignment.pipeline.evals import EvalJob
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.parents import digest_outside
+from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.records.digest import data_digests, digest_recipe, digest_value
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stage_spec import StageSpec
@@ -131,7 +132,7 @@ def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
         parents = ", ".join(dict.fromkeys((spec.parents | spec.outside).values())) or "nothing"
         plan = f"run ({step.why})" if step.runs else "up to date"
         suites = ", ".join(f"{job.suite} ({job.format})" for job in jobs if job.stage == spec.name)
-        rows.append((spec.name, parents, str(spec.recipe_path), plan, suites))
+        rows.append((spec.name, parents, short_name(spec.recipe_path), plan, suites))
     return table(("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON"), rows)
 
 

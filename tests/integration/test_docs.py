@@ -13,6 +13,7 @@ TUTORIALS = ["docs/tutorials/stages.md", "docs/tutorials/lora-on-your-files.md",
 PAGES = [
     "README.md",
     "docs/index.md",
+    "docs/recipes.md",
     "docs/your-own-data.md",
     "docs/checks.md",
     "docs/your-own-reward.md",

@@ -1,5 +1,6 @@
 """Checkpoints to and from transformers' own architectures, and to folders that carry their code."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
+from alignment.cli.share import export_checkpoint as export_verb
 from alignment.errors import UserError
 from alignment.models.gpt import (
     GPTConfig,
@@ -619,3 +621,10 @@ def test_the_verbs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"back: GPTForCausalLM, {count}, with its tokenizer" in done.stdout
     assert_same_weights(GPTForCausalLM.from_pretrained(tmp_path / "back"), model)
+
+
+def test_the_help_of_export_names_its_targets():
+    """In words, not by `choices`: the module that knows the targets takes seconds to import."""
+    parser = argparse.ArgumentParser()
+    export_verb.add_arguments(parser)
+    assert all(target in parser.format_help() for target in TARGETS)

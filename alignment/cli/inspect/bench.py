@@ -36,10 +36,11 @@ def main(args: argparse.Namespace) -> int:
     from alignment.estimate.throughput import bare_overrides, bench_preset, bench_stage, describe
     from alignment.models.gpt import GPTConfig
     from alignment.pipeline.graph import load_stage
+    from alignment.pipeline.recipes.packaged_recipes import locate_recipe
     from alignment.stages import STAGES, TOKENIZER
 
     timer = StepTimer(args.steps, args.warmup, Path(args.profile) if args.profile else None)
-    recipe = Path(args.what)
+    recipe = locate_recipe(args.what)
     if recipe.is_file():
         stage = stage_of(recipe, args.stage)
         if STAGES[stage].checkpoint == TOKENIZER:

@@ -16,7 +16,7 @@ FOUND_ERRORS = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe folder, or a stage's recipe file")
+    parser.add_argument("recipe", metavar="RECIPE", help="a recipe folder or stage file: tiny, tiny/sft.yaml")
     parser.add_argument("--stage", help="the stage of a recipe file (default: from pipeline.yaml or the file's name)")
     parser.add_argument("--offline", action="store_true", help="download nothing; note what is skipped for it")
     parser.add_argument("--output_dir", metavar="RUN_DIR", help="where to find finished parents (default: runs/NAME)")
@@ -43,9 +43,12 @@ def main(args: argparse.Namespace) -> int:
     from alignment.check.display import in_colour, show_findings, show_stage, summary
     from alignment.check.findings import has_errors
     from alignment.check.stage_check import merged, refused
+    from alignment.pipeline.recipes.misspelt import suggest_options
 
     mistakes: dict[str, list[UserError]] = {}
     pipeline = load(args, mistakes)
+    for errors in mistakes.values():
+        errors[:] = [suggest_options(error, args.overrides, args.options) for error in errors]
     if all(mistakes.values()):  # nothing is left to check, with libraries that take seconds to import
         checks = [refused(spec, mistakes[spec.name]) for spec in pipeline.stages]
     else:
@@ -74,9 +77,13 @@ def check(pipeline: "Pipeline", mistakes: "dict[str, list[UserError]]", args: ar
 def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "Pipeline":
     """Load the pipeline of a recipe folder, or of a recipe file."""
     from alignment.pipeline.graph import load_pipeline, load_stage
+    from alignment.pipeline.recipes.packaged_recipes import locate_recipe
+    from alignment.pipeline.recipes.recipe import read_mapping
 
-    recipe = Path(args.recipe)
+    recipe = locate_recipe(args.recipe)
     if not recipe.is_file():
+        if recipe.suffix in (".yaml", ".yml"):
+            read_mapping(recipe)  # raises, and names a similar file
         return load_pipeline(recipe, args.overrides, args.output_dir, mistakes=mistakes)
     stage = stage_of(recipe, args.stage)
     place = str(Path(args.output_dir) / stage) if args.output_dir else None
@@ -86,12 +93,12 @@ def load(args: argparse.Namespace, mistakes: "dict[str, list[UserError]]") -> "P
 def stage_of(recipe: Path, given: str | None) -> str:
     """The stage of a recipe file: as given, from the pipeline.yaml in its folder, or from the file's name."""
     from alignment.errors import UserError
-    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
+    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings, stage_files
     from alignment.stages import STAGES
 
     pipeline_file = recipe.parent / PIPELINE_FILE
-    listed = read_settings(recipe.parent).stages if pipeline_file.is_file() else {}
-    named = next((name for name, file in listed.items() if (recipe.parent / file).resolve() == recipe.resolve()), None)
+    listed = stage_files(read_settings(recipe.parent), recipe.parent) if pipeline_file.is_file() else {}
+    named = next((name for name, file in listed.items() if file.resolve() == recipe.resolve()), None)
     stage = given or named or recipe.stem
     if stage not in STAGES:
         raise UserError(

@@ -4,14 +4,13 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from alignment.models.interop import TARGETS
-
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint folder (full model or adapter) or hub id")
     parser.add_argument(
         "--to",
-        choices=TARGETS,
+        metavar="TARGET",
         required=True,
-        help="an architecture of transformers, or self-contained: this project's, with its code in the folder",
+        help="an architecture of transformers (gpt2, llama, qwen3, mixtral), or self-contained: this project's, with "
+        "its code in the folder",
     )
     parser.add_argument("--output_dir", metavar="DIR", required=True, help="a new or empty folder to write to")
 

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 WITHOUT_RECIPE = frozenset(name for name, facts in STAGES.items() if facts.data != "text")  # those of lora-1gpu
 OPTIONS = ("model", "data", "lora", "reward")
 COMMAND = "# command   "
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 
 def add_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
@@ -51,10 +50,11 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 def as_overrides(args: argparse.Namespace) -> list[str]:
     """Return the options as overrides of a recipe: its inputs, if it declares them, else the keys that they mean."""
+    from alignment.pipeline.recipes.packaged_recipes import find_recipe
     from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
     from alignment.yaml_text import write_yaml
 
-    source = Path(args.recipe).parent / PIPELINE_FILE
+    source = find_recipe(args.recipe).parent / PIPELINE_FILE
     inputs = read_settings(source.parent).inputs if source.is_file() else {}
     words, options = [], given(args)
     for name in [name for name in options if name in inputs]:
@@ -203,6 +203,7 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
     from alignment.models.checkpoints import is_adapter
     from alignment.pipeline.recipes.draft import BASE, draft
     from alignment.pipeline.recipes.overrides import parse_overrides, set_key
+    from alignment.pipeline.recipes.packaged_recipes import packaged
 
     chosen: dict[str, Any] = {}
     for key, value in parse_overrides(args.overrides).items():
@@ -211,7 +212,7 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
     continued = is_adapter(options["model"])
     lora = bool(options.get("lora")) and not continued
     keys = recipe_keys(options) | ({"model_name_or_path": place.parent} if place.parent else {})
-    made = draft(args.verb, RECIPES / BASE, keys, new_adapter=lora, continued=continued, chosen=chosen)
+    made = draft(args.verb, packaged()[BASE], keys, new_adapter=lora, continued=continued, chosen=chosen)
     if args.seed is not None:
         made.recipe["seed"] = args.seed
     if continued:
@@ -243,6 +244,8 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
     from alignment.check.run import RUN_SAMPLE, inspect_stage, raise_errors
     from alignment.check.stage_check import StageCheck
     from alignment.estimate.compute import this_device
+    from alignment.pipeline.recipes.draft import QUANTISED
+    from alignment.pipeline.recipes.packaged_recipes import packaged
 
     pipeline = _pipeline(args, made.recipe, place)
     (spec,) = pipeline.stages
@@ -259,7 +262,7 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
         material,
         device,
         lambda recipe: replace(spec, recipe={**spec.recipe, **recipe}).configs(pipeline.run_dir),
-        RECIPES,
+        packaged()[QUANTISED],
     )
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe_dir", metavar="RECIPE_DIR", help="a folder with pipeline.yaml: recipes/tiny")
+    parser.add_argument(
+        "recipe_dir", metavar="RECIPE_DIR", help="a folder with pipeline.yaml, or a packaged recipe: tiny"
+    )
     parser.add_argument("--output_dir", metavar="RUN_DIR", help="the run directory (default: runs/NAME)")
     parser.add_argument("--seed", type=int, help="the seed of every stage whose recipe sets none")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")

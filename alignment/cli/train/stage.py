@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     stage = parser.prog.split()[-1]
-    example = f"a recipe file, for example recipes/tiny/{stage}.yaml"
+    example = f"a recipe file: tiny/{stage}.yaml, or a path"
     parser.add_argument("recipe", metavar="RECIPE", nargs="?" if stage in WITHOUT_RECIPE else None, help=example)
     if stage in WITHOUT_RECIPE:
         one_line.add_arguments(parser, stage)

@@ -75,9 +75,9 @@ def with_micro_batch(recipe: Mapping[str, Any], micro: int) -> dict[str, Any]:
     return keys | ({ROLLOUT: recipe[ROLLOUT] * times} if ROLLOUT in recipe else {})
 
 
-def quantised(recipes: Path, stage: str) -> dict[str, Any]:
-    """Return the keys by which recipes/qlora-1gpu differs from recipes/lora-1gpu, without those of the batch."""
-    recipe = read_mapping(recipes / QUANTISED / f"{stage}.yaml")
+def quantised(folder: Path, stage: str) -> dict[str, Any]:
+    """Return the keys by which recipes/qlora-1gpu, in `folder`, differs from recipes/lora-1gpu, but not the batch's."""
+    recipe = read_mapping(folder / f"{stage}.yaml")
     return {key: value for key, value in recipe.items() if key not in ("extends", MICRO, ACCUMULATION)}
 
 

@@ -1,14 +1,21 @@
 """The keys that a stage's recipe may have, with the types of their values."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import ModuleType
 from typing import Any, get_type_hints
 
 from alignment.errors import UserError, suggestion
+from alignment.pipeline.recipes.misspelt import UnknownKey
 from alignment.pipeline.recipes.typecheck import describe, describe_value, fits
 from alignment.yaml_text import write_yaml
+
+OURS = "alignment"
+OWNERS = {OURS: "this project", "trl": "TRL", "transformers": "transformers", "peft": "PEFT"}
+PEFT_NAMES = ("lora_", "use_rslora", "use_dora")  # keys of TRL's ModelConfig that are fields of PEFT's LoraConfig
 
 
 @dataclass(frozen=True)
@@ -19,12 +26,20 @@ class Key:
         hint: the annotation of the field.
         required: whether the recipe has to set the key.
         example: the default value as an example, if it is a text or a number.
+        default: the default value as YAML; empty for a required key.
+        owner: the library that defines the key: an entry of OWNERS.
+        set_by: the library that sets another default than the owner; empty if none does.
+        help: what the key does.
     """
 
     name: str
     hint: Any
     required: bool = False
     example: str | int | float | None = None
+    default: str = ""
+    owner: str = ""
+    set_by: str = ""
+    help: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,8 @@ class Keys:
     def _unknown(self, name: str, value: Any, source: str) -> UserError:
         new = self.renamed.get(name)
         fix = f"what it did: {new}" if new else suggestion(name, sorted(self.names))
-        return UserError(f"{source}: unknown key {name!r}", got=f"{name}: {value}", fix=fix)
+        problem = f"{source}: unknown key {name!r}"
+        return UnknownKey(problem, name, sorted(self.names), got=f"{name}: {value}", fix=fix)
 
 
 def keys_of_module(module: ModuleType) -> Keys:
@@ -85,7 +101,32 @@ def _fields(cls: type) -> Iterator[Key]:
         if field.init:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             example = field.default if isinstance(field.default, str | int | float) else None
-            yield Key(field.name, hints[field.name], required, example)
+            owner, set_by = _owner(cls, field.name)
+            text = " ".join(str(field.metadata.get("help", "")).replace("%%", "%").split())
+            yield Key(field.name, hints[field.name], required, example, _default(field), owner, set_by, text)
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    """The default of a field as YAML; empty if there is none."""
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if value is dataclasses.MISSING:
+        return ""
+    return write_yaml(value.value if isinstance(value, Enum) else value)
+
+
+def _owner(cls: Any, name: str) -> tuple[str, str]:
+    """The library that defines a field, and the library that sets another default than the owner, if any.
+
+    TRL's ModelConfig repeats fields of PEFT's LoraConfig.
+    """
+    classes = [one for one in cls.__mro__ if name in inspect.get_annotations(one)]
+    libraries = [library if (library := one.__module__.partition(".")[0]) in OWNERS else OURS for one in classes]
+    owner = libraries[-1]
+    own, first = ({field.name: field for field in dataclasses.fields(one)}[name] for one in (cls, classes[-1]))
+    set_by = libraries[0] if libraries[0] != owner and _default(own) != _default(first) else ""
+    if owner == "trl" and classes[-1].__name__ == "ModelConfig" and name.startswith(PEFT_NAMES):
+        owner = "peft"
+    return owner, set_by
 
 
 def _missing(source: str, key: Key) -> UserError:

@@ -6,13 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, gathered, raise_all, suggestion
+from alignment.pipeline.recipes.misspelt import UnknownKey
 from alignment.pipeline.recipes.recipe import placeholders
 from alignment.pipeline.recipes.typecheck import describe_value
 from alignment.yaml_text import parse_yaml
 
+# Mappings whose keys are names in the user's data and suites, which may have hyphens.
+NAMED_BY_DATA = {"columns", "headline", "start_tokens_as"}
+
+
+def key_of_option(option: str) -> str:
+    """The recipe key of an option without its `--`: `sft.learning-rate` is `sft.learning_rate`."""
+    parts: list[str] = []
+    for part in option.split("."):
+        parts.append(part if NAMED_BY_DATA & {*parts} else part.replace("-", "_"))
+    return ".".join(parts)
+
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """`["--key", "value", "--a.b=1", "--flag"]` as {dotted key: value}; values are YAML, a key alone means true."""
+    """`["--key", "value", "--a.b=1", "--flag"]` as {dotted key: value}; values are YAML, a key alone means true.
+
+    A key may be written with hyphens; of a key that is given twice, in whichever spelling, the last value counts.
+    """
     overrides, rest = {}, list(arguments)
     while rest:
         token = rest.pop(0)
@@ -23,7 +38,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = token[2:].partition("=")
         if not equals:
             text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        overrides[key] = parse_yaml(text, f"--{key}")
+        overrides[key_of_option(key)] = parse_yaml(text, f"--{key}")
     return overrides
 
 
@@ -78,7 +93,8 @@ def _unknown_override(key: str, part: str, stages: list[str], inputs: Sequence[s
     if inputs:
         expected += "; or an input: " + ", ".join(inputs)
     fix = f"put the stage's name before the key: --STAGE.{key}" if "." not in key else None
-    return UserError(f"no stage or input for --{key}", got=part, expected=expected, fix=fix or suggestion(part, stages))
+    fix = fix or suggestion(part, [*stages, "evals"])
+    return UnknownKey(f"no stage or input for --{key}", key, inputs, got=part, expected=expected, fix=fix)
 
 
 def check_inputs(

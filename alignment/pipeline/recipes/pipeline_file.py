@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, raise_all, suggestion
-from alignment.pipeline.recipes.recipe import read_mapping
+from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_folder, packaged, short_name
+from alignment.pipeline.recipes.recipe import RECIPE_DIR, read_mapping
 from alignment.pipeline.recipes.report_keys import ReportKeys, report_keys
 from alignment.pipeline.recipes.typecheck import describe_value, fits
 
-PIPELINE_FILE = "pipeline.yaml"
 KEYS = {"name": str, "seed": int, "inputs": dict[str, str], "stages": dict[str, str], "evals": dict[str, Any]}
 FORMATS = ("plain", "chat")
 
@@ -53,17 +53,7 @@ def read_settings(recipe_dir: Path) -> Settings:
     """Read the pipeline.yaml of a recipe folder."""
     path = recipe_dir / PIPELINE_FILE
     if not path.is_file():
-        found = sorted(str(file.parent) for file in Path("recipes").glob(f"*/{PIPELINE_FILE}"))
-        raise UserError(
-            f"{recipe_dir} is not a recipe folder",
-            got=f"no {PIPELINE_FILE}"
-            if recipe_dir.is_dir()
-            else "a file"
-            if recipe_dir.is_file()
-            else "no such folder",
-            expected=f"a folder with {PIPELINE_FILE}",
-            fix=f"recipe folders here: {', '.join(found)}" if found else "check the path",
-        )
+        raise _no_recipe_folder(recipe_dir)
     content = read_mapping(path)
     errors = [
         UserError(f"{path}: unknown key {key!r}", fix=suggestion(key, KEYS)) for key in content if key not in KEYS
@@ -73,8 +63,33 @@ def read_settings(recipe_dir: Path) -> Settings:
             content.pop(key, None)
         elif not fits(content[key], hint):
             errors.append(UserError(f"{path}: {key} cannot take this value", got=describe_value(content[key])))
+    if RECIPE_DIR in (content.get("inputs") or ()):
+        errors.append(UserError(f"{path}: no input can have the name {RECIPE_DIR}", fix="rename the input"))
     raise_all(errors)
     return Settings(**{"name": recipe_dir.resolve().name} | content)
+
+
+def stage_files(settings: Settings, recipe_dir: Path) -> dict[str, Path]:
+    """Return the recipe file of each stage: relative to the folder, or of a packaged recipe (`tiny/sft.yaml`)."""
+    return {name: find_recipe(file, recipe_dir) for name, file in settings.stages.items()}
+
+
+def _no_recipe_folder(folder: Path) -> UserError:
+    """The error for a folder without pipeline.yaml, with the recipe folders near it and the packaged recipes."""
+    got = f"no {PIPELINE_FILE}" if folder.is_dir() else "a file" if folder.is_file() else "no such folder"
+    known = packaged()
+    others = {str(file.parent) for pattern in ("*", "recipes/*") for file in Path().glob(f"{pattern}/{PIPELINE_FILE}")}
+    here = sorted(path for path in others if Path(path).resolve() not in [one.resolve() for one in known.values()])
+    expected = [f"a folder with {PIPELINE_FILE}{' such as ' * bool(here)}{', '.join(here)}"]
+    expected += [f"a packaged recipe: {', '.join(known)}"]
+    near = nearest_folder(folder, here)
+    if folder.is_file():
+        fix = f"`align STAGE {short_name(folder)}` runs one stage, `align run {short_name(folder.parent)}` all stages"
+    elif folder.exists() and folder.name in known:
+        fix = f"rename {folder}, if you mean the packaged recipe, or write recipes/{folder.name}"
+    else:
+        fix = f"did you mean {near}?" if near else "check the path; `align init --list` describes the recipes"
+    return UserError(f"{folder} is not a recipe folder", got=got, expected="; or ".join(expected), fix=fix)
 
 
 def check_stage_names(settings: Settings, known: list[str], source: Path) -> None:

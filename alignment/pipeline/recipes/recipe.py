@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, nearest
+from alignment.pipeline.recipes.packaged_recipes import find_recipe, nearest_file, short_name
 from alignment.pipeline.recipes.typecheck import describe_value
 from alignment.yaml_text import parse_yaml
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)\}")
+RECIPE_DIR = "recipe_dir"  # ${recipe_dir} is the folder of the recipe file that it is written in
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -18,7 +20,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
-        meant = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        similar = short_name(path.parent / near[0]) if near else nearest_file(path)
+        meant = f"did you mean {similar}?" if similar else "check the path"
         raise UserError(f"no recipe at {path}", expected="a YAML file", fix=meant) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         kind = "a folder" if path.is_dir() else "a file that is not UTF-8 text"
@@ -53,7 +56,7 @@ def _read_extending(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in [child.resolve() for child in children]:
         chain = " -> ".join(map(str, [*children, path]))
         raise UserError(f"{children[0]} extends itself", got=chain, fix="remove one `extends` from the cycle")
-    recipe = read_mapping(path)
+    recipe = _fill(read_mapping(path), {RECIPE_DIR: str(path.parent)})
     if "extends" not in recipe:
         return recipe
     base = recipe.pop("extends")
@@ -61,9 +64,9 @@ def _read_extending(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(
             f"{path}: `extends` takes the path of one recipe",
             got=describe_value(base),
-            expected="a path relative to this file",
+            expected="a path relative to this file, or a packaged recipe: tiny/sft.yaml",
         )
-    return merge(_read_extending(path.parent / base, (*children, path)), recipe)
+    return merge(_read_extending(find_recipe(base, path.parent), (*children, path)), recipe)
 
 
 def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -88,15 +91,18 @@ def fill_inputs(recipe: dict[str, Any], inputs: dict[str, Any], source: str) -> 
     missing = sorted(placeholders(recipe) - set(inputs))
     if missing:
         raise UserError(f"{source} uses inputs that were not given", expected=", ".join(missing))
+    return _fill(recipe, inputs)
 
-    def fill(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: fill(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [fill(item) for item in value]
-        if not isinstance(value, str):
-            return value
-        whole = PLACEHOLDER.fullmatch(value)
-        return inputs[whole[1]] if whole else PLACEHOLDER.sub(lambda found: str(inputs[found[1]]), value)
 
-    return fill(recipe)
+def _fill(value: Any, inputs: dict[str, Any]) -> Any:
+    """A copy of a value with each `${name}` of the inputs replaced, and others left as they are."""
+    if isinstance(value, dict):
+        return {key: _fill(item, inputs) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, inputs) for item in value]
+    if not isinstance(value, str):
+        return value
+    whole = PLACEHOLDER.fullmatch(value)
+    if whole and whole[1] in inputs:
+        return inputs[whole[1]]
+    return PLACEHOLDER.sub(lambda found: str(inputs.get(found[1], found[0])), value)

@@ -11,6 +11,7 @@ import alignment
 import eval
 import reward_models
 from alignment.durable.manifest import sha256
+from alignment.pipeline.recipes.packaged_recipes import FOLDER
 from alignment.pipeline.records.digest import digest_value
 
 CODE = (".py", ".yaml", ".jinja")
@@ -48,11 +49,15 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def code_digest() -> str:
-    """The digest of this project's code and tables, which identifies the version even without git."""
+    """The digest of this project's code and tables, which identifies the version even without git.
+
+    It is the same in a checkout and in its wheel, which has the recipes inside a package.
+    """
     files = []
     for package in (alignment, eval, reward_models):
         folder = Path(str(package.__file__)).parent
-        found = sorted(path for path in folder.rglob("*") if path.suffix in CODE)
+        inside = (path for path in folder.rglob("*") if path.relative_to(folder).parts[0] != FOLDER)
+        found = sorted(path for path in inside if path.suffix in CODE)
         files += [[package.__name__, path.relative_to(folder).as_posix(), sha256(path)] for path in found]
     return digest_value(files)
 

@@ -1,0 +1,1 @@
+"""Verbs of the first hour: copy a recipe, explain its keys, complete commands."""
