@@ -7,13 +7,11 @@ by hand; tests/integration/test_docs.py compares them with what runs write.
 """
 
 import argparse
-import dataclasses
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,13 @@ FOLDER = Path(__file__).resolve().parent / "reference"
 sys.path.insert(0, str(FOLDER.parents[1]))  # so that the code of this checkout is described, installed or not
 
 from align import VERBS  # noqa: E402
-from alignment.pipeline.recipes.key_table import installed, text_of  # noqa: E402
-from alignment.pipeline.recipes.keys import keys_of_module  # noqa: E402
+from alignment.pipeline.recipes import explain, key_table  # noqa: E402
+from alignment.pipeline.recipes.keys import OWNERS, Key, Keys  # noqa: E402
+from alignment.pipeline.recipes.typecheck import describe  # noqa: E402
 from alignment.stages import STAGES  # noqa: E402
 
 MADE = "<!-- Made by docs/generate_reference.py: change the code, not this page. -->\n"
-OWNERS = {"transformers": "transformers", "trl": "TRL"}  # by the package of the class that has the key first
+TRAINED, LORA = ("max_steps",), "use_peft"  # keys that every training stage has, and every fine-tuning stage
 TRAINING = "training-arguments.md"
 VERB = "@VERB@"  # for the name of a verb, until it is known which verbs share a section
 # What the Python API page describes, by module.
@@ -145,66 +144,54 @@ def argument_row(action: argparse.Action) -> str:
 
 
 def key_pages() -> dict[str, str]:
-    """Return the overview of recipe keys, a page per stage, and the page of transformers' keys."""
-    modules = {stage: importlib.import_module(f"alignment.stages.{stage}") for stage in STAGES}
-    sections = {stage: stage_tables(module) for stage, module in modules.items()}
-    shared = shared_tables(sections)
-    found = {f"keys-{stage}.md": stage_page(stage, modules[stage], sections[stage], shared) for stage in STAGES}
-    return {"recipe-keys.md": overview(shared), **found, TRAINING: training_page(modules["sft"])}
-
-
-def stage_tables(module: Any) -> dict[str, dict[str, str]]:
-    """Return the keys of a stage, owner -> key -> row; transformers' only if their default is another here."""
-    valid = keys_of_module(module).names
-    tables: dict[str, dict[str, str]] = {"ours": {}, "TRL": {}, "transformers": {}}
-    for cls in module.CONFIGS:
-        for field in dataclasses.fields(cls):
-            if field.name not in valid:
-                continue
-            origin = next(
-                base for base in reversed(cls.__mro__) if field.name in getattr(base, "__dataclass_fields__", {})
-            )
-            owner = OWNERS.get(origin.__module__.split(".")[0], "ours")
-            usual = origin.__dataclass_fields__[field.name]
-            changed = default_of(usual) != default_of(field)
-            if owner != "transformers" or changed:
-                tables[owner][field.name] = key_row(field, usual if changed and owner != "ours" else None, owner)
-    return tables
-
-
-def shared_tables(sections: dict[str, dict[str, dict[str, str]]]) -> dict[str, dict[str, str]]:
-    """Return the rows that all trainer stages but pretraining have alike, owner -> key -> row."""
-    stages = [tables for stage, tables in sections.items() if stage not in ("tokenizer", "pretrain")]
-    first, *others = stages
+    """Return the overview of recipe keys, and the pages of each stage, of transformers and of pipeline.yaml."""
+    keys = {subject: explain.keys_for(subject) for subject in explain.SUBJECTS}
+    rows = {subject: {key.name: (key, key_row(key)) for key in found.fields} for subject, found in keys.items()}
+    trainers = {stage: rows[stage] for stage in STAGES if not keys[stage].names.isdisjoint(TRAINED)}
+    tuned = {stage: found for stage, found in trainers.items() if LORA in found}
+    shared, libraries = alike(tuned), of_owner(alike(trainers), "transformers")
+    known = {row for _, row in (shared | libraries).values()}
+    found = {f"keys-{stage}.md": stage_page(stage, keys[stage], rows[stage], known) for stage in STAGES}
     return {
-        owner: {key: row for key, row in rows.items() if all(tables[owner].get(key) == row for tables in others)}
-        for owner, rows in first.items()
+        "recipe-keys.md": overview({name: pair for name, pair in shared.items() if name not in libraries}, rows),
+        **found,
+        TRAINING: training_page(libraries),
+        "keys-pipeline.md": pipeline_page(rows),
     }
 
 
-def stage_page(stage: str, module: Any, tables: dict, shared: dict) -> str:
-    """Return the page of a stage: its keys without those that the overview has."""
-    keys = keys_of_module(module)
-    rest = {
-        owner: {key: row for key, row in rows.items() if shared[owner].get(key) != row}
-        for owner, rows in tables.items()
-    }
+def alike(stages: dict[str, dict]) -> dict:
+    """Return the keys that have the same row in all stages."""
+    first, *others = stages.values()
+    return {name: pair for name, pair in first.items() if all(found.get(name) == pair for found in others)}
+
+
+def of_owner(keys: dict, owner: str) -> dict:
+    """Return the keys of an owner whose default is the owner's."""
+    return {name: (key, row) for name, (key, row) in keys.items() if key.owner == owner and not key.set_by}
+
+
+def stage_page(stage: str, keys: Keys, rows: dict, known: set[str]) -> str:
+    """Return the page of a stage: its keys without those that the shared pages have."""
     lines = [f"# Recipe keys: {stage}\n", MADE, f"`align {stage}`: {STAGES[stage].help}.\n"]
-    if not tables["TRL"] and not tables["transformers"]:
-        lines.append("In addition to these, the stage takes the keys of [data](recipe-keys.md#data).\n")
-    else:
-        lora = "" if tables["TRL"] else " except those of model and LoRA"
+    if LORA in rows:
         lines.append(
-            f"In addition to these, the stage takes the keys of [every training stage](recipe-keys.md){lora} and\n"
-            f"[transformers' TrainingArguments]({TRAINING}).\n"
+            f"In addition, the stage takes the [shared keys](recipe-keys.md) and [those of training]({TRAINING}).\n"
+        )
+    elif keys.names.isdisjoint(TRAINED):
+        lines.append("In addition, the stage takes the keys of [data](recipe-keys.md#data).\n")
+    else:
+        lines.append(
+            "In addition, the stage takes the [shared keys](recipe-keys.md) except those of model and LoRA, and\n"
+            f"[those of training]({TRAINING}).\n"
         )
     if keys.parents:
         lines += ["A parent is a stage's name, a folder or a hub id:\n", "| key | parent |", "|---|---|"]
-        lines += [f"| `{key}` | {kind} |" for key, kind in sorted(keys.parents.items())] + [""]
-    titles = {"ours": "Of this project", "TRL": "Of TRL", "transformers": "Of transformers, with another default"}
-    for owner, title in titles.items():
-        if rest[owner]:
-            lines += [f"## {title}\n", *table(rest[owner].values()), ""]
+        lines += [*(f"| `{key}` | {kind} |" for key, kind in sorted(keys.parents.items())), ""]
+    for owner in OWNERS:
+        own = [row for key, row in rows.values() if key.owner == owner and row not in known]
+        if own:
+            lines += [f"## {heading(owner)}\n", *table(own), ""]
     if keys.renamed:
         lines += ["## Renamed\n", "Keys of TRL's last PPO, which are refused with the new name:\n"]
         lines += ["| key | instead |", "|---|---|"]
@@ -212,92 +199,77 @@ def stage_page(stage: str, module: Any, tables: dict, shared: dict) -> str:
     return "\n".join(lines)
 
 
-def overview(shared: dict[str, dict[str, str]]) -> str:
-    """Return the page of the keys that training stages share."""
-    from alignment.data.arguments import DataArguments
-    from alignment.stages.shared.lora import ModelArguments
+def heading(owner: str) -> str:
+    """Return the heading of an owner's keys on a stage's page."""
+    return {"alignment": "This project", "transformers": "transformers, as in this stage"}.get(owner, OWNERS[owner])
 
-    data, model = ({field.name for field in dataclasses.fields(cls)} for cls in (DataArguments, ModelArguments))
-    ours, trl = shared["ours"], shared["TRL"]
+
+def overview(shared: dict, rows: dict[str, dict]) -> str:
+    """Return the page of the keys that fine-tuning stages share."""
+    parts: dict[str, list[str]] = {"Data": [], "Training": [], "Model and LoRA": [], "transformers": []}
+    for name, (key, row) in shared.items():
+        ours = key.owner == "alignment"
+        part = "Training" if ours and name in rows["pretrain"] else "Model and LoRA"
+        part = "Data" if ours and name in rows["tokenizer"] else part
+        parts["transformers" if key.owner == "transformers" else part].append(row)
+    sections = [f"## {title}\n\n" + "\n".join(table(found)) + "\n" for title, found in parts.items() if found]
     return "\n".join(
         [
             "# Recipe keys\n",
             MADE,
             "A recipe is YAML: `key: value`. On the command line `--key value` replaces a value:\n"
             "`align sft sft.yaml --learning_rate 1e-4`; in a pipeline, `align run DIR --sft.learning_rate 1e-4`. "
-            "A misspelt key is\nan error that names the nearest valid one.\n",
-            "The keys come from three places: this project, TRL's config of the stage, and "
+            "A misspelt key is\nan error that names the nearest valid one. `align recipe STAGE KEY` explains a key.\n",
+            "The keys come from this project, TRL's config of the stage, PEFT, and "
             f"[transformers' TrainingArguments]({TRAINING}).\nThis page lists what SFT, reward, DPO, KTO, PPO and GRPO "
-            "have in common. Each stage has a page of its own:\n",
+            "have in common. Each stage has a page of its own, and\n[pipeline.yaml](keys-pipeline.md) too:\n",
             *(f"- [{stage}](keys-{stage}.md): {facts.help}" for stage, facts in STAGES.items()),
-            f"\nTables {installed()}.\n",
-            "## Data\n",
-            *table(row for key, row in ours.items() if key in data),
-            "\n## Training, faults and hardware\n",
-            *table(row for key, row in (ours | trl).items() if key not in data | model),
-            "\n## Model and LoRA\n",
-            *table(row for key, row in (ours | trl).items() if key in model),
-            "\n## transformers' keys with another default\n",
-            *table(shared["transformers"].values()),
-            "",
+            f"\nThe tables were {key_table.FILE.read_text(encoding='utf-8').splitlines()[0]}.\n",
+            *sections,
         ]
     )
 
 
-def training_page(module: Any) -> str:
+def training_page(keys: dict) -> str:
     """Return the page of transformers' keys."""
-    from transformers import TrainingArguments
-
-    valid = keys_of_module(module).names
-    rows = [key_row(field) for field in dataclasses.fields(TrainingArguments) if field.name in valid]
     return "\n".join(
         [
             "# transformers' TrainingArguments\n",
             MADE,
-            "Every training stage takes these keys, with the defaults of transformers unless the stage's page or the "
-            "[overview](recipe-keys.md)\nsays otherwise. The texts are transformers'. "
-            f"The table was {installed()}.\n",
-            *table(rows),
+            "Every training stage takes these keys, with transformers' default and meaning. Keys that depend on the "
+            "stage are on the\nstages' pages and the [overview](recipe-keys.md).\n",
+            *table(row for _, row in keys.values()),
             "",
         ]
     )
 
 
-def table(rows: Any) -> list[str]:
+def pipeline_page(rows: dict[str, dict]) -> str:
+    """Return the page of the keys of pipeline.yaml and its `evals`."""
+    return "\n".join(
+        [
+            "# Keys of pipeline.yaml\n",
+            MADE,
+            "An example, and how stages find their parents: [pipeline.yaml](pipeline-yaml.md).\n",
+            *table(row for _, row in rows[explain.PIPELINE].values()),
+            "\n## evals\n",
+            *table(row for _, row in rows[key_table.EVALS].values()),
+            "",
+        ]
+    )
+
+
+def table(rows: Iterable[str]) -> list[str]:
     """Return a table of keys."""
-    return ["| key | type | default | what it does |", "|---|---|---|---|", *rows]
+    return ["| key | value | default | what it does |", "|---|---|---|---|", *rows]
 
 
-def key_row(field: dataclasses.Field, usual: dataclasses.Field | None = None, owner: str = "") -> str:
-    """Return a row; `usual` is the owner's field if its default is another."""
-    default = default_of(field)
-    if usual is not None:
-        default += f" ({owner}: {default_of(usual)})"
-    text = str(field.metadata.get("help") or "").replace("%%", "%")
-    return f"| `{field.name}` | {cell(type_text(field.type))} | {default} | {cell(text)} |"
-
-
-def type_text(hint: Any) -> str:
-    """Return a field's type in words: `str or null`, or the values of a Literal."""
-    text = hint.replace("typing.", "") if isinstance(hint, str) else text_of(hint)
-    text = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", "`").replace(", ", " or "), text)
-    return text.replace("None", "null").replace(" | ", " or ")
-
-
-def default_of(field: dataclasses.Field) -> str:
-    """Return a field's default as YAML writes it."""
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    if value is dataclasses.MISSING:
-        return "required"
-    if isinstance(value, Enum):
-        value = value.value
-    words = {None: "null", True: "true", False: "false", "": '""'}
-    for word, text in words.items():
-        if value is word or (word == "" and value == ""):
-            return text
-    return f"`{value}`"
+def key_row(key: Key) -> str:
+    """Return the row of a key."""
+    default = "required" if key.required else f"`{key.default}`" if key.default else ""
+    if key.set_by:
+        default += f" (set by {OWNERS[key.set_by]})"
+    return f"| `{key.name}` | {cell(describe(key.hint))} | {default} | {cell(key.help.replace('%%', '%'))} |"
 
 
 # The Python API
