@@ -136,7 +136,10 @@ def set_up_logging() -> None:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import a verb's module, run it, and return the exit code."""
+    from alignment.console import silence_bars
+
     choose_threads()  # before anything imports torch
+    silence_bars(sys.stderr)  # before anything imports tqdm
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
     args = parse(verb, module, arguments)

@@ -263,6 +263,7 @@ class PretrainTrainer(Trainer):
                 loss = self.compute_loss(model, self._prepare_inputs(inputs)).item()
             total += loss * counted if counted else 0.0
             tokens += counted
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train()
         total, count = self._sums(total, tokens)
         return total, int(count)
