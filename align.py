@@ -48,6 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "alignment.cli.evaluate.reward_card",
         "evaluate a reward model on preference pairs",
     ),
+    "doctor": ("alignment.cli.inspect.doctor", "examine the installation and the machine: what works, what is missing"),
     "report": ("alignment.cli.inspect.report", "rebuild the report of a run directory"),
     "chat": ("alignment.cli.inspect.chat", "chat with a checkpoint in the terminal"),
     "info": (

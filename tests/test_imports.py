@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"align"},
     {"alignment.cli"},
-    {"alignment.check"},
+    {"alignment.check", "alignment.doctor"},
     {"alignment.estimate"},
     {"alignment.pipeline", "alignment.report"},
     {"alignment.stages"},
