@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-REDRAWN = 0.1  # seconds, at least, between two drawings of the line
+REDRAWN = 0.2  # seconds, at least, between two drawings of the line
 PLAIN = 10.0  # seconds, at least, between two plain lines
 BAR = (8, 30)  # the bar's width in characters: at least and at most
 GAP = "  "
@@ -121,7 +121,9 @@ class ProgressLine:
             self.withheld = True
 
     def say(self, text: str) -> None:
-        """Print a line that stays: above the redrawn line, or after the plain ones."""
+        """Print a line that stays: above the redrawn line, or after the plain ones, with what was withheld of them."""
+        if self.withheld:
+            self._print()
         self.console.print(f"{self.name}{GAP}{self._count}{GAP}{text}")
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import Trainer
 
-# Key of a log -> its name. The first group with a key in the log is shown: the loss of PPO and GRPO says little.
+# Key of a log -> its name. The first group whose first key is logged is shown: the loss of PPO and GRPO says little.
 FIGURES = (
     {"reward": "reward", "kl": "KL"},
     {
@@ -51,6 +51,7 @@ class StageProgress(TrainerCallback):
         self.name, self.console, self.clock = name, console, clock
         self.line: ProgressLine | None = None
         self.had_bars = False
+        self.figures: list[str] = []
         self.evaluating_since: float | None = None
         self.evaluated = 0
 
@@ -69,9 +70,13 @@ class StageProgress(TrainerCallback):
             self.line.advance(state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        figures = figures_of(logs)
-        if self.line and figures:
-            self.line.report([*figures, *self._pace(logs, state)])
+        found = figures_of(logs)
+        if not self.line or not found:
+            return
+        # PPO logs a reward for the steps that begin a rollout, and a loss alone for the others.
+        if not self.figures or named_alike(found, self.figures):
+            self.figures = found
+        self.line.report([*self.figures, *self._pace(logs, state)])
 
     def _pace(self, logs: Mapping[str, Any], state: Any) -> list[str]:
         """Tokens per second since training began or resumed, without evaluations."""
@@ -97,8 +102,8 @@ class StageProgress(TrainerCallback):
         self.evaluation_seconds += seconds
         found = figures_of({key.removeprefix("eval_"): value for key, value in (metrics or {}).items()})
         took = duration((metrics or {}).get("eval_runtime", seconds))
-        self.line.say(f"evaluation: {', '.join(found) or 'done'} ({took})")
         self.line.advance(self.line.done)
+        self.line.say(f"evaluation: {', '.join(found) or 'done'} ({took})")
 
     def close(self) -> None:
         """End the line of progress."""
@@ -123,10 +128,15 @@ def logged_tokens(logs: Sequence[Mapping[str, Any]], state: Any) -> float:
 def figures_of(logs: Mapping[str, Any]) -> list[str]:
     """Return the main figures of a log as text: `loss 1.234`."""
     for group in FIGURES:
-        found = {name: logs[key] for key, name in group.items() if isinstance(logs.get(key), int | float)}
-        if found:
+        if next(iter(group)) in logs:
+            found = {name: logs[key] for key, name in group.items() if isinstance(logs.get(key), int | float)}
             return [f"{name} {number(value)}" for name, value in found.items()]
     return []
+
+
+def named_alike(some: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether two lists of figures begin with the same name."""
+    return some[0].split()[0] == others[0].split()[0]
 
 
 def number(value: float) -> str:

@@ -47,6 +47,7 @@ def test_versions_are_compared_with_what_the_project_requires(monkeypatch):
         "scipy": (FAULT, "pip install 'scipy>=1.14'"),
         "others": (OK, None),
     }
+    assert "missing (needs >=0.21)" in [fact.value for fact in facts]
     assert "cannot be imported: ImportError: libarrow.so" in [fact.effect for fact in facts]
 
 

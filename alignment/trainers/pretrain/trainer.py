@@ -250,6 +250,7 @@ class PretrainTrainer(Trainer):
     def _summed_loss(self, dataloader: DataLoader) -> tuple[float, int]:
         """Sum of the losses over the targets of all processes, in nats, and the number of targets."""
         model = self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
         total, tokens = 0.0, 0
         state, rows = self.accelerator.state, len(cast(Sized, dataloader.dataset))
         for index, inputs in enumerate(dataloader):
