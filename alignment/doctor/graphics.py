@@ -24,8 +24,8 @@ def gpu_facts(torch: Mapping[str, Any] | None) -> Iterator[Fact]:
     """
     gpus = (torch or {}).get("gpus", [])
     for index, gpu in enumerate(gpus):
-        value = f"{gpu['name']}, {size_text(gpu['free'])} free of {size_text(gpu['memory'])}"
-        value += f", compute capability {gpu['capability']}"
+        free = "unknown what is" if gpu["free"] is None else size_text(gpu["free"])
+        value = f"{gpu['name']}, {free} free of {size_text(gpu['memory'])}, compute capability {gpu['capability']}"
         if float(gpu["capability"]) < 8:
             cost = "no bf16 in hardware: it is emulated, slowly"
             yield Fact(SECTION, str(index), value, NOTE, cost, "--bf16 false --fp16 true")

@@ -40,10 +40,14 @@ def torch_facts(torch: Any) -> dict[str, object]:
 def gpu_facts(torch: Any, index: int) -> dict[str, object]:
     """Return name, memory and compute capability of a GPU."""
     properties = torch.cuda.get_device_properties(index)
+    try:
+        free = torch.cuda.mem_get_info(index)[0]
+    except RuntimeError:  # full, or reserved for another process
+        free = None
     return {
         "name": properties.name,
         "memory": properties.total_memory,
-        "free": torch.cuda.mem_get_info(index)[0],
+        "free": free,
         "capability": f"{properties.major}.{properties.minor}",
     }
 

@@ -127,9 +127,9 @@ def import_packages(packages: Sequence[str]) -> Imports:
 
 def _import_until_broken(names: Sequence[str], found: Imports) -> tuple[int, str]:
     """Return how many packages could be imported, and why the next could not."""
-    # The child looks for packages where this process does, and warns of nothing.
+    # The child looks for packages where this process does (-P: not in the working folder too), and warns of nothing.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "alignment.doctor.import_probe", *names]
+    command = [sys.executable, "-P", "-m", "alignment.doctor.import_probe", *names]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SLOW_IMPORT)
     except subprocess.TimeoutExpired as slow:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from alignment.doctor.advice import recommend
 from alignment.doctor.examination import fact_lines
 from alignment.doctor.facts import FAULT, NOTE, OK, Fact
 from alignment.doctor.hugging_face import cache_fact, folder_size, hub_facts
+from alignment.doctor.import_probe import gpu_facts
 from alignment.doctor.requirements import Imports, import_packages, project_requirements, version_facts
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +158,19 @@ def test_gpus_are_listed_with_memory_and_capability():
     first, second = graphics.gpu_facts(ON_GPU | {"gpus": [CARD, old]})
     assert first.value == "NVIDIA H200, 149 GB free of 150 GB, compute capability 9.0" and first.status == OK
     assert second.status == NOTE and "no bf16" in second.effect
+    (full,) = graphics.gpu_facts(ON_GPU | {"gpus": [CARD | {"free": None}]})
+    assert "unknown what is free of 150 GB" in full.value
+
+
+def test_torchs_report_of_a_gpu():
+    def full(index):
+        raise RuntimeError("CUDA error: out of memory")
+
+    properties = SimpleNamespace(name="NVIDIA H200", total_memory=150, major=9, minor=0)
+    cuda = SimpleNamespace(get_device_properties=lambda index: properties, mem_get_info=lambda index: (149, 150))
+    assert gpu_facts(SimpleNamespace(cuda=cuda), 0) == CARD | {"memory": 150, "free": 149}
+    cuda.mem_get_info = full
+    assert gpu_facts(SimpleNamespace(cuda=cuda), 0)["free"] is None
 
 
 @pytest.mark.parametrize(
