@@ -98,7 +98,7 @@ def test_a_failed_stage_leaves_the_terminal_in_order_and_resumes_at_its_step(ter
     assert " 2/6" in terminal.file.getvalue().split("\r")[0]
 
 
-@pytest.mark.parametrize(("key", "shown"), [(None, True), (True, True), (False, False)])
+@pytest.mark.parametrize(("key", "shown"), [(None, True), (False, False)])
 def test_disable_tqdm_false_keeps_the_bars_of_transformers(key, shown, folder, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(stage_run.StageRun, "_train", lambda self, trainer: seen.append(trainer) or 1 / 0)
