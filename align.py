@@ -20,6 +20,7 @@ STAGE = "alignment.cli.train.stage"
 
 
 VERBS: dict[str, tuple[str, str]] = {
+    "doctor": ("alignment.cli.start.doctor", "examine the installation and the machine: what works, what is missing"),
     "init": ("alignment.cli.start.init", "copy a packaged recipe folder, to change and run"),
     "recipe": ("alignment.cli.start.recipe", "explain recipe keys: type, default, whose key, what it does"),
     "completion": ("alignment.cli.start.completion", "print the script that completes commands in bash or zsh"),
@@ -172,6 +173,8 @@ def set_up_logging() -> None:
 
     # TRL uses the old name, whatever the recipe says.
     warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    # PEFT's, of step checkpoints; the final checkpoint has only the trained rows (stages/shared/saving.py).
+    warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in logging.getLogger().handlers:
@@ -182,7 +185,10 @@ def set_up_logging() -> None:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import a verb's module, run it, and return the exit code."""
+    from alignment.console import silence_bars
+
     choose_threads()  # before anything imports torch
+    silence_bars(sys.stderr)  # before anything imports tqdm
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])
     args = argparse.Namespace()

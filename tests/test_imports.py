@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"align"},
     {"alignment.cli"},
-    {"alignment.check"},
+    {"alignment.check", "alignment.doctor"},
     {"alignment.estimate"},
     {"alignment.pipeline", "alignment.report"},
     {"alignment.stages"},
@@ -27,6 +27,7 @@ LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in 
 FREE = {"alignment", "alignment.errors", "alignment.keyed_seeds", "alignment.redaction", "alignment.name_options"}
 LIGHT = {"alignment.errors", "alignment.stages", "alignment.threads"}
 FREE |= {"alignment.registration", "alignment.text", "alignment.threads", "alignment.yaml_text"}
+FREE |= {"alignment.console", "alignment.progress"}
 
 
 def source_files() -> list[Path]:

@@ -19,6 +19,7 @@ from alignment.durable.read import read_json
 from alignment.durable.steps import newest_complete
 from alignment.errors import UserError, gathered, raise_all
 from alignment.models.checkpoints import is_path
+from alignment.pipeline.closing import next_command, stage_line
 from alignment.pipeline.evals import EvalJob, Harness, make_jobs, report_settings, run_jobs, up_to_date
 from alignment.pipeline.free_memory import free_memory
 from alignment.pipeline.graph import Pipeline
@@ -93,6 +94,8 @@ def run_pipeline(
             done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+    if command := next_command([step.spec for step in steps], run_dir):
+        say(f"next: {command}")
 
 
 def computing() -> str:
@@ -138,7 +141,7 @@ def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
         return Done(name, "up to date")
     say(f"\n{name}: running ({step.why})")
     seconds = run_stage(step, record, run_dir)
-    say(f"{name}: done in {duration(seconds)}")
+    say(stage_line(name, read_json(run_dir / name / STAGE_FILE), seconds, run_dir / name))
     return Done(name, "done", seconds, peak_memory())
 
 

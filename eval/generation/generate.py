@@ -161,17 +161,19 @@ def generate(
 
 def _replies(lm: CausalLM, keys: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Reply]:
     """A reply to each key (prompt, number), in the order of the keys; batches run from the longest prompt."""
-    from tqdm import trange
+    from alignment.progress import passing_line
 
     replies: list[Any] = [None] * len(keys)
     order = sorted(range(len(keys)), key=lambda row: (-len(keys[row][0]), keys[row]))
-    for start in trange(0, len(order), sampling.batch_size, desc="batches", disable=None, leave=False):
-        batch = order[start : start + sampling.batch_size]
-        options = {"until": list(sampling.stop), "max_gen_toks": sampling.max_new_tokens, "do_sample": False}
-        if sampling.temperature:
-            options["logits_processor"] = [keyed_sampler([keys[row] for row in batch], sampling)]
-        for row, reply in zip(batch, lm.reply([list(keys[row][0]) for row in batch], options), strict=True):
-            replies[row] = reply
+    with passing_line("replies", len(order)) as line:
+        for start in range(0, len(order), sampling.batch_size):
+            batch = order[start : start + sampling.batch_size]
+            options = {"until": list(sampling.stop), "max_gen_toks": sampling.max_new_tokens, "do_sample": False}
+            if sampling.temperature:
+                options["logits_processor"] = [keyed_sampler([keys[row] for row in batch], sampling)]
+            for row, reply in zip(batch, lm.reply([list(keys[row][0]) for row in batch], options), strict=True):
+                replies[row] = reply
+            line.count_to(start + len(batch))
     return replies
 
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
-from tqdm import trange
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.generation import ONE_REPLY, SAMPLING, end_token_ids, own_settings, settings_named
 from alignment.models.output_layer import contiguous_states
+from alignment.progress import passing_line
 from alignment.tokenization.chat_format import apply_template
 from eval.conditions.left_out import to_fit
 from eval.harness.chat_prompt import render_chat
@@ -186,9 +186,11 @@ class CausalLM(HFLM):
             rows = list(group)
             options = normalize_gen_kwargs(requests[rows[0]].args[1], self.max_gen_toks)
             self._warn_of_settings(options["do_sample"])
-            for start in trange(0, len(rows), self.batch_size, desc="batches", disable=None, leave=False):
-                batch = rows[start : start + self.batch_size]
-                found |= zip(batch, self.reply([prompts[i] for i in batch], options), strict=True)
+            with passing_line("replies", len(rows)) as line:
+                for start in range(0, len(rows), self.batch_size):
+                    batch = rows[start : start + self.batch_size]
+                    found |= zip(batch, self.reply([prompts[i] for i in batch], options), strict=True)
+                    line.count_to(start + len(batch))
         replies = [found.get(i, Reply("", 0, truncated=False)) for i in range(len(requests))]
         for request, reply in zip(requests, replies, strict=True):
             self.replies.setdefault((request.task_name, request.doc_id), []).append(reply)
@@ -335,11 +337,13 @@ class CausalLM(HFLM):
             rows[tuple(context + continuation)[:-1]].append(i)
         inputs = sorted(rows, key=lambda ids: (-len(ids), ids))
         found: dict[int, tuple[float, bool]] = {}
-        for start in trange(0, len(inputs), self.batch_size, desc="batches", disable=None, leave=False):
-            batch = inputs[start : start + self.batch_size]
-            asked = [(row, i) for row, ids in enumerate(batch) for i in rows[ids]]
-            scores = self._score_batch(batch, [(row, requests[i][2]) for row, i in asked])
-            found |= zip((i for _, i in asked), scores, strict=True)
+        with passing_line("items", len(inputs)) as line:
+            for start in range(0, len(inputs), self.batch_size):
+                batch = inputs[start : start + self.batch_size]
+                asked = [(row, i) for row, ids in enumerate(batch) for i in rows[ids]]
+                scores = self._score_batch(batch, [(row, requests[i][2]) for row, i in asked])
+                found |= zip((i for _, i in asked), scores, strict=True)
+                line.count_to(start + len(batch))
         return [found[i] for i in range(len(requests))]
 
     def _score_batch(

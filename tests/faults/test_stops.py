@@ -131,8 +131,8 @@ def test_a_signalled_command_ends_with_the_signals_code_and_one_line(signum, cod
         stderr=subprocess.PIPE,
         text=True,
     )
-    for line in child.stdout:
-        if "'loss'" in line:
+    for line in child.stderr:
+        if line.startswith("sft  ") and "loss" in line:
             child.send_signal(signum)
             break
     _, errors = child.communicate(timeout=120)

@@ -22,14 +22,17 @@ COMPILED = ("torch_compile", "compile_layers")
 class HardwareDefaults(Arguments):
     """Mixed in before a TrainingArguments class: bf16 if the hardware has it, activation checkpointing only on a GPU.
 
-    TRL's own defaults (both always on) are refused on a CPU, or slow it down.
+    TRL's own defaults (both always on) are refused on a CPU, or slow it down. A stage shows its own line of progress,
+    and transformers' bars only with `disable_tqdm: false`.
     """
 
     bf16: bool | None
     activation_checkpointing: bool | None
     dataloader_pin_memory: bool
+    disable_tqdm: bool | None
 
     def __post_init__(self):
+        self.disable_tqdm = self.disable_tqdm is not False
         on_gpu = torch.cuda.is_available()
         if self.bf16 is None:
             self.bf16 = on_gpu and torch.cuda.is_bf16_supported() and not self.fp16

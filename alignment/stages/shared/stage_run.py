@@ -1,6 +1,6 @@
 """The beginning and the ending of every trainer stage: folder and callbacks, training, checkpoint and stage.json."""
 
-import logging
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +17,10 @@ from alignment.callbacks.metrics_log import MetricsWriter, count_faults
 from alignment.callbacks.out_of_memory import full_memory_named
 from alignment.callbacks.processes import require_one_world
 from alignment.callbacks.spikes import LossSpikes
+from alignment.callbacks.stage_progress import StageProgress, replace_printer
 from alignment.callbacks.step_checkpoints import StepCheckpoints, own_callback, resume_newest
 from alignment.callbacks.stop_on_signal import StopOnSignal
+from alignment.callbacks.trackers import name_run, wandb_run_ended
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.durable.unwritable import make_folder
@@ -38,7 +40,6 @@ from alignment.stages.shared.saving import (
 )
 from alignment.trainers.sharding import sharding
 
-logger = logging.getLogger(__name__)
 INITIAL_ADAPTER = "initial_adapter"
 
 
@@ -66,6 +67,7 @@ class StageRun:
         with args.main_process_first(local=False, desc="make the stage's folder"):
             make_folder(self.folder)
         args.output_dir = str(self.folder / "trainer")
+        name_run(args, self.folder)
         args.hub_strategy = HubStrategy.END  # only the finished checkpoint is pushed (`push`)
         progress = Progress() if (self.folder / "stage.json").exists() else resume_newest(args)
         self.clock = StageClock(progress.seconds, progress.peak_memory_gb)
@@ -74,7 +76,9 @@ class StageRun:
         # StopOnSignal requests a checkpoint, so it comes before StepCheckpoints; the guards look at the weights before
         # they are saved.
         guards = [FiniteGuard(metrics.write), LossSpikes(metrics.write)]
-        self.callbacks = [StopOnSignal(steps.request), metrics, steps, *guards, *callbacks]
+        self.progress = StageProgress(self.folder.name)
+        shown = [self.progress] if args.disable_tqdm else []  # else transformers' own bars
+        self.callbacks = [StopOnSignal(steps.request), metrics, steps, *guards, *callbacks, *shown]
         self.parameters = (0, 0)
         self.self_check: dict[str, Any] | None = None
         self.tokens = 0
@@ -106,6 +110,19 @@ class StageRun:
         self.self_check = self_check(trainer, checks)
         if start is not None:
             start(trainer.model)
+        replace_printer(trainer)
+        with wandb_run_ended(), contextlib.closing(self.progress):
+            self._train(trainer)
+            metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
+            self.tokens = int(metrics.pop("num_tokens", trainer.state.num_input_tokens_seen))
+            if evaluated and trainer.eval_dataset is not None:
+                with full_memory_named(trainer.args):
+                    closing = last_evaluation(trainer) or trainer.evaluate()
+                metrics |= {key: closing[key] for key in evaluated if key in closing}
+        return metrics
+
+    def _train(self, trainer: Trainer) -> None:
+        """Train from the step checkpoint, if there is one, to the end or to a signal."""
         stop = own_callback(trainer, StopOnSignal)
         try:
             with stop.listening(), full_memory_named(trainer.args):
@@ -113,13 +130,6 @@ class StageRun:
         finally:
             own_callback(trainer, StepCheckpoints).join()
         stop.end_after_training(trainer.args, trainer.state)
-        metrics = last_logged(trainer, "train_loss", "num_tokens", *logged)
-        self.tokens = int(metrics.pop("num_tokens", trainer.state.num_input_tokens_seen))
-        if evaluated and trainer.eval_dataset is not None:
-            with full_memory_named(trainer.args):
-                closing = last_evaluation(trainer) or trainer.evaluate()
-            metrics |= {key: closing[key] for key in evaluated if key in closing}
-        return metrics
 
     def finish(
         self, trainer: Trainer, parents: Mapping[str, str | None], data: str, metrics: dict[str, Any]
@@ -167,7 +177,6 @@ class StageRun:
             own_callback(trainer, StepCheckpoints).tidy(trainer.state)
             if trainer.args.push_to_hub:
                 push(trainer, checkpoint)
-            logger.info("%s: wrote %s", self.folder.name, checkpoint)
         trainer.accelerator.wait_for_everyone()
         return result
 

@@ -309,6 +309,7 @@ class PPOTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Sample and score a completion per prompt, with the same random numbers at every evaluation."""
         metrics, scores, lengths = Metrics(), [], []
+        self.callback_handler.eval_dataloader = dataloader
         for index, inputs in enumerate(dataloader):
             key = ("evaluation", self.args.seed, index, *self._process)
             samples = self.make_rollout(inputs["rows"], key, metrics).samples

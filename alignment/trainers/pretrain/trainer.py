@@ -250,6 +250,7 @@ class PretrainTrainer(Trainer):
     def _summed_loss(self, dataloader: DataLoader) -> tuple[float, int]:
         """Sum of the losses over the targets of all processes, in nats, and the number of targets."""
         model = self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
         total, tokens = 0.0, 0
         state, rows = self.accelerator.state, len(cast(Sized, dataloader.dataset))
         for index, inputs in enumerate(dataloader):
@@ -263,6 +264,7 @@ class PretrainTrainer(Trainer):
                 loss = self.compute_loss(model, self._prepare_inputs(inputs)).item()
             total += loss * counted if counted else 0.0
             tokens += counted
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train()
         total, count = self._sums(total, tokens)
         return total, int(count)
