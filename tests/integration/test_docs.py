@@ -30,8 +30,10 @@ PAGES = [
     "docs/performance.md",
     "docs/lora.md",
     "docs/checkpoints.md",
+    "docs/doctor.md",
     *TUTORIALS,
 ]
+SLOW = {"docs/doctor.md", *TUTORIALS}  # each trains or evaluates models, or imports everything anew
 # Set-up is what continuous integration does; the own-file pipeline has a test of its own, with files to read; the
 # frontier too, for it needs more steps than a smoke run logs; the fixture runs the demo.
 ELSEWHERE = (
@@ -81,12 +83,12 @@ def run_block(block: str, folder) -> subprocess.CompletedProcess:
 
 
 def cases() -> list:
-    """Every block once, where it occurs first; the tutorials' are slow, for each trains or evaluates models."""
+    """Every block once, where it occurs first; those of SLOW pages are slow."""
     first: dict[str, tuple[str, int]] = {}
     for page in PAGES:
         for number, block in enumerate(blocks(page)):
             first.setdefault(block, (page, number))
-    return [pytest.param(*place, marks=[pytest.mark.slow] * (place[0] in TUTORIALS)) for place in first.values()]
+    return [pytest.param(*place, marks=[pytest.mark.slow] * (place[0] in SLOW)) for place in first.values()]
 
 
 @pytest.mark.parametrize(("page", "number"), cases())
