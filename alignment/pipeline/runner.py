@@ -161,7 +161,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         spec.module.check(*configs)  # the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
     earlier = record.stages[spec.name] if step.resumes else {}
-    if not step.resumes and (kept := set_aside(spec.name, run_dir)):
+    if not step.resumes and (kept := set_aside(spec.name, run_dir, record.stages.get(spec.name))):
         say(f"{spec.name}: its previous folder was moved to {kept}")
     parents = parent_digests(spec, record)
     count = stage_threads(spec.name, earlier if newest_complete(run_dir / spec.name / "trainer") else {})

@@ -18,7 +18,7 @@ from alignment.stages import Stage
 
 STAGE_PACKAGE = "alignment.stages"
 # What --quick sets for the keys that a stage has: enough to see every stage run, not to learn anything.
-QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16}
+QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16, "logging_steps": 1}
 
 
 def stage_table(package: str = STAGE_PACKAGE) -> Mapping[str, Stage]:

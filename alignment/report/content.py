@@ -6,10 +6,14 @@ from typing import Any
 
 from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
+from alignment.models.checkpoints import is_adapter_folder
 from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
+from alignment.report.first_screen.smoke import is_smoke
+from alignment.report.first_screen.trained_on import training_data
 from alignment.report.headlines import headlines
 from alignment.report.samples import PROMPTS, side_by_side
+from alignment.report.side_runs import side_runs
 from eval.frontier.scaling_fits import best_of_n_fits
 from reward_models.card.card import CARD_FILE
 
@@ -25,7 +29,18 @@ STAGE_KEYS = (
     "metrics",
     "faults",
 )
-RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware", "micro_batch")
+RECORD_KEYS = (
+    "status",
+    "error",
+    "seed",
+    "recipe",
+    "recipe_digest",
+    "checkpoint_digest",
+    "versions",
+    "git",
+    "hardware",
+    "micro_batch",
+)
 EVAL_KEYS = (
     "suite",
     "format",
@@ -68,7 +83,11 @@ def collect(run_dir: str | Path) -> dict:
     comparisons, refused, regressions = compared(run_dir, records, base, headline)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
+        "run_dir": str(run_dir),
+        "recipe_dir": pipeline.get("recipe"),
+        "inputs": pipeline.get("inputs") or {},
         "seed": pipeline.get("seed"),
+        "smoke": [name for name in names if is_smoke(stages[name]["recipe"])],
         "base": base,
         "stages": stages,
         "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
@@ -81,6 +100,7 @@ def collect(run_dir: str | Path) -> dict:
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
+        "side_runs": side_runs(run_dir, stages, records, headline),
     }
     return finite(report)
 
@@ -178,9 +198,17 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
         "checkpoint": f"{name}/checkpoint" if checkpoint.is_dir() else None,
         "parent": _parent(ended.get("parent"), run_dir, names) or parents.get("model_name_or_path"),
         "parents": parents,
+        "data": training_data(run_dir / name),
+        **_made_as(checkpoint),
         "seconds": ended.get("seconds") or entry.get("seconds"),
         "status": entry.get("status") or ("done" if ended else None),
     }
+
+
+def _made_as(checkpoint: Path) -> dict:
+    """Whether a checkpoint is an adapter, and its model type if it is a whole model."""
+    config = _read_json(checkpoint / "config.json")
+    return {"adapter": is_adapter_folder(checkpoint), "architecture": config.get("model_type")}
 
 
 def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:
