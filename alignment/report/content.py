@@ -64,20 +64,13 @@ def collect(run_dir: str | Path) -> dict:
     """
     run_dir = Path(run_dir)
     pipeline = _read_json(run_dir / "pipeline.json")
-    names = _stage_names(run_dir, pipeline)
+    stages = run_stages(run_dir, pipeline)
+    names = list(stages)
     records = eval_records(run_dir, names)
-    if not names and not records:
-        raise UserError(
-            f"{run_dir} is not a run directory",
-            got="no such folder" if not run_dir.is_dir() else "a folder without pipeline.json, stage.json or evals",
-            expected="a folder made by `align run` or `align STAGE`",
-            fix="give the --output_dir of the run",
-        )
     chosen = pipeline.get("report") or {}
     base, headline, samples = chosen.get("base"), chosen.get("headline") or {}, chosen.get("samples") or {}
     base = base or _first_evaluated(records)
     suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
-    stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
     comparisons, refused, regressions = compared(run_dir, records, base, headline)
@@ -103,6 +96,28 @@ def collect(run_dir: str | Path) -> dict:
         "side_runs": side_runs(run_dir, stages, records, headline),
     }
     return finite(report)
+
+
+def run_stages(run_dir: Path, pipeline: dict) -> dict[str, dict]:
+    """Stage -> its entry in report.json, in the order of the pipeline.
+
+    Raises:
+        UserError: the folder has neither stages nor eval runs.
+    """
+    names = _stage_names(run_dir, pipeline)
+    if not names and next(run_dir.glob("evals/*/run.json"), None) is None:
+        raise UserError(
+            f"{run_dir} is not a run directory",
+            got="no such folder" if not run_dir.is_dir() else "a folder without pipeline.json, stage.json or evals",
+            expected="a folder made by `align run` or `align STAGE`",
+            fix="give the --output_dir of the run",
+        )
+    return {name: _stage(run_dir, name, pipeline, names) for name in names}
+
+
+def stage_curves(stage: Path) -> dict[str, list]:
+    """The logged curves of a stage's folder, as report.json has them."""
+    return curves_of(_read_lines(stage / "metrics.jsonl"))
 
 
 def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
