@@ -77,13 +77,19 @@ def page(report: dict) -> dict:
         "tax": figures.tax_figures(report),
         "frontiers": [frontier_section(found) for found in report.get("frontiers") or []],
         "cards": [card_section(stage, card) for stage, card in (report.get("reward_cards") or {}).items()],
-        "training": figures.training_figures(report.get("curves") or {}),
+        "training": training_sections(report.get("curves") or {}),
         "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),
         "provenance": provenance.stage_rows(report),
         "fault_lines": provenance.fault_lines(report),
         "eval_runs": provenance.suite_rows(report),
         "versions": provenance.version_lines(report),
     }
+
+
+def training_sections(curves: dict) -> list[dict]:
+    """Each stage's name and training figures."""
+    drawn = {stage: figures.training_figures({stage: logged}) for stage, logged in curves.items()}
+    return [{"name": labels.stage_name(stage), "figures": found} for stage, found in drawn.items() if found]
 
 
 def page_style() -> str:

@@ -44,10 +44,9 @@ def replaced_folders(run_dir: Path) -> list[tuple[str, Path]]:
 
 
 def _replaced(run_dir: Path, stages: dict[str, dict], records: dict[str, dict], headline: dict) -> list[dict]:
-    entries = []
-    for stage, folder in replaced_folders(run_dir):
-        if stage not in stages:
-            continue
+    entries, order = [], list(stages)
+    known = [(stage, folder) for stage, folder in replaced_folders(run_dir) if stage in stages]
+    for stage, folder in sorted(known, key=lambda pair: order.index(pair[0])):
         ended, recorded = _object(folder / "stage.json"), _object(folder / RECORD)
         before = {**ended, **recorded, "seconds": ended.get("seconds") or recorded.get("seconds")}
         own = _eval_folders([folder / "evals", folder.parent / "evals"], (stage, folder.name))

@@ -17,7 +17,7 @@ def side_sections(report: dict) -> list[dict]:
 
 def _section(report: dict, entry: dict) -> dict:
     now = stage_name(entry["stage"]) if entry["replaced"] else entry["stage"]
-    rows = sorted((row for row in entry["comparisons"] if row.get("headline")), key=order)
+    rows = sorted((row for row in entry["comparisons"] if row.get("headline") and not row.get("variant")), key=order)
     return {
         "title": f"{now} {'as it is now ' if entry['replaced'] else ''}against {entry['other']}",
         "about": _about(entry),
@@ -59,7 +59,9 @@ def _evaluate(report: dict, entry: dict) -> list[str]:
     """Commands that evaluate another run on the suites of the stage, so that the next report compares the two."""
     folders = [entry["folder"]] if entry["replaced"] else [entry["folder"], entry["other"]]
     measured = {run["stage"] for run in report.get("eval_runs") or []}
-    suites = list(dict.fromkeys(run["suite"] for run in report.get("eval_runs") or [])) or ["SUITE"]
+    if not measured & {entry["stage"], entry["other"]}:  # a reward model, or a run without evaluations
+        return []
+    suites = list(dict.fromkeys(run["suite"] for run in report["eval_runs"]))
     flags = [part for suite in suites for part in ("--suite", suite)]
     flags += ["--seed", str(report["seed"])] if report.get("seed") else []
     run_dir = Path(report["run_dir"])

@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="with several RUN_DIR: the page of the comparison")
     parser.add_argument("--all", action="store_true", help="with several RUN_DIR: print the tied tasks too")
     parser.add_argument("--open", action="store_true", help="serve the page on 127.0.0.1, and open it in a browser")
-    parser.epilog = """One RUN_DIR: its report.json and report.html are written anew. Several: each stage is compared with the same stage
-of the first run, paired by item; the page is FIRST/report-against-SECOND.html, unless --output is given."""
+    parser.epilog = """One RUN_DIR: its report.json and report.html are written anew.
+Several: each stage is compared with the same stage of the first run, paired by item; the page is
+FIRST/report-against-SECOND.html, unless --output is given."""
 
 
 def main(args: argparse.Namespace) -> int:

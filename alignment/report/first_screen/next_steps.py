@@ -15,7 +15,7 @@ def next_steps(report: dict) -> list[dict]:
     if last is None:
         return []
     steps = [_step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))]
-    return [step for step in [*steps, _measure(report, last), _other_seed(report), _share(report, last)] if step]
+    return [step for step in [*steps, _measure(report, last), _again(report), _share(report, last)] if step]
 
 
 def last_model(report: dict) -> str | None:
@@ -46,15 +46,20 @@ def _measure(report: dict, last: str) -> dict:
     return _step("Compare", why, "align", "compare", *sides, "--show", "5")
 
 
-def _other_seed(report: dict) -> dict | None:
-    """The same recipe with the next seed, in a run directory of its own."""
-    seed, run_dir = report.get("seed"), report["run_dir"]
-    if seed is None or not report.get("recipe_dir") or len(report["stages"]) < 2:
+def _again(report: dict) -> dict | None:
+    """The same recipe with the next seed, in a run directory of its own; a smoke run in full."""
+    seed, run_dir, recipe = report.get("seed"), report["run_dir"], report.get("recipe_dir")
+    if recipe is None:
+        return None
+    inputs = [part for name, value in (report.get("inputs") or {}).items() for part in (f"--{name}", str(value))]
+    run = ["align", "run", recipe, *inputs]
+    if report.get("smoke"):
+        return _step("Run in full", "without --quick", *run, "--output_dir", run_dir) | {"again": True}
+    if seed is None:
         return None
     other = f"{run_dir}-seed-{seed + 1}"
-    inputs = [part for name, value in (report.get("inputs") or {}).items() for part in (f"--{name}", str(value))]
-    again = ["align", "run", report["recipe_dir"], *inputs, "--seed", str(seed + 1), "--output_dir", other]
-    command = f"{shlex.join(again)} && {shlex.join(['align', 'report', run_dir, other])}"
+    again = shlex.join([*run, "--seed", str(seed + 1), "--output_dir", other])
+    command = f"{again} && {shlex.join(['align', 'report', run_dir, other])}"
     return {"what": "Another seed", "why": "to see how much is chance", "command": command, "again": True}
 
 

@@ -13,6 +13,7 @@ from alignment.report.render import page_style, template_environment
 from alignment.report.runs.runs_text import difference_values
 from alignment.report.tables import forests, order
 
+TONES = 6  # colours of the style sheet
 GENERATOR = '<meta name="generator" content="align report: '
 
 
@@ -32,6 +33,7 @@ def render_runs(comparison: dict, folders: list[Path]) -> str:
     runs = comparison["runs"]
     names = [run["name"] for run in runs]
     smoke = [run for run in runs if run["smoke"]]
+    curves = {stage: overlaid_figures(stage, logged) for stage, logged in comparison["curves"].items()}
     content = {
         "style": page_style(),
         "generator": f'{GENERATOR}{identity(folders)}">',
@@ -42,7 +44,7 @@ def render_runs(comparison: dict, folders: list[Path]) -> str:
         else None,
         "summaries": _summaries(comparison),
         "pairs": [_pair(comparison, names[0], name) for name in names[1:]],
-        "training": overlaid_figures(comparison["curves"]),
+        "training": [{"name": stage_name(stage), "figures": drawn} for stage, drawn in curves.items() if drawn],
     }
     return template_environment().get_template("runs.html.jinja").render(content)
 
@@ -87,21 +89,24 @@ def _stage(stage: str, rows: list[dict]) -> dict:
     return {"name": stage_name(stage), "forests": whole, "task_forests": forests(shown, whole=False)}
 
 
-def overlaid_figures(curves: dict[str, dict[str, dict]]) -> list[dict]:
-    """Each stage's training curves, a line per run: the charts of a single run, with their first key."""
+def overlaid_figures(stage: str, runs: dict[str, dict]) -> list[dict]:
+    """A stage's training curves, a line per run: the charts of a single run, with their first key.
+
+    Args:
+        runs: name of the run -> logged key -> points.
+    """
     drawn = []
-    for stage, runs in curves.items():
-        for chart in CHARTS:
-            key, label = chart.lines[0]
-            lines = [
-                Series(run, [(step, value) for step, value in logged[key]], tone)
-                for tone, (run, logged) in enumerate(runs.items())
-                if logged.get(key) and chart.unless not in logged
-            ]
-            if len(lines) < 2:
-                continue
-            title = f"{stage_name(stage)}: {chart.title}, {label}"
-            labels = {"x_label": "step", "y_label": chart.y_label}
-            svg = line_chart(lines, title=f"{title}. {chart.caption}", log=chart.log, **labels)
-            drawn.append(figure(title, chart.caption, svg, series_rows(lines, **labels)))
+    for chart in CHARTS:
+        key, label = chart.lines[0]
+        lines = [
+            Series(run, [(step, value) for step, value in logged[key]], tone % TONES)
+            for tone, (run, logged) in enumerate(runs.items())
+            if logged.get(key) and chart.unless not in logged
+        ]
+        if len(lines) < 2:
+            continue
+        title = f"{stage_name(stage)}: {chart.title}, {label}"
+        labels = {"x_label": "step", "y_label": chart.y_label}
+        svg = line_chart(lines, title=f"{title}. {chart.caption}", log=chart.log, **labels)
+        drawn.append(figure(title, chart.caption, svg, series_rows(lines, **labels)))
     return drawn

@@ -40,7 +40,7 @@ def _pair_text(comparison: dict, a: str, b: str, every_task: bool) -> str:
         blocks.append(_stage_text(stage, [row for row in rows if row["stage"] == stage], a, b, every_task))
     blocks += ["no evaluation in common"] if not rows else []
     refused = [
-        f"not compared: {' '.join([stage_name(entry['stage'] or ''), entry['what']])}: {entry['reason']}"
+        f"not compared: {' '.join(filter(None, [stage_name(entry['stage'] or ''), entry['what']]))}: {entry['reason']}"
         for entry in own("not_compared")
     ]
     return "\n\n".join([*blocks, *(["\n".join(refused)] if refused else [])])
