@@ -7,6 +7,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TYPES = {".html": "text/html; charset=utf-8", ".json": "application/json"}
@@ -16,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 class OnlyThese(BaseHTTPRequestHandler):
     """Serves some files by their names, and the first of them as the root; nothing else."""
 
-    def __init__(self, *args, files: list[Path], **kwargs):
+    def __init__(self, *args: Any, files: list[Path], **kwargs: Any):
         self.files = {path.name: path for path in files} | {"": files[0]}
         super().__init__(*args, **kwargs)
 

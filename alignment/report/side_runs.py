@@ -7,7 +7,7 @@ from alignment.durable.read import read_json
 from alignment.errors import UserError
 from alignment.pipeline.records.previous import PREVIOUS, RECORD
 from alignment.report.headlines import headlines
-from alignment.report.recipe_keys import changed_keys
+from alignment.report.recipe_changes import changed_keys
 from eval.comparison.compare import compare
 from eval.comparison.find import measurement
 from eval.harness.store import load_run
@@ -63,11 +63,11 @@ def _variants(run_dir: Path, stages: dict[str, dict], records: dict[str, dict], 
         first = _varied(name, stages)
         if first is None:
             continue
-        both = [
+        old, new = (
             {one: (run_dir / "evals" / one, record) for one, record in records.items() if record["stage"] == side}
             for side in (first, name)
-        ]
-        entry = _entry(name, name, stages[first], stage, *both, headline)
+        )
+        entry = _entry(name, name, stages[first], stage, old, new, headline)
         entries.append(entry | {"other": first, "replaced": False, "finished": stage.get("status") == "done"})
     return entries
 

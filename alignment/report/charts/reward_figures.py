@@ -118,10 +118,10 @@ def _reliability(found: dict | None) -> list[dict]:
         f"A margin m implies a probability of sigmoid(|m|) to be right. Below the diagonal the model is overconfident, "
         f"above it underconfident. Expected calibration error {number(found['ece'])}."
     )
-    labels = {"x_label": "implied probability", "y_label": "accuracy"}
+    x_label, y_label = "implied probability", "accuracy"
     lines = [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)]
-    svg = line_chart(lines, title=f"Reliability. {caption}", **labels)
-    return [figure("Reliability", caption, svg, series_rows([points], **labels))]
+    svg = line_chart(lines, title=f"Reliability. {caption}", x_label=x_label, y_label=y_label)
+    return [figure("Reliability", caption, svg, series_rows([points], x_label, y_label))]
 
 
 def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[dict]:

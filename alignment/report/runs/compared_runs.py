@@ -57,7 +57,7 @@ def compare_runs(folders: list[Path]) -> dict[str, Any]:
 
 
 def run_names(folders: list[Path]) -> list[str]:
-    """A name for each run directory: its folder's, with as many parent folders as tell them apart."""
+    """A name for each run directory: its folder's, with as many parent folders as make it unique."""
     parts = [folder.resolve().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from alignment.report.provenance import machine_text
-from alignment.report.recipe_keys import UNSET, changed_keys
+from alignment.report.recipe_changes import UNSET, changed_keys
 
 LISTED_DIGITS = 12  # of a digest
 
@@ -25,7 +25,8 @@ def differences(first: dict, other: dict) -> list[dict]:
 def _of_stage(stage: str, first: dict, other: dict) -> list[tuple[str, Any, Any]]:
     """(key, first's value, other's value) of one stage."""
     if stage not in first["stages"] or stage not in other["stages"]:
-        return [("stage", *("present" if stage in run["stages"] else "absent" for run in (first, other)))]
+        held = ["present" if stage in run["stages"] else "absent" for run in (first, other)]
+        return [("stage", held[0], held[1])]
     a, b = (run["pipeline"].get("stages", {}).get(stage) or {} for run in (first, other))
     rows = [("seed", a.get("seed"), b.get("seed"))]
     if a.get("recipe") is not None and b.get("recipe") is not None:
@@ -37,8 +38,12 @@ def _of_stage(stage: str, first: dict, other: dict) -> list[tuple[str, Any, Any]
     rows += _named("version of", a.get("versions"), b.get("versions"))
     rows.append(("code", _short(a.get("code")), _short(b.get("code"))))
     rows.append(("threads", a.get("threads"), b.get("threads")))
-    rows.append(("machine", *(machine_text(run["hardware"]) if run.get("hardware") else None for run in (a, b))))
+    rows.append(("machine", _machine(a), _machine(b)))
     return [row for row in rows if row[1] != row[2]]
+
+
+def _machine(entry: dict) -> str | None:
+    return machine_text(entry["hardware"]) if entry.get("hardware") else None
 
 
 def _named(what: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
