@@ -12,6 +12,7 @@ from eval.comparison.compare import compare
 from eval.comparison.find import measurement
 from eval.harness.store import load_run
 
+MOST = 3  # replaced runs per stage, the newest: each is compared item by item
 SHOWN_METRICS = ("train_loss", "eval_loss", "eval_accuracy", "reward", "kl/completion")
 
 
@@ -34,13 +35,16 @@ def side_runs(run_dir: Path, stages: dict[str, dict], records: dict[str, dict], 
 
 
 def replaced_folders(run_dir: Path) -> list[tuple[str, Path]]:
-    """(stage, folder) of the runs in RUN_DIR/previous, oldest first for each stage."""
+    """(stage, folder) of the newest runs of each stage in RUN_DIR/previous, oldest first."""
     found = [
         (match[1], int(match[2]), path)
         for path in (run_dir / PREVIOUS).glob("*")
         if path.is_dir() and (match := re.fullmatch(r"(.+)-(\d+)", path.name))
     ]
-    return [(stage, path) for stage, _, path in sorted(found)]
+    kept: dict[str, list[Path]] = {}
+    for stage, _, path in sorted(found):
+        kept.setdefault(stage, []).append(path)
+    return [(stage, path) for stage, paths in kept.items() for path in paths[-MOST:]]
 
 
 def _replaced(run_dir: Path, stages: dict[str, dict], records: dict[str, dict], headline: dict) -> list[dict]:

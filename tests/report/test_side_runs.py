@@ -80,6 +80,13 @@ def test_a_run_that_was_replaced_before_recipes_were_kept(rerun):
     assert "The recipe of the replaced run was not recorded." in render(report)
 
 
+def test_the_newest_three_replaced_runs_are_shown(tmp_path):
+    for number in range(5):
+        set_aside("dpo", tmp_path, stage(tmp_path, "dpo", {"beta": number}))
+    stage(tmp_path, "dpo", {"beta": 5})
+    assert [entry["changes"][0]["a"] for entry in collect(tmp_path)["side_runs"]] == [2, 3, 4]
+
+
 def test_a_variant_in_its_own_folder_is_compared_with_the_stage(tmp_path):
     stage(tmp_path, "dpo", BEFORE, [1, 0, 1, 0])
     stage(tmp_path, "dpo-ipo", AFTER, [1, 1, 1, 0])
