@@ -7,7 +7,7 @@ from typing import Any
 from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter_folder
-from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE
+from alignment.pipeline.recipes.pipeline_file import read_settings
 from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
 from alignment.report.first_screen.smoke import is_smoke
@@ -78,7 +78,7 @@ def collect(run_dir: str | Path) -> dict:
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
         "run_dir": str(run_dir),
-        "recipe_dir": _pipeline_folder(pipeline.get("recipe")),
+        "recipe_dir": _pipeline_folder(pipeline.get("recipe"), names),
         "inputs": pipeline.get("inputs") or {},
         "seed": pipeline.get("seed"),
         "smoke": [name for name in names if is_smoke(stages[name]["recipe"])],
@@ -221,9 +221,15 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
     }
 
 
-def _pipeline_folder(recipe_dir: str | None) -> str | None:
-    """The folder that `align run` would run again; None if there is no pipeline in it."""
-    return recipe_dir if recipe_dir and (Path(recipe_dir) / PIPELINE_FILE).is_file() else None
+def _pipeline_folder(recipe_dir: str | None, names: list[str]) -> str | None:
+    """The recipe folder whose whole pipeline was run; None if there is none, or if stages were run on their own."""
+    if recipe_dir is None:
+        return None
+    try:
+        stages = read_settings(Path(recipe_dir)).stages
+    except UserError:  # the folder has been moved, changed, or is not one of a pipeline
+        return None
+    return recipe_dir if stages and stages.keys() <= set(names) else None
 
 
 def _made_as(checkpoint: Path) -> dict:

@@ -39,7 +39,7 @@ def run_dir(tmp_path_factory, small_run):
 
 
 def pipeline_folder(folder):
-    (folder / "pipeline.yaml").write_text("stages: {}\n")
+    (folder / "pipeline.yaml").write_text("stages: {sft: sft.yaml, dpo: dpo.yaml}\n")
     return folder
 
 
@@ -133,6 +133,15 @@ def test_next_steps_depend_on_the_checkpoint_and_on_what_was_evaluated(report):
     assert steps(checkpoint=None)["Chat"].endswith("dpo/checkpoint")
     assert next_steps(report | {"stages": {}}) == []
     assert "Another seed" not in {step["what"] for step in next_steps(report | {"recipe_dir": None})}
+
+
+def test_a_pipeline_of_which_a_stage_was_run_alone_is_not_offered_again(run_dir, make_run, tmp_path):
+    recipe = json.loads((run_dir / "pipeline.json").read_text())["recipe"]
+    alone = make_run(tmp_path / "alone", ("sft",), ())
+    change_record(alone, recipe=recipe)
+    assert collect(alone)["recipe_dir"] is None
+    change_record(alone, recipe=str(tmp_path / "moved"))
+    assert collect(alone)["recipe_dir"] is None
 
 
 def test_own_architecture_is_that_of_the_gpt():

@@ -24,7 +24,7 @@ from alignment.report.live.run_state import (
     seconds_left,
     trained_share,
 )
-from alignment.report.live.screen import BARS, main_figures, screen, sparkline
+from alignment.report.live.screen import BARS, closing_lines, main_figures, screen, sparkline
 
 ROWS = [{"step": 10 * n, "epoch": n / 10, "seconds": 20.0 * n, "loss": 2.0 - n / 10, "reward": n} for n in range(1, 6)]
 
@@ -55,7 +55,7 @@ def run_dir(tmp_path):
 def shown(state) -> str:
     console = Console(file=io.StringIO(), width=160)
     console.print(screen(state))
-    return console.file.getvalue()
+    return "\n".join([console.file.getvalue(), *closing_lines(state)])
 
 
 def run(run_dir, *flags) -> int:
@@ -118,11 +118,15 @@ def test_a_run_that_died_says_so_and_how_to_resume(run_dir, capsys):
     assert f"align ppo my-recipes/ppo.yaml --output_dir {run_dir}/ppo" in printed
 
 
-def test_the_resume_command_is_that_of_the_pipeline_if_there_is_one(run_dir, tmp_path):
+def test_the_resume_commands_are_those_of_the_pipeline_and_of_the_stage(run_dir, tmp_path):
     (tmp_path / "pipeline.yaml").write_text("stages: {}\n")
     record = json.loads((run_dir / "pipeline.json").read_text())
     write(run_dir, record["stages"], recipe=str(tmp_path), inputs={"model": "a b"})
-    assert read_state(run_dir).resume == f"align run {tmp_path} --model 'a b' --output_dir {run_dir}"
+    assert read_state(run_dir).resume == {
+        "the pipeline": f"align run {tmp_path} --model 'a b' --output_dir {run_dir}",
+        "the stage alone": f"align ppo my-recipes/ppo.yaml --model 'a b' --output_dir {run_dir}/ppo",
+    }
+    assert f"align run {tmp_path} --model 'a b' --output_dir {run_dir}  # the pipeline" in shown(read_state(run_dir))
 
 
 @pytest.mark.parametrize(("status", "error"), [("failed", "OutOfMemory('too large')"), ("interrupted", None)])
@@ -131,7 +135,7 @@ def test_a_run_that_stopped_shows_why(run_dir, status, error):
     state = read_state(run_dir)
     assert state.status == STOPPED and watch.exit_code(state) == 1
     text = shown(state)
-    assert f"PPO: {status}" in text and (error or "To resume, repeat the command") in text
+    assert f"PPO: {status}" in text and (error or "To resume, repeat the command that was run") in text
 
 
 def test_an_evaluation_that_failed_is_named(run_dir):

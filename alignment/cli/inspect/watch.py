@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from alignment.report.live.run_state import read_state
-    from alignment.report.live.screen import screen
+    from alignment.report.live.screen import closing_lines, screen
 
     console = Console()
     if args.once or not console.is_terminal:
@@ -35,6 +35,8 @@ def main(args: argparse.Namespace) -> int:
         plain.print(screen(state))
     else:
         state = follow(args.run_dir, console)
+    for line in closing_lines(state):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return exit_code(state)
 
 

@@ -55,7 +55,7 @@ class RunState:
         status: WAITING (no run there yet), RUNNING, ENDED, STOPPED (failed or interrupted) or DIED (a stage is recorded
             as running, and no process holds the run directory).
         evals: [{name, status, seconds, error}].
-        resume: a command that resumes the run, if it is over and unfinished.
+        resume: the commands, by what was run, one of which resumes the run if it is over and unfinished.
     """
 
     run_dir: Path
@@ -63,7 +63,7 @@ class RunState:
     name: str = ""
     stages: list[StageState] = field(default_factory=list)
     evals: list[dict] = field(default_factory=list)
-    resume: str | None = None
+    resume: dict[str, str] = field(default_factory=dict)
 
     @property
     def current(self) -> StageState | None:
@@ -89,7 +89,7 @@ def read_state(run_dir: Path, now: float | None = None) -> RunState:
     evals = [{"name": name} | entry for name, entry in (record.get("evals") or {}).items()]
     statuses = [stage.status for stage in stages] + [entry.get("status") for entry in evals]
     status = _status(run_dir, statuses)
-    resume = _resume(run_dir, record, stages) if status in (STOPPED, DIED) else None
+    resume = _resume(run_dir, record, stages) if status in (STOPPED, DIED) else {}
     return RunState(run_dir, status, record.get("name") or run_dir.resolve().name, stages, evals, resume)
 
 
@@ -191,13 +191,16 @@ def seconds_left(recipe: dict, rows: list[dict]) -> float | None:
     return (latest - begun) / (share - first) * (1 - share)
 
 
-def _resume(run_dir: Path, record: dict, stages: list[StageState]) -> str:
-    """A command that resumes a run: that of the pipeline, or of its unfinished stage if the recipe is no pipeline."""
+def _resume(run_dir: Path, record: dict, stages: list[StageState]) -> dict[str, str]:
+    """What may have been run -> its command: the pipeline of the recipe folder, and the unfinished stage on its own."""
     inputs = [part for name, value in (record.get("inputs") or {}).items() for part in (f"--{name}", str(value))]
-    folder = str(record.get("recipe") or "RECIPE_DIR")
+    folder, commands = str(record.get("recipe") or "RECIPE_DIR"), {}
     stage = next((stage.name for stage in stages if stage.status != "done"), None)
     if stage is None or (Path(folder) / PIPELINE_FILE).is_file():
-        return shlex.join(["align", "run", folder, *inputs, "--output_dir", str(run_dir)])
-    recipe = str(record["stages"][stage].get("recipe_file") or "RECIPE")
-    method = next((name for name in (stage, Path(recipe).stem) if name in STAGES), "STAGE")
-    return shlex.join(["align", method, recipe, *inputs, "--output_dir", str(run_dir / stage)])
+        commands["the pipeline"] = shlex.join(["align", "run", folder, *inputs, "--output_dir", str(run_dir)])
+    if stage is not None:
+        recipe = str(record["stages"][stage].get("recipe_file") or "RECIPE")
+        method = next((name for name in (stage, Path(recipe).stem) if name in STAGES), "STAGE")
+        place = str(run_dir / stage)
+        commands["the stage alone"] = shlex.join(["align", method, recipe, *inputs, "--output_dir", place])
+    return commands

@@ -20,9 +20,11 @@ STYLES = {"done": "green", "running": "bold cyan", "failed": "bold red", "interr
 
 
 def screen(state: RunState) -> RenderableType:
-    """Everything that `align watch` shows of a run at one time."""
+    """What `align watch` shows of a run at one time, but for the closing lines."""
     if state.status == WAITING:
-        return Text(f"{state.run_dir}: no run there yet; it appears once `align run` has checked its recipes")
+        return Text(
+            f"{state.run_dir}: no run there yet; it appears once its recipes are checked (Ctrl-C stops waiting)"
+        )
     parts: list[RenderableType] = [Text(f"{state.name} in {state.run_dir}: {headline(state)}", style="bold")]
     if state.stages:
         parts.append(stage_table(state))
@@ -31,7 +33,7 @@ def screen(state: RunState) -> RenderableType:
         parts += [Text(""), figure_table(current)]
     if state.evals:
         parts += [Text(""), Text(evals_text(state.evals, state.status == DIED))]
-    return Group(*parts, *(Text(line) for line in closing_lines(state)))
+    return Group(*parts)
 
 
 def headline(state: RunState) -> str:
@@ -142,11 +144,12 @@ def evals_text(evals: Sequence[dict], died: bool = False) -> str:
 
 
 def closing_lines(state: RunState) -> list[str]:
-    """What to do once a run is over."""
+    """What to do once a run is over; lines to print without wrapping, since commands are copied from them."""
     if state.status == ENDED:
         page = state.run_dir / "report.html"
         return ["", f"report: {page}" if page.is_file() else f"for its report: align report {state.run_dir}"]
-    if state.resume is None:
+    if not state.resume:
         return []
     why = "No process works on it any more (killed, or the machine went down). " if state.status == DIED else ""
-    return ["", f"{why}To resume, repeat the command with the options that it had; without any:", f"  {state.resume}"]
+    commands = [f"  {command}  # {what}" for what, command in state.resume.items()]
+    return ["", f"{why}To resume, repeat the command that was run, with its options:", *commands]
