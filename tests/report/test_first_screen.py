@@ -130,6 +130,8 @@ def test_next_steps_depend_on_the_checkpoint_and_on_what_was_evaluated(report):
     assert "Compare" not in steps() and " --suite SUITE" in steps()["Evaluate"]
     assert steps(adapter=True)["Merge"].startswith("align merge ")
     assert "--to self-contained" in steps(architecture="alignment_gpt")["Export"]
+    moved = report | {"run_dir": "my runs/tiny"}
+    assert next_steps(moved)[0]["command"] == "align chat 'my runs/tiny/ppo/checkpoint'"
     assert steps(checkpoint=None)["Chat"].endswith("dpo/checkpoint")
     assert next_steps(report | {"stages": {}}) == []
     assert "Another seed" not in {step["what"] for step in next_steps(report | {"recipe_dir": None})}

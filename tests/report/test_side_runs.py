@@ -64,6 +64,12 @@ def test_a_replaced_run_without_evaluations_says_how_to_evaluate_it(rerun):
     assert next(row for row in entry["comparisons"] if row["headline"])["value_a"] == 0
 
 
+def test_only_runs_of_the_same_measurement_are_paired(rerun):
+    make_run(rerun / "evals/dpo-other-plain", "dpo", {"facts": [1, 0]}, suite="other")
+    (entry,) = collect(rerun)["side_runs"]
+    assert {row["suite"] for row in entry["comparisons"]} == {"toy"} and entry["not_compared"] == []
+
+
 def test_runs_that_cannot_be_compared_say_why(rerun):
     path = next(rerun.glob("previous/dpo-1/evals/*/run.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"suite_digest": "other"}))

@@ -224,3 +224,4 @@ def test_figures_and_sparklines():
     assert len(sparkline(list(range(1000)))) == 32
     rows = [{"step": 1, "loss": 2.0, "eval_loss": 3.0, "flag": True}, {"step": 2, "loss": 1.0}]
     assert main_figures(rows) == [("loss, training", [2.0, 1.0]), ("loss, held out", [3.0])]
+    assert [name for name, _ in main_figures(ROWS)] == ["reward, training"]  # the loss of PPO says little
