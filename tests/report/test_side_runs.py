@@ -65,7 +65,7 @@ def test_a_replaced_run_without_evaluations_says_how_to_evaluate_it(rerun):
 
 
 def test_only_runs_of_the_same_measurement_are_paired(rerun):
-    make_run(rerun / "evals/dpo-other-plain", "dpo", {"facts": [1, 0]}, suite="other")
+    make_run(rerun / "evals/dpo-other-plain", "dpo", {"facts": [1, 0]}, suite="other", parent="base")
     (entry,) = collect(rerun)["side_runs"]
     assert {row["suite"] for row in entry["comparisons"]} == {"toy"} and entry["not_compared"] == []
 
