@@ -161,9 +161,14 @@ def test_a_run_that_is_not_there_yet(tmp_path, capsys):
     assert not (tmp_path / "later").exists()
     (tmp_path / "empty").mkdir()
     assert read_state(tmp_path / "empty").status == WAITING
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="is not a run directory"):
-        read_state(tmp_path)
+
+
+def test_a_folder_of_runs_is_not_waited_for(run_dir):
+    with pytest.raises(UserError, match="is not a run directory") as raised:
+        read_state(run_dir.parent)
+    assert raised.value.fix == f"align watch {run_dir}"
+    with locked(run_dir.parent):
+        assert read_state(run_dir.parent).status == WAITING
 
 
 def test_half_written_and_missing_files_are_coped_with(run_dir):

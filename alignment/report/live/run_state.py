@@ -94,17 +94,18 @@ def read_state(run_dir: Path, now: float | None = None) -> RunState:
 
 
 def _require_run(run_dir: Path) -> None:
-    """Raise for a folder with files but without a run, which no run would be made in."""
-    if run_dir.is_dir() and not (run_dir / FILE).exists() and (inside := [*_visible(run_dir)]):
+    """Raise for a folder with content but without a run, unless a process is making one there."""
+    if not run_dir.is_dir() or (run_dir / FILE).exists():
+        return
+    inside = sorted(path.name for path in run_dir.iterdir() if not path.name.startswith("."))
+    if inside and not is_locked(run_dir):
+        runs = sorted(path.parent for path in run_dir.glob(f"*/{FILE}"))
         raise UserError(
             f"{run_dir} is not a run directory",
-            got=f"a folder without {FILE} ({', '.join(sorted(inside)[:5])})",
-            expected="the --output_dir of `align run` or `align STAGE`, which need not exist yet",
+            got=f"a folder without {FILE} ({', '.join(inside[:5])})",
+            expected="the --output_dir of `align run`, which need not exist yet",
+            fix=f"align watch {shlex.quote(str(runs[-1]))}" if runs else None,
         )
-
-
-def _visible(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]
 
 
 def _record(run_dir: Path) -> dict[str, Any] | None:
