@@ -52,7 +52,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "alignment.cli.inspect.bench",
         "measure tokens per second, model FLOP utilisation, parts of a step",
     ),
-    "report": ("alignment.cli.inspect.report", "rebuild the report of a run directory"),
+    "report": ("alignment.cli.inspect.report", "rebuild the report of a run directory, or compare several runs"),
+    "watch": ("alignment.cli.inspect.watch", "live view of a run: steps, figures, time left, evaluations"),
     "chat": ("alignment.cli.inspect.chat", "chat with a checkpoint in the terminal"),
     "info": (
         "alignment.cli.inspect.info",

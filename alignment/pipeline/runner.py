@@ -30,7 +30,7 @@ from alignment.pipeline.records.lineage import require_finished, require_parents
 from alignment.pipeline.records.previous import set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
-from alignment.pipeline.stage_spec import StageSpec
+from alignment.pipeline.stage_spec import StageSpec, is_smoke
 from alignment.pipeline.stage_threads import stage_threads, threads
 from alignment.pipeline.stopping import ended
 from alignment.redaction import redact_text, redacted
@@ -94,6 +94,8 @@ def run_pipeline(
             done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
+    if any(is_smoke(step.spec.recipe) for step in steps):
+        say("smoke run: two steps per stage, to see that everything works; the figures mean nothing")
     if command := next_command([step.spec for step in steps], run_dir):
         say(f"next: {command}")
 
@@ -164,7 +166,7 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
         spec.module.check(*configs)  # the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
     earlier = record.stages[spec.name] if step.resumes else {}
-    if not step.resumes and (kept := set_aside(spec.name, run_dir)):
+    if not step.resumes and (kept := set_aside(spec.name, run_dir, record.stages.get(spec.name))):
         say(f"{spec.name}: its previous folder was moved to {kept}")
     parents = parent_digests(spec, record)
     count = stage_threads(spec.name, earlier if newest_complete(run_dir / spec.name / "trainer") else {})

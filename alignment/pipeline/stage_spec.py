@@ -18,7 +18,13 @@ from alignment.stages import Stage
 
 STAGE_PACKAGE = "alignment.stages"
 # What --quick sets for the keys that a stage has: enough to see every stage run, not to learn anything.
-QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16}
+QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16, "logging_steps": 1}
+
+
+def is_smoke(recipe: Mapping[str, Any]) -> bool:
+    """Whether a resolved recipe trains for no more steps than `--quick` does, by the flag or by its own keys."""
+    steps = recipe.get("max_steps")
+    return isinstance(steps, int) and 0 < steps <= QUICK_RECIPE["max_steps"]
 
 
 def stage_table(package: str = STAGE_PACKAGE) -> Mapping[str, Stage]:

@@ -1,7 +1,7 @@
 """Renders a comparison of `align compare` as a self-contained HTML page."""
 
 from alignment.report.labels import stage_name
-from alignment.report.render import TEMPLATES, template_environment
+from alignment.report.render import page_style, template_environment
 from alignment.report.tables import forests, is_whole
 from eval.comparison.table import gate_lines
 
@@ -13,7 +13,7 @@ def render_comparison(comparison: dict) -> str:
     tasks = [row for row in rows if not row["headline"]]
     pairs = dict.fromkeys((row["a"], row["b"]) for row in rows)
     content = {
-        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "style": page_style(),
         "title": ", ".join(f"{stage_name(b)} against {stage_name(a)}" for a, b in pairs),
         "forests": forests({"comparisons": rows, "stages": {}}, whole=True),
         "task_forests": forests({"comparisons": tasks, "stages": {}}, whole=False),

@@ -6,10 +6,15 @@ from typing import Any
 
 from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
+from alignment.models.checkpoints import is_adapter_folder
+from alignment.pipeline.recipes.pipeline_file import read_settings
+from alignment.pipeline.stage_spec import is_smoke
 from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
+from alignment.report.first_screen.trained_on import training_data
 from alignment.report.headlines import headlines
 from alignment.report.samples import PROMPTS, side_by_side
+from alignment.report.side_runs import side_runs
 from eval.frontier.scaling_fits import best_of_n_fits
 from reward_models.card.card import CARD_FILE
 
@@ -25,7 +30,18 @@ STAGE_KEYS = (
     "metrics",
     "faults",
 )
-RECORD_KEYS = ("status", "seed", "recipe_digest", "checkpoint_digest", "versions", "git", "hardware", "micro_batch")
+RECORD_KEYS = (
+    "status",
+    "error",
+    "seed",
+    "recipe",
+    "recipe_digest",
+    "checkpoint_digest",
+    "versions",
+    "git",
+    "hardware",
+    "micro_batch",
+)
 EVAL_KEYS = (
     "suite",
     "format",
@@ -49,26 +65,23 @@ def collect(run_dir: str | Path) -> dict:
     """
     run_dir = Path(run_dir)
     pipeline = _read_json(run_dir / "pipeline.json")
-    names = _stage_names(run_dir, pipeline)
+    stages = run_stages(run_dir, pipeline)
+    names = list(stages)
     records = eval_records(run_dir, names)
-    if not names and not records:
-        raise UserError(
-            f"{run_dir} is not a run directory",
-            got="no such folder" if not run_dir.is_dir() else "a folder without pipeline.json, stage.json or evals",
-            expected="a folder made by `align run` or `align STAGE`",
-            fix="give the --output_dir of the run",
-        )
     chosen = pipeline.get("report") or {}
     base, headline, samples = chosen.get("base"), chosen.get("headline") or {}, chosen.get("samples") or {}
     base = base or _first_evaluated(records)
     suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
-    stages = {name: _stage(run_dir, name, pipeline, names) for name in names}
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
     comparisons, refused, regressions = compared(run_dir, records, base, headline)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
+        "run_dir": str(run_dir),
+        "recipe_dir": _pipeline_folder(pipeline.get("recipe"), names),
+        "inputs": pipeline.get("inputs") or {},
         "seed": pipeline.get("seed"),
+        "smoke": [name for name in names if is_smoke(stages[name]["recipe"] or {})],
         "base": base,
         "stages": stages,
         "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
@@ -81,8 +94,31 @@ def collect(run_dir: str | Path) -> dict:
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
+        "side_runs": side_runs(run_dir, stages, records, headline),
     }
     return finite(report)
+
+
+def run_stages(run_dir: Path, pipeline: dict) -> dict[str, dict]:
+    """Stage -> its entry in report.json, in the order of the pipeline.
+
+    Raises:
+        UserError: the folder has neither stages nor eval runs.
+    """
+    names = _stage_names(run_dir, pipeline)
+    if not names and next(run_dir.glob("evals/*/run.json"), None) is None:
+        raise UserError(
+            f"{run_dir} is not a run directory",
+            got="no such folder" if not run_dir.is_dir() else "a folder without pipeline.json, stage.json or evals",
+            expected="a folder made by `align run` or `align STAGE`",
+            fix="give the --output_dir of the run",
+        )
+    return {name: _stage(run_dir, name, pipeline, names) for name in names}
+
+
+def stage_curves(stage: Path) -> dict[str, list]:
+    """The logged curves of a stage's folder, as report.json has them."""
+    return curves_of(_read_lines(stage / "metrics.jsonl"))
 
 
 def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
@@ -178,9 +214,28 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
         "checkpoint": f"{name}/checkpoint" if checkpoint.is_dir() else None,
         "parent": _parent(ended.get("parent"), run_dir, names) or parents.get("model_name_or_path"),
         "parents": parents,
+        "data": training_data(run_dir / name),
+        **_made_as(checkpoint),
         "seconds": ended.get("seconds") or entry.get("seconds"),
         "status": entry.get("status") or ("done" if ended else None),
     }
+
+
+def _pipeline_folder(recipe_dir: str | None, names: list[str]) -> str | None:
+    """The recipe folder whose whole pipeline was run; None if there is none, or if stages were run on their own."""
+    if recipe_dir is None:
+        return None
+    try:
+        stages = read_settings(Path(recipe_dir)).stages
+    except UserError:  # the folder has been moved, changed, or is not one of a pipeline
+        return None
+    return recipe_dir if stages and stages.keys() <= set(names) else None
+
+
+def _made_as(checkpoint: Path) -> dict:
+    """Whether a checkpoint is an adapter, and its model type if it is a whole model."""
+    config = _read_json(checkpoint / "config.json")
+    return {"adapter": is_adapter_folder(checkpoint), "architecture": config.get("model_type")}
 
 
 def _frontiers(stage: Path, metrics: list[dict]) -> list[dict]:

@@ -4,10 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignment.report import labels, provenance, tables
-from alignment.report.charts import figures
-from alignment.report.charts.diagram import pipeline_svg
+from alignment.report.charts import figure_files, figures
+from alignment.report.charts.diagram import pipeline_figure
 from alignment.report.charts.frontiers import frontier_section
 from alignment.report.charts.reward_figures import card_section
+from alignment.report.first_screen.next_steps import next_steps
+from alignment.report.first_screen.outcomes import in_sum, outcomes
+from alignment.report.first_screen.smoke import WARNING, smoke_text
+from alignment.report.first_screen.trained_on import model_text
+from alignment.report.side_sections import side_sections
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -38,6 +43,9 @@ def template_environment() -> "Environment":
         "count": labels.count,
         "number": labels.number,
         "visible": visible,
+        "svg_uri": figure_files.svg_uri,
+        "csv_uri": figure_files.csv_uri,
+        "file_name": figure_files.file_name,
     }
     return environment
 
@@ -47,12 +55,18 @@ def page(report: dict) -> dict:
     stages, by_task = report["stages"], tables.task_tables(report)
     return {
         "report": report,
-        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "style": page_style(),
+        "model": model_text(report),
+        "outcomes": outcomes(report),
+        "in_sum": in_sum(report),
+        "smoke": {"title": WARNING, "text": text} if (text := smoke_text(report)) else None,
+        "next_steps": next_steps(report),
+        "side_runs": side_sections(report),
         "stage_names": {stage: labels.stage_name(stage) for stage in stages},
         "total_seconds": sum(times) if (times := [s["seconds"] for s in stages.values() if s.get("seconds")]) else None,
         "facts": provenance.facts(report),
         "verdicts": tables.verdicts(report),
-        "diagram": pipeline_svg(stages) if stages else None,
+        "diagram": pipeline_figure(stages) if stages else None,
         "suites": tables.suite_table(report),
         "task_tables": [table for table in by_task if table["metric"] != labels.BITS],
         "bits": [table for table in by_task if table["metric"] == labels.BITS],
@@ -63,13 +77,24 @@ def page(report: dict) -> dict:
         "tax": figures.tax_figures(report),
         "frontiers": [frontier_section(found) for found in report.get("frontiers") or []],
         "cards": [card_section(stage, card) for stage, card in (report.get("reward_cards") or {}).items()],
-        "training": figures.training_figures(report.get("curves") or {}),
+        "training": training_sections(report.get("curves") or {}),
         "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),
         "provenance": provenance.stage_rows(report),
         "fault_lines": provenance.fault_lines(report),
         "eval_runs": provenance.suite_rows(report),
         "versions": provenance.version_lines(report),
     }
+
+
+def training_sections(curves: dict) -> list[dict]:
+    """Each stage's name and training figures."""
+    drawn = {stage: figures.training_figures({stage: logged}) for stage, logged in curves.items()}
+    return [{"name": labels.stage_name(stage), "figures": found} for stage, found in drawn.items() if found]
+
+
+def page_style() -> str:
+    """The style sheet of a page: the charts' colours, then the page's own rules."""
+    return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("charts.css", "style.css"))
 
 
 def visible(text: str | None) -> "Markup":

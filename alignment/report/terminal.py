@@ -1,11 +1,23 @@
 """The report's main numbers as plain text."""
 
 from alignment import text
+from alignment.report.first_screen.next_steps import next_steps
+from alignment.report.first_screen.smoke import WARNING, smoke_text
 from alignment.report.labels import stage_name
 from alignment.report.tables import suite_table, verdicts
 
 
 def summary(report: dict) -> str:
+    """The main numbers, after a warning if they mean nothing, with what to do next."""
+    smoke = smoke_text(report)
+    warning = f"{WARNING.upper()}. {smoke}\n\n" if smoke else ""
+    steps = next_steps(report)
+    width = max((len(step["what"]) for step in steps), default=0)
+    following = [f"  {step['what']:{width}}  {step['command']}" for step in steps]
+    return warning + "\n".join([figures(report), *(["", "What to do next", *following] if steps else [])])
+
+
+def figures(report: dict) -> str:
     """The suite table and each stage's differences; without evaluations, the names of the stages."""
     table = suite_table(report)
     if not table["rows"]:

@@ -31,6 +31,12 @@ def make_run():
     return write_run
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """A finished run with few items, to read or to copy."""
+    return write_run(tmp_path_factory.mktemp("small") / "tiny", items=6)
+
+
 def write_run(run_dir: Path, stages=tuple(PARENTS), evaluated=tuple(ABILITY), items: int = 20) -> Path:
     """Write pipeline.json, the stages' files and the evals of `evaluated`."""
     record = {

@@ -24,7 +24,10 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def test_verbs_without_a_model_import_none_of_the_libraries_of_models(make_run, tmp_path):
-    run = make_run(tmp_path / "run")
+    run, other = (
+        make_run(tmp_path / "run"),
+        make_run(tmp_path / "other", ("tokenizer", "pretrain"), ("pretrain",), items=2),
+    )
     (tmp_path / "sft.yaml").write_text("model_name_or_path: org/model\ndataset_name: nowhere.jsonl\n")
     recipe = str(tmp_path / "sft.yaml")
     expected = [
@@ -45,6 +48,8 @@ def test_verbs_without_a_model_import_none_of_the_libraries_of_models(make_run, 
         ("compare", [str(run / stage / "checkpoint") for stage in ("sft", "dpo")], 0),
         ("compare", ["nowhere", "nowhere"], 2),
         ("report", [str(run)], 0),
+        ("report", [str(run), str(other)], 0),
+        ("watch", [str(run), "--once"], 0),
         ("info", [str(run)], 0),
     ]
     commands = [[verb, *arguments] for verb, arguments, _ in expected]

@@ -18,16 +18,23 @@ VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 class Page(HTMLParser):
-    """Checks that elements close in order; keeps what a browser would load, and the text of cells but for pictures."""
+    """Checks that elements close in order; keeps what a browser would load, and the text of cells but for pictures.
+
+    A link that saves data in the page itself loads nothing: `saved` has file name -> data URI.
+    """
 
     def __init__(self, html: str):
         super().__init__()
-        self.open, self.loaded, self.tags, self.cells, self.cell = [], [], set(), [], None
+        self.open, self.loaded, self.tags, self.cells, self.cell, self.saved = [], [], set(), [], None, {}
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
+        found = dict(attrs)
+        if tag == "a" and "download" in found and found["href"].startswith("data:"):
+            self.saved[found["download"]] = found.pop("href")
+            attrs = list(found.items())
         self.loaded += [
             value for name, value in attrs if name in ("src", "href", "srcset", "data") and value[:1] != "#"
         ]

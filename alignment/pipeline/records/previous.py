@@ -2,21 +2,30 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+from alignment.durable.atomic import write_json
 from alignment.durable.read import read_json
 from eval.harness.store import is_whole
 
 PREVIOUS = "previous"
+RECORD = "record.json"  # the entry that pipeline.json had, with the recipe
 
 
-def set_aside(name: str, run_dir: Path) -> Path | None:
-    """Move a stage's folder and its evaluations to RUN_DIR/previous/NAME-N, and return it; None if it is empty."""
+def set_aside(name: str, run_dir: Path, entry: dict[str, Any] | None = None) -> Path | None:
+    """Move a stage's folder and its evaluations to RUN_DIR/previous/NAME-N, and return it; None if it is empty.
+
+    Args:
+        entry: the stage's entry in pipeline.json, which is kept with the folder: the report shows what has changed.
+    """
     folder = run_dir / name
     if not folder.exists() or not any(folder.iterdir()):
         return None
     kept = next_place(run_dir / PREVIOUS, name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(kept)
+    if entry:
+        write_json(kept / RECORD, entry)
     for path in (run_dir / "evals").glob(f"{name}-*/run.json"):
         if is_whole(path.parent) and read_json(path).get("stage") == name:  # not those of ppo-brief, if name is ppo
             (kept / "evals").mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from alignment.report.charts.figure_files import figure
 from alignment.report.labels import count, duration, stage_name
 
 BOX, GAP, HIGH, ROW_GAP, HEAD = 172, 34, 88, 18, 34
@@ -24,6 +25,15 @@ def pipeline_svg(stages: dict[str, dict]) -> str:
         f'<svg class="diagram" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"<title>Stages of the pipeline and their parents</title>{marker}{''.join(edges + boxes)}</svg>"
     )
+
+
+def pipeline_figure(stages: dict[str, dict]) -> dict:
+    """The pipeline's picture as a figure, with its numbers."""
+    keys = ("method", "seconds", "peak_memory_gb", "trainable_parameters", "total_parameters", "tokens")
+    rows = [
+        [name, " ".join(_parents(stage, stages)), *(stage.get(key) for key in keys)] for name, stage in stages.items()
+    ]
+    return figure("Pipeline", "", pipeline_svg(stages), [["stage", "parents", *keys], *rows])
 
 
 def _parents(stage: dict, stages: dict[str, dict]) -> list[str]:

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from alignment.report.charts.figure_files import estimate_rows, figure, pair_rows, panel_rows, series_rows
 from alignment.report.charts.plots import Estimate, Panel, Series, dot_chart, line_chart, panel_chart, scatter
 from alignment.report.charts.scales import spread
 from alignment.report.labels import ACCURACIES, BITS, metric_of, number, stage_name, stage_tone
@@ -137,7 +138,7 @@ def _draw(chart: Chart, stage: str, logged: dict) -> dict | None:
         return None
     title = f"{stage}: {chart.title}"
     svg = line_chart(series, title=f"{title}. {chart.caption}", x_label="step", y_label=chart.y_label, log=chart.log)
-    return {"title": title, "caption": chart.caption, "svg": svg}
+    return figure(title, chart.caption, svg, series_rows(series, "step", chart.y_label))
 
 
 def _watched_figures(stage: str, logged: dict) -> list[dict]:
@@ -156,7 +157,8 @@ def _watched_figures(stage: str, logged: dict) -> list[dict]:
         Panel(name, (Series(name, curve, index),))
         for index, (name, curve) in enumerate({"reward (trained on)": trained_on, **others}.items())
     ]
-    return [{"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label="step")}]
+    svg = panel_chart(panels, title=title, x_label="step")
+    return [figure(title, caption, svg, panel_rows(panels, "step"))]
 
 
 def _same(curve: list, other: list) -> bool:
@@ -193,7 +195,7 @@ def _score_figure(metric: str, name: str, form: str, rows: list[dict], base: str
         estimates, title=f"{name} by stage, {form} format", x_label=metric_of(metric).name, low=low, high=high
     )
     caption = f"{metric_of(metric).about}, with 95% intervals."
-    return {"title": f"{name}, {form} format", "caption": caption, "svg": svg}
+    return figure(f"{name}, {form} format", caption, svg, estimate_rows(estimates, "stage", metric_of(metric).name))
 
 
 def _score_estimate(row: dict, base: str | None) -> Estimate:
@@ -231,13 +233,11 @@ def _tax_figure(pairs: list[tuple[dict, dict]], base: str | None, suite: str) ->
         f"Each stage against base: to the right, {gain['format']} accuracy gained; upwards, bits per byte lost on "
         f"held-out text ({text}). Lower right is best; bars are 95% intervals."
     )
-    svg = scatter(
-        [(_delta(gain, base), _delta(cost, base)) for gain, cost in pairs],
-        title=f"Alignment tax. {caption}",
-        x_label=f"{gain['format']} accuracy gained (points)",
-        y_label="change in bits per byte",
-    )
-    return {"title": "Gain against cost" + (f", {suite}" if suite else ""), "caption": caption, "svg": svg}
+    points = [(_delta(gain, base), _delta(cost, base)) for gain, cost in pairs]
+    x_label, y_label = f"{gain['format']} accuracy gained (points)", "change in bits per byte"
+    svg = scatter(points, title=f"Alignment tax. {caption}", x_label=x_label, y_label=y_label)
+    title = "Gain against cost" + (f", {suite}" if suite else "")
+    return figure(title, caption, svg, pair_rows(points, x_label, y_label))
 
 
 def _delta(row: dict, base: str | None) -> Estimate:

@@ -5,6 +5,7 @@ Gao et al. 2022, arXiv 2210.10760: eval/frontier/curves.py has the arithmetic.
 
 from collections.abc import Sequence
 
+from alignment.report.charts.figure_files import figure, panel_rows
 from alignment.report.charts.plots import Mark, Panel, Series, panel_chart
 from alignment.report.labels import number, p_text, stage_name
 from eval.frontier.curves import frontier
@@ -98,7 +99,8 @@ def _by_distance(found: dict, stage: str) -> dict:
     if peak and peak["over_optimised"]:
         caption += " Beyond it the reward is over-optimised: use a larger beta or fewer steps."
     title = f"{stage}: rewards by distance"
-    return {"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label=DISTANCE)}
+    svg = panel_chart(panels, title=title, x_label=DISTANCE)
+    return figure(title, caption, svg, panel_rows(panels, DISTANCE))
 
 
 def _by_step(found: dict, stage: str) -> dict:
@@ -112,7 +114,7 @@ def _by_step(found: dict, stage: str) -> dict:
     ]
     title = f"{stage}: rewards by step"
     caption = f"The same rewards by step; the curve is {label}, smoothed, with its peak marked."
-    return {"title": title, "caption": caption, "svg": panel_chart(panels, title=title, x_label="step")}
+    return figure(title, caption, panel_chart(panels, title=title, x_label="step"), panel_rows(panels, "step"))
 
 
 def _rewards(found: dict) -> list[tuple[str, str, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignment.report.charts.scales import Scale, nice_ticks, short, spread
 
-STYLE = Path(__file__).parents[1] / "templates" / "style.css"
+STYLE = Path(__file__).parents[1] / "templates" / "charts.css"
 WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
 PANEL = 106  # height of a panel, including its label
@@ -77,8 +77,8 @@ class Estimate:
 
 
 def standalone(chart: str) -> str:
-    """A chart as a standalone SVG file, with its namespace and the page's style sheet."""
-    style = escape(STYLE.read_text(encoding="utf-8") + "svg { background: var(--page); }")
+    """A chart as a standalone SVG file, with its namespace and the page's colours."""
+    style = escape(" ".join(STYLE.read_text(encoding="utf-8").split()) + " svg { background: var(--page); }")
     named = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return named.replace("</title>", f"</title><style>{style}</style>", 1)
 

@@ -2,6 +2,7 @@
 
 import math
 
+from alignment.report.charts.figure_files import estimate_rows, figure, panel_rows, series_rows
 from alignment.report.charts.frontiers import fit_row, fitted_line
 from alignment.report.charts.plots import (
     Estimate,
@@ -103,7 +104,7 @@ def _accuracy_bars(card: dict) -> list[dict]:
         f"preferring the {card.get('length_rule', 'shorter')} answer ranks correctly; 0.5 is chance."
     )
     svg = bar_chart(bars, title=f"Accuracy on pairs. {caption}", x_label="", y_label="share of pairs", top=1.1)
-    return [{"title": "Accuracy on pairs", "caption": caption, "svg": svg}]
+    return [figure("Accuracy on pairs", caption, svg, estimate_rows(bars, "rule", "share of pairs"))]
 
 
 def _reliability(found: dict | None) -> list[dict]:
@@ -117,13 +118,10 @@ def _reliability(found: dict | None) -> list[dict]:
         f"A margin m implies a probability of sigmoid(|m|) to be right. Below the diagonal the model is overconfident, "
         f"above it underconfident. Expected calibration error {number(found['ece'])}."
     )
-    svg = line_chart(
-        [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)],
-        title=f"Reliability. {caption}",
-        x_label="implied probability",
-        y_label="accuracy",
-    )
-    return [{"title": "Reliability", "caption": caption, "svg": svg}]
+    x_label, y_label = "implied probability", "accuracy"
+    lines = [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)]
+    svg = line_chart(lines, title=f"Reliability. {caption}", x_label=x_label, y_label=y_label)
+    return [figure("Reliability", caption, svg, series_rows([points], x_label, y_label))]
 
 
 def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[dict]:
@@ -135,7 +133,7 @@ def _bars(card: dict, key: str, title: str, x_label: str, caption: str) -> list[
     bars = [_share(name, group["accuracy"], group.get("n"), 0) for name, group in zip(names, bins, strict=True)]
     counts = ", ".join(str(group["n"]) for group in bins)
     svg = bar_chart(bars, title=f"{title}. {caption}", x_label=x_label, y_label="accuracy", top=1.1)
-    return [{"title": title, "caption": f"{caption} Pairs: {counts}.", "svg": svg}]
+    return [figure(title, f"{caption} Pairs: {counts}.", svg, estimate_rows(bars, x_label, "accuracy"))]
 
 
 def _best_of_n(card: dict) -> list[dict]:
@@ -155,8 +153,9 @@ def _best_of_n(card: dict) -> list[dict]:
         f"Mean reward and gold of the answer that this reward ranks best among {sizes}. If gold falls while the reward "
         "rises, the reward is over-optimised."
     )
-    svg = panel_chart(panels, title=f"Best of n. {caption}", x_label="square root of KL (nats)")
-    return [{"title": "Best of n", "caption": caption, "svg": svg}]
+    x_label = "square root of KL (nats)"
+    svg = panel_chart(panels, title=f"Best of n. {caption}", x_label=x_label)
+    return [figure("Best of n", caption, svg, panel_rows(panels, x_label))]
 
 
 def _curve_row(point: dict) -> dict:

@@ -1,0 +1,83 @@
+"""Commands to continue with after a run: chat, compare or evaluate, another seed, export."""
+
+import shlex
+from pathlib import Path
+
+from alignment.report.labels import stage_name
+from alignment.stages import CAUSAL_LM, STAGES
+
+OWN_ARCHITECTURE = "alignment_gpt"  # GPTConfig.model_type, whose import takes seconds
+
+
+def next_steps(report: dict) -> list[dict]:
+    """[{what, why, command, again: whether it repeats the run}]; empty before there is a checkpoint."""
+    last = last_model(report)
+    if last is None:
+        return []
+    steps = [_step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))]
+    return [step for step in [*steps, _measure(report, last), _again(report), _share(report, last)] if step]
+
+
+def last_model(report: dict) -> str | None:
+    """The last finished stage of the run that made a language model."""
+    finished = [
+        name
+        for name, stage in report["stages"].items()
+        if stage.get("checkpoint") and stage.get("status") == "done" and _kind(name, stage) == CAUSAL_LM
+    ]
+    return finished[-1] if finished else None
+
+
+def _kind(name: str, stage: dict) -> str:
+    facts = STAGES.get(stage.get("method") or "") or STAGES.get(name)
+    return facts.checkpoint if facts else CAUSAL_LM
+
+
+def _measure(report: dict, last: str) -> dict:
+    """Compare the last stage with its parent, or evaluate it if it has not been."""
+    compared = [row["a"] for row in report["comparisons"] if row["b"] == last]
+    parent = report["stages"][last].get("parent")
+    if not compared:
+        command = ("align", "eval", _checkpoint(report, last), "--suite", "SUITE")
+        return _step("Evaluate", "SUITE: a name of docs/suites.md, or a JSONL file of questions", *command)
+    first = parent if parent in compared else compared[0]
+    sides = [_checkpoint(report, stage) for stage in (first, last)]
+    why = f"{stage_name(last)} with {stage_name(first, report.get('base'))}, item by item"
+    return _step("Compare", why, "align", "compare", *sides, "--show", "5")
+
+
+def _again(report: dict) -> dict | None:
+    """The same recipe with the next seed, in a run directory of its own; a smoke run in full."""
+    seed, run_dir, recipe = report.get("seed"), report["run_dir"], report.get("recipe_dir")
+    if recipe is None:
+        return None
+    inputs = [part for name, value in (report.get("inputs") or {}).items() for part in (f"--{name}", str(value))]
+    run = ["align", "run", recipe, *inputs]
+    if report.get("smoke"):
+        return _step("Run in full", "without --quick", *run, "--output_dir", run_dir) | {"again": True}
+    if seed is None:
+        return None
+    other = f"{run_dir}-seed-{seed + 1}"
+    again = shlex.join([*run, "--seed", str(seed + 1), "--output_dir", other])
+    command = f"{again} && {shlex.join(['align', 'report', run_dir, other])}"
+    return {"what": "Another seed", "why": "to see how much is chance", "command": command, "again": True}
+
+
+def _share(report: dict, last: str) -> dict | None:
+    """How to get weights that load without this project."""
+    stage = report["stages"][last]
+    source = _checkpoint(report, last)
+    if stage.get("adapter"):
+        return _step("Merge", "the adapter into plain weights", "align", "merge", source)
+    if stage.get("architecture") == OWN_ARCHITECTURE:
+        command = ("align", "export", source, "--to", "self-contained", "--output_dir", f"{report['run_dir']}-export")
+        return _step("Export", "weights that load without this project", *command)
+    return None
+
+
+def _checkpoint(report: dict, stage: str) -> str:
+    return str(Path(report["run_dir"]) / report["stages"][stage]["checkpoint"])
+
+
+def _step(what: str, why: str, *command: str) -> dict:
+    return {"what": what, "why": why, "command": shlex.join(command), "again": False}

@@ -1,0 +1,1 @@
+"""The state of a run while it runs, for `align watch`."""
