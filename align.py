@@ -6,6 +6,7 @@ Little is imported before a verb is chosen, so that `align --help` answers at on
 import argparse
 import importlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -194,8 +195,11 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     module = importlib.import_module(VERBS[verb][0])
     args = argparse.Namespace()
     try:
+        require_working_folder()
         args = parse(verb, module, arguments)
         return module.main(args)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         from alignment.durable.unwritable import explain
 
@@ -204,6 +208,14 @@ def run_verb(verb: str, arguments: list[str]) -> int:
             raise
         print(f"align {verb}: {with_options(found, args)}", file=sys.stderr)
         return USER_ERROR
+
+
+def require_working_folder() -> None:
+    """Raise if the working folder has been deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working folder does not exist any more", fix="cd to a folder that exists") from None
 
 
 def with_options(error: UserError, args: argparse.Namespace) -> UserError:
@@ -235,8 +247,39 @@ def interrupted(verb: str, stop: KeyboardInterrupt) -> int:
     return TIME_IS_UP if signum == signal.SIGXCPU else SIGNALLED + signum
 
 
+def open_streams() -> None:
+    """Have a stdout and a stderr that take any text: one that the caller closed is None, and not all are UTF-8."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
+        elif not (stream.encoding or "utf-8").lower().startswith("utf") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def reader_has_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more, as after `| head -1`."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poller.poll(0))
+
+
 def main(argv: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
+    open_streams()
+    try:
+        code = dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not reader_has_gone():
+            raise
+        # Python flushes stdout once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGNALLED + signal.SIGPIPE
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the verb that the arguments name, and return the exit code."""
     debug = arguments[:1] == ["--debug"]
     verb, *rest = arguments[debug:] or ["--help"]
     if verb in ("-h", "--help", "help"):

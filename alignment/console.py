@@ -45,10 +45,16 @@ def open_console(stream: IO[str] | None = None) -> Console:
     """
     from rich.console import Console
 
+    class KeptConsole(Console):
+        """A console whose closed pipe is an error that can be caught: rich's own ends the process."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     stream = stream or sys.stderr
     redraws = can_redraw(stream)
     plain = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
-    return Console(file=stream, force_terminal=redraws, force_interactive=redraws, **plain)  # type: ignore[arg-type]
+    return KeptConsole(file=stream, force_terminal=redraws, force_interactive=redraws, **plain)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

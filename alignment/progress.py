@@ -65,9 +65,10 @@ class ProgressLine:
         self.started, self.began_at = clock(), done
         self.shown_at = self.started - (REDRAWN if self.redraws else PLAIN - first_after)
         self.withheld = False
+        self.lost = False
         self._open = contextlib.ExitStack()
         if self.redraws:
-            self._start()
+            self._attempt(self._start)
 
     def _start(self) -> None:
         from rich.live import Live
@@ -86,6 +87,17 @@ class ProgressLine:
         self.console.show_cursor(True)
         self._open.enter_context(log_through(stderr))
         self._live.refresh()
+
+    def _attempt(self, write: Callable[[], object]) -> None:
+        """Write, or give up the line rather than the work: the terminal or pipe may be closed, its disk full."""
+        if self.lost:
+            return
+        try:
+            write()
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self.lost = True
+            with contextlib.suppress(OSError, ValueError):
+                self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,11 +136,11 @@ class ProgressLine:
         """Print a line that stays: above the redrawn line, or after the plain ones, with what was withheld of them."""
         if self.withheld:
             self._print()
-        self.console.print(f"{self.name}{GAP}{self._count}{GAP}{text}")
+        self._attempt(lambda: self.console.print(f"{self.name}{GAP}{self._count}{GAP}{text}"))
 
     def close(self) -> None:
         """Stop redrawing, with the line as it is, or print the last plain line if it was withheld."""
-        self._open.close()
+        self._attempt(self._open.close)
         if self.withheld and not self.transient:
             self._print()
 
@@ -151,11 +163,11 @@ class ProgressLine:
 
     def _redraw(self) -> None:
         self.shown_at = self.clock()
-        self._live.refresh()
+        self._attempt(lambda: self._live.refresh())
 
     def _print(self) -> None:
         self.shown_at, self.withheld = self.clock(), False
-        self.console.print(GAP.join([self.name, *self._parts()]))
+        self._attempt(lambda: self.console.print(GAP.join([self.name, *self._parts()])))
 
     def _drawn(self) -> Text:
         """The line with its bar, cut to the terminal's width."""
@@ -165,11 +177,12 @@ class ProgressLine:
         room = self.console.width - len(self.name) - len(text) - 3
         width = max(BAR[0], min(BAR[1], room))
         full = width * self.done // max(self.total, 1)
-        stroke = "━" if self.console.encoding.startswith("utf") else "#"
+        utf = self.console.encoding.startswith("utf")
+        stroke = "━" if utf else "#"
         blank = "━" if stroke == "━" else "."
         bar = [(stroke * full, "green"), (blank * (width - full), "bright_black")]
         line = Text.assemble(f"{self.name} ", *bar, f" {text}")
-        line.truncate(self.console.width - 1, overflow="ellipsis")
+        line.truncate(self.console.width - 1, overflow="ellipsis" if utf else "crop")
         return line
 
 

@@ -35,7 +35,10 @@ def redact_text(text: str) -> str:
 def redacted(value: Any, key: str = "") -> Any:
     """Mask the secrets in a recipe or another JSON-like value; `key` is the name of the value."""
     if isinstance(value, dict):
-        return {name: redacted(item, str(name)) for name, item in value.items()}
+        return {
+            redact_text(name) if isinstance(name, str) else name: redacted(item, str(name))
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [redacted(item, key) for item in value]
     if value is not None and not isinstance(value, bool) and SECRET_KEY.search(key):

@@ -176,3 +176,30 @@ def test_the_bars_of_libraries_are_off_on_a_pipe_unless_the_user_has_set_them():
     silence_bars(Screen(), for_terminal)
     assert for_pipe == {BARS[0]: "0", BARS[1]: "1", BARS[2]: "1"}
     assert for_terminal == {}
+
+
+class Gone(Screen):
+    """A stream whose reader goes away after some writes: a closed terminal, a broken pipe, a full disk."""
+
+    def __init__(self, error: Exception, writes: int, is_terminal: bool):
+        super().__init__(is_terminal)
+        self.error, self.left = error, writes
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("writes", [0, 1, 3])
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "Input/output error"), ValueError("closed file")])
+def test_work_goes_on_without_a_line_if_it_can_no_longer_be_written(is_terminal, writes, error):
+    clock = Clock()
+    with ProgressLine("sft", 9, console=open_console(Gone(error, writes, is_terminal)), clock=clock) as line:
+        for done in range(1, 10):
+            clock.now += 11
+            line.count_to(done)
+            line.say("evaluation: loss 1.0")
+    assert line.done == 9 and line.lost

@@ -13,7 +13,7 @@ from alignment.estimate.compute import Device
 from alignment.estimate.estimate import Estimate
 from alignment.estimate.fit import FITS
 from alignment.models.quantization import missing_for_quantization
-from alignment.pipeline.recipes.draft import MICRO, Draft, quantised, with_micro_batch
+from alignment.pipeline.recipes.draft import ACCUMULATION, MICRO, Draft, quantised, with_micro_batch
 from alignment.stages.shared.defaults import lacks_bf16
 from alignment.text import gigabytes
 
@@ -21,6 +21,9 @@ from alignment.text import gigabytes
 LENGTH_STEP, LONGEST = 256, 4096
 # The least rows of a micro-batch: KTO estimates its KL from the replies of one.
 LEAST = {"kto": 2}
+
+# Optimizer steps below which a smaller batch is chosen.
+FEWEST_STEPS = 50
 
 Configs = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -36,10 +39,13 @@ def fit(made: Draft, material: Material, device: Device, configs: Configs, qlora
     fit_lengths(made, material)
     if not device.on_gpu and lacks_bf16() and made.recipe.get("dtype") == "bfloat16":
         made.set("dtype", "float32", "this CPU has no instructions for bfloat16")
+    fit_steps(made, material)
+    recipe, reasons = dict(made.recipe), dict(made.reasons)
     fit_memory(made, material, device, configs)
     smallest = _estimate(made.recipe, material, device, configs)
     adapter = made.recipe.get("use_peft") or (material.origin.model and material.origin.model.adapter)
     if smallest and smallest.verdict != FITS and adapter and not missing_for_quantization():
+        made.recipe, made.reasons = recipe, reasons  # in 4 bit a larger micro-batch may fit
         for key, value in quantised(qlora, material.method).items():
             made.set(key, value, "the base in 4 bit: it does not fit in 16")
         fit_memory(made, material, device, configs)
@@ -55,10 +61,23 @@ def fit_lengths(made: Draft, material: Material) -> None:
         if longer > material.options.truncated:
             wanted = min(LONGEST, -(-max(lengths) // LENGTH_STEP) * LENGTH_STEP)
             made.set("max_length", wanted, f"the longest of {len(lengths)} sampled rows has {max(lengths):,} tokens")
-    if context and made.recipe.get("max_length", 0) > context:
+    if context and (made.recipe.get("max_length") or 0) > context:
         made.set("max_length", context, "the model's context")
-    if context and made.recipe.get("max_completion_length", 0) > context // 2:
+    if context and (made.recipe.get("max_completion_length") or 0) > context // 2:
         made.set("max_completion_length", context // 2, "half of the model's context; the prompt needs the rest")
+
+
+def fit_steps(made: Draft, material: Material) -> None:
+    """Make the optimizer's batch smaller if few rows would give too few steps to learn from."""
+    epochs, rows = made.recipe.get("num_train_epochs"), material.trained
+    if not epochs or made.recipe.get("max_steps") or made.chosen & {MICRO, ACCUMULATION}:
+        return
+    micro, whole = made.recipe[MICRO], made.recipe.get(ACCUMULATION, 1)
+    accumulation = whole
+    while accumulation % 2 == 0 and rows * epochs < FEWEST_STEPS * micro * accumulation:
+        accumulation //= 2
+    if accumulation < whole:
+        made.set(ACCUMULATION, accumulation, f"instead of {whole}, as there are {rows} rows")
 
 
 def fit_memory(made: Draft, material: Material, device: Device, configs: Configs) -> None:
@@ -72,25 +91,25 @@ def fit_memory(made: Draft, material: Material, device: Device, configs: Configs
     if found is None:
         return
     made.recipe |= keys
-    if MICRO in keys:
+    if MICRO not in made.chosen:
         memory = f"about {gigabytes(found.total_memory)} GB of {gigabytes(device.memory)} GB ({device.name})"
-        made.reasons[MICRO] = f"{memory}; {found.batch_sequences} sequences per step"
-    warmup, tenth = made.recipe.get("warmup_steps", 0), found.steps // 10
+        rows = made.recipe[MICRO] * made.recipe.get(ACCUMULATION, 1)
+        made.reasons[MICRO] = f"{memory}; {rows} rows per step"
+    warmup, tenth = made.recipe.get("warmup_steps") or 0, found.steps // 10
     if warmup > tenth:
         made.set("warmup_steps", tenth, f"a tenth of the {found.steps} steps")
 
 
 def _batches(made: Draft, method: str) -> Iterator[dict[str, Any]]:
     """Yield keys that need less and less memory, for equal optimizer batches."""
-    if made.chosen & with_micro_batch(made.recipe, made.recipe[MICRO]).keys():
-        yield {}
-        return
     sizes = [made.recipe[MICRO]]
-    while sizes[-1] % 2 == 0 and sizes[-1] > LEAST.get(method, 1):
-        sizes.append(sizes[-1] // 2)
-    yield from (with_micro_batch(made.recipe, size) for size in sizes)
+    if not made.chosen & with_micro_batch(made.recipe, made.recipe[MICRO]).keys():
+        while sizes[-1] % 2 == 0 and sizes[-1] > LEAST.get(method, 1):
+            sizes.append(sizes[-1] // 2)
+    batches = [with_micro_batch(made.recipe, size) if size < sizes[0] else {} for size in sizes]
+    yield from batches
     if "activation_checkpointing" not in made.chosen:
-        yield from (with_micro_batch(made.recipe, size) | {"activation_checkpointing": True} for size in sizes)
+        yield from (batch | {"activation_checkpointing": True} for batch in batches)
 
 
 def _estimate(recipe: Mapping[str, Any], material: Material, device: Device, configs: Configs) -> Estimate | None:

@@ -8,7 +8,7 @@ They do what `align STAGE`, `align eval` and `align compare` do, with the same c
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from alignment.stages import STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Suites = str | Path | Sequence[str | Path]
 
 
 def load(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -44,6 +46,7 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
         UserError: as the command line, which prints it.
     """
     from alignment.cli.train import stage as verb
+    from alignment.cli.train.one_line import REPEATED
     from alignment.pipeline.stopping import parse_duration
     from alignment.yaml_text import write_yaml
 
@@ -54,18 +57,32 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
     parser = argparse.ArgumentParser(prog=f"align {stage}")
     verb.add_arguments(parser)
     args = parser.parse_args([] if recipe is None else [str(recipe)])
+    options = {name: plain(value) for name, value in options.items() if value is not None or not hasattr(args, name)}
     own = {name: value for name, value in options.items() if hasattr(args, name) and name != "overrides"}
-    vars(args).update({name: str(value) if isinstance(value, Path) else value for name, value in own.items()})
-    for name in {"data", "reward"} & own.keys():  # repeatable on the command line
-        setattr(args, name, [str(own[name])] if isinstance(own[name], str | Path) else list(map(str, own[name])))
-    keys = {
-        name: str(value) if isinstance(value, Path) else value for name, value in options.items() if name not in own
-    }
+    for name, value in own.items():
+        flag = getattr(args, name) is False
+        if flag != isinstance(value, bool):
+            expected = "True or False" if flag else "a value, not True or False"
+            raise UserError(f"{name} cannot take this value", got=repr(value), expected=expected)
+        setattr(args, name, [value] if name in REPEATED and isinstance(value, str) else value)
+    args.max_time = None if args.max_time is None else str(args.max_time)
+    keys = {name: value for name, value in options.items() if name not in own}
     args.verb, args.overrides = stage, [f"--{key}={write_yaml(value)}" for key, value in keys.items()]
     seconds = parse_duration(args.max_time)
-    pipeline = verb.load(args)
-    verb.run(pipeline, seconds, args)
+    pipeline, begin = verb.load(args)
+    verb.run(pipeline, begin, seconds, args)
     return pipeline.run_dir / pipeline.stages[0].name / "checkpoint"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a recipe writes it: paths as text, numbers of numpy and torch as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def evaluate(
@@ -93,8 +110,8 @@ def evaluate(
     variant |= {key: options[key] for key in ("num_fewshot", "suite_args") if options.get(key) is not None}
     return evaluate_many(
         str(checkpoint),
-        [suite] if isinstance(suite, str) else list(suite),
-        ["plain", "chat"] if format == "both" else [format],
+        _suites(suite),
+        _formats(format),
         place.folder,
         stage=place.stage,
         variant=variant,
@@ -105,7 +122,7 @@ def evaluate(
 def compare(
     a: str | Path,
     *b: str | Path,
-    suite: str | Sequence[str] = (),
+    suite: Suites = (),
     format: str | None = None,
     limit: int | None = None,
     batch_size: int = 64,
@@ -131,13 +148,23 @@ def compare(
     from eval.harness.suite import suite_name
 
     first, others = str(a), [str(other) for other in b]
-    suites = [suite] if isinstance(suite, str) else list(suite)
+    suites = _suites(suite)
+    formats = None if format is None else _formats(format)
     outdated: list[Path] = []
     if suites:
-        formats = {None: None, "both": ["plain", "chat"]}.get(format, [str(format)])
         outdated = evaluate_missing(first, others, suites, formats, limit=limit, batch_size=batch_size)
     pairs, skipped = match(first, others, [suite_name(name) for name in suites], outdated)
     rows = compare_pairs(pairs)
     if not rows:
         raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")
     return rows
+
+
+def _suites(suite: Suites) -> list[str]:
+    return [str(suite)] if isinstance(suite, str | Path) else [str(name) for name in suite]
+
+
+def _formats(format: str) -> list[str]:
+    if format not in ("plain", "chat", "both"):
+        raise UserError("no such format", got=repr(format), expected="plain, chat or both")
+    return ["plain", "chat"] if format == "both" else [format]

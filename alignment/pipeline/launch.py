@@ -21,6 +21,7 @@ def run_stage_together(
     fresh: bool = False,
     dry_run: bool = False,
     check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Bring the run directory of a single stage up to date; every process trains.
 
@@ -55,7 +56,7 @@ def run_stage_together(
         broadcast_object_list([steps[0].runs and not dry_run])
 
     try:
-        run_pipeline(pipeline, fresh=fresh, dry_run=dry_run, check=check_and_broadcast)
+        run_pipeline(pipeline, fresh=fresh, dry_run=dry_run, check=check_and_broadcast, begin=begin)
     finally:
         if not decided:
             broadcast_object_list([False])

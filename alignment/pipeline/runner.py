@@ -59,6 +59,7 @@ def run_pipeline(
     harness: Harness | None = None,
     write_report: Callable[[Path], Path] | None = None,
     check: Callable[[Pipeline, Sequence[Step]], None] | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Bring a run directory up to date with its pipeline.
 
@@ -69,6 +70,7 @@ def run_pipeline(
         harness: runs the evaluations; default: the package `eval`.
         write_report: writes the report of a run directory and returns its path; default: no report.
         check: raises if the stages of the plan must not run; default: no check.
+        begin: called when the run directory is locked, right before the first stage.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -85,6 +87,8 @@ def run_pipeline(
     started = time.monotonic()
     with locked(run_dir):
         require_unchanged(record)
+        if begin:
+            begin()
         if any(step.runs for step in steps):
             say(f"computes with {computing()}")
         describe_run(pipeline, record, harness)

@@ -164,3 +164,29 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
 )
 def test_overrides_are_separated_from_a_verbs_own_arguments(arguments, own, overrides):
     assert align.split_overrides(arguments, {"--fresh", "--until"}) == (own, overrides)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_a_closed_stream_changes_no_exit_code(closed):
+    for words, code in (("recipe sft learning_rate", 0), ("recipe nope", 2), ("sfft", 2)):
+        assert subprocess.run(["bash", "-c", f'"{ALIGN}" {words} {closed}'], timeout=300).returncode == code
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_error(unbuffered):
+    """As after `align recipe sft --all | head -1`: the exit code is that of SIGPIPE, and nothing else is printed."""
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    for words in ("--help", "recipe sft --all"):
+        script = f'set -o pipefail; "{ALIGN}" {words} | true'
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=300)
+        assert (done.returncode in (0, 141), done.stderr) == (True, "")
+
+
+def test_a_deleted_working_folder_is_a_user_error(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert align.main(["check", "tiny"]) == 2
+    assert "the working folder does not exist" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)

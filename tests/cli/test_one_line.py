@@ -1,6 +1,7 @@
 """`align STAGE --model MODEL --data FILE [--lora]`: the recipe that is made, where it goes, and what it fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import base_models
@@ -8,7 +9,8 @@ import pytest
 
 import align
 from alignment.check import fitting
-from alignment.cli.train.one_line import Place, place_of, recipe_keys, write
+from alignment.cli.train.one_line import recipe_keys
+from alignment.cli.train.recipe_place import Place, command_of, place_of, write
 from alignment.errors import UserError
 from alignment.estimate.compute import Device
 from alignment.estimate.fit import SAFE_SHARE
@@ -17,6 +19,7 @@ from alignment.pipeline.recipes.recipe import read_recipe
 
 SFT = ["sft", "--model", "base", "--data", "instructions.jsonl", "--lora", "--max_steps", "1"]
 FULL = ["sft", "--model", "base", "--data", "instructions.jsonl", "--output_dir", "full/sft"]
+CARD = Device("card", 1 << 30, on_gpu=True)
 CHAT = "full/sft/checkpoint"  # has a chat template, which the base lacks
 
 
@@ -85,7 +88,61 @@ def test_another_command_keeps_the_recipe_that_was_there(tmp_path):
 
 
 def test_without_an_adapter_rates_and_types_are_trl_s(inside):
-    assert not {"learning_rate", "dtype", "use_peft"} & recipe_of("sft", Path("full")).keys()
+    assert not {"dtype", "use_peft"} & recipe_of("sft", Path("full")).keys()
+    assert recipe_of("sft", Path("full"))["learning_rate"] == 2e-5
+
+
+def test_a_smoke_run_s_recipe_is_fitted_to_the_whole_data(inside):
+    """So that the same command without --quick may use it: two steps would have no warmup at all."""
+    recipe = recipe_of("sft", Path("full"))
+    assert (recipe["gradient_accumulation_steps"], recipe["warmup_steps"]) == (1, 2)  # 38 rows, 20 steps
+    assert "a tenth of the 20 steps" in Path("full/sft.yaml").read_text()
+
+
+def test_a_command_is_the_same_however_it_is_spelled():
+    def command(seed, *words):
+        return command_of("sft", {"model": "m", "data": ["d"], "lora": True}, None, seed, list(words))
+
+    assert command(None, "--max_steps", "3", "--lora-r=4") == command(None, "--lora_r=4", "--max-steps=3")
+    assert command(None, "--lora_r=4") != command(1, "--lora_r=4")
+
+
+def test_a_refused_command_leaves_the_recipe_alone(inside, capsys):
+    text = Path("runs/base/sft.yaml").read_text()
+    assert align.main([*SFT[:-2], "--max_completion_length", "4"]) == 2  # no key of sft
+    assert align.main([*SFT, "--max_length", "100000"]) == 2  # beyond the context: found by the check
+    assert Path("runs/base/sft.yaml").read_text() == text and not Path("runs/base/sft-1.yaml").exists()
+
+
+def test_a_recipe_of_one_s_own_and_another_model_are_not_replaced(inside, tmp_path, capsys):
+    (tmp_path / "sft.yaml").write_text("learning_rate: 1.0e-4\n")
+    assert align.main(["sft", "--model", "base", "--data", "math.jsonl", "--output_dir", str(tmp_path / "sft")]) == 2
+    assert "no command made" in capsys.readouterr().err
+    Path("other").mkdir(exist_ok=True)
+    Path("other/base").symlink_to(inside / "base")
+    assert align.main(["sft", "--model", "other/base", "--data", "math.jsonl", "--lora"]) == 2
+    assert "another model with this name" in capsys.readouterr().err
+
+
+def test_options_replace_what_a_recipe_would_combine_them_with(inside, capsys):
+    Path("mixed").mkdir(exist_ok=True)
+    Path("mixed/sft.yaml").write_text("model_name_or_path: base\ndatasets: [{name: math.jsonl}]\nmax_length: 128\n")
+    one = ["sft", "mixed/sft.yaml", "--data", "instructions.jsonl", "--no-check"]
+    assert "run (not run yet)" in dry(capsys, *one)
+    assert "run (not run yet)" in dry(capsys, *one, "--data", "math.jsonl")
+    shipped = Path(__file__).parents[2] / "recipes"
+    words = [
+        "dpo",
+        shipped / "lora-1gpu/dpo.yaml",
+        "--model",
+        CHAT,
+        "--data",
+        "preferences.jsonl",
+        "--max_length",
+        "64",
+        "--no-check",
+    ]
+    assert "run (not run yet)" in dry(capsys, *words)  # the recipe's own input is not asked for
 
 
 def test_a_later_stage_joins_the_run_and_continues_the_adapter(inside):
@@ -132,6 +189,9 @@ def test_options_stand_for_the_keys_of_a_recipe(inside, capsys):
         (["ppo", "--model", "base", "--data", "math.jsonl"], ["needs --reward"]),
         (["sft", "--model", "base", "--data", "no.jsonl"], ["no.jsonl"]),
         (["sft", "--model", "base", "--data", "math.jsonl", "--max_stpes", "1"], ["max_stpes", "'max_steps'"]),
+        (["sft", "--model", "base", "--data", "math.jsonl", "--lora_r", "4"], ["no effect", "--lora"]),
+        (["sft", "--model", "base", "--data", "math.jsonl", "--dataset_name", "x"], ["mean the same"]),
+        (["sft", "--model", "base", "--data", "https://u:secret@host/x.jsonl"], ["secret"]),
         (["sft", "--model", "base", "--data", "math.jsonl", "--hub_token", "x" * 9], ["--hub_token", "HF_TOKEN"]),
         (["sft", "--model", "bass", "--data", "math.jsonl"], ["bass"]),
     ],
@@ -154,7 +214,12 @@ def test_places(inside, tmp_path):
     assert place("dpo", "runs/base/sft/checkpoint", None) == ("runs/base/dpo", "sft")
     assert place("dpo", "runs/base/sft/checkpoint", "runs/base/brief") == ("runs/base/brief", "sft")
     assert place("dpo", "runs/base/sft/checkpoint", str(tmp_path / "b")) == (str(tmp_path / "b"), None)
-    assert place("sft", "runs/base/sft/checkpoint", None) == ("runs/base/sft", None)  # not its own parent
+    assert place("sft", "runs/base/sft/checkpoint", None) == ("runs/base/sft2", "sft")  # not in its parent's place
+    assert place("sft", "runs/base/sft", "runs/base/sft") == ("runs/base/sft", None)
+    assert place("sft", "base", None, True) == ("runs/base-quick/sft", None)  # not in a real run's place
+    assert place("sft", "base", ".") == (str(inside), None)
+    with pytest.raises(UserError, match="no folder for a stage"):
+        place("sft", "base", "/")
 
 
 def test_rewards_are_functions_or_one_model(inside):
@@ -183,7 +248,9 @@ def drafted(inside, monkeypatch):
 
 
 def test_batches_shrink_to_the_memory_and_steps_stay_equal(drafted, monkeypatch):
-    words = ["sft", "--model", "base", "--data", "math.jsonl", "--lora"]
+    words = ["sft", "--model", "base", "--data", "many.jsonl", "--lora"]
+    rows = [json.dumps({"question": f"What is {n}?", "answer": "Red."}) + "\n" for n in range(500)]
+    Path("many.jsonl").write_text("".join(rows))
     ample, material, configs = drafted(Device("ample", 1 << 40), words)
     assert (ample.recipe["per_device_train_batch_size"], ample.recipe["gradient_accumulation_steps"]) == (4, 4)
 
@@ -196,6 +263,8 @@ def test_batches_shrink_to_the_memory_and_steps_stay_equal(drafted, monkeypatch)
     assert (batch["per_device_train_batch_size"], batch["gradient_accumulation_steps"]) == (2, 8)
     batch = drafted(Device("small", 1 << 20), words)[0].recipe  # nothing fits: the check before the run says so
     assert (batch["per_device_train_batch_size"], batch["activation_checkpointing"]) == (1, True)
+    checkpointed = drafted(Device("small", 1 << 20), [*words, "--gradient_accumulation_steps", "4"])[0].recipe
+    assert checkpointed["activation_checkpointing"] is True  # also if the batch is the user's
     kept = drafted(Device("small", 1 << 20), [*words, "--per_device_train_batch_size", "3"])[0].recipe
     assert kept["per_device_train_batch_size"] == 3 and kept["gradient_accumulation_steps"] == 4
 
@@ -212,11 +281,17 @@ def test_kto_and_ppo_keep_what_belongs_to_the_method(drafted):
 
 
 def test_a_base_that_does_not_fit_is_quantised(drafted, monkeypatch):
+    """With the batch that fits then, and not with what was tried in 16 bits."""
     monkeypatch.setattr(fitting, "missing_for_quantization", list)
-    made = drafted(Device("card", 1 << 20, on_gpu=True), ["sft", "--model", "base", "--data", "math.jsonl", "--lora"])[
-        0
-    ]
+    real = fitting._estimate
+
+    def only_in_4_bit(recipe, *rest):
+        return replace(real(recipe, *rest), memory={"": 1 if recipe.get("load_in_4bit") else 1 << 40}, device=CARD)
+
+    monkeypatch.setattr(fitting, "_estimate", only_in_4_bit)
+    made = drafted(CARD, ["sft", "--model", "base", "--data", "math.jsonl", "--lora"])[0]
     assert made.recipe["load_in_4bit"] and made.recipe["optim"] == "paged_adamw_8bit"
+    assert made.recipe["per_device_train_batch_size"] == 4 and "activation_checkpointing" not in made.recipe
     assert "load_in_4bit: true # the base in 4 bit" in recipe_text([], made)
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import os
-import re
-import shlex
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from alignment.durable.atomic import write_text
 from alignment.errors import UserError, raise_all
 from alignment.redaction import MASK, redact_text, redacted
 from alignment.stages import STAGES
 
 if TYPE_CHECKING:
+    from alignment.cli.train.recipe_place import Place
     from alignment.pipeline.graph import Pipeline
     from alignment.pipeline.recipes.draft import Draft
 
@@ -25,7 +23,13 @@ logger = logging.getLogger(__name__)
 
 WITHOUT_RECIPE = frozenset(name for name, facts in STAGES.items() if facts.data != "text")  # those of lora-1gpu
 OPTIONS = ("model", "data", "lora", "reward")
-COMMAND = "# command   "
+REPEATED = frozenset(OPTIONS) - {"model", "lora"}
+# The keys that an option replaces, and those that it would otherwise be combined with.
+REPLACED = {
+    "model": ("model_name_or_path",),
+    "data": ("dataset_name", "datasets"),
+    "reward": ("reward_model_path", "reward_funcs", "reward_weights"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
@@ -49,19 +53,22 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_overrides(args: argparse.Namespace) -> list[str]:
-    """Return the options as overrides of a recipe: its inputs, if it declares them, else the keys that they mean."""
+    """Return the options as overrides of a recipe: its inputs, if it has them, else the keys that they mean."""
     from alignment.pipeline.recipes.packaged_recipes import find_recipe
-    from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings
+    from alignment.pipeline.recipes.recipe import placeholders, read_recipe
+    from alignment.pipeline.stage_spec import stage_keys
     from alignment.yaml_text import write_yaml
 
-    source = find_recipe(args.recipe).parent / PIPELINE_FILE
-    inputs = read_settings(source.parent).inputs if source.is_file() else {}
+    path = find_recipe(args.recipe)
+    inputs = placeholders(read_recipe(path)) if given(args) else set()
     words, options = [], given(args)
     for name in [name for name in options if name in inputs]:
         value = options.pop(name)
         words += [f"--{name}", write_yaml(value[0] if isinstance(value, list) and len(value) == 1 else value)]
-    for key, value in recipe_keys(options).items():
-        words += [f"--{key}", write_yaml(value)]
+    keys = recipe_keys(options)
+    known = stage_keys(args.verb).names
+    for key in [key for option in options if option in REPLACED for key in REPLACED[option] if key in known]:
+        words += [f"--{key}", write_yaml(keys.get(key))]
     return words + (["--use_peft", "true"] if options.get("lora") else [])
 
 
@@ -71,7 +78,8 @@ def recipe_keys(options: dict[str, Any]) -> dict[str, Any]:
 
     keys: dict[str, Any] = {}
     if "model" in options:
-        keys["model_name_or_path"] = options["model"]
+        model = str(options["model"])
+        keys["model_name_or_path"] = os.path.expanduser(model) if model.startswith("~") else model
     data = options.get("data", [])
     if len(data) == 1:
         keys["dataset_name"] = data[0]
@@ -88,70 +96,45 @@ def recipe_keys(options: dict[str, Any]) -> dict[str, Any]:
     return keys | ({"reward_funcs": functions} if functions else {})
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a stage without a recipe is written.
+def load(args: argparse.Namespace) -> tuple[Pipeline, Callable[[], None] | None]:
+    """Return the pipeline of a stage whose recipe is made from the options, or was made by the same command before.
 
-    Attributes:
-        folder: the stage's folder, in the run directory.
-        parent: the stage of the same run directory that the model is the checkpoint of, if it is one.
+    Returns:
+        The pipeline, and what writes its recipe when the stage begins; None if the recipe is written already.
     """
-
-    folder: Path
-    parent: str | None
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe's file."""
-        return self.folder.with_name(f"{self.folder.name}.yaml")
-
-
-def place_of(stage: str, model: str, output_dir: str | None) -> Place:
-    """Return the place: the run directory that the model comes from, or a new one with the model's name."""
-    trained = Path(model).expanduser()
-    stage_folder = trained.parent if trained.name == "checkpoint" else trained
-    within = stage_folder if (stage_folder / "stage.json").is_file() else None
-    if output_dir:
-        folder = Path(output_dir)
-    elif within:
-        folder = within.parent / stage
-    else:
-        name = re.sub(r"[^\w.-]+", "-", Path(os.path.abspath(trained) if trained.is_dir() else model).name).strip("-.")
-        folder = Path("runs") / (name or "model") / stage
-    same = within is not None and within.parent.resolve() == folder.parent.resolve()
-    return Place(folder, within.name if same and within and within.name != folder.name else None)
-
-
-def load(args: argparse.Namespace) -> Pipeline:
-    """Return the pipeline of a stage whose recipe is made from the options, or was made by the same command before."""
+    from alignment.cli.train.recipe_place import command_of, header, made_by, place_of, require_unclaimed, write
     from alignment.pipeline.recipes.draft import recipe_text
 
     options = _complete(args)
-    place = place_of(args.verb, options["model"], args.output_dir)
-    command = _command(args, options)
-    if _made_by(place.recipe) == command:
+    place = place_of(args.verb, options["model"], args.output_dir, args.quick)
+    command = command_of(args.verb, options, args.output_dir, args.seed, args.overrides)
+    earlier = made_by(place.recipe)
+    if earlier == command:
         logger.info("%s was written by the same command, and is used as it is", place.recipe)
-        return _pipeline(args, None, place)
+        return _pipeline(args, None, place), None
+    if not args.output_dir:
+        require_unclaimed(place)
+    if earlier is not None and not args.output_dir:
+        _require_same_model(place, recipe_keys(options)["model_name_or_path"])
     made = make(args, options, place)
-    text = recipe_text(_header(args.verb, place, command), made)
+    text = recipe_text(header(args.verb, place, command), made)
     pipeline = _pipeline(args, made.recipe, place)
     if os.environ.get("RANK", "0") == "0":  # the main process of a launcher
-        print(redact_text(f"{place.recipe}:\n\n{text}"))
-        if not args.dry_run:
-            write(place.recipe, text)
-    return pipeline
+        print(redact_text(f"{place.recipe}{' (not written: a dry run)' if args.dry_run else ''}:\n\n{text}"))
+    return pipeline, partial(write, place.recipe, text)
 
 
-def _header(stage: str, place: Place, command: str) -> list[str]:
-    again = ["align", stage, str(place.recipe)]
-    if place.folder != Path("runs") / place.recipe.parent.name / stage:
-        again += ["--output_dir", str(place.folder)]
-    return [
-        f"Made by `align {stage}` without a recipe, from recipes/lora-1gpu. To keep and change: `run` reads this file.",
-        "",
-        f"run       {shlex.join(again)}",
-        COMMAND.removeprefix("# ") + command,
-    ]
+def _require_same_model(place: Place, model: str) -> None:
+    """Raise if the run directory is of another model with the same name."""
+    from alignment.pipeline.recipes.recipe import read_recipe
+
+    before = read_recipe(place.recipe).get("model_name_or_path")
+    if place.parent is None and before != model and os.path.abspath(str(before)) != os.path.abspath(model):
+        raise UserError(
+            f"{place.recipe.parent} is the run directory of another model with this name",
+            got=f"{model}; {place.recipe} has {before}",
+            fix=f"--output_dir runs/ANOTHER-NAME/{place.folder.name}",
+        )
 
 
 def _complete(args: argparse.Namespace) -> dict[str, Any]:
@@ -180,24 +163,6 @@ def _complete(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _command(args: argparse.Namespace, options: dict[str, Any]) -> str:
-    """Return the command in a normal form, by which its recipe is found again: what changes the recipe, no more."""
-    words = ["align", args.verb]
-    for name, value in options.items():
-        for item in value if isinstance(value, list) else [value]:
-            words += [f"--{name}"] if item is True else [f"--{name}", str(item)]
-    words += [] if args.seed is None else ["--seed", str(args.seed)]
-    return redact_text(shlex.join([*words, *args.overrides]))
-
-
-def _made_by(recipe: Path) -> str | None:
-    """Return the command that a recipe was made by; None if there is no such recipe."""
-    if not recipe.is_file():
-        return None
-    lines = recipe.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix(COMMAND) for line in lines if line.startswith(COMMAND)), None)
-
-
 def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Draft:
     """Make the recipe: the user's keys, the settings of recipes/lora-1gpu, and what fits data and memory."""
     from alignment.models.checkpoints import is_adapter
@@ -208,10 +173,13 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
     chosen: dict[str, Any] = {}
     for key, value in parse_overrides(args.overrides).items():
         set_key(chosen, key, value)
-    _refuse_secrets(chosen)
-    continued = is_adapter(options["model"])
-    lora = bool(options.get("lora")) and not continued
-    keys = recipe_keys(options) | ({"model_name_or_path": place.parent} if place.parent else {})
+    own = recipe_keys(options)
+    _refuse_secrets(options, chosen)
+    _refuse_twice(options, chosen)
+    continued = is_adapter(own["model_name_or_path"]) and chosen.get("adapter_mode") != "stack"
+    lora = bool(options.get("lora") or chosen.get("use_peft")) and not continued
+    _refuse_unused(args.verb, chosen, lora, continued)
+    keys = own | ({"model_name_or_path": place.parent} if place.parent else {})
     made = draft(args.verb, packaged()[BASE], keys, new_adapter=lora, continued=continued, chosen=chosen)
     if args.seed is not None:
         made.recipe["seed"] = args.seed
@@ -221,16 +189,35 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
     return made
 
 
-def _refuse_secrets(chosen: dict[str, Any]) -> None:
-    """Raise for keys such as hub_token, which would be written to the recipe."""
-    secret = [key for key, value in chosen.items() if redacted(value, key) == MASK != value]
+def _refuse_secrets(options: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Raise for secrets, such as hub_token or a key in an address, which would be written to the recipe."""
+    texts = {name: [value] if isinstance(value, str) else value for name, value in options.items() if value is not True}
+    secret = [name for name, values in texts.items() if any(redact_text(text) != text for text in values)]
+    secret += [key for key, value in chosen.items() if redacted(value, key) != value]
     if secret:
         raise UserError(
             f"--{secret[0]} would be written to the recipe",
-            got="a secret",
+            got=f"a secret ({MASK})",
             expected="no secrets in recipes",
-            fix="set HF_TOKEN in the environment, or run `hf auth login` once",
+            fix="set HF_TOKEN or the service's own variable in the environment",
         )
+
+
+def _refuse_twice(options: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Raise for options that are given as a recipe key, too."""
+    twice = [
+        (name, key) for name in options for key in REPLACED.get(name, ()) if key in chosen and key != "reward_weights"
+    ]
+    raise_all([UserError(f"--{name} and --{key} mean the same", fix="give one of them") for name, key in twice])
+
+
+def _refuse_unused(stage: str, chosen: dict[str, Any], lora: bool, continued: bool) -> None:
+    """Raise for settings of an adapter if no new adapter is trained."""
+    unused = [key for key in chosen if key.startswith("lora_")] if not lora else []
+    if unused:
+        what = "the model is an adapter, whose training continues" if continued else "all weights are trained"
+        fix = "--adapter_mode stack trains a new adapter on top" if continued else f"align {stage} ... --lora"
+        raise UserError(f"--{unused[0]} has no effect: {what}", fix=fix)
 
 
 def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
@@ -247,10 +234,11 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
     from alignment.pipeline.recipes.draft import QUANTISED
     from alignment.pipeline.recipes.packaged_recipes import packaged
 
-    pipeline = _pipeline(args, made.recipe, place)
+    whole = argparse.Namespace(**vars(args) | {"quick": False})  # a smoke run's few rows and steps are not fitted to
+    pipeline = _pipeline(whole, made.recipe, place)
     (spec,) = pipeline.stages
     parents = {name: pipeline.run_dir / name / "checkpoint" for name in spec.parents.values()}
-    options = Options(RUN_SAMPLE, args.max_truncated, args.max_dropped, whole=False)
+    options = Options(RUN_SAMPLE, whole=False)
     material, findings = inspect_stage(spec, pipeline.run_dir, {spec.name: spec.recipe}, parents, options)
     if material is None or material.origin.model is None:
         named = [finding.for_stage(spec.name) for finding in findings]
@@ -271,13 +259,3 @@ def _pipeline(args: argparse.Namespace, recipe: dict[str, Any] | None, place: Pl
     from alignment.pipeline.graph import load_stage
 
     return load_stage(args.verb, place.recipe, (), place.folder, args.seed, quick=args.quick, recipe=recipe)
-
-
-def write(recipe: Path, text: str) -> None:
-    """Write the recipe; an existing recipe, of another command, is renamed to the next free number."""
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    if recipe.is_file() and recipe.read_text(encoding="utf-8") != text:
-        number = next(n for n in itertools.count(1) if not recipe.with_stem(f"{recipe.stem}-{n}").exists())
-        kept = recipe.rename(recipe.with_stem(f"{recipe.stem}-{number}"))
-        logger.info("the recipe that was at %s is kept as %s", recipe, kept)
-    write_text(recipe, text)

@@ -1,6 +1,7 @@
 """`align STAGE RECIPE`: run one stage, and record it in its run directory as `align run` does."""
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from alignment.cli.inspect.check import add_share_arguments
@@ -39,22 +40,30 @@ def main(args: argparse.Namespace) -> int:
     from alignment.pipeline.stopping import parse_duration
 
     max_seconds = parse_duration(args.max_time)
-    return run(load(args), max_seconds, args)
+    pipeline, begin = load(args)
+    return run(pipeline, begin, max_seconds, args)
 
 
-def load(args: argparse.Namespace) -> "Pipeline":
-    """Return the pipeline of the stage, from its recipe or, without a recipe, from the model and data."""
+def load(args: argparse.Namespace) -> "tuple[Pipeline, Callable[[], None] | None]":
+    """Return the pipeline of the stage, from its recipe or, without a recipe, from the model and data.
+
+    Returns:
+        The pipeline, and what to call when the stage begins, if anything.
+    """
     from alignment.pipeline.graph import load_stage, without_self_check
 
+    begin = None
     if args.recipe is None:
-        pipeline = one_line.load(args)
+        pipeline, begin = one_line.load(args)
     else:
         overrides = [*one_line.as_overrides(args), *args.overrides]
         pipeline = load_stage(args.verb, args.recipe, overrides, args.output_dir, args.seed, quick=args.quick)
-    return without_self_check(pipeline) if args.no_self_check else pipeline
+    return (without_self_check(pipeline) if args.no_self_check else pipeline), begin
 
 
-def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespace) -> int:
+def run(
+    pipeline: "Pipeline", begin: "Callable[[], None] | None", max_seconds: float | None, args: argparse.Namespace
+) -> int:
     """Run the stage, whose recipe is sound; only now the libraries that train are imported."""
     from functools import partial
 
@@ -67,5 +76,5 @@ def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespac
     check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
     runs = run_stage_together if launched() > 1 else run_pipeline
     with stopping(pipeline.run_dir, max_seconds):
-        runs(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check)
+        runs(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check, begin=begin)
     return 0

@@ -18,9 +18,10 @@ BASE, QUANTISED = "lora-1gpu", "qlora-1gpu"
 # Settings for the files that lora-1gpu names: they would be wrong for others.
 ABOUT_ITS_DATA = {entry.name for entry in fields(DataArguments)} | {"model_name_or_path", "reward_funcs"}
 ADAPTER_KEYS = ("use_peft", "lora_r", "lora_alpha", "lora_dropout")
-# Without an adapter, learning rates are TRL's own (those of adapters are too high), and weights are held in 32 bits:
-# in 16 bits most of the updates of full fine-tuning are rounded away.
+# Without an adapter rates are lower, and weights are held in 32 bits: in 16 bits most updates would be rounded away.
 ONLY_FOR_ADAPTERS = ("learning_rate", "value_learning_rate", "dtype", *ADAPTER_KEYS)
+# Of all weights: TRL's own, except the reward model's, which is the usual one (TRL's default is for adapters).
+RATES = {"sft": 2e-5, "reward": 1e-5, "dpo": 1e-6, "kto": 1e-6, "ppo": 1e-6, "grpo": 1e-6}
 ROLLOUT = "steps_per_generation"
 MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
@@ -65,6 +66,9 @@ def draft(
         recipe = {**given, **(adapter if new_adapter else {}), **recipe}
     else:
         recipe = {**given, **{key: value for key, value in own.items() if key not in ONLY_FOR_ADAPTERS}}
+        recipe["learning_rate"] = RATES[stage]
+    if "num_train_epochs" in chosen:
+        recipe.pop("max_steps", None)  # it would win
     return Draft({**recipe, **chosen}, chosen=frozenset(chosen))
 
 

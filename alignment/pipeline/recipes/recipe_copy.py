@@ -9,7 +9,7 @@ from alignment.durable.atomic import write_text
 from alignment.errors import UserError, did_you_mean
 from alignment.pipeline.recipes.packaged_recipes import FOLDER, PIPELINE_FILE, listing, packaged
 from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
-from alignment.pipeline.recipes.recipe import merge
+from alignment.pipeline.recipes.recipe import merge, placeholders, read_recipe
 from alignment.yaml_text import parse_yaml, write_yaml
 
 KEY = re.compile(r"([A-Za-z_]\w*):")
@@ -125,5 +125,7 @@ def blocks(text: str) -> tuple[str, dict[str, str]]:
 
 def next_commands(target: Path) -> list[str]:
     """The commands that check and run a recipe folder, with a placeholder for each of its inputs."""
-    inputs = "".join(f" --{name} {name.upper()}" for name in read_settings(target).inputs)
+    settings = read_settings(target)
+    used = set().union(*(placeholders(read_recipe(target / file)) for file in settings.stages.values()))
+    inputs = "".join(f" --{name} {name.upper()}" for name in settings.inputs if name in used)
     return [f"align {verb} {shlex.quote(target.as_posix())}{inputs}" for verb in ("check", "run")]
