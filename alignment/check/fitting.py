@@ -68,9 +68,14 @@ def fit_lengths(made: Draft, material: Material) -> None:
 
 
 def fit_steps(made: Draft, material: Material) -> None:
-    """Make the optimizer's batch smaller if few rows would give too few steps to learn from."""
+    """Make the optimizer's batch smaller if few rows would give too few steps to learn from.
+
+    Not for stages with a reference: in more steps they move further away from it.
+    """
     epochs, rows = made.recipe.get("num_train_epochs"), material.trained
-    if not epochs or made.recipe.get("max_steps") or made.chosen & {MICRO, ACCUMULATION}:
+    if not epochs or material.facts.has_reference or made.recipe.get("max_steps"):
+        return
+    if made.chosen & {MICRO, ACCUMULATION}:
         return
     micro, whole = made.recipe[MICRO], made.recipe.get(ACCUMULATION, 1)
     accumulation = whole
