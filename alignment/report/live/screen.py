@@ -69,7 +69,8 @@ def stage_table(state: RunState) -> Table:
         status = "died" if state.status == DIED and stage.status == "running" else stage.status
         cells = (status, progress_text(stage), "" if stage.seconds is None else duration(stage.seconds))
         style = STYLES.get(status, "")
-        table.add_row(stage_name(stage.name), Text(cells[0], style=style), *cells[1:], result_text(stage))
+        rest = (Text(text) for text in (*cells[1:], result_text(stage)))  # a Text: brackets in an error are no markup
+        table.add_row(Text(stage_name(stage.name)), Text(cells[0], style=style), *rest)
     return table
 
 
@@ -94,7 +95,7 @@ def figure_table(stage: StageState) -> Table:
     """The stage's main logged figures: name, curve, newest value."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, values in main_figures(stage.rows)[:FIGURES]:
-        table.add_row(name, Text(sparkline(values), style="cyan"), f"{values[-1]:.4g}")
+        table.add_row(Text(name), Text(sparkline(values), style="cyan"), Text(f"{values[-1]:.4g}"))
     return table
 
 
