@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from alignment.doctor.facts import FAULT, NOTE, OK, Fact
 from alignment.doctor.hugging_face import cache_fact, folder_size, hub_facts
 from alignment.doctor.import_probe import gpu_facts
 from alignment.doctor.requirements import Imports, import_packages, project_requirements, version_facts
+from alignment.pipeline.recipes.packaged_recipes import find_recipe
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
@@ -289,6 +291,25 @@ def test_the_recipe_fits_the_machine_and_exists(memory, bitsandbytes, recipe, mo
     found = recommend(memory, bitsandbytes)
     assert found.recipe == recipe and found.command.startswith(f"align run recipes/{recipe}")
     assert (ROOT / "recipes" / recipe / "pipeline.yaml").is_file()
+
+
+def test_the_recipe_is_named_as_it_is_found(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def found() -> str:
+        [folder] = shlex.split(recommend([], False).command)[2:]
+        assert (find_recipe(folder) / "pipeline.yaml").is_file()
+        return folder
+
+    assert found() == "tiny"
+    (tmp_path / "recipes/tiny").mkdir(parents=True)
+    assert found() == "tiny"
+    (tmp_path / "tiny").mkdir()
+    assert found() == str(ROOT / "recipes/tiny")
+    (tmp_path / "recipes/tiny").rmdir()
+    assert found() == "recipes/tiny"
+    (tmp_path / "tiny/pipeline.yaml").write_text("stages: {}\n")
+    assert found() == "tiny"
 
 
 @pytest.fixture
