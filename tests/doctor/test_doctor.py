@@ -208,6 +208,21 @@ def test_a_missing_compiler_costs_torch_compile(on_gpu, needed, monkeypatch, tmp
     assert [name for name, fact in facts.items() if fact.fix] == [needed]
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("env g++", "CXX=env g++ has arguments: torch takes one program"),
+        ("", "CXX= is empty"),
+        ("gone -O2", "CXX=gone -O2 does not exist"),
+    ],
+)
+def test_a_compiler_that_torch_cannot_run_is_named_with_the_reason(value, found, monkeypatch):
+    """torch._inductor.cpp_builder and triton.runtime.build run CXX and CC as one program's name."""
+    monkeypatch.setenv("CXX", value)
+    fact = next(fact for fact in processor.compiler_facts(False) if fact.name == "g++")
+    assert (fact.status, fact.value, fact.fix) == (NOTE, found, "unset CXX")
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_memory_is_that_of_the_control_group(version, tmp_path, monkeypatch):
     group = tmp_path / ("memory/job" if version == 1 else "job")

@@ -1,11 +1,13 @@
 """`align watch`: the state of a run while it runs, once it is over, and before it is there."""
 
 import argparse
+import dataclasses
 import io
 import json
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -152,16 +154,33 @@ def test_a_run_that_ended_shows_its_result(run_dir):
     state = read_state(run_dir)
     assert state.status == ENDED and watch.exit_code(state) == 0
     assert f"align report {run_dir}" in shown(state) and "1 min 15 s" in shown(state)
+    assert "align report 'a run'" in shown(dataclasses.replace(state, run_dir=Path("a run")))
     (run_dir / "report.html").write_text("page")
     assert f"report: {run_dir / 'report.html'}" in shown(state)
 
 
 def test_a_run_that_is_not_there_yet(tmp_path, capsys):
     assert run(tmp_path / "later", "--once") == 0
-    assert "no run there yet" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no run there yet" in printed and "Ctrl-C" not in printed  # without a terminal it does not wait
     assert not (tmp_path / "later").exists()
     (tmp_path / "empty").mkdir()
     assert read_state(tmp_path / "empty").status == WAITING
+
+
+def test_waiting_says_how_to_stop(tmp_path, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    assert watch.follow(tmp_path / "later", console).status == WAITING
+    assert "(Ctrl-C stops waiting)" in console.file.getvalue()
+
+
+def test_a_null_byte_is_no_path():
+    with pytest.raises(UserError, match=r"'a\\x00b' is not a run directory"):
+        run("a\0b")
 
 
 def test_a_folder_of_runs_is_not_waited_for(run_dir):

@@ -106,7 +106,7 @@ def _no_recipe_folder(folder: Path) -> UserError:
 
 
 def _of_file(file: Path) -> str:
-    """What runs a file that was given in place of a recipe folder."""
+    """What runs a file that was given as a recipe folder."""
     stage, every = shlex.quote(short_name(file)), shlex.quote(short_name(file.parent))
     if file.name == PIPELINE_FILE:
         return f"give its folder: {every}"

@@ -60,7 +60,7 @@ def copy_recipe(name: str, target: Path) -> list[Path]:
 
 
 def _require_printable(target: Path) -> None:
-    """Raise for a folder whose name cannot stand in a header and in commands: line breaks, bytes that are no UTF-8."""
+    """Raise for a name with line breaks or bytes that are not UTF-8, which headers and commands cannot hold."""
     if not (str(target).isprintable() and target.resolve().name.isprintable()):
         raise UserError(
             f"{str(target)!r} cannot be a recipe folder",

@@ -94,6 +94,8 @@ def read_state(run_dir: Path, now: float | None = None) -> RunState:
 
 def _require_run(run_dir: Path) -> None:
     """Raise for a folder with content but without a run, unless a process is making one there."""
+    if "\0" in str(run_dir):
+        raise UserError(f"{str(run_dir)!r} is not a run directory", got="a null byte", expected="a path")
     if not run_dir.is_dir() or (run_dir / FILE).exists():
         return
     inside = sorted(path.name for path in run_dir.iterdir() if not path.name.startswith("."))
