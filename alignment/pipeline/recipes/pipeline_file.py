@@ -94,14 +94,11 @@ def _no_recipe_folder(folder: Path) -> UserError:
     if folder.is_file() and folder.suffix == ".yaml":
         fix = _of_file(folder)
     elif folder.exists() and folder.name in known:
-        here = name_here(folder.name)
-        fix = f"rename {folder}, if you mean the packaged recipe{f', or write {here}' if here else ''}"
+        free = name_here(folder.name)
+        fix = f"rename {folder}, if you mean the packaged recipe{f', or write {free}' if free else ''}"
     else:
-        fix = (
-            f"did you mean {shlex.quote(near)}?"
-            if near
-            else "check the path; `align init --list` describes the recipes"
-        )
+        otherwise = "check the path; `align init --list` describes the recipes"
+        fix = f"did you mean {shlex.quote(near)}?" if near else otherwise
     return UserError(f"{folder} is not a recipe folder", got=got, expected="; or ".join(expected), fix=fix)
 
 
