@@ -78,8 +78,15 @@ def gathered(errors: list[UserError]) -> Iterator[None]:
 
 
 def nearest(name: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The known names most similar to a misspelt one, at most `count`, with a similarity of at least `cutoff`."""
-    return difflib.get_close_matches(str(name), list(known), n=count, cutoff=cutoff)
+    """The known names most similar to a misspelt one, at most `count`, with a similarity of at least `cutoff`.
+
+    Capital letters make no difference.
+    """
+    folded: dict[str, list[str]] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), []).append(one)
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=count, cutoff=cutoff)
+    return [one for text in close for one in folded[text]][:count]
 
 
 def did_you_mean(name: object, known: Iterable[str], otherwise: str | None = None, cutoff: float = 0.6) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from alignment.pipeline.recipes.packaged_recipes import FOLDER, PIPELINE_FILE, name_here, packaged
 
 FILES = "--model MODEL --math train.jsonl --instructions seed_tasks.jsonl --preferences hh.jsonl"
 
@@ -46,6 +49,8 @@ def _lora(recipe: str, why: str) -> Recommendation:
 
 
 def _named(recipe: str) -> str:
-    """The recipe as the command line takes it here: a folder if there is one."""
-    folder = Path("recipes") / recipe
-    return str(folder) if folder.is_dir() else recipe
+    """The recipe as the command line takes it here: a recipe folder if there is one."""
+    for name in (f"{FOLDER}/{recipe}", recipe):
+        if Path(name, PIPELINE_FILE).is_file():
+            return name
+    return name_here(recipe) or shlex.quote(str(packaged()[recipe]))

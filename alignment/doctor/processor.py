@@ -79,8 +79,18 @@ def compiler_facts(on_gpu: bool) -> Iterator[Fact]:
             lost = (
                 f"{keys} have no effect on {device}" if name == "g++" else f"Triton cannot build for {keys} on {device}"
             )
-            found = f"{variable}={command} does not exist" if variable in os.environ else "missing"
-            yield Fact("compilers", name, found, NOTE, lost, "sudo apt install build-essential" if used else None)
+            found, fix = "missing", "sudo apt install build-essential"
+            if variable in os.environ:
+                found, fix = f"{variable}={command} {_unusable(command)}", f"unset {variable}"
+            yield Fact("compilers", name, found, NOTE, lost, fix if used else None)
+
+
+def _unusable(command: str) -> str:
+    """Return why torch and Triton cannot run a compiler, which they take as the name of one program."""
+    program, *arguments = command.split() or [""]
+    if not program:
+        return "is empty"
+    return "has arguments: torch takes one program" if arguments and shutil.which(program) else "does not exist"
 
 
 def memory_facts() -> Iterator[Fact]:

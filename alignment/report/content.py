@@ -8,14 +8,17 @@ from alignment.durable.read import read_json, read_json_lines
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter_folder
 from alignment.pipeline.recipes.pipeline_file import read_settings
+from alignment.pipeline.records.record import FILE
 from alignment.pipeline.stage_spec import is_smoke
 from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
 from alignment.report.first_screen.trained_on import training_data
 from alignment.report.headlines import headlines
+from alignment.report.runs.run_files import figure_of, read_pipeline, read_stage
 from alignment.report.samples import PROMPTS, side_by_side
 from alignment.report.side_runs import side_runs
 from eval.frontier.scaling_fits import best_of_n_fits
+from eval.harness.store import read_record
 from reward_models.card.card import CARD_FILE
 
 STAGE_KEYS = (
@@ -64,7 +67,7 @@ def collect(run_dir: str | Path) -> dict:
         UserError: the folder is not a run directory.
     """
     run_dir = Path(run_dir)
-    pipeline = _read_json(run_dir / "pipeline.json")
+    pipeline = run_record(run_dir)
     stages = run_stages(run_dir, pipeline)
     names = list(stages)
     records = eval_records(run_dir, names)
@@ -99,6 +102,12 @@ def collect(run_dir: str | Path) -> dict:
     return finite(report)
 
 
+def run_record(run_dir: Path) -> dict[str, Any]:
+    """pipeline.json, with empty `stages` and `evals` if there is none."""
+    path = run_dir / FILE
+    return read_pipeline(path) if path.is_file() else {"stages": {}, "evals": {}}
+
+
 def run_stages(run_dir: Path, pipeline: dict) -> dict[str, dict]:
     """Stage -> its entry in report.json, in the order of the pipeline.
 
@@ -123,7 +132,7 @@ def stage_curves(stage: Path) -> dict[str, list]:
 
 def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
     """Folder name -> run.json of every finished eval run, in the order of the stages."""
-    found = {path.parent.name: _read_json(path) for path in sorted(run_dir.glob("evals/*/run.json"))}
+    found = {path.parent.name: read_record(path.parent) for path in sorted(run_dir.glob("evals/*/run.json"))}
     order = {stage: index for index, stage in enumerate(stages)}
     return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order))))
 
@@ -135,7 +144,7 @@ def _first_evaluated(records: dict[str, dict]) -> str | None:
 
 def _suites(records: dict[str, dict], pipeline: dict) -> list[str]:
     """The suites that were run, in the order of the pipeline; suites run by hand follow."""
-    listed = [records[name]["suite"] for name in pipeline.get("evals", {}) if name in records]
+    listed = [records[name]["suite"] for name in pipeline["evals"] if name in records]
     return list(dict.fromkeys([*listed, *(record["suite"] for record in records.values())]))
 
 
@@ -165,8 +174,9 @@ def curves_of(metrics: list[dict]) -> dict[str, list]:
     curves: dict[str, list] = {}
     for row in metrics:
         for key, value in row.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if number and key not in ("step", "epoch", "seconds") and row.get("step") is not None:
+            if key in ("step", "epoch", "seconds") or figure_of(row.get("step")) is None:
+                continue
+            if figure_of(value) is not None:
                 curves.setdefault(key, []).append([row["step"], float(f"{value:.6g}")])
     return {key: thinned(points) for key, points in curves.items()}
 
@@ -200,12 +210,13 @@ def _read_lines(path: Path) -> list[dict]:
 def _stage_names(run_dir: Path, pipeline: dict) -> list[str]:
     """Stages in the order of the pipeline; stages run by hand follow, oldest first."""
     found = sorted(run_dir.glob("*/stage.json"), key=lambda path: path.stat().st_mtime_ns)
-    return list(dict.fromkeys([*pipeline.get("stages", {}), *(path.parent.name for path in found)]))
+    return list(dict.fromkeys([*pipeline["stages"], *(path.parent.name for path in found)]))
 
 
 def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
     """A stage's entries from stage.json and pipeline.json; None for keys that are missing while it runs."""
-    ended, entry = _read_json(run_dir / name / "stage.json"), pipeline.get("stages", {}).get(name, {})
+    file, entry = run_dir / name / "stage.json", pipeline["stages"].get(name, {})
+    ended = read_stage(file) if file.is_file() else {}
     stage = {key: ended.get(key) for key in STAGE_KEYS} | {key: entry.get(key) for key in RECORD_KEYS}
     parents = (ended.get("parents") or {}) | (entry.get("parents") or {})
     parents = {key: _parent(value, run_dir, names) for key, value in parents.items()}

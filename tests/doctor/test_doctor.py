@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from alignment.doctor.facts import FAULT, NOTE, OK, Fact
 from alignment.doctor.hugging_face import cache_fact, folder_size, hub_facts
 from alignment.doctor.import_probe import gpu_facts
 from alignment.doctor.requirements import Imports, import_packages, project_requirements, version_facts
+from alignment.pipeline.recipes.packaged_recipes import find_recipe
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
@@ -206,6 +208,21 @@ def test_a_missing_compiler_costs_torch_compile(on_gpu, needed, monkeypatch, tmp
     assert [name for name, fact in facts.items() if fact.fix] == [needed]
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("env g++", "CXX=env g++ has arguments: torch takes one program"),
+        ("", "CXX= is empty"),
+        ("gone -O2", "CXX=gone -O2 does not exist"),
+    ],
+)
+def test_a_compiler_that_torch_cannot_run_is_named_with_the_reason(value, found, monkeypatch):
+    """torch._inductor.cpp_builder and triton.runtime.build run CXX and CC as one program's name."""
+    monkeypatch.setenv("CXX", value)
+    fact = next(fact for fact in processor.compiler_facts(False) if fact.name == "g++")
+    assert (fact.status, fact.value, fact.fix) == (NOTE, found, "unset CXX")
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_memory_is_that_of_the_control_group(version, tmp_path, monkeypatch):
     group = tmp_path / ("memory/job" if version == 1 else "job")
@@ -289,6 +306,25 @@ def test_the_recipe_fits_the_machine_and_exists(memory, bitsandbytes, recipe, mo
     found = recommend(memory, bitsandbytes)
     assert found.recipe == recipe and found.command.startswith(f"align run recipes/{recipe}")
     assert (ROOT / "recipes" / recipe / "pipeline.yaml").is_file()
+
+
+def test_the_recipe_is_named_as_it_is_found(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def found() -> str:
+        [folder] = shlex.split(recommend([], False).command)[2:]
+        assert (find_recipe(folder) / "pipeline.yaml").is_file()
+        return folder
+
+    assert found() == "tiny"
+    (tmp_path / "recipes/tiny").mkdir(parents=True)
+    assert found() == "tiny"
+    (tmp_path / "tiny").mkdir()
+    assert found() == str(ROOT / "recipes/tiny")
+    (tmp_path / "recipes/tiny").rmdir()
+    assert found() == "recipes/tiny"
+    (tmp_path / "tiny/pipeline.yaml").write_text("stages: {}\n")
+    assert found() == "tiny"
 
 
 @pytest.fixture

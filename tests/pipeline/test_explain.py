@@ -51,6 +51,7 @@ def test_a_key_is_explained(subject, name, says):
     ("subject", "name", "fix"),
     [
         ("sft", "learning_rat", "did you mean 'learning_rate'?"),
+        ("sft", "LEARNING_RATE", "did you mean 'learning_rate'?"),
         ("ppo", "kl_coef", "what it did: beta"),
         ("sft", "beta", "dpo, kto, ppo, grpo have it: align recipe dpo beta"),
         ("sft", "suites", "evals has it: align recipe evals suites"),
@@ -61,6 +62,12 @@ def test_an_unknown_key_names_the_nearest(subject, name, fix):
     with pytest.raises(UserError, match=f"{subject} has no key '{name}'") as caught:
         explain_key(subject, name)
     assert caught.value.fix == fix
+
+
+def test_capital_letters_do_not_hide_a_stage():
+    with pytest.raises(UserError) as caught:
+        list_keys("SFT")
+    assert caught.value.fix == "did you mean 'sft'?"
 
 
 def test_keys_are_listed_by_owner_with_ours_first():

@@ -158,6 +158,58 @@ def test_recipes_are_listed_with_a_line_each():
     assert "tiny              From random weights to an aligned model on two CPU cores, without a download" in lines
 
 
+def test_no_hint_names_what_a_local_folder_hides(elsewhere):
+    (elsewhere / "tiny").mkdir()
+    with pytest.raises(UserError, match=r"did you mean recipes/tiny/sft\.yaml\?"):
+        load_stage("sft", "tiny/sft.yaml")
+    with pytest.raises(UserError, match=r"did you mean recipes/tiny\?"):
+        load_pipeline("tniy")
+    (elsewhere / "recipes/tiny").mkdir(parents=True)
+    for given in ("tiny", "recipes/tiny"):
+        with pytest.raises(UserError) as caught:
+            load_pipeline(given)
+        assert caught.value.fix == f"rename {given}, if you mean the packaged recipe"
+    with pytest.raises(UserError) as caught:
+        load_stage("sft", "tiny/sft.yaml")
+    assert caught.value.fix == "check the path"
+    (elsewhere / "tiny").rmdir()
+    with pytest.raises(UserError, match="or write tiny"):
+        load_pipeline("recipes/tiny")
+
+
+def test_a_broken_link_is_not_suggested_for_itself(elsewhere):
+    (elsewhere / "zzzzzz.yaml").symlink_to("gone.yaml")
+    with pytest.raises(UserError) as caught:
+        load_stage("sft", "zzzzzz.yaml")
+    assert caught.value.fix == "check the path"
+
+
+def test_hints_are_quoted(elsewhere):
+    (elsewhere / "sp x").mkdir()
+    for file in ("sft.yaml", "pipeline.yaml"):
+        (elsewhere / "sp x" / file).write_text("stages: {}\n")
+    with pytest.raises(UserError) as caught:
+        load_pipeline("sp x/sft.yaml")
+    assert caught.value.fix == "`align STAGE 'sp x/sft.yaml'` runs one stage, `align run 'sp x'` all stages"
+    with pytest.raises(UserError) as caught:
+        load_stage("sft", "sp x/stf.yaml")
+    assert caught.value.fix == "did you mean 'sp x/sft.yaml'?"
+    with pytest.raises(UserError) as caught:
+        load_pipeline("sp y")
+    assert caught.value.fix == "did you mean 'sp x'?"
+
+
+def test_a_file_in_place_of_a_folder_gets_what_runs_it(elsewhere):
+    with pytest.raises(UserError, match=r"fix: +give its folder: tiny$"):
+        load_pipeline("tiny/pipeline.yaml")
+    (elsewhere / "own.yaml").write_text("")
+    with pytest.raises(UserError, match=r"fix: +`align STAGE own\.yaml` runs one stage$"):
+        load_pipeline("own.yaml")
+    (elsewhere / "tiny").write_text("")
+    with pytest.raises(UserError, match=r"a file(?s:.*)rename tiny(?s:.*) or write recipes/tiny$"):
+        load_pipeline("tiny")
+
+
 def test_a_stages_file_is_no_folder(elsewhere):
     with pytest.raises(UserError, match=r"a file(?s:.*)`align STAGE tiny/sft.yaml` runs one stage, `align run tiny`"):
         load_pipeline("tiny/sft.yaml")

@@ -1,5 +1,7 @@
 """A copy of a packaged recipe folder: the same recipes, complete, with comments and commands of the new folder."""
 
+import errno
+import os
 import shlex
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 import align
 from alignment.errors import UserError
+from alignment.pipeline.recipes import recipe_copy
 from alignment.pipeline.recipes.packaged_recipes import packaged
 from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
 from alignment.pipeline.recipes.recipe import read_recipe
@@ -79,6 +82,46 @@ def test_nothing_is_overwritten():
     with pytest.raises(UserError, match=r"file exists already(?s:.*)a file"):
         copy_recipe("tiny", Path("file"))
     assert before == {file: file.read_text() for file in Path("mine").iterdir()}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_full_disk_leaves_nothing_behind(exists, monkeypatch):
+    if exists:
+        Path("mine").mkdir()
+    before = sorted(Path().rglob("*"))
+
+    def full(path, text):
+        if path.name == "sft.yaml":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        path.write_text(text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recipe_copy, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            copy_recipe("tiny", Path("mine"))
+    assert sorted(Path().rglob("*")) == before
+    files = copy_recipe("tiny", Path("mine"))
+    assert sorted(Path("mine").iterdir()) == sorted(files) and sorted(Path().iterdir()) == [Path("mine")]
+
+
+def test_the_working_directory_stays_if_the_recipe_is_written_into_it():
+    inode = Path().stat().st_ino
+    copy_recipe("tiny", Path())
+    assert Path("pipeline.yaml").is_file() and Path().resolve().stat().st_ino == inode
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\0b", os.fsdecode(b"\xff\xfe"), "sub/\x1b[1m/mine"])
+def test_names_that_cannot_be_printed_are_refused(name, capsys):
+    assert align.main(["init", name, "--from", "tiny"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name!r} cannot be a recipe folder" in said and not list(Path().iterdir())
+    said.encode("utf-8")
+
+
+def test_a_name_that_looks_like_an_option_is_written_as_a_path(capsys):
+    assert align.main(["init", "./-x", "--from", "tiny"]) == 0
+    assert "align check ./-x\n" in capsys.readouterr().out
+    assert "align run ./-x" in Path("-x/pipeline.yaml").read_text()
 
 
 def test_init_prints_the_next_commands(capsys):

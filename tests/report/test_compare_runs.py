@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import re
+import shlex
 import shutil
 from html import unescape
 
@@ -123,6 +125,18 @@ def test_the_page_is_written_in_the_first_run_and_replaced_only_by_its_own(runs,
     with pytest.raises(UserError):
         run(*runs, "--output", report)
     assert report.read_text() == "the run's own report"
+
+
+def test_a_pipe_or_a_broken_link_is_no_page(runs, tmp_path):
+    pipe, link = tmp_path / "pi pe", tmp_path / "link.html"
+    os.mkfifo(pipe)
+    link.symlink_to("gone")
+    for place in (pipe, link):
+        with pytest.raises(UserError, match="is not a page of this comparison") as raised:
+            run(*runs, "--output", place)
+        assert raised.value.got.startswith("no regular file")
+        assert run(*runs, *shlex.split(raised.value.fix)) == 0
+    assert pipe.is_fifo() and link.is_symlink()
 
 
 def test_mistakes_are_named(runs, tmp_path):

@@ -1,11 +1,13 @@
 """`align watch`: the state of a run while it runs, once it is over, and before it is there."""
 
 import argparse
+import dataclasses
 import io
 import json
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.console import Console
 from alignment.cli.inspect import watch
 from alignment.durable.lock import is_locked, locked
 from alignment.errors import UserError
+from alignment.report.content import collect
 from alignment.report.live.run_state import (
     DIED,
     ENDED,
@@ -151,16 +154,33 @@ def test_a_run_that_ended_shows_its_result(run_dir):
     state = read_state(run_dir)
     assert state.status == ENDED and watch.exit_code(state) == 0
     assert f"align report {run_dir}" in shown(state) and "1 min 15 s" in shown(state)
+    assert "align report 'a run'" in shown(dataclasses.replace(state, run_dir=Path("a run")))
     (run_dir / "report.html").write_text("page")
     assert f"report: {run_dir / 'report.html'}" in shown(state)
 
 
 def test_a_run_that_is_not_there_yet(tmp_path, capsys):
     assert run(tmp_path / "later", "--once") == 0
-    assert "no run there yet" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no run there yet" in printed and "Ctrl-C" not in printed  # without a terminal it does not wait
     assert not (tmp_path / "later").exists()
     (tmp_path / "empty").mkdir()
     assert read_state(tmp_path / "empty").status == WAITING
+
+
+def test_waiting_says_how_to_stop(tmp_path, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    assert watch.follow(tmp_path / "later", console).status == WAITING
+    assert "(Ctrl-C stops waiting)" in console.file.getvalue()
+
+
+def test_a_null_byte_is_no_path():
+    with pytest.raises(UserError, match=r"'a\\x00b' is not a run directory"):
+        run("a\0b")
 
 
 def test_a_folder_of_runs_is_not_waited_for(run_dir):
@@ -181,6 +201,54 @@ def test_half_written_and_missing_files_are_coped_with(run_dir):
     state = read_state(run_dir)
     assert "no step logged yet" in shown(state)
     assert state.stages[0].metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ({"stages": ["a"]}, "stages: ['a'] (a list)"),
+        ({"stages": {"sft": None}}, "stages.sft: None (null)"),
+        ({"evals": {"sft-quiz": 3}}, "evals.sft-quiz: 3 (a whole number)"),
+        ({"stages": {"sft": {"status": "failed", "error": [1]}}}, "stages.sft.error: [1] (a list)"),
+        ({"report": {"headline": "loss"}}, "report.headline: 'loss' (text)"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_state, collect])
+def test_a_record_of_another_shape_is_damaged(tmp_path, content, got, read):
+    (tmp_path / "pipeline.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"pipeline\.json is damaged") as raised:
+        read(tmp_path)
+    assert raised.value.got == got and raised.value.expected and raised.value.fix
+
+
+@pytest.mark.parametrize("read", [read_state, collect])
+def test_a_finished_stage_of_another_shape_is_damaged(run_dir, read):
+    (run_dir / "sft/stage.json").write_text('{"metrics": [1]}')
+    with pytest.raises(UserError, match=r"sft/stage\.json is damaged"):
+        read(run_dir)
+
+
+def test_a_record_of_an_evaluation_without_its_keys_is_named(run_dir):
+    (run_dir / "evals/x").mkdir(parents=True)
+    (run_dir / "evals/x/run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"evals/x/run\.json is not that of an eval run") as raised:
+        collect(run_dir)
+    assert "stage" in raised.value.expected and "evaluate again" in raised.value.fix
+
+
+def test_figures_that_are_no_finite_numbers_are_left_out(run_dir):
+    with (run_dir / "ppo/metrics.jsonl").open("a") as file:
+        file.write('{"step": "six", "epoch": "abc", "seconds": [], "reward": NaN}\n{"step": 70, "reward": Infinity}\n')
+    state = read_state(run_dir)
+    assert state.current.rows[-2:] == [{}, {"step": 70}]
+    assert "step 70 of 200" in shown(state) and "nan" not in shown(state)
+    assert collect(run_dir)["curves"]["ppo"]["reward"] == [[10 * n, n] for n in range(1, 6)]
+
+
+def test_brackets_in_an_error_are_no_markup(run_dir):
+    error = "RuntimeError('[/opt/gloo/pair.cc:534] [enforce fail at x] list[str] expected')"
+    write(run_dir, {"ppo[1]": {"status": "failed", "error": error}})
+    assert error in shown(read_state(run_dir))
 
 
 def test_the_live_view_ends_with_the_run(run_dir, monkeypatch):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 from alignment.errors import UserError
@@ -79,11 +80,12 @@ def require_own(page: Path, run_dirs: list[Path]) -> bool:
 
     if not os.path.lexists(page):
         return False
-    if is_page_of(page, run_dirs):
+    regular = page.is_file()  # reading a pipe would wait for its writer
+    if regular and is_page_of(page, run_dirs):
         return True
     raise UserError(
         f"{page} exists, and is not a page of this comparison",
-        got="another file, which is left as it is",
+        got=f"{'another file' if regular else 'no regular file'}, which is left as it is",
         expected="a new file",
-        fix=f"--output {page.with_name(f'{page.stem}-2.html')}",
+        fix=f"--output {shlex.quote(str(page.with_name(f'{page.stem}-2.html')))}",
     )

@@ -48,12 +48,12 @@ def follow(run_dir: Path, console: "Console") -> "RunState":
     from alignment.report.live.screen import screen
 
     state = read_state(run_dir)
-    with Live(screen(state), console=console, auto_refresh=False) as live:
+    with Live(screen(state, waits=True), console=console, auto_refresh=False) as live:
         try:
             while state.status not in OVER:
                 time.sleep(EVERY)
                 state = read_state(run_dir)
-                live.update(screen(state), refresh=True)
+                live.update(screen(state, waits=True), refresh=True)
         except KeyboardInterrupt:
             live.stop()
             console.print("stopped watching; the run is not affected")

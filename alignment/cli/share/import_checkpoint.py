@@ -1,6 +1,7 @@
 """`align import HF_CHECKPOINT`: convert a checkpoint of transformers to this project's architecture."""
 
 import argparse
+import shlex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +18,5 @@ def main(args: argparse.Namespace) -> int:
 
     conversion = import_checkpoint(args.checkpoint, args.output_dir)
     print(conversion)
-    print(f"every verb accepts it, for example: align chat {conversion.folder}")
+    print(f"every verb accepts it, for example: align chat {shlex.quote(str(conversion.folder))}")
     return 0

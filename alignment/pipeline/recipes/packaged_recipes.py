@@ -55,15 +55,30 @@ def short_name(path: Path) -> str:
     return str(path)
 
 
+def name_here(name: str) -> str | None:
+    """Return the name that finds a packaged recipe from this folder, `tiny` or `recipes/tiny`.
+
+    None if a file or folder here hides both.
+    """
+    return next((text for text in (name, f"{FOLDER}/{name}") if not Path(text).exists()), None)
+
+
 def nearest_file(given: Path) -> str | None:
     """Return the file of a packaged recipe with the name most similar to a misspelt one: `tiny/sft.yaml`."""
     names = [f"{name}/{file.name}" for name, folder in packaged().items() for file in folder.glob("*.yaml")]
-    return next(iter(nearest(given.as_posix().removeprefix(f"{FOLDER}/"), names)), None)
+    found = next(iter(nearest(given.as_posix().removeprefix(f"{FOLDER}/"), names)), None)
+    if found is None or Path(found).is_file():
+        return found
+    name, file = found.split("/")
+    here = name_here(name)
+    return here and f"{here}/{file}"
 
 
 def nearest_folder(given: Path, others: Collection[str]) -> str | None:
     """Return the recipe folder, packaged or one of others, with the name most similar to a misspelt one."""
-    names = {path: path for path in others} | {text: name for name in packaged() for text in (name, f"{FOLDER}/{name}")}
+    found = {name: here for name in packaged() if (here := name_here(name))}
+    names = {text: here for name, here in found.items() for text in (name, f"{FOLDER}/{name}")}
+    names |= {path: path for path in others}
     return next((names[text] for text in nearest(given.as_posix(), names)), None)
 
 

@@ -1,11 +1,19 @@
 """pipeline.yaml: the stages of a recipe folder in order, its inputs, and what is evaluated."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, raise_all, suggestion
-from alignment.pipeline.recipes.packaged_recipes import PIPELINE_FILE, find_recipe, nearest_folder, packaged, short_name
+from alignment.pipeline.recipes.packaged_recipes import (
+    PIPELINE_FILE,
+    find_recipe,
+    name_here,
+    nearest_folder,
+    packaged,
+    short_name,
+)
 from alignment.pipeline.recipes.recipe import RECIPE_DIR, read_mapping
 from alignment.pipeline.recipes.report_keys import ReportKeys, report_keys
 from alignment.pipeline.recipes.typecheck import describe_value, fits
@@ -83,13 +91,24 @@ def _no_recipe_folder(folder: Path) -> UserError:
     expected = [f"a folder with {PIPELINE_FILE}{' such as ' * bool(here)}{', '.join(here)}"]
     expected += [f"a packaged recipe: {', '.join(known)}"]
     near = nearest_folder(folder, here)
-    if folder.is_file():
-        fix = f"`align STAGE {short_name(folder)}` runs one stage, `align run {short_name(folder.parent)}` all stages"
+    if folder.is_file() and folder.suffix == ".yaml":
+        fix = _of_file(folder)
     elif folder.exists() and folder.name in known:
-        fix = f"rename {folder}, if you mean the packaged recipe, or write recipes/{folder.name}"
+        free = name_here(folder.name)
+        fix = f"rename {folder}, if you mean the packaged recipe{f', or write {free}' if free else ''}"
     else:
-        fix = f"did you mean {near}?" if near else "check the path; `align init --list` describes the recipes"
+        otherwise = "check the path; `align init --list` describes the recipes"
+        fix = f"did you mean {shlex.quote(near)}?" if near else otherwise
     return UserError(f"{folder} is not a recipe folder", got=got, expected="; or ".join(expected), fix=fix)
+
+
+def _of_file(file: Path) -> str:
+    """What runs a file that was given as a recipe folder."""
+    stage, every = shlex.quote(short_name(file)), shlex.quote(short_name(file.parent))
+    if file.name == PIPELINE_FILE:
+        return f"give its folder: {every}"
+    one = f"`align STAGE {stage}` runs one stage"
+    return f"{one}, `align run {every}` all stages" if file.with_name(PIPELINE_FILE).is_file() else one
 
 
 def check_stage_names(settings: Settings, known: list[str], source: Path) -> None:

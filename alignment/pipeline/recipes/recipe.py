@@ -1,6 +1,7 @@
 """Recipe files: YAML whose keys are the fields of a stage's dataclasses, with `extends` and `${input}`."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml")])
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.yaml") if file.is_file()])
         similar = short_name(path.parent / near[0]) if near else nearest_file(path)
-        meant = f"did you mean {similar}?" if similar else "check the path"
+        meant = f"did you mean {shlex.quote(similar)}?" if similar else "check the path"
         raise UserError(f"no recipe at {path}", expected="a YAML file", fix=meant) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
         kind = "a folder" if path.is_dir() else "a file that is not UTF-8 text"

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
 from alignment.durable.atomic import write_text
+from alignment.durable.unwritable import errors_of_place, make_folder
 from alignment.errors import UserError, did_you_mean
 from alignment.pipeline.recipes.packaged_recipes import FOLDER, PIPELINE_FILE, listing, packaged
 from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
@@ -22,8 +24,10 @@ def copy_recipe(name: str, target: Path) -> list[Path]:
     Recipes that another folder's recipes extend are written out, `name:` is the new folder's name, and commands in
     headers are for the new folder.
 
+    All files appear at once: writing that fails leaves nothing behind.
+
     Raises:
-        UserError: there is no such recipe, or the folder has files already.
+        UserError: there is no such recipe, the folder has files already, or its name is no text of one line.
     """
     known = packaged()
     name = name.removeprefix(f"{FOLDER}/").rstrip("/")
@@ -31,14 +35,45 @@ def copy_recipe(name: str, target: Path) -> list[Path]:
         recipes = listing().replace("\n", "\n            ")
         expected = f"one of\n            {recipes}"
         raise UserError(f"no packaged recipe {name!r}", expected=expected, fix=did_you_mean(name, known))
+    _require_printable(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         got = "a folder with files" if target.is_dir() else "a file"
         raise UserError(f"{target} exists already", got=got, expected="a new folder", fix="choose another name")
     texts = _texts(known[name], target)
-    target.mkdir(parents=True, exist_ok=True)
-    for file, text in texts.items():
-        write_text(target / file, text)
+    make_folder(target.parent)
+    # An empty folder stays the same folder, since it may be the working directory: its files are moved into it.
+    exists = target.is_dir()
+    with (
+        errors_of_place(target),
+        tempfile.TemporaryDirectory(prefix=".align-init-", dir=target if exists else target.parent) as place,
+    ):
+        partial = Path(place, "recipe")
+        partial.mkdir()
+        for file, text in texts.items():
+            write_text(partial / file, text)
+        if exists:
+            for file in texts:
+                (partial / file).rename(target / file)
+        else:
+            partial.rename(target)
     return [target / file for file in texts]
+
+
+def _require_printable(target: Path) -> None:
+    """Raise for a name with line breaks or bytes that are not UTF-8, which headers and commands cannot hold."""
+    if not (str(target).isprintable() and target.resolve().name.isprintable()):
+        raise UserError(
+            f"{str(target)!r} cannot be a recipe folder",
+            got="a name with line breaks, control characters or bytes that are not UTF-8",
+            expected="a name that can be printed",
+            fix="choose another name",
+        )
+
+
+def as_argument(target: Path) -> str:
+    """The folder as an argument of a command: a name that begins with `-` would be an option."""
+    path = target.as_posix()
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _texts(source: Path, target: Path) -> dict[str, str]:
@@ -56,7 +91,7 @@ def _texts(source: Path, target: Path) -> dict[str, str]:
 
 def renamed(text: str, name: str, target: Path) -> str:
     """A recipe whose comments name the new folder and its run directory."""
-    places = {f"{FOLDER}/{name}": target.as_posix(), f"runs/{name}": f"runs/{target.resolve().name}"}
+    places = {f"{FOLDER}/{name}": as_argument(target), f"runs/{name}": f"runs/{target.resolve().name}"}
 
     def rename(comment: re.Match[str]) -> str:
         line = comment[0]
@@ -128,4 +163,4 @@ def next_commands(target: Path) -> list[str]:
     settings = read_settings(target)
     used = set().union(*(placeholders(read_recipe(target / file)) for file in settings.stages.values()))
     inputs = "".join(f" --{name} {name.upper()}" for name in settings.inputs if name in used)
-    return [f"align {verb} {shlex.quote(target.as_posix())}{inputs}" for verb in ("check", "run")]
+    return [f"align {verb} {shlex.quote(as_argument(target))}{inputs}" for verb in ("check", "run")]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from alignment.durable.lock import is_locked
-from alignment.durable.read import read_json
 from alignment.errors import UserError
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE
 from alignment.pipeline.records.record import FILE
+from alignment.report.runs.run_files import figure_of, read_pipeline, read_stage
 from alignment.stages import STAGES
 
 WAITING, RUNNING, ENDED, STOPPED, DIED = "waiting", "running", "ended", "stopped", "died"
@@ -84,9 +84,8 @@ def read_state(run_dir: Path, now: float | None = None) -> RunState:
     record = _record(run_dir)
     if record is None:
         return RunState(run_dir, WAITING)
-    entries = record.get("stages") or {}
-    stages = [_stage(run_dir, name, entry, now or time.time()) for name, entry in entries.items()]
-    evals = [{"name": name} | entry for name, entry in (record.get("evals") or {}).items()]
+    stages = [_stage(run_dir, name, entry, now or time.time()) for name, entry in record["stages"].items()]
+    evals = [{"name": name} | entry for name, entry in record["evals"].items()]
     statuses = [stage.status for stage in stages] + [entry.get("status") for entry in evals]
     status = _status(run_dir, statuses)
     resume = _resume(run_dir, record, stages) if status in (STOPPED, DIED) else {}
@@ -95,6 +94,8 @@ def read_state(run_dir: Path, now: float | None = None) -> RunState:
 
 def _require_run(run_dir: Path) -> None:
     """Raise for a folder with content but without a run, unless a process is making one there."""
+    if "\0" in str(run_dir):
+        raise UserError(f"{str(run_dir)!r} is not a run directory", got="a null byte", expected="a path")
     if not run_dir.is_dir() or (run_dir / FILE).exists():
         return
     inside = sorted(path.name for path in run_dir.iterdir() if not path.name.startswith("."))
@@ -111,7 +112,7 @@ def _require_run(run_dir: Path) -> None:
 def _record(run_dir: Path) -> dict[str, Any] | None:
     """pipeline.json; None if it is not there yet."""
     try:
-        return read_json(run_dir / FILE)
+        return read_pipeline(run_dir / FILE)
     except FileNotFoundError:
         return None
 
@@ -122,9 +123,8 @@ def _status(run_dir: Path, statuses: list[Any]) -> str:
         return RUNNING
     if "running" in statuses:
         # The process may have ended between the two readings: the record is read once more.
-        again = _record(run_dir) or {}
-        entries = [*(again.get("stages") or {}).values(), *(again.get("evals") or {}).values()]
-        statuses = [entry.get("status") for entry in entries]
+        again = _record(run_dir) or {"stages": {}, "evals": {}}
+        statuses = [entry.get("status") for entry in (*again["stages"].values(), *again["evals"].values())]
     if "running" in statuses:
         return DIED
     return STOPPED if {"failed", "interrupted"} & set(statuses) else ENDED
@@ -133,7 +133,9 @@ def _status(run_dir: Path, statuses: list[Any]) -> str:
 def _stage(run_dir: Path, name: str, entry: dict, now: float) -> StageState:
     status = entry.get("status") or "done"
     if status == "done":
-        return StageState(name, status, entry.get("seconds"), metrics=_metrics(run_dir / name / "stage.json"))
+        return StageState(
+            name, status, figure_of(entry.get("seconds")), metrics=_metrics(run_dir / name / "stage.json")
+        )
     recipe, log = entry.get("recipe") or {}, run_dir / name / "metrics.jsonl"
     rows = read_rows(log)
     last = rows[-1] if rows else {}
@@ -144,20 +146,23 @@ def _stage(run_dir: Path, name: str, entry: dict, now: float) -> StageState:
     left = seconds_left(recipe, rows) if status == "running" else None
     if left is not None:
         left = max(0.0, left - max(0.0, now - log.stat().st_mtime))
-    seconds = last.get("seconds", entry.get("seconds"))
+    seconds = last.get("seconds", figure_of(entry.get("seconds")))
     return StageState(name, status, seconds, step, steps, share, left, rows, entry.get("error"))
 
 
 def _metrics(path: Path) -> dict:
     """The figures with which a stage ended; empty while its folder is being replaced."""
     try:
-        return read_json(path).get("metrics") or {}
+        return read_stage(path).get("metrics") or {}
     except FileNotFoundError:
         return {}
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The whole lines of a log that is being written: lines that are not JSON objects are left out."""
+    """The figures in the whole lines of a log that is being written.
+
+    Lines that are not JSON objects are left out, and values that are not finite numbers.
+    """
     try:
         content = path.read_bytes()
     except OSError:  # not there yet, or just being replaced
@@ -169,7 +174,7 @@ def read_rows(path: Path) -> list[dict]:
         except ValueError:
             continue
         if isinstance(row, dict):
-            rows.append(row)
+            rows.append({key: value for key, value in row.items() if figure_of(value) is not None})
     return rows
 
 

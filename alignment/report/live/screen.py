@@ -1,5 +1,6 @@
 """A run's state as text for the terminal: stages, the current stage's figures with sparklines, evaluations."""
 
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -19,12 +20,15 @@ RESULTS = ("reward", "eval_accuracy", "eval_bits_per_byte", "eval_loss", "train_
 STYLES = {"done": "green", "running": "bold cyan", "failed": "bold red", "interrupted": "yellow", "died": "bold red"}
 
 
-def screen(state: RunState) -> RenderableType:
-    """What `align watch` shows of a run at one time, but for the closing lines."""
+def screen(state: RunState, waits: bool = False) -> RenderableType:
+    """What `align watch` shows of a run at one time, but for the closing lines.
+
+    Args:
+        waits: it waits for a run that is not there yet.
+    """
     if state.status == WAITING:
-        return Text(
-            f"{state.run_dir}: no run there yet; it appears once its recipes are checked (Ctrl-C stops waiting)"
-        )
+        stop = " (Ctrl-C stops waiting)" if waits else ""
+        return Text(f"{state.run_dir}: no run there yet; it appears once its recipes are checked{stop}")
     parts: list[RenderableType] = [Text(f"{state.name} in {state.run_dir}: {headline(state)}", style="bold")]
     if state.stages:
         parts.append(stage_table(state))
@@ -69,7 +73,8 @@ def stage_table(state: RunState) -> Table:
         status = "died" if state.status == DIED and stage.status == "running" else stage.status
         cells = (status, progress_text(stage), "" if stage.seconds is None else duration(stage.seconds))
         style = STYLES.get(status, "")
-        table.add_row(stage_name(stage.name), Text(cells[0], style=style), *cells[1:], result_text(stage))
+        rest = (Text(text) for text in (*cells[1:], result_text(stage)))  # a Text: brackets in an error are no markup
+        table.add_row(Text(stage_name(stage.name)), Text(cells[0], style=style), *rest)
     return table
 
 
@@ -94,7 +99,7 @@ def figure_table(stage: StageState) -> Table:
     """The stage's main logged figures: name, curve, newest value."""
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, values in main_figures(stage.rows)[:FIGURES]:
-        table.add_row(name, Text(sparkline(values), style="cyan"), f"{values[-1]:.4g}")
+        table.add_row(Text(name), Text(sparkline(values), style="cyan"), Text(f"{values[-1]:.4g}"))
     return table
 
 
@@ -147,7 +152,8 @@ def closing_lines(state: RunState) -> list[str]:
     """What to do once a run is over; lines to print without wrapping, since commands are copied from them."""
     if state.status == ENDED:
         page = state.run_dir / "report.html"
-        return ["", f"report: {page}" if page.is_file() else f"for its report: align report {state.run_dir}"]
+        command = shlex.join(["align", "report", str(state.run_dir)])
+        return ["", f"report: {page}" if page.is_file() else f"for its report: {command}"]
     if not state.resume:
         return []
     why = "No process works on it any more (killed, or the machine went down). " if state.status == DIED else ""

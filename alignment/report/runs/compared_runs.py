@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from alignment.durable.read import read_json
 from alignment.errors import UserError, gathered, raise_all
-from alignment.pipeline.records.record import FILE
 from alignment.pipeline.stage_spec import is_smoke
-from alignment.report.content import eval_records, run_stages, stage_curves
+from alignment.report.content import eval_records, run_record, run_stages, stage_curves
 from alignment.report.headlines import headlines
 from alignment.report.runs.made_differently import differences
 from eval.comparison.compare import compare
@@ -75,7 +73,7 @@ def _require_distinct(folders: list[Path]) -> None:
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
     """A run directory's record, stages and eval runs."""
-    pipeline = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    pipeline = run_record(folder)
     stages = run_stages(folder, pipeline)
     return {
         "name": name,
