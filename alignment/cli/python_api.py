@@ -147,6 +147,8 @@ def compare(
     from eval.harness.prepare import evaluate_missing
     from eval.harness.suite import suite_name
 
+    if mistaken := next((other for other in b if not isinstance(other, str | Path)), None):
+        raise UserError("compare takes checkpoints one by one", got=repr(mistaken), fix="compare(a, *others)")
     first, others = str(a), [str(other) for other in b]
     suites = _suites(suite)
     formats = None if format is None else _formats(format)

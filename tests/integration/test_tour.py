@@ -64,5 +64,11 @@ def test_mistakes_are_user_errors(tmp_path, monkeypatch):
         alignment.run_stage("sft", model="m/m")
     with pytest.raises(UserError, match="unknown key 'learning_rte'"):
         alignment.run_stage("sft", ROOT / "recipes/tiny/sft.yaml", learning_rte=1.0)
+    with pytest.raises(UserError, match="one by one"):
+        alignment.compare("a", ["b", "c"])
+    with pytest.raises(UserError, match="no such format"):
+        alignment.evaluate("a", "tinyworld", "bad")
+    with pytest.raises(UserError, match="lora cannot take this value"):
+        alignment.run_stage("sft", model="m/m", data="d", lora="yes")
     with pytest.raises(AttributeError, match="no attribute 'loda'"):
         alignment.loda  # noqa: B018
