@@ -100,17 +100,21 @@ def quota(memberships: str, groups: Path) -> float | None:
         groups: where the groups' files are. In a container the path may be the host's, whose files are not there: the
             folders above it are read too, up to the container's own.
     """
-    found = []
+    found = [one for folder in control_groups(memberships, groups, "cpu") if (one := _quota_of(folder))]
+    return min(found, default=None)
+
+
+def control_groups(memberships: str, groups: Path, controller: str) -> list[Path]:
+    """Return the folders of a process's control groups for a controller, and those above them (see `quota`)."""
+    found: list[Path] = []
     for line in memberships.splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = groups / (controllers and "cpu")
+        root = groups / (controllers and controller)
         place = root / path.strip("/")
-        found += [
-            one for folder in (place, *place.parents) if folder.is_relative_to(root) if (one := _quota_of(folder))
-        ]
-    return min(found, default=None)
+        found += [folder for folder in (place, *place.parents) if folder.is_relative_to(root)]
+    return found
 
 
 def _quota_of(group: Path) -> float | None:

@@ -87,7 +87,7 @@ def plain(value: Any) -> Any:
 
 def evaluate(
     checkpoint: str | Path,
-    suite: str | Sequence[str],
+    suite: Suites,
     format: str = "both",
     *,
     limit: int | None = None,
@@ -102,19 +102,18 @@ def evaluate(
         limit: items per task, from the first; None for all.
         options: further keyword arguments of `eval.evaluate`: batch_size, num_fewshot, chat_template, ...
     """
+    from alignment.cli.evaluate.eval import variant_of
     from eval.harness.place import place_of
     from eval.harness.run_suite import evaluate_many
 
     place = place_of(checkpoint)
-    variant = {"limit": limit} if limit else {}
-    variant |= {key: options[key] for key in ("num_fewshot", "suite_args") if options.get(key) is not None}
     return evaluate_many(
         str(checkpoint),
         _suites(suite),
         _formats(format),
         place.folder,
         stage=place.stage,
-        variant=variant,
+        variant=variant_of(options | {"limit": limit}, place.seed),
         **({"seed": place.seed, "parent": place.parent, "limit": limit} | options),
     )
 
@@ -142,24 +141,16 @@ def compare(
     Raises:
         UserError: nothing can be compared.
     """
-    from eval.comparison.compare import compare_pairs
-    from eval.comparison.find import match
-    from eval.harness.prepare import evaluate_missing
-    from eval.harness.suite import suite_name
+    from alignment.cli.evaluate.compare import compared
 
     if mistaken := next((other for other in b if not isinstance(other, str | Path)), None):
         raise UserError("compare takes checkpoints one by one", got=repr(mistaken), fix="compare(a, *others)")
-    first, others = str(a), [str(other) for other in b]
-    suites = _suites(suite)
-    formats = None if format is None else _formats(format)
-    outdated: list[Path] = []
-    if suites:
-        outdated = evaluate_missing(first, others, suites, formats, limit=limit, batch_size=batch_size)
-    pairs, skipped = match(first, others, [suite_name(name) for name in suites], outdated)
-    rows = compare_pairs(pairs)
-    if not rows:
-        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")
-    return rows
+    options: dict[str, Any] = {
+        "formats": None if format is None else _formats(format),
+        "limit": limit,
+        "batch_size": batch_size,
+    }
+    return compared(str(a), [str(other) for other in b], _suites(suite), **options)[0]
 
 
 def _suites(suite: Suites) -> list[str]:

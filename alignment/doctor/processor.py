@@ -13,7 +13,7 @@ from alignment.doctor.facts import NOTE, Fact
 from alignment.durable.unwritable import require_writable
 from alignment.errors import UserError
 from alignment.text import size_text
-from alignment.threads import GROUPS, set_by_user, siblings, usable_cores
+from alignment.threads import GROUPS, control_groups, set_by_user, siblings, usable_cores
 
 CPU_INFORMATION, MEMORY_INFORMATION = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 # Flags of /proc/cpuinfo (x86, and ARM) -> the name of the instructions.
@@ -124,15 +124,7 @@ def memory_limit(memberships: str, groups: Path) -> tuple[int, int] | None:
         memberships: the text of /proc/PID/cgroup, as in `threads.quota`.
         groups: where the groups' files are.
     """
-    found = []
-    for line in memberships.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = groups / (controllers and "memory")
-        place = root / path.strip("/")
-        folders = [folder for folder in (place, *place.parents) if folder.is_relative_to(root)]
-        found += [limit for folder in folders if (limit := _limit_of(folder))]
+    found = [limit for folder in control_groups(memberships, groups, "memory") if (limit := _limit_of(folder))]
     return min(found, default=None)
 
 

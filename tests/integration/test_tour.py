@@ -56,6 +56,17 @@ def test_a_stage_that_is_up_to_date_is_not_trained_again(toured, monkeypatch):
     assert (folder / "runs/tour/dpo/stage.json").stat().st_mtime_ns == before
 
 
+def test_an_evaluation_with_another_seed_is_a_run_of_its_own(toured, monkeypatch):
+    """As with `align eval --seed 7`: it does not take the place of the run with the run directory's seed."""
+    names, folder = toured
+    monkeypatch.chdir(folder)
+    places = set(Path("runs/tour/evals").iterdir())
+    before = {place: (place / "run.json").read_bytes() for place in places}
+    alignment.evaluate(names["sft"], "tinyworld", "chat", limit=2, seed=7)
+    assert len(set(Path("runs/tour/evals").iterdir()) - places) == 1
+    assert before == {place: (place / "run.json").read_bytes() for place in places}
+
+
 def test_mistakes_are_user_errors(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="did you mean 'sft'"):

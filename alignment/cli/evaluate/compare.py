@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alignment.cli.evaluate.eval import add_asking_arguments, require_chat
 
@@ -53,30 +55,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from alignment.errors import UserError
-    from eval.comparison.compare import compare_pairs, side_names
-    from eval.comparison.find import match
+    from eval.comparison.compare import side_names
     from eval.comparison.flips import first_of_each, flips
     from eval.comparison.gates import check_gates, parse_gate
     from eval.comparison.table import compare_table, flips_text, gate_lines
-    from eval.harness.prepare import evaluate_missing
-    from eval.harness.suite import suite_name
 
     check_arguments(args)
-    outdated: list[Path] = []
+    options = {}
     gates = [parse_gate(text) for text in args.fail_on_regression]
     if args.suite:
         formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
         keys = ("limit", "batch_size", "chat_template", "too_long")
-        options = {key: getattr(args, key) for key in keys}
-        outdated = evaluate_missing(args.a, args.b, args.suite, formats, **options)
+        options = {"formats": formats} | {key: getattr(args, key) for key in keys}
     elif args.format or args.limit or args.chat_template:
         raise UserError(
             "--format, --limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME"
         )
-    pairs, skipped = match(args.a, args.b, [suite_name(suite) for suite in args.suite], outdated)
-    rows = compare_pairs(pairs, any_template=args.any_template)
-    if not rows:
-        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")
+    rows, pairs, skipped = compared(args.a, args.b, args.suite, any_template=args.any_template, **options)
     names = side_names([run for pair in pairs for run in pair])
     changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
     changed.sort(key=lambda flip: flip["change"] != "regressed")
@@ -91,6 +86,34 @@ def main(args: argparse.Namespace) -> int:
             print("\n" + block)
     _write(args, {"comparisons": rows, "skipped": skipped, "gates": outcomes, "flips": changed})
     return REGRESSED if any(outcome["failed"] for outcome in outcomes) else 0
+
+
+def compared(
+    first: str, others: Sequence[str], suites: Sequence[str], *, any_template: bool = False, **options: Any
+) -> tuple[list[dict[str, Any]], list[tuple[Any, Any]], list[str]]:
+    """Compare checkpoints with the first; run the suites that a checkpoint lacks before.
+
+    Args:
+        options: keyword arguments of `evaluate_missing`.
+
+    Returns:
+        The rows, the pairs of runs, and what was not compared.
+
+    Raises:
+        UserError: nothing can be compared.
+    """
+    from alignment.errors import UserError
+    from eval.comparison.compare import compare_pairs
+    from eval.comparison.find import match
+    from eval.harness.prepare import evaluate_missing
+    from eval.harness.suite import suite_name
+
+    outdated = evaluate_missing(first, others, suites, **options) if suites else []
+    pairs, skipped = match(first, others, [suite_name(suite) for suite in suites], outdated)
+    rows = compare_pairs(pairs, any_template=any_template)
+    if not rows:
+        raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")
+    return rows, pairs, skipped
 
 
 def check_arguments(args: argparse.Namespace) -> None:

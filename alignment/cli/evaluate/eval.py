@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,7 @@ def main(args: argparse.Namespace) -> int:
     place = place_of(args.checkpoint)
     if args.output_dir:
         place = replace(place, folder=Path(args.output_dir))
-    own = {key: getattr(args, key) for key in ("num_fewshot", "limit", "seed", "suite_args")}
-    own = {key: value for key, value in own.items() if value not in (None, {})}
-    if own.get("seed") == place.seed:
-        del own["seed"]
+    own = variant_of(vars(args), place.seed)
     formats = ["plain", "chat"] if args.format == "both" else [args.format]
     options: dict[str, Any] = {"seed": place.seed} | own | {"batch_size": args.batch_size, "variant": own}
     options |= {"chat_template": args.chat_template, "too_long": args.too_long}
@@ -90,6 +88,16 @@ def main(args: argparse.Namespace) -> int:
     print(eval_table(records))
     print(f"written to {place.folder}")
     return 0
+
+
+def variant_of(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the options that set a run apart from others of its stage, suite and format.
+
+    Args:
+        seed: the run directory's, which is no variant.
+    """
+    own = {key: options.get(key) for key in ("num_fewshot", "limit", "seed", "suite_args")}
+    return {key: value for key, value in own.items() if value not in (None, {}) and (key, value) != ("seed", seed)}
 
 
 def base_of(checkpoint: str) -> str:
