@@ -109,9 +109,15 @@ def documents() -> list[dict]:
 
 def write(path: Path, rows: list[dict]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_suffix(f".{os.getpid()}")  # several processes write the same file, and read it at once
-    own.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    own.replace(path)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    own = path.with_suffix(f".{os.getpid()}")
+    own.write_text(text, encoding="utf-8")
+    try:
+        os.link(own, path)  # several processes write the same file: one of them is first, whose file the others leave
+    except FileExistsError:
+        if path.read_text(encoding="utf-8") != text:
+            own.replace(path)
+    own.unlink(missing_ok=True)
     return str(path)
 
 
