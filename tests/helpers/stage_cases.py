@@ -1,13 +1,13 @@
 """One optimizer step of the stages that TRL and Trainer train, in any setting, and the same step row by row."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import ragged
 import torch
 from compared import assert_close, assert_same_gradients
+from filelock import FileLock
 from packed_equality import gradients
 from ppo_cases import base_of, judge_adapter
 from torch import Tensor, nn
@@ -110,14 +110,9 @@ def documents() -> list[dict]:
 def write(path: Path, rows: list[dict]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    own = path.with_suffix(f".{os.getpid()}")
-    own.write_text(text, encoding="utf-8")
-    try:
-        os.link(own, path)  # several processes write the same file: one of them is first, whose file the others leave
-    except FileExistsError:
-        if path.read_text(encoding="utf-8") != text:
-            own.replace(path)
-    own.unlink(missing_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # several processes write the same file: the first one alone
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
     return str(path)
 
 
