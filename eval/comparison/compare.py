@@ -34,9 +34,10 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
 
     Returns:
         One row per figure that both runs have, including aggregates of groups: {a, b, suite, task, format, variant,
-        metric, value_a, value_b, delta (b - a), se, df, ci_low, ci_high (95%, Student's t with df degrees of freedom),
-        boot_low, boot_high (95%, percentile bootstrap), p, p_holm, test, fixed, regressed, mde, n, clusters,
-        higher_is_better, aggregate, verdict, reason}. `a` and `b` are stage names if the runs have them. `p` is
+        metric, value_a, value_b, delta (b - a), se, df, ci_low, ci_high (95%, Student's t with df degrees of freedom;
+        cut to [-1, 1] if scores are right or wrong; not adjusted for the number of tasks), boot_low, boot_high (95%,
+        percentile bootstrap), p, p_holm, test, fixed, regressed, mde, n, clusters, higher_is_better, aggregate,
+        verdict, reason}. `a` and `b` are stage names if the runs have them. `p` is
         from the exact test by clusters if scores are right or wrong (McNemar's if each item is its own cluster; `test`
         is "exact"), otherwise from the t-test ("t"). `p_holm` is adjusted over the tasks of one metric of this pair; an
         aggregate is a separate question and is not adjusted. `fixed` and `regressed` count items whose score rose and
@@ -200,11 +201,14 @@ def _difference(figure: dict, pairs: dict[str, np.ndarray], seed: int) -> dict:
         macro_mean(change, weights, tasks),
         macro_error(change, weights, tasks, clusters),
     )
-    exact = np.isin([score_a, score_b], (0, 1)).all() and np.all(weights == 1) and len(np.unique(tasks)) == 1
+    right_or_wrong = bool(np.isin([score_a, score_b], (0, 1)).all())
+    exact = right_or_wrong and np.all(weights == 1) and len(np.unique(tasks)) == 1
     enough, changed = not np.isnan(error.se), bool(np.any(change != 0))
     low, high = boot_low, boot_high = (float("nan"), float("nan")) if changed or not enough else (0.0, 0.0)
     if changed and error.se > 0:
         low, high = t_interval(delta, error.se, groups, df=error.df)
+        if right_or_wrong:
+            low, high = max(low, -1.0), min(high, 1.0)  # the difference of two rates
         boot_low, boot_high = bootstrap_ci(change, weights, tasks, clusters, seed=seed)
     if not enough:
         p = float("nan")

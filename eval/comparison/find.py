@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.errors import UserError, raise_all
@@ -27,8 +28,45 @@ def without_template(record: dict) -> tuple[str, str, str]:
     return measurement(record | {"variant": variant})
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison was asked for; by default everything.
+
+    Attributes:
+        suites, formats: names; none means all.
+        limit: items per task of runs with `--limit`.
+        template_digest: digest of the chat template given by `--chat_template`; plain runs have none.
+    """
+
+    suites: Sequence[str] = ()
+    formats: Sequence[str] = ()
+    limit: int | None = None
+    template_digest: str | None = None
+
+    def covers(self, record: dict) -> bool:
+        """Whether a run.json is of a run that was asked for."""
+        return (
+            (not self.suites or record["suite"] in self.suites)
+            and (not self.formats or record["format"] in self.formats)
+            and (self.limit is None or (record.get("variant") or {}).get("limit") == self.limit)
+            and (self.template_digest is None or asked_in(record, self.template_digest))
+        )
+
+    def words(self) -> str:
+        """The restrictions on suite, format and limit in words, to follow `No eval runs found`."""
+        parts = [f"of suite {' or '.join(map(repr, self.suites))}"] if self.suites else []
+        parts += [f"in {' or '.join(self.formats)} format"] if self.formats else []
+        parts += [f"with --limit {self.limit}"] if self.limit is not None else []
+        return "".join(f" {part}" for part in parts)
+
+
+def asked_in(record: dict, digest: str) -> bool:
+    """Whether a run was in the plain format, or in the chat template of a digest."""
+    return record["format"] != "chat" or record.get("template_digest") == digest
+
+
 def find_runs(
-    path: str | Path, suites: Sequence[str] = (), outdated: Sequence[Path] = ()
+    path: str | Path, suites: Sequence[str] = (), outdated: Sequence[Path] = (), *, asked: Asked | None = None
 ) -> dict[tuple[str, ...], Path]:
     """Find the eval runs that belong to a path.
 
@@ -38,6 +76,7 @@ def find_runs(
             `align eval`, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all its runs.
         suites: names of suites; only their runs are returned.
         outdated: folders of runs that do not count.
+        asked: further restrictions; replaces `suites`.
 
     Returns:
         (suite, format, the variant in words) -> folder; if the runs belong to several stages, the key ends with the
@@ -46,11 +85,12 @@ def find_runs(
     Raises:
         UserError: there are no such runs.
     """
+    asked = asked or Asked(suites)
     found = {folder: record for folder, record in records_of(path).items() if folder not in outdated}
-    records = {folder: record for folder, record in found.items() if not suites or record["suite"] in suites}
+    records = {folder: record for folder, record in found.items() if asked.covers(record)}
     if not records:
         raise UserError(
-            "No eval runs found" + (f" of suite {' or '.join(map(repr, suites))}." if suites else "."),
+            f"No eval runs found{asked.words()}.",
             got=path,
             expected="an eval run's folder (with run.json), a folder of eval runs, RUN/STAGE/checkpoint with runs in "
             f"RUN/evals/STAGE-*, or a checkpoint with runs in {ELSEWHERE}",
@@ -63,9 +103,16 @@ def find_runs(
 
 
 def match(
-    first: str | Path, others: Sequence[str | Path], suites: Sequence[str] = (), outdated: Sequence[Path] = ()
+    first: str | Path,
+    others: Sequence[str | Path],
+    suites: Sequence[str] = (),
+    outdated: Sequence[Path] = (),
+    *,
+    asked: Asked | None = None,
 ) -> tuple[list[tuple[Run, Run]], list[str]]:
     """Pair the first side's runs with the runs of each other side that measure the same thing.
+
+    The arguments are those of `find_runs`.
 
     Returns:
         The pairs (first, other); and what is not compared, in words: runs that only one side has, and figures that are
@@ -76,9 +123,9 @@ def match(
     """
     loaded: dict[Path, Run] = {}
     pairs, skipped = [], []
-    before = find_runs(first, suites, outdated)
+    before = find_runs(first, suites, outdated, asked=asked)
     for other in others:
-        after = find_runs(other, suites, outdated)
+        after = find_runs(other, suites, outdated, asked=asked)
         common = _partners(before, after)
         if not common:
             shown = [", ".join(map(_words, runs)) for runs in (before, after)]

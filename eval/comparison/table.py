@@ -44,9 +44,11 @@ COMPARE_HEADER = [
 COMPARE_NUMBERS = (4, 5, 6, 10, 11)  # columns
 COMPARE_NOTE = (
     "p: adjusted over the tasks of a metric in a pair (Holm); better or worse if p <= 0.05, otherwise tied\n"
+    "95% interval: of this row alone, not adjusted; the verdict follows p, even if the interval excludes 0\n"
     "detectable: the smallest true difference that these items detect with 80% power\n"
     "intervals and verdicts apply to these checkpoints (one training seed each), not to the training methods"
 )
+NOT_COMPUTED = "-: cannot be computed: too few items, or no variation between them (none changed, or all alike)"
 SEVERAL_PAIRS = "{count} pairs, each tested separately: of 20 equal pairs, about one differs by chance on each metric"
 
 
@@ -93,15 +95,35 @@ def gate_lines(gates: list[dict]) -> list[str]:
     return lines
 
 
+LONGEST_TEXT = 400  # characters of a prompt or output on the terminal
+
+
 def flips_text(flips: list[dict]) -> str:
-    """Format changed items one below the other; texts are JSON strings, so that line ends are visible."""
-    blocks = []
+    """Format changed items one below the other; texts are JSON strings, so that line ends are visible.
+
+    Of a long text the beginning and the end are shown: the question is often the last line of a prompt.
+    """
+    blocks, cut = [], False
     for flip in flips:
         texts = _flip_texts(flip)
         width = max(len(label) for label, _ in texts) + 1
-        shown = [f"  {label + ':':{width}} {json.dumps(text, ensure_ascii=False)}" for label, text in texts]
+        shown = [f"  {label + ':':{width}} {_shortened(text)}" for label, text in texts]
+        cut = cut or any(len(text) > LONGEST_TEXT for _, text in texts)
         blocks.append("\n".join([_flip_title(flip), *shown]))
+    if not flips:
+        blocks.append("no item changed")
+    if cut:
+        blocks.append("long texts are cut: --md FILE, --html FILE and --json FILE write them in full")
     return "\n\n".join(blocks)
+
+
+def _shortened(text: str) -> str:
+    """A text as a JSON string, or as two if its middle is left out."""
+    if len(text) <= LONGEST_TEXT:
+        return json.dumps(text, ensure_ascii=False)
+    half = LONGEST_TEXT // 2
+    first, last = (json.dumps(part, ensure_ascii=False) for part in (text[:half], text[-half:]))
+    return f"{first} ... ({len(text) - 2 * half:,} characters) ... {last}"
 
 
 def by_pair(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
@@ -126,6 +148,8 @@ def _compare_cells(rows: list[dict]) -> list[list]:
 
 def _compare_note(rows: list[dict]) -> str:
     lines, pairs = [COMPARE_NOTE], len(by_pair(rows))
+    if any(None in (row["ci_low"], row["p_holm"], row["mde"]) for row in rows):
+        lines.append(NOT_COMPUTED)
     if pairs > 1:
         lines.append(SEVERAL_PAIRS.format(count=pairs))
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])

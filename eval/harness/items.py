@@ -274,7 +274,7 @@ def _centred_spread(value: float, parts: list[dict]) -> dict:
         return NO_SPREAD | {"se": se}
     df = float(shares.sum() ** 2 / np.sum(shares**2 / [row["df"] for row in varying]))
     low, high = t_interval(value, se, sum(row["n"] for row in parts), df=df)
-    return {"se": se, "df": df, "ci_low": low, "ci_high": high}
+    return {"se": se, "df": df, "ci_low": low, "ci_high": min(high, 1.0)}  # 1: every answer is right
 
 
 def _aggregates(group: Group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:

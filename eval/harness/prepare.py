@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.errors import UserError, raise_all
-from eval.comparison.find import measurement, records_of, without_template
+from eval.comparison.find import asked_in, measurement, records_of, without_template
 from eval.conditions.chat_template import ASK, template_of
 from eval.conditions.suite_identity import SuiteNow
 from eval.harness.place import place_of
@@ -125,7 +125,7 @@ def _missing(
         side: {
             (measurement if digest is None else without_template)(record)
             for record in records
-            if record["suite"] == name and (digest is None or _asked_in(record, digest))
+            if record["suite"] == name and (digest is None or asked_in(record, digest))
         }
         for side, records in current.items()
     }
@@ -136,11 +136,6 @@ def _missing(
     return {
         side: [format for format in wanted if (name, format, variant) not in found] for side, found in measured.items()
     }
-
-
-def _asked_in(record: dict, digest: str) -> bool:
-    """Whether a run was in the plain format, or in the chat template of a digest."""
-    return record["format"] != "chat" or record.get("template_digest") == digest
 
 
 def _possible(

@@ -28,9 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=["plain", "chat", "both"],
-        help="for evaluations that run first: the format; default: the other side's, or both",
+        help="only runs in this format; it is also the format of evaluations that run first; default: all runs that "
+        "both have, and for evaluations that run first the other side's format, or both",
     )
-    parser.add_argument("--limit", type=int, help="for evaluations that run first: items per task")
+    parser.add_argument(
+        "--limit", type=int, help="items per task of evaluations that run first; only runs with this limit"
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="for evaluations that run first")
     add_asking_arguments(parser)
     parser.add_argument(
@@ -61,16 +64,12 @@ def main(args: argparse.Namespace) -> int:
     from eval.comparison.table import compare_table, flips_text, gate_lines
 
     check_arguments(args)
-    options = {}
     gates = [parse_gate(text) for text in args.fail_on_regression]
-    if args.suite:
-        formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
-        keys = ("limit", "batch_size", "chat_template", "too_long")
-        options = {"formats": formats} | {key: getattr(args, key) for key in keys}
-    elif args.format or args.limit or args.chat_template:
-        raise UserError(
-            "--format, --limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME"
-        )
+    formats = {None: None, "both": ["plain", "chat"]}.get(args.format, [args.format])
+    keys = ("limit", "batch_size", "chat_template", "too_long") if args.suite else ()
+    options = {"formats": formats} | {key: getattr(args, key) for key in keys}
+    if not args.suite and (args.limit or args.chat_template):
+        raise UserError("--limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME")
     rows, pairs, skipped = compared(args.a, args.b, args.suite, any_template=args.any_template, **options)
     names = side_names([run for pair in pairs for run in pair])
     changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
@@ -78,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     outcomes = check_gates(rows, gates, strict=args.strict)
     print(compare_table(rows))
     for block in (
-        flips_text(changed),
+        flips_text(changed) if args.show else "",
         "\n".join(f"not compared: {line}" for line in skipped),
         "\n".join(gate_lines(outcomes)),
     ):
@@ -89,12 +88,21 @@ def main(args: argparse.Namespace) -> int:
 
 
 def compared(
-    first: str, others: Sequence[str], suites: Sequence[str], *, any_template: bool = False, **options: Any
+    first: str,
+    others: Sequence[str],
+    suites: Sequence[str],
+    formats: Sequence[str] | None = None,
+    *,
+    any_template: bool = False,
+    limit: int | None = None,
+    chat_template: str | None = None,
+    **options: Any,
 ) -> tuple[list[dict[str, Any]], list[tuple[Any, Any]], list[str]]:
     """Compare checkpoints with the first; run the suites that a checkpoint lacks before.
 
     Args:
-        options: keyword arguments of `evaluate_missing`.
+        suites, formats, limit, chat_template: only runs of these are compared; by default all that both sides have.
+        options: further keyword arguments of `evaluate_missing`.
 
     Returns:
         The rows, the pairs of runs, and what was not compared.
@@ -104,12 +112,17 @@ def compared(
     """
     from alignment.errors import UserError
     from eval.comparison.compare import compare_pairs
-    from eval.comparison.find import match
+    from eval.comparison.find import Asked, match
+    from eval.conditions.chat_template import template_of
     from eval.harness.prepare import evaluate_missing
+    from eval.harness.store import sha256_of_text
     from eval.harness.suite import suite_name
 
-    outdated = evaluate_missing(first, others, suites, **options) if suites else []
-    pairs, skipped = match(first, others, [suite_name(suite) for suite in suites], outdated)
+    options |= {"limit": limit, "chat_template": chat_template}
+    outdated = evaluate_missing(first, others, suites, formats, **options) if suites else []
+    digest = sha256_of_text(template_of(chat_template)) if chat_template else None
+    asked = Asked([suite_name(suite) for suite in suites], formats or (), limit, digest)
+    pairs, skipped = match(first, others, outdated=outdated, asked=asked)
     rows = compare_pairs(pairs, any_template=any_template)
     if not rows:
         raise UserError("Nothing to compare.", got="; ".join(skipped), expected="figures that are means over items")

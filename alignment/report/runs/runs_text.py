@@ -8,8 +8,8 @@ from alignment.report.side_sections import value_of_key
 from alignment.report.tables import order
 
 NOTE = (
-    "differences are paired by item, with 95% intervals over items\n"
-    "better or worse: p at most 0.05, adjusted over the tasks of a metric (Holm)\n"
+    "differences are paired by item, with 95% intervals over items, each of its row alone (not adjusted)\n"
+    "better or worse: p at most 0.05, adjusted over the tasks of a metric (Holm), even if the interval excludes 0\n"
     "a run has one training seed: a difference between two runs does not show that a recipe is better"
 )
 

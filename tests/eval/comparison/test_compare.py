@@ -9,7 +9,7 @@ from stored_runs import make_run
 
 from alignment.errors import UserError
 from eval.comparison.compare import compare, compare_pairs, side_names
-from eval.comparison.find import find_runs, match
+from eval.comparison.find import Asked, find_runs, match
 from eval.harness.store import load_run, save_run
 
 
@@ -298,6 +298,33 @@ def test_the_macro_test_and_its_interval_agree(tmp_path):
         after = {task: scores + rng.normal(0.25, 0.6, size=3) for task, scores in before.items()}
         whole = compare(*(make_run(tmp_path / f"{s}{place}", s, v) for s, v in (("a", before), ("b", after))))[-1]
         assert (whole["ci_low"] > 0) == (whole["verdict"] == "better") and whole["df"] <= 16
+
+
+def test_an_interval_does_not_leave_the_possible_range(tmp_path):
+    """Four of five items rose: Student's interval would reach beyond 1. Graded scores have no known range."""
+    before, after = {"t": [0.0] * 5, "u": [0.0] * 5}, {"t": [1.0] * 4 + [0.0], "u": [1.0] * 4 + [0.0]}
+    up, down = (
+        [make_run(tmp_path / f"{k}{i}", f"{k}{i}", v) for i, v in enumerate(pair)]
+        for k, pair in (("up", (before, after)), ("down", (after, before)))
+    )
+    assert all(row["ci_low"] < row["delta"] < row["ci_high"] == 1 for row in compare(*up)[:2])
+    assert all(row["ci_high"] > row["delta"] > row["ci_low"] == -1 for row in compare(*down)[:2])
+    graded = [make_run(tmp_path / f"g{i}", f"g{i}", {"t": v}) for i, v in enumerate(([0.0] * 5, [9.0] * 4 + [0.0]))]
+    assert compare(*graded)[0]["ci_high"] > 9
+
+
+def test_only_runs_that_were_asked_for_are_found(tmp_path):
+    for name, options in (("all", {}), ("few", {"variant": {"limit": 5}}), ("chat", {"format": "chat"})):
+        make_run(tmp_path / f"demo/evals/sft-{name}", "sft", {"t": [1.0, 0.0]}, **options)
+
+    def found(**asked):
+        return {folder.name for folder in find_runs(tmp_path / "demo", asked=Asked(**asked)).values()}
+
+    assert found() == {"sft-all", "sft-few", "sft-chat"}
+    assert found(formats=["plain"]) == {"sft-all", "sft-few"} and found(limit=5) == {"sft-few"}
+    assert found(template_digest="t") == found() and found(template_digest="x") == {"sft-all", "sft-few"}
+    with pytest.raises(UserError, match="No eval runs found of suite 'toy' in chat format with --limit 7"):
+        found(suites=["toy"], formats=["chat"], limit=7)
 
 
 def test_sides_with_the_same_name_are_distinguished(tmp_path):

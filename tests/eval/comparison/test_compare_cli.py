@@ -10,6 +10,7 @@ from stored_runs import make_run
 
 from alignment.cli.evaluate import compare
 from alignment.errors import UserError
+from eval.harness.store import load_run, save_run
 
 
 def call(*arguments) -> int:
@@ -61,6 +62,48 @@ def test_items_that_changed(run_dir, capsys):
     assert re.search(r'prompt: +"easy 0\?"\n +expected: "!"\n +ppo: +"ppo says 1"\n +dpo: +"dpo says 0"', out)
 
 
+def test_no_item_changed(run_dir, capsys):
+    assert call(run_dir / "sft", run_dir / "ppo", "--show", 2) == 0
+    assert "no item changed" in capsys.readouterr().out
+    assert call(run_dir / "sft", run_dir / "ppo") == 0
+    assert "no item changed" not in capsys.readouterr().out
+
+
+def test_long_texts_are_cut_on_the_terminal_alone(run_dir, tmp_path, capsys):
+    run, text = load_run(run_dir / "evals/dpo-toy-plain"), f"first {'and so on ' * 100}last"
+    run.items.loc[0, "output"] = text
+    save_run(run.path, run.record, run.items)
+    assert call(run_dir / "sft", run_dir / "dpo", "--show", 1, "--md", tmp_path / "c.md") == 0
+    out = capsys.readouterr().out
+    assert re.search(r'dpo: +"first .{180,200}" \.\.\. \(610 characters\) \.\.\. ".{180,200} last"\n', out)
+    assert "long texts are cut: --md FILE" in out and text in (tmp_path / "c.md").read_text()
+
+
+def test_a_dash_and_an_unadjusted_interval_are_explained(run_dir, tmp_path, capsys):
+    assert call(run_dir / "sft", run_dir / "ppo") == 0
+    assert "\n-: cannot be computed: too few items" in capsys.readouterr().out
+    both = [0.0, 1.0] * 30
+    for stage, scores in (("a", both), ("b", [1.0, 1.0, *both[2:58], 0.0, 0.0])):
+        make_run(tmp_path / f"c/evals/{stage}-toy-plain", stage, {"t": scores})
+    assert call(tmp_path / "c/a", tmp_path / "c/b") == 0
+    out = capsys.readouterr().out
+    assert "\n-:" not in out and "95% interval: of this row alone, not adjusted" in out
+
+
+def test_a_format_selects_the_runs_of_that_format(run_dir, capsys):
+    for stage in ("sft", "dpo"):
+        make_run(run_dir / f"evals/{stage}-toy-chat", stage, {"talk": [1.0, 0.0]}, format="chat")
+    assert call(run_dir / "sft", run_dir / "dpo") == 0
+    assert {"plain", "chat"} <= set(capsys.readouterr().out.split())
+    assert call(run_dir / "sft", run_dir / "dpo", "--format", "plain") == 0
+    assert "plain" in (out := capsys.readouterr().out) and "chat" not in out
+    make_run(run_dir / "evals/ppo-toy-chat", "ppo", {"easy": [1.0]}, format="chat")
+    assert call(run_dir / "sft", run_dir / "ppo", "--format", "plain") == 0
+    assert "not compared" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="No eval runs found in chat format"):
+        call(run_dir / "sft", run_dir / "dpo/../other", "--format", "chat")
+
+
 def test_exit_code_for_continuous_integration(run_dir, capsys):
     sft, dpo, ppo = (run_dir / stage for stage in ("sft", "dpo", "ppo"))
     assert call(sft, dpo, "--fail-on-regression", "easy:0.3") == 1
@@ -92,8 +135,6 @@ def test_files(run_dir, tmp_path, capsys):
 
 def test_model_output_is_escaped(run_dir, tmp_path):
     """Model output is not interpreted as markup in the page, in Markdown or on the terminal."""
-    from eval.harness.store import load_run, save_run
-
     run = load_run(run_dir / "evals/dpo-toy-plain")
     run.items.loc[0, "output"] = "<script>alert(1)</script>\n```\n# not a heading \x1b[31m"
     save_run(run.path, run.record, run.items)
@@ -104,8 +145,6 @@ def test_model_output_is_escaped(run_dir, tmp_path):
 
 
 def test_no_control_characters_on_the_terminal(run_dir, capsys):
-    from eval.harness.store import load_run, save_run
-
     run = load_run(run_dir / "evals/dpo-toy-plain")
     run.items.loc[0, "output"] = "red \x1b[31m"
     save_run(run.path, run.record, run.items)
