@@ -1,10 +1,11 @@
 """Predict the tokens, steps, time and memory of a stage before training, without allocating weights.
 
-Measured errors, on two cores: memory within 6% for recipes/tiny (1M parameters) and full fine-tuning of 60M parameters
-(2026-11-22), within 12% for benchmarks/memory_plan.py (264M, LoRA and full). The predicted time is 0.6 to 1.7 of the
-measured time of recipes/tiny; the highest ratio is PPO's, whose completions are assumed to have full length. Memory on
-a GPU: docs/measurements.md; time on a GPU and quantised bases were not measured. Mixtures of experts keep about a third
-more activations than predicted.
+On a CPU the memory is that of the whole process, with the libraries. Measured errors, on two cores: memory within 12%
+for benchmarks/memory_plan.py (264M, LoRA and full); for models of a few million parameters, whose freed tensors stay in
+the process, up to 0.3 GB too low (recipes/tiny/sft.yaml: 1.1 GB, measured 1.4). The predicted time is 0.6 to 1.7 of
+the measured time of recipes/tiny; the highest ratio is PPO's, whose completions are assumed to have full length. Memory
+on a GPU: docs/measurements.md; time on a GPU and quantised bases were not measured. Mixtures of experts keep about a
+third more activations than predicted.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class Shape:
         has_adapter: adapters are trained on frozen weights.
         trains_rows: an adapter replaces rows of the embeddings.
         has_output: the model has an output layer; a classifier has none.
+        qk_norm: queries and keys are normalised.
+        qkv_conv: queries, keys and values are convolved over the positions.
     """
 
     parameters: int
@@ -63,6 +65,8 @@ class Shape:
     has_adapter: bool = False
     trains_rows: bool = False
     has_output: bool = True
+    qk_norm: bool = False
+    qkv_conv: bool = False
 
 
 def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: str = "causal-lm") -> Shape:
@@ -104,6 +108,8 @@ def shape_of(config: PreTrainedConfig, adapter: PeftConfig | None = None, kind: 
         has_adapter=adapter is not None,
         trains_rows=bool(getattr(adapter, "trainable_token_indices", None)),
         has_output=output is not None,
+        qk_norm=bool(getattr(text, "qk_norm", False)),
+        qkv_conv=bool(getattr(text, "qkv_conv_size", 0)),
     )
 
 

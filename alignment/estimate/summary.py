@@ -10,6 +10,7 @@ from alignment.text import gigabytes, rough_duration, short_number
 if TYPE_CHECKING:
     from alignment.estimate.estimate import Estimate
 
+WORDS = {"framework": "libraries (torch, transformers, ...)"}  # the parts that have other words on the terminal
 SMALLEST = "a micro-batch of 1 and activation checkpointing"
 
 
@@ -20,7 +21,8 @@ def describe(estimate: Estimate) -> str:
     if found.trainable < found.parameters:
         learning += f", {short_number(found.trainable)} of them trained ({found.trainable / found.parameters:.1%})"
     parts = sorted(found.memory.items(), key=lambda part: -part[1])
-    shown = [f"{name} {gigabytes(size)}" for name, size in parts if size >= 0.02 * found.total_memory]
+    parts = [(WORDS.get(name, name), size) for name, size in parts if size >= 0.02 * found.total_memory]
+    shown = [f"{name} {gigabytes(size)}" for name, size in parts]
     total, device = gigabytes(found.total_memory), gigabytes(found.device.memory)
     lines = [
         ("model", learning),

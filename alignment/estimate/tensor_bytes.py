@@ -78,8 +78,8 @@ def layer_bytes_per_token(shape: Shape, precision: Precision, length: int, dense
     """Bytes per token that one layer keeps for the backward pass.
 
     Two norms, which autocast leaves in 32 bit (with a 16-bit copy of the output); queries, keys, values and the output
-    of attention; the inner tensors of the MLP. Blockwise attention (SDPA, FlashAttention) keeps no scores; dense
-    attention keeps them twice.
+    of attention, and what their norm and their convolution keep; the inner tensors of the MLP. Blockwise attention
+    (SDPA, FlashAttention) keeps no scores; dense attention keeps them twice.
     """
     width = shape.hidden_size
     kept = FLOAT if precision.autocast else precision.compute
@@ -87,11 +87,16 @@ def layer_bytes_per_token(shape: Shape, precision: Precision, length: int, dense
     if precision.autocast and shape.norm_elements < RMS_ELEMENTS:
         norm -= kept  # LayerNorm's output is kept only as the 16-bit copy
     attention = 2 * shape.attention_width + 2 * shape.kv_width
+    if shape.qkv_conv:
+        attention += shape.attention_width + 2 * shape.kv_width
+    # The input of the norm, and its 16-bit copy.
+    normed = (shape.attention_width + shape.kv_width) * (kept + precision.compute * precision.autocast)
     mlp = shape.mlp_elements * shape.mlp_width
     scores = shape.heads * length * (2 * FLOAT + 1) if dense_attention else 0
     # Adapters on all linear layers, each with a dropout mask and a copy of its input.
     entering = 5 * width + shape.attention_width + shape.mlp_width if shape.adapter_dropout else 0
-    return 2 * norm * width + precision.compute * (attention + mlp + entering) + entering + scores
+    whole = 2 * norm * width + precision.compute * (attention + mlp + entering) + entering + scores
+    return whole + normed * shape.qk_norm
 
 
 def adapter_leftovers(shape: Shape, precision: Precision) -> int:

@@ -124,10 +124,11 @@ def saved_bytes(config, sequences: int, length: int, autocast: bool) -> int:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("name", ["gpt2", "modern", "llama", "neox"])
+@pytest.mark.parametrize("name", ["gpt2", "modern", "convolved", "llama", "neox"])
 def test_activations_equal_what_autograd_keeps(name, autocast):
     sizes = {"hidden_size": 128, "intermediate_size": 512, "max_position_embeddings": 128}
-    family = {"gpt2": gpt_tiny.CLASSIC, "modern": gpt_tiny.MODERN}.get(name)
+    convolved = gpt_tiny.MODERN | {"qkv_conv_size": 4, "qk_norm": True}
+    family = {"gpt2": gpt_tiny.CLASSIC, "modern": gpt_tiny.MODERN, "convolved": convolved}.get(name)
     kind = {"llama": LlamaConfig, "neox": GPTNeoXConfig}.get(name, GPTConfig)
     config = kind(**{**(family or SMALL), **sizes})
     precision = Precision(4, 2 if autocast else 4)
@@ -442,6 +443,7 @@ def test_describe_is_short():
     lines = describe(predicted).splitlines()
     assert len(lines) == 6
     assert "trained" in lines[0] and "100 of 10 sequences, about 500 tokens" in lines[1]
+    assert "libraries (torch, transformers, ...) 0.7" in lines[-1]  # what the process takes without a model
     assert "time" not in describe(of("sft", TokenStatistics(10, 5, 6), device=Device("no speed", 10**10)))
 
 
