@@ -47,7 +47,8 @@ def count_rows(material: Material) -> Iterator[str]:
         mean = sum(sizes) / len(sizes)
         rows, part = material.rows.count("train"), ""
         if material.sampled < rows:
-            part = f", in {material.sampled:,} of {rows:,} training rows, evenly spread (--sample)"
+            option = " (--sample)" if material.options.whole else ""  # before a run there is no such option
+            part = f", in {material.sampled:,} of {rows:,} training rows, evenly spread{option}"
         yield f"tokens per row: {mean:.0f} on average, at most {material.longest}{material.estimated}{part}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 from alignment.errors import UserError, UserErrors
@@ -59,6 +61,28 @@ def from_user_error(mistake: UserError) -> list[Finding]:
     if isinstance(mistake, UserErrors):
         return [finding for single in mistake.errors for finding in from_user_error(single)]
     return [error(mistake.problem, mistake.got, mistake.expected, mistake.fix)]
+
+
+SETTING = re.compile(r"\b([a-z]\w*): (\{[^}]*\}|\[[^]]*\]|'[^']*'|[^\s,;()`]+)( in the (\w+ )?recipe)?")
+BETWEEN_OPTIONS = re.compile(r"(--\w+ (?:'[^']*'|\S+)), (?=--)")
+
+
+def in_options(findings: Iterable[Finding], keys: Container[str]) -> list[Finding]:
+    """Return findings whose fixes name settings as options, `--max_length 512`, instead of as a recipe's lines.
+
+    Args:
+        keys: the recipe keys, whose settings are rewritten.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        key, value = found[1], found[2]
+        quoted = value if value.startswith("'") else shlex.quote(value)
+        return f"--{key} {quoted}" if key in keys else found[0]
+
+    def rewritten(fix: str) -> str:
+        return BETWEEN_OPTIONS.sub(r"\1 ", SETTING.sub(option, fix))
+
+    return [replace(finding, fix=finding.fix and rewritten(finding.fix)) for finding in findings]
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

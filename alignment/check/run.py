@@ -12,7 +12,8 @@ from typing import Any
 from alignment.callbacks.processes import model_is_sharded
 from alignment.check import lengths, reward_reading, reward_sources, rows, settings, template
 from alignment.check.capacity import memory_finding
-from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, note
+from alignment.check.display import show_stage
+from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, in_options, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
 from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
 from alignment.check.stage_check import StageCheck, merged, refused
@@ -31,7 +32,7 @@ from alignment.estimate.workload import TokenStatistics
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
 from alignment.pipeline.recipes.packaged_recipes import short_name
-from alignment.pipeline.stage_spec import StageSpec
+from alignment.pipeline.stage_spec import StageSpec, stage_keys
 from alignment.stages import STAGES, TOKENIZER
 
 logger = logging.getLogger(__name__)
@@ -231,9 +232,21 @@ def raise_errors(checks: Sequence[StageCheck]) -> None:
 
 
 def check_before_run(
-    max_truncated: float, max_dropped: float, quick: bool, pipeline: Pipeline, steps: Sequence[Step]
+    max_truncated: float,
+    max_dropped: float,
+    quick: bool,
+    pipeline: Pipeline,
+    steps: Sequence[Step],
+    *,
+    show: bool = False,
+    as_options: bool = False,
 ) -> None:
-    """Check a few rows of each stage that is about to run: log warnings, raise errors."""
+    """Check a few rows of each stage that is about to run: log warnings, raise errors.
+
+    Args:
+        show: print the rows, memory and steps of each stage.
+        as_options: name settings as options in fixes, for a stage that was run without a recipe.
+    """
     running = {step.spec.name for step in steps if step.runs}
     if not running:
         return
@@ -241,6 +254,11 @@ def check_before_run(
     options = Options(RUN_SAMPLE, max_truncated, max_dropped, whole=False, quick=quick)
     device = None if quick else this_device(measure=False)
     checks = check_stages(pipeline, remaining=remaining, only=running, options=options, device=device)
+    if show:
+        print("\n" + "\n\n".join(show_stage(check, 0, colour=False) for check in checks), flush=True)
+    if as_options:
+        keys = {step.spec.name: stage_keys(step.spec.method).names for step in steps}
+        checks = [replace(check, findings=in_options(check.findings, keys[check.stage])) for check in checks]
     for finding in merged(checks):
         if finding.severity == WARNING:
             logger.warning("check: %s: %s%s", finding.stage, finding.what, f" ({finding.got})" if finding.got else "")

@@ -43,11 +43,14 @@ def ended(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def stopping(run_dir: Path, max_seconds: float | None = None) -> Iterator[None]:
+def stopping(run_dir: Path, max_seconds: float | None = None, *, fresh: bool = False) -> Iterator[None]:
     """Let SIGXCPU, the signal of a time limit, end the run, and send it after `max_seconds`.
 
     Whatever the signal, the Interrupted that is raised says how to resume. During training, the trainer's callback
     handles the signals.
+
+    Args:
+        fresh: the run started over (`--fresh`), and would do so again if the command were repeated as it is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
@@ -62,9 +65,8 @@ def stopping(run_dir: Path, max_seconds: float | None = None) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         signum = stop.args[0] if stop.args else signal.SIGINT
         where = getattr(stop, "message", REASONS[signum])
-        raise Interrupted(
-            signum, f"{where}; what is finished in {run_dir} is kept: repeat the command to resume"
-        ) from stop
+        again = "repeat the command without --fresh" if fresh else "repeat the command"
+        raise Interrupted(signum, f"{where}; what is finished in {run_dir} is kept: {again} to resume") from stop
     finally:
         timer.cancel()
         signal.signal(signal.SIGXCPU, before)

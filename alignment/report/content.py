@@ -70,7 +70,7 @@ def collect(run_dir: str | Path) -> dict:
     pipeline = run_record(run_dir)
     stages = run_stages(run_dir, pipeline)
     names = list(stages)
-    records = eval_records(run_dir, names)
+    records, unreadable = eval_records(run_dir, names)
     chosen = pipeline.get("report") or {}
     base, headline, samples = chosen.get("base"), chosen.get("headline") or {}, chosen.get("samples") or {}
     base = base or _first_evaluated(records)
@@ -91,6 +91,7 @@ def collect(run_dir: str | Path) -> dict:
         "eval_runs": [{key: record.get(key) for key in EVAL_KEYS} for record in records.values()],
         "comparisons": comparisons,
         "not_compared": refused,
+        "unreadable": unreadable,
         "regressions": regressions,
         "samples": side_by_side(run_dir, records, names, suites, samples.get("n", PROMPTS)),
         "curves": {name: curves for name in names if (curves := curves_of(metrics[name]))},
@@ -130,11 +131,21 @@ def stage_curves(stage: Path) -> dict[str, list]:
     return curves_of(_read_lines(stage / "metrics.jsonl"))
 
 
-def eval_records(run_dir: Path, stages: list[str]) -> dict[str, dict]:
-    """Folder name -> run.json of every finished eval run, in the order of the stages."""
-    found = {path.parent.name: read_record(path.parent) for path in sorted(run_dir.glob("evals/*/run.json"))}
+def eval_records(run_dir: Path, stages: list[str]) -> tuple[dict[str, dict], list[dict[str, str]]]:
+    """Folder name -> run.json of every finished eval run, in the order of the stages; and those that cannot be read.
+
+    Returns:
+        The records, and [{file, reason}]: the run.json of another version, or a damaged one.
+    """
+    found, unreadable = {}, []
+    for path in sorted(run_dir.glob("evals/*/run.json")):
+        try:
+            found[path.parent.name] = read_record(path.parent)
+        except UserError as error:
+            reason = f"{error.problem.removeprefix(f'{path} ')}, got {error.got}, expected {error.expected}"
+            unreadable.append({"file": str(path), "reason": reason})
     order = {stage: index for index, stage in enumerate(stages)}
-    return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order))))
+    return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order)))), unreadable
 
 
 def _first_evaluated(records: dict[str, dict]) -> str | None:

@@ -36,7 +36,7 @@ def side_by_side(
         format, folders = _best_format(records, stages, suite)
         tables = {stage: _answers(run_dir / "evals" / folder, records[folder]) for stage, folder in folders.items()}
         if any(row["output"] for table in tables.values() for row in table.values()):
-            parents = {stage: records[folder]["parent"] for stage, folder in folders.items()}
+            parents = {stage: records[folder].get("parent") for stage, folder in folders.items()}
             about = {"suite": suite, "format": format}
             return [sample | about for sample in _chosen(_samples(tables, parents), n)]
     return []

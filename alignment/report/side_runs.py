@@ -1,5 +1,6 @@
 """Other runs of a stage: those that a rerun replaced (RUN_DIR/previous), and variants in folders of their own."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from alignment.report.recipe_changes import changed_keys
 from eval.comparison.compare import compare
 from eval.comparison.find import measurement
 from eval.harness.store import load_run, read_record
+
+logger = logging.getLogger(__name__)
 
 MOST = 3  # replaced runs per stage, the newest: each is compared item by item
 SHOWN_METRICS = ("train_loss", "eval_loss", "eval_accuracy", "reward", "kl/completion")
@@ -130,11 +133,12 @@ def _comparisons(old: Evals, new: Evals, headline: dict) -> tuple[list[dict], li
 
 def _eval_folders(places: list[Path], stages: tuple[str, ...]) -> Evals:
     """The eval runs in some folders that belong to one of the stages."""
-    found = {
-        path.parent.name: (path.parent, read_record(path.parent))
-        for place in places
-        for path in place.glob("*/run.json")
-    }
+    found = {}
+    for path in [path for place in places for path in place.glob("*/run.json")]:
+        try:
+            found[path.parent.name] = (path.parent, read_record(path.parent))
+        except UserError as error:
+            logger.warning("passed over: %s", error.problem)
     return {name: pair for name, pair in sorted(found.items()) if pair[1].get("stage") in stages}
 
 

@@ -13,8 +13,10 @@ def summary(report: dict) -> str:
     warning = f"{WARNING.upper()}. {smoke}\n\n" if smoke else ""
     steps = next_steps(report)
     width = max((len(step["what"]) for step in steps), default=0)
+    unreadable = [f"unreadable: {entry['file']} {entry['reason']}" for entry in report.get("unreadable", [])]
     following = [f"  {step['what']:{width}}  {step['command']}" for step in steps]
-    return warning + "\n".join([figures(report), *(["", "What to do next", *following] if steps else [])])
+    parts = [figures(report), *([""] if unreadable else []), *unreadable]
+    return warning + "\n".join([*parts, *(["", "What to do next", *following] if steps else [])])
 
 
 def figures(report: dict) -> str:

@@ -1,6 +1,7 @@
 """`align STAGE --model MODEL --data FILE [--lora]`: the recipe that is made, where it goes, and what it fits."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import align
 from alignment.check import fitting
+from alignment.check.findings import error, in_options
 from alignment.cli.train.one_line import recipe_keys
 from alignment.cli.train.recipe_place import Place, command_of, place_of, write
 from alignment.errors import UserError
@@ -112,6 +114,35 @@ def test_a_refused_command_leaves_the_recipe_alone(inside, capsys):
     assert align.main([*SFT[:-2], "--max_completion_length", "4"]) == 2  # no key of sft
     assert align.main([*SFT, "--max_length", "100000"]) == 2  # beyond the context: found by the check
     assert Path("runs/base/sft.yaml").read_text() == text and not Path("runs/base/sft-1.yaml").exists()
+
+
+def test_a_dry_run_shows_rows_and_memory(inside, capsys):
+    said = dry(capsys, *FULL[:-1], "dry/sft")
+    assert "== sft (dry/sft.yaml)" in said and "rows used: 38 train, 2 validation" in said
+    assert re.search(r"memory  about \S+ of \S+ GB: fits(.|\n)*libraries \(torch", said) and "--sample" not in said
+
+
+def test_a_fix_is_an_option_if_there_is_no_recipe(inside, capsys):
+    assert align.main([*SFT, "--max_length", "100000"]) == 2
+    assert "fix:      --max_length 512" in capsys.readouterr().err
+    Path("long").mkdir(exist_ok=True)
+    Path("long/sft.yaml").write_text("model_name_or_path: base\ndataset_name: math.jsonl\nmax_length: 100000\n")
+    assert align.main(["sft", "long/sft.yaml"]) == 2
+    assert "fix:      max_length: 512" in capsys.readouterr().err
+
+
+def test_settings_in_fixes_become_options():
+    def rewritten(fix):
+        return in_options([error("it is wrong", fix=fix)], {"max_length", "columns", "eos_token", "use_peft"})[0].fix
+
+    assert (
+        rewritten("max_length: 64, use_peft: true; or --no-check") == "--max_length 64 --use_peft true; or --no-check"
+    )
+    assert rewritten("columns: {txt: text}, if you mean 'text'") == "--columns '{txt: text}', if you mean 'text'"
+    assert rewritten("eos_token: '</s>' in the recipe") == "--eos_token '</s>'"
+    assert rewritten("set use_peft: true to do so") == "set --use_peft true to do so"
+    assert rewritten("chat_template_path: x in the sft recipe") == "chat_template_path: x in the sft recipe"
+    assert rewritten(None) is None
 
 
 def test_a_recipe_of_one_s_own_and_another_model_are_not_replaced(inside, tmp_path, capsys):

@@ -363,6 +363,9 @@ def test_an_evaluation_ended_by_a_signal_is_the_only_one_rerun(project, signum, 
 
     project.harness.evaluate = signalled
     kept = "what is finished in runs/fake is kept: repeat the command to resume"
+    again = "repeat the command without --fresh to resume"
+    with pytest.raises(Interrupted, match=again), stopping(project.run_dir, fresh=True):
+        project.run()
     with pytest.raises(Interrupted, match=kept) as stop, stopping(project.run_dir):
         project.run()
     assert stop.value.args[0] == signum

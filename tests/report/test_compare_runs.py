@@ -73,6 +73,9 @@ def test_what_cannot_be_compared_is_listed_with_the_reason(runs):
     make_run(b / "evals/dpo-other-plain", "dpo", {"x": [1, 0]}, suite="other")
     path = b / "evals/sft-toy-plain/run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"suite_digest": "changed"}))
+    foreign = b / "evals/dpo-older-plain/run.json"
+    foreign.parent.mkdir()
+    foreign.write_text('{"suite": "older"}')
     shutil.rmtree(a / "dpo")
     record = json.loads((a / "pipeline.json").read_text())
     del record["stages"]["dpo"]
@@ -81,6 +84,7 @@ def test_what_cannot_be_compared_is_listed_with_the_reason(runs):
     reasons = {(entry["stage"], entry["what"]): entry["reason"] for entry in found["not_compared"]}
     assert reasons["dpo", "other plain"] == "only b has it"
     assert "changed between the runs" in reasons["sft", "toy plain"]
+    assert reasons[None, str(foreign)].startswith("is not that of an eval run, got keys suite")
     assert reasons["reward", ""] == "neither run has evaluated it"
     assert {"key": "stage", "values": ["absent", "present"]}.items() <= next(
         entry for entry in found["differences"] if entry["stages"] == ["dpo"]

@@ -296,6 +296,22 @@ def test_runs_that_cannot_be_compared_are_named(make_run, tmp_path):
     assert "sft was not compared with pretrain on tinyworld (chat)" in render(report)
 
 
+def test_an_evaluation_of_another_version_does_not_stop_the_report(make_run, tmp_path):
+    """Whichever key its run.json lacks: the evaluation is in the report, or named with file and reason."""
+    run_dir = make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ("pretrain",), items=1)
+    path = run_dir / "evals" / "pretrain-tinyworld-chat" / "run.json"
+    record = json.loads(path.read_text())
+    for key in record:
+        path.write_text(json.dumps({name: value for name, value in record.items() if name != key}))
+        report = collect(run_dir)
+        assert len(report["eval_runs"]) + len(report["unreadable"]) == 4
+    path.write_text(json.dumps({"suite": "tinyworld"}))
+    report = collect(run_dir)
+    assert [entry["file"] for entry in report["unreadable"]] == [str(path)] and len(report["eval_runs"]) == 3
+    assert "Unreadable evaluations" in render(report)
+    assert f"unreadable: {path} is not that of an eval run, got keys suite, expected" in summary(report)
+
+
 def test_half_written_metrics_line_is_left_out(make_run, tmp_path):
     run_dir = make_run(tmp_path / "tiny", ("tokenizer", "pretrain"), ())
     with (run_dir / "pretrain" / "metrics.jsonl").open("a") as file:

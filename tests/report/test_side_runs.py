@@ -79,6 +79,13 @@ def test_runs_that_cannot_be_compared_say_why(rerun):
     assert "Not compared: toy, plain: " in render(report)
 
 
+def test_a_replaced_run_s_evaluation_of_another_version_is_passed_over(rerun, caplog):
+    path = next(rerun.glob("previous/dpo-1/evals/*/run.json"))
+    path.write_text(json.dumps({"suite": "toy"}))
+    (entry,) = collect(rerun)["side_runs"]
+    assert entry["comparisons"] == [] and f"passed over: {path}" in caplog.text
+
+
 def test_a_run_that_was_replaced_before_recipes_were_kept(rerun):
     (rerun / "previous/dpo-1" / RECORD).unlink()
     report = collect(rerun)

@@ -230,10 +230,10 @@ def test_a_finished_stage_of_another_shape_is_damaged(run_dir, read):
 
 def test_a_record_of_an_evaluation_without_its_keys_is_named(run_dir):
     (run_dir / "evals/x").mkdir(parents=True)
-    (run_dir / "evals/x/run.json").write_text("{}")
-    with pytest.raises(UserError, match=r"evals/x/run\.json is not that of an eval run") as raised:
-        collect(run_dir)
-    assert "stage" in raised.value.expected and "evaluate again" in raised.value.fix
+    for text, reason in (("{}", "is not that of an eval run, got keys none, expected"), ("{", "is damaged")):
+        (run_dir / "evals/x/run.json").write_text(text)
+        (unreadable,) = collect(run_dir)["unreadable"]
+        assert unreadable["file"] == str(run_dir / "evals/x/run.json") and unreadable["reason"].startswith(reason)
 
 
 def test_figures_that_are_no_finite_numbers_are_left_out(run_dir):

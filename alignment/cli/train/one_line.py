@@ -226,6 +226,7 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
     Raises:
         UserError: its rows or models cannot be read.
     """
+    from alignment.check.findings import in_options
     from alignment.check.fitting import fit
     from alignment.check.material import Options
     from alignment.check.run import RUN_SAMPLE, inspect_stage, raise_errors
@@ -233,6 +234,7 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
     from alignment.estimate.compute import this_device
     from alignment.pipeline.recipes.draft import QUANTISED
     from alignment.pipeline.recipes.packaged_recipes import packaged
+    from alignment.pipeline.stage_spec import stage_keys
 
     whole = argparse.Namespace(**vars(args) | {"quick": False})  # a smoke run's few rows and steps are not fitted to
     pipeline = _pipeline(whole, made.recipe, place)
@@ -241,7 +243,7 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
     options = Options(RUN_SAMPLE, whole=False)
     material, findings = inspect_stage(spec, pipeline.run_dir, {spec.name: spec.recipe}, parents, options)
     if material is None or material.origin.model is None:
-        named = [finding.for_stage(spec.name) for finding in findings]
+        named = in_options([finding.for_stage(spec.name) for finding in findings], stage_keys(args.verb).names)
         raise_errors([StageCheck(spec.name, str(place.recipe), named, material, [])])
         return
     device = this_device(measure=False)

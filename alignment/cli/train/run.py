@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--fresh", action="store_true", help="start over: rerun finished and interrupted stages")
     parser.add_argument("--max-time", metavar="2h30m", help="save and stop after this time; repeat to resume")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check all, print plan, rows and memory; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps per stage")
     parser.add_argument("--no-check", action="store_true", help="skip the checks of `align check`")
     parser.add_argument("--no-self-check", action="store_true", help="skip the self-check before the first step")
@@ -61,8 +61,9 @@ def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespac
     from alignment.pipeline.stopping import stopping
     from alignment.report import write_report
 
-    check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
-    with stopping(pipeline.run_dir, max_seconds):
+    limits = (args.max_truncated, args.max_dropped, args.quick)
+    check = None if args.no_check else partial(check_before_run, *limits, show=args.dry_run)
+    with stopping(pipeline.run_dir, max_seconds, fresh=args.fresh):
         run_pipeline(
             pipeline, until=args.until, fresh=args.fresh, dry_run=args.dry_run, check=check, write_report=write_report
         )

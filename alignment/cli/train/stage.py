@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the training seed, if the recipe sets none")
     parser.add_argument("--fresh", action="store_true", help="start over, even if the stage is finished or interrupted")
     parser.add_argument("--max-time", metavar="2h30m", help="save and stop after this time; repeat to resume")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check all, print plan, rows and memory; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps")
     parser.add_argument("--no-check", action="store_true", help="skip the checks of `align check`")
     parser.add_argument("--no-self-check", action="store_true", help="skip the self-check before the first step")
@@ -73,8 +73,10 @@ def run(
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import stopping
 
-    check = None if args.no_check else partial(check_before_run, args.max_truncated, args.max_dropped, args.quick)
+    limits = (args.max_truncated, args.max_dropped, args.quick)
+    checked = partial(check_before_run, *limits, show=args.dry_run, as_options=args.recipe is None)
+    check = None if args.no_check else checked
     runs = run_stage_together if launched() > 1 else run_pipeline
-    with stopping(pipeline.run_dir, max_seconds):
+    with stopping(pipeline.run_dir, max_seconds, fresh=args.fresh):
         runs(pipeline, fresh=args.fresh, dry_run=args.dry_run, check=check, begin=begin)
     return 0

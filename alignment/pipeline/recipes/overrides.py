@@ -93,6 +93,10 @@ def _unknown_override(key: str, part: str, stages: list[str], inputs: Sequence[s
     if inputs:
         expected += "; or an input: " + ", ".join(inputs)
     fix = f"put the stage's name before the key: --STAGE.{key}" if "." not in key else None
+    if key in (*stages, "evals"):
+        example = "evals.limit 100" if key == "evals" else f"{key}.learning_rate 1e-4"
+        fix = f"name a key of it, too: --{key}.KEY VALUE, such as --{example}"
+        fix += "" if key == "evals" else f"; --until {key} ends the run after that stage"
     fix = fix or suggestion(part, [*stages, "evals"])
     return UnknownKey(f"no stage or input for --{key}", key, inputs, got=part, expected=expected, fix=fix)
 

@@ -36,6 +36,11 @@ def compare_runs(folders: list[Path]) -> dict[str, Any]:
     rows, refused, changes = [], [], []
     for other in others:
         pairs, only = _pairs(first, other)
+        refused += [
+            _refused(first, other, (None, entry["file"]), entry["reason"])
+            for run in (first, other)
+            for entry in run["unreadable"]
+        ]
         refused += only
         for folder_a, folder_b in pairs:
             found, reason = _compared(first, other, folder_a, folder_b)
@@ -75,6 +80,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     """A run directory's record, stages and eval runs."""
     pipeline = run_record(folder)
     stages = run_stages(folder, pipeline)
+    records, unreadable = eval_records(folder, list(stages))
     return {
         "name": name,
         "folder": folder,
@@ -83,7 +89,8 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         "pipeline": pipeline,
         "stages": stages,
         "headline": (pipeline.get("report") or {}).get("headline") or {},
-        "evals": eval_records(folder, list(stages)),
+        "evals": records,
+        "unreadable": unreadable,
         "smoke": [stage for stage, entry in stages.items() if is_smoke(entry["recipe"] or {})],
     }
 
