@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
+from alignment.cache_places import unset_empty_places
 from alignment.errors import UserError, did_you_mean, nearest, raise_all
 from alignment.stages import STAGES
 from alignment.threads import choose_threads
@@ -190,6 +191,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     from alignment.console import silence_bars
 
     choose_threads()  # before anything imports torch
+    unset_empty_places()  # before anything imports huggingface_hub
     silence_bars(sys.stderr)  # before anything imports tqdm
     set_up_logging()
     module = importlib.import_module(VERBS[verb][0])

@@ -34,6 +34,16 @@ def test_help_is_fast():
     assert statistics.median(times) < 0.5
 
 
+def test_an_empty_cache_variable_is_as_good_as_unset(monkeypatch, tmp_path):
+    """huggingface_hub would take the empty text for the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("HF_HOME", ""), ("HF_HUB_CACHE", ""), ("HF_DATASETS_CACHE", "elsewhere")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        align.main(["info", "--help"])
+    assert not {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys() and os.environ["HF_DATASETS_CACHE"] == "elsewhere"
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys, align; align.main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

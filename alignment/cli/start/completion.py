@@ -7,6 +7,7 @@ Python at every word, or know no recipe keys.
 import argparse
 import importlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 EPILOG = """bash:  align completion bash > ~/.local/share/bash-completion/completions/align
 zsh:   align completion zsh >> ~/.zshrc
@@ -29,13 +30,21 @@ _align_arguments() {{
 {arguments}
     esac
 }}
+_align_stages() {{
+    case "$1" in
+{stages}
+        *) echo "{every_stage}" ;;
+    esac
+}}
 _align() {{
     local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" verb="${{COMP_WORDS[1]}}"
-    local words stage
+    local words stage paths=
     if [ "$COMP_CWORD" -eq 1 ]; then
         words="{verbs} --help"
     elif [ "$previous" = --from ]; then
         words="{recipes}"
+    elif [ "$previous" = --until ]; then
+        words="$(_align_stages "${{COMP_WORDS[2]}}")"
     elif [ "$verb" = recipe ] && [ "$COMP_CWORD" -eq 3 ]; then
         words="$(_align_keys "${{COMP_WORDS[2]}}")"
     else
@@ -43,10 +52,18 @@ _align() {{
         case "$current" in
             --*.*) words="$(for key in $(_align_keys "$stage"); do echo "--$stage.$key"; done)" ;;
             -*) words="$(_align_options "$verb"; for key in $(_align_keys "$verb"); do echo "--$key"; done)" ;;
-            *) words="$(_align_arguments "$verb")" ;;
+            *)
+                words="$(_align_arguments "$verb")"
+                case "$verb" in recipe|completion) ;; *) paths=yes ;; esac
+                ;;
         esac
     fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
+    if [ -n "$paths" ]; then
+        local IFS=$'\\n'
+        COMPREPLY+=($(compgen -f -- "$current"))
+        compopt -o filenames 2>/dev/null || true
+    fi
 }}
 complete -o default -F _align align"""
 
@@ -70,6 +87,7 @@ def script(shell: str, verbs: Mapping[str, str]) -> str:
     """
     from alignment.pipeline.recipes.explain import SUBJECTS, keys_for
     from alignment.pipeline.recipes.packaged_recipes import packaged
+    from alignment.stages import STAGES
 
     parsers = {verb: _parser(verb, module) for verb, module in verbs.items()}
     arguments = {verb: recipes_for(verb) for verb, parser in parsers.items() if parser.get_default("overrides") == []}
@@ -80,6 +98,8 @@ def script(shell: str, verbs: Mapping[str, str]) -> str:
         arguments=_cases(arguments | {"recipe": SUBJECTS, "completion": START}),
         verbs=" ".join(verbs),
         recipes=" ".join(packaged()),
+        stages=_cases({name: stages_of(folder) for name, folder in packaged().items()}),
+        every_stage=" ".join(STAGES),
     )
 
 
@@ -92,6 +112,13 @@ def recipes_for(verb: str) -> list[str]:
     files = [f"{name}/{file.name}" for name, folder in known.items() for file in sorted(folder.glob("*.yaml"))]
     stages = [file for file in files if not file.endswith(PIPELINE_FILE)]
     return [file for file in stages if file.endswith(f"/{verb}.yaml")] if verb in STAGES else [*known, *stages]
+
+
+def stages_of(folder: Path) -> list[str]:
+    """Return the names of the stages of a recipe folder, in order."""
+    from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
+
+    return list(stage_files(read_settings(folder), folder))
 
 
 def _parser(verb: str, module: str) -> argparse.ArgumentParser:
