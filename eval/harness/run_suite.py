@@ -15,6 +15,7 @@ from alignment.errors import UserError
 from eval.conditions.chat_template import possible_formats, reply_ends, with_template
 from eval.conditions.eval_options import require_options
 from eval.conditions.left_out import leave_out, note
+from eval.conditions.said_once import said_once
 from eval.conditions.suite_identity import require_not_other_suites, suite_source
 from eval.harness.store import (
     checkpoint_digest,
@@ -117,6 +118,7 @@ def evaluate(
     return save_run(output_dir, record, items)
 
 
+@said_once()
 def evaluate_many(
     checkpoint: str | Path,
     suites: list[str],

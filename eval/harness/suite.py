@@ -90,6 +90,7 @@ def suite_name(spec: str) -> str:
         name = name.removeprefix(BUILT_IN)
     elif name not in list_suites():
         name = path.stem if path.is_file() else path.name
+    options.pop("columns", None)  # how a file is read: its rows and their digest show it
     data = Path(options.pop("data", name)).stem
     words = [data] if "?" in spec and data != Path(name).stem else []
     words += [f"{key}-{value}" for key, value in options.items()]
@@ -235,6 +236,13 @@ def _path(name: str) -> Path | None:
     )
 
 
+def is_file_of_rows(name: str) -> bool:
+    """Whether a suite's name is the path of a file of questions or conversations."""
+    from alignment.data.reading.opening import extension_of
+
+    return name not in list_suites() and os.path.isfile(name) and extension_of(Path(name)) in QUESTIONS
+
+
 def _packaged(path: Path) -> dict:
     """The content of a folder's `packaged.yaml`; empty if there is no such file."""
     from alignment.yaml_text import parse_yaml
@@ -247,7 +255,6 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
     """Load lm-eval's {tasks, groups}: packaged tasks, one file, or all files of a folder."""
     from lm_eval.tasks import TaskManager
 
-    from alignment.data.reading.opening import extension_of
     from eval.harness.packaged import load_packaged
 
     if path is None:
@@ -258,12 +265,13 @@ def _load(name: str, path: Path | None, format: str, options: dict) -> dict:
         _require_no_options(name, options)
         metadata: dict = {"suite_args": options}
         return load_packaged(packaged["tasks"], packaged.get("folders"), data, metadata, packaged.get("template"))
-    if path.is_file() and extension_of(path) in QUESTIONS:
+    if is_file_of_rows(str(path)):
         from eval.harness.question_file import question_task
 
-        match = options.pop("match", None)
-        _require_no_options(name, options, ("match",))
-        return TaskManager(include_defaults=False).load([question_task(path, format, match)])
+        match, columns = options.pop("match", None), options.pop("columns", None)
+        _require_no_options(name, options, ("match", "columns"))
+        task = question_task(path, format, match, columns)
+        return {"tasks": {task.task_name: task}}
     folder, file = (path, path / f"{format}.yaml") if path.is_dir() else (path.parent, path)
     file = file if file.exists() else folder / "suite.yaml"
     try:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignment.errors import UserError, raise_all
+from eval.suite_rows.column_mapping import suggested
 from eval.suite_rows.local_rows import no_rows, rows_as_written
 from eval.suite_rows.row_checks import first_problems
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +40,26 @@ PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})", re.ASCII)
 FINAL = re.compile(r"####[ \t]*\S|\\boxed\s*\{")
 
 
-def read_questions(file: Path) -> list[dict]:
+def read_questions(file: Path, rows: list[dict] | None = None, shown: Collection[str] = ()) -> list[dict]:
     """Read the rows of a question file, with values as the file has them.
+
+    Args:
+        rows: the file's rows, if they have been read.
+        shown: further columns that the prompt shows.
 
     Returns:
         Rows with `question` and `answers` (texts), or `question`, `choices` (texts) and `answer` (a number from 0), and
         with `id` and `cluster` if the file has them.
 
     Raises:
-        UserError: the file has no such rows; the problems of several rows are reported together.
+        UserError: the file has no such rows, or a column that may belong to the prompt and differs by row is left out;
+            the problems of several rows are reported together.
     """
-    given = [{str(key): value for key, value in row.items()} for row in rows_as_written(file)]
-    if not given:
-        raise no_rows(file)
+    given = named_rows(file) if rows is None else rows
     columns = _columns_of(file, given)
+    require_shown(file, given, columns, shown)
     problems: list[UserError] = []
-    rows: list[dict] = []
+    rows = []
     with_choices = next((_has_choices(row, columns) for row in given if _asks(row, columns)), False)
     for number, row in enumerate(given, 1):
         try:
@@ -72,11 +75,16 @@ def read_questions(file: Path) -> list[dict]:
     ]
 
 
-def load_questions(file: str, **_: object) -> dict[str, Dataset]:
-    """The `custom_dataset` function of these tasks."""
-    from datasets import Dataset
+def named_rows(file: Path) -> list[dict[str, Any]]:
+    """Read all rows of a file; names of columns are text.
 
-    return {"test": Dataset.from_list(read_questions(Path(file)))}
+    Raises:
+        UserError: there are none.
+    """
+    rows = [{str(key): value for key, value in row.items()} for row in rows_as_written(file)]
+    if not rows:
+        raise no_rows(file)
+    return rows
 
 
 def has_final_answers(file: Path, rows: list[dict]) -> bool:
@@ -98,11 +106,9 @@ def has_final_answers(file: Path, rows: list[dict]) -> bool:
 
 def _columns_of(file: Path, rows: list[dict]) -> dict[str, Any]:
     """Role -> the file's column; `choices` may be several columns, as {label: column}."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    plain = {name: re.sub(r"[\s_-]+", "", name).casefold() for name in names}
-    found: dict[str, Any] = {}
-    for role, aliases in NAMES.items():
-        found[role] = next((name for alias in aliases for name in names if plain[name] == alias), None)
+    names = names_of(rows)
+    plain = {name: plain_name(name) for name in names}
+    found: dict[str, Any] = asking_columns(names)
     if found["choices"] is None:
         found["choices"] = _lettered(file, {name: plain[name] for name in names if name not in found.values()})
     for role in ("question", "answer"):
@@ -113,14 +119,67 @@ def _columns_of(file: Path, rows: list[dict]) -> dict[str, Any]:
                 expected=f"{role} (or {', '.join(NAMES[role][1:])})",
                 fix=f"rename the column that holds the {role} to `{role}`, or write an lm-eval YAML for these columns",
             )
-    used = {found["question"], found["answer"], *_choice_columns(found["choices"])}
-    unread = [name for name in names if name not in used and CONTEXT.fullmatch(plain[name])]
+    return found
+
+
+def require_shown(file: Path, rows: list[dict], columns: dict[str, Any], shown: Collection[str]) -> None:
+    """Warn of a column that may belong to the prompt and is left out, and refuse it if it differs by row.
+
+    Args:
+        columns: as `_columns_of` returns them.
+        shown: columns that the prompt shows besides the question's.
+    """
+    question = columns["question"]
+    used = {question, columns["answer"], *_choice_columns(columns["choices"]), *shown}
+    unread = [name for name in names_of(rows) if name not in used and CONTEXT.fullmatch(plain_name(name))]
+    differing = [name for name in unread if _differs_unseen(rows, name, question)]
+    if differing:
+        raise left_out_column(file, differing[0], question, rows)
     if unread:
         logger.warning(
             "%s: the prompt is the column %s alone, without %s; an lm-eval YAML (docs/your-own-suite.md) can show both",
-            *(file, found["question"], ", ".join(unread)),
+            *(file, question, ", ".join(unread)),
         )
-    return found
+
+
+def _differs_unseen(rows: list[dict], name: str, question: str) -> bool:
+    """Whether a column's values differ by row, and the questions do not contain them."""
+    values = {json.dumps(row.get(name), sort_keys=True, default=str) for row in rows}
+    return len(values) > 1 and any(str(row[name]) not in str(row.get(question)) for row in rows if row.get(name))
+
+
+def left_out_column(file: Path, name: str, shown: str, rows: list[dict]) -> UserError:
+    """The error for a column that differs by row, may belong to the prompt, and is not shown."""
+    names = names_of(rows)
+    free = [word for word in (*(["system"] if "system" in plain_name(name) else []), "context", "input")]
+    target = next((word for word in free if word not in names), None)
+    apart = f"leave it out with {suggested(file, {name: f'data_{name}'})}"
+    show = f"show it with {suggested(file, {name: target})}" if target else "write it into the question"
+    return UserError(
+        f"{file}: the column {name} differs by row, and the prompt would not show it.",
+        got=f"the prompt from {shown}; columns {', '.join(names)}",
+        expected="a prompt that holds all that the answer depends on",
+        fix=f"{show} (training takes the same `columns`); or, if it is not part of the prompt, {apart}",
+    )
+
+
+def names_of(rows: list[dict]) -> list[str]:
+    """The columns of rows, in the order in which they appear."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def plain_name(name: str) -> str:
+    """A column's name without what does not count: case, spaces, `_` and `-`."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def asking_columns(names: list[str]) -> dict[str, str | None]:
+    """Role -> the first of the columns that is named so, or None."""
+    plain = {name: plain_name(name) for name in names}
+    return {
+        role: next((name for alias in aliases for name in names if plain[name] == alias), None)
+        for role, aliases in NAMES.items()
+    }
 
 
 def _lettered(file: Path, plain: dict[str, str]) -> dict[str, str] | None:

@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> int:
     from eval.comparison.flips import first_of_each, flips
     from eval.comparison.gates import check_gates, parse_gate
     from eval.comparison.table import compare_table, flips_text, gate_lines
+    from eval.suite_rows.column_mapping import with_columns
 
     check_arguments(args)
     gates = [parse_gate(text) for text in args.fail_on_regression]
@@ -70,7 +71,8 @@ def main(args: argparse.Namespace) -> int:
     options = {"formats": formats} | {key: getattr(args, key) for key in keys}
     if not args.suite and (args.limit or args.chat_template):
         raise UserError("--limit and --chat_template apply to evaluations that --suite runs", fix="add --suite NAME")
-    rows, pairs, skipped = compared(args.a, args.b, args.suite, any_template=args.any_template, **options)
+    suites = with_columns(args.suite, args.columns)
+    rows, pairs, skipped = compared(args.a, args.b, suites, any_template=args.any_template, **options)
     names = side_names([run for pair in pairs for run in pair])
     changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
     changed.sort(key=lambda flip: flip["change"] != "regressed")
@@ -114,12 +116,14 @@ def compared(
     from eval.comparison.compare import compare_pairs
     from eval.comparison.find import Asked, match
     from eval.conditions.chat_template import template_of
+    from eval.conditions.said_once import said_once
     from eval.harness.prepare import evaluate_missing
     from eval.harness.store import sha256_of_text
     from eval.harness.suite import suite_name
 
     options |= {"limit": limit, "chat_template": chat_template}
-    outdated = evaluate_missing(first, others, suites, formats, **options) if suites else []
+    with said_once():
+        outdated = evaluate_missing(first, others, suites, formats, **options) if suites else []
     digest = sha256_of_text(template_of(chat_template)) if chat_template else None
     asked = Asked([suite_name(suite) for suite in suites], formats or (), limit, digest)
     pairs, skipped = match(first, others, outdated=outdated, asked=asked)

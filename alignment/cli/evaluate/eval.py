@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite",
         action="append",
         required=True,
-        help="a suite's name (docs/suites.md), the path of lm-eval YAML, of a folder or of a JSONL file of questions, "
-        "or lm_eval:TASK; options follow as gsm8k?data=FILE&num_fewshot=0; repeatable",
+        help="a suite's name (docs/suites.md), the path of lm-eval YAML, of a folder or of a file of held-out rows "
+        "(questions, or rows as SFT trains on), or lm_eval:TASK; options follow as gsm8k?data=FILE&num_fewshot=0; repeatable",
     )
     parser.add_argument("--with-base", action="store_true", help="also evaluate the adapter's base, from the same load")
     parser.add_argument("--format", choices=["plain", "chat", "both"], default="both", help="default: both")
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of how items are asked, of every verb that runs suites."""
+    parser.add_argument(
+        "--columns",
+        metavar="MAPPING",
+        help="for a --suite that is a file: its columns -> recognised columns, as the recipe key `columns`: "
+        "'{Frage: question, Antwort: answer}'",
+    )
     parser.add_argument(
         "--chat_template",
         metavar="FROM",
@@ -65,11 +71,14 @@ def require_chat(chat_template: str | None, format: str | None) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from eval.comparison.table import eval_table
+    from eval.conditions.said_once import said_once
     from eval.harness.place import place_of
     from eval.harness.run_suite import evaluate_many
     from eval.harness.with_base import evaluate_with_base
+    from eval.suite_rows.column_mapping import with_columns
 
     require_chat(args.chat_template, args.format)
+    suites = with_columns(args.suite, args.columns)
     place = place_of(args.checkpoint)
     if args.output_dir:
         place = replace(place, folder=Path(args.output_dir))
@@ -81,10 +90,11 @@ def main(args: argparse.Namespace) -> int:
         base_place = replace(place_of(base_of(args.checkpoint)), folder=place.folder)
         if base_place.stage == place.stage:  # both runs would have the same name
             base_place = replace(base_place, stage=f"{place.stage}-base")
-        records = evaluate_with_base(args.checkpoint, args.suite, formats, place, base_place, **options)
+        with said_once():
+            records = evaluate_with_base(args.checkpoint, suites, formats, place, base_place, **options)
     else:
         options |= {"stage": place.stage, "parent": place.parent}
-        records = evaluate_many(args.checkpoint, args.suite, formats, place.folder, **options)
+        records = evaluate_many(args.checkpoint, suites, formats, place.folder, **options)
     print(eval_table(records))
     print(f"written to {place.folder}")
     return 0
