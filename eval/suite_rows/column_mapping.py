@@ -1,4 +1,4 @@
-"""The option `columns` of a file of held-out rows: its columns -> recognised columns, as the recipe key of that name."""
+"""The option `columns` of a file of held-out rows: its columns -> recognised columns, as in a recipe."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ def parse_columns(given: object, what: str) -> dict[str, str]:
     found = given
     if isinstance(given, str):
         found = _from_yaml(given, what) if given.lstrip().startswith("{") else _from_pairs(given)
-    if (
-        not isinstance(found, Mapping)
-        or not found
-        or not all(_is_name(part) for pair in found.items() for part in pair)
-    ):
+    names = [name for pair in found.items() for name in pair] if isinstance(found, Mapping) else []
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise UserError(f"columns of {what} cannot take this value.", got=given, expected=EXPECTED)
     return dict(found)
 
@@ -89,7 +86,3 @@ def _from_pairs(text: str) -> dict[str, str]:
     """Pairs with a colon in each; a name on the left may hold colons itself."""
     pairs = [part.rpartition(":") for part in text.split(",")]
     return {name.strip(): new.strip() for name, _, new in pairs}
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())

@@ -151,8 +151,8 @@ def _differs_unseen(rows: list[dict], name: str, question: str) -> bool:
 def left_out_column(file: Path, name: str, shown: str, rows: list[dict]) -> UserError:
     """The error for a column that differs by row, may belong to the prompt, and is not shown."""
     names = names_of(rows)
-    free = [word for word in (*(["system"] if "system" in plain_name(name) else []), "context", "input")]
-    target = next((word for word in free if word not in names), None)
+    holders = (*(["system"] if "system" in plain_name(name) else []), "context", "input")
+    target = next((word for word in holders if word not in names), None)
     apart = f"leave it out with {suggested(file, {name: f'data_{name}'})}"
     show = f"show it with {suggested(file, {name: target})}" if target else "write it into the question"
     return UserError(

@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         help="a suite's name (docs/suites.md), the path of lm-eval YAML, of a folder or of a file of held-out rows "
-        "(questions, or rows as SFT trains on), or lm_eval:TASK; options follow as gsm8k?data=FILE&num_fewshot=0; repeatable",
+        "(questions, or rows as SFT trains on), or lm_eval:TASK; options follow as gsm8k?data=FILE&num_fewshot=0; "
+        "repeatable",
     )
     parser.add_argument("--with-base", action="store_true", help="also evaluate the adapter's base, from the same load")
     parser.add_argument("--format", choices=["plain", "chat", "both"], default="both", help="default: both")
