@@ -250,13 +250,18 @@ def interrupted(verb: str, stop: KeyboardInterrupt) -> int:
 
 
 def open_streams() -> None:
-    """Have a stdout and a stderr that take any text: one that the caller closed is None, and not all are UTF-8."""
+    """Have a stdout and a stderr that take any text: one that the caller closed is None, and not all are UTF-8.
+
+    Each line is written at once, so that both are in order in one file (`> log 2>&1`).
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
         elif not (stream.encoding or "utf-8").lower().startswith("utf") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def reader_has_gone() -> bool:

@@ -40,7 +40,7 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
         stage: sft, dpo, or another stage.
         recipe: the recipe's file. Without a recipe, `model`, `data` and `lora` take its place (docs/lora.md).
         options: the options of `align STAGE` (output_dir, seed, fresh, quick, ...), and recipe keys
-            (learning_rate=1e-4; nested keys as a mapping).
+            (learning_rate=1e-4; nested keys as a mapping). lora=False trains all weights, whatever the recipe says.
 
     Raises:
         UserError: as the command line, which prints it.
@@ -67,6 +67,10 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
         setattr(args, name, [value] if name in REPEATED and isinstance(value, str) else value)
     args.max_time = None if args.max_time is None else str(args.max_time)
     keys = {name: value for name, value in options.items() if name not in own}
+    if own.get("lora") is False:  # an option of the command line can only switch it on
+        if keys.get("use_peft"):
+            raise UserError("lora=False and use_peft=True contradict each other", fix="give one of them")
+        keys |= {} if recipe is None else {"use_peft": False}
     args.verb, args.overrides = stage, [f"--{key}={write_yaml(value)}" for key, value in keys.items()]
     seconds = parse_duration(args.max_time)
     pipeline, begin = verb.load(args)

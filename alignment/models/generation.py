@@ -45,6 +45,34 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
 
 
+def set_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the tokenizer's EOS, BOS and PAD ids into a model's config and generation config before training.
+
+    transformers' Trainer does the same, and reports each change as a warning. Ids that end a reply are only added.
+    """
+    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        token = getattr(tokenizer, name)
+        if token is None:
+            continue
+        adds = name == "eos_token_id"
+        setattr(config, name, _with_token(token, getattr(config, name, None), listed=adds and _is_list(config, name)))
+        if generation is not None:
+            setattr(generation, name, _with_token(token, getattr(generation, name), listed=adds))
+
+
+def _is_list(config: object, name: str) -> bool:
+    return isinstance(getattr(config, name, None), list)
+
+
+def _with_token(token: int, ids: int | list[int] | None, *, listed: bool) -> int | list[int]:
+    """The ids if they contain the token, otherwise the token, with the other ids behind it if `listed`."""
+    known = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if token in known:
+        return ids if ids is not None else token
+    return [token, *known] if listed else token
+
+
 def own_settings(config: GenerationConfig) -> dict[str, Any]:
     """Return the settings of a checkpoint that change which tokens are generated, without ids and neutral values."""
     return {

@@ -1,5 +1,6 @@
 """The console script: fast help, exit codes, and no traceback for user errors."""
 
+import io
 import os
 import signal
 import statistics
@@ -42,6 +43,18 @@ def test_an_empty_cache_variable_is_as_good_as_unset(monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         align.main(["info", "--help"])
     assert not {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys() and os.environ["HF_DATASETS_CACHE"] == "elsewhere"
+
+
+def test_lines_of_both_streams_are_in_order_in_one_file(monkeypatch, tmp_path):
+    """As in `align run ... > log 2>&1`: what a verb prints is not held back behind its log."""
+    with (tmp_path / "log").open("wb") as log:
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(log, encoding="utf-8", line_buffering=name == "stderr"))
+        align.open_streams()
+        print("the plan")
+        print("the progress", file=sys.stderr)
+        print("the end")
+        assert (tmp_path / "log").read_text().splitlines() == ["the plan", "the progress", "the end"]
 
 
 def test_help_imports_nothing_heavy():

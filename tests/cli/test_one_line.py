@@ -11,6 +11,7 @@ import pytest
 import align
 from alignment.check import fitting
 from alignment.check.findings import error, in_options
+from alignment.cli.python_api import run_stage
 from alignment.cli.train.one_line import recipe_keys
 from alignment.cli.train.recipe_place import Place, command_of, place_of, write
 from alignment.errors import UserError
@@ -67,6 +68,15 @@ def test_the_written_recipe_is_the_one_that_was_trained(inside, capsys):
     assert (recipe["max_length"], recipe["warmup_steps"]) == (512, 0)  # the model's context; a tenth of one step
     assert Path("runs/base/sft/checkpoint/adapter_config.json").is_file()
     assert "up to date" in dry(capsys, "sft", "runs/base/sft.yaml")
+
+
+def test_lora_false_switches_a_recipe_s_adapter_off(inside, capsys):
+    run_stage("sft", "runs/base/sft.yaml", dry_run=True)
+    assert "up to date" in capsys.readouterr().out
+    run_stage("sft", "runs/base/sft.yaml", lora=False, dry_run=True)
+    assert "recipe changed: use_peft" in (said := capsys.readouterr().out) and "of them trained" not in said
+    with pytest.raises(UserError, match="contradict"):
+        run_stage("sft", "runs/base/sft.yaml", lora=False, use_peft=True, dry_run=True)
 
 
 def test_the_same_command_uses_the_file_with_its_changes(inside, tmp_path, capsys):

@@ -1,14 +1,16 @@
 """Generation settings that a checkpoint carries, generation without them, and the tokens that end a reply."""
 
+import logging
 from types import SimpleNamespace
 
+import base_models
 import ppo_tiny as tiny
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaConfig, trainer_utils
 
-from alignment.models.generation import end_token_ids, own_settings, plain_generation
+from alignment.models.generation import end_token_ids, own_settings, plain_generation, set_token_ids
 
 LEAKY = {
     "repetition_penalty": 5.0,
@@ -83,3 +85,30 @@ def test_neutral_settings_are_not_named():
 def test_a_reply_ends_at_the_configured_tokens_and_the_eos_token(configured, eos, expected):
     model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=configured))
     assert end_token_ids(model, SimpleNamespace(eos_token_id=eos)) == expected
+
+
+@pytest.mark.parametrize("in_config", [None, 2, [2, 5]])
+@pytest.mark.parametrize("in_generation", [None, 2, [2, 5], [1, 2], False])
+def test_token_ids_are_set_as_the_trainer_would_which_then_has_nothing_to_report(in_config, in_generation, monkeypatch):
+    tokenizer = base_models.tokenizer(pad_token="<s>")
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def model():
+        generation = None if in_generation is False else GenerationConfig(eos_token_id=in_generation)
+        return SimpleNamespace(config=LlamaConfig(eos_token_id=in_config, bos_token_id=9), generation_config=generation)
+
+    def ids(found):
+        configs = [one for one in (found.config, found.generation_config) if one is not None]
+        eos = [one.eos_token_id if isinstance(one.eos_token_id, list) else [one.eos_token_id] for one in configs]
+        return [set(one) for one in eos], [(one.bos_token_id, one.pad_token_id) for one in configs]
+
+    own, theirs = model(), model()
+    said = []
+    monkeypatch.setattr(logging.getLogger(trainer_utils.__name__), "warning", said.append)
+    trainer_utils.align_special_tokens(theirs, tokenizer)
+    assert said
+    set_token_ids(own, tokenizer)
+    assert ids(own) == ids(theirs) and ids(own)[1][0] == (bos, bos) and eos in ids(own)[0][0]
+    said.clear()
+    trainer_utils.align_special_tokens(own, tokenizer)
+    assert not said and ids(own) == ids(theirs)

@@ -2,6 +2,7 @@
 
 import json
 
+import base_models
 import pytest
 import torch
 from gpt_tiny import FAMILIES, MODERN, build
@@ -67,6 +68,32 @@ def test_the_command_on_an_adapter_and_on_what_is_no_model(capsys, tmp_path):
     for name, says in ((str(tmp_path / "odd"), "unheard-of"), ("nobody/unreachable", "cannot load nobody/unreachable")):
         assert align.main(["info", name]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_the_command_on_a_foreign_model_and_its_adapter(capsys, tmp_path):
+    base_models.llama(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    adapter = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    adapter.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter/chat_template.jinja").write_text("{{ messages }}")
+    trained, whole = adapter.get_nb_trainable_parameters()
+
+    def said(*words):
+        assert align.main(["info", *map(str, words)]) == 0
+        return capsys.readouterr().out
+
+    plain = said(tmp_path / "base")
+    context = base_models.SIZES["max_position_embeddings"]
+    for text in ("LlamaForCausalLM", f"{whole - trained:,} in F32", f"{context} tokens"):
+        assert text in plain
+    assert "chat template             no" in plain and "adapter" not in plain
+    assert f"LORA, {trained:,} parameters, on the base {tmp_path / 'base'}" in said(tmp_path / "adapter")
+    content = json.loads(said(tmp_path / "adapter", "--json"))
+    assert (content["parameters"], content["chat_template"]) == (whole - trained, True)
+    assert align.main(["info", str(tmp_path / "base"), "--context", "8"]) == 2
+    (tmp_path / "base/model.safetensors").write_bytes(b"")
+    assert align.main(["info", str(tmp_path / "base")]) == 2
+    assert "are damaged" in capsys.readouterr().err
 
 
 def test_the_command(capsys, tmp_path):

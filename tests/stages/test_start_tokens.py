@@ -1,11 +1,12 @@
 """`start_tokens_as`: turn markers that pretraining never showed start as the text that stood in their place."""
 
 import json
+import logging
 
 import base_models
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, trainer_utils
 
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
@@ -75,13 +76,17 @@ def test_a_checkpoint_holds_the_rows_that_training_started_from(tmp_path, use_pe
         torch.testing.assert_close(one[: len(wanted)], wanted, rtol=0, atol=1e-6)
 
 
-def test_rows_that_an_adapter_trains_as_a_whole_table_start_so_too(tmp_path):
+def test_rows_that_an_adapter_trains_as_a_whole_table_start_so_too(tmp_path, monkeypatch):
+    """And transformers has nothing to say about PAD, BOS and EOS, which are set before training."""
+    said: list[str] = []
+    monkeypatch.setattr(logging.getLogger(trainer_utils.__name__), "warning", said.append)
     base = base_models.llama(tmp_path / "base", 4)
     rows = {"lora_modules_to_save": ["embed_tokens", "lm_head"]}
     checkpoint = train(tmp_path / "sft", base, True, start_tokens_as=CHATML, model=rows)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     expected = AutoModelForCausalLM.from_pretrained(base)
     start_as(expected, tokenizer, CHATML)
+    assert not said
     for wanted, found in zip(tables(expected), tables(load_causal_lm(checkpoint)[0]), strict=True):
         torch.testing.assert_close(found[: len(wanted)], wanted, rtol=0, atol=1e-6)
 

@@ -1,4 +1,7 @@
-"""`align info`: the size and cost of a preset or checkpoint, its lineage, and whether its files are intact."""
+"""`align info`: the size and cost of a preset or checkpoint, its lineage, and whether its files are intact.
+
+Of a model of another architecture it shows what the files say: the cost is computed for this project's own only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from typing import TYPE_CHECKING
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
-    from alignment.models.gpt import GPTConfig
+    from transformers import PreTrainedConfig
+
+    from alignment.models.examined.overview import Overview
     from alignment.models.gpt.sizes import Sizes
 
 
@@ -31,19 +36,28 @@ def main(args: argparse.Namespace) -> int:
         return _verify(args)
     if args.checkpoint and (Path(args.checkpoint) / FILE).is_file():
         return _print_run(Path(args.checkpoint))
+    from alignment.models.examined.overview import Overview
+    from alignment.models.gpt import GPTConfig
     from alignment.models.gpt.sizes import sizes  # of a config class that transformers' import comes with
 
     lineage, chain = _lineage(args), _chain(args.checkpoint) if args.checkpoint else None
     config = _config(args, (lineage or chain) is not None)
     if args.context is not None and args.context < 1:
         raise UserError("--context is too small", got=args.context, expected="at least 1")
-    name, found = args.preset or args.checkpoint, None if config is None else sizes(config, args.context)
+    name = args.preset or args.checkpoint
+    found: Sizes | Overview | None = None
+    if isinstance(config, GPTConfig):
+        found = sizes(config, args.context)
+    elif config is not None:
+        found = _overview(args, config)
     if args.json:
         print(
             json.dumps({"name": name, **(asdict(found) if found else {}), "lineage": lineage, "adapter_chain": chain})
         )
         return 0
-    if found:
+    if isinstance(found, Overview):
+        _print_overview(name, found)
+    elif found:
         _print_sizes(name, found)
     if chain:
         print("\n".join(["adapters, from the base up", *chain_lines(chain)]))
@@ -66,6 +80,38 @@ def _print_sizes(name: str, found: Sizes) -> None:
     print(f"  {'FLOPs per token, forward':26}{flops}")
     print(f"  {'KV cache per token':26}{cache}")
     print(f"  {'memory to train':26}{memory}")
+
+
+def _overview(args: argparse.Namespace, config: PreTrainedConfig) -> Overview:
+    from alignment.models.examined.overview import overview
+
+    if args.context is not None:
+        raise UserError(
+            "--context applies to models of this project's architecture, whose cost is computed",
+            got=f"model_type {config.model_type}",
+            fix="leave --context out",
+        )
+    return overview(args.checkpoint, config)
+
+
+def _print_overview(name: str, found: Overview) -> None:
+    parameters = "the weights are not on this machine, or not in safetensors"
+    if found.parameters is not None:
+        parameters = f"{found.parameters:,} in {', '.join(found.dtypes)}"
+    template = {True: "yes", False: "no", None: "not known: the files are not on this machine"}[found.chat_template]
+    lines = {
+        "architecture": found.architecture,
+        "parameters": parameters,
+        "context": "not in the config" if found.context is None else f"{found.context:,} tokens",
+        "vocabulary": f"{found.vocabulary:,} tokens",
+        "chat template": template,
+    }
+    print(name)
+    if found.adapter:
+        own = found.adapter["parameters"]
+        size = "" if own is None else f", {own:,} parameters"
+        print(f"  {'adapter':26}{found.adapter['type']}{size}, on the base {found.adapter['base']}")
+    print("\n".join(f"  {label:26}{text}" for label, text in lines.items()))
 
 
 def _lineage(args: argparse.Namespace) -> dict | None:
@@ -151,12 +197,11 @@ def _digest(digest: str | None) -> str:
     return f" ({digest[:12]})" if digest else ""
 
 
-def _config(args: argparse.Namespace, described: bool) -> GPTConfig | None:
+def _config(args: argparse.Namespace, described: bool) -> PreTrainedConfig | None:
     """The config of the preset or checkpoint.
 
     Args:
-        described: the lineage or the chain of the checkpoint is known; then None is returned if there is no config of
-            this project's architecture.
+        described: the lineage or the chain of the checkpoint is known; then None is returned if there is no config.
     """
     from alignment.models.checkpoints import is_adapter
     from alignment.models.gpt import GPTConfig
@@ -173,14 +218,4 @@ def _config(args: argparse.Namespace, described: bool) -> GPTConfig | None:
     is_model = (Path(args.checkpoint) / "config.json").is_file() or is_adapter(args.checkpoint)
     if described and not is_model:
         return None  # a tokenizer
-    config = load_config(args.checkpoint)
-    if isinstance(config, GPTConfig):
-        return config
-    if described:
-        return None
-    raise UserError(
-        f"{args.checkpoint} is not of this project's architecture",
-        got=f"model_type {config.model_type}",
-        expected=GPTConfig.model_type,
-        fix="align import converts it, if its options allow",
-    )
+    return load_config(args.checkpoint)

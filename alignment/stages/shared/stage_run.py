@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from alignment.callbacks.clock import StageClock
@@ -24,6 +24,7 @@ from alignment.callbacks.trackers import name_run, wandb_run_ended
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.durable.unwritable import make_folder
+from alignment.models.generation import set_token_ids
 from alignment.stages.self_check.probe import make_probe
 from alignment.stages.self_check.prove import Check, self_check
 from alignment.stages.shared.chains import record_chain
@@ -110,6 +111,8 @@ class StageRun:
         self.self_check = self_check(trainer, checks)
         if start is not None:
             start(trainer.model)
+        if hasattr(trainer.model, "config") and isinstance(trainer.processing_class, PreTrainedTokenizerBase):
+            set_token_ids(trainer.model, trainer.processing_class)
         replace_printer(trainer)
         with wandb_run_ended(), contextlib.closing(self.progress):
             self._train(trainer)
