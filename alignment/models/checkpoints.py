@@ -14,7 +14,7 @@ from alignment.durable.steps import PROGRESS_FILE
 from alignment.errors import UserError
 from alignment.models.chain import read_chain, require_whole
 from alignment.models.examined.adapter_settings import ADAPTER_CONFIG, named_base
-from alignment.models.examined.folder_contents import advice, is_model, listed
+from alignment.models.examined.folder_contents import advice, is_model, listed, misspelt
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 ARGUMENTS = "training_args.bin"  # written by Trainer, never read here
@@ -242,7 +242,7 @@ def require_checkpoint(checkpoint: str | Path) -> None:
         raise UserError(
             f"no checkpoint at {checkpoint}",
             expected="the folder of a checkpoint, or a hub id",
-            fix="check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
+            fix=misspelt(checkpoint) or "check the path; a stage's checkpoint is RUN_DIR/STAGE/checkpoint",
         )
 
 
@@ -284,7 +284,7 @@ def explained(checkpoint: str | Path, part: str = "") -> Iterator[None]:
             else "a checkpoint folder, or the id of a model on the hub that this machine can reach",
             fix="copy or download it again, config.json included"
             if local
-            else "check the name; offline, only models in the local cache load",
+            else misspelt(checkpoint) or "check the name; offline, only models in the local cache load",
         ) from error
 
 

@@ -6,7 +6,7 @@ from alignment.durable.manifest import digest_checkpoint
 from alignment.durable.read import read_json
 from alignment.errors import UserError, did_you_mean
 from alignment.models.checkpoints import is_path, require_sound
-from alignment.models.examined.folder_contents import advice, listed
+from alignment.models.examined.folder_contents import advice, listed, misspelt
 from alignment.stages import CAUSAL_LM, CLASSIFIER, TOKENIZER
 
 # Kind needed -> kinds that serve: every checkpoint includes its tokenizer.
@@ -73,7 +73,7 @@ def check_outside(subject: str, value: str, expected: str, stage_names: list[str
             f"{subject}: no such checkpoint",
             got=f"{value} ({'a file' if folder.is_file() else 'no such folder'})",
             expected="a checkpoint folder, a stage name or a hub id",
-            fix=advice(folder) if folder.is_file() else "check the path",
+            fix=advice(folder) if folder.is_file() else misspelt(value) or "check the path",
         )
     kind = kind_of_checkpoint(folder)
     if kind is None and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):

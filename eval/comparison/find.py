@@ -89,17 +89,40 @@ def find_runs(
     found = {folder: record for folder, record in records_of(path).items() if folder not in outdated}
     records = {folder: record for folder, record in found.items() if asked.covers(record)}
     if not records:
+        from alignment.models.examined.folder_contents import misspelt
+
+        there = Path(path).expanduser().exists()
         raise UserError(
             f"No eval runs found{asked.words()}.",
-            got=path,
+            got=path if there else f"{path} (no such folder)",
             expected="an eval run's folder (with run.json), a folder of eval runs, RUN/STAGE/checkpoint with runs in "
             f"RUN/evals/STAGE-*, or a checkpoint with runs in {ELSEWHERE}",
-            fix="run `align eval` on the checkpoint first, or give a checkpoint with --suite",
+            fix=(None if there else misspelt(path))
+            or "run `align eval` on the checkpoint first, or give a checkpoint with --suite",
         )
     several = len({record["stage"] for record in records.values()}) > 1
     return {
         (*measurement(record), *([record["stage"]] if several else [])): folder for folder, record in records.items()
     }
+
+
+def require_sides(sides: Sequence[str | Path]) -> None:
+    """Raise for sides of a comparison that are paths to nothing, of which no eval runs are stored either."""
+    from alignment.models.checkpoints import is_path
+    from alignment.models.examined.folder_contents import misspelt
+
+    raise_all(
+        [
+            UserError(
+                f"No such folder: {side}.",
+                got="a path that does not exist, and no eval runs of it",
+                expected="a checkpoint, a run directory, or a folder of eval runs",
+                fix=misspelt(side) or "check the path",
+            )
+            for side in dict.fromkeys(map(str, sides))
+            if is_path(side) and not Path(side).expanduser().exists() and not records_of(side)
+        ]
+    )
 
 
 def match(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from alignment.errors import UserError, raise_all, unknown
+from alignment.errors import UserError, did_you_mean, raise_all, unknown
 from alignment.name_options import read_options, split_name
 from eval.conditions.eval_options import require_options
 from eval.suite_rows.row_checks import require_usable_rows, rows_checked
@@ -39,6 +39,7 @@ SUITES = Path(__file__).parents[1] / "suites"
 FORMATS = ("plain", "chat")
 YAML_FILES = ("plain.yaml", "suite.yaml", "packaged.yaml")
 QUESTIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+SUITE_FILES = (".yaml", *QUESTIONS)
 FILE_READERS = "eval.suite_rows."  # modules whose functions read files: the digest is of the rows that they return
 OPTIONS = {"data": str, "num_fewshot": int, "max_gen_toks": int, "calibration": bool}  # every suite has them
 BUILT_IN = "lm_eval:"  # prefix of lm-eval's own tasks: scanning its YAML files takes 15 seconds
@@ -229,10 +230,13 @@ def _path(name: str) -> Path | None:
         return SUITES / name
     if os.path.exists(name):
         return Path(name).resolve()
+    folder = Path(name).parent
+    beside = [path for path in folder.glob("*") if path.suffix in SUITE_FILES] if os.path.isdir(folder) else []
     raise UserError(
         "No such eval suite.",
         got=name,
         expected=f"one of {', '.join(list_suites())}, the path of a YAML or question file or folder, or {BUILT_IN}TASK",
+        fix=did_you_mean(name, [*list_suites(), *map(str, beside)]),
     )
 
 

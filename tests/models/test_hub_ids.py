@@ -11,13 +11,17 @@ import pytest
 from peft import get_peft_model
 
 from alignment.errors import UserError
+from alignment.models.examined.folder_contents import misspelt
 from alignment.models.loading import load_config
+from alignment.pipeline.parents import check_outside
 
 REVISION = "0" * 40
 LOAD = """
 import json
 from alignment.models.checkpoints import adapter_base, is_adapter
-from alignment.models.loading import load_config, load_tokenizer, load_trainable
+from alignment.models.examined.folder_contents import misspelt
+from alignment.models.loading import load_config
+from alignment.pipeline.parents import check_outside, load_tokenizer, load_trainable
 model = load_trainable("org/adapter", "causal-lm")
 weight = next(p for name, p in model.named_parameters() if "lora_B" in name)
 print(json.dumps({
@@ -74,3 +78,29 @@ def test_an_adapter_on_the_hub_is_one(tmp_path):
 def test_what_can_be_no_hub_id_is_a_mistake_to_mend():
     with pytest.raises(UserError, match="cannot load no name!"):
         load_config("no name!")
+
+
+def test_a_misspelt_folder_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("my-llama", "runs/tickets/sft/checkpoint", "notes"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("my-llama", "runs/tickets/sft/checkpoint"):
+        (tmp_path / folder / "config.json").write_text("{}")
+    expected = {
+        "runs/ticket/sft/checkpoint": "runs/tickets/sft/checkpoint",
+        "./run/tickets/sfft/checkpoint": "runs/tickets/sft/checkpoint",
+        str(tmp_path / "runs/tickts/sft"): str(tmp_path / "runs/tickets/sft"),
+        "../nowhere/at/all": None,
+        "my-lama": "my-llama",
+        "note": None,  # no checkpoint: the name may be one on the hub
+        "gpt2": None,
+    }
+    assert {name: misspelt(name) for name in expected} == {
+        name: path and f"did you mean {path}?" for name, path in expected.items()
+    }
+    with pytest.raises(UserError, match="did you mean runs/tickets/sft/checkpoint"):
+        load_config("runs/ticket/sft/checkpoint")
+    with pytest.raises(UserError, match="did you mean my-llama"):
+        load_config("my-lama")
+    with pytest.raises(UserError, match="did you mean runs/tickets/sft/checkpoint"):
+        check_outside("sft: model_name_or_path", "runs/ticket/sft/checkpoint", "causal-lm", [])

@@ -114,13 +114,15 @@ def compared(
     """
     from alignment.errors import UserError
     from eval.comparison.compare import compare_pairs
-    from eval.comparison.find import Asked, match
+    from eval.comparison.find import Asked, match, require_sides
     from eval.conditions.chat_template import template_of
     from eval.conditions.said_once import said_once
     from eval.harness.prepare import evaluate_missing
     from eval.harness.store import sha256_of_text
     from eval.harness.suite import suite_name
 
+    if suites:  # evaluating one side takes time: a mistake in the other side's path comes first
+        require_sides([first, *others])
     options |= {"limit": limit, "chat_template": chat_template}
     with said_once():
         outdated = evaluate_missing(first, others, suites, formats, **options) if suites else []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from alignment.errors import nearest
 from alignment.models.examined.weight_files import ADAPTER, FORMATS, LISTED
 
 CONFIGS = ("config.json", "adapter_config.json")
@@ -54,6 +56,34 @@ def advice(path: Path) -> str:
         adapter = any(path.glob(f"{ADAPTER}*"))
         return f"copy {'adapter_config.json' if adapter else 'config.json'} from where the weights come from"
     return "give the `checkpoint` folder of a finished stage, such as runs/tiny/sft/checkpoint"
+
+
+def misspelt(name: str | Path) -> str | None:
+    """Return the fix for the name of a folder that does not exist: `did you mean runs/tickets/sft/checkpoint?`.
+
+    Each misspelt part of the path is replaced. For a name without a slash, which may be a hub id, only a folder with a
+    checkpoint is suggested.
+    """
+    path = Path(name).expanduser()
+    root = Path(path.anchor)
+    for found in _similar(root, path.relative_to(root).parts if path.anchor else path.parts):
+        if len(path.parts) > 1 or is_model(found) or checkpoints_below(found):
+            return f"did you mean {found}?"
+    return None
+
+
+def _similar(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the folders below a folder at a path, in which names may be misspelt; the more similar come first."""
+    if not parts:
+        yield folder
+        return
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError:  # not ours to read
+        return
+    exact = [".."] if parts[0] == ".." else [name for name in names if name == parts[0]]
+    for name in dict.fromkeys([*exact, *nearest(parts[0], names, count=3)]):
+        yield from _similar(folder / name, parts[1:])
 
 
 def _step(path: Path) -> int:

@@ -104,6 +104,20 @@ def test_a_format_selects_the_runs_of_that_format(run_dir, capsys):
         call(run_dir / "sft", run_dir / "dpo/../other", "--format", "chat")
 
 
+def test_a_misspelt_path_is_named(run_dir, monkeypatch):
+    monkeypatch.chdir(run_dir.parent)
+    for stage in ("sft", "dpo"):
+        (run_dir / stage / "checkpoint").mkdir(parents=True)
+    with pytest.raises(UserError) as refused:
+        call("demo/sft", "dmeo/dpo", "--format", "plain")
+    assert "dmeo/dpo (no such folder)" in refused.value.got and refused.value.fix == "did you mean demo/dpo?"
+    with pytest.raises(UserError) as refused:
+        call("demo/stf/checkpoint", "dmeo/dpo/checkpoint", "--suite", "tinyworld")
+    first, second = refused.value.errors
+    assert (first.problem, first.fix) == ("No such folder: demo/stf/checkpoint.", "did you mean demo/sft/checkpoint?")
+    assert (second.problem, second.fix) == ("No such folder: dmeo/dpo/checkpoint.", "did you mean demo/dpo/checkpoint?")
+
+
 def test_exit_code_for_continuous_integration(run_dir, capsys):
     sft, dpo, ppo = (run_dir / stage for stage in ("sft", "dpo", "ppo"))
     assert call(sft, dpo, "--fail-on-regression", "easy:0.3") == 1

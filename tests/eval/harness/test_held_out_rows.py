@@ -47,9 +47,11 @@ FORMATS = {
         {"Frage": "prompt", "Antwort": "output"},
     ),
     "nested": ([{"x": {"q": f"Who {k}?", "a": f"{k}."}} for k in range(3)], {"x.q": "question", "x.a": "answer"}),
-    "mapped turns": ([{"chat": [*TALK, said("user", f"{k}?"), said("assistant", "I.")]} for k in "abc"], None),
+    "mapped turns": (
+        [{"chat": [*TALK, said("user", f"{k}?"), said("assistant", "I.")]} for k in "abc"],
+        {"chat": "messages"},
+    ),
 }
-FORMATS["mapped turns"] = (FORMATS["mapped turns"][0], {"chat": "messages"})
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -159,3 +159,11 @@ def test_item_texts_of_choices_without_a_prompt_are_the_choices(tmp_path):
     }
     (tmp_path / "pairs.yaml").write_text(json.dumps(task))
     assert item_texts(str(tmp_path / "pairs.yaml")) == ["A dog barks.", "A dog bark."]
+
+
+def test_a_misspelt_suite_is_suggested(tmp_path):
+    (tmp_path / "sums.jsonl").touch()
+    for name, meant in (("tinyworl", "tinyworld"), (f"{tmp_path}/sum.jsonl", f"{tmp_path}/sums.jsonl")):
+        with pytest.raises(UserError) as refused:
+            load_suite(f"{name}?num_fewshot=1", "plain")
+        assert refused.value.fix == f"did you mean '{meant}'?"
