@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 
 from eval.comparison.compare import is_own_figure, pair_items, side_names
@@ -51,6 +52,21 @@ def first_of_each(found: list[dict], count: int) -> list[dict]:
         if taken[key] <= count:
             chosen.append(flip)
     return chosen
+
+
+def first_of_all(found: list[dict], count: int) -> list[dict]:
+    """The first `count` items in all: of regressed and fixed ones and of each metric and pair of runs in turn.
+
+    Items without a reply, such as documents whose bits per byte changed, are left out.
+    """
+    groups: dict[tuple[str, ...], list[dict]] = {}
+    for flip in found:
+        if flip["output_a"] or flip["output_b"]:
+            key = tuple(str(flip[name]) for name in ("a", "b", "suite", "format", "variant", "metric", "change"))
+            groups.setdefault(key, []).append(flip)
+    ordered = sorted(groups.values(), key=lambda group: group[0]["change"] != "regressed")
+    turns = [flip for turn in zip_longest(*ordered) for flip in turn if flip is not None]
+    return sorted(turns[:count], key=lambda flip: flip["change"] != "regressed")
 
 
 def _flip(row: dict, change: str) -> dict:

@@ -12,6 +12,14 @@ import numpy as np
 
 from eval.comparison.standard_errors import macro_error, macro_mean
 
+FEWEST_CLUSTERS = 5  # of a difference with an interval: with fewer it says next to nothing, and may fall short
+
+
+def within(interval: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """Cut an interval to the values that are possible; NaN stays NaN."""
+    low, high = np.clip(interval, least, most)
+    return float(low), float(high)
+
 
 def t_interval(
     value: float, se: float, clusters: int, *, df: float | None = None, level: float = 0.95
@@ -55,7 +63,7 @@ def wilson(
     z2 = stdtrit(clusters - 1 if df is None else df, (1 + level) / 2) ** 2 / size
     centre = (rate + z2 / 2) / (1 + z2)
     half = float(np.sqrt(z2 * (rate * (1 - rate) + z2 / 4))) / (1 + z2)
-    return max(0.0, float(centre) - half), min(1.0, float(centre) + half)
+    return within((float(centre) - half, float(centre) + half), 0.0, 1.0)
 
 
 def macro_interval(

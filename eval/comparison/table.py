@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from alignment.text import decimal, markdown_table, table
 from eval.conditions.left_out import note
@@ -48,7 +49,14 @@ COMPARE_NOTE = (
     "detectable: the smallest true difference that these items detect with 80% power\n"
     "intervals and verdicts apply to these checkpoints (one training seed each), not to the training methods"
 )
-NOT_COMPUTED = "-: cannot be computed: too few items, or no variation between them (none changed, or all alike)"
+NOT_COMPUTED = (
+    "-: cannot be computed: too few items, fewer than 5 clusters, or no variation between them (none changed, or all "
+    "alike)"
+)
+CLUSTERED = (
+    "clusters: items that depend on each other (questions about one person) count together in intervals and tests;\n"
+    "G clusters of right or wrong items cannot give a p below 2 / 2^G, before it is adjusted"
+)
 SEVERAL_PAIRS = "{count} pairs, each tested separately: of 20 equal pairs, about one differs by chance on each metric"
 
 
@@ -98,10 +106,13 @@ def gate_lines(gates: list[dict]) -> list[str]:
 LONGEST_TEXT = 400  # characters of a prompt or output on the terminal
 
 
-def flips_text(flips: list[dict]) -> str:
+def flips_text(flips: list[dict], count: int | None = None) -> str:
     """Format changed items one below the other; texts are JSON strings, so that line ends are visible.
 
     Of a long text the beginning and the end are shown: the question is often the last line of a prompt.
+
+    Args:
+        count: number of items that changed, if not all are given.
     """
     blocks, cut = [], False
     for flip in flips:
@@ -111,7 +122,9 @@ def flips_text(flips: list[dict]) -> str:
         cut = cut or any(len(text) > LONGEST_TEXT for _, text in texts)
         blocks.append("\n".join([_flip_title(flip), *shown]))
     if not flips:
-        blocks.append("no item changed")
+        blocks.append("no item with a reply changed" if count else "no item changed")
+    elif count and count > len(flips):
+        blocks.append(f"{len(flips)} of {count:,} changes are shown; --show N shows others")
     if cut:
         blocks.append("long texts are cut: --md FILE, --html FILE and --json FILE write them in full")
     return "\n\n".join(blocks)
@@ -124,6 +137,13 @@ def _shortened(text: str) -> str:
     half = LONGEST_TEXT // 2
     first, last = (json.dumps(part, ensure_ascii=False) for part in (text[:half], text[-half:]))
     return f"{first} ... ({len(text) - 2 * half:,} characters) ... {last}"
+
+
+def stored_line(folders: list[Path]) -> str:
+    """Say where the items of runs are stored; the runs of one folder together."""
+    names = {folder.parent: [one.name for one in folders if one.parent == folder.parent] for folder in folders}
+    places = [f"{parent}/{some[0] if len(some) == 1 else '*'}/items.parquet" for parent, some in names.items()]
+    return f"each item with its prompt, reply and score: {', '.join(places)}"
 
 
 def by_pair(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
@@ -140,16 +160,28 @@ def _compare_cells(rows: list[dict]) -> list[list]:
         values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
         interval = "-" if row["ci_low"] is None else f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
         p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
-        found = [interval, p, row["verdict"], _number(row["mde"]), row["n"]]
+        found = [interval, p, row["verdict"], _number(row["mde"]), _count(row)]
         way = " ".join([row["format"], *variant_words(row["variant"])])
         shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
     return shown
+
+
+def _count(row: dict) -> str:
+    """The number of items, with that of clusters if they differ."""
+    return str(row["n"]) if _has_own_clusters(row) else f"{row['n']} ({row['clusters']} clusters)"
+
+
+def _has_own_clusters(row: dict) -> bool:
+    """Whether each item is a cluster; rows of reports of earlier versions have no count."""
+    return row.get("clusters", row["n"]) == row["n"]
 
 
 def _compare_note(rows: list[dict]) -> str:
     lines, pairs = [COMPARE_NOTE], len(by_pair(rows))
     if any(None in (row["ci_low"], row["p_holm"], row["mde"]) for row in rows):
         lines.append(NOT_COMPUTED)
+    if not all(map(_has_own_clusters, rows)):
+        lines.append(CLUSTERED)
     if pairs > 1:
         lines.append(SEVERAL_PAIRS.format(count=pairs))
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-READERS = ("eval.suite_rows.question_rows", "eval.suite_rows.held_out_rows")  # loggers
+# Loggers.
+READERS = ("eval.suite_rows.question_rows", "eval.suite_rows.held_out_rows", "eval.harness.packaged")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from alignment.errors import UserError
 from eval.comparison.calibration import expected_calibration_error
-from eval.comparison.intervals import macro_interval, t_interval
+from eval.comparison.intervals import macro_interval, t_interval, within
 from eval.comparison.standard_errors import macro_error, macro_mean, weighted_mean
 
 if TYPE_CHECKING:
@@ -157,10 +157,17 @@ def _describe(sample: dict, task: Task) -> dict:
         "item_id": own_id,
         "cluster": str(doc.get("cluster", own_id)),
         "prompt": "" if task.OUTPUT_TYPE == "loglikelihood_rolling" else str(arguments[0][0]),
-        "target": str(sample["target"]),
+        "target": _shown_target(sample, task),
         "output": output,
         "raw_output": raw,
     }
+
+
+def _shown_target(sample: dict, task: Task) -> str:
+    """The target; an example is named as such, in families of which a task says that other answers are right too."""
+    families = (task.config.metadata or {}).get("example_targets", ())
+    is_example = sample["doc"].get("family") in families
+    return f"for example: {sample['target']}" if is_example else str(sample["target"])
 
 
 def item_id(sample: dict) -> str:
@@ -273,8 +280,9 @@ def _centred_spread(value: float, parts: list[dict]) -> dict:
     if not varying:
         return NO_SPREAD | {"se": se}
     df = float(shares.sum() ** 2 / np.sum(shares**2 / [row["df"] for row in varying]))
-    low, high = t_interval(value, se, sum(row["n"] for row in parts), df=df)
-    return {"se": se, "df": df, "ci_low": low, "ci_high": min(high, 1.0)}  # 1: every answer is right
+    interval = t_interval(value, se, sum(row["n"] for row in parts), df=df)
+    low, high = within(interval, -math.inf, 1.0)  # 1: every answer is right
+    return {"se": se, "df": df, "ci_low": low, "ci_high": high}
 
 
 def _aggregates(group: Group, items: pandas.DataFrame, rows: list[dict]) -> list[dict]:

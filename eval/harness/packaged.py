@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 Index = dict[str, "Entry"]
 Location = tuple[dict[str, list[Path]], str | None]  # split ("" for any) -> a task's files; the subject to select
 HELD_OUT = ("test", "validation", "valid", "val", "dev", "train")  # preferred if the task's own split is missing
+LISTED = 3  # tasks that a line names
 PROSE = (".txt", ".md")
 ALSO_CALLED = {"validation": ("valid", "val", "dev")}
 
@@ -96,7 +97,21 @@ def retarget(index: Index, names: list[str], data: Path, template: str | None) -
         del index[task]
     _prune(index, names, list(extra))
     if missing:
-        logger.info("%s: no rows for %d of %d tasks: %s", data, len(missing), len(tasks), ", ".join(missing))
+        logger.info(_without_rows(data, list(places), missing, list(extra)))
+
+
+def _without_rows(data: Path, found: list[str], missing: list[str], extra: list[str]) -> str:
+    """Say which tasks have no rows, and which are evaluated nevertheless."""
+    named = f"{_some(extra)}, named after the file{'s' if len(extra) > 1 else ''}"
+    evaluated = "; ".join([*([_some(found)] if found else []), *([named] if extra else [])])
+    all_tasks = len(missing) + len(found)
+    return f"{data}: no rows for {len(missing)} of {all_tasks} tasks: {_some(missing)}; evaluated: {evaluated}"
+
+
+def _some(names: list[str]) -> str:
+    """The first names of many."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _members(index: Index, names: list[str]) -> Iterator[str]:

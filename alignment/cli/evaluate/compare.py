@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="for evaluations that run first")
     add_asking_arguments(parser)
     parser.add_argument(
-        "--show", type=int, default=0, metavar="N", help="print changed items: N regressed and N fixed per metric"
+        "--show", type=int, default=0, metavar="N", help="print N changed items, regressed and fixed ones in turn"
     )
     for name in ("md", "json", "html"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"also write the comparison as {name}")
@@ -58,10 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from alignment.errors import UserError
+    from eval.comparison.commonest import commonest_lines
     from eval.comparison.compare import side_names
-    from eval.comparison.flips import first_of_each, flips
+    from eval.comparison.flips import first_of_all, flips
     from eval.comparison.gates import check_gates, parse_gate
-    from eval.comparison.table import compare_table, flips_text, gate_lines
+    from eval.comparison.table import compare_table, flips_text, gate_lines, stored_line
     from eval.suite_rows.column_mapping import with_columns
 
     check_arguments(args)
@@ -74,12 +75,15 @@ def main(args: argparse.Namespace) -> int:
     suites = with_columns(args.suite, args.columns)
     rows, pairs, skipped = compared(args.a, args.b, suites, any_template=args.any_template, **options)
     names = side_names([run for pair in pairs for run in pair])
-    changed = [flip for a, b in pairs for flip in first_of_each(flips(a, b, names), args.show)] if args.show else []
-    changed.sort(key=lambda flip: flip["change"] != "regressed")
+    found = [flip for a, b in pairs for flip in flips(a, b, names)] if args.show else []
+    changed = first_of_all(found, args.show)
     outcomes = check_gates(rows, gates, strict=args.strict)
     print(compare_table(rows))
+    runs = list({run.path: run for pair in pairs for run in pair}.values())
+    for line in [*commonest_lines(runs), stored_line([run.path for run in runs])]:
+        print(line)
     for block in (
-        flips_text(changed) if args.show else "",
+        flips_text(changed, len(found)) if args.show else "",
         "\n".join(f"not compared: {line}" for line in skipped),
         "\n".join(gate_lines(outcomes)),
     ):

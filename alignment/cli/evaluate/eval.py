@@ -71,10 +71,12 @@ def require_chat(chat_template: str | None, format: str | None) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from eval.comparison.table import eval_table
+    from eval.comparison.commonest import commonest_lines
+    from eval.comparison.table import eval_table, stored_line
     from eval.conditions.said_once import said_once
     from eval.harness.place import place_of
     from eval.harness.run_suite import evaluate_many
+    from eval.harness.store import load_run
     from eval.harness.with_base import evaluate_with_base
     from eval.suite_rows.column_mapping import with_columns
 
@@ -97,7 +99,9 @@ def main(args: argparse.Namespace) -> int:
         options |= {"stage": place.stage, "parent": place.parent}
         records = evaluate_many(args.checkpoint, suites, formats, place.folder, **options)
     print(eval_table(records))
-    print(f"written to {place.folder}")
+    runs = [load_run(place.folder / record["run_id"]) for record in records]
+    for line in [*commonest_lines(runs), f"written to {place.folder}; {stored_line([run.path for run in runs])}"]:
+        print(line)
     return 0
 
 

@@ -104,6 +104,56 @@ def test_a_format_selects_the_runs_of_that_format(run_dir, capsys):
         call(run_dir / "sft", run_dir / "dpo/../other", "--format", "chat")
 
 
+def test_no_more_items_are_shown_than_asked_for(tmp_path, capsys):
+    """Of two suites and both directions N in all; documents without a reply are none of them."""
+    for stage, scores in (("a", [0.0, 1.0] * 20), ("b", [1.0, 0.0] * 20)):
+        for suite in ("toy", "other"):
+            make_run(tmp_path / f"c/evals/{stage}-{suite}-plain", stage, {"t": scores}, suite=suite)
+        text = make_run(tmp_path / f"c/evals/{stage}-bits-plain", stage, {"d": scores}, suite="bits")
+        run = load_run(text)
+        save_run(text, run.record, run.items.assign(prompt="", output=""))
+    assert call(tmp_path / "c/a", tmp_path / "c/b", "--show", 3) == 0
+    out = capsys.readouterr().out
+    titles = [line for line in out.splitlines() if line.startswith(("regressed:", "fixed:"))]
+    assert [title.partition(":")[0] for title in titles] == ["regressed", "regressed", "fixed"]
+    assert {"(toy plain" in title for title in titles[:2]} == {True, False} and "bits" not in "".join(titles)
+    assert "3 of 120 changes are shown" in out
+    assert call(tmp_path / "c/evals/a-bits-plain", tmp_path / "c/evals/b-bits-plain", "--show", 3) == 0
+    assert "no item with a reply changed" in capsys.readouterr().out
+
+
+def test_the_place_of_the_items_is_named(run_dir, capsys):
+    assert call(run_dir / "sft", run_dir / "dpo") == 0
+    assert f"reply and score: {run_dir / 'evals'}/*/items.parquet\n" in capsys.readouterr().out
+
+
+def test_clusters_are_counted_and_few_have_no_interval(tmp_path, capsys):
+    def lines(count, size):
+        for stage, first in (("a", 1.0), ("b", 0.0)):
+            clusters = [str(k // size) for k in range(count * size)]
+            scores = [float(first if k % 3 else 1 - first) for k in range(count * size)]
+            make_run(tmp_path / f"{count}/evals/{stage}-toy-plain", stage, {"t": scores}, clusters=clusters)
+        assert call(tmp_path / f"{count}/a", tmp_path / f"{count}/b") == 0
+        return capsys.readouterr().out
+
+    few, more, own = lines(4, 5), lines(5, 5), lines(20, 1)
+    assert re.search(r"tied +[\d.]+ +20 \(4 clusters\)", few) and re.search(r"0\.3000 +- +0\.\d+ ", few)
+    assert "fewer than 5 clusters" in few
+    assert "25 (5 clusters)" in more and re.search(r"\[[-+][\d.]+, [-+][\d.]+\]", more) and "\n-:" not in more
+    assert "clusters)" not in own and "clusters:" not in own
+
+
+def test_the_score_of_the_commonest_answer(tmp_path, capsys):
+    for stage in ("a", "b"):
+        folder = make_run(tmp_path / f"c/evals/{stage}-toy-plain", stage, {"mood": [0.0, 1.0] * 3, "sum": [1.0] * 4})
+        run = load_run(folder)
+        run.items["target"] = [*["sad"] * 4, *["happy"] * 2, *["1", "2", "3", "3"]]
+        save_run(folder, run.record, run.items)
+    assert call(tmp_path / "c/a", tmp_path / "c/b") == 0
+    out = capsys.readouterr().out
+    assert "\nalways giving the commonest answer would score, in toy: mood 0.6667 ('sad')\n" in out
+
+
 def test_a_misspelt_path_is_named(run_dir, monkeypatch):
     monkeypatch.chdir(run_dir.parent)
     for stage in ("sft", "dpo"):

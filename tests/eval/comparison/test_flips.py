@@ -4,7 +4,7 @@ import numpy as np
 from stored_runs import make_run
 
 from eval.comparison.compare import compare
-from eval.comparison.flips import first_of_each, flips
+from eval.comparison.flips import first_of_all, first_of_each, flips
 from eval.harness.store import load_run
 
 
@@ -63,3 +63,5 @@ def test_the_first_of_each_kind(tmp_path):
     chosen = first_of_each(flips(a, b), 2)
     assert [flip["item_id"] for flip in chosen] == ["t-0", "t-1", "t-3", "t-4"]
     assert first_of_each(flips(a, b), 0) == []
+    assert [flip["item_id"] for flip in first_of_all(flips(a, b), 3)] == ["t-0", "t-1", "t-3"]
+    assert first_of_all(flips(a, b), 0) == []

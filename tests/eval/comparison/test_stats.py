@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from eval.comparison.hypothesis_tests import holm, mcnemar_clustered, mcnemar_exact, minimum_detectable_effect, t_test_p
-from eval.comparison.intervals import bootstrap_ci, macro_interval, resampled_counts, t_interval
+from eval.comparison.intervals import bootstrap_ci, macro_interval, resampled_counts, t_interval, within
 from eval.comparison.standard_errors import macro_error, macro_mean, macro_se, mean_se, weighted_mean
 
 ONES = np.ones(4)
@@ -138,6 +138,34 @@ def test_t_interval_is_scipys():
     assert found == pytest.approx(scipy_stats.ttest_1samp(scores, 0).confidence_interval(0.9))
     for value, se, clusters in ((0.5, float("nan"), 1), (0.5, 0.1, 1), (0.5, 0.0, 5), (0.0, 0.0, 5)):
         assert np.isnan(t_interval(value, se, clusters)).all()
+
+
+def test_eight_clusters_of_ten_by_brute_force():
+    """tinyworld's person_fact: 80 questions about 8 people, 0 right before and 74 after.
+
+    All sign changes of whole clusters (the wild cluster bootstrap with the null hypothesis imposed, in full) give the
+    exact test's p of 2 / 2^8; and the squared standard error is, in the mean, the variance of the mean over clusters.
+    """
+    right = np.array([10, 10, 7, 10, 9, 8, 10, 10])
+    clusters = np.repeat(np.arange(8), 10)
+    change = np.concatenate([np.arange(10) < count for count in right]).astype(float)
+    totals = np.array([np.dot(signs, right) for signs in itertools.product((-1, 1), repeat=8)])
+    brute = np.mean(np.abs(totals) >= right.sum())
+    assert mcnemar_clustered(change, clusters) == pytest.approx(brute) == pytest.approx(2 / 2**8)
+
+    rng = np.random.default_rng(0)
+    rates = rng.beta(4, 1, size=(4000, 8))  # people differ
+    counts = rng.binomial(10, rates)
+    means = counts.sum(axis=1) / 80
+    errors = [mean_se(np.concatenate([np.arange(10) < k for k in row]), clusters=clusters) for row in counts[:1000]]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(means.std(), rel=0.05)
+    independent = [mean_se(np.concatenate([np.arange(10) < k for k in row])) for row in counts[:1000]]
+    assert np.sqrt(np.mean(np.square(independent))) < 0.8 * means.std()  # clusters matter
+
+
+def test_an_interval_stays_within_what_is_possible():
+    assert within((-0.2, 1.4), 0.0, 1.0) == (0.0, 1.0) and within((0.2, 0.4), 0.0, 1.0) == (0.2, 0.4)
+    assert np.isnan(within((float("nan"),) * 2, -1.0, 1.0)).all()
 
 
 def test_the_t_interval_excludes_zero_where_the_t_test_finds_a_difference():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from alignment.errors import UserError
+from eval.harness.items import _shown_target, short_name
 from eval.harness.suite import item_texts, list_suites, load_suite, suite_digest, suite_formats, suite_name
 from eval.suites.tinyworld.hooks import load_documents, load_items
 
@@ -167,3 +168,12 @@ def test_a_misspelt_suite_is_suggested(tmp_path):
         with pytest.raises(UserError) as refused:
             load_suite(f"{name}?num_fewshot=1", "plain")
         assert refused.value.fix == f"did you mean '{meant}'?"
+
+
+def test_an_answer_that_is_an_example_is_named_as_such():
+    """Any list of four, or any story, is right: the target is one of them."""
+    for format in ("plain", "chat"):
+        for name, task in load_suite("tinyworld", format, suite_args=SMALL_WORLD).tasks.items():
+            doc = task.eval_docs[0]
+            shown = _shown_target({"doc": doc, "target": task.doc_to_target(doc)}, task)
+            assert shown == ("for example: " * (short_name(name) in ("list", "story"))) + doc["target"]
