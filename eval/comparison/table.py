@@ -42,7 +42,7 @@ COMPARE_HEADER = [
     "detectable",
     "n",
 ]
-COMPARE_NUMBERS = (4, 5, 6, 10, 11)  # columns
+COMPARE_NUMBERS = (4, 5, 6, 10, 11, 12)  # columns
 COMPARE_NOTE = (
     "p: adjusted over the tasks of a metric in a pair (Holm); better or worse if p <= 0.05, otherwise tied\n"
     "95% interval: of this row alone, not adjusted; the verdict follows p, even if the interval excludes 0\n"
@@ -63,7 +63,7 @@ SEVERAL_PAIRS = "{count} pairs, each tested separately: of 20 equal pairs, about
 def compare_table(rows: list[dict]) -> str:
     """Format comparison rows (as `compare_pairs` returns them) as one table per pair, with notes on the columns."""
     tables = [
-        f"{a} -> {b}, paired by item\n{table(COMPARE_HEADER, _compare_cells(found), rule=True)}"
+        f"{a} -> {b}, paired by item\n{table(_compare_header(found), _compare_cells(found), rule=True)}"
         for (a, b), found in by_pair(rows).items()
     ]
     return "\n\n".join([*tables, _compare_note(rows)]) if len(tables) > 1 else f"{tables[0]}\n{_compare_note(rows)}"
@@ -74,7 +74,7 @@ def compare_markdown(comparison: dict) -> str:
     parts = []
     for (a, b), rows in by_pair(comparison["comparisons"]).items():
         cells = [[_cell(cell) for cell in row] for row in _compare_cells(rows)]
-        shown = markdown_table(COMPARE_HEADER, cells, right=COMPARE_NUMBERS)
+        shown = markdown_table(_compare_header(rows), cells, right=COMPARE_NUMBERS)
         parts.append(f"### {a} -> {b}, paired by item\n\n{shown}")
     parts.append(_compare_note(comparison["comparisons"]).replace("\n", "  \n"))
     if comparison["gates"]:
@@ -155,32 +155,33 @@ def by_pair(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
 
 
 def _compare_cells(rows: list[dict]) -> list[list]:
-    shown = []
+    shown, clustered = [], _clustered(rows)
     for row in rows:
         values = [_number(row["value_a"]), _number(row["value_b"]), _signed(row["delta"])]
         interval = "-" if row["ci_low"] is None else f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]"
         p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
-        found = [interval, p, row["verdict"], _number(row["mde"]), _count(row)]
+        found = [interval, p, row["verdict"], _number(row["mde"])]
         way = " ".join([row["format"], *variant_words(row["variant"])])
-        shown.append([row["suite"], way, row["task"], row["metric"], *values, *found])
+        counts = [*([row.get("clusters", row["n"])] if clustered else []), row["n"]]
+        shown.append([row["suite"], way, row["task"], row["metric"], *values, *found, *counts])
     return shown
 
 
-def _count(row: dict) -> str:
-    """The number of items, with that of clusters if they differ."""
-    return str(row["n"]) if _has_own_clusters(row) else f"{row['n']} ({row['clusters']} clusters)"
+def _clustered(rows: list[dict]) -> bool:
+    """Whether items share clusters in any row; rows of reports of earlier versions have no count."""
+    return any(row.get("clusters", row["n"]) != row["n"] for row in rows)
 
 
-def _has_own_clusters(row: dict) -> bool:
-    """Whether each item is a cluster; rows of reports of earlier versions have no count."""
-    return row.get("clusters", row["n"]) == row["n"]
+def _compare_header(rows: list[dict]) -> list[str]:
+    """The names of the columns of `_compare_cells`."""
+    return [*COMPARE_HEADER[:-1], *(["clusters"] if _clustered(rows) else []), COMPARE_HEADER[-1]]
 
 
 def _compare_note(rows: list[dict]) -> str:
     lines, pairs = [COMPARE_NOTE], len(by_pair(rows))
     if any(None in (row["ci_low"], row["p_holm"], row["mde"]) for row in rows):
         lines.append(NOT_COMPUTED)
-    if not all(map(_has_own_clusters, rows)):
+    if _clustered(rows):
         lines.append(CLUSTERED)
     if pairs > 1:
         lines.append(SEVERAL_PAIRS.format(count=pairs))
