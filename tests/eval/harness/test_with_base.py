@@ -214,7 +214,8 @@ def test_runs_of_other_weights_or_rows_do_not_count(changed, models, checkpoints
     after = {side: load_run(f"runs/evals/{side.name}-asked-plain").record for side in sides}
     assert [side for side in sides if after[side] != before[side]] == wanted
     assert ("does not count" in caplog.text) is bool(wanted)
-    assert "asked  chat" not in capsys.readouterr().out, "--format plain asks for no other"
+    shown = capsys.readouterr().out
+    assert "asked  chat" not in shown, "--format plain asks for no other"
     first, other = map(str, sides)
     outdated = evaluate_missing(first, [other], [str(asked)], ["plain"])
     formats = {run.record["format"] for pair in match(first, [other], ["asked"], outdated)[0] for run in pair}
