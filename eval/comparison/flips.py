@@ -64,8 +64,9 @@ def first_of_all(found: list[dict], count: int) -> list[dict]:
         if flip["output_a"] or flip["output_b"]:
             key = tuple(str(flip[name]) for name in ("a", "b", "suite", "format", "variant", "metric", "change"))
             groups.setdefault(key, []).append(flip)
-    ordered = sorted(groups.values(), key=lambda group: group[0]["change"] != "regressed")
-    turns = [flip for turn in zip_longest(*ordered) for flip in turn if flip is not None]
+    ways = [[group for group in groups.values() if group[0]["change"] == way] for way in ("regressed", "fixed")]
+    ordered = [group for both in zip_longest(*ways) for group in both if group]
+    turns = [flip for turn in zip_longest(*ordered) for flip in turn if flip]
     return sorted(turns[:count], key=lambda flip: flip["change"] != "regressed")
 
 

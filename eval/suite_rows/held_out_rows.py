@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.data.columns.cell_values import Row, Unusable, is_blank
-from alignment.data.reading.conversations import is_conversation, is_transcript, take_turns
+from alignment.data.reading.conversations import CONTENT_KEYS, ROLE_KEYS, is_conversation, is_transcript, take_turns
 from alignment.data.reading.row_formats import DIALOGUES, MEANINGFUL, PARTS, REQUESTS, SYSTEMS, request_of
 from alignment.errors import UserError, raise_all
 from eval.suite_rows.column_mapping import renamed, suggested
@@ -86,7 +86,18 @@ def _are_questions(rows: list[dict], columns: Mapping[str, str]) -> bool:
     if None in (found["question"], found["answer"]) or set(DIALOGUES) & set(columns.values()):
         return False
     asked, answers = ([row.get(found[role]) for row in rows] for role in ("question", "answer"))
-    return not any(is_conversation(value) or is_transcript(value) for value in [*asked, *answers])
+    return not (all(map(_are_turns, asked)) or all(map(_are_turns, answers)))
+
+
+def _are_turns(value: Any) -> bool:
+    """Whether a value is messages, or text in the form of a transcript; objects of other kinds are not."""
+    if isinstance(value, str):
+        return is_conversation(value) or is_transcript(value)
+    turns = value if isinstance(value, list) else [value]
+    return bool(turns) and all(
+        isinstance(turn, Mapping) and all(any(key in turn for key in keys) for keys in (ROLE_KEYS, CONTENT_KEYS))
+        for turn in turns
+    )
 
 
 def _questions(file: Path, rows: list[dict]) -> list[dict]:

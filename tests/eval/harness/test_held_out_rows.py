@@ -104,6 +104,14 @@ def test_choices_are_asked_about_their_passage(tmp_path):
     assert [task.doc_to_target(doc) for doc in task.task_docs] == [0, 1]
 
 
+def test_answers_that_are_objects_are_no_messages(tmp_path):
+    rows = [{"question": "Who?", "answer": [{"value": "I"}, {"text": ["me"]}]}, {"question": "You?", "answer": "No."}]
+    assert [row["answers"] for row in read_held_out(write(tmp_path, rows))] == [["I", "me"], ["No."]]
+    turns = [{"prompt": [{"a": 1}], "answer": "I"}, {"prompt": "Who?", "answer": "I"}]
+    with pytest.raises(UserError, match="question must be text, not a list"):
+        read_held_out(write(tmp_path, turns))
+
+
 def test_several_right_answers_stay(tmp_path):
     row = {"question": "Who?", "context": "I did.", "answers": {"text": ["I", "me"], "answer_start": [0, 0]}}
     (read,) = read_held_out(write(tmp_path, [row]))
