@@ -162,7 +162,9 @@ def read_evals(
     raise_all(errors)
     for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
         errors += [
-            UserError(f"{source}: evals.{key} has no {name!r}", fix=NO_BASE if name == BASE else suggestion(name, valid))
+            UserError(
+                f"{source}: evals.{key} has no {name!r}", fix=NO_BASE if name == BASE else suggestion(name, valid)
+            )
             for name in own.get(key, [])
             if name not in valid
         ]
