@@ -15,9 +15,9 @@ def next_steps(report: dict) -> list[dict]:
     last = last_model(report)
     if last is None:
         return []
-    steps = [_step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))]
-    steps += [_measure(report, last), _base_too(report, last)]
-    return [step for step in [*steps, _again(report), _share(report, last)] if step]
+    chat = _step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))
+    steps = [chat, _measure(report, last), _base_too(report, last), _again(report), _share(report, last)]
+    return [step for step in steps if step]
 
 
 def last_model(report: dict) -> str | None:

@@ -32,7 +32,7 @@ def outcomes(report: dict) -> list[dict]:
         number, note: the text of a stage without such figures}].
     """
     stages = report["stages"]
-    outside = {BASE: {}} if report.get("base") == BASE and BASE not in stages else {}
+    outside: dict[str, dict] = {BASE: {}} if report.get("base") == BASE and BASE not in stages else {}
     return [_outcome(report, name, stage) for name, stage in (outside | stages).items()]
 
 
