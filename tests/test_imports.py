@@ -25,9 +25,9 @@ LAYERS = [
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 FREE = {"alignment", "alignment.errors", "alignment.keyed_seeds", "alignment.redaction", "alignment.name_options"}
-LIGHT = {"alignment.errors", "alignment.stages", "alignment.threads"}
+LIGHT = {"alignment.cache_places", "alignment.errors", "alignment.stages", "alignment.threads"}
 FREE |= {"alignment.registration", "alignment.text", "alignment.threads", "alignment.yaml_text"}
-FREE |= {"alignment.console", "alignment.progress"}
+FREE |= {"alignment.cache_places", "alignment.console", "alignment.progress"}
 
 
 def source_files() -> list[Path]:

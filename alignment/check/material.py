@@ -189,7 +189,7 @@ class Material:
     @property
     def estimated(self) -> str:
         """A remark for counts of tokens that a stand-in made; otherwise empty."""
-        return " (estimated with a stand-in tokenizer)" if self.origin.stand_in else ""
+        return " (estimated: the tokenizer is not trained yet)" if self.origin.stand_in else ""
 
 
 def from_the_hub(data: DataArguments) -> list[str]:

@@ -115,7 +115,8 @@ def find_origin(
             tokens = replace(tokens, outside=str(remaining[spec.name]))
         if tokens.outside is None:
             origin = Origin(stand_in_tokenizer(tokens.recipes[0], texts), stand_in=True)
-            findings.append(note("lengths are estimated with a stand-in: the tokenizer is not trained yet"))
+            counted = "a tokenizer trained on the first rows counts, as the stage's own does not exist yet"
+            findings.append(note(f"lengths are estimated: {counted}"))
         else:
             origin = Origin(load_or_note(tokens.outside, load_tokenizer, offline, findings))
         if origin.tokenizer is not None:

@@ -23,6 +23,6 @@ def compared(parameters: int, tokens: int, learning_rate: float, batch_tokens: i
     """The prediction of the step law and the recipe's values, as a line of text."""
     rate, batch = step_law(parameters, tokens)
     return (
-        f"step law (Li et al. 2025): peak learning rate {rate:.1e} at {batch:,.0f} tokens per step; "
+        f"usual for this size and data (Li et al. 2025): learning rate {rate:.1e}, {batch:,.0f} tokens per step; "
         f"the recipe has {learning_rate:.1e} at {batch_tokens:,}"
     )

@@ -27,7 +27,7 @@ from alignment.pipeline.plan import Step, make_plan, parent_digests, plan_table,
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE
 from alignment.pipeline.records.environment import code_digest, git_state, hardware, versions
 from alignment.pipeline.records.lineage import require_finished, require_parents, write_lineage
-from alignment.pipeline.records.previous import set_aside
+from alignment.pipeline.records.previous import holds_results, set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.recovery import FOUND_OUT, run_to_the_end
 from alignment.pipeline.stage_spec import StageSpec, is_smoke
@@ -250,7 +250,7 @@ def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -
             if step.runs:
                 check_apart(step.spec, folder)
             is_stage = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
-            occupied = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+            occupied = folder.is_file() or holds_results(folder)
             if step.runs and occupied and not is_stage:
                 raise UserError(
                     f"{folder} holds files that are not those of a stage, and is left alone",

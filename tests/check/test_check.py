@@ -63,7 +63,7 @@ def test_a_finished_tokenizer_takes_the_place_of_the_stand_in(tiny, tmp_path):
     options = Options(sample=20, offline=True, whole=False)
     checks = check_stages(pipeline, remaining={"tokenizer": made}, only=["tokenizer", "pretrain"], options=options)
     assert [len(check.material.tokenizer) for check in checks] == [270, 270]
-    assert "stand-in" not in show_findings(merged(checks), colour=False) + "".join(
+    assert "estimated:" not in show_findings(merged(checks), colour=False) + "".join(
         show_stage(c, 0, False) for c in checks
     )
 
@@ -74,7 +74,7 @@ def test_a_stage_of_a_pipeline_is_checked_before_its_parents_have_run(tiny, caps
     )
     printed = capsys.readouterr().out
     assert code == 0
-    assert "== dpo (recipes/tiny/dpo.yaml)" in printed and "estimated with a stand-in" in printed
+    assert "== dpo (recipes/tiny/dpo.yaml)" in printed and "estimated: the tokenizer is not trained yet" in printed
     assert "rows used: 60 train, 500 validation" in printed
 
 
@@ -170,7 +170,7 @@ def test_memory_and_time_are_estimated_for_models_not_trained_yet(tiny):
     costs = {check.stage: "\n".join(check.costs) for check in checks}
     assert costs["tokenizer"] == ""
     assert "model   990k parameters\n" in costs["pretrain"]
-    assert "step law" in costs["pretrain"] and "step law" not in costs["sft"]
+    assert "Li et al. 2025" in costs["pretrain"] and "Li et al." not in costs["sft"]
     for stage in ("sft", "reward", "dpo", "ppo"):
         assert "of them trained (7." in costs[stage], stage
     unfit = {found.stage for check in checks for found in check.findings if "does not fit the memory" in found.what}
@@ -195,7 +195,7 @@ def test_a_finished_parent_is_read_and_left_alone(case, capsys):
     before = files_of(case.folder)
     code = console.main(["check", str(file), "--output_dir", str(run_dir), "--max_length", "512"])
     printed = capsys.readouterr().out
-    assert code == 1 and "max_length 512, 256 positions" in printed and "stand-in" not in printed
+    assert code == 1 and "max_length 512, 256 positions" in printed and "estimated:" not in printed
     assert files_of(case.folder) == before
 
 

@@ -263,6 +263,21 @@ def test_places(inside, tmp_path):
         place("sft", "base", "/")
 
 
+def test_a_recipe_goes_into_a_stage_folder_that_lies_among_other_files(inside, tmp_path, monkeypatch):
+    def recipe(folder):
+        return Place(Path(folder), None).recipe
+
+    assert recipe("out") == Path("out/recipe.yaml")  # not into the working folder
+    assert recipe("runs/new/sft") == Path("runs/new/sft.yaml") and recipe("runs/base/x") == Path("runs/base/x.yaml")
+    (tmp_path / "notes.txt").touch()
+    assert recipe(tmp_path / "out") == tmp_path / "out/recipe.yaml"
+    (tmp_path / "pipeline.json").touch()
+    assert recipe(tmp_path / "out") == tmp_path / "out.yaml"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/recipe.yaml").touch()
+    assert recipe(tmp_path / "out") == tmp_path / "out/recipe.yaml"  # where it was before
+
+
 def test_rewards_are_functions_or_one_model(inside):
     assert recipe_keys({"reward": ["a.b:c"]}) == {"reward_funcs": ["a.b:c"]}
     assert recipe_keys({"reward": ["base", "a.b:c"]}) == {"reward_model_path": "base", "reward_funcs": ["a.b:c"]}

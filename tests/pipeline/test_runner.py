@@ -11,6 +11,8 @@ import pytest
 from alignment.durable.lock import locked
 from alignment.errors import Interrupted, UserError
 from alignment.pipeline.graph import load_stage
+from alignment.pipeline.recipes.overrides import route_overrides
+from alignment.pipeline.records.previous import OWN_RECIPE, holds_results, set_aside
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.runner import run_pipeline
 from alignment.pipeline.stopping import stopping
@@ -415,3 +417,22 @@ def test_the_report_is_written_last(project, capsys):
     project.run(write_report=write_report)
     assert seen == [ALL]
     assert "report: runs/fake/report.html" in capsys.readouterr().out
+
+
+def test_a_stage_s_own_recipe_stays_when_its_results_are_set_aside(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / OWN_RECIPE).write_text("a: 1\n")
+    assert set_aside("out", tmp_path) is None and not holds_results(folder)
+    (folder / "stage.json").touch()
+    kept = set_aside("out", tmp_path)
+    assert [path.name for path in folder.iterdir()] == [OWN_RECIPE]
+    assert [path.name for path in kept.iterdir()] == ["stage.json"]
+
+
+def test_a_stage_named_without_a_key_is_named_with_one():
+    with pytest.raises(UserError) as raised:
+        route_overrides(["--sft", "1", "--evals", "2", "--beta", "3"], {"sft": {}}, {}, ())
+    text = str(raised.value)
+    assert "--sft.KEY VALUE, such as --sft.learning_rate 1e-4; --until sft" in text
+    assert "--evals.KEY VALUE, such as --evals.limit 100" in text and "--STAGE.beta" in text and "STAGE.sft" not in text

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
     group = parser.add_argument_group(
         "without a recipe",
         "The settings are those of recipes/lora-1gpu, fitted to the memory of this machine, written to "
-        "runs/NAME/STAGE.yaml and printed. With a recipe, --model, --data and --reward replace its keys.",
+        "runs/NAME/STAGE.yaml (with --output_dir DIR, to DIR.yaml or DIR/recipe.yaml) and printed. With a recipe, "
+        "--model, --data and --reward replace its keys.",
     )
     group.add_argument("--model", help="a base model, a checkpoint or an adapter to continue: a folder or hub id")
     group.add_argument("--data", action="append", metavar="FILE", help="a file, folder or data set; may be repeated")

@@ -14,6 +14,8 @@ from typing import Any
 from alignment.durable.atomic import write_text
 from alignment.errors import UserError
 from alignment.pipeline.recipes.overrides import parse_overrides
+from alignment.pipeline.records.previous import OWN_RECIPE
+from alignment.pipeline.records.record import FILE
 from alignment.redaction import redact_text
 from alignment.yaml_text import write_yaml
 
@@ -36,8 +38,14 @@ class Place:
 
     @property
     def recipe(self) -> Path:
-        """The recipe's file."""
-        return self.folder.with_name(f"{self.folder.name}.yaml")
+        """The recipe's file: RUN_DIR/STAGE.yaml, or STAGE/recipe.yaml if the stage's folder lies among other files.
+
+        A recipe that exists stays where it is.
+        """
+        next_to, inside = self.folder.with_name(f"{self.folder.name}.yaml"), self.folder / OWN_RECIPE
+        if inside.is_file() or next_to.is_file():
+            return inside if inside.is_file() else next_to
+        return inside if _is_among_others(self.folder) else next_to
 
 
 def place_of(stage: str, model: str, output_dir: str | None, quick: bool = False) -> Place:
@@ -60,6 +68,16 @@ def place_of(stage: str, model: str, output_dir: str | None, quick: bool = False
         folder = Path("runs") / ((name or "model") + ("-quick" if quick else "")) / stage
     same = within is not None and within.parent.resolve() == folder.parent.resolve()
     return Place(folder, within.name if same and within and within.name != folder.name else None)
+
+
+def _is_among_others(folder: Path) -> bool:
+    """Whether the folder that holds a stage's folder is the working folder, or one with files of something else."""
+    around = Path(os.path.abspath(folder)).parent
+    if around == Path.cwd():
+        return True
+    return (
+        around.is_dir() and not (around / FILE).is_file() and any(path.name != folder.name for path in around.iterdir())
+    )
 
 
 def _named(folder: Path) -> Path:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check all, print plan, rows and memory; write nothing")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two steps per stage")
     parser.add_argument("--no-check", action="store_true", help="skip the checks of `align check`")
-    parser.add_argument("--no-self-check", action="store_true", help="skip the self-check before the first step")
+    parser.add_argument("--no-self-check", action="store_true", help="skip the checks of loss and masks before step 1")
     add_share_arguments(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = """recipe keys, after RECIPE_DIR:

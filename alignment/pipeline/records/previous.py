@@ -10,20 +10,31 @@ from eval.harness.store import is_whole
 
 PREVIOUS = "previous"
 RECORD = "record.json"  # the entry that pipeline.json had, with the recipe
+OWN_RECIPE = "recipe.yaml"  # of a stage that was run without a recipe, in its folder: it is read and written there
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a stage's folder holds anything but its recipe."""
+    return folder.is_dir() and any(path.name != OWN_RECIPE for path in folder.iterdir())
 
 
 def set_aside(name: str, run_dir: Path, entry: dict[str, Any] | None = None) -> Path | None:
     """Move a stage's folder and its evaluations to RUN_DIR/previous/NAME-N, and return it; None if it is empty.
 
+    The stage's own recipe stays: it may have been changed for the next run, and `entry` has that of the last.
+
     Args:
         entry: the stage's entry in pipeline.json, which is kept with the folder: the report shows what has changed.
     """
     folder = run_dir / name
-    if not folder.exists() or not any(folder.iterdir()):
+    if not holds_results(folder):
         return None
     kept = next_place(run_dir / PREVIOUS, name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(kept)
+    if (kept / OWN_RECIPE).is_file():
+        folder.mkdir()
+        (kept / OWN_RECIPE).rename(folder / OWN_RECIPE)
     if entry:
         write_json(kept / RECORD, entry)
     for path in (run_dir / "evals").glob(f"{name}-*/run.json"):

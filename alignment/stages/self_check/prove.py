@@ -106,7 +106,8 @@ def self_check(trainer: Trainer, checks: Sequence[Check]) -> dict[str, Any] | No
     for outcome in outcomes:
         if outcome.warning:
             logger.warning("self-check: %s", outcome.warning)
-    logger.info("self-check: %d of %d hold in %.1f s: %s", len(outcomes), len(outcomes), seconds, summary(outcomes))
+    words = "self-check of the set-up, before the first step: %d of %d checks hold (%s; %.1f s)"
+    logger.info(words, len(outcomes), len(outcomes), summary(outcomes), seconds)
     return {"seconds": round(seconds, 2), "checks": [asdict(outcome) for outcome in outcomes]}
 
 
