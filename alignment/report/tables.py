@@ -220,7 +220,8 @@ def _forest(name: str, rows: list[dict], report: dict) -> dict:
     stages = list(report["stages"])
     rows = sorted(rows, key=lambda row: (_place(row["b"], stages), -_place(row["a"], stages), order(row)))
     lines = [_forest_line(row, scale, report.get("base")) for row in rows]
-    return {"name": name, "unit": shown.unit, "rows": lines, "axis": forest_axis(scale)}
+    measured = "suite, format" if any(row.get("suite_named") for row in rows) else "format"
+    return {"name": name, "unit": shown.unit, "measured": measured, "rows": lines, "axis": forest_axis(scale)}
 
 
 def _forest_line(row: dict, scale: Scale, base: str | None) -> dict:

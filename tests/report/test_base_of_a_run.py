@@ -63,6 +63,11 @@ BASES = {
     "in runs/evals, in the template given by --chat_template": (
         "runs/evals/llama-held-out-chat-chat_template-1a2b", "models/llama", {"variant": {"chat_template": "1a2b"}},
     ),
+    "in runs/evals, by --limit as the pipeline's": (
+        "runs/evals/llama-held-out-chat-limit-6",
+        "models/llama",
+        {"variant": {"limit": 6}, "settings": {"limit": 6}},
+    ),
     "of a hub id": ("runs/evals/llama-held-out-chat", "org/llama", {}),
     "in the run directory, by align eval --output_dir": ("runs/mine/evals/llama-held-out-chat", "models/llama", {}),
     "in the run directory, of evals.stages": ("runs/mine/evals/base-held-out-chat", "models/llama", {}),
@@ -75,7 +80,7 @@ def test_the_model_that_the_run_starts_from_is_the_base(place, where):
     if parent != "org/llama":
         Path(parent).mkdir(parents=True, exist_ok=True)
     write_stages({"sft": parent, "dpo": "runs/mine/sft/checkpoint"})
-    evaluate_sft()
+    evaluate_sft(settings=changes.get("settings", {}))
     stage = "pretrain" if parent == PARENT else Path(folder).name.split("-")[0]
     make_run(folder, stage, WRONG, **CHAT | {"checkpoint": parent} | changes)
     report = collect("runs/mine")
@@ -183,7 +188,7 @@ def test_suites_run_by_hand_follow_the_pipeline_s_own_and_all_are_named(place):
     header, rest = page.split("</header>")
     assert "sums" not in header and "quiz plain accuracy" in header
     assert "sums plain accuracy" in rest.split("<h3>Further evaluations</h3>")[1]
-    assert "<td>quiz, plain</td>" in rest and "<td>sums, plain</td>" in rest
+    assert "<th>suite, format</th>" in rest and "<td>quiz, plain</td>" in rest and "<td>sums, plain</td>" in rest
 
 
 def test_a_single_suite_is_not_named_and_no_pipeline_makes_all_suites_its_own(place):
