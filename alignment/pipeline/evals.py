@@ -2,15 +2,18 @@
 
 import contextlib
 import inspect
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import disk_full_explained
+from alignment.durable.manifest import digests
 from alignment.errors import UserError, gathered, raise_all, suggestion
-from alignment.pipeline.graph import Pipeline
+from alignment.pipeline.graph import Pipeline, outside_model
+from alignment.pipeline.recipes.pipeline_file import BASE
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from alignment.redaction import redact_text
@@ -19,6 +22,8 @@ from eval.harness.store import is_whole, run_name
 
 OWN_KEYS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
+TEMPLATE_FILE = "chat_template.jinja"
+MODEL = "model_name_or_path"  # the recipe key of the model that a stage starts from
 
 
 class Harness:
@@ -74,7 +79,14 @@ def _loading(options: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EvalJob:
-    """One suite in one format on one stage's checkpoint."""
+    """One suite in one format on a stage's checkpoint, or on the base: the model that the first stage starts from.
+
+    Attributes:
+        stage: the stage, or BASE.
+        base: path or hub id of that model; None for a stage.
+        after: the stage after which it runs: the one evaluated, or for BASE the one that starts from it.
+        variant: options that the suite's other evaluations do not have.
+    """
 
     name: str
     stage: str
@@ -83,7 +95,9 @@ class EvalJob:
     format: str
     suite_digest: str
     options: dict[str, Any]
-    variant: dict[str, Any] = field(default_factory=dict)  # options that the suite's other evaluations do not have
+    variant: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    after: str = ""
 
 
 def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob]:
@@ -116,13 +130,32 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
             if formats and suite in evals.report.headline:
                 _require_task(evals.report.headline[suite], suite, harness.tasks(suite, formats[0], options), source)
     raise_all(errors)
-    parents = {spec.name: spec.parents.get("model_name_or_path") for spec in pipeline.stages}
+    outside = outside_model(pipeline.stages)
+    parents = _parents(pipeline, outside)
     jobs = [
         EvalJob(run_name(stage, harness.name(suite), format, {}), stage, parents[stage], suite, format, digest, options)
         for stage in evals.stages
         for suite, format, digest in runs
     ]
-    return jobs + [extra_job(item, parents, harness, options) for item in evals.extra]
+    jobs += [extra_job(item, parents, harness, options) for item in evals.extra]
+    return [_placed(job, outside) for job in jobs]
+
+
+def _parents(pipeline: Pipeline, outside: tuple[str, str] | None) -> dict[str, str | None]:
+    """Stage -> the stage that its model comes from, and BASE without one."""
+    parents = {spec.name: spec.parents.get(MODEL) for spec in pipeline.stages}
+    if outside is None:
+        return parents
+    return {BASE: None} | {
+        spec.name: BASE if spec.outside.get(MODEL) == outside[1] else parents[spec.name] for spec in pipeline.stages
+    }
+
+
+def _placed(job: EvalJob, outside: tuple[str, str] | None) -> EvalJob:
+    """A job with the stage after which it runs, and the model of BASE."""
+    if outside is None or job.stage != BASE:
+        return replace(job, after=job.stage)
+    return replace(job, after=outside[0], base=os.path.expanduser(outside[1]))
 
 
 def _require_task(task: str, suite: str, tasks: list[str], source: str) -> None:
@@ -159,25 +192,34 @@ def up_to_date(job: EvalJob, record: RunRecord, run_dir: Path) -> bool:
     return (
         is_whole(run_dir / "evals" / job.name)
         and entry.get("status") == "done"
-        and entry["made_from"] == made_from(job, record)
+        and entry["made_from"] == made_from(job, record, run_dir)
     )
 
 
-def made_from(job: EvalJob, record: RunRecord) -> dict[str, Any]:
+def made_from(job: EvalJob, record: RunRecord, run_dir: Path) -> dict[str, Any]:
     """The digests and options that an evaluation's result depends on."""
-    checkpoint = record.stages[job.stage]["checkpoint_digest"]
-    return {"checkpoint_digest": checkpoint, "suite_digest": job.suite_digest, "options": job.options}
+    measured = {"suite_digest": job.suite_digest, "options": job.options}
+    if job.base is None:
+        return {"checkpoint_digest": record.stages[job.stage]["checkpoint_digest"]} | measured
+    return {"checkpoint_digest": record.stages[job.after]["parent_digests"][MODEL]} | measured | _asked_in(job, run_dir)
+
+
+def _asked_in(job: EvalJob, run_dir: Path) -> dict[str, Any]:
+    """The digest of the chat template that the base is asked in: that of the stage that starts from it."""
+    if job.format != "chat":
+        return {}
+    return {"chat_template": digests(run_dir / job.after / "checkpoint").get(TEMPLATE_FILE)}
 
 
 def run_jobs(
     jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness, say: Callable[[str], None]
 ) -> None:
-    """Run evaluations of one stage's checkpoint, which is loaded once, and record how each ended."""
-    checkpoint = str(run_dir / jobs[0].stage / "checkpoint")
+    """Run evaluations of one stage's checkpoint or of the base, which is loaded once, and record how each ended."""
+    checkpoint = jobs[0].base or str(run_dir / jobs[0].stage / "checkpoint")
     loaded = harness.load(checkpoint)
     for job in jobs:
         say(f"{job.stage}: evaluating {job.suite} ({job.format})")
-        record.replace("evals", job.name, status="running", made_from=made_from(job, record))
+        record.replace("evals", job.name, status="running", made_from=made_from(job, record, run_dir))
         started = time.monotonic()
         try:
             with disk_full_explained(f"the evaluation {job.name}", run_dir):
@@ -190,6 +232,7 @@ def run_jobs(
                     parent=job.parent,
                     variant=job.variant,
                     loaded=loaded,
+                    **_template(job, run_dir),
                     **job.options,
                 )
         except BaseException as error:
@@ -197,3 +240,10 @@ def run_jobs(
                 record.update("evals", job.name, status=ended(error), error=redact_text(repr(error)))
             raise
         record.update("evals", job.name, status="done", seconds=round(time.monotonic() - started, 2))
+
+
+def _template(job: EvalJob, run_dir: Path) -> dict[str, str]:
+    """The option `chat_template` of a base in chat format, unless the recipe sets it or the stage has no template."""
+    place = run_dir / job.after / "checkpoint"
+    given = job.base is None or job.format != "chat" or "chat_template" in job.options
+    return {} if given or not (place / TEMPLATE_FILE).is_file() else {"chat_template": str(place)}

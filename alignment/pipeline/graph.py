@@ -16,6 +16,7 @@ from alignment.pipeline.parents import check_kind
 from alignment.pipeline.recipes.overrides import check_inputs, parse_overrides, route_overrides, set_key
 from alignment.pipeline.recipes.packaged_recipes import locate_recipe, short_name
 from alignment.pipeline.recipes.pipeline_file import (
+    BASE,
     PIPELINE_FILE,
     EvalSpec,
     Settings,
@@ -34,6 +35,7 @@ from alignment.pipeline.stage_spec import (
     stage_spec,
     stage_table,
 )
+from alignment.stages import CAUSAL_LM
 
 QUICK_EVALS = {"limit": 2}
 
@@ -112,9 +114,20 @@ def load_pipeline(
     evaluated = EvalSpec()
     with gathered(errors):
         given = evals | QUICK_EVALS if quick and evals else evals
-        evaluated = read_evals(given, settings.evals, list(recipes), source)
+        outside = outside_model(stages)
+        evaluated = read_evals(given, settings.evals, list(recipes), source, outside and outside[1])
     _find_mistakes(stages, run_dir, errors, mistakes)
     return Pipeline(settings.name, seed, run_dir, recipe_dir, stages, evaluated, inputs)
+
+
+def outside_model(stages: Sequence[StageSpec]) -> tuple[str, str] | None:
+    """The first stage that makes a language model, and the model outside the run that it starts from, if it does.
+
+    A stage with the name BASE hides that model.
+    """
+    first = next((spec for spec in stages if spec.facts.checkpoint == CAUSAL_LM), None)
+    model = first.outside.get("model_name_or_path") if first else None
+    return None if first is None or model is None or BASE in [spec.name for spec in stages] else (first.name, model)
 
 
 def _find_mistakes(

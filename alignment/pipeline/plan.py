@@ -133,6 +133,10 @@ def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
         plan = f"run ({step.why})" if step.runs else "up to date"
         suites = ", ".join(f"{job.suite} ({job.format})" for job in jobs if job.stage == spec.name)
         rows.append((spec.name, parents, short_name(spec.recipe_path), plan, suites))
+    own = [job for job in jobs if job.base is not None and job.after in [step.spec.name for step in steps]]
+    if own:
+        suites = ", ".join(f"{job.suite} ({job.format})" for job in own)
+        rows.insert(0, (own[0].stage, "", "", f"{own[0].base}, not trained", suites))
     return table(("STAGE", "STARTS FROM", "RECIPE", "PLAN", "EVALUATED ON"), rows)
 
 

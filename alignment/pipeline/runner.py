@@ -95,7 +95,10 @@ def run_pipeline(
         done = []
         for step in steps:
             done.append(bring_up_to_date(step, record, run_dir))
-            done += evaluate_stage([job for job in jobs if job.stage == step.spec.name], record, run_dir, harness)
+            now = [job for job in jobs if job.after == step.spec.name]
+            for of_base in (True, False):
+                own = [job for job in now if (job.base is not None) == of_base]
+                done += evaluate_stage(own, record, run_dir, harness)
         report = write_report(run_dir) if write_report else None
     say(summary(pipeline, done, time.monotonic() - started, report))
     if any(is_smoke(step.spec.recipe) for step in steps):
@@ -273,7 +276,7 @@ def check_apart(spec: StageSpec, folder: Path) -> None:
 
 
 def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness) -> list[Done]:
-    """Run the evaluations of a stage, except those whose checkpoint and suite are unchanged."""
+    """Run the evaluations of a stage or of the base, except those whose checkpoint and suite are unchanged."""
     current = [job.name for job in jobs if up_to_date(job, record, run_dir)]
     pending = [job for job in jobs if job.name not in current]
     if current:

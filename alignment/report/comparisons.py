@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from alignment.errors import UserError
@@ -22,7 +23,7 @@ def compared(
 
     Args:
         run_dir: the run directory.
-        records: folder name -> run.json.
+        records: folder name (or absolute folder) -> run.json; the stages are those named here.
         base: the stage that every other stage is compared with.
         headline: suite -> the task that represents it, if it is not the suite's aggregate.
 
@@ -33,7 +34,8 @@ def compared(
     rows, refused, fallen = [], [], []
     chosen = pairs(records, base)
     runs = {
-        name: load_run(run_dir / "evals" / name) for name in dict.fromkeys(name for pair in chosen for name in pair)
+        name: replace(load_run(run_dir / "evals" / name), record=records[name])
+        for name in dict.fromkeys(name for pair in chosen for name in pair)
     }
     for first, second in chosen:
         record = records[second]

@@ -1,6 +1,7 @@
 """report.json: what a run directory holds, in one object."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from alignment.pipeline.stage_spec import is_smoke
 from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
 from alignment.report.first_screen.trained_on import training_data
-from alignment.report.headlines import headlines
+from alignment.report.headlines import headlines, name_suites
+from alignment.report.runs.base_runs import BASE, first_model, outside_model, with_base
 from alignment.report.runs.run_files import figure_of, read_pipeline, read_stage
 from alignment.report.samples import PROMPTS, side_by_side
 from alignment.report.side_runs import side_runs
@@ -47,8 +49,10 @@ RECORD_KEYS = (
 )
 EVAL_KEYS = (
     "suite",
+    "suite_source",
     "format",
     "stage",
+    "variant",
     "suite_digest",
     "checkpoint_digest",
     "template_digest",
@@ -58,6 +62,7 @@ EVAL_KEYS = (
 )
 FIGURE_KEYS = ("task", "metric", "value", "se", "ci_low", "ci_high", "n", "chance", "higher_is_better")
 CURVE_POINTS = 400
+RUNS_NAMED = 8  # of a folder of run directories, in the message that refuses it
 
 
 def collect(run_dir: str | Path) -> dict:
@@ -73,7 +78,10 @@ def collect(run_dir: str | Path) -> dict:
     records, unreadable = eval_records(run_dir, names)
     chosen = pipeline.get("report") or {}
     base, headline, samples = chosen.get("base"), chosen.get("headline") or {}, chosen.get("samples") or {}
-    base = base or _first_evaluated(records)
+    base_model = outside_model(stages) if base in (None, BASE) else None
+    records, has_base = with_base(run_dir, records, stages, base_model)
+    base = base or (BASE if has_base else first_model(records, stages))
+    own = {records[name]["suite"] for name in pipeline["evals"] if name in records}
     suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
@@ -86,20 +94,23 @@ def collect(run_dir: str | Path) -> dict:
         "seed": pipeline.get("seed"),
         "smoke": [name for name in names if is_smoke(stages[name]["recipe"] or {})],
         "base": base,
+        "base_model": base_model,
+        "further_suites": sorted({record["suite"] for record in records.values()} - own) if own else [],
         "stages": stages,
         "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
-        "eval_runs": [{key: record.get(key) for key in EVAL_KEYS} for record in records.values()],
+        "eval_runs": [_eval_run(name, record) for name, record in records.items()],
         "comparisons": comparisons,
         "not_compared": refused,
         "unreadable": unreadable,
         "regressions": regressions,
-        "samples": side_by_side(run_dir, records, names, suites, samples.get("n", PROMPTS)),
+        "samples": side_by_side(run_dir, records, [BASE, *names], suites, samples.get("n", PROMPTS)),
         "curves": {name: curves for name in names if (curves := curves_of(metrics[name]))},
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
         "side_runs": side_runs(run_dir, stages, records, headline),
     }
+    name_suites(report)
     return finite(report)
 
 
@@ -116,6 +127,13 @@ def run_stages(run_dir: Path, pipeline: dict) -> dict[str, dict]:
         UserError: the folder has neither stages nor eval runs.
     """
     names = _stage_names(run_dir, pipeline)
+    if not names and (inside := _runs_inside(run_dir)):
+        raise UserError(
+            f"{run_dir} is not a run directory, but a folder of run directories",
+            got=", ".join(inside[:RUNS_NAMED]) + (f" and {len(inside) - RUNS_NAMED} more" * (len(inside) > RUNS_NAMED)),
+            expected="a run directory; of several, the first is compared with the others",
+            fix=f"align report {shlex.quote(inside[0])}",
+        )
     if not names and next(run_dir.glob("evals/*/run.json"), None) is None:
         raise UserError(
             f"{run_dir} is not a run directory",
@@ -124,6 +142,17 @@ def run_stages(run_dir: Path, pipeline: dict) -> dict[str, dict]:
             fix="give the --output_dir of the run",
         )
     return {name: _stage(run_dir, name, pipeline, names) for name in names}
+
+
+def _runs_inside(folder: Path) -> list[str]:
+    """The run directories in a folder that is none itself, the last changed first."""
+    if (folder / FILE).is_file():
+        return []
+    found = {
+        *(path.parent for path in folder.glob(f"*/{FILE}")),
+        *(path.parents[1] for path in folder.glob("*/*/stage.json")),
+    }
+    return [str(path) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
 
 def stage_curves(stage: Path) -> dict[str, list]:
@@ -148,9 +177,10 @@ def eval_records(run_dir: Path, stages: list[str]) -> tuple[dict[str, dict], lis
     return dict(sorted(found.items(), key=lambda pair: order.get(pair[1]["stage"], len(order)))), unreadable
 
 
-def _first_evaluated(records: dict[str, dict]) -> str | None:
-    """The first stage that was evaluated, by the order of the stages."""
-    return next((record["stage"] for record in records.values()), None)
+def _eval_run(name: str, record: dict) -> dict:
+    """The row of report.json's `eval_runs`; a base's run may lie outside the run directory."""
+    own = {key: record.get(key) for key in EVAL_KEYS}
+    return own | {"limit": record["settings"].get("limit"), "in_run_dir": not Path(name).is_absolute()}
 
 
 def _suites(records: dict[str, dict], pipeline: dict) -> list[str]:

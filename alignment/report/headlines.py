@@ -1,4 +1,6 @@
-"""The figures of an eval run that represent its suite in the report."""
+"""The figures of an eval run that represent its suite in the report, and those whose texts name it."""
+
+from alignment.report.labels import metric_of
 
 
 def headlines(record: dict, task: str | None = None) -> set[tuple[str, str]]:
@@ -26,3 +28,20 @@ def headlines(record: dict, task: str | None = None) -> set[tuple[str, str]]:
         if figure["metric"] not in widest and (lone or figure["task"] == record["suite"]):
             found.add((figure["task"], figure["metric"]))
     return found
+
+
+def name_suites(content: dict) -> None:
+    """Set `suite_named` in all rows of a report or comparison: whether several suites have one metric and format.
+
+    The texts and columns of all rows then name their suite. `content` has `comparisons`, and may have `evals` and
+    `side_runs`.
+    """
+    rows = [*content.get("evals", []), *content["comparisons"]]
+    rows += [row for side in content.get("side_runs", []) for row in side["comparisons"]]
+    suites: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["headline"]:
+            suites.setdefault((metric_of(row["metric"]).name, row["format"]), set()).add(row["suite"])
+    shared = any(len(found) > 1 for found in suites.values())
+    for row in rows:
+        row["suite_named"] = shared

@@ -50,8 +50,8 @@ class Metric:
 
 BITS = "bits_per_byte"
 METRICS = {
-    "exact_match": Metric("accuracy", 100.0, 1, "points", 0),
-    "acc": Metric("accuracy", 100.0, 1, "points", 0),
+    "exact_match": Metric("accuracy", 100.0, 1, "points", 0, (0.0, 1.0)),
+    "acc": Metric("accuracy", 100.0, 1, "points", 0, (0.0, 1.0)),
     "gold_reward": Metric(
         "gold reward",
         rank=1,
@@ -94,6 +94,11 @@ def value_text(metric: str, value: float | None) -> str:
     """A score in its metric's scale and digits."""
     shown = metric_of(metric)
     return number(None if value is None else value * shown.scale, shown.digits)
+
+
+def suite_prefix(row: dict) -> str:
+    """A row's suite, to begin a text with, if the rows' suites are named (headlines.name_suites); otherwise empty."""
+    return f"{row['suite']} " if row.get("suite_named") else ""
 
 
 def delta_text(row: dict) -> str:

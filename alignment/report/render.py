@@ -12,6 +12,7 @@ from alignment.report.first_screen.next_steps import next_steps
 from alignment.report.first_screen.outcomes import in_sum, outcomes
 from alignment.report.first_screen.smoke import WARNING, smoke_text
 from alignment.report.first_screen.trained_on import model_text
+from alignment.report.runs.base_runs import BASE
 from alignment.report.side_sections import side_sections
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def page(report: dict) -> dict:
         "verdicts": tables.verdicts(report),
         "diagram": pipeline_figure(stages) if stages else None,
         "suites": tables.suite_table(report),
+        "further": {"suites": tables.suite_table(report, True), "verdicts": tables.verdicts(report, True)},
+        "base_text": base_text(report),
         "task_tables": [table for table in by_task if table["metric"] != labels.BITS],
         "bits": [table for table in by_task if table["metric"] == labels.BITS],
         "forests": tables.forests(report, whole=True),
@@ -84,6 +87,15 @@ def page(report: dict) -> dict:
         "eval_runs": provenance.suite_rows(report),
         "versions": provenance.version_lines(report),
     }
+
+
+def base_text(report: dict) -> str | None:
+    """What “base” means on the page; None without a base."""
+    base = report.get("base")
+    if base is None:
+        return None
+    outside = report.get("base_model") if base == BASE else None
+    return f"{outside}, which this run starts from" if outside else f"the {base} stage"
 
 
 def training_sections(curves: dict) -> list[dict]:

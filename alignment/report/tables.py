@@ -1,8 +1,21 @@
 """The report's tables: numbers of report.json as rows for the templates."""
 
+import math
+
+from alignment.pipeline.recipes.pipeline_file import BASE
 from alignment.report.charts.plots import Estimate, forest_axis, forest_row
 from alignment.report.charts.scales import Scale, spread
-from alignment.report.labels import BITS, delta_text, metric_of, number, p_text, stage_name, value_text, variant_texts
+from alignment.report.labels import (
+    BITS,
+    delta_text,
+    metric_of,
+    number,
+    p_text,
+    stage_name,
+    suite_prefix,
+    value_text,
+    variant_texts,
+)
 from alignment.report.samples import MARKERS
 
 CELL_WIDTH, CELL_MARGIN = 190, 10
@@ -25,18 +38,31 @@ def row_name(row: dict, base: str | None) -> str:
     return ", ".join([stage_name(row["stage"], base), *variant_texts(row.get("variant") or {})])
 
 
-def verdicts(report: dict) -> list[dict]:
-    """One entry per stage: the headline differences from its parent."""
+def listed(report: dict, key: str, further: bool = False) -> list[dict]:
+    """The rows of `evals` or `comparisons` of the pipeline's own suites, or of those run in addition to them.
+
+    Without suites of a pipeline, every suite counts as its own.
+    """
+    others = report.get("further_suites") or []
+    return [row for row in report[key] if (row.get("suite") in others) == further]
+
+
+def verdicts(report: dict, further: bool = False) -> list[dict]:
+    """One entry per stage: the headline differences from its parent, on the suites of `listed`."""
     sentences = []
     for stage, entry in report["stages"].items():
-        own = [row for row in report["comparisons"] if row["b"] == stage and not row.get("variant")]
+        compared = listed(report, "comparisons", further)
+        own = [row for row in compared if row["b"] == stage and not row.get("variant")]
         rows = sorted((row for row in own if row.get("headline")), key=order)
         parents = {row["a"] for row in rows}
         if not parents:
             continue
         parent = entry["parent"] if entry.get("parent") in parents else min(parents)
         items = [
-            {"text": f"{row['format']} {metric_of(row['metric']).name} {delta_text(row)}", "verdict": row["verdict"]}
+            {
+                "text": f"{suite_prefix(row)}{row['format']} {metric_of(row['metric']).name} {delta_text(row)}",
+                "verdict": row["verdict"],
+            }
             for row in rows
             if row["a"] == parent
         ]
@@ -45,13 +71,13 @@ def verdicts(report: dict) -> list[dict]:
     return sentences
 
 
-def suite_table(report: dict) -> dict:
-    """Stages down, suites across, each headline score with a picture on the column's axis.
+def suite_table(report: dict, further: bool = False) -> dict:
+    """Stages down, suites of `listed` across, each headline score with a picture on the column's axis.
 
     Variants such as few-shot runs have separate rows.
     """
     stages, base = list(report["stages"]), report.get("base")
-    rows = [row for row in report["evals"] if row.get("headline")]
+    rows = [row for row in listed(report, "evals", further) if row.get("headline")]
     columns: dict[tuple, list[dict]] = {}
     for row in sorted(rows, key=order):
         columns.setdefault(order(row), []).append(row)
@@ -61,7 +87,12 @@ def suite_table(report: dict) -> dict:
         cell = _cell(row, _score_picture(row, scales[order(row)]))
         lines.setdefault(row_name(row, base), {})[order(row)] = cell
     heads = [
-        {"name": metric_of(row["metric"]).name, "format": row["format"], "suite": row.get("suite")}
+        {
+            "name": metric_of(row["metric"]).name,
+            "format": row["format"],
+            "suite": row.get("suite"),
+            "suite_named": row.get("suite_named"),
+        }
         for row, *_ in columns.values()
     ]
     body = [{"name": name, "cells": [cells.get(key) for key in columns]} for name, cells in lines.items()]
@@ -86,11 +117,17 @@ def _score_picture(row: dict, scale: Scale | None) -> str | None:
 
 
 def interval_of(row: dict) -> tuple[float | None, float | None]:
-    """A score's 95% interval: the eval run's own; in older runs without one, the normal interval of the se."""
+    """A score's 95% interval: the eval run's own; in older runs without one, the normal interval of the se.
+
+    The normal interval is cut to the metric's possible values, as an eval run's own interval is.
+    """
     if row.get("ci_low") is not None:
         return row["ci_low"], row["ci_high"]
     reach = NORMAL_95 * row["se"] if row.get("se") else None
-    return (None, None) if reach is None else (row["value"] - reach, row["value"] + reach)
+    if reach is None:
+        return None, None
+    low, high = metric_of(row["metric"]).limits or (-math.inf, math.inf)
+    return max(low, row["value"] - reach), min(high, row["value"] + reach)
 
 
 def _cell(row: dict, picture: str | None = None) -> dict:
@@ -166,7 +203,9 @@ def forests(report: dict, whole: bool) -> list[dict]:
 
 
 def _place(stage: str, stages: list[str]) -> int:
-    """A stage's position in the pipeline; stages outside it come last."""
+    """A stage's position in the pipeline; the model that it starts from comes first, other stages outside it last."""
+    if stage == BASE and BASE not in stages:
+        return -1
     return stages.index(stage) if stage in stages else len(stages)
 
 
@@ -181,7 +220,8 @@ def _forest(name: str, rows: list[dict], report: dict) -> dict:
     stages = list(report["stages"])
     rows = sorted(rows, key=lambda row: (_place(row["b"], stages), -_place(row["a"], stages), order(row)))
     lines = [_forest_line(row, scale, report.get("base")) for row in rows]
-    return {"name": name, "unit": shown.unit, "rows": lines, "axis": forest_axis(scale)}
+    measured = "suite, format" if any(row.get("suite_named") for row in rows) else "format"
+    return {"name": name, "unit": shown.unit, "measured": measured, "rows": lines, "axis": forest_axis(scale)}
 
 
 def _forest_line(row: dict, scale: Scale, base: str | None) -> dict:
@@ -194,7 +234,7 @@ def _forest_line(row: dict, scale: Scale, base: str | None) -> dict:
     moved = None if row.get("fixed") is None else f"{row['fixed']} / {row['regressed']}"
     return {
         "pair": pair,
-        "format": row["format"],
+        "format": f"{row['suite']}, {row['format']}" if row.get("suite_named") else row["format"],
         "task": row["task"],
         "picture": picture,
         "delta": text,

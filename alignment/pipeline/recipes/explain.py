@@ -26,10 +26,12 @@ PIPELINE_HELP = {
 EVALS_HELP = {
     "suites": "Suites to run: names of this project's suites (gsm8k?data=FILE), paths of lm-eval YAML or JSONL, or "
     "lm_eval:TASK.",
-    "stages": "Stages whose checkpoints are evaluated, in every suite and format.",
+    "stages": "Stages whose checkpoints are evaluated, in every suite and format; base: the model outside the pipeline "
+    "that its first stage starts from.",
     "formats": "plain (the prompt as text), chat (the prompt as a user's turn), or both.",
     "extra": "Further evaluations: a list of {stage, suite, format, other keys of evals}.",
-    "base": "The stage that the report compares every other stage with (default: the first that is evaluated).",
+    "base": "The stage that the report compares every other stage with (default: the evaluated model that the "
+    "first stage starts from; from random weights, the first that is evaluated).",
     "headline": "The task that represents a suite in the report, suite -> task (default: the suite's aggregate).",
     "samples": "Suite whose prompts the report shows with every stage's answers, and their number: {suite: S, n: 30}.",
 }

@@ -20,6 +20,8 @@ from alignment.pipeline.recipes.typecheck import describe_value, fits
 
 KEYS = {"name": str, "seed": int, "inputs": dict[str, str], "stages": dict[str, str], "evals": dict[str, Any]}
 FORMATS = ("plain", "chat")
+BASE = "base"  # in evals.stages: the model outside the run directory that the first stage starts from
+NO_BASE = "remove it: the first stage does not start from a model outside the pipeline"
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ def check_stage_names(settings: Settings, known: list[str], source: Path) -> Non
     )
 
 
-def read_evals(evals: dict[str, Any], written: dict[str, Any], stages: list[str], source: Path) -> EvalSpec:
+def read_evals(
+    evals: dict[str, Any], written: dict[str, Any], stages: list[str], source: Path, base: str | None = None
+) -> EvalSpec:
     """Check the `evals` of a pipeline.
 
     Args:
@@ -136,9 +140,11 @@ def read_evals(evals: dict[str, Any], written: dict[str, Any], stages: list[str]
         written: `evals:` as in pipeline.yaml; the report's keys may name what an override leaves out.
         stages: the stages of the pipeline.
         source: the path of pipeline.yaml, for messages.
+        base: the model outside the pipeline that its first language model starts from, which BASE names.
     """
     if not evals:
         return EvalSpec()
+    stages = [BASE, *stages] if base else stages
     options = dict(evals)
     named = ("suites", "stages", "formats", "extra")
     own: dict[str, Any] = {key: options.pop(key) for key in named if key in options}
@@ -156,7 +162,9 @@ def read_evals(evals: dict[str, Any], written: dict[str, Any], stages: list[str]
     raise_all(errors)
     for key, valid in {"stages": stages, "formats": list(FORMATS)}.items():
         errors += [
-            UserError(f"{source}: evals.{key} has no {name!r}", fix=suggestion(name, valid))
+            UserError(
+                f"{source}: evals.{key} has no {name!r}", fix=NO_BASE if name == BASE else suggestion(name, valid)
+            )
             for name in own.get(key, [])
             if name not in valid
         ]

@@ -29,7 +29,8 @@ class ReportKeys:
     """What the report of a run shows of its evaluations.
 
     Attributes:
-        base: the stage that every other stage is compared with; by default the first that was evaluated.
+        base: the stage that every other stage is compared with; by default the evaluated model that the
+            first stage starts from; if that starts from random weights, the first that was evaluated.
         headline: suite -> the task that represents it; by default the suite's aggregate.
         samples: {suite, n}: the suite whose first prompts are shown with every stage's answers, and how many; by
             default the first suite whose answers are text.

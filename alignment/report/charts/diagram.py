@@ -22,7 +22,8 @@ def pipeline_svg(stages: dict[str, dict]) -> str:
         '<path class="tip" d="M0,0 L8,4 L0,8 Z"/></marker></defs>'
     )
     return (
-        f'<svg class="diagram" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<svg class="diagram" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'style="--natural: {width}px">'
         f"<title>Stages of the pipeline and their parents</title>{marker}{''.join(edges + boxes)}</svg>"
     )
 

@@ -8,7 +8,7 @@ from alignment.report.charts.figure_files import estimate_rows, figure, pair_row
 from alignment.report.charts.plots import Estimate, Panel, Series, dot_chart, line_chart, panel_chart, scatter
 from alignment.report.charts.scales import spread
 from alignment.report.labels import ACCURACIES, BITS, metric_of, number, stage_name, stage_tone
-from alignment.report.tables import interval_of
+from alignment.report.tables import interval_of, listed
 
 REWARD = re.compile("rewards/(.+)/mean")
 
@@ -211,7 +211,8 @@ def tax_figures(report: dict) -> list[dict]:
     suite with bits per byte.
     """
     base = report.get("base")
-    rows = [row for row in report["comparisons"] if row["a"] == base and row.get("headline") and not row.get("variant")]
+    own = listed(report, "comparisons")
+    rows = [row for row in own if row["a"] == base and row.get("headline") and not row.get("variant")]
     gained = [row for row in rows if row["metric"] in ACCURACIES]
     form = "chat" if any(row["format"] == "chat" for row in gained) else "plain"
     bits = [row for row in rows if row["metric"] == BITS]

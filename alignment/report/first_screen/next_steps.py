@@ -4,7 +4,8 @@ import shlex
 from pathlib import Path
 
 from alignment.report.labels import stage_name
-from alignment.stages import CAUSAL_LM, STAGES
+from alignment.report.runs.base_runs import BASE, makes_language_model, model_name
+from alignment.report.tables import listed
 
 OWN_ARCHITECTURE = "alignment_gpt"  # GPTConfig.model_type, whose import takes seconds
 
@@ -14,8 +15,9 @@ def next_steps(report: dict) -> list[dict]:
     last = last_model(report)
     if last is None:
         return []
-    steps = [_step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))]
-    return [step for step in [*steps, _measure(report, last), _again(report), _share(report, last)] if step]
+    chat = _step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))
+    steps = [chat, _measure(report, last), _base_too(report, last), _again(report), _share(report, last)]
+    return [step for step in steps if step]
 
 
 def last_model(report: dict) -> str | None:
@@ -23,27 +25,53 @@ def last_model(report: dict) -> str | None:
     finished = [
         name
         for name, stage in report["stages"].items()
-        if stage.get("checkpoint") and stage.get("status") == "done" and _kind(name, stage) == CAUSAL_LM
+        if stage.get("checkpoint") and stage.get("status") == "done" and makes_language_model(name, stage)
     ]
     return finished[-1] if finished else None
 
 
-def _kind(name: str, stage: dict) -> str:
-    facts = STAGES.get(stage.get("method") or "") or STAGES.get(name)
-    return facts.checkpoint if facts else CAUSAL_LM
-
-
-def _measure(report: dict, last: str) -> dict:
+def _measure(report: dict, last: str) -> dict | None:
     """Compare the last stage with its parent, or evaluate it if it has not been."""
-    compared = [row["a"] for row in report["comparisons"] if row["b"] == last]
+    compared = [row["a"] for row in [*listed(report, "comparisons"), *report["comparisons"]] if row["b"] == last]
     parent = report["stages"][last].get("parent")
+    if not compared and _missing_base(report):
+        return None
     if not compared:
         command = ("align", "eval", _checkpoint(report, last), "--suite", "SUITE")
         return _step("Evaluate", "SUITE: a name of docs/suites.md, or a JSONL file of questions", *command)
     first = parent if parent in compared else compared[0]
-    sides = [_checkpoint(report, stage) for stage in (first, last)]
+    sides = [_checkpoint(report, stage) if stage in report["stages"] else _base(report) for stage in (first, last)]
     why = f"{stage_name(last)} with {stage_name(first, report.get('base'))}, item by item"
     return _step("Compare", why, "align", "compare", *sides, "--show", "5")
+
+
+def _missing_base(report: dict) -> str | None:
+    """The model that the run starts from, if it has not been evaluated on what a stage was evaluated on."""
+    return None if report.get("base") == BASE else report.get("base_model")
+
+
+def _base_too(report: dict, last: str) -> dict | None:
+    """Evaluate the model that the run starts from on the last stage's suites, so that the next report compares them."""
+    model = _missing_base(report)
+    if model is None:
+        return None
+    name = model_name(model)
+    command = ["align", "compare", model, _checkpoint(report, last)]
+    own = {row["suite"] for row in listed(report, "evals") if row["stage"] == last}
+    runs = [run for run in report["eval_runs"] if run["stage"] == last and run["suite"] in own]
+    runs = [run for run in runs if not run["variant"]] or runs
+    if not runs:
+        why = f"{stage_name(last)} with {name}; SUITE: a name of docs/suites.md, or a JSONL file of questions"
+        return _step("Compare with the base", why, *command, "--suite", "SUITE")
+    suites = dict.fromkeys(run["suite_source"] or run["suite"] for run in runs)
+    command += [part for suite in suites for part in ("--suite", suite.replace(f"{Path.cwd()}/", ""))]
+    if any(run["format"] == "chat" for run in runs):
+        command += ["--chat_template", _checkpoint(report, last)]
+    if limit := max(run["limit"] or 0 for run in runs):
+        command += ["--limit", str(limit)]
+    why = f"{name} has not been evaluated on the questions that {stage_name(last)} was"
+    step = _step("Compare with the base", why, *command)
+    return step | {"command": f"{step['command']} && {shlex.join(['align', 'report', report['run_dir']])}"}
 
 
 def _again(report: dict) -> dict | None:
@@ -73,6 +101,12 @@ def _share(report: dict, last: str) -> dict | None:
         command = ("align", "export", source, "--to", "self-contained", "--output_dir", f"{report['run_dir']}-export")
         return _step("Export", "weights that load without this project", *command)
     return None
+
+
+def _base(report: dict) -> str:
+    """The base outside the run, as `align compare` finds its evaluations: by its path, or as a stage of the run."""
+    here = any(run["stage"] == BASE and run["in_run_dir"] for run in report["eval_runs"])
+    return str(Path(report["run_dir"]) / BASE) if here else report["base_model"]
 
 
 def _checkpoint(report: dict, stage: str) -> str:

@@ -9,9 +9,11 @@ from alignment.report.labels import (
     metric_of,
     percent,
     stage_name,
+    suite_prefix,
     value_text,
 )
-from alignment.report.tables import is_whole, order
+from alignment.report.runs.base_runs import BASE, MODEL, model_name
+from alignment.report.tables import is_whole, listed, order
 from eval.comparison.intervals import wilson
 
 WORSE_SHOWN = 2  # figures that became worse, at most; the others are counted
@@ -19,7 +21,9 @@ LEVELS = 2  # scores named, at most, of a stage without a parent to compare with
 
 
 def outcomes(report: dict) -> list[dict]:
-    """One entry per stage, in the order of the stages.
+    """One entry per stage, in the order of the stages, after one for an evaluated base outside the run.
+
+    Further suites, in addition to those of the pipeline, do not count here.
 
     Returns:
         [{name, status: None if it is done, data, cost: tokens, parameters and time, against: the parent's name, main:
@@ -27,13 +31,16 @@ def outcomes(report: dict) -> list[dict]:
         worse, also: {verdict: [name]} of the remaining headline figures, worse: [text], more_worse: their further
         number, note: the text of a stage without such figures}].
     """
-    return [_outcome(report, name, stage) for name, stage in report["stages"].items()]
+    stages = report["stages"]
+    outside: dict[str, dict] = {BASE: {}} if report.get("base") == BASE and BASE not in stages else {}
+    return [_outcome(report, name, stage) for name, stage in (outside | stages).items()]
 
 
 def in_sum(report: dict) -> dict | None:
     """The headline differences of the last stage that was compared with the base stage; None without one."""
     base = report.get("base")
-    own = [row for row in report["comparisons"] if row["a"] == base and row.get("headline") and not row.get("variant")]
+    rows = listed(report, "comparisons")
+    own = [row for row in rows if row["a"] == base and row.get("headline") and not row.get("variant")]
     compared = [name for name in report["stages"] if any(row["b"] == name for row in own)]
     if not compared:
         return None
@@ -44,8 +51,9 @@ def in_sum(report: dict) -> dict | None:
 
 
 def base_name(report: dict) -> str:
-    """`base (pretrain)`, or `base` if that is the stage's own name."""
-    base = stage_name(report["base"])
+    """`base (pretrain)`, or `base` if that is the stage's own name; of a base outside the run, its model's name."""
+    outside = report.get("base_model") if report["base"] == BASE else None
+    base = model_name(outside) if outside else stage_name(report["base"])
     return base if base == "base" else f"base ({base})"
 
 
@@ -57,13 +65,13 @@ def row_text(row: dict) -> str:
 def row_name(row: dict) -> str:
     """A difference's figure in words: `chat accuracy`, `arithmetic, chat`."""
     if row.get("headline") or is_whole(row):
-        return f"{row['format']} {metric_of(row['metric']).name}" if row["metric"] != BITS else metric_of(BITS).name
+        return f"{suite_prefix(row)}{_level_name(row)}"
     extra = "" if metric_of(row["metric"]).rank == 0 else f" {metric_of(row['metric']).name}"
     return ", ".join([f"{row['task'].replace('_', ' ')}{extra}", row["format"]])
 
 
 def _outcome(report: dict, name: str, stage: dict) -> dict:
-    rows = [row for row in report["comparisons"] if row["b"] == name and not row.get("variant")]
+    rows = [row for row in listed(report, "comparisons") if row["b"] == name and not row.get("variant")]
     parents = {row["a"] for row in rows}
     parent = stage.get("parent") if stage.get("parent") in parents else min(parents, default=None)
     own = [row for row in rows if row["a"] == parent]
@@ -77,7 +85,7 @@ def _outcome(report: dict, name: str, stage: dict) -> dict:
     return {
         "name": stage_name(name),
         "status": None if stage.get("status") in ("done", None) else stage["status"],
-        "data": data_text(stage.get("data")),
+        "data": data_text(stage.get("data")) or (_outside(report) if name == BASE and not stage else None),
         "cost": _cost(stage),
         "against": stage_name(parent, report.get("base")) if parent else None,
         "main": _shown(heads[0]) if heads else None,
@@ -144,11 +152,27 @@ def _note(report: dict, name: str, stage: dict) -> str:
     refused = [pair for pair in report.get("not_compared") or [] if pair["b"] == name]
     if refused:
         return f"not compared with {stage_name(refused[0]['a'])}: {refused[0]['reason']}"
-    levels = [row for row in report["evals"] if row["stage"] == name and row.get("headline") and not row.get("variant")]
+    levels = [row for row in listed(report, "evals") if row["stage"] == name]
+    levels = [row for row in levels if row.get("headline") and not row.get("variant")]
     if levels:
-        shown = [f"{_level_name(row)} {_level(row)}" for row in sorted(levels, key=order)]
-        return f"the starting point: {', '.join(shown[:LEVELS])}" if name == report.get("base") else ", ".join(shown)
+        shown = [f"{suite_prefix(row)}{_level_name(row)} {_level(row)}" for row in sorted(levels, key=order)]
+        if name == report.get("base"):
+            return f"the starting point: {', '.join(shown[:LEVELS])}"
+        return f"{', '.join(shown)}{_alone(report, stage)}"
     return "not evaluated" if stage.get("status") == "done" else ""
+
+
+def _outside(report: dict) -> str:
+    return f"not trained here: {model_name(report['base_model'])}"
+
+
+def _alone(report: dict, stage: dict) -> str:
+    """A note on a stage's score if the model that it starts from has none on the same questions."""
+    parent = (stage.get("parents") or {}).get(MODEL)
+    if parent is None or report.get("base") == BASE:
+        return ""
+    name = stage_name(parent) if parent in report["stages"] else model_name(parent)
+    return f"; {name}, which it starts from, was not evaluated on the same questions"
 
 
 def _level_name(row: dict) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alignment.durable.read import read_json
 from alignment.report.labels import count, stage_name
+from alignment.report.runs.base_runs import model_name
 
 DATA_FILE, FURTHER = "data.json", "data-*.json"  # the stage's rows; rows mixed between them (data-replay.json)
 NOUNS = {
@@ -81,5 +82,5 @@ def start_text(stages: dict[str, dict]) -> str:
     for stage in stages.values():
         outside = [value for value in (stage.get("parents") or {}).values() if value not in stages]
         if outside:
-            return f"starting from {Path(outside[0]).name if outside[0].startswith(('/', '.')) else outside[0]}"
+            return f"starting from {model_name(outside[0])}"
     return "starting from random weights"

@@ -6,7 +6,7 @@ from typing import Any
 from alignment.errors import UserError, gathered, raise_all
 from alignment.pipeline.stage_spec import is_smoke
 from alignment.report.content import eval_records, run_record, run_stages, stage_curves
-from alignment.report.headlines import headlines
+from alignment.report.headlines import headlines, name_suites
 from alignment.report.runs.made_differently import differences
 from eval.comparison.compare import compare
 from eval.comparison.find import measurement
@@ -50,13 +50,15 @@ def compare_runs(folders: list[Path]) -> dict[str, Any]:
     public = [
         {key: run[key] for key in ("name", "run_dir", "seed", "smoke")} | {"stages": [*run["stages"]]} for run in runs
     ]
-    return {
+    comparison = {
         "runs": public,
         "comparisons": rows,
         "not_compared": refused,
         "differences": changes,
         "curves": _curves(runs),
     }
+    name_suites(comparison)
+    return comparison
 
 
 def run_names(folders: list[Path]) -> list[str]:
