@@ -22,19 +22,24 @@ LENGTH_STEP, LONGEST = 256, 4096
 # The least rows of a micro-batch: KTO estimates its KL from the replies of one.
 LEAST = {"kto": 2}
 
-# Optimizer steps below which a smaller batch is chosen.
-FEWEST_STEPS = 50
+# Optimizer steps below which a smaller batch is chosen, and then more epochs, up to so many.
+FEWEST_STEPS, MOST_EPOCHS = 50, 2
+# Optimizer steps below which little is learned.
+TOO_FEW_STEPS = 20
 
 Configs = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
-def fit(made: Draft, material: Material, device: Device, configs: Configs, qlora: Path) -> None:
+def fit(made: Draft, material: Material, device: Device, configs: Configs, qlora: Path) -> int | None:
     """Change a draft's lengths, type of weights and batches to what fits; the user's own keys are kept.
 
     Args:
         material: of the draft's stage.
         configs: builds the stage's dataclasses from a recipe.
         qlora: the folder recipes/qlora-1gpu.
+
+    Returns:
+        The number of optimizer steps; None if it is unknown.
     """
     fit_lengths(made, material)
     if not device.on_gpu and lacks_bf16() and made.recipe.get("dtype") == "bfloat16":
@@ -49,6 +54,8 @@ def fit(made: Draft, material: Material, device: Device, configs: Configs, qlora
         for key, value in quantised(qlora, material.method).items():
             made.set(key, value, "the base in 4 bit: it does not fit in 16")
         fit_memory(made, material, device, configs)
+    found = _estimate(made.recipe, material, device, configs)
+    return found.steps if found else None
 
 
 def fit_lengths(made: Draft, material: Material) -> None:
@@ -68,21 +75,26 @@ def fit_lengths(made: Draft, material: Material) -> None:
 
 
 def fit_steps(made: Draft, material: Material) -> None:
-    """Make the optimizer's batch smaller if few rows would give too few steps to learn from.
-
-    Not for stages with a reference: in more steps they move further away from it.
-    """
+    """Make the optimizer's batch smaller if few rows would give too few steps to learn from; then train more epochs."""
     epochs, rows = made.recipe.get("num_train_epochs"), material.trained
-    if not epochs or material.facts.has_reference or made.recipe.get("max_steps"):
-        return
-    if made.chosen & {MICRO, ACCUMULATION}:
+    if not epochs or made.recipe.get("max_steps"):
         return
     micro, whole = made.recipe[MICRO], made.recipe.get(ACCUMULATION, 1)
     accumulation = whole
-    while accumulation % 2 == 0 and rows * epochs < FEWEST_STEPS * micro * accumulation:
+    if not made.chosen & {MICRO, ACCUMULATION}:
+        accumulation = _smaller_accumulation(whole, rows * epochs / micro)
+        if accumulation < whole:
+            made.set(ACCUMULATION, accumulation, f"instead of {whole}, as there are {rows} rows")
+    if epochs < MOST_EPOCHS and rows * epochs < FEWEST_STEPS * micro * accumulation:
+        made.set("num_train_epochs", MOST_EPOCHS, f"instead of {epochs}, as there are {rows} rows")
+
+
+def _smaller_accumulation(whole: int, micro_batches: float) -> int:
+    """Return the largest accumulation, halved as often as need be, with FEWEST_STEPS steps in so many micro-batches."""
+    accumulation = whole
+    while accumulation % 2 == 0 and micro_batches < FEWEST_STEPS * accumulation:
         accumulation //= 2
-    if accumulation < whole:
-        made.set(ACCUMULATION, accumulation, f"instead of {whole}, as there are {rows} rows")
+    return accumulation
 
 
 def fit_memory(made: Draft, material: Material, device: Device, configs: Configs) -> None:
@@ -99,10 +111,18 @@ def fit_memory(made: Draft, material: Material, device: Device, configs: Configs
     if MICRO not in made.chosen:
         memory = f"about {gigabytes(found.total_memory)} GB of {gigabytes(device.memory)} GB ({device.name})"
         rows = made.recipe[MICRO] * made.recipe.get(ACCUMULATION, 1)
-        made.reasons[MICRO] = f"{memory}; {rows} rows per step"
+        made.reasons[MICRO] = f"{memory}; {_per_step(made.recipe, material, rows)} per step"
     warmup, tenth = made.recipe.get("warmup_steps") or 0, found.steps // 10
     if warmup > tenth:
         made.set("warmup_steps", tenth, f"a tenth of the {found.steps} steps")
+
+
+def _per_step(recipe: Mapping[str, Any], material: Material, rows: int) -> str:
+    """Return the size of the optimizer's batch in words: a prompt of GRPO has several completions."""
+    if not material.facts.samples:
+        return f"{rows} rows"
+    group = material.get("num_generations") or 1
+    return f"{rows} completions" + (f", of {rows // group} prompts," if group > 1 else "")
 
 
 def _batches(made: Draft, method: str) -> Iterator[dict[str, Any]]:

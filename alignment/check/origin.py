@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from peft import LoraConfig
 
-from alignment.check.findings import Finding, from_user_error, note
+from alignment.check.findings import Finding, from_user_error, note, warning
 from alignment.check.material import Origin, PlannedModel, first_texts
 from alignment.data.arguments import DataArguments
 from alignment.errors import UserError
 from alignment.models.checkpoints import is_adapter, is_path
 from alignment.models.examined.adapter_settings import load_adapter_settings
+from alignment.models.generation import other_token_ids
 from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings, stage_files
@@ -119,6 +120,7 @@ def find_origin(
             findings.append(note(f"lengths are estimated: {counted}"))
         else:
             origin = Origin(load_or_note(tokens.outside, load_tokenizer, offline, findings))
+            findings += other_ids(tokens.outside, origin.tokenizer)
         if origin.tokenizer is not None:
             new, found = inherit(origin.tokenizer, tokens, offline)
             origin, findings = replace(origin, new_tokens=tuple(new)), findings + found
@@ -133,6 +135,27 @@ def find_origin(
     except UserError as mistake:
         findings += from_user_error(mistake)
     return origin, findings
+
+
+def other_ids(checkpoint: str, tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
+    """Report a foreign model whose config.json names other end or start tokens than its tokenizer.
+
+    An adapter's base is reported when the adapter is trained.
+    """
+    folder = Path(checkpoint).expanduser()
+    if tokenizer is None or not (folder / "config.json").is_file() or is_adapter(checkpoint):
+        return []
+    found = [*other_token_ids(load_config(checkpoint), tokenizer)]
+    if not found:
+        return []
+    return [
+        warning(
+            "config.json and the tokenizer of the model name different tokens",
+            got="; ".join(found),
+            expected="the same tokens: training uses the tokenizer's, and replies end at either end token",
+            fix=f"if those of {folder}/config.json are mistaken, correct them there and in generation_config.json",
+        )
+    ]
 
 
 def reward_tokenizer(

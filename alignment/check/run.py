@@ -192,7 +192,9 @@ def check_replay(configs: tuple[Any, ...]) -> list[Finding]:
 
 def encode(material: Material) -> tuple[Material, list[Finding]]:
     """Tokenize the sample as the stage's trainer will."""
-    unusable = template.find_unusable(material.tokenizer) if material.kind != "text" else []
+    base = None if material.facts.starts_from_base else material.get("model_name_or_path")
+    lora = bool(material.get("use_peft"))
+    unusable = template.find_unusable(material.tokenizer, base, lora) if material.kind != "text" else []
     if unusable:
         return material, unusable
     replies_only = material.kind == CONVERSATIONS and bool(material.get("assistant_only_loss"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -129,14 +130,25 @@ def _check_pad(material: Material) -> Iterator[Finding]:
         )
 
 
-def find_unusable(tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
-    """Report a template that is missing, or that cannot format a conversation."""
+def find_unusable(
+    tokenizer: PreTrainedTokenizerBase, parent: str | None = None, adapter: bool = False
+) -> list[Finding]:
+    """Report a template that is missing, or that cannot format a conversation.
+
+    Args:
+        parent: the path or hub id of the base model that a stage after SFT would start from.
+        adapter: whether the stage trains an adapter.
+    """
     if not tokenizer.chat_template:
+        first = shlex.join(["align", "sft", "--model", parent or "MODEL", "--data", "CONVERSATIONS.jsonl"])
+        first = f"run `{first}{' --lora' if adapter else ''}` first, which gives the model a template, and start from "
+        first += "its checkpoint; or chat_template_path: FILE.jinja in the sft recipe of a pipeline"
+        other = "chat_template_path: FILE.jinja in the sft recipe, or the id of a model with a template to copy"
         missing = error(
             "the tokenizer has no chat template",
             got=tokenizer.name_or_path or None,
             expected="a template, so that training and inference format conversations alike",
-            fix="chat_template_path: FILE.jinja in the sft recipe, or the id of a model with a template to copy",
+            fix=first if parent else other,
         )
         return [missing]
     try:

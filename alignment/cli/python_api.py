@@ -12,12 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.errors import UserError, nearest
+from alignment.errors import UserError, nearest, suggestion
 from alignment.stages import STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Options of `align STAGE` with numbers; a number of seconds is a time, too.
+NUMBERS: dict[str, tuple[type, ...]] = {
+    "seed": (int,),
+    "max_time": (int, float, str),
+    "max_truncated": (int, float),
+    "max_dropped": (int, float),
+}
+EVALUATED = ("num_fewshot", "batch_size", "seed", "suite_args", "loaded", "too_long", "chat_template", "parent")
 Suites = str | Path | Sequence[str | Path]
 
 
@@ -60,10 +68,7 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
     options = {name: plain(value) for name, value in options.items() if value is not None or not hasattr(args, name)}
     own = {name: value for name, value in options.items() if hasattr(args, name) and name != "overrides"}
     for name, value in own.items():
-        flag = getattr(args, name) is False
-        if flag != isinstance(value, bool):
-            expected = "True or False" if flag else "a value, not True or False"
-            raise UserError(f"{name} cannot take this value", got=repr(value), expected=expected)
+        _require_type(name, value, flag=getattr(args, name) is False, repeated=name in REPEATED)
         setattr(args, name, [value] if name in REPEATED and isinstance(value, str) else value)
     args.max_time = None if args.max_time is None else str(args.max_time)
     keys = {name: value for name, value in options.items() if name not in own}
@@ -76,6 +81,30 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
     pipeline, begin = verb.load(args)
     verb.run(pipeline, begin, seconds, args)
     return pipeline.run_dir / pipeline.stages[0].name / "checkpoint"
+
+
+def _require_type(name: str, value: Any, *, flag: bool, repeated: bool) -> None:
+    """Raise if an option of `align STAGE` has a value that the command line could not give it.
+
+    Args:
+        flag: whether the option is True or False.
+        repeated: whether it may be given several times.
+    """
+    if flag:
+        fits, expected = isinstance(value, bool), "True or False"
+    elif name in NUMBERS:
+        kind = NUMBERS[name]
+        fits, expected = isinstance(value, kind) and not isinstance(value, bool), "a number"
+    elif repeated:
+        texts = value if isinstance(value, list) else [value]
+        fits, expected = (
+            bool(texts) and all(isinstance(text, str) for text in texts),
+            "a text or path, or a list of them",
+        )
+    else:
+        fits, expected = isinstance(value, str), "a text or path"
+    if not fits:
+        raise UserError(f"{name} cannot take this value", got=repr(value), expected=expected)
 
 
 def plain(value: Any) -> Any:
@@ -95,6 +124,7 @@ def evaluate(
     format: str = "both",
     *,
     limit: int | None = None,
+    output_dir: str | Path | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Run eval suites on a checkpoint as `align eval` does, and return the records of the runs.
@@ -104,18 +134,28 @@ def evaluate(
         suite: a suite, or several: names, paths of lm-eval YAML or of JSONL files of questions, or `lm_eval:TASK`.
         format: plain, chat or both.
         limit: items per task, from the first; None for all.
-        options: further keyword arguments of `eval.evaluate`: batch_size, num_fewshot, chat_template, ...
+        output_dir: the folder of the runs; default: RUN_DIR/evals of a run's checkpoint, otherwise runs/evals.
+        options: further keyword arguments of `eval.evaluate`: batch_size, num_fewshot, seed, suite_args, loaded,
+            too_long, chat_template.
+
+    Raises:
+        UserError: as the command line, which prints it.
     """
     from alignment.cli.evaluate.eval import variant_of
     from eval.harness.place import place_of
     from eval.harness.run_suite import evaluate_many
 
+    unknown = [name for name in options if name not in EVALUATED]
+    if unknown:
+        own = unknown[0] in ("stage", "variant")
+        fix = "leave it out: the checkpoint's folder says it" if own else suggestion(unknown[0], EVALUATED)
+        raise UserError(f"evaluate takes no {unknown[0]}", expected=", ".join(("limit", *EVALUATED)), fix=fix)
     place = place_of(checkpoint)
     return evaluate_many(
         str(checkpoint),
         _suites(suite),
         _formats(format),
-        place.folder,
+        place.folder if output_dir is None else output_dir,
         stage=place.stage,
         variant=variant_of(options | {"limit": limit}, place.seed),
         **({"seed": place.seed, "parent": place.parent, "limit": limit} | options),
@@ -147,6 +187,8 @@ def compare(
     """
     from alignment.cli.evaluate.compare import compared
 
+    if not b:
+        raise UserError("compare needs two checkpoints at least", got=str(a), fix="compare(a, b)")
     if mistaken := next((other for other in b if not isinstance(other, str | Path)), None):
         raise UserError("compare takes checkpoints one by one", got=repr(mistaken), fix="compare(a, *others)")
     options: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Settings that only apply while sampling: greedy decoding (`do_sample=False`) ignores them.
@@ -59,6 +59,29 @@ def set_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         setattr(config, name, _with_token(token, getattr(config, name, None), listed=adds and _is_list(config, name)))
         if generation is not None:
             setattr(generation, name, _with_token(token, getattr(generation, name), listed=adds))
+
+
+def agree_with_generation(model: PreTrainedModel) -> None:
+    """Write the token ids of a model's generation config into its config, before both are saved.
+
+    Other programs read only one of the two: replies are to end alike.
+    """
+    config, generation = model.config.get_text_config(), getattr(model, "generation_config", None)
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        ids = getattr(generation, name, None)
+        if ids is not None:
+            setattr(config, name, ids)
+
+
+def other_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Describe the end and start tokens that a model's config.json names differently from its tokenizer."""
+    known = config.get_text_config()
+    for name in ("eos_token", "bos_token"):
+        own, ids = getattr(tokenizer, f"{name}_id"), getattr(known, f"{name}_id", None)
+        named = ids if isinstance(ids, list) else [ids]
+        if own is not None and ids is not None and own not in named:
+            texts = ", ".join(f"{number} ({tokenizer.convert_ids_to_tokens(number)!r})" for number in named)
+            yield f"{name} is {texts} in config.json, {own} ({getattr(tokenizer, name)!r}) in the tokenizer"
 
 
 def _is_list(config: object, name: str) -> bool:

@@ -22,6 +22,7 @@ from alignment.models.chain import (
 )
 from alignment.models.checkpoints import ADAPTER_CONFIG, adapter_base, adapter_folder, is_adapter, require_sound
 from alignment.models.examined.weight_files import ADAPTER, require_weights
+from alignment.models.generation import agree_with_generation
 from alignment.models.loading import load_config, load_tokenizer, load_trainable
 from alignment.models.merge_in_place import TOLERANCE, change_of, logits_of, merge_in_place
 from alignment.models.vocabulary import require_rows
@@ -99,6 +100,7 @@ def merge(checkpoint: str | Path, output_dir: Path, dtype: str | None = None) ->
         )
     tokenizer = load_tokenizer(checkpoint)
     require_rows(merged, tokenizer, str(checkpoint))
+    agree_with_generation(merged)
     with new_checkpoint(output_dir) as folder:
         merged.to(merged.config.dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -107,7 +107,8 @@ def load_pipeline(
     with gathered(errors):
         inputs = route_overrides(overrides, recipes, evals, list(settings.inputs))
     with gathered(errors):
-        check_inputs(recipes, inputs, settings.inputs, source, f"align run {short_name(recipe_dir)}")
+        verb = "run" if mistakes is None else "check"
+        check_inputs(recipes, inputs, settings.inputs, source, f"align {verb} {short_name(recipe_dir)}")
     raise_all(errors)
 
     stages = _stages(recipes, paths, inputs, seed, package, quick)
@@ -221,7 +222,8 @@ def load_stage(
             inputs[key] = value
         else:
             set_key(recipe, key, value)
-    check_inputs({stage: recipe}, inputs, settings.inputs, source, f"align {stage} {short_name(recipe_path)}")
+    verb = stage if mistakes is None else "check"
+    check_inputs({stage: recipe}, inputs, settings.inputs, source, f"align {verb} {short_name(recipe_path)}")
     recipe = fill_inputs(recipe, inputs, str(recipe_path))
 
     own = recipe.pop("output_dir", None)

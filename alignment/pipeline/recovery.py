@@ -33,7 +33,7 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
         try:
             seed_everything(spec)
             with disk_full_explained(f"the stage {spec.name}", run_dir):
-                spec.module.run(*configs)
+                spec.module.run(*configs, **recording_steps(spec, record))
             return
         except OutOfMemory as error:
             if launched() > 1:
@@ -56,6 +56,20 @@ def run_to_the_end(spec: StageSpec, run_dir: Path, record: RunRecord) -> None:
             record.update("stages", spec.name, diverged=error.problem)
             logger.warning("%s: %s\n%s: resumes once from the last good checkpoint", spec.name, error, spec.name)
         free_memory()  # which the exception held until here
+
+
+def recording_steps(spec: StageSpec, record: RunRecord) -> dict[str, Any]:
+    """The arguments by which a trainer stage records its number of steps when training begins, for `align watch`."""
+    if "max_steps" not in spec.keys.names:
+        return {}
+    from transformers import TrainerCallback
+
+    class RecordSteps(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if state.is_world_process_zero and state.max_steps > 0:  # 0 if training had ended before it resumed
+                record.update("stages", spec.name, steps=state.max_steps)
+
+    return {"callbacks": [RecordSteps()]}
 
 
 def seed_everything(spec: StageSpec) -> None:

@@ -70,7 +70,8 @@ def run_pipeline(
         harness: runs the evaluations; default: the package `eval`.
         write_report: writes the report of a run directory and returns its path; default: no report.
         check: raises if the stages of the plan must not run; default: no check.
-        begin: called when the run directory is locked, right before the first stage.
+        begin: called when the run directory is locked and nothing speaks against the first stage, right before its
+            folder is set aside; also if the stage is up to date.
     """
     run_dir = pipeline.run_dir
     record = RunRecord(run_dir)
@@ -87,14 +88,13 @@ def run_pipeline(
     started = time.monotonic()
     with locked(run_dir):
         require_unchanged(record)
-        if begin:
-            begin()
         if any(step.runs for step in steps):
             say(f"computes with {computing()}")
         describe_run(pipeline, record, harness)
         done = []
         for step in steps:
-            done.append(bring_up_to_date(step, record, run_dir))
+            done.append(bring_up_to_date(step, record, run_dir, begin))
+            begin = None
             now = [job for job in jobs if job.after == step.spec.name]
             for of_base in (True, False):
                 own = [job for job in now if (job.base is not None) == of_base]
@@ -142,14 +142,16 @@ def surroundings() -> dict[str, Any]:
     return {"versions": versions(), "git": git_state(), "code": code_digest(), "hardware": hardware()}
 
 
-def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path) -> Done:
-    """Run a stage, or print that it is up to date."""
+def bring_up_to_date(step: Step, record: RunRecord, run_dir: Path, begin: Callable[[], None] | None = None) -> Done:
+    """Run a stage, or print that it is up to date; `begin` is called before its folder changes."""
     name = step.spec.name
     if not step.runs:
+        if begin:
+            begin()
         say(f"\n{name}: up to date, skipped (recipe and parents unchanged)")
         return Done(name, "up to date")
     say(f"\n{name}: running ({step.why})")
-    seconds = run_stage(step, record, run_dir)
+    seconds = run_stage(step, record, run_dir, begin)
     say(stage_line(name, read_json(run_dir / name / STAGE_FILE), seconds, run_dir / name))
     return Done(name, "done", seconds, peak_memory())
 
@@ -164,7 +166,7 @@ def _require_optimizers(configs: Sequence[Any]) -> None:
             require_optimizer(one)
 
 
-def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
+def run_stage(step: Step, record: RunRecord, run_dir: Path, begin: Callable[[], None] | None = None) -> float:
     """Run a stage in its folder, record what it was made from, and return its seconds."""
     spec = step.spec
     configs = spec.configs(run_dir)
@@ -172,6 +174,8 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path) -> float:
     if hasattr(spec.module, "check"):
         spec.module.check(*configs)  # the parents' files, before anything is moved
     require_parents(spec, record, run_dir)
+    if begin:
+        begin()
     earlier = record.stages[spec.name] if step.resumes else {}
     if not step.resumes and (kept := set_aside(spec.name, run_dir, record.stages.get(spec.name))):
         say(f"{spec.name}: its previous folder was moved to {kept}")
@@ -244,11 +248,13 @@ def check_written(spec: StageSpec, run_dir: Path) -> None:
 def check_replaceable(steps: Sequence[Step], record: RunRecord, run_dir: Path) -> None:
     """Raise, before anything runs, if a stage's folder holds files of something other than a stage."""
     errors: list[UserError] = []
+    parents = {step.spec.name: [*(step.spec.parents | step.spec.outside).values()] for step in steps if step.runs}
     for step in steps:
         folder = run_dir / step.spec.name
         with gathered(errors):
             if step.runs:
                 check_apart(step.spec, folder)
+                check_no_ancestor(step.spec, folder, record.ancestors(step.spec.name, parents))
             is_stage = step.spec.name in record.stages or (folder / STAGE_FILE).exists()
             occupied = folder.is_file() or holds_results(folder)
             if step.runs and occupied and not is_stage:
@@ -273,6 +279,17 @@ def check_apart(spec: StageSpec, folder: Path) -> None:
                 expected="two separate folders: a stage's folder is moved aside before it runs again",
                 fix="choose another --output_dir",
             )
+
+
+def check_no_ancestor(spec: StageSpec, folder: Path, ancestors: set[str]) -> None:
+    """Raise if a stage would take the place of a stage that its own parent was trained from."""
+    if spec.name in ancestors:
+        raise UserError(
+            f"{folder} is a stage that the parent of this stage was trained from, and would be replaced",
+            got=f"{', '.join((spec.parents | spec.outside).values())}, trained from {spec.name}",
+            expected="a stage's result under a name of its own",
+            fix=f"--output_dir {folder}-2",
+        )
 
 
 def evaluate_stage(jobs: Sequence[EvalJob], record: RunRecord, run_dir: Path, harness: Harness) -> list[Done]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import UserError, raise_all
 from alignment.redaction import MASK, redact_text, redacted
 from alignment.stages import STAGES
+from alignment.yaml_text import write_yaml
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alignment.cli.train.recipe_place import Place
     from alignment.pipeline.graph import Pipeline
     from alignment.pipeline.recipes.draft import Draft
@@ -50,7 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options without a recipe that were given."""
-    return {name: value for name in OPTIONS if (value := getattr(args, name, None))}
+    options = {name: value for name in OPTIONS if (value := getattr(args, name, None))}
+    for name in options.keys() - {"lora"}:
+        value = options[name]
+        options[name] = [normal(str(item)) for item in value] if isinstance(value, list) else normal(str(value))
+    return options
+
+
+def normal(name: str) -> str:
+    """Return a local path in its shortest spelling (`m` for `./m/`); other names are returned as they are."""
+    path = os.path.expanduser(name) if name.startswith("~") else name
+    short = os.path.normpath(path)
+    return short if os.path.exists(path) and os.path.exists(short) and os.path.samefile(path, short) else name
 
 
 def as_overrides(args: argparse.Namespace) -> list[str]:
@@ -58,7 +73,6 @@ def as_overrides(args: argparse.Namespace) -> list[str]:
     from alignment.pipeline.recipes.packaged_recipes import find_recipe
     from alignment.pipeline.recipes.recipe import placeholders, read_recipe
     from alignment.pipeline.stage_spec import stage_keys
-    from alignment.yaml_text import write_yaml
 
     path = find_recipe(args.recipe)
     inputs = placeholders(read_recipe(path)) if given(args) else set()
@@ -79,8 +93,7 @@ def recipe_keys(options: dict[str, Any]) -> dict[str, Any]:
 
     keys: dict[str, Any] = {}
     if "model" in options:
-        model = str(options["model"])
-        keys["model_name_or_path"] = os.path.expanduser(model) if model.startswith("~") else model
+        keys["model_name_or_path"] = normal(str(options["model"]))
     data = options.get("data", [])
     if len(data) == 1:
         keys["dataset_name"] = data[0]
@@ -103,39 +116,55 @@ def load(args: argparse.Namespace) -> tuple[Pipeline, Callable[[], None] | None]
     Returns:
         The pipeline, and what writes its recipe when the stage begins; None if the recipe is written already.
     """
-    from alignment.cli.train.recipe_place import command_of, header, made_by, place_of, require_unclaimed, write
+    from alignment.cli.train.fitted_to import inputs_of, sealed
+    from alignment.cli.train.recipe_place import COMMAND, command_of, header, made_by, place_of, write
     from alignment.pipeline.recipes.draft import recipe_text
 
     options = _complete(args)
     place = place_of(args.verb, options["model"], args.output_dir, args.quick)
     command = command_of(args.verb, options, args.output_dir, args.seed, args.overrides)
     earlier = made_by(place.recipe)
-    if earlier == command:
-        logger.info("%s was written by the same command, and is used as it is", place.recipe)
-        return _pipeline(args, None, place), None
     if not args.output_dir:
-        require_unclaimed(place)
-    if earlier is not None and not args.output_dir:
-        _require_same_model(place, recipe_keys(options)["model_name_or_path"])
+        _require_own(place, options["model"])
+    keys = recipe_keys(options)
+    data = {key: value for key, value in keys.items() if key in REPLACED["data"]}
+    inputs = inputs_of(data, keys["model_name_or_path"])
+    if earlier == command and _still_fits(place.recipe, inputs):
+        return _pipeline(args, None, place), None
     made = make(args, options, place)
-    text = recipe_text(header(args.verb, place, command), made)
+    text = sealed(recipe_text(header(args.verb, place, command), made), COMMAND, inputs)
     pipeline = _pipeline(args, made.recipe, place)
     if os.environ.get("RANK", "0") == "0":  # the main process of a launcher
         print(redact_text(f"{place.recipe}{' (not written: a dry run)' if args.dry_run else ''}:\n\n{text}"))
     return pipeline, partial(write, place.recipe, text)
 
 
-def _require_same_model(place: Place, model: str) -> None:
-    """Raise if the run directory is of another model with the same name."""
-    from alignment.pipeline.recipes.recipe import read_recipe
+def _require_own(place: Place, model: str) -> None:
+    """Raise if a place that the user has not named belongs to another recipe or another model."""
+    from alignment.cli.train.recipe_place import require_same_model, require_unclaimed
 
-    before = read_recipe(place.recipe).get("model_name_or_path")
-    if place.parent is None and before != model and os.path.abspath(str(before)) != os.path.abspath(model):
-        raise UserError(
-            f"{place.recipe.parent} is the run directory of another model with this name",
-            got=f"{model}; {place.recipe} has {before}",
-            fix=f"--output_dir runs/ANOTHER-NAME/{place.folder.name}",
-        )
+    require_unclaimed(place)
+    if place.by_name:
+        require_same_model(place, model)
+
+
+def _still_fits(recipe: Path, inputs: str) -> bool:
+    """Whether a recipe of the same command is used: unless it is as it was made, for other data or another model."""
+    from alignment.cli.train.fitted_to import fitted
+
+    found = fitted(recipe)
+    if found is None or found.inputs == inputs:
+        logger.info("%s was written by the same command, and is used as it is", recipe)
+        return True
+    if not found.edited:
+        logger.info("%s was fitted to other data or another model, and is made anew", recipe)
+        return False
+    logger.warning(
+        "%s was fitted to other data or another model, and has been edited since: it is used as it is; "
+        "without the file, the same command fits a new recipe",
+        recipe,
+    )
+    return True
 
 
 def _complete(args: argparse.Namespace) -> dict[str, Any]:
@@ -176,6 +205,7 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
         set_key(chosen, key, value)
     own = recipe_keys(options)
     _refuse_secrets(options, chosen)
+    raise_all([UserError(f"--{key} is not finite", got=value) for key, value in chosen.items() if is_nan(value)])
     _refuse_twice(options, chosen)
     continued = is_adapter(own["model_name_or_path"]) and chosen.get("adapter_mode") != "stack"
     lora = bool(options.get("lora") or chosen.get("use_peft")) and not continued
@@ -190,11 +220,18 @@ def make(args: argparse.Namespace, options: dict[str, Any], place: Place) -> Dra
     return made
 
 
+def is_nan(value: Any) -> bool:
+    """Whether a value is, or holds, a number that is none."""
+    if isinstance(value, dict | list):
+        return any(map(is_nan, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _refuse_secrets(options: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Raise for secrets, such as hub_token or a key in an address, which would be written to the recipe."""
     texts = {name: [value] if isinstance(value, str) else value for name, value in options.items() if value is not True}
     secret = [name for name, values in texts.items() if any(redact_text(text) != text for text in values)]
-    secret += [key for key, value in chosen.items() if redacted(value, key) != value]
+    secret += [key for key, value in chosen.items() if write_yaml(redacted(value, key)) != write_yaml(value)]
     if secret:
         raise UserError(
             f"--{secret[0]} would be written to the recipe",
@@ -228,7 +265,7 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
         UserError: its rows or models cannot be read.
     """
     from alignment.check.findings import in_options
-    from alignment.check.fitting import fit
+    from alignment.check.fitting import TOO_FEW_STEPS, fit
     from alignment.check.material import Options
     from alignment.check.run import RUN_SAMPLE, inspect_stage, raise_errors
     from alignment.check.stage_check import StageCheck
@@ -248,13 +285,22 @@ def _fit(args: argparse.Namespace, made: Draft, place: Place) -> None:
         raise_errors([StageCheck(spec.name, str(place.recipe), named, material, [])])
         return
     device = this_device(measure=False)
-    fit(
+    steps = fit(
         made,
         material,
         device,
         lambda recipe: replace(spec, recipe={**spec.recipe, **recipe}).configs(pipeline.run_dir),
         packaged()[QUANTISED],
     )
+    if steps is not None and steps < TOO_FEW_STEPS and "max_steps" not in made.chosen:
+        logger.warning(
+            "%d optimizer steps (%d rows) are too few to change a model much: give more rows or --num_train_epochs %d, "
+            "or a higher --learning_rate than %g",
+            steps,
+            material.trained,
+            math.ceil(made.recipe.get("num_train_epochs", 1) * TOO_FEW_STEPS / max(steps, 1)),
+            made.recipe["learning_rate"],
+        )
 
 
 def _pipeline(args: argparse.Namespace, recipe: dict[str, Any] | None, place: Place) -> Pipeline:

@@ -57,10 +57,13 @@ def run(pipeline: "Pipeline", max_seconds: float | None, args: argparse.Namespac
     from functools import partial
 
     from alignment.check.run import check_before_run
+    from alignment.cli.train.smoke_runs import require_no_real_result
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import stopping
     from alignment.report import write_report
 
+    if args.quick:
+        require_no_real_result(pipeline, alone=False, until=args.until)
     limits = (args.max_truncated, args.max_dropped, args.quick)
     check = None if args.no_check else partial(check_before_run, *limits, show=args.dry_run)
     with stopping(pipeline.run_dir, max_seconds, fresh=args.fresh):

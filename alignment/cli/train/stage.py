@@ -69,10 +69,13 @@ def run(
 
     from alignment.callbacks.processes import launched
     from alignment.check.run import check_before_run
+    from alignment.cli.train.smoke_runs import require_no_real_result
     from alignment.pipeline.launch import run_stage_together
     from alignment.pipeline.runner import run_pipeline
     from alignment.pipeline.stopping import stopping
 
+    if args.quick:
+        require_no_real_result(pipeline, alone=True)
     limits = (args.max_truncated, args.max_dropped, args.quick)
     checked = partial(check_before_run, *limits, show=args.dry_run, as_options=args.recipe is None)
     check = None if args.no_check else checked

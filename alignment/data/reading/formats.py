@@ -31,7 +31,7 @@ from alignment.data.reading.row_formats import (
     canonical_rows_of,
     optional_columns,
 )
-from alignment.data.reading.suggestions import suggest, written
+from alignment.data.reading.suggestions import OPEN, TO_COMPLETE, suggest, to_complete, written
 from alignment.errors import UserError
 
 if TYPE_CHECKING:
@@ -311,13 +311,27 @@ def recognise(
     for format in sorted(FORMATS[kind], key=lambda format: -len(wanted & set(format))):
         if set(format) <= set(column_names):
             return format
-    columns = suggest(list(rows), kind, mapping)
+    rows = list(rows)
+    columns = suggest(rows, kind, mapping)
     raise UserError(
         f"The columns are not recognised as {kind} data.",
         got=f"columns {', '.join(column_names)}",
         expected=f"one of these sets of columns: {EXPECTED[kind]}",
-        fix=f"`{written(columns)}` in the recipe (tried on the first rows)" if columns else OTHERWISE[kind],
+        fix=f"`{written(columns)}` in the recipe (tried on the first rows)" if columns else _map_yourself(rows, kind),
     )
+
+
+def _map_yourself(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """Return the advice to map columns by hand, with a mapping of the data set's own columns to start from."""
+    columns = to_complete(rows, kind)
+    if not columns:
+        return OTHERWISE[kind]
+    wanted = [ours for ours in TO_COMPLETE[kind] if ours not in columns.values() and ours not in rows[0]]
+    meaning = "a guess by the columns' names"
+    if OPEN in columns.values():
+        choices = ", ".join(wanted[:-1]) + " or " * (len(wanted) > 1) + wanted[-1]
+        meaning = f"for {OPEN} write {choices}, or leave the column out"
+    return f"`{written(columns)}` ({meaning}){PLAIN_TEXT.get(kind, '')}"
 
 
 # The sets of columns of each kind, as an error names them: most allow several names of a request and its reply.
@@ -330,12 +344,13 @@ EXPECTED = {
     "prompts": f"{_ASKED} | {_WHOLE} | chosen | transcript",
     "kto": f"{_ASKED}, its reply {_REPLIED}, label | {_WHOLE} with label | chosen, rejected",
 }
+PLAIN_TEXT = dict.fromkeys(("sft", "prompts"), "; plain text without turns is data for `align pretrain`")
 OTHERWISE = {
     "text": "map the column that holds the documents with `columns: {NAME: text}`",
-    **dict.fromkeys(
-        ("sft", "preference", "prompts", "kto"),
-        "map the data set's columns to these with `columns`; plain text without turns is data for `align pretrain`",
-    ),
+    **{
+        kind: f"map the data set's columns to these with `columns`{PLAIN_TEXT.get(kind, '')}"
+        for kind in ("sft", "preference", "prompts", "kto")
+    },
 }
 
 

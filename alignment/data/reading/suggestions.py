@@ -105,6 +105,17 @@ BESIDE_REQUEST: dict[str, Callable[[Sequence[str]], bool]] = {
     "history": lambda words: list(words) == ["history"],
 }
 CHOICE_LETTERS = 2  # most characters of the name of a choice: "B", "b)"
+# For a person to judge: what a mapping may mean that nothing else speaks for.
+HINTS = {"chosen": {"good", "best", "positive", "up"}, "rejected": {*UNWANTED_WORDS, "down"}}
+OPEN = "???"  # stands for a recognised column that the user knows
+MOST_SHOWN = 6
+TO_COMPLETE: dict[str, Format] = {
+    "text": ("text",),
+    "sft": ("question", "answer"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "prompts": ("prompt",),
+    "kto": ("prompt", "completion", "label"),
+}
 # The formats that are tried, in order. Conversations and transcripts are recognised by content alone.
 TRIED: dict[str, tuple[Format, ...]] = {
     "text": (("text",),),
@@ -147,6 +158,43 @@ def suggest(
     return None
 
 
+def to_complete(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, str]:
+    """Return a mapping of the columns with texts or marks, under their own names, for the user to correct.
+
+    Columns are guessed by their names, and the last one by elimination; OPEN stands for what is not guessed.
+    """
+    format, guessed = TO_COMPLETE[kind], dict[str, str]()
+    shown = [name for name in rows[0] if _is_text(rows, name) or _is_mark(rows, name)] if rows else []
+    names = [name for name in shown if LABEL in format or not _is_mark(rows, name)]
+    for ours in format:
+        alike = [(_guess(rows, name, ours), name) for name in names if name not in guessed]
+        likeness, best = max(alike, key=lambda pair: pair[0], default=(0.0, ""))
+        if likeness > 0:
+            guessed[best] = ours
+    missing = [ours for ours in format if ours not in guessed.values()]
+    for is_mark in (False, True):  # by elimination
+        left = [name for name in names if name not in guessed and _is_mark(rows, name) == is_mark]
+        wanted = [ours for ours in missing if (ours == LABEL) == is_mark]
+        if len(left) == len(wanted) == 1:
+            guessed[left[0]] = wanted[0]
+    missing = [ours for ours in format if ours not in guessed.values()]
+    mapping = {name: guessed.get(name, OPEN) for name in names if name in guessed or missing}
+    return {theirs: ours for theirs, ours in [*mapping.items()][:MOST_SHOWN] if theirs != ours}
+
+
+def _guess(rows: Sequence[Mapping[str, Any]], name: str, ours: str) -> float:
+    """Return how much speaks for a column as `ours`, for a person who will check it."""
+    if _is_mark(rows, name) != (ours == LABEL):
+        return 0.0
+    return max(_likeness(rows, name, ours), 0.5 * bool(set(_words(name)) & HINTS.get(ours, set())))
+
+
+def _is_mark(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a column says yes or no about its row."""
+    values = [value for row in rows if not is_blank(value := row.get(name))]
+    return bool(values) and all(isinstance(value, int) and value in (0, 1) for value in values)
+
+
 def _beside(rows: Sequence[Mapping[str, Any]], kind: str, format: Format, columns: Mapping[str, str]) -> dict[str, str]:
     """Return a mapping of the columns that belong to the request, such as `Context`, if it works."""
     found: dict[str, str] = {}
@@ -168,7 +216,7 @@ def _is_text(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 def written(columns: Mapping[str, str]) -> str:
     """Return a mapping as a recipe writes it."""
-    pairs = (f"{_quoted(theirs)}: {ours}" for theirs, ours in columns.items())
+    pairs = (f"{_quoted(theirs)}: {_quoted(ours)}" for theirs, ours in columns.items())
     return f"columns: {{{', '.join(pairs)}}}"
 
 

@@ -36,7 +36,7 @@ def length_fix(rows: Sequence[RowLength], max_length: int | None, context: int |
     most = characters_within(rows, context)
     if most is None:
         return (
-            f"{setting}and shorter rows, or a model with a longer context: the shortest row has "
+            f"{setting}{'and ' if setting else ''}shorter rows, or a model with a longer context: the shortest row has "
             f"{min(row.tokens for row in rows)} tokens"
         )
     dropped = sum(row.characters > most for row in rows)

@@ -24,6 +24,7 @@ from alignment.models.checkpoints import (
     require_checkpoint,
     require_sound,
 )
+from alignment.models.generation import agree_with_generation
 from alignment.models.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from alignment.models.loading import load_config, load_tokenizer, load_trainable
 from alignment.models.merge_in_place import merge_in_place
@@ -277,6 +278,7 @@ def _built(config: PreTrainedConfig, tensors: dict[str, torch.Tensor], source: P
     model.load_state_dict(tensors, strict=True, assign=True)
     model.tie_weights()
     model.generation_config = source.generation_config
+    agree_with_generation(model)
     return model
 
 

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from alignment.data.arguments import DataArguments
+from alignment.data.reading.sources import own_test_split
 from alignment.pipeline.recipes.recipe import read_mapping, read_recipe
 
 BASE, QUANTISED = "lora-1gpu", "qlora-1gpu"
@@ -69,7 +70,17 @@ def draft(
         recipe["learning_rate"] = RATES[stage]
     if "num_train_epochs" in chosen:
         recipe.pop("max_steps", None)  # it would win
-    return Draft({**recipe, **chosen}, chosen=frozenset(chosen))
+    made = Draft({**recipe, **chosen}, chosen=frozenset(chosen))
+    if recipe.get("eval_strategy", "no") != "no" and not _holds_out(made.recipe):
+        made.set("eval_strategy", "no", "no rows are held out")
+    return made
+
+
+def _holds_out(recipe: Mapping[str, Any]) -> bool:
+    """Whether there are rows to validate on."""
+    source = recipe.get("dataset_name")
+    own = recipe.get("dataset_test_split") or (source and own_test_split(source))
+    return bool(own) or recipe.get("eval_share") != 0
 
 
 def with_micro_batch(recipe: Mapping[str, Any], micro: int) -> dict[str, Any]:

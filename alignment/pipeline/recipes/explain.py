@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from alignment.errors import UserError, did_you_mean, unknown
 from alignment.pipeline.recipes import key_table, pipeline_file, report_keys
+from alignment.pipeline.recipes.draft import BASE, draft
 from alignment.pipeline.recipes.keys import OURS, OWNERS, Key, Keys
+from alignment.pipeline.recipes.packaged_recipes import packaged
 from alignment.pipeline.recipes.typecheck import describe
 from alignment.stages import STAGES
 from alignment.yaml_text import write_yaml
@@ -78,9 +80,24 @@ def explain_key(subject: str, name: str) -> str:
     ]
     if parent := keys.parents.get(name):
         facts.append(("parent", f"names a stage, or the path or hub id of a {parent} checkpoint"))
+    if made := _drafted(subject, name, found.default):
+        facts.append(("drafted", made))
     facts.append(("owner", OWNERS[found.owner]))
     lines = [_wrapped(f"  {label + ':':9}{text}", indent=11) for label, text in facts]
     return "\n".join([f"{subject}: {name}", *lines, "", _wrapped(f"  {found.help}", indent=2)])
+
+
+def _drafted(stage: str, name: str, default: str) -> str:
+    """Return what `align STAGE --model M --data F` sets a key to, if recipes/lora-1gpu has another default."""
+    folder = packaged().get(BASE)
+    if folder is None or not (folder / f"{stage}.yaml").is_file():
+        return ""
+    values = {}
+    for flag in (" --lora", ""):
+        made = draft(stage, folder, {}, new_adapter=bool(flag), continued=False, chosen={}).recipe
+        values[f"align {stage}{flag}"] = write_yaml(made[name]) if name in made else default
+    parts = [f"{value} in `{command}`" for command, value in values.items() if value != default]
+    return f"{', '.join(parts)}, without a recipe" if parts else ""
 
 
 def list_keys(subject: str, all: bool = False) -> str:

@@ -1,6 +1,7 @@
 """pipeline.json: what was run in a run directory, made from what, and how it ended."""
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,30 @@ class RunRecord:
     @property
     def evals(self) -> dict[str, dict[str, Any]]:
         return self.content["evals"]
+
+    def ancestors(self, name: str, planned: Mapping[str, Collection[str]] | None = None) -> set[str]:
+        """Return the stages of this run directory that a stage was trained from, through all generations.
+
+        Args:
+            planned: stage -> its parents in a run that is about to start, instead of the recorded ones.
+        """
+        known, found, following = {**self._parents(), **(planned or {})}, set[str](), [name]
+        while following:
+            parents = {self._stage_of(value) for value in known.get(following.pop(), ())}
+            new = (parents & known.keys()) - found
+            found |= new
+            following += new
+        return found
+
+    def _parents(self) -> dict[str, Collection[str]]:
+        """Stage -> its parents: stages, paths and hub ids."""
+        return {name: [*map(str, (entry.get("parents") or {}).values())] for name, entry in self.stages.items()}
+
+    def _stage_of(self, parent: str) -> str:
+        """The stage that a parent's path names, if it is a checkpoint of this run directory; otherwise the parent."""
+        path = Path(parent)
+        within = path.name == "checkpoint" and path.parent.parent.resolve() == self.path.parent.resolve()
+        return path.parent.name if within else parent
 
     def describe_run(self, **values: Any) -> None:
         """Set keys of the run itself."""

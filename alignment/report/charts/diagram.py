@@ -43,8 +43,15 @@ def _parents(stage: dict, stages: dict[str, dict]) -> list[str]:
     return [name for name in dict.fromkeys(named) if name in stages]
 
 
-def _depth(name: str, stages: dict[str, dict]) -> int:
-    return 1 + max((_depth(parent, stages) for parent in _parents(stages[name], stages)), default=-1)
+def _depth(name: str, stages: dict[str, dict], seen: frozenset[str] = frozenset()) -> int:
+    """The column of a stage; a record in which a stage is its own ancestor, by a damaged lineage, has an end too.
+
+    Args:
+        seen: the stages between this one and the one whose depth is asked for.
+    """
+    seen |= {name}
+    parents = [parent for parent in _parents(stages[name], stages) if parent not in seen]
+    return 1 + max((_depth(parent, stages, seen) for parent in parents), default=-1)
 
 
 def _places(stages: dict[str, dict]) -> dict[str, tuple[float, float]]:

@@ -136,13 +136,13 @@ def _stage(run_dir: Path, name: str, entry: dict, now: float) -> StageState:
         return StageState(
             name, status, figure_of(entry.get("seconds")), metrics=_metrics(run_dir / name / "stage.json")
         )
-    recipe, log = entry.get("recipe") or {}, run_dir / name / "metrics.jsonl"
+    recipe, log = dict(entry.get("recipe") or {}), run_dir / name / "metrics.jsonl"
+    if (recorded := figure_of(entry.get("steps"))) is not None:
+        recipe["max_steps"] = recorded  # as the trainer counts them
     rows = read_rows(log)
     last = rows[-1] if rows else {}
     share, step = trained_share(recipe, last), last.get("step")
     steps = recipe.get("max_steps") if (recipe.get("max_steps") or 0) > 0 else None
-    if steps is None and share and step:
-        steps = round(step / share)
     left = seconds_left(recipe, rows) if status == "running" else None
     if left is not None:
         left = max(0.0, left - max(0.0, now - log.stat().st_mtime))

@@ -5,6 +5,7 @@ from datasets import Dataset
 
 from alignment.data.reading.formats import convert, recognise
 from alignment.errors import UserError
+from alignment.yaml_text import parse_yaml
 
 
 def system(content):
@@ -239,9 +240,39 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
         "  got:      columns id, place\n"
         "  expected: one of these sets of columns: chosen, rejected | a request (prompt, instruction, question, query, "
         "problem, inputs, input), chosen, rejected\n"
-        "  fix:      map the data set's columns to these with `columns`; plain text without turns is data for "
-        "`align pretrain`"
+        '  fix:      `columns: {place: "???"}` (for ??? write prompt, chosen or rejected, or leave the column out)'
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "fix"),
+    [
+        (
+            "preference",
+            {"id": "1", "ticket": "a", "good": "b", "bad": "c"},
+            "`columns: {ticket: prompt, good: chosen, bad: rejected}` (a guess by the columns' names)",
+        ),
+        (
+            "preference",
+            {"ticket": "a", "good": "b", "bad": "c", "note": "d"},
+            '`columns: {ticket: "???", good: chosen, bad: rejected, note: "???"}` (for ??? write prompt, or leave the '
+            "column out)",
+        ),
+        (
+            "kto",
+            {"ask": "a", "said": "b", "ok": True, "n": 5},
+            "`columns: {ask: prompt, said: completion, ok: label}` ",
+        ),
+        ("sft", {"foo": "a"}, "or leave the column out); plain text without turns is data for `align pretrain`"),
+        ("text", {"foo": 1}, "map the column that holds the documents with `columns: {NAME: text}`"),
+    ],
+)
+def test_unknown_columns_come_back_as_a_mapping_to_complete(kind, row, fix):
+    with pytest.raises(UserError) as error:
+        recognise([*row], kind, rows=[row, row])
+    assert fix in error.value.fix
+    if error.value.fix.startswith("`columns: {") and kind != "text":
+        assert {*parse_yaml(error.value.fix.split("`")[1], "the fix")["columns"]} <= {*row}  # pasteable
 
 
 def test_bad_mappings_are_errors():
