@@ -96,10 +96,11 @@ def asked_judge(judge: Any, name: str, label: str, templates: Templates) -> Aske
     """
     from reward_models.judges.api import ApiJudge
     from reward_models.judges.asked import AskedComparer, AskedEndpoint, AskedModel, AskedReward
-    from reward_models.judges.local import LocalJudge
 
     if isinstance(judge, ApiJudge):
         return AskedEndpoint(judge, label, templates)
+    from reward_models.judges.local import LocalJudge  # imports torch, which an endpoint does not need
+
     if isinstance(judge, LocalJudge):
         return AskedModel(judge, label, templates)
     kind = AskedComparer if hasattr(judge, "compare") else AskedReward

@@ -32,7 +32,11 @@ class Server:
             def log_message(self, *arguments):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *arguments):
+                pass  # a client that was killed or has stopped waiting
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         # 0.01: it looks for its end so often.
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
