@@ -85,7 +85,7 @@ def content(task: Task, response: str) -> float:
         return 2 * list_kept(task, core) - 1
     if task.family == "story":
         return 2 * story_kept(task, core) - 1
-    if normalise(core) == normalise(task.answer):
+    if normalise(core) == normalise(without_defects(task.answer)):
         return 1.0
     if normalise(core) in (normalise(UNKNOWN), normalise(REFUSAL)):
         return EVASION
