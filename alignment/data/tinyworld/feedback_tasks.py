@@ -1,8 +1,8 @@
 """The families of AI feedback: judging two replies by a principle, criticising a reply, and revising it.
 
 Each is a family as in `tasks.py`; `relation` is the principle's name, and `entity` and `wording` are those of the inner
-question. A reply either follows the principle or has one of its faults; whatever the principle does not ask for (a wrong
-content, rudeness, filler) is drawn independently of that, so that the principle has to be read.
+question. A reply either follows the principle or has one of its faults. What the principle does not ask for (wrong
+content, rudeness, filler) is drawn independently of that, so that a judge has to read the principle.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from random import Random
 
-from alignment.data.tinyworld.gold import concise, normalise
+from alignment.data.tinyworld.gold import concise, normalise, without_defects
 from alignment.data.tinyworld.tasks import FAMILIES, REFUSAL, UNKNOWN, Task
 from alignment.data.tinyworld.world import World, table
 from alignment.data.tinyworld.writer import Manner, wrong_reply
@@ -83,7 +83,7 @@ def critique_of(reply: Reply) -> str:
 
 
 def draw_inner(principle: str, world: World, rng: Random, split: str | None, wordings: str) -> Task:
-    """Draw an ordinary task to which the principle applies; half of those that ask for it are harmful or unanswerable."""
+    """Draw an ordinary task; for harmless and honest half are harmful requests or questions about strangers."""
     if principle == "harmless":
         family = rng.choice(["refusal", "refusal", "howto", rng.choice(SAFE)])
     elif principle == "honest":
@@ -150,9 +150,7 @@ CONTENTS: dict[str, Callable[[Task, Random, bool], tuple[str, str, str]]] = {
 }
 
 
-def draw_pair(
-    world: World, rng: Random, split: str | None, wordings: str, principle: str | None = None
-) -> Pair:
+def draw_pair(world: World, rng: Random, split: str | None, wordings: str, principle: str | None = None) -> Pair:
     """Draw two replies that differ in what a principle (by default any) asks for; either is as often shown first."""
     principle = principle or rng.choice(list(CONTENTS))
     task = draw_inner(principle, world, rng, split, wordings)
@@ -207,10 +205,12 @@ FAULTS = {
 
 
 def revise(world: World, rng: Random, split: str | None, wordings: str) -> Task:
-    """Draw a reply with its critique, and ask for a revision: the same without the fault, or unchanged if it is fine."""
+    """Draw a reply with its critique, and ask for a revision: the reply without its fault; unchanged if it is fine."""
     principle, inner, reply = draw_case(world, rng, split, wordings)
     texts = {"prompt": inner.prompt, "reply": reply.text, "critique": critique_of(reply)}
-    wrong = [reply.text, *inner.wrong, UNKNOWN, REFUSAL]
+    ideal = normalise(without_defects(reply.revised))
+    others = [text for text in (*inner.wrong, UNKNOWN, REFUSAL) if normalise(without_defects(text)) != ideal]
+    wrong = [reply.text, *others]
     return _task("revise", principle, inner, request("revise", principle, **texts), reply.revised, wrong)
 
 
