@@ -40,6 +40,8 @@ def _split_and_world(suite_args: dict | None) -> tuple[str, dict]:
     from alignment.data.tinyworld import WorldConfig
 
     world = dict(suite_args or {})
+    if isinstance(world.get("families"), list):
+        world["families"] = ",".join(map(str, world["families"]))
     split = world.pop("split", DEFAULT_SPLIT)
     known = [field.name for field in fields(WorldConfig)]
     raise_all([unknown("option of tinyworld", key, known) for key in world if key not in known])
@@ -48,18 +50,21 @@ def _split_and_world(suite_args: dict | None) -> tuple[str, dict]:
     return split, world
 
 
-def load_items(family: str | None = None, suite_args: dict | None = None, **_: object) -> dict[str, Dataset]:
+def load_items(
+    family: str | None = None, families: str = "", suite_args: dict | None = None, **_: object
+) -> dict[str, Dataset]:
     """The items and few-shot items of one family (of all by default).
 
     Args:
         family: a task family of tinyworld.
+        families: the world's option `families` if `suite_args` do not give it.
         suite_args: fields of `WorldConfig`, and `split`: validation, to choose settings by, or test (the default).
 
     A few-shot item that is also asked is left out: no prompt may hold its own answer.
     """
     from datasets import Dataset
 
-    split, world = _split_and_world(suite_args)
+    split, world = _split_and_world({"families": families} | (suite_args or {}))
     items, fewshot = _load("eval", split, world), _load("fewshot", "train", world)
     asked = {row["prompt"] for row in items}
     fewshot = [row for row in fewshot if row["prompt"] not in asked]
