@@ -134,4 +134,16 @@ STAGES: dict[str, Stage] = {
         data="prompts",
         checkpoint=DATA,
     ),
+    "judge": Stage(
+        help="have AI judges choose between the replies of pairs, by principles",
+        label="AI judge",
+        data="preference",
+        checkpoint=DATA,
+    ),
+    "critique": Stage(
+        help="have a critic criticise and revise replies, by principles",
+        label="revisions",
+        data="sft",
+        checkpoint=DATA,
+    ),
 }

@@ -16,7 +16,6 @@ from alignment.durable.unwritable import errors_of_place, make_folder
 from alignment.errors import UserError
 
 GROUP = 32  # answers between two waits for the disk: a power cut loses at most these, a killed process none
-LONGEST_SAID = 2000  # characters of a written answer that are kept, from its end
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Answer:
     Attributes:
         value: the probability that the first reply is better, or the rating; None if the answer cannot be read.
         graded: whether the value comes from the answers' probabilities, not from a written answer alone.
-        said: the end of what the judge wrote; "" if its probabilities are read.
+        said: what the judge wrote, or its end; "" if its probabilities are read.
     """
 
     value: float | None
@@ -97,7 +96,7 @@ class AnswerStore:
 
     def put(self, key: str, answer: Answer) -> None:
         """Keep an answer; the first answer to a question is final."""
-        line = {"key": key, "value": answer.value, "graded": answer.graded, "said": answer.said[-LONGEST_SAID:]}
+        line = {"key": key, "value": answer.value, "graded": answer.graded, "said": answer.said}
         content = json.dumps(line | {"run": self.run}).encode() + b"\n"
         with self._lock:
             if key in self._answers:

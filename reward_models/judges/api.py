@@ -30,6 +30,7 @@ REFUSES_PARAMETER = (400, 422, 501)  # HTTP statuses of a server that does not k
 NOBODY = "ConnectError"  # the client's error if nothing listens at an address
 ALTERNATIVES = 5  # likeliest tokens in the place of each token, the most that every server gives
 PROBE = "Answer with this line alone:\nVerdict: A"
+LONGEST_SAID = 2000  # characters of a written answer that are kept, from its end
 LONGEST_EXCERPT = 300  # characters of a response in a message
 KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
@@ -195,7 +196,7 @@ class ApiJudge:
         said = self.ask(text, graded=True)
         value = read(said.readable)
         graded = None if value is None or said.cut else grade(said.tokens, value)
-        return Answer(value if graded is None else graded, graded is not None, self._without_key(said))
+        return Answer(value if graded is None else graded, graded is not None, self._without_key(said)[-LONGEST_SAID:])
 
     def require_ready(self) -> None:
         """Ask one short question, so that a wrong address, model or key is found before anything runs.

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +59,7 @@ class Parts:
 
     def write(self, number: int, part: Part) -> None:
         """Write a part: a line with its account, then a line for each row."""
-        account = {name: value for name, value in asdict(part).items() if name != "rows"}
+        account = {"counts": dict(part.counts), "tokens": part.tokens, "seconds": part.seconds}
         with new_file(self.place(number)) as partial, partial.open("w", encoding="utf-8") as file:
             for value in (account, *part.rows):
                 file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
