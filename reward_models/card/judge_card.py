@@ -188,9 +188,8 @@ def beyond_limits(
     rows = [(f"agreement on {one['name']}", one) for one in card["by_principle"]] or [("agreement", card["agreement"])]
     for name, one in rows:
         if one["low"] is None or one["low"] < min_agreement:
-            found.append(
-                f"{name} {estimate_text(one, sign=False)} on {one['n']} pairs: not shown to be at least {min_agreement:g}"
-            )
+            text = f"{name} {estimate_text(one, sign=False)} on {one['n']} pairs"
+            found.append(f"{text}: not shown to be at least {min_agreement:g}")
     return found
 
 
