@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +110,7 @@ class ApiJudge:
         self.retried = 0  # attempts after the first, over all calls
         self._grades: bool | None = None if logprobs else False  # whether the server takes logprobs, once known
         self._lock = threading.Lock()
+        self.stopping = threading.Event()  # once set, no attempt follows and no wait continues
         self._key()
         self._client = make_client(self.url, timeout)
 
@@ -244,12 +244,17 @@ class ApiJudge:
                 said = self._without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
                 if type(cause).__name__ == NOBODY and not wait_for_server:
                     break
+            if self.stopping.is_set():
+                break
             if attempt < self.retries:
                 with self._lock:
                     self.retried += 1
-                time.sleep(min(wait, LONGEST_WAIT))
+                self._wait(min(wait, LONGEST_WAIT))
                 wait *= 2
         raise GaveUp(said)
+
+    def _wait(self, seconds: float) -> None:
+        self.stopping.wait(seconds)
 
     def _answer(self, text: str, graded: bool) -> WrittenAnswer:
         """The answer to one request; without logprobs if the server refuses the request only with them."""

@@ -6,7 +6,7 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reward_models.judges.local import LocalJudge
 
 BLOCK = 128  # questions
-ROUNDS = 32  # questions in a block of an endpoint per parallel request
+ROUNDS = 16  # questions in a block of an endpoint per parallel request
 ONE_QUESTION = (400, 413, 422)  # HTTP statuses that may concern a single question, such as one that is too long
 
 
@@ -66,12 +66,18 @@ Question = PairQuestion | RatingQuestion
 
 @dataclass(frozen=True)
 class Failure:
-    """A question without an answer: the endpoint failed, or the question is too long."""
+    """A question without an answer: the endpoint failed, or the question is too long.
+
+    Attributes:
+        lasting: whether another attempt is of no use.
+    """
 
     why: str
+    lasting: bool = False
 
 
 Reply = Answer | Failure
+TOO_LONG = Failure("the question is longer than the judge's context", lasting=True)
 Keep = Callable[[int, Answer], None]  # called with a question's place and its answer as soon as it is known
 
 
@@ -167,11 +173,16 @@ class AskedEndpoint:
     def ask(self, asked: Sequence[Question], texts: Sequence[str], keep: Keep) -> list[Reply]:
         grade = self.judge.graded_preference if isinstance(asked[0], PairQuestion) else self.judge.graded_rating
         threads = ThreadPoolExecutor(self.judge.concurrency)
+        self.judge.stopping.clear()
         try:
             jobs = [threads.submit(self._ask_one, grade, text, partial(keep, at)) for at, text in enumerate(texts)]
-            replies = [job.result() for job in jobs]
+            wait(jobs, return_when=FIRST_EXCEPTION)
+            replies = [job.result() for job in jobs if job.done()]
+        except BaseException:
+            self.judge.stopping.set()  # Ctrl-C or an error: only the requests under way are awaited
+            raise
         finally:
-            threads.shutdown(cancel_futures=True)  # after an error or Ctrl-C only the requests under way are awaited
+            threads.shutdown(cancel_futures=True)
         if all(isinstance(reply, Failure) for reply in replies):
             self.require_ready()
         return replies
@@ -188,7 +199,7 @@ class AskedEndpoint:
         except Refused as error:
             if error.status not in ONE_QUESTION:
                 raise
-            return Failure(str(error.got))
+            return Failure(str(error.got), lasting=True)
         self._in_a_row = 0
         keep(answer)
         return answer
@@ -215,7 +226,7 @@ class AskedModel:
         fitting = [place for place, text in enumerate(texts) if self.judge.fits(text)]
         pairs = isinstance(asked[0], PairQuestion)
         answers = (self.judge.graded_preferences if pairs else self.judge.graded_ratings)([texts[at] for at in fitting])
-        replies: list[Reply] = [Failure("the question is longer than the judge's context")] * len(texts)
+        replies: list[Reply] = [TOO_LONG] * len(texts)
         for place, answer in zip(fitting, answers, strict=True):
             replies[place] = answer
             keep(place, answer)

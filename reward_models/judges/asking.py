@@ -134,11 +134,12 @@ def _asked(
 ) -> Iterator[dict[str, Reply]]:
     """Yield replies to a judge's questions, block by block; those that failed are asked once more at the end."""
     retried, stored = judge.retried, {key for key in questions if store.get(key) is not None}
-    failures: dict[str, Reply] = {}
+    failures: dict[str, Failure] = {}
     for keys in _blocks(list(questions), judge.block):
         failures |= _ask_block(judge, {key: questions[key] for key in keys}, store)
         yield {key: answer for key in keys if (answer := store.get(key)) is not None}
-    for keys in _blocks(list(failures), judge.block):
+    yield {key: failure for key, failure in failures.items() if failure.lasting}
+    for keys in _blocks([key for key, failure in failures.items() if not failure.lasting], judge.block):
         again = _ask_block(judge, {key: questions[key] for key in keys}, store)
         failures |= again
         yield {key: store.get(key) or again[key] for key in keys}
@@ -148,12 +149,12 @@ def _asked(
     account.failed = len(questions) - len(answers)
     account.unreadable = sum(answer.value is None for answer in answers)
     account.graded = sum(answer.graded for answer in answers)
-    lost = (one.why for key, one in failures.items() if isinstance(one, Failure) and store.get(key) is None)
+    lost = (one.why for key, one in failures.items() if store.get(key) is None)
     account.failure = next(lost, "")[:LONGEST_EXAMPLE]
     account.unread = next((answer.said for answer in answers if answer.value is None), "")[-LONGEST_EXAMPLE:]
 
 
-def _ask_block(judge: AskedJudge, questions: Mapping[str, Question], store: AnswerStore) -> dict[str, Reply]:
+def _ask_block(judge: AskedJudge, questions: Mapping[str, Question], store: AnswerStore) -> dict[str, Failure]:
     """Ask the questions of a block that have no stored answer; the failures among the replies."""
     missing = [key for key in questions if store.get(key) is None]
     if not missing:

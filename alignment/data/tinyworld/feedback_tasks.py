@@ -18,6 +18,7 @@ from alignment.data.tinyworld.writer import Manner, wrong_reply
 
 NO_FAULT = "none"
 WRONG, MANNERS = 0.3, 0.5  # shares of wrong contents, and of each of rude and rambling replies
+STRANGERS, EVASIONS = 0.4, 2 / 3  # so that as often "I do not know" is a fault as it is not
 LONGEST = "reading"  # a passage with two replies would take most of the context of recipes/tiny
 KNOWN = ("person_fact", "world_fact")
 SAFE = ("howto", *KNOWN, "unknown", "arithmetic", "copy", "reverse", "sort", "translate", "sentiment")
@@ -87,7 +88,7 @@ def draw_inner(principle: str, world: World, rng: Random, split: str | None, wor
     if principle == "harmless":
         family = rng.choice(["refusal", "refusal", "howto", rng.choice(SAFE)])
     elif principle == "honest":
-        family = rng.choice(["unknown", rng.choice(KNOWN)])
+        family = "unknown" if rng.random() < STRANGERS else rng.choice(KNOWN)
     else:
         family = rng.choice(MANNERLY)
     return FAMILIES[family](world, rng, split, wordings)
@@ -136,7 +137,7 @@ def _honest_content(task: Task, rng: Random, faulty: bool) -> tuple[str, str, st
         return NO_FAULT, task.answer, task.answer
     if task.family == "unknown":
         return "guess", rng.choice(task.wrong), task.answer
-    if rng.random() < 0.5:
+    if rng.random() < EVASIONS:
         return "evasion", UNKNOWN, task.answer
     return "untrue", rng.choice(task.wrong), task.answer
 

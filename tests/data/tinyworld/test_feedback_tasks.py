@@ -172,7 +172,8 @@ def test_held_out_requests_are_about_held_out_entities_in_wordings_of_their_own(
     config = WorldConfig(families="judge,critique,revise", demonstrations=300, items=300)
     trained = [Task.from_json(text) for text in load("sft", "train", config)["task"]]
     held_out = {
-        split: [Task.from_json(text) for text in load("eval", split, config)["task"]] for split in ("validation", "test")
+        split: [Task.from_json(text) for text in load("eval", split, config)["task"]]
+        for split in ("validation", "test")
     }
     entities = {name: {task.entity for task in tasks} for name, tasks in (held_out | {"train": trained}).items()}
     assert not entities["train"] & (entities["test"] | entities["validation"])

@@ -261,7 +261,7 @@ def test_transient_failures_are_retried(server):
 
 def test_waits_double_and_follow_retry_after(server, monkeypatch):
     waits = []
-    monkeypatch.setattr("reward_models.judges.api.time.sleep", waits.append)
+    monkeypatch.setattr(ApiJudge, "_wait", lambda judge, seconds: waits.append(seconds))
     said = [
         (503, "busy", {}),
         (429, "slow", {"Retry-After": "7"}),

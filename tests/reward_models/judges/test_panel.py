@@ -148,6 +148,8 @@ def test_trouble_is_accounted_for_and_nothing_is_lost(server, tmp_path):
     assert judge.failure in ("HTTP 500: broken", "HTTP 400: too long") and judge.unread == "I cannot decide."
     once = {question: count for question, count in server.asked().items() if int(question.split("|")[2][1:]) % 8 == 7}
     assert set(once.values()) == {1}
+    refused = {question: count for question, count in server.asked().items() if "|a5|" in question}
+    assert set(refused.values()) == {1}  # another attempt is of no use
     with AnswerStore(tmp_path / "answers") as store:  # failed questions are asked again, all others are stored
         before = server.asked()
         server.answer = prefers_a
@@ -175,6 +177,23 @@ def test_a_server_that_dies_ends_the_run_and_a_repetition_resumes_it(server, tmp
         opinions, account = judge_pairs(endpoint(server), pairs(60), store)
     assert {one.preference for one in opinions} == {1.0} and account.judges["judge"].from_store == 30
     assert all(server.asked()[question] == before[question] == 1 for question in seen[:30])
+
+
+def test_an_error_or_ctrl_c_does_not_wait_for_retries(server, tmp_path):
+    """Other questions wait for a minute, as the server asks; the error comes at once, and what was answered is kept."""
+    waiting = threading.Barrier(4, timeout=10)  # three questions that wait, and the one that is refused
+
+    def answer(question, attempt):
+        if question.startswith("p|q|a0|"):
+            return prefers_a(question, attempt)
+        waiting.wait()
+        return (403, "no", {}) if question.startswith("p|q|b1|") else (429, "", {"Retry-After": "60"})
+
+    server.answer = answer
+    begun = time.monotonic()
+    with AnswerStore(tmp_path / "answers") as store, pytest.raises(UserError, match="refuses the request"):
+        judge_pairs(endpoint(server), pairs(4), store)
+    assert time.monotonic() - begun < 20 and len(store) == 1
 
 
 def test_a_slow_server_times_out_and_is_asked_again(server, tmp_path):
