@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from alignment.data.reading.row_formats import DIALOGUES, REPLIES
 from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
 from alignment.stages import CAUSAL_LM, STAGES
@@ -128,7 +129,9 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
             for number in range(args.rounds):
                 revise(revised, number, args.seed, requests, writer.write)
             tokens = sum(one.tokens for one in revised)
-            return Part([one.row() for one in revised if not one.lost], counts_of(revised) | writer.counts, tokens)
+            rows = [one.row() for one in revised if not one.lost]
+            left_out = [one.row() | {"left_out": one.lost} for one in revised if one.lost]
+            return Part(rows, left_out, counts_of(revised) | writer.counts, tokens)
 
         stage.make(rows, make, "replies")
     return stage.finish({"model_name_or_path": args.model_name_or_path}, data.title, "sft")
@@ -187,7 +190,8 @@ class Revised:
         """The row of the revision."""
         said = [[{"role": "assistant", "content": text}] for text in (self.reply, self.original)]
         pair = {"prompt": self.prompt, "chosen": said[0], "rejected": said[1]}
-        return self.source | {"messages": [*self.prompt, *said[0]]} | pair | {"steps": self.steps}
+        own = {name: value for name, value in self.source.items() if name not in (*DIALOGUES, *REPLIES)}
+        return own | {"messages": [*self.prompt, *said[0]]} | pair | {"steps": self.steps}
 
 
 def revise(

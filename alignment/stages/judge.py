@@ -13,6 +13,7 @@ from typing import Any, Literal
 from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
 from alignment.stages import CAUSAL_LM, STAGES
+from alignment.stages.made_rows.card_of_judge import card_of, require_within_limits
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings, own_columns
 from alignment.stages.made_rows.made_parts import Part
@@ -21,6 +22,7 @@ from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.tokenization.chat_format import require_template
+from reward_models.functions import check_function
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
@@ -88,6 +90,24 @@ class JudgeRecipe(DataStageKeys):
     max_requests: int | None = field(
         default=None, metadata={"help": "Requests to endpoints at most; rows beyond have no opinion and are counted."}
     )
+    gold_func: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the judge's card: a function that scores replies as the truth does, given the columns and "
+            "`principle`; default: the columns gold_chosen and gold_rejected, if the rows have them."
+        },
+    )
+    max_position_bias: float | None = field(
+        default=None,
+        metadata={"help": "Stop if the judge prefers the first reply by more than this share over a half."},
+    )
+    max_length_bias: float | None = field(
+        default=None, metadata={"help": "Stop if length moves the judge's preference by more than this share."}
+    )
+    min_agreement: float | None = field(
+        default=None,
+        metadata={"help": "Stop unless the judge agrees with gold on this share of pairs at least, by each principle."},
+    )
     batch_size: int = field(default=8, metadata={"help": "Questions that a local model answers at a time."})
 
     def __post_init__(self) -> None:
@@ -98,6 +118,9 @@ class JudgeRecipe(DataStageKeys):
             errors.append(UserError("the recipe has no judge", expected="judge_model_path, judges or both"))
         if not 0.5 <= self.min_confidence <= 1:
             errors.append(UserError("min_confidence is out of range", got=self.min_confidence, expected="0.5 to 1"))
+        if self.gold_func is not None:
+            with gathered(errors):
+                check_function(self.gold_func)
         for name in self.judges:
             with gathered(errors):
                 check_judge(name)
@@ -148,12 +171,15 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
                 judged_row(row, {one.name: next(left) for one in ones}, labels)
                 for row, ones in zip(some, by, strict=True)
             ]
-            without = Counter(f"rows left out: {one}" for one in made if isinstance(one, str))
-            return Part([one for one in made if not isinstance(one, str)], counts_of(account) | without)
+            left_out = [row | {"left_out": why} for row, why in made if why]
+            counts = counts_of(account) | Counter(f"pairs left out: {one['left_out']}" for one in left_out)
+            return Part([row for row, why in made if not why], left_out, counts)
 
         stage.make(rows, make, "pairs")
-    parents = {"judge_model_path": args.judge_model_path}
-    return stage.finish(parents, data.title, "preference", {"judges": [judge.name for judge in panel]})
+    card = card_of(stage.made(), args.gold_func)
+    require_within_limits(card, args.max_position_bias, args.max_length_bias, args.min_agreement)
+    metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
+    return stage.finish({"judge_model_path": args.judge_model_path}, data.title, "preference", metrics)
 
 
 Judged = Sequence[tuple[dict[str, Any], Principle]]  # rows, each with a principle to judge it by

@@ -133,4 +133,4 @@ def part_of(samples: Samples, args: SampleRecipe, start: int) -> Part:
     replies = [reply for group in samples.replies for reply in group]
     counts = {"replies": len(replies), "replies truncated": sum(reply.truncated for reply in replies)}
     counts |= {f"prompts without a row: {reason}": count for reason, count in without.items()}
-    return Part(rows, counts, tokens=sum(reply.gen_len for reply in replies))
+    return Part(rows, counts=counts, tokens=sum(reply.gen_len for reply in replies))

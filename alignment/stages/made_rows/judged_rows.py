@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -63,8 +63,8 @@ def _sign(a: float, b: float) -> int:
     return (a > b) - (a < b)
 
 
-def judged_row(row: Mapping[str, Any], opinions: Mapping[str, Opinion], labels: Labels) -> dict[str, Any] | str:
-    """The pair as the judges see it, or the reason why it is left out.
+def judged_row(row: Mapping[str, Any], opinions: Mapping[str, Opinion], labels: Labels) -> tuple[dict[str, Any], str]:
+    """The pair as the judges see it, and the reason why it is left out, "" if it is not.
 
     Args:
         row: {prompt, chosen, rejected, ...}; its order means nothing, and its columns about either reply follow it.
@@ -76,19 +76,25 @@ def judged_row(row: Mapping[str, Any], opinions: Mapping[str, Opinion], labels: 
         a_first is that of the chosen reply, and b_first that of the rejected one.
     """
     known = [one.preference for one in opinions.values() if one.preference is not None]
-    if not known:
-        return f"no opinion: {next(iter(opinions.values())).reason or 'no answer'}"
-    preference = sum(known) / len(known)
+    preference = sum(known) / len(known) if known else None
+    flipped = preference is not None and preference < _threshold(row, labels)
+    judged = [entry for name, one in opinions.items() for entry in _entries(name, one, flipped)]
+    made = {name: value for name, value in (reversed_pair(row) if flipped else row).items() if name != MARGIN}
+    made |= {"preference": 1 - preference if flipped and preference is not None else preference, "judged": judged}
+    return made, _why_left_out(preference, list(opinions.values()), labels)
+
+
+def _why_left_out(preference: float | None, opinions: Sequence[Opinion], labels: Labels) -> str:
+    """The reason why a pair is no row; "" if it is one."""
+    if preference is None:
+        return f"no opinion: {opinions[0].reason or 'no answer'}"
     if preference == 0.5:
         return "tie"
     if max(preference, 1 - preference) < labels.min_confidence:
         return "confidence below min_confidence"
-    if labels.require_agreement and not all(one.agree for one in opinions.values() if one.preference is not None):
+    if labels.require_agreement and not all(one.agree for one in opinions if one.preference is not None):
         return "answers that disagree"
-    flipped = preference < _threshold(row, labels)
-    judged = [entry for name, one in opinions.items() for entry in _entries(name, one, flipped)]
-    made = {name: value for name, value in (reversed_pair(row) if flipped else row).items() if name != MARGIN}
-    return made | {"preference": 1 - preference if flipped else preference, "judged": judged}
+    return ""
 
 
 def _threshold(row: Mapping[str, Any], labels: Labels) -> float:
