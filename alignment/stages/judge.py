@@ -69,7 +69,7 @@ class JudgeRecipe(DataStageKeys):
         default=None,
         metadata={
             "help": "The question to a language model, as text or a file: with {principle}, {prompt}, {a} and {b}; for "
-            "ratings with {completion} in place of {a} and {b}."
+            "ratings with {completion} instead of {a} and {b}."
         },
     )
     labels: Literal["likelier", "drawn"] = field(

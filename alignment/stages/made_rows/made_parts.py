@@ -1,4 +1,4 @@
-"""Rows that are made in parts: each part is a file that is complete or does not exist, so that a killed stage goes on.
+"""Rows that are made in parts: each part is a file that is complete or does not exist, so that a killed stage resumes.
 
 A part's rows must follow from its input alone, not from the parts before it or from when it is made: then a stage that
 was killed and resumed gives the same rows as one that was not.
