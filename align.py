@@ -186,6 +186,12 @@ def set_up_logging() -> None:
         logging.getLogger(package).setLevel(logging.INFO)
 
 
+def module_of(verb: str, arguments: list[str]) -> str:
+    """The module of a verb. A stage with the name of another verb is run by its recipe: `align sample RECIPE.yaml`."""
+    by_recipe = verb in STAGES and any(argument.endswith((".yaml", ".yml")) for argument in arguments[:1])
+    return STAGE if by_recipe else VERBS[verb][0]
+
+
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import a verb's module, run it, and return the exit code."""
     from alignment.console import silence_bars
@@ -194,7 +200,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     unset_empty_places()  # before anything imports huggingface_hub
     silence_bars(sys.stderr)  # before anything imports tqdm
     set_up_logging()
-    module = importlib.import_module(VERBS[verb][0])
+    module = importlib.import_module(module_of(verb, arguments))
     args = argparse.Namespace()
     try:
         require_working_folder()

@@ -24,7 +24,7 @@ from alignment.models.loading import load_config, load_tokenizer
 from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE, read_settings, stage_files
 from alignment.pipeline.recipes.recipe import PLACEHOLDER, fill_inputs, placeholders, read_recipe
-from alignment.pipeline.stage_spec import StageSpec
+from alignment.pipeline.stage_spec import StageSpec, method_of
 from alignment.stages import STAGES, TOKENIZER
 from alignment.stages.pretrain import new_config
 from alignment.tokenization.base import Changes, make_chat_ready, take_template
@@ -92,7 +92,7 @@ def ancestry(
         if parent is None or parent not in recipes or parent in seen:
             return Ancestry(below, parent, methods)
         seen.add(parent)
-        recipe, method = recipes[parent], parent
+        recipe, method = recipes[parent], method_of(parent) or parent
 
 
 def find_origin(

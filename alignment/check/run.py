@@ -33,17 +33,15 @@ from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
 from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.stage_spec import StageSpec, stage_keys
-from alignment.stages import STAGES, TOKENIZER
+from alignment.stages import DATA, STAGES, TOKENIZER
 
 logger = logging.getLogger(__name__)
 
 Check = Callable[[Material], Iterator[Finding]]
 
-# Checks of every stage's rows and settings; those below need a tokenizer.
-ROWS: tuple[Check, ...] = (
-    rows.check_dropped,
-    rows.check_columns,
-    rows.check_duplicates,
+# Checks of every stage's rows, and of the rows and settings of those that train; those below need a tokenizer.
+READ: tuple[Check, ...] = (rows.check_dropped, rows.check_columns, rows.check_duplicates)
+TRAINED: tuple[Check, ...] = (
     rows.check_leaks,
     rows.check_scores,
     settings.check_validation,
@@ -120,7 +118,7 @@ def stage_costs(material: Material, device: Device) -> tuple[list[str], list[Fin
 def estimate_of(material: Material, device: Device) -> Estimate | None:
     """Estimate memory and time from the tokens of a stage's rows; None if it trains no model or has no tokens."""
     sizes, origin = material.token_counts(), material.origin
-    if not sizes or origin.model is None or material.facts.checkpoint == TOKENIZER:
+    if not sizes or origin.model is None or material.facts.checkpoint in (TOKENIZER, DATA):
         return None
     reward = origin.reward_model
     return estimate(
@@ -144,6 +142,10 @@ def inspect_stage(
         configs = spec.configs(run_dir)
     except UserError as mistake:
         return None, from_user_error(mistake)
+    if to_come := sorted({stage for stage in spec.rows_from.values() if stage not in remaining}):
+        return None, [
+            note(f"not checked: its rows come from {', '.join(to_come)}, and are checked when they are there")
+        ]
     findings = check_replay(configs)
     read, found = read_or_note(configs, kind, options)
     findings += found
@@ -158,7 +160,8 @@ def inspect_stage(
         material, found = encode(material)
         findings += found
         findings += [finding for check in KIND_TOKENS[kind] for finding in check(material)]
-    findings += [finding for check in (*ROWS, *KIND_ROWS.get(kind, ())) for finding in check(material)]
+    trained = () if spec.facts.checkpoint == DATA else TRAINED
+    findings += [finding for check in (*READ, *trained, *KIND_ROWS.get(kind, ())) for finding in check(material)]
     return material, findings
 
 

@@ -17,6 +17,7 @@ from alignment.pipeline.recipes.pipeline_file import BASE
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stopping import ended
 from alignment.redaction import redact_text
+from alignment.stages import DATA
 from eval.conditions.eval_options import require_options
 from eval.harness.store import is_whole, run_name
 
@@ -129,6 +130,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
             runs += [(suite, format, harness.digest(suite, format, options)) for format in formats]
             if formats and suite in evals.report.headline:
                 _require_task(evals.report.headline[suite], suite, harness.tasks(suite, formats[0], options), source)
+    errors += _without_model(pipeline, source)
     raise_all(errors)
     outside = outside_model(pipeline.stages)
     parents = _parents(pipeline, outside)
@@ -156,6 +158,21 @@ def _placed(job: EvalJob, outside: tuple[str, str] | None) -> EvalJob:
     if outside is None or job.stage != BASE:
         return replace(job, after=job.stage)
     return replace(job, after=outside[0], base=os.path.expanduser(outside[1]))
+
+
+def _without_model(pipeline: Pipeline, source: str) -> list[UserError]:
+    """An error for each data stage that is to be evaluated."""
+    rows = [spec.name for spec in pipeline.stages if spec.facts.checkpoint == DATA]
+    named = [*pipeline.evals.stages, *(item["stage"] for item in pipeline.evals.extra)]
+    return [
+        UserError(
+            f"{source}: evals name a stage that writes rows, not a model",
+            got=name,
+            fix=f"remove {name} from the evaluated stages",
+        )
+        for name in dict.fromkeys(named)
+        if name in rows
+    ]
 
 
 def _require_task(task: str, suite: str, tasks: list[str], source: str) -> None:

@@ -7,6 +7,7 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ from alignment.pipeline.stage_spec import (
     STAGE_PACKAGE,
     StageSpec,
     checkpoint_kind,
+    method_of,
     mistakes_in_keys,
     mistakes_in_values,
     stage_spec,
     stage_table,
 )
-from alignment.stages import CAUSAL_LM
+from alignment.stages import CAUSAL_LM, DATA, product_of
 
 QUICK_EVALS = {"limit": 2}
 
@@ -98,7 +100,7 @@ def load_pipeline(
     settings, source = read_settings(recipe_dir), recipe_dir / PIPELINE_FILE
     run_dir = Path(output_dir) if output_dir else Path("runs") / settings.name
     seed = seed if seed is not None else settings.seed or 0
-    check_stage_names(settings, list(stage_table(package)), source)
+    check_stage_names(settings, list(stage_table(package)), source, partial(method_of, package=package))
     paths = stage_files(settings, recipe_dir)
     recipes = _read_all(paths)
 
@@ -184,7 +186,8 @@ def _stages(
             filled = fill_inputs(recipe, inputs, str(paths[name]))
             earlier = [stage.name for stage in stages]
             later = [other for other in recipes if other not in earlier]
-            stages.append(stage_spec(name, name, paths[name], filled, seed, package, known, quick))
+            method = method_of(name, package) or name
+            stages.append(stage_spec(name, method, paths[name], filled, seed, package, known, quick))
             _check_order(stages[-1], earlier, later, package)
     raise_all(errors)
     return stages
@@ -240,7 +243,7 @@ def load_stage(
     errors: list[UserError] = []
     for key, parent in spec.parents.items():
         with gathered(errors):
-            expected = spec.keys.parents[key]
+            expected = spec.needs(key)
             check_kind(f"{recipe_path}: {key}", parent, checkpoint_kind(parent, package), expected)
             if mistakes is None or parent not in settings.stages:
                 _check_finished(recipe_path, key, parent, place.parent, expected)
@@ -294,16 +297,17 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], package:
                 )
             )
         with gathered(errors):
-            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(parent, package), spec.keys.parents[key])
+            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(parent, package), spec.needs(key))
     raise_all(errors)
 
 
 def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, expected: str) -> None:
-    folder = run_dir / parent / "checkpoint"
+    folder = run_dir / parent / product_of(expected)
     if not folder.is_dir():
         raise UserError(
             f"{recipe_path}: {key} names a stage that has not been run",
             got=f"{parent} (no {folder})",
-            expected=f"a finished {parent} stage, or the path of a {expected} checkpoint",
+            expected=f"a finished {parent} stage, or "
+            + ("a data set" if expected == DATA else f"the path of a {expected} checkpoint"),
             fix=f"align {parent} {short_name(recipe_path.parent / parent)}.yaml",
         )

@@ -7,13 +7,14 @@ from alignment.durable.read import read_json
 from alignment.errors import UserError, did_you_mean
 from alignment.models.checkpoints import is_path, require_sound
 from alignment.models.examined.folder_contents import advice, listed, misspelt
-from alignment.stages import CAUSAL_LM, CLASSIFIER, TOKENIZER
+from alignment.stages import CAUSAL_LM, CLASSIFIER, DATA, TOKENIZER
 
 # Kind needed -> kinds that serve: every checkpoint includes its tokenizer.
 SERVES = {
     TOKENIZER: (TOKENIZER, CAUSAL_LM, CLASSIFIER),
     CAUSAL_LM: (CAUSAL_LM,),
     CLASSIFIER: (CLASSIFIER,),
+    DATA: (DATA,),
 }
 ARCHITECTURES = {
     "ForCausalLM": CAUSAL_LM,
@@ -40,20 +41,35 @@ def kind_of_checkpoint(folder: Path) -> str | None:
 
 
 def check_kind(subject: str, value: str, kind: str | None, expected: str) -> None:
-    """Raise if a checkpoint of a known kind cannot serve as a parent.
+    """Raise if a checkpoint of a known kind cannot serve as a parent, or a stage without rows as data.
 
     Args:
         subject: the recipe's key, for messages.
-        value: the checkpoint, as the recipe names it.
+        value: the checkpoint or stage, as the recipe names it.
         expected: the kind that the key needs.
     """
-    if kind is not None and kind not in SERVES[expected]:
+    if kind is None or kind in SERVES[expected]:
+        return
+    if expected == DATA:
         raise UserError(
-            f"{subject} names a checkpoint of the wrong kind",
+            f"{subject} names a stage that writes no rows",
             got=f"{value} ({kind})",
-            expected=expected,
-            fix=f"name a {expected} checkpoint",
+            expected="a stage that writes rows, a file or folder, or a data set",
+            fix=f"for a file or folder of this name: ./{value}",
         )
+    if kind == DATA:
+        raise UserError(
+            f"{subject} names a stage that writes rows, not a model",
+            got=value,
+            expected=expected,
+            fix=f"name a stage that trains a model; the rows of {value} are named by dataset_name",
+        )
+    raise UserError(
+        f"{subject} names a checkpoint of the wrong kind",
+        got=f"{value} ({kind})",
+        expected=expected,
+        fix=f"name a {expected} checkpoint",
+    )
 
 
 def check_outside(subject: str, value: str, expected: str, stage_names: list[str]) -> None:

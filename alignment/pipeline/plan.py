@@ -15,6 +15,7 @@ from alignment.pipeline.records.digest import data_digests, digest_recipe, diges
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stage_spec import StageSpec
 from alignment.redaction import redacted
+from alignment.stages import PARTS
 from alignment.text import table
 
 
@@ -49,7 +50,7 @@ def make_plan(pipeline: Pipeline, record: RunRecord, until: str | None = None, f
         specs = specs[: names.index(until) + 1]
     steps: list[Step] = []
     for spec in specs:
-        data = data_digests(spec.recipe)
+        data = data_digests(spec.recipe, spec.rows_from.values())
         digest = digest_recipe(spec.recipe, data)
         rerun = [step.spec.name for step in steps if step.runs]
         if fresh:
@@ -73,8 +74,8 @@ def plan_stage(spec: StageSpec, recipe_digest: str, record: RunRecord, run_dir: 
     if entry["status"] != "done":
         ended = {"running": "interrupted"}.get(entry["status"], entry["status"]) + " last time"
         return Step(spec, recipe_digest, f"{ended}; {changed or resume_point(run_dir / spec.name)}", not changed)
-    if not (run_dir / spec.name / "checkpoint").is_dir():
-        return Step(spec, recipe_digest, "its checkpoint is gone")
+    if not (run_dir / spec.name / spec.facts.product).is_dir():
+        return Step(spec, recipe_digest, f"its {spec.facts.product} is gone")
     return Step(spec, recipe_digest, changed)
 
 
@@ -93,10 +94,12 @@ def change_since(
 
 
 def resume_point(stage_dir: Path) -> str:
-    """The step from which an interrupted stage resumes, as text; step checkpoints are not verified."""
+    """The step or part from which an interrupted stage resumes, as text; step checkpoints are not verified."""
     checkpoint = newest_complete(stage_dir / "trainer")
     if (stage_dir / "stage.json").exists():
         return "finished, not yet recorded"
+    if parts := len(list((stage_dir / PARTS).glob("*.jsonl"))):
+        return f"resumes after {parts} parts"
     if checkpoint is None:
         return "restarts, as there is no step checkpoint yet"
     try:
@@ -141,12 +144,15 @@ def plan_table(steps: Sequence[Step], jobs: Sequence[EvalJob]) -> str:
 
 
 def remaining_checkpoints(pipeline: Pipeline, steps: Sequence[Step] | None = None) -> dict[str, Path]:
-    """Stage -> checkpoint, for stages that a run would skip and existing parents outside the pipeline."""
+    """Stage -> checkpoint or rows, for stages that a run would skip and existing parents outside the pipeline."""
     if not pipeline.run_dir.is_dir():
         return {}
     steps = make_plan(pipeline, RunRecord(pipeline.run_dir)) if steps is None else steps
-    skipped = {step.spec.name for step in steps if not step.runs}
-    own = {spec.name for spec in pipeline.stages}
-    others = {parent for spec in pipeline.stages for parent in spec.parents.values()} - own
-    places = {name: pipeline.run_dir / name / "checkpoint" for name in skipped | others}
+    places = {
+        parent: spec.place_of(key, pipeline.run_dir) for spec in pipeline.stages for key, parent in spec.parents.items()
+    }
+    for spec in pipeline.stages:
+        places.pop(spec.name, None)
+    specs = [step.spec for step in steps if not step.runs]
+    places |= {spec.name: pipeline.run_dir / spec.name / spec.facts.product for spec in specs}
     return {name: place for name, place in places.items() if place.is_dir()}

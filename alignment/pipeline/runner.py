@@ -9,7 +9,7 @@ import datetime
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def run_pipeline(
     steps = make_plan(pipeline, record, until, fresh)
     jobs = make_jobs(pipeline, harness, str(pipeline.recipe_dir / PIPELINE_FILE))
     check_replaceable(steps, record, run_dir)
-    require_finished([step.spec.name for step in steps if not step.runs], record, run_dir)
+    require_finished([step.spec for step in steps if not step.runs], record, run_dir)
     say(f"{pipeline.name} (seed {pipeline.seed}) in {run_dir}\n{plan_table(steps, jobs)}")
     if check:
         check(pipeline, steps)
@@ -92,7 +92,10 @@ def run_pipeline(
             say(f"computes with {computing()}")
         describe_run(pipeline, record, harness)
         done = []
-        for step in steps:
+        for number, step in enumerate(steps):
+            if check and step.runs and any(one.runs for one in rows_made(step, steps)):
+                finished = [replace(one, why="") for one in steps[:number]]
+                check(pipeline, [*finished, step])  # its rows are there now
             done.append(bring_up_to_date(step, record, run_dir, begin))
             begin = None
             now = [job for job in jobs if job.after == step.spec.name]
@@ -105,6 +108,11 @@ def run_pipeline(
         say("smoke run: two steps per stage, to see that everything works; the figures mean nothing")
     if command := next_command([step.spec for step in steps], run_dir):
         say(f"next: {command}")
+
+
+def rows_made(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """The steps of the stages that write a stage's rows."""
+    return [one for one in steps if one.spec.name in step.spec.rows_from.values()]
 
 
 def computing() -> str:
@@ -201,12 +209,12 @@ def run_stage(step: Step, record: RunRecord, run_dir: Path, begin: Callable[[], 
     )
     started = time.monotonic()
     try:
-        if not is_written(run_dir / spec.name):
+        if not is_written(run_dir / spec.name, spec.facts.product):
             with threads(count):
                 run_to_the_end(spec, run_dir, record)
         check_written(spec, run_dir)
         write_lineage(spec, record, run_dir)
-        checkpoint = digest_checkpoint(run_dir / spec.name / "checkpoint")
+        checkpoint = digest_checkpoint(run_dir / spec.name / spec.facts.product)
     except BaseException as error:
         seconds = round(time.monotonic() - started, 2)
         with contextlib.suppress(OSError):  # on a full disk; a stage recorded as "running" resumes too
@@ -225,14 +233,17 @@ def result_seconds(stage_dir: Path) -> float:
     return read_json(stage_dir / STAGE_FILE)["seconds"]
 
 
-def is_written(stage_dir: Path) -> bool:
+def is_written(stage_dir: Path, product: str) -> bool:
     """Whether a stage finished and only its record is missing: stage.json is written last.
 
     A damaged checkpoint does not count, and loses its stage.json; a missing lineage is no damage, as it is written with
     the record.
+
+    Args:
+        product: the folder of what the stage writes.
     """
     stage_file = stage_dir / STAGE_FILE
-    found = damage(stage_dir / "checkpoint") if stage_file.exists() else []
+    found = damage(stage_dir / product) if stage_file.exists() else []
     if any(not problem.startswith(LINEAGE) for problem in found):
         stage_file.unlink()
     return stage_file.exists()
@@ -240,7 +251,7 @@ def is_written(stage_dir: Path) -> bool:
 
 def check_written(spec: StageSpec, run_dir: Path) -> None:
     """Raise if a stage returned without its files, which is a defect of the stage."""
-    for name in (f"checkpoint/{MANIFEST}", STAGE_FILE):
+    for name in (f"{spec.facts.product}/{MANIFEST}", STAGE_FILE):
         if not (run_dir / spec.name / name).exists():
             raise RuntimeError(f"the stage {spec.name} ended without writing {run_dir / spec.name / name}")
 

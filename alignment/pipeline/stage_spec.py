@@ -10,11 +10,12 @@ from typing import Any
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import check_source, require_source
 from alignment.errors import UserError, gathered
+from alignment.pipeline.named_rows import is_rows_key, named_rows, with_places
 from alignment.pipeline.parents import check_outside
 from alignment.pipeline.recipes import key_table
 from alignment.pipeline.recipes.configs import build_configs, own_keys
 from alignment.pipeline.recipes.keys import Keys, keys_of_module
-from alignment.stages import Stage
+from alignment.stages import DATA, Stage, product_of
 
 STAGE_PACKAGE = "alignment.stages"
 # What --quick sets for the keys that a stage has: enough to see every stage run, not to learn anything.
@@ -32,10 +33,19 @@ def stage_table(package: str = STAGE_PACKAGE) -> Mapping[str, Stage]:
     return importlib.import_module(package).STAGES
 
 
-def checkpoint_kind(stage: str, package: str = STAGE_PACKAGE) -> str | None:
+def method_of(name: str, package: str = STAGE_PACKAGE) -> str | None:
+    """The row of a stage's name in the table of stages: `dpo` for `dpo` and for `dpo-second`; None if there is none.
+
+    A pipeline may have several stages of a method: each with a suffix after a hyphen.
+    """
+    found = [method for method in stage_table(package) if name == method or name.startswith(f"{method}-")]
+    return max(found, key=len, default=None)
+
+
+def checkpoint_kind(name: str, package: str = STAGE_PACKAGE) -> str | None:
     """The kind of checkpoint that a stage writes, a key of `parents.SERVES`; None if the package has no such stage."""
-    table = stage_table(package)
-    return table[stage].checkpoint if stage in table else None
+    method = method_of(name, package)
+    return stage_table(package)[method].checkpoint if method else None
 
 
 def stage_module(stage: str, package: str = STAGE_PACKAGE) -> ModuleType:
@@ -55,13 +65,13 @@ class StageSpec:
 
     Attributes:
         name: of its folder in the run directory.
-        method: the stage's row in the table of stages: `ppo` for a folder ppo-brief.
+        method: the stage's row in the table of stages: `ppo` for a stage or a folder ppo-brief.
         facts: that row.
         package: of the stage's module.
         keys: the keys that its recipe may have.
         recipe: the resolved recipe: extended, overridden, inputs and seed filled in. It names parents as they were
             written and holds no output_dir, so that it is the same in every run directory.
-        parents: recipe key -> another stage of the run directory.
+        parents: recipe key -> another stage of the run directory; keys of `named_rows` too.
         outside: recipe key -> path or hub id of a parent outside the run directory.
         once: keys for this run alone, which do not change what the stage makes; they do not count when deciding
             whether the stage is up to date.
@@ -83,10 +93,25 @@ class StageSpec:
         """The module that runs the stage."""
         return stage_module(self.method, self.package)
 
+    @property
+    def rows_from(self) -> dict[str, str]:
+        """Recipe key -> the stage that writes these rows."""
+        return {key: stage for key, stage in self.parents.items() if is_rows_key(key)}
+
+    def needs(self, key: str) -> str:
+        """The kind of parent that a key needs."""
+        return DATA if is_rows_key(key) else self.keys.parents[key]
+
+    def place_of(self, key: str, run_dir: Path) -> Path:
+        """The folder of a parent in the run directory: its checkpoint, or its rows."""
+        return run_dir / self.parents[key] / product_of(self.needs(key))
+
     def placed(self, run_dir: Path) -> dict[str, Any]:
-        """The recipe, with the stage's output folder and its parents' checkpoints filled in."""
-        places = {key: str(run_dir / stage / "checkpoint") for key, stage in self.parents.items()}
-        return self.recipe | self.once | places | {"output_dir": str(run_dir / self.name)}
+        """The recipe, with the stage's output folder, its parents' checkpoints and their rows filled in."""
+        places = {key: str(self.place_of(key, run_dir)) for key in self.parents}
+        models = {key: place for key, place in places.items() if not is_rows_key(key)}
+        recipe = with_places(self.recipe | self.once, {key: places[key] for key in self.rows_from})
+        return recipe | models | {"output_dir": str(run_dir / self.name)}
 
     def configs(self, run_dir: Path) -> tuple[Any, ...]:
         """The stage's dataclasses, from its recipe."""
@@ -115,7 +140,7 @@ def stage_spec(
     keys, facts = stage_keys(method, package), stage_table(package)[method]
     if "seed" in keys.names:
         recipe = {"seed": seed} | recipe
-    if quick and "max_steps" in keys.names:
+    if quick and ("max_steps" in keys.names or facts.checkpoint == DATA):
         recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys.names}
     parents, outside = {}, {}
     for key, expected in keys.parents.items():
@@ -127,6 +152,9 @@ def stage_spec(
         else:
             check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
             outside[key] = value
+    for key, value in named_rows(recipe):
+        if value in stage_names or checkpoint_kind(value, package) == DATA:
+            parents[key] = value
     return StageSpec(name, method, facts, package, keys, recipe, path, parents, outside)
 
 
@@ -143,7 +171,7 @@ def mistakes_in_keys(spec: StageSpec, run_dir: Path, with_data: bool = True) -> 
     with gathered(errors):
         (data,) = build_configs((DataArguments,), own_keys(DataArguments, recipe), source)
         if with_data:
-            require_source(data, spec.facts.data)
+            require_source(data, spec.facts.data, _rows_to_come(spec, run_dir))
     return errors
 
 
@@ -166,8 +194,13 @@ def mistakes_in_values(spec: StageSpec, run_dir: Path, with_data: bool = True) -
     for data in configs:
         if with_data and isinstance(data, DataArguments):
             with gathered(errors):
-                check_source(data, spec.facts.data)
+                check_source(data, spec.facts.data, _rows_to_come(spec, run_dir))
     return errors
+
+
+def _rows_to_come(spec: StageSpec, run_dir: Path) -> set[str]:
+    """The sources of a stage that earlier stages have yet to write, or will write again."""
+    return {str(spec.place_of(key, run_dir)) for key in spec.rows_from}
 
 
 def _refuse_code(recipe: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 # Kinds of checkpoint. A tokenizer comes with any checkpoint, so every kind serves as one.
 TOKENIZER, CAUSAL_LM, CLASSIFIER = "tokenizer", "causal-lm", "sequence-classification"
+DATA = "data"  # what a data stage writes instead of a checkpoint: rows, for the stages that name it as their data
+PARTS = "parts"  # the folder of the rows that an unfinished data stage has made so far
 
 # How much memory the logits of a stage take: those of all tokens at once (our trainers), of the completions alone when
 # gradients are taken (PPO), in tiles (TRL's trainers), or none (a classifier).
@@ -22,7 +24,7 @@ class Stage:
         help: one line for `align --help`.
         label: the name in the report.
         data: the kind of its rows, a key of `alignment.data.reading.formats.KINDS`.
-        checkpoint: the kind of checkpoint that it writes.
+        checkpoint: the kind of checkpoint that it writes, or DATA.
         sequences: sequences per row that the model reads.
         logits: what is held of the logits: WHOLE, COMPLETIONS, TILED or NONE.
         samples: whether it trains on completions that it samples.
@@ -49,6 +51,16 @@ class Stage:
     drops_long_rows: bool = False
     extra_passes: int = 0
     tone: int | None = None
+
+    @property
+    def product(self) -> str:
+        """The folder of what it writes, in the stage's folder."""
+        return product_of(self.checkpoint)
+
+
+def product_of(kind: str) -> str:
+    """The folder in which a stage writes a checkpoint of this kind, or its rows."""
+    return "data" if kind == DATA else "checkpoint"
 
 
 STAGES: dict[str, Stage] = {
@@ -115,5 +127,23 @@ STAGES: dict[str, Stage] = {
         samples=True,
         has_reference=True,
         fills_rollouts=True,
+    ),
+    "sample": Stage(
+        help="write replies of a checkpoint as rows: all, the best of n, or preference pairs",
+        label="samples",
+        data="prompts",
+        checkpoint=DATA,
+    ),
+    "judge": Stage(
+        help="have AI judges choose between the replies of pairs, by principles",
+        label="AI judge",
+        data="preference",
+        checkpoint=DATA,
+    ),
+    "critique": Stage(
+        help="have a critic criticise and revise replies, by principles",
+        label="revisions",
+        data="sft",
+        checkpoint=DATA,
     ),
 }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from eval.generation.generate import Reward, Sampling
-    from eval.generation.sample import Samples
+    from eval.generation.sampled_rows import Samples
     from eval.harness.run_suite import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def _measured(
     proxy: Reward,
     gold: Reward | None,
 ) -> Point:
-    from eval.generation.sample import draw
+    from eval.generation.sampled_rows import draw
 
     samples = draw(loaded, rows, format, sampling, 1, proxy)
     if samples.too_long:

@@ -69,17 +69,19 @@ def preference_pairs(
     min_margin: float = 0.0,
     seed: int = 0,
     ended: Sequence[Sequence[bool]] | None = None,
+    start: int = 0,
 ) -> tuple[dict[int, Pair], Counter[str]]:
     """(position of the prompt -> pair, reason -> number of prompts without a pair) for the replies to many prompts.
 
     Args:
         against, min_margin, seed, ended: as for `preference_pair`.
+        start: the position of the first prompt, if these are part of a longer list.
     """
     pairs: dict[int, Pair] = {}
     without: Counter[str] = Counter()
     for place, (texts, values) in enumerate(zip(replies, scores, strict=True)):
         whole = None if ended is None else ended[place]
-        found = preference_pair(texts, values, against, min_margin, f"{seed}-{place}", whole)
+        found = preference_pair(texts, values, against, min_margin, f"{seed}-{start + place}", whole)
         if isinstance(found, Pair):
             pairs[place] = found
         else:

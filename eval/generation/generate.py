@@ -132,11 +132,15 @@ def generate(
     prompts: Sequence[list[int]],
     sampling: Sampling,
     n: int = 1,
+    first: Sequence[int] | None = None,
 ) -> list[list[Reply]]:
     """`n` replies to each prompt (token ids), in the order of the prompts.
 
     A reply ends as in the eval suites: at a token of `generation_config.eos_token_id` or the tokenizer's end of text.
     No other setting of the checkpoint's generation config applies. Equal prompts get different replies.
+
+    Args:
+        first: as for `reply_keys`.
 
     Raises:
         UserError: a prompt leaves no room for its reply.
@@ -155,7 +159,7 @@ def generate(
             fix="leave such prompts out (see `fitting`), or use a smaller max_new_tokens",
         )
     with plain_generation(model):
-        replies = _replies(lm, reply_keys(prompts, n), sampling)
+        replies = _replies(lm, reply_keys(prompts, n, first), sampling)
     return [replies[start : start + n] for start in range(0, len(replies), n)]
 
 
@@ -177,14 +181,28 @@ def _replies(lm: CausalLM, keys: Sequence[tuple[tuple[int, ...], int]], sampling
     return replies
 
 
-def reply_keys(prompts: Sequence[list[int]], n: int) -> list[tuple[tuple[int, ...], int]]:
-    """(prompt, number of the reply to this prompt) for `n` replies to each prompt, in order."""
-    keys: list[tuple[tuple[int, ...], int]] = []
+def reply_keys(
+    prompts: Sequence[list[int]], n: int, first: Sequence[int] | None = None
+) -> list[tuple[tuple[int, ...], int]]:
+    """(prompt, number of the reply to this prompt) for `n` replies to each prompt, in order.
+
+    Args:
+        first: for each prompt the number of its first reply, if these are part of a longer list (`first_numbers`).
+    """
+    starts = first_numbers(prompts, n) if first is None else first
+    return [
+        (tuple(prompt), start + number) for prompt, start in zip(prompts, starts, strict=True) for number in range(n)
+    ]
+
+
+def first_numbers(prompts: Sequence[list[int]], n: int) -> list[int]:
+    """The number of each prompt's first reply, so that equal prompts get different ones."""
     seen: Counter[tuple[int, ...]] = Counter()
+    starts = []
     for prompt in map(tuple, prompts):
-        keys += [(prompt, seen[prompt] + number) for number in range(n)]
+        starts.append(seen[prompt])
         seen[prompt] += n
-    return keys
+    return starts
 
 
 def keyed_sampler(keys: Sequence[tuple], sampling: Sampling) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

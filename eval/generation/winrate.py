@@ -29,7 +29,7 @@ from reward_models.judges.positions import judge_in_both_positions
 from reward_models.protocol import Comparer, Reward
 
 if TYPE_CHECKING:
-    from eval.generation.sample import Samples
+    from eval.generation.sampled_rows import Samples
 
 
 @dataclass(frozen=True)

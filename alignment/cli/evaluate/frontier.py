@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from eval.frontier.curves import frontier
-    from eval.generation.sample import require_new, write_json
+    from eval.generation.sampled_rows import require_new, write_json
 
     if args.json:
         require_new(Path(args.json))

@@ -11,7 +11,7 @@ from alignment.cli.evaluate.judging import REWARD_HELP
 
 if TYPE_CHECKING:
     from eval.generation.generate import Sampling
-    from eval.generation.sample import Samples
+    from eval.generation.sampled_rows import Samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     from alignment.cli.evaluate.judging import load_reward
     from alignment.pipeline.parents import check_outside
     from eval.generation.generate import load_prompts
-    from eval.generation.sample import draw, require_new, summary, write_rows
+    from eval.generation.sampled_rows import draw, require_new, summary, write_rows
     from eval.harness.run_suite import load_checkpoint
 
     sampling = sampling_of(args)
@@ -106,7 +106,7 @@ def rows_of(args: argparse.Namespace, samples: Samples) -> tuple[list[dict], Cou
         UserError: there is no row at all.
     """
     from alignment.errors import UserError
-    from eval.generation.sample import best_rows, completion_rows, pair_rows
+    from eval.generation.sampled_rows import best_rows, completion_rows, pair_rows
 
     if args.pairs:
         rows, without = pair_rows(samples, args.against, args.min_margin, args.seed)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from alignment.cli.evaluate.judging import load_judge
     from alignment.errors import UserError
-    from eval.generation.sample import require_new, write_json
+    from eval.generation.sampled_rows import require_new, write_json
     from eval.generation.winrate import compare_outputs
 
     sampling = sampling_of(args)
@@ -100,7 +100,7 @@ def outputs(args: argparse.Namespace, sampling: Sampling) -> tuple[Outputs, Outp
     """
     from alignment.data.reading.sources import own_test_split
     from eval.generation.generate import load_prompts
-    from eval.generation.sample import draw
+    from eval.generation.sampled_rows import draw
     from eval.generation.winrate import outputs_of_file, outputs_of_samples
     from eval.harness.run_suite import load_checkpoint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -236,10 +236,14 @@ def _settle(parts: Sequence[Part], picked: np.ndarray, taken: np.ndarray, limit:
         first = past
 
 
-def require_source(args: DataArguments, kind: str) -> None:
-    """Raise for sources that do not exist: files, splits, options of tinyworld; no row is read."""
+def require_source(args: DataArguments, kind: str, to_come: Container[str] = ()) -> None:
+    """Raise for sources that do not exist: files, splits, options of tinyworld; no row is read.
+
+    Args:
+        to_come: names of sources that are not looked for, as they are yet to be written.
+    """
     errors: list[UserError] = []
-    for source in args.sources():
+    for source in (one for one in args.sources() if one.name not in to_come):
         with gathered(errors):
             if is_tinyworld(source.name):
                 parse_tinyworld(source.name, kind)
@@ -248,13 +252,16 @@ def require_source(args: DataArguments, kind: str) -> None:
     raise_all(errors)
 
 
-def check_source(args: DataArguments, kind: str) -> None:
+def check_source(args: DataArguments, kind: str, to_come: Container[str] = ()) -> None:
     """Raise for mistakes that show without the hub: missing files, unreadable rows, unknown columns or options.
 
     This is called before any stage runs. Local files are read; tinyworld's rows are not generated.
+
+    Args:
+        to_come: as for `require_source`.
     """
     errors: list[UserError] = []
-    for source in args.sources():
+    for source in (one for one in args.sources() if one.name not in to_come):
         try:
             _check_one(source, kind)
         except UserError as error:

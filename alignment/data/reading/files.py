@@ -31,6 +31,7 @@ from alignment.data.reading.opening import (
     refuse_other_formats,
 )
 from alignment.data.reading.text_files import read_text
+from alignment.durable.manifest import LINEAGE, MANIFEST
 from alignment.durable.read import is_pointer
 from alignment.errors import UserError, nearest
 
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
 
 # Files without rows in a data set's folder: its card, and metadata of datasets' save_to_disk.
 NOT_ROWS = ("readme.md", "state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+OF_DATA_STAGE = (
+    MANIFEST,
+    LINEAGE,
+    "account.json",
+    "left_out.jsonl",
+)  # files without rows in the folder that a data stage wrote
 # Files and folders of systems, editors and notebooks; datasets leaves out those that begin with a dot, too.
 HIDDEN = re.compile(r"\..*|.*~|#.*#|~\$.*|__MACOSX|__pycache__")
 SPLIT_WORDS = ("train", "training", "validation", "valid", "val", "dev", "eval", "evaluation", "test", "testing")
@@ -121,6 +128,8 @@ def read_folder(path: Path) -> Folder:
             folder.left_out[file] = reason
         elif reason is None:
             folder.files.append(file)
+    written = [file.parent for file in folder.files if file.name == LINEAGE and file.with_name(MANIFEST).is_file()]
+    folder.files = [file for file in folder.files if not (file.parent in written and file.name in OF_DATA_STAGE)]
     originals = {os.path.realpath(file) for file in folder.files if not file.is_symlink()}
     for file in [file for file in folder.files if file.is_symlink() and os.path.realpath(file) in originals]:
         folder.files.remove(file)

@@ -21,6 +21,7 @@ class WorldConfig:
 
     Attributes:
         seed: seed of the facts and of all rows.
+        draw: number of the draw of rows: others than 0 are other rows of the same world.
         people: number of people in the world (each has five facts).
         largest_number: largest operand of the arithmetic tasks.
         documents: pretraining documents in the train split.
@@ -31,14 +32,19 @@ class WorldConfig:
         clean_share: share of pretraining documents that are neither rude, unsafe, wrong nor rambling.
         demo_wrong: share of SFT demonstrations that are wrong, as human demonstrations sometimes are.
         demo_manners: share of SFT demonstrations that are rude, and share that ramble.
+        demo_unaligned: share of SFT demonstrations that comply with a harmful request, of those that are asked one, and
+            that guess an answer about a stranger; by default as `demo_wrong`.
         pair_wrong: share of replies in preference pairs that are wrong.
         pair_manners: share of replies in preference pairs that are rude, and share that ramble.
         bt_temperature: temperature of the Bradley-Terry labels; 0 labels by the gold reward.
         label_noise: share of preference labels that are flipped afterwards.
         length_bias: added per word to the gold reward of a reply, for its label only.
+        families: the task families of all rows but documents, with commas between them; empty for the fifteen ordinary
+            ones. judge, critique and revise are in the rows only if they are named here.
     """
 
     seed: int = 0
+    draw: int = 0
     people: int = 48
     largest_number: int = 12
     documents: int = 60_000
@@ -54,6 +60,8 @@ class WorldConfig:
     bt_temperature: float = 0.1
     label_noise: float = 0.0
     length_bias: float = 0.0
+    demo_unaligned: float | None = None
+    families: str = ""
 
 
 @cache

@@ -73,11 +73,12 @@ def route_overrides(
     """
     inputs: dict[str, Any] = {}
     errors: list[UserError] = []
+    stages = {key_of_option(name): name for name in recipes}  # a stage's name may have hyphens
     for key, value in parse_overrides(overrides).items():
         part, dot, rest = key.partition(".")
         with gathered(errors):
-            if dot and part in recipes:
-                set_key(recipes[part], rest, value)
+            if dot and part in stages:
+                set_key(recipes[stages[part]], rest, value)
             elif dot and part == "evals":
                 set_key(evals, rest, value)
             elif not dot and key in declared:

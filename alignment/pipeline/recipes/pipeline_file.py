@@ -1,6 +1,8 @@
 """pipeline.yaml: the stages of a recipe folder in order, its inputs, and what is evaluated."""
 
+import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ KEYS = {"name": str, "seed": int, "inputs": dict[str, str], "stages": dict[str, 
 FORMATS = ("plain", "chat")
 BASE = "base"  # in evals.stages: the model outside the run directory that the first stage starts from
 NO_BASE = "remove it: the first stage does not start from a model outside the pipeline"
+STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*[a-z0-9]")  # of the stage's folder, and of options: --NAME.key
 
 
 @dataclass(frozen=True)
@@ -113,19 +116,27 @@ def _of_file(file: Path) -> str:
     return f"{one}, `align run {every}` all stages" if file.with_name(PIPELINE_FILE).is_file() else one
 
 
-def check_stage_names(settings: Settings, known: list[str], source: Path) -> None:
+def check_stage_names(
+    settings: Settings, known: list[str], source: Path, method_of: Callable[[str], str | None]
+) -> None:
     """Raise for a pipeline without stages, or with stages that do not exist.
 
     Args:
+        known: the names in the table of stages.
         source: the path of pipeline.yaml, for messages.
+        method_of: returns the name in the table that a stage's name begins with.
     """
     if not settings.stages:
         raise UserError(f"{source} lists no stages", expected="stages: {NAME: RECIPE.yaml, ...}")
     raise_all(
         [
-            UserError(f"{source}: no stage {name!r}", fix=suggestion(name, known))
+            UserError(
+                f"{source}: no stage {name!r}",
+                expected=f"a stage, or a name that begins with one and a hyphen, such as {known[-1]}-second",
+                fix=suggestion(name, known),
+            )
             for name in settings.stages
-            if name not in known
+            if method_of(name) is None or not STAGE_NAME.fullmatch(name)
         ]
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ def digest_value(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def data_digests(recipe: dict[str, Any]) -> dict[str, str]:
-    """Digests of the local files that a recipe names: data sets, and files (`FILE` or `FILE:name`) in any key."""
+def data_digests(recipe: dict[str, Any], stages: Collection[str] = ()) -> dict[str, str]:
+    """Digests of the local files that a recipe names: data sets, and files (`FILE` or `FILE:name`) in any key.
+
+    Args:
+        stages: stages that the recipe names as its data, whose digests are those of parents.
+    """
     digests = {}
     for key, text in strings(recipe):
+        if text in stages:
+            continue
         names_data = key.endswith("dataset_name") or key == "datasets.name"
         if names_data and is_tinyworld(text):
             # Its rows follow from its code and tables.

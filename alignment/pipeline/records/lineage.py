@@ -3,16 +3,18 @@
 It includes the lineage of every parent, so that it is complete in a copy outside the run directory.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from alignment.durable.atomic import write_json
-from alignment.durable.manifest import LINEAGE, cover, digest_checkpoint
+from alignment.durable.manifest import LINEAGE, cover, digest_checkpoint, require_intact
 from alignment.errors import UserError, gathered, raise_all
 from alignment.models.checkpoints import adapter_base, is_adapter, read_lineage, require_sound
+from alignment.pipeline.named_rows import is_rows_key
 from alignment.pipeline.records.record import RunRecord
 from alignment.pipeline.stage_spec import StageSpec
-from alignment.stages import STAGES, TOKENIZER
+from alignment.stages import DATA, STAGES, TOKENIZER
 
 # Keys of a stage's entry in pipeline.json that its lineage repeats.
 KEPT = ("recipe_digest", "data", "code", "git", "seed", "versions", "started")
@@ -23,42 +25,46 @@ def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
     errors: list[UserError] = []
     for key, name in spec.parents.items():
         with gathered(errors):
-            weights = spec.keys.parents[key] != TOKENIZER
-            require_sound(run_dir / name / "checkpoint", weights=weights)
-            require_own(name, record, run_dir)
+            folder, kind = spec.place_of(key, run_dir), spec.needs(key)
+            if kind == DATA:
+                require_intact(folder)
+            else:
+                require_sound(folder, weights=kind != TOKENIZER)
+            require_own(name, folder, record)
     for key, name in spec.outside.items():
         with gathered(errors):
             require_sound(Path(name).expanduser(), weights=spec.keys.parents[key] != TOKENIZER)
     raise_all(errors)
 
 
-def require_finished(names: list[str], record: RunRecord, run_dir: Path) -> None:
-    """Raise for finished stages with a checkpoint that they did not write; weights are not read."""
+def require_finished(stages: Iterable[StageSpec], record: RunRecord, run_dir: Path) -> None:
+    """Raise for finished stages with a checkpoint or rows that they did not write; weights are not read."""
     errors: list[UserError] = []
-    for name in names:
+    for spec in stages:
         with gathered(errors):
-            require_sound(run_dir / name / "checkpoint", weights=False)
-            require_own(name, record, run_dir)
+            folder = run_dir / spec.name / spec.facts.product
+            require_sound(folder, weights=False)
+            require_own(spec.name, folder, record)
     raise_all(errors)
 
 
-def require_own(name: str, record: RunRecord, run_dir: Path) -> None:
-    """Raise if a stage's checkpoint is not the one recorded in pipeline.json."""
-    checkpoint, written = run_dir / name / "checkpoint", record.stages.get(name, {}).get("checkpoint_digest")
-    if written is not None and digest_checkpoint(checkpoint) != written:
+def require_own(name: str, folder: Path, record: RunRecord) -> None:
+    """Raise if a stage's checkpoint, or its rows, are not those recorded in pipeline.json."""
+    written = record.stages.get(name, {}).get("checkpoint_digest")
+    if written is not None and digest_checkpoint(folder) != written:
         raise UserError(
-            f"{checkpoint} is not the checkpoint that the stage {name} wrote",
-            got=f"model digest {digest_checkpoint(checkpoint)[:12]}",
+            f"{folder} is not the {folder.name} that the stage {name} wrote",
+            got=f"digest {digest_checkpoint(folder)[:12]}",
             expected=f"{written[:12]}, as recorded in {record.path}",
-            fix=f"restore it, or move {run_dir / name} away to rerun the stage; to use another checkpoint, name "
+            fix=f"restore it, or move {folder.parent} away to rerun the stage; to use another {folder.name}, name "
             "its path in the recipe",
         )
 
 
 def write_lineage(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
-    """Write lineage.json into a stage's new checkpoint, and add it to the manifest."""
-    checkpoint = run_dir / spec.name / "checkpoint"
-    places = {key: str(run_dir / name / "checkpoint") for key, name in spec.parents.items()} | spec.outside
+    """Write lineage.json into a stage's new checkpoint or rows, and add it to the manifest."""
+    checkpoint = run_dir / spec.name / spec.facts.product
+    places = {key: str(spec.place_of(key, run_dir)) for key in spec.parents} | spec.outside
     lineage = {
         "stage": spec.name,
         "method": spec.method,
@@ -83,8 +89,9 @@ def lineage_of(place: str) -> dict[str, Any]:
 
 
 def lineages(run_dir: Path) -> list[dict[str, Any]]:
-    """The lineages of a run directory's final checkpoints, which are no other stage's parent."""
-    found = {path.parent.name: read_lineage(path) for path in sorted(run_dir.glob("*/checkpoint"))}
+    """The lineages of a run directory's final checkpoints and rows, which are no other stage's parent."""
+    places = [path for product in ("checkpoint", "data") for path in run_dir.glob(f"*/{product}")]
+    found = {path.parent.name: read_lineage(path) for path in sorted(places)}
     known = {name: lineage for name, lineage in found.items() if lineage is not None}
     parents = {parent.get("stage") for lineage in known.values() for parent in lineage["parents"].values()}
     return [lineage for name, lineage in known.items() if name not in parents]
@@ -107,10 +114,11 @@ def lineage_lines(
     words = [lineage["method"]]
     words += [f"adapter on {base_name(lineage['base'])}"] if lineage.get("adapter") else []
     facts = STAGES.get(lineage["method"])
-    has_weights = facts is None or facts.checkpoint != TOKENIZER
+    has_weights = facts is None or facts.checkpoint not in (TOKENIZER, DATA)
     words += ["from random weights"] if has_weights and not model_parents(lineage) else []
     words += [f"seed {lineage['seed']}"] if lineage.get("seed") is not None else []
-    head = f"{start}{lineage['stage']} ({', '.join(words)}), model {short(digest)}"
+    what = "rows" if facts is not None and facts.checkpoint == DATA else "model"
+    head = f"{start}{lineage['stage']} ({', '.join(words)}), {what} {short(digest)}"
     if digest in seen:
         return [f"{head}, as above"]
     seen.add(digest)
@@ -125,7 +133,7 @@ def lineage_lines(
 
 def model_parents(lineage: dict[str, Any]) -> list[str]:
     """The recipe keys of parents that are models."""
-    return [key for key in lineage["parents"] if key != "tokenizer_name_or_path"]
+    return [key for key in lineage["parents"] if key != "tokenizer_name_or_path" and not is_rows_key(key)]
 
 
 def base_name(base: dict[str, Any]) -> str:

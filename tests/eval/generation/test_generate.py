@@ -9,7 +9,7 @@ import torch
 from alignment.errors import UserError
 from eval.generation.choose import Pair, best, preference_pair, preference_pairs
 from eval.generation.generate import Sampling, encode_prompts, fitting, generate, keyed_sampler, load_prompts, score
-from eval.generation.sample import draw
+from eval.generation.sampled_rows import draw
 from eval.harness.run_suite import load_checkpoint
 from reward_models.card.best_of_n import best_of_n_kl
 

@@ -5,7 +5,7 @@ import pytest
 from alignment.errors import UserError
 from eval.generation.choose import Pair, best, preference_pair
 from eval.generation.generate import Sampling
-from eval.generation.sample import Samples, best_rows, completion_rows, draw, pair_rows, summary
+from eval.generation.sampled_rows import Samples, best_rows, completion_rows, draw, pair_rows, summary
 from eval.harness.lm import CausalLM, Reply
 
 from ..conftest import make_model

@@ -62,7 +62,12 @@ class Samples:
 
 
 def draw(
-    loaded: LoadedModel, rows: Sequence[dict], format: str, sampling: Sampling, n: int, reward: Reward | None = None
+    loaded: LoadedModel,
+    rows: Sequence[dict],
+    format: str,
+    sampling: Sampling,
+    n: int,
+    reward: Reward | None = None,
 ) -> Samples:
     """`n` replies of a model to each row's prompt, scored if there is a reward."""
     model, tokenizer = loaded
@@ -70,10 +75,15 @@ def draw(
     places = fitting(model, tokenizer, prompts, sampling.max_new_tokens)
     kept = [rows[place] for place in places]
     replies = generate(model, tokenizer, [prompts[place] for place in places], sampling, n)
-    samples = Samples(kept, replies, too_long=len(rows) - len(kept))
-    if reward is not None:
+    return scored(Samples(kept, replies, too_long=len(rows) - len(kept)), reward)
+
+
+def scored(samples: Samples, reward: Reward | None) -> Samples:
+    """The same samples, with the scores of a reward if there is one; every prompt has as many replies."""
+    if reward is not None and samples.rows:
+        n = len(samples.replies[0])
         flat = score(
-            reward, [row for row in kept for _ in range(n)], [text for texts in samples.texts for text in texts]
+            reward, [row for row in samples.rows for _ in range(n)], [text for texts in samples.texts for text in texts]
         )
         samples.scores = [flat[start : start + n] for start in range(0, len(flat), n)]
     return samples
@@ -106,15 +116,20 @@ def best_rows(samples: Samples) -> tuple[list[dict], Counter[str]]:
     return rows, without
 
 
-def pair_rows(samples: Samples, against: str, min_margin: float, seed: int) -> tuple[list[dict], Counter[str]]:
+def pair_rows(
+    samples: Samples, against: str, min_margin: float, seed: int, start: int = 0
+) -> tuple[list[dict], Counter[str]]:
     """A row with the preference pair of each prompt, and the reasons why other prompts have none.
+
+    Args:
+        start: the position of the first prompt, if these are part of a longer list.
 
     Returns:
         rows {prompt, chosen, rejected, score_chosen, score_rejected, score_margin}, and reason -> number of prompts.
     """
     known = samples.known_scores
     pairs, without = preference_pairs(
-        samples.texts, known, against=against, min_margin=min_margin, seed=seed, ended=samples.ended
+        samples.texts, known, against=against, min_margin=min_margin, seed=seed, ended=samples.ended, start=start
     )
     rows: list[dict] = []
     for place, pair in pairs.items():
@@ -125,6 +140,26 @@ def pair_rows(samples: Samples, against: str, min_margin: float, seed: int) -> t
         row |= {f"score_{side}": scores[number] for side, number in sides.items()}
         # Not `margin`: TRL's RewardTrainer uses a column of that name in its loss.
         rows.append(row | {"score_margin": row["score_chosen"] - row["score_rejected"]})
+    return rows, without
+
+
+def two_rows(samples: Samples) -> tuple[list[dict], Counter[str]]:
+    """A row {...columns, prompt, reply_a, reply_b} with the first two different replies to each prompt, for a judge.
+
+    Returns:
+        rows, and reason -> number of prompts without one.
+    """
+    rows: list[dict] = []
+    without: Counter[str] = Counter()
+    ended: Sequence[list[bool] | None] = samples.ended or [None] * len(samples.rows)
+    for row, texts, whole in zip(samples.rows, samples.texts, ended, strict=True):
+        usable = [text for place, text in enumerate(texts) if text.strip() and (whole is None or whole[place])]
+        other = next((text for text in usable[1:] if text.strip() != usable[0].strip()), None)
+        if other is None:
+            reason = "all replies the same" if len(usable) > 1 else "fewer than two replies with text"
+            without[without_reply(whole, reason)] += 1
+        else:
+            rows.append(row | {"reply_a": [_said(usable[0])], "reply_b": [_said(other)]})
     return rows, without
 
 

@@ -1,0 +1,193 @@
+"""One run of a data stage: rows are made part by part, and put together in STAGE/data once all are there.
+
+STAGE/parts/     what is made so far; removed at the end
+STAGE/data/      train-00000.parquet, ..., left_out.jsonl, account.json, README.md, manifest.json,
+                     lineage.json
+STAGE/data.json  the account of the rows that the stage read
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.callbacks.clock import StageClock
+from alignment.durable.atomic import write_json
+from alignment.durable.manifest import new_checkpoint
+from alignment.durable.unwritable import make_folder
+from alignment.errors import UserError
+from alignment.progress import ProgressLine
+from alignment.stages import PARTS
+from alignment.stages.made_rows.data_card import write_data_card
+from alignment.stages.made_rows.made_parts import Make, Part, Parts, in_parts, totals
+from alignment.stages.shared.result import StageResult
+from alignment.stages.shared.saving import stage_of
+from alignment.text import short_number
+
+SHARD_ROWS = 10_000
+LEFT_OUT = "left_out.jsonl"
+EXAMPLES = 3  # rows shown in the card and the report
+
+
+@dataclass
+class DataStageKeys:
+    """Recipe keys that every data stage has."""
+
+    output_dir: str = field(metadata={"help": "The stage's folder; the rows go to its subfolder `data`."})
+    seed: int = field(default=42, metadata={"help": "Seed of whatever is drawn."})
+    rows_per_part: int = field(
+        default=64,
+        metadata={"help": "Rows that are read for each part. A stopped stage loses the part that it was making."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.rows_per_part < 1:
+            raise UserError("rows_per_part leaves no rows", got=self.rows_per_part, expected="1 or more")
+
+
+class DataRun:
+    """One run of a data stage, in a new folder or in that of an interrupted run.
+
+    Args:
+        method: the stage's name in the table of stages.
+        args: the recipe's keys.
+    """
+
+    def __init__(self, method: str, args: DataStageKeys):
+        self.method, self.size = method, args.rows_per_part
+        self.folder = Path(args.output_dir)
+        make_folder(self.folder)
+        self.parts = Parts(self.folder / PARTS)
+        self.clock = StageClock()
+        self.read = self.number = 0
+        self.before = 0.0  # seconds of the parts of earlier attempts
+
+    def make(self, items: Sequence[Any], make: Make, unit: str) -> None:
+        """Make the parts that are not there yet.
+
+        Args:
+            items: what the rows are made of, in the same order in every attempt.
+            make: makes a part of some items; it must depend on nothing else that changes between attempts.
+            unit: what an item is, for the line of progress.
+        """
+        self.read, self.number = len(items), -(-len(items) // self.size)
+        there = [number for number in range(self.number) if self.parts.has(number)]
+        self.before = sum(self.parts.read(number).seconds for number in there)
+        done, made = min(len(there) * self.size, len(items)), Part([])
+        with ProgressLine(self.folder.name, len(items), done=done, unit=unit) as line:
+            for number, start, some in in_parts(items, self.size):
+                if number in there:
+                    continue
+                begun = time.monotonic()
+                part = make(start, some)
+                part.seconds = round(time.monotonic() - begun, 3)
+                self.parts.write(number, part)
+                made = Part([], tokens=made.tokens + part.tokens, seconds=made.seconds + part.seconds)
+                done += len(some)
+                line.advance(done)
+                line.report(figures_of(part, made))
+
+    def made(self) -> Iterator[Part]:
+        """Yield all parts, in order."""
+        return (self.parts.read(number) for number in range(self.number))
+
+    def finish(
+        self, parents: Mapping[str, str | None], source: str, kind: str, metrics: Mapping[str, Any] | None = None
+    ) -> StageResult:
+        """Put the parts together in STAGE/data, and write stage.json.
+
+        Args:
+            parents: recipe key -> the checkpoint or rows that it names; the first is the one that made the rows.
+            source: the data set that was read, for the card.
+            kind: what the rows are, a key of `formats.KINDS`.
+            metrics: for stage.json, in addition to the counts.
+
+        Raises:
+            UserError: no row was made.
+        """
+        counts, tokens, _ = totals(self.made())
+        rows = sum(len(part.rows) for part in self.made())
+        if not rows:
+            raise UserError(
+                f"the stage {self.folder.name} made no row",
+                got=", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "no reason is known",
+                expected="at least one row",
+                fix="change the recipe; what was tried is in its log",
+            )
+        named = {key: stage_of(path) for key, path in parents.items() if path is not None}
+        account = {"read": self.read, "rows": rows, "kind": kind, "counts": dict(counts), "tokens": tokens}
+        with new_checkpoint(self.folder / "data") as folder:
+            write_shards(folder, self.made)
+            write_json(folder / "account.json", account, sync=False)
+            write_left_out(folder / LEFT_OUT, self.made())
+            write_data_card(folder, self.folder.name, self.method, named, source, account, self.examples())
+        result = StageResult(
+            stage=self.folder.name,
+            method=self.method,
+            checkpoint=f"{self.folder.name}/data",
+            parent=next(iter(named.values()), None),
+            parents=named,
+            seconds=round(self.before + self.clock.seconds, 2),
+            peak_memory_gb=self.clock.peak_memory_gb,
+            trainable_parameters=0,
+            total_parameters=0,
+            tokens=tokens,
+            metrics={"rows": rows, "read": self.read, "kind": kind, "counts": dict(counts), **(metrics or {})},
+        )
+        result.write(self.folder)
+        self.parts.remove()
+        return result
+
+    def examples(self) -> list[dict[str, Any]]:
+        """The first rows."""
+        found: list[dict[str, Any]] = []
+        for part in self.made():
+            found += part.rows[: EXAMPLES - len(found)]
+            if len(found) == EXAMPLES:
+                break
+        return found
+
+
+def figures_of(part: Part, made: Part) -> list[str]:
+    """What the line of progress shows: tokens per second of this attempt, and rows of the last part."""
+    speed = [f"{short_number(made.tokens / made.seconds)} tokens/s"] if made.tokens and made.seconds else []
+    return [f"{len(part.rows)} rows in the last part", *speed]
+
+
+def write_shards(folder: Path, made: Any) -> None:
+    """Write the rows of all parts as Parquet files of at most SHARD_ROWS rows, of one schema.
+
+    Args:
+        made: yields the parts; called twice.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    tables = (pyarrow.Table.from_pylist(part.rows) for part in made() if part.rows)
+    schema = pyarrow.unify_schemas([table.schema for table in tables], promote_options="permissive")
+    for number, rows in enumerate(shards(made())):
+        table = pyarrow.Table.from_pylist(rows, schema=schema)
+        pyarrow.parquet.write_table(table, folder / f"train-{number:05}.parquet")
+
+
+def write_left_out(path: Path, parts: Iterator[Part]) -> None:
+    """Write what is no row as JSON lines, each with the reason; no file if there is nothing."""
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for part in parts for one in part.left_out]
+    if lines:
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def shards(parts: Iterator[Part]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of all parts in lists of SHARD_ROWS, the last one shorter."""
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        rows += part.rows
+        while len(rows) >= SHARD_ROWS:
+            yield rows[:SHARD_ROWS]
+            rows = rows[SHARD_ROWS:]
+    if rows:
+        yield rows

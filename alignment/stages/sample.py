@@ -1,0 +1,136 @@
+"""The sample stage: replies of a checkpoint as rows, all of them, the best of n by a reward, or preference pairs.
+
+Rejection sampling is `write: best` before an sft stage; on-policy rounds are `write: pairs` before a dpo stage, as many
+as a pipeline lists.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from alignment.errors import UserError, gathered, raise_all
+from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
+from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
+from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.rewards_of_samples import SampleRewards, weighted_sum
+from alignment.stages.shared.inputs import load_data
+from alignment.stages.shared.result import StageResult
+from alignment.stages.shared.rollouts import without_long_prompts
+from alignment.tokenization.chat_format import require_template
+from eval.generation.generate import Sampling, encode_prompts, first_numbers, generate
+from eval.generation.sampled_rows import Samples, best_rows, completion_rows, pair_rows, scored, two_rows
+
+PARENTS = {"model_name_or_path": CAUSAL_LM, "reward_model_path": CLASSIFIER}
+KIND_OF = {"completions": "sft", "two": "preference", "best": "sft", "pairs": "preference"}  # what the written rows are
+
+
+@dataclass
+class SampleRecipe(SampleRewards, DataStageKeys):
+    """How replies are drawn, and which of them become rows."""
+
+    model_name_or_path: str = field(default="", metadata={"help": "The checkpoint that answers, with a chat template."})
+    write: Literal["completions", "two", "best", "pairs"] = field(
+        default="completions",
+        metadata={
+            "help": "completions: every reply (for sft; with scores). two: two different replies to each prompt, as "
+            "reply_a and reply_b (for a judge). best: the best reply to each prompt by the reward (for sft). pairs: "
+            "the best reply against another (for dpo and reward)."
+        },
+    )
+    num_generations: int = field(default=4, metadata={"help": "Replies per prompt."})
+    temperature: float = field(default=1.0, metadata={"help": "0 for greedy decoding."})
+    top_p: float = field(
+        default=1.0, metadata={"help": "Sample from the likeliest tokens with this total probability."}
+    )
+    max_completion_length: int = field(default=128, metadata={"help": "Tokens of a reply at most."})
+    batch_size: int = field(default=32, metadata={"help": "Replies that are generated at a time."})
+    against: Literal["worst", "random"] = field(
+        default="worst", metadata={"help": "The rejected reply of a pair: the worst, or any of the others."}
+    )
+    min_margin: float = field(
+        default=0.0, metadata={"help": "Pairs with a smaller difference of scores are ties, and are left out."}
+    )
+    keep_truncated: bool = field(
+        default=False, metadata={"help": "Let best and pairs choose replies that the length limit cut off."}
+    )
+
+    def __post_init__(self) -> None:
+        errors: list[UserError] = []
+        for require in (
+            partial(DataStageKeys.__post_init__, self),
+            partial(SampleRewards.__post_init__, self),
+            self.sampling,
+        ):
+            with gathered(errors):
+                require()
+        chosen, several = self.write in ("best", "pairs"), self.write != "completions"
+        if self.num_generations < (2 if several else 1):
+            expected = f"{2 if several else 1} or more with write: {self.write}"
+            errors.append(UserError("too few replies to each prompt", got=self.num_generations, expected=expected))
+        if chosen and not self.named():
+            expected = "reward_model_path, reward_funcs or both"
+            errors.append(UserError(f"write: {self.write} needs a reward", expected=expected))
+        if several and self.temperature == 0:
+            errors.append(UserError(f"write: {self.write} needs different replies", got="temperature 0"))
+        raise_all(errors)
+
+    def sampling(self) -> Sampling:
+        """How replies are generated."""
+        return Sampling(
+            self.temperature,
+            self.top_p,
+            self.max_completion_length,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+
+
+CONFIGS = (SampleRecipe, RowArguments)
+
+
+def check(args: SampleRecipe, data: RowArguments) -> None:
+    require_template(args.model_name_or_path)
+
+
+def run(args: SampleRecipe, data: RowArguments) -> StageResult:
+    from eval.harness.run_suite import load_checkpoint
+
+    stage = DataRun("sample", args)
+    splits = load_data(data, STAGES["sample"].data, args.seed, stage.folder, keep=None)
+    splits.pop("validation", None)
+    model, tokenizer = load_checkpoint(args.model_name_or_path)
+    splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length, stage.folder)
+    reward = weighted_sum(args, splits, args.batch_size)
+    rows = splits["train"].to_list()
+    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], "chat")
+    starts = first_numbers(prompts, args.num_generations)
+
+    def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
+        here = slice(start, start + len(some))
+        replies = generate(model, tokenizer, prompts[here], args.sampling(), args.num_generations, starts[here])
+        return part_of(scored(Samples(list(some), replies), reward), args, start)
+
+    stage.make(rows, make, "prompts")
+    parents = {"model_name_or_path": args.model_name_or_path, "reward_model_path": args.reward_model_path}
+    return stage.finish(parents, data.title, KIND_OF[args.write])
+
+
+def part_of(samples: Samples, args: SampleRecipe, start: int) -> Part:
+    """The rows of some prompts' replies, with the number of replies and of prompts without a row by reason."""
+    samples = replace(samples, keep_truncated=args.keep_truncated)
+    without: Counter[str] = Counter()
+    if args.write == "pairs":
+        rows, without = pair_rows(samples, args.against, args.min_margin, args.seed, start)
+    elif args.write == "best":
+        rows, without = best_rows(samples)
+    elif args.write == "two":
+        rows, without = two_rows(samples)
+    else:
+        rows = completion_rows(samples)
+    replies = [reply for group in samples.replies for reply in group]
+    counts = {"replies": len(replies), "replies truncated": sum(reply.truncated for reply in replies)}
+    counts |= {f"prompts without a row: {reason}": count for reason, count in without.items()}
+    return Part(rows, counts=counts, tokens=sum(reply.gen_len for reply in replies))
