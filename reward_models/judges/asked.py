@@ -193,7 +193,7 @@ class AskedEndpoint:
         except GaveUp as error:
             with self._lock:
                 self._in_a_row += 1
-            if self._in_a_row >= self.judge.concurrency:
+            if self._in_a_row >= self.judge.concurrency and not self.judge.stopping.is_set():
                 self.require_ready()
             return Failure(str(error))
         except Refused as error:
