@@ -3,7 +3,7 @@
 import pytest
 
 from reward_models.judges.answer_store import Answer, AnswerStore
-from reward_models.judges.asked import Failure, RatingQuestion
+from reward_models.judges.asked import Failure, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import answers_of, within_budget
 
 
@@ -86,6 +86,18 @@ def test_a_judge_that_is_not_shown_the_principles_is_named(store, caplog):
     blind.sees_principles, blind.name = False, "length"
     answers_of([Judge(), blind], asked, store)
     assert "not shown the principles, which count for nothing there: length" in caplog.text
+
+
+def test_the_question_states_the_principle_in_the_form_that_the_judge_answers():
+    pair, reply = PairQuestion("q", "x", "y", "Be {a} kind."), RatingQuestion("q", "x", "How kind?")
+    own = {"pair": "own {a}{b}", "rating": "own {completion}", "scale": (1, 3)}
+    written, read = (Templates().text(pair, written=written, **own) for written in (True, False))
+    assert "Be {a} kind." in written and "[Reply A]\nx\n" in written and written.endswith("Verdict: tie")
+    assert "Be {a} kind." in read and read.endswith("Better reply:")
+    assert "How kind?" in Templates().text(reply, written=True, **own)
+    assert "from 1 (" in Templates().text(reply, written=False, **own)
+    assert Templates().text(PairQuestion("q", "x", "y"), written=True, **own) == "own xy"
+    assert Templates("{b}{a}", "{highest}").text(reply, written=True, **own) == "3"
 
 
 def test_equal_questions_are_asked_once(store):
