@@ -79,6 +79,11 @@ def check_function(spec: str) -> None:
         checked(function, split_name(spec)[0].rpartition(":")[2])
 
 
+def with_options(spec: str) -> tuple[Callable, dict[str, Any] | None]:
+    """The function of a name and the values of its options, without calling it; None for a name without a `?`."""
+    return _resolve(spec)
+
+
 def needed_columns(spec: str) -> list[str]:
     """The columns of the data set that the options of a reward name: values of parameters annotated as `Column`."""
     function, options = _resolve(spec)

@@ -55,14 +55,10 @@ def _summary(card: Mapping[str, Any]) -> str:
 
 def _biases(card: Mapping[str, Any]) -> str:
     given = "gold being equal" if card["controlled_for_gold"] else "not controlled for gold"
-    rows = [
-        ["position", "share of verdicts for the reply shown first", estimate_text(card["position_bias"])],
-        [
-            "length",
-            f"a reply longer by {decimal(card['typical_words'], 1)} words is preferred, {given}",
-            estimate_text(card["length_bias"]),
-        ],
-    ]
+    rows = [["position", "share of verdicts for the reply shown first", estimate_text(card["position_bias"])]]
+    if card["length_bias"]["value"] is not None:
+        meaning = f"a reply longer by {decimal(card['typical_words'], 1)} words is preferred, {given}"
+        rows.append(["length", meaning, estimate_text(card["length_bias"])])
     words, known = card["words"], "gold and length" if card["controlled_for_gold"] else "length"
     number = len(words["found"]) or "none"
     text = f"Of {words['tested']} words tested, {number} predict the preference beyond {known}."

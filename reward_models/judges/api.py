@@ -231,6 +231,9 @@ class ApiJudge:
         # answer is not JSON.
         wait = self.backoff
         for attempt in range(self.retries + 1):
+            if attempt:
+                with self._lock:
+                    self.retried += 1
             try:
                 return self._answer(text, graded)
             except openai.APIStatusError as error:
@@ -244,13 +247,11 @@ class ApiJudge:
                 said = self._without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
                 if type(cause).__name__ == NOBODY and not wait_for_server:
                     break
-            if self.stopping.is_set():
-                break
             if attempt < self.retries:
-                with self._lock:
-                    self.retried += 1
                 self._wait(min(wait, LONGEST_WAIT))
                 wait *= 2
+            if self.stopping.is_set():
+                break
         raise GaveUp(said)
 
     def _wait(self, seconds: float) -> None:

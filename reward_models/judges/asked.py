@@ -91,6 +91,7 @@ class AskedJudge(Protocol):
         whole: whether the questions of a block are always asked together: a local model's answers depend on the batch
             in the last digits, and have to be the same after a resume.
         block: questions that are asked in one call.
+        sees_principles: whether the judge is shown a question's principle.
         retried: attempts after the first, so far.
     """
 
@@ -98,6 +99,9 @@ class AskedJudge(Protocol):
     identity: Mapping[str, Any]
     requests: bool
     whole: bool
+
+    @property
+    def sees_principles(self) -> bool: ...
 
     @property
     def block(self) -> int: ...
@@ -155,7 +159,7 @@ class AskedEndpoint:
     short question. If it does not, the run ends with an error, rather than with a failure for each remaining question.
     """
 
-    requests, whole = True, False
+    requests, whole, sees_principles = True, False, True
 
     def __init__(self, judge: ApiJudge, name: str, templates: Templates):
         self.judge, self.name, self.templates = judge, name, templates
@@ -173,7 +177,6 @@ class AskedEndpoint:
     def ask(self, asked: Sequence[Question], texts: Sequence[str], keep: Keep) -> list[Reply]:
         grade = self.judge.graded_preference if isinstance(asked[0], PairQuestion) else self.judge.graded_rating
         threads = ThreadPoolExecutor(self.judge.concurrency)
-        self.judge.stopping.clear()
         try:
             jobs = [threads.submit(self._ask_one, grade, text, partial(keep, at)) for at, text in enumerate(texts)]
             wait(jobs, return_when=FIRST_EXCEPTION)
@@ -183,6 +186,7 @@ class AskedEndpoint:
             raise
         finally:
             threads.shutdown(cancel_futures=True)
+            self.judge.stopping.clear()
         if all(isinstance(reply, Failure) for reply in replies):
             self.require_ready()
         return replies
@@ -193,7 +197,7 @@ class AskedEndpoint:
         except GaveUp as error:
             with self._lock:
                 self._in_a_row += 1
-            if self._in_a_row >= self.judge.concurrency:
+            if self._in_a_row >= self.judge.concurrency and not self.judge.stopping.is_set():
                 self.require_ready()
             return Failure(str(error))
         except Refused as error:
@@ -212,7 +216,7 @@ class AskedEndpoint:
 class AskedModel:
     """A `LocalJudge` as an `AskedJudge`."""
 
-    requests, whole, block, retried = False, True, BLOCK, 0
+    requests, whole, block, retried, sees_principles = False, True, BLOCK, 0, True
 
     def __init__(self, judge: LocalJudge, name: str, templates: Templates):
         self.judge, self.name, self.templates = judge, name, templates
@@ -246,7 +250,7 @@ class AskedComparer:
 
     def __init__(self, judge: Comparer, name: str, identity: Mapping[str, Any]):
         self.judge, self.name, self.identity = judge, name, identity
-        self.takes_principles = "principles" in inspect.signature(judge.compare).parameters
+        self.sees_principles = "principles" in inspect.signature(judge.compare).parameters
 
     def text(self, question: Question) -> str:
         return _content(question)
@@ -254,7 +258,7 @@ class AskedComparer:
     def ask(self, asked: Sequence[Question], texts: Sequence[str], keep: Keep) -> list[Reply]:
         pairs = [question for question in asked if isinstance(question, PairQuestion)]
         sides = [[one.prompt for one in pairs], [one.a for one in pairs], [one.b for one in pairs]]
-        given = {"principles": [one.principle for one in pairs]} if self.takes_principles else {}
+        given = {"principles": [one.principle for one in pairs]} if self.sees_principles else {}
         return _kept(checked_answers(self.judge, sides[0], sides[1], sides[2], **given), keep)
 
     def require_ready(self, kind: type[Question]) -> None:
@@ -268,7 +272,7 @@ class AskedComparer:
 class AskedReward:
     """A reward as a judge: its score is the rating, and of two replies the one with the higher score is better."""
 
-    requests, whole, block, retried = False, True, BLOCK, 0
+    requests, whole, block, retried, sees_principles = False, True, BLOCK, 0, False
 
     def __init__(self, reward: Reward, name: str, identity: Mapping[str, Any]):
         self.reward, self.name, self.identity = reward, name, identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 
 from reward_models.judges.answer_store import Answer, AnswerStore, answer_key
 from reward_models.judges.asked import AskedJudge, Failure, Question, Reply
+
+logger = logging.getLogger(__name__)
 
 LONGEST_EXAMPLE = 200  # characters of a failure or an unreadable answer in an account
 Progress = Callable[[int, int], None]
@@ -79,6 +82,9 @@ def answers_of(
     progress: Progress | None = None,
 ) -> tuple[Account, Answers]:
     """The answers of each judge to each row's questions; the arguments are as for `panel.judge_pairs`."""
+    blind = [judge.name for judge in judges if not judge.sees_principles]
+    if blind and any(question.principle for row in rows for question in row):
+        logger.warning("not shown the principles, which count for nothing there: %s", ", ".join(blind))
     account = Account(rows=len(rows))
     keys = [[[_key(judge, one) for one in row] for row in rows] for judge in judges]
     paid = [of_judge for judge, of_judge in zip(judges, keys, strict=True) if judge.requests]

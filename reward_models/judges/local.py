@@ -12,8 +12,9 @@ import torch
 
 from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError
+from alignment.models.checkpoints import require_checkpoint
 from alignment.models.context_length import context_length
-from alignment.models.loading import load_causal_lm
+from alignment.models.loading import load_causal_lm, load_tokenizer
 from alignment.tokenization.chat_format import apply_template
 from reward_models.judges import questions
 from reward_models.judges.answer_store import Answer
@@ -103,14 +104,7 @@ class LocalJudge:
         Args:
             pairs: whether pairs are judged; otherwise the answers are ratings.
         """
-        if self.tokenizer.chat_template is None:
-            raise UserError(
-                f"the judge {self.__name__} has no chat template",
-                expected="a model that answers questions: its tokenizer has a chat template",
-                fix="judge with an instruct model, or with the checkpoint of an SFT stage",
-            )
-        for answer in questions.PAIR_ANSWERS if pairs else map(str, self.scale):
-            answer_tokens(self.tokenizer, answer)
+        require_answers(self.tokenizer, self.__name__, questions.PAIR_ANSWERS if pairs else [*map(str, self.scale)])
 
     def _expected_ratings(self, masses: torch.Tensor) -> torch.Tensor:
         """(B, ratings) probabilities -> B"""
@@ -196,6 +190,31 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
             fix="use other ratings, such as 1 to 5, or another judge",
         )
     return found
+
+
+def require_answers(tokenizer: PreTrainedTokenizerBase, name: str, answers: Sequence[str]) -> None:
+    """Raise a UserError for a tokenizer without a chat template, or for which an answer is not one token."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the judge {name} has no chat template",
+            expected="a model that answers questions: its tokenizer has a chat template",
+            fix="judge with an instruct model, or with the checkpoint of an SFT stage",
+        )
+    for answer in answers:
+        answer_tokens(tokenizer, answer)
+
+
+def check_local(checkpoint: str, pairs: bool, lowest: int = 1, highest: int = 5, **options: Any) -> None:
+    """Raise a UserError for a judge that `LocalJudge.require_ready` would refuse, without loading its model.
+
+    Args:
+        options: the other options of `local`.
+    """
+    questions.require_scale(lowest, highest)
+    questions.read_template(options.get("template_file"))
+    require_checkpoint(checkpoint)
+    answers = questions.PAIR_ANSWERS if pairs else [str(rating) for rating in range(lowest, highest + 1)]
+    require_answers(load_tokenizer(checkpoint), checkpoint_name(checkpoint), answers)
 
 
 def local(

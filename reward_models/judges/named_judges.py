@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from reward_models.judges.asked import AskedJudge, Templates
     from reward_models.protocol import Comparer, Reward
 
+LOCAL, API = "reward_models.judges.local:local", "reward_models.judges.api:api"
+
 
 def load_reward(name: str, batch_size: int, device: str | None = None, dtype: str = "auto") -> Reward:
     """The reward of a function's name or a reward model's checkpoint.
@@ -50,16 +52,31 @@ def load_judge(name: str, batch_size: int) -> Reward | Comparer:
     return comparer
 
 
-def check_judge(name: str) -> None:
-    """Raise a UserError for a name that is no judge's, as far as that is known without loading a model."""
-    from alignment.models.loading import require_reward_model
+def check_judge(name: str, pairs: bool = True) -> None:
+    """Raise a UserError for a judge that cannot judge, without loading a model.
 
+    An endpoint is asked one short question; of a local judge the tokenizer is read. A reward or a class of one's own is
+    imported, and its options are read.
+
+    Args:
+        pairs: whether the judge is to compare pairs; otherwise it is to rate replies.
+    """
     if not is_function(name):
+        from alignment.models.loading import require_reward_model
+
         require_reward_model(name)
-    elif split_name(name)[1] is not None:
-        functions.check_function(name)
-    elif not hasattr(found := functions.load_function(name), "compare"):
-        checked(found)
+        return
+    function, options = functions.with_options(name)
+    address = ":".join(getattr(function, part, "") for part in ("__module__", "__name__"))
+    if options is not None and address == LOCAL:
+        from reward_models.judges.local import check_local
+
+        check_local(pairs=pairs, **options)
+    elif options is not None and address == API:
+        judge: Any = functions.load_function(name)
+        judge.require_ready()
+    elif options is None and not hasattr(function, "compare"):
+        checked(function)
 
 
 def load_panel(names: Sequence[str], batch_size: int = 8, templates: Templates | None = None) -> list[AskedJudge]:
