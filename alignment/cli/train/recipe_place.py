@@ -49,10 +49,10 @@ class Place:
 
         A recipe that exists stays where it is.
         """
-        beside, inside = self.folder.with_name(f"{self.folder.name}.yaml"), self.folder / OWN_RECIPE
-        if inside.is_file() or beside.is_file():
-            return inside if inside.is_file() else beside
-        return inside if _is_among_others(self.folder) else beside
+        next_to, inside = self.folder.with_name(f"{self.folder.name}.yaml"), self.folder / OWN_RECIPE
+        if inside.is_file() or next_to.is_file():
+            return inside if inside.is_file() else next_to
+        return inside if _is_among_others(self.folder) else next_to
 
 
 def place_of(stage: str, model: str, output_dir: str | None, quick: bool = False) -> Place:

@@ -16,8 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from alignment.cli.evaluate import compare
 from alignment.errors import UserError
 from alignment.models import loading
+from eval.comparison.find import match
 from eval.harness.lm import CausalLM
 from eval.harness.place import Place
+from eval.harness.prepare import evaluate_missing
 from eval.harness.run_suite import evaluate
 from eval.harness.store import load_run
 from eval.harness.with_base import base_of, evaluate_with_base
@@ -184,7 +186,7 @@ def test_runs_with_the_same_name_are_not_overwritten(models, suite, loads):
 
 
 def test_options_of_the_evaluation_need_a_suite(models):
-    with pytest.raises(UserError, match="--format, --limit and"):
+    with pytest.raises(UserError, match="--limit and --chat_template apply"):
         call(models / "base", models / "adapter", "--limit", 2)
 
 
@@ -213,7 +215,11 @@ def test_runs_of_other_weights_or_rows_do_not_count(changed, models, checkpoints
     assert [side for side in sides if after[side] != before[side]] == wanted
     assert ("does not count" in caplog.text) is bool(wanted)
     shown = capsys.readouterr().out
-    assert ("asked  chat" in shown) is (changed == "nothing"), "runs that do not count are not shown either"
+    assert "asked  chat" not in shown, "--format plain asks for no other"
+    first, other = map(str, sides)
+    outdated = evaluate_missing(first, [other], [str(asked)], ["plain"])
+    formats = {run.record["format"] for pair in match(first, [other], ["asked"], outdated)[0] for run in pair}
+    assert formats == ({"plain", "chat"} if changed == "nothing" else {"plain"}), "nor do runs that do not count"
     if changed == "the weights of one":
         assert "+0.0000" in shown
 
