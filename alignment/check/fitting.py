@@ -27,8 +27,8 @@ FEWEST_STEPS, MOST_EPOCHS = 50, 2
 # Optimizer steps below which little is learned.
 TOO_FEW_STEPS = 20
 
-# The width of a model of about 1B parameters: the adapters of narrower models take a higher rate against a reference.
-WIDTH = 2048
+# The width of an 8B model, which the rates of recipes/lora-1gpu are for.
+WIDTH = 4096
 
 Configs = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 

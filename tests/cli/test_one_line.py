@@ -196,7 +196,7 @@ def test_a_later_stage_joins_the_run_and_continues_the_adapter(inside):
     assert align.main(["dpo", *words]) == 0
     recipe, record = recipe_of("dpo"), json.loads(Path("runs/base/dpo/stage.json").read_text())
     assert (recipe["model_name_or_path"], record["parent"]) == ("sft", "sft")
-    assert "use_peft" not in recipe and recipe["learning_rate"] == 1e-3  # 2e-5 * 2048 / 32, the width
+    assert "use_peft" not in recipe and recipe["learning_rate"] == 3e-3  # 2e-5 * 4096 / 32, the width
     assert [link["stages"] for link in record["adapter_chain"]["links"]] == [["sft", "dpo"]]
 
 
