@@ -39,6 +39,8 @@ def trained(tmp_path_factory):
         patch.chdir(folder)
         base_models.llama(folder / "base")
         base_models.write_inputs(folder)
+        tickets = [{"ticket": f"{n}?", "good": "Yes", "bad": "No"} for n in range(9)]
+        (folder / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tickets))
         assert align.main(SFT) == 0
         assert align.main([*FULL, "--quick"]) == 0
     return folder
@@ -240,6 +242,10 @@ def test_options_stand_for_the_keys_of_a_recipe(inside, capsys):
         (["sft", "--model", "base", "--data", "https://u:secret@host/x.jsonl"], ["secret"]),
         (["sft", "--model", "base", "--data", "math.jsonl", "--hub_token", "x" * 9], ["--hub_token", "HF_TOKEN"]),
         (["sft", "--model", "base", "--data", "math.jsonl", "--learning_rate", ".nan"], ["rate is not finite", "nan"]),
+        (
+            ["dpo", "--model", "base", "--data", "tickets.jsonl"],
+            ["fix:      `--columns '{ticket: prompt, good: chosen, bad: rejected}'` (a guess"],
+        ),
         (["sft", "--model", "bass", "--data", "math.jsonl"], ["bass"]),
     ],
 )
