@@ -68,7 +68,12 @@ BETWEEN_OPTIONS = re.compile(r"(--\w+ (?:'[^']*'|\S+)), (?=--)")
 
 
 def in_options(findings: Iterable[Finding], keys: Container[str]) -> list[Finding]:
-    """Return findings whose fixes name settings as options, `--max_length 512`, instead of as a recipe's lines.
+    """Return findings whose fixes name settings as options, as `fix_in_options` does."""
+    return [replace(finding, fix=finding.fix and fix_in_options(finding.fix, keys)) for finding in findings]
+
+
+def fix_in_options(fix: str, keys: Container[str]) -> str:
+    """Return a fix that names settings as options, `--max_length 512`, instead of as a recipe's lines.
 
     Args:
         keys: the recipe keys, whose settings are rewritten.
@@ -79,10 +84,7 @@ def in_options(findings: Iterable[Finding], keys: Container[str]) -> list[Findin
         quoted = value if value.startswith("'") else shlex.quote(value)
         return f"--{key} {quoted}" if key in keys else found[0]
 
-    def rewritten(fix: str) -> str:
-        return BETWEEN_OPTIONS.sub(r"\1 ", SETTING.sub(option, fix))
-
-    return [replace(finding, fix=finding.fix and rewritten(finding.fix)) for finding in findings]
+    return BETWEEN_OPTIONS.sub(r"\1 ", SETTING.sub(option, fix))
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

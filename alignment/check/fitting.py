@@ -27,6 +27,9 @@ FEWEST_STEPS, MOST_EPOCHS = 50, 2
 # Optimizer steps below which little is learned.
 TOO_FEW_STEPS = 20
 
+# The width of an 8B model, which the rates of recipes/lora-1gpu are for.
+WIDTH = 4096
+
 Configs = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
@@ -45,6 +48,7 @@ def fit(made: Draft, material: Material, device: Device, configs: Configs, qlora
     if not device.on_gpu and lacks_bf16() and made.recipe.get("dtype") == "bfloat16":
         made.set("dtype", "float32", "this CPU has no instructions for bfloat16")
     fit_steps(made, material)
+    fit_rate(made, material)
     recipe, reasons = dict(made.recipe), dict(made.reasons)
     fit_memory(made, material, device, configs)
     smallest = _estimate(made.recipe, material, device, configs)
@@ -87,6 +91,20 @@ def fit_steps(made: Draft, material: Material) -> None:
             made.set(ACCUMULATION, accumulation, f"instead of {whole}, as there are {rows} rows")
     if epochs < MOST_EPOCHS and rows * epochs < FEWEST_STEPS * micro * accumulation:
         made.set("num_train_epochs", MOST_EPOCHS, f"instead of {epochs}, as there are {rows} rows")
+
+
+def fit_rate(made: Draft, material: Material) -> None:
+    """Raise the rate of an adapter that is trained on replies against a reference, if its model is narrow.
+
+    Adam's rate for matrices is proportional to 1 / width (arXiv 2203.03466); with that of an 8B model the policy of a
+    small one stays at its reference.
+    """
+    model = material.origin.model
+    width = getattr(model.config.get_text_config(), "hidden_size", None) if model else None
+    adapter = made.recipe.get("use_peft") or (model and model.adapter)
+    if adapter and width and width < WIDTH and material.facts.has_reference and not material.facts.samples:
+        rate = float(f"{made.recipe['learning_rate'] * WIDTH / width:.1g}")
+        made.set("learning_rate", rate, f"instead of {made.recipe['learning_rate']:g}, as the model is {width} wide")
 
 
 def _smaller_accumulation(whole: int, micro_batches: float) -> int:

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import base_models
 import pytest
@@ -11,14 +12,17 @@ import pytest
 import align
 from alignment.check import fitting
 from alignment.check.findings import error, in_options
+from alignment.check.template import find_unusable
 from alignment.cli.python_api import run_stage
 from alignment.cli.train.one_line import recipe_keys
 from alignment.cli.train.recipe_place import Place, command_of, place_of, write
+from alignment.data.tokenizing.length_advice import RowLength, length_fix
 from alignment.errors import UserError
 from alignment.estimate.compute import Device
 from alignment.estimate.fit import SAFE_SHARE
-from alignment.pipeline.recipes.draft import recipe_text
+from alignment.pipeline.recipes.draft import draft, recipe_text
 from alignment.pipeline.recipes.recipe import read_recipe
+from alignment.stages import STAGES
 
 SFT = ["sft", "--model", "base", "--data", "instructions.jsonl", "--lora", "--max_steps", "1"]
 FULL = ["sft", "--model", "base", "--data", "instructions.jsonl", "--output_dir", "full/sft"]
@@ -35,6 +39,8 @@ def trained(tmp_path_factory):
         patch.chdir(folder)
         base_models.llama(folder / "base")
         base_models.write_inputs(folder)
+        tickets = [{"ticket": f"{n}?", "good": "Yes", "bad": "No"} for n in range(9)]
+        (folder / "tickets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tickets))
         assert align.main(SFT) == 0
         assert align.main([*FULL, "--quick"]) == 0
     return folder
@@ -68,6 +74,7 @@ def test_the_written_recipe_is_the_one_that_was_trained(inside, capsys):
     assert (recipe["max_length"], recipe["warmup_steps"]) == (512, 0)  # the model's context; a tenth of one step
     assert Path("runs/base/sft/checkpoint/adapter_config.json").is_file()
     assert "up to date" in dry(capsys, "sft", "runs/base/sft.yaml")
+    assert json.loads(Path("runs/base/pipeline.json").read_text())["stages"]["sft"]["steps"] == 1  # for `align watch`
 
 
 def test_lora_false_switches_a_recipe_s_adapter_off(inside, capsys):
@@ -191,7 +198,7 @@ def test_a_later_stage_joins_the_run_and_continues_the_adapter(inside):
     assert align.main(["dpo", *words]) == 0
     recipe, record = recipe_of("dpo"), json.loads(Path("runs/base/dpo/stage.json").read_text())
     assert (recipe["model_name_or_path"], record["parent"]) == ("sft", "sft")
-    assert "use_peft" not in recipe and recipe["learning_rate"] == 2e-5
+    assert "use_peft" not in recipe and recipe["learning_rate"] == 3e-3  # 2e-5 * 4096 / 32, the width
     assert [link["stages"] for link in record["adapter_chain"]["links"]] == [["sft", "dpo"]]
 
 
@@ -234,6 +241,11 @@ def test_options_stand_for_the_keys_of_a_recipe(inside, capsys):
         (["sft", "--model", "base", "--data", "math.jsonl", "--dataset_name", "x"], ["mean the same"]),
         (["sft", "--model", "base", "--data", "https://u:secret@host/x.jsonl"], ["secret"]),
         (["sft", "--model", "base", "--data", "math.jsonl", "--hub_token", "x" * 9], ["--hub_token", "HF_TOKEN"]),
+        (["sft", "--model", "base", "--data", "math.jsonl", "--learning_rate", ".nan"], ["rate is not finite", "nan"]),
+        (
+            ["dpo", "--model", "base", "--data", "tickets.jsonl"],
+            ["fix:      `--columns '{ticket: prompt, good: chosen, bad: rejected}'` (a guess"],
+        ),
         (["sft", "--model", "bass", "--data", "math.jsonl"], ["bass"]),
     ],
 )
@@ -358,3 +370,66 @@ def test_long_rows_raise_max_length(drafted, inside):
     assert made.recipe["max_length"] == 512 and made.reasons["max_length"] == "the model's context"
     made = drafted(Device("", 1 << 40), ["sft", "--model", "base", "--data", "long.jsonl", "--max_length", "64"])[0]
     assert made.recipe["max_length"] == 64
+
+
+def test_few_rows_make_the_batch_smaller_and_then_the_epochs_more():
+    """In every stage, also in those with a reference; the user's own batch and epochs are kept."""
+
+    def fitted(stage, rows, **chosen):
+        lora = Path(__file__).parents[2] / "recipes/lora-1gpu"
+        made = draft(stage, lora, {}, new_adapter=True, continued=False, chosen=chosen)
+        fitting.fit_steps(made, SimpleNamespace(trained=rows))
+        return made.recipe["gradient_accumulation_steps"], made.recipe["num_train_epochs"]
+
+    assert fitted("dpo", 82) == fitted("reward", 82) == (1, 2)  # 82 steps instead of 6
+    assert fitted("dpo", 100) == (1, 1) and fitted("dpo", 200) == (2, 1) and fitted("dpo", 1200) == (8, 1)
+    assert fitted("kto", 82) == (1, 2) and fitted("sft", 82) == (1, 2) and fitted("sft", 600) == (4, 2)
+    assert fitted("dpo", 82, gradient_accumulation_steps=8, num_train_epochs=1) == (8, 1)
+    assert fitted("dpo", 82, max_steps=10) == (8, 1)
+
+
+def test_few_steps_are_reported(inside, monkeypatch, capsys, caplog):
+    monkeypatch.setattr(fitting, "fit", lambda made, *rest: 6)
+    words = ["dpo", "--model", CHAT, "--data", "preferences.jsonl", "--output_dir", "few/dpo", "--no-check"]
+    dry(capsys, *words, "--lora")
+    assert "6 optimizer steps (38 rows) are too few to change a model much" in caplog.text
+    assert "--num_train_epochs 4, or a higher --learning_rate than 2e-05" in caplog.text
+    caplog.clear()
+    dry(capsys, *words, "--max_steps", "6")
+    assert "too few" not in caplog.text
+
+
+def test_the_batch_of_a_stage_that_samples_is_counted_in_completions():
+    def said(stage, **settings):
+        facts = SimpleNamespace(facts=STAGES[stage], get=lambda name, default=None: settings.get(name, default))
+        return fitting._per_step({}, facts, 64)
+
+    assert said("sft") == "64 rows" and said("ppo") == "64 completions"
+    assert said("grpo", num_generations=8) == "64 completions, of 8 prompts,"
+
+
+def test_without_rows_to_hold_out_nothing_is_evaluated(tmp_path):
+    lora = Path(__file__).parents[2] / "recipes/lora-1gpu"
+    (tmp_path / "rows.jsonl").touch()
+
+    def strategy(stage="sft", **chosen):
+        given = {"dataset_name": str(tmp_path / "rows.jsonl")}
+        return draft(stage, lora, given, new_adapter=True, continued=False, chosen=chosen).recipe.get("eval_strategy")
+
+    assert strategy(eval_share=0) == "no" and strategy("ppo", eval_share=0) is None
+    assert strategy() == strategy(eval_share=0, dataset_test_split="test") == "epoch"
+    assert strategy(eval_share=0, eval_strategy="steps") == "steps"  # the check refuses it
+
+
+def test_a_base_without_a_template_is_sent_to_sft_first():
+    words = base_models.tokenizer()
+    assert "run `align sft --model 'my base' --data CONVERSATIONS.jsonl --lora` first" in (
+        find_unusable(words, "my base", adapter=True)[0].fix
+    )
+    assert find_unusable(words)[0].fix.startswith("chat_template_path: FILE.jinja in the sft recipe")
+
+
+def test_rows_that_are_all_too_long_are_explained_in_a_sentence():
+    rows = [RowLength(100, 90), RowLength(80, 70)]
+    assert length_fix(rows, 64, 64).startswith("shorter rows, or a model with a longer context")
+    assert length_fix(rows, 128, 64).startswith("max_length: 64, and shorter rows, or a model")

@@ -40,6 +40,7 @@ SLOW = {"docs/doctor.md", *TUTORIALS}  # each trains or evaluates models, or imp
 ELSEWHERE = (
     "make demo",
     "make test",
+    "make install",
     "align run recipes/tiny\n",
     "align run recipes/local-files",
     "align frontier",

@@ -10,7 +10,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, trainer_utils
 
-from alignment.models.generation import end_token_ids, own_settings, plain_generation, set_token_ids
+from alignment.models.generation import (
+    agree_with_generation,
+    end_token_ids,
+    other_token_ids,
+    own_settings,
+    plain_generation,
+    set_token_ids,
+)
 
 LEAKY = {
     "repetition_penalty": 5.0,
@@ -112,3 +119,18 @@ def test_token_ids_are_set_as_the_trainer_would_which_then_has_nothing_to_report
     said.clear()
     trainer_utils.align_special_tokens(own, tokenizer)
     assert not said and ids(own) == ids(theirs)
+
+
+def test_other_ids_of_a_config_are_described():
+    words = base_models.tokenizer()
+    config = LlamaConfig(bos_token_id=0, eos_token_id=[2, 3])
+    (found,) = other_token_ids(config, words)
+    assert found.startswith("eos_token is 2 (") and found.endswith("in config.json, 1 ('</s>') in the tokenizer")
+    assert not [*other_token_ids(LlamaConfig(bos_token_id=None, eos_token_id=[5, 1]), words)]
+
+
+def test_a_config_that_is_saved_agrees_with_the_generation_config():
+    config = LlamaConfig(bos_token_id=1, eos_token_id=2, pad_token_id=7)
+    model = SimpleNamespace(config=config, generation_config=GenerationConfig(bos_token_id=0, eos_token_id=[1, 2]))
+    agree_with_generation(model)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, [1, 2], 7)

@@ -29,6 +29,8 @@ def test_every_key_has_type_owner_and_help():
     ("subject", "name", "says"),
     [
         ("sft", "learning_rate", ["a number", "2e-05, set by TRL", "transformers", "learning rate"]),
+        ("sft", "learning_rate", ["drafted: 0.0002 in `align sft --lora`, without a recipe"]),
+        ("dpo", "learning_rate", ["drafted: 2e-05 in `align dpo --lora`, without a recipe"]),
         ("pretrain", "learning_rate", ["0.0006, set by this project", "owner:   transformers"]),
         ("sft", "packing", ["true or false", "default: false", "owner:   TRL"]),
         ("dpo", "lora_r", ["16", "owner:   PEFT"]),

@@ -177,6 +177,31 @@ def test_a_stage_refused_by_its_check_moves_and_records_nothing(project, monkeyp
     assert not (project.run_dir / "previous").exists()
 
 
+def test_a_stage_begins_when_nothing_speaks_against_it_and_before_its_folder_moves(project, monkeypatch):
+    """A recipe that is written there never lies beside another's result."""
+    from fake_stages import words
+
+    project.run(until="words")
+    there = project.run_dir / "words/stage.json"
+    begun = []
+
+    def begin():
+        begun.append(there.exists())
+
+    def check(*configs):
+        raise UserError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(words, "check", check, raising=False)
+        with pytest.raises(UserError, match="refused"):
+            project.run("--words.learning_rate", "0.5", begin=begin)
+    assert begun == []
+    project.run("--words.learning_rate", "0.5", begin=begin, until="words")
+    assert begun == [True] and (project.run_dir / "previous/words-1").is_dir()
+    project.run("--words.learning_rate", "0.5", begin=begin, until="words")  # up to date: the recipe describes it
+    assert begun == [True, True]
+
+
 def test_a_stage_that_was_killed_runs_again_in_its_folder(project, capsys):
     project.run(until="judge")
     RunRecord(project.run_dir).update("stages", "judge", status="running")

@@ -285,6 +285,15 @@ def test_the_share_is_that_of_steps_or_of_epochs():
     assert trained_share({"max_steps": 40}, {"step": 44}) == 1.0
 
 
+def test_the_number_of_steps_is_that_of_the_trainer(run_dir):
+    """Not the step over the share of the epochs, which transformers counts otherwise at the end of an epoch."""
+    ppo = {"status": "running", "recipe": {"num_train_epochs": 2}}
+    state = read_state(write(run_dir, {"ppo": ppo}))
+    assert (state.current.steps, state.current.share) == (None, 0.25)
+    state = read_state(write(run_dir, {"ppo": ppo | {"steps": 82}}))
+    assert (state.current.steps, state.current.share) == (82, 50 / 82) and "step 50 of 82 (61%)" in shown(state)
+
+
 def test_the_rate_needs_a_few_rows():
     assert seconds_left({"max_steps": 100}, ROWS[:2]) is None
     assert seconds_left({"max_steps": 100}, [ROWS[0]] * 3) is None

@@ -109,6 +109,10 @@ def test_rows_survive_save_load_and_merge(tuned, tmp_path):
             make_room(model, grown_to)
         plain = PeftModel.from_pretrained(model, checkpoint).eval()(ids).logits
     torch.testing.assert_close(merged, adapted, rtol=0, atol=1e-5 * adapted.abs().max().item())
+    ids_in = [
+        json.loads((tmp_path / "merged" / name).read_text()) for name in ("config.json", "generation_config.json")
+    ]
+    assert ids_in[0]["eos_token_id"] == ids_in[1]["eos_token_id"]
     assert torch.equal(plain, adapted)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from alignment.errors import UserError, raise_all
+from alignment.errors import UserError, gathered, raise_all
 from alignment.redaction import MASK, redact_text, redacted
 from alignment.stages import DATA, STAGES
 from alignment.yaml_text import write_yaml
@@ -132,12 +132,24 @@ def load(args: argparse.Namespace) -> tuple[Pipeline, Callable[[], None] | None]
     inputs = inputs_of(data, keys["model_name_or_path"])
     if earlier == command and _still_fits(place.recipe, inputs):
         return _pipeline(args, None, place), None
-    made = make(args, options, place)
+    errors: list[UserError] = []
+    with gathered(errors):
+        made = make(args, options, place)
+    raise_all([_in_options(error, args.verb) for error in errors])
     text = sealed(recipe_text(header(args.verb, place, command), made), COMMAND, inputs)
     pipeline = _pipeline(args, made.recipe, place)
     if os.environ.get("RANK", "0") == "0":  # the main process of a launcher
         print(redact_text(f"{place.recipe}{' (not written: a dry run)' if args.dry_run else ''}:\n\n{text}"))
     return pipeline, partial(write, place.recipe, text)
+
+
+def _in_options(error: UserError, stage: str) -> UserError:
+    """Return an error whose fix names settings as options, since there is no recipe yet."""
+    from alignment.check.findings import fix_in_options
+    from alignment.pipeline.stage_spec import stage_keys
+
+    error.fix = error.fix and fix_in_options(error.fix, stage_keys(stage).names)
+    return error
 
 
 def _require_own(place: Place, model: str) -> None:

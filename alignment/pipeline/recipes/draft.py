@@ -79,8 +79,9 @@ def draft(
 def _holds_out(recipe: Mapping[str, Any]) -> bool:
     """Whether there are rows to validate on."""
     source = recipe.get("dataset_name")
-    own = recipe.get("dataset_test_split") or (source and own_test_split(source))
-    return bool(own) or recipe.get("eval_share") != 0
+    if recipe.get("eval_share") != 0 or recipe.get("dataset_test_split"):
+        return True
+    return bool(source and own_test_split(source))
 
 
 def with_micro_batch(recipe: Mapping[str, Any], micro: int) -> dict[str, Any]:

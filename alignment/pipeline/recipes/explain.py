@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from alignment.errors import UserError, did_you_mean, unknown
 from alignment.pipeline.recipes import key_table, pipeline_file, report_keys
-from alignment.pipeline.recipes.draft import BASE, draft
+from alignment.pipeline.recipes.draft import BASE, RATES, draft
 from alignment.pipeline.recipes.keys import OURS, OWNERS, Key, Keys
 from alignment.pipeline.recipes.packaged_recipes import packaged
 from alignment.pipeline.recipes.typecheck import describe
@@ -90,7 +90,7 @@ def explain_key(subject: str, name: str) -> str:
 def _drafted(stage: str, name: str, default: str) -> str:
     """Return what `align STAGE --model M --data F` sets a key to, if recipes/lora-1gpu has another default."""
     folder = packaged().get(BASE)
-    if folder is None or not (folder / f"{stage}.yaml").is_file():
+    if folder is None or stage not in RATES:
         return ""
     values = {}
     for flag in (" --lora", ""):
