@@ -1,6 +1,8 @@
 """Data stages in report.json and on the page, and several stages of one method."""
 
+import argparse
 import csv
+import io
 import json
 import shutil
 from urllib.parse import unquote
@@ -8,13 +10,22 @@ from urllib.parse import unquote
 import pyarrow
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 
+from alignment.cli.inspect import info as info_verb
+from alignment.durable.manifest import write_manifest
+from alignment.errors import UserError
 from alignment.report.content import collect
 from alignment.report.first_screen.next_steps import next_steps
 from alignment.report.first_screen.outcomes import outcomes
 from alignment.report.labels import stage_name, stage_tone
+from alignment.report.live.run_state import read_state
+from alignment.report.live.screen import closing_lines, screen
 from alignment.report.made_data.rows_sections import histogram_figures
 from alignment.report.render import page, render
+from alignment.report.runs.compared_runs import compare_runs
+from alignment.report.runs.runs_page import render_runs
+from alignment.report.runs.runs_text import runs_text
 from alignment.report.terminal import summary
 
 COUNTS = {"replies": 24, "prompts without a row: all replies the same": 2}
@@ -223,3 +234,61 @@ def test_stages_of_a_method_have_its_label_and_colour(stage, label, tone):
 def test_the_recorded_method_decides_the_colour():
     assert stage_tone("mine", "ppo") == stage_tone("ppo")
     assert stage_tone("sft", "byte-level BPE") == stage_tone("sft")  # of older runs
+
+
+def watched(run_dir) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    state = read_state(run_dir)
+    console.print(screen(state))
+    return "\n".join([console.file.getvalue(), *closing_lines(state)])
+
+
+def test_watch_shows_the_rows_of_a_data_stage_and_the_parts_of_an_unfinished_one(alone):
+    write_data_stage(alone, seconds=8.0)
+    add(alone, "sample-2", {"status": "running", "recipe": {"rows_per_part": 4}, "recipe_file": "r/again.yaml"})
+    (alone / "sample-2/parts").mkdir(parents=True)
+    assert "0 parts of its rows made" in watched(alone)
+    (alone / "sample-2/parts/000000.jsonl").touch()
+    shown = watched(alone)
+    assert "10 preference pairs" in shown and "1 part of its rows made" in shown
+    assert "died while samples 2 was running" in shown
+    assert f"align sample r/again.yaml --output_dir {alone}/sample-2" in shown
+
+
+def info(capsys, *arguments: str) -> str:
+    parser = argparse.ArgumentParser()
+    info_verb.add_arguments(parser)
+    assert info_verb.main(parser.parse_args(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_info_describes_rows_and_verifies_them(alone, capsys):
+    write_data_stage(alone)
+    folder = alone / "sample/data"
+    lineage = {"stage": "sample", "method": "sample", "digest": "ab" * 32, "seed": 3, "parents": {}}
+    (folder / "lineage.json").write_text(json.dumps(lineage))
+    write_manifest(folder)
+    described = info(capsys, str(folder))
+    assert "       10  rows (preference)\n         12  rows read\n         24  replies\n" in described
+    assert "sample (sample, seed 3), rows abababababab" in described
+    assert "sample (sample, seed 3)" in info(capsys, str(alone))
+    assert f"{folder}: intact, 4 files" in info(capsys, str(alone), "--verify")
+    with (folder / "train-00000.parquet").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match="sample/data is damaged"):
+        info(capsys, str(alone), "--verify")
+
+
+def test_runs_with_data_stages_are_compared(alone, tmp_path):
+    write_data_stage(alone, recipe={"num_generations": 4})
+    write_data_stage(alone, "sample-2", recipe={"num_generations": 4})
+    shutil.copytree(alone, tmp_path / "other")
+    add(tmp_path / "other", "sample-2", {"status": "done", "recipe": {"num_generations": 8}})
+    comparison = compare_runs([alone, tmp_path / "other"])
+    assert comparison["not_compared"] == []  # there is nothing to evaluate
+    assert [(entry["key"], entry["stages"]) for entry in comparison["differences"]] == [
+        ("num_generations", ["sample-2"])
+    ]
+    assert "num_generations" in runs_text(comparison)
+    assert "samples 2" in render_runs(comparison, [alone, tmp_path / "other"])
+    assert collect(alone)["side_runs"] == []  # sample-2 is no variant of sample to be compared
