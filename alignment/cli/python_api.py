@@ -71,7 +71,7 @@ def run_stage(stage: str, recipe: str | Path | None = None, **options: Any) -> P
     seconds = parse_duration(args.max_time)
     pipeline, begin = verb.load(args)
     verb.run(pipeline, begin, seconds, args)
-    return pipeline.run_dir / pipeline.stages[0].name / "checkpoint"
+    return pipeline.run_dir / pipeline.stages[0].name / pipeline.stages[0].facts.product
 
 
 def plain(value: Any) -> Any:

@@ -37,7 +37,7 @@ def stage_table(package: str = STAGE_PACKAGE) -> Mapping[str, Stage]:
 def method_of(name: str, package: str = STAGE_PACKAGE) -> str | None:
     """The row of a stage's name in the table of stages: `dpo` for `dpo` and for `dpo-second`; None if there is none.
 
-    A pipeline may have several stages of a method: their names go on after a hyphen.
+    A pipeline may have several stages of a method: each with a suffix after a hyphen.
     """
     found = [method for method in stage_table(package) if name == method or name.startswith(f"{method}-")]
     return max(found, key=len, default=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # Kinds of checkpoint. A tokenizer comes with any checkpoint, so every kind serves as one.
 TOKENIZER, CAUSAL_LM, CLASSIFIER = "tokenizer", "causal-lm", "sequence-classification"
-DATA = "data"  # what a data stage writes in place of a checkpoint: rows, for the stages that name it as their data
+DATA = "data"  # what a data stage writes instead of a checkpoint: rows, for the stages that name it as their data
 PARTS = "parts"  # the folder of the rows that an unfinished data stage has made so far
 
 # How much memory the logits of a stage take: those of all tokens at once (our trainers), of the completions alone when
@@ -132,6 +132,18 @@ STAGES: dict[str, Stage] = {
         help="write replies of a checkpoint as rows: all, the best of n, or preference pairs",
         label="samples",
         data="prompts",
+        checkpoint=DATA,
+    ),
+    "judge": Stage(
+        help="have AI judges choose between the replies of pairs, by principles",
+        label="AI judge",
+        data="preference",
+        checkpoint=DATA,
+    ),
+    "critique": Stage(
+        help="have a critic criticise and revise replies, by principles",
+        label="revisions",
+        data="sft",
         checkpoint=DATA,
     ),
 }

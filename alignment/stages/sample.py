@@ -10,21 +10,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, gathered, raise_all
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rewards_of_samples import SampleRewards, weighted_sum
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.rollouts import without_long_prompts
 from alignment.tokenization.chat_format import require_template
 from eval.generation.generate import Sampling, encode_prompts, first_numbers, generate
-from eval.generation.sampled_rows import Samples, best_rows, completion_rows, pair_rows, scored
+from eval.generation.sampled_rows import Samples, best_rows, completion_rows, pair_rows, scored, two_rows
 
 PARENTS = {"model_name_or_path": CAUSAL_LM, "reward_model_path": CLASSIFIER}
-KIND_OF = {"completions": "sft", "best": "sft", "pairs": "preference"}  # what the written rows are
+KIND_OF = {"completions": "sft", "two": "preference", "best": "sft", "pairs": "preference"}  # what the written rows are
 
 
 @dataclass
@@ -32,11 +32,12 @@ class SampleRecipe(SampleRewards, DataStageKeys):
     """How replies are drawn, and which of them become rows."""
 
     model_name_or_path: str = field(default="", metadata={"help": "The checkpoint that answers, with a chat template."})
-    write: Literal["completions", "best", "pairs"] = field(
+    write: Literal["completions", "two", "best", "pairs"] = field(
         default="completions",
         metadata={
-            "help": "completions: every reply (for sft; with scores). best: the best reply to each prompt by the "
-            "reward (for sft). pairs: the best reply against another (for dpo and reward)."
+            "help": "completions: every reply (for sft; with scores). two: two different replies to each prompt, as "
+            "reply_a and reply_b (for a judge). best: the best reply to each prompt by the reward (for sft). pairs: "
+            "the best reply against another (for dpo and reward)."
         },
     )
     num_generations: int = field(default=4, metadata={"help": "Replies per prompt."})
@@ -65,14 +66,14 @@ class SampleRecipe(SampleRewards, DataStageKeys):
         ):
             with gathered(errors):
                 require()
-        chosen = self.write != "completions"
-        if self.num_generations < (2 if chosen else 1):
-            expected = f"{2 if chosen else 1} or more with write: {self.write}"
+        chosen, several = self.write in ("best", "pairs"), self.write != "completions"
+        if self.num_generations < (2 if several else 1):
+            expected = f"{2 if several else 1} or more with write: {self.write}"
             errors.append(UserError("too few replies to each prompt", got=self.num_generations, expected=expected))
         if chosen and not self.named():
             expected = "reward_model_path, reward_funcs or both"
             errors.append(UserError(f"write: {self.write} needs a reward", expected=expected))
-        if chosen and self.temperature == 0:
+        if several and self.temperature == 0:
             errors.append(UserError(f"write: {self.write} needs different replies", got="temperature 0"))
         raise_all(errors)
 
@@ -87,23 +88,14 @@ class SampleRecipe(SampleRewards, DataStageKeys):
         )
 
 
-@dataclass
-class PromptArguments(DataArguments):
-    """The prompts; all of them are answered unless `eval_share` says otherwise."""
-
-    eval_share: float = field(
-        default=0.0, metadata={"help": "The share of rows to leave out, if there is no test split. 0: none."}
-    )
+CONFIGS = (SampleRecipe, RowArguments)
 
 
-CONFIGS = (SampleRecipe, PromptArguments)
-
-
-def check(args: SampleRecipe, data: PromptArguments) -> None:
+def check(args: SampleRecipe, data: RowArguments) -> None:
     require_template(args.model_name_or_path)
 
 
-def run(args: SampleRecipe, data: PromptArguments) -> StageResult:
+def run(args: SampleRecipe, data: RowArguments) -> StageResult:
     from eval.harness.run_suite import load_checkpoint
 
     stage = DataRun("sample", args)
@@ -134,9 +126,11 @@ def part_of(samples: Samples, args: SampleRecipe, start: int) -> Part:
         rows, without = pair_rows(samples, args.against, args.min_margin, args.seed, start)
     elif args.write == "best":
         rows, without = best_rows(samples)
+    elif args.write == "two":
+        rows, without = two_rows(samples)
     else:
         rows = completion_rows(samples)
     replies = [reply for group in samples.replies for reply in group]
     counts = {"replies": len(replies), "replies truncated": sum(reply.truncated for reply in replies)}
     counts |= {f"prompts without a row: {reason}": count for reason, count in without.items()}
-    return Part(rows, counts, tokens=sum(reply.gen_len for reply in replies))
+    return Part(rows, counts=counts, tokens=sum(reply.gen_len for reply in replies))

@@ -143,6 +143,26 @@ def pair_rows(
     return rows, without
 
 
+def two_rows(samples: Samples) -> tuple[list[dict], Counter[str]]:
+    """A row {...columns, prompt, reply_a, reply_b} with the first two different replies to each prompt, for a judge.
+
+    Returns:
+        rows, and reason -> number of prompts without one.
+    """
+    rows: list[dict] = []
+    without: Counter[str] = Counter()
+    ended: Sequence[list[bool] | None] = samples.ended or [None] * len(samples.rows)
+    for row, texts, whole in zip(samples.rows, samples.texts, ended, strict=True):
+        usable = [text for place, text in enumerate(texts) if text.strip() and (whole is None or whole[place])]
+        other = next((text for text in usable[1:] if text.strip() != usable[0].strip()), None)
+        if other is None:
+            reason = "all replies the same" if len(usable) > 1 else "fewer than two replies with text"
+            without[without_reply(whole, reason)] += 1
+        else:
+            rows.append(row | {"reply_a": [_said(usable[0])], "reply_b": [_said(other)]})
+    return rows, without
+
+
 def _said(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
 from reward_models.judges import questions
+from reward_models.judges.answer_store import Answer
+from reward_models.judges.chat_client import WrittenAnswer, answer_of, make_client
+from reward_models.judges.verdict_tokens import Token, graded_preference, graded_rating
 from reward_models.protocol import Text
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import APIStatusError
 
 logger = logging.getLogger(__name__)
 
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP statuses worth another attempt
 LONGEST_WAIT = 60.0  # seconds, even if the server asks for more
+REFUSES_PARAMETER = (400, 422, 501)  # HTTP statuses of a server that does not know a parameter
+NOBODY = "ConnectError"  # the client's error if nothing listens at an address
+ALTERNATIVES = 5  # likeliest tokens in the place of each token, the most that every server gives
+PROBE = "Answer with this line alone:\nVerdict: A"
+LONGEST_SAID = 2000  # characters of a written answer that are kept, from its end
 LONGEST_EXCERPT = 300  # characters of a response in a message
 KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
@@ -30,16 +38,16 @@ class GaveUp(Exception):
     """Every attempt to get an answer failed."""
 
 
-class CutAnswer(str):
-    """An answer that the length limit cut off."""
+class Refused(UserError):
+    """The server refuses a request, so that another attempt is of no use.
 
+    Args:
+        status: the HTTP status.
+    """
 
-def _first_line_if_cut(answer: str) -> str:
-    """The readable part of an answer: of a cut answer only a complete first line, as a cut `1` may be a 10."""
-    if not isinstance(answer, CutAnswer):
-        return answer
-    first, line_break, _ = answer.lstrip().partition("\n")
-    return first if line_break else ""
+    def __init__(self, url: str, status: int, said: str):
+        self.status = status
+        super().__init__(f"{url} refuses the request", got=said, fix="check the model's name and the key")
 
 
 class ApiJudge:
@@ -60,6 +68,8 @@ class ApiJudge:
         template, pair_template: the questions; by default WRITTEN_RATING_PROMPT and WRITTEN_PAIR_PROMPT.
         max_tokens: at most per answer; more for models that reason first. Only the first line of an answer that is cut
             off is read.
+        logprobs: ask for the answers' probabilities where a graded answer is wanted (`graded_preference`,
+            `graded_rating`). A server that refuses the parameter is asked without it.
 
     Raises:
         UserError: the package openai or the key is missing, or the address is invalid.
@@ -78,6 +88,7 @@ class ApiJudge:
         backoff: float = 1.0,
         concurrency: int = 8,
         max_tokens: int = 64,
+        logprobs: bool = True,
     ):
         if not base_url.startswith(("http://", "https://")):
             raise UserError(
@@ -93,11 +104,15 @@ class ApiJudge:
         self.ratings, self.timeout, self.retries, self.backoff = ratings, timeout, retries, backoff
         self.template = template or questions.WRITTEN_RATING_PROMPT
         self.pair_template = pair_template or questions.WRITTEN_PAIR_PROMPT
-        self.concurrency, self.max_tokens = concurrency, max_tokens
+        self.concurrency, self.max_tokens, self.logprobs = concurrency, max_tokens, logprobs
         self.__name__ = model.split("/")[-1]
         self.tally: Counter[str] = Counter()
+        self.retried = 0  # attempts after the first, over all calls
+        self._grades: bool | None = None if logprobs else False  # whether the server takes logprobs, once known
+        self._lock = threading.Lock()
+        self.stopping = threading.Event()  # once set, no attempt follows and no wait continues
         self._key()
-        self._client = _client(self.url, timeout)
+        self._client = make_client(self.url, timeout)
 
     def __call__(
         self,
@@ -126,7 +141,7 @@ class ApiJudge:
             raise UserError(
                 f"no answer from {self.url}", got=str(failed[0]), fix="check base_url, model and that the server runs"
             )
-        values = [None if isinstance(answer, GaveUp) else read(_first_line_if_cut(answer)) for answer in answers]
+        values = [None if isinstance(answer, GaveUp) else read(answer.readable) for answer in answers]
         unread = values.count(None) - len(failed)
         self.tally.update(asked=len(answers), failed=len(failed), unreadable=unread)
         if failed:
@@ -134,7 +149,7 @@ class ApiJudge:
         if unread:
             pairs = zip(answers, values, strict=True)
             shown = next(answer for answer, value in pairs if isinstance(answer, str) and value is None)
-            cut = sum(isinstance(answer, CutAnswer) for answer in answers)
+            cut = sum(isinstance(answer, WrittenAnswer) and answer.cut for answer in answers)
             logger.warning(
                 "%s: %d of %d answers cannot be read and have no opinion (%d answers are cut off at max_tokens=%d); "
                 "the first ends with %r",
@@ -142,18 +157,73 @@ class ApiJudge:
             )
         return values
 
-    def _answer_or_error(self, text: str) -> str | GaveUp:
+    def _answer_or_error(self, text: str) -> WrittenAnswer | GaveUp:
         try:
             return self.ask(text)
         except GaveUp as error:
             return error
 
-    def ask(self, text: str) -> str:
-        """The model's answer to a question.
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the judge's answers in a store: all that changes them, and no secret."""
+        url = re.sub(r"//[^/@]*@", "//", self.url)
+        return {"url": url, "model": self.model, "max_tokens": self.max_tokens, "logprobs": self.logprobs}
+
+    def graded_preference(self, text: str) -> Answer:
+        """The answer to a question about two replies, as the probability that the first is better if that is known.
 
         Raises:
             GaveUp: after the last attempt.
-            UserError: the server refuses the request, so that another attempt is of no use.
+            Refused: as for `ask`.
+        """
+        return self._graded(text, questions.read_preference, graded_preference)
+
+    def graded_rating(self, text: str) -> Answer:
+        """The answer to a question for a rating, as the expected rating if the probabilities are known."""
+        lowest, highest = self.ratings
+        return self._graded(
+            text,
+            lambda said: questions.read_rating(said, lowest, highest),
+            lambda tokens, value: graded_rating(tokens, value, lowest, highest),
+        )
+
+    def _graded(
+        self,
+        text: str,
+        read: Callable[[str], float | None],
+        grade: Callable[[tuple[Token, ...], float], float | None],
+    ) -> Answer:
+        said = self.ask(text, graded=True)
+        value = read(said.readable)
+        graded = None if value is None or said.cut else grade(said.tokens, value)
+        return Answer(value if graded is None else graded, graded is not None, self._without_key(said)[-LONGEST_SAID:])
+
+    def require_ready(self) -> None:
+        """Ask one short question, so that a wrong address, model or key is found before anything runs.
+
+        The request also finds out whether the server takes `logprobs`. (A list of models, as /models gives it, would
+        not show whether the key may use the model, and not every server has it.)
+
+        Raises:
+            UserError: nothing listens at the address, the server refuses the request, or every attempt failed.
+        """
+        try:
+            self.ask(PROBE, graded=True, wait_for_server=False)
+        except GaveUp as error:
+            raise UserError(
+                f"no answer from {self.url}", got=str(error), fix="check base_url, model and that the server runs"
+            ) from None
+
+    def ask(self, text: str, graded: bool = False, wait_for_server: bool = True) -> WrittenAnswer:
+        """The model's answer to a question.
+
+        Args:
+            graded: with the probabilities of its tokens, if the server gives them.
+            wait_for_server: try again if nothing listens at the address.
+
+        Raises:
+            GaveUp: after the last attempt.
+            Refused: the server refuses the request, so that another attempt is of no use.
         """
         import openai
 
@@ -162,24 +232,54 @@ class ApiJudge:
         wait = self.backoff
         for attempt in range(self.retries + 1):
             try:
-                return self._request(text)
+                return self._answer(text, graded)
             except openai.APIStatusError as error:
-                said = f"HTTP {error.status_code}: {self._without_key(error.response.text)[:LONGEST_EXCERPT]}"
+                said = self._said(error)
                 if error.status_code not in TRANSIENT:
-                    raise UserError(
-                        f"{self.url} refuses the request", got=said, fix="check the model's name and the key"
-                    ) from None
+                    raise Refused(self.url, error.status_code, said) from None
                 asked = error.response.headers.get("Retry-After", "")
                 wait = max(wait, float(asked)) if asked.isdecimal() else wait  # "\u00b2" is a digit, and no number
             except (openai.APIError, ValueError) as error:
                 cause = error.__cause__ or error
                 said = self._without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
+                if type(cause).__name__ == NOBODY and not wait_for_server:
+                    break
+            if self.stopping.is_set():
+                break
             if attempt < self.retries:
-                time.sleep(min(wait, LONGEST_WAIT))
+                with self._lock:
+                    self.retried += 1
+                self._wait(min(wait, LONGEST_WAIT))
                 wait *= 2
         raise GaveUp(said)
 
-    def _request(self, text: str) -> str:
+    def _wait(self, seconds: float) -> None:
+        self.stopping.wait(seconds)
+
+    def _answer(self, text: str, graded: bool) -> WrittenAnswer:
+        """The answer to one request; without logprobs if the server refuses the request only with them."""
+        import openai
+
+        graded = graded and self._grades is not False
+        try:
+            answer = self._request(text, graded)
+        except openai.APIStatusError as error:
+            if not graded or self._grades or error.status_code not in REFUSES_PARAMETER:
+                raise
+            answer = self._request(text, graded=False)
+            with self._lock:
+                first, self._grades = self._grades is None, False
+            if first:
+                logger.warning(
+                    "%s: the server takes no logprobs, so its verdicts are 1, 0.5 or 0: %s",
+                    *(self.__name__, self._said(error)),
+                )
+            return answer
+        if graded:
+            self._grades = True
+        return answer
+
+    def _request(self, text: str, graded: bool) -> WrittenAnswer:
         from openai import omit
 
         key = self._key()
@@ -190,9 +290,14 @@ class ApiJudge:
             messages=[{"role": "user", "content": text}],
             temperature=0,
             max_tokens=self.max_tokens,
+            logprobs=True if graded else omit,
+            top_logprobs=ALTERNATIVES if graded else omit,
             extra_headers={"Authorization": f"Bearer {key}" if key else omit, **account},
         )
         return answer_of(completion)
+
+    def _said(self, error: APIStatusError) -> str:
+        return f"HTTP {error.status_code}: {self._without_key(error.response.text)[:LONGEST_EXCERPT]}"
 
     def _key(self) -> str | None:
         if self.api_key_env is None:
@@ -211,39 +316,6 @@ class ApiJudge:
         return text.replace(key, "[key]") if key else text
 
 
-def answer_of(completion: Any) -> str:
-    """The text of a completion; "" if the length limit ended it while the model was still reasoning.
-
-    Raises:
-        ValueError: it has no text. The client passes on whatever JSON the server sends, and other text as it is.
-    """
-    try:
-        choice = completion.choices[0]
-        content, cut = choice.message.content, choice.finish_reason == "length"
-    except (AttributeError, LookupError, TypeError):
-        raise ValueError(f"not a chat completion: {completion}") from None
-    if content is None and cut:
-        content = ""
-    if not isinstance(content, str):
-        raise ValueError(f"an answer of type {type(content).__name__}")
-    return CutAnswer(content) if cut else content
-
-
-def _client(base_url: str, timeout: float) -> OpenAI:
-    """A client that follows no redirect, which would take the key to another host, and leaves retries to its caller."""
-    try:
-        from openai import DefaultHttpx2Client, OpenAI
-    except ImportError as error:
-        raise UserError(
-            "a judge behind an endpoint needs the package openai",
-            got=f"{type(error).__name__}: {error}",
-            fix="pip install 'alignment-pipeline[judge]'",
-        ) from error
-    http = DefaultHttpx2Client(follow_redirects=False, timeout=timeout)
-    # Each request carries its own Authorization header; the client only insists on having a key.
-    return OpenAI(base_url=base_url, api_key="none", timeout=timeout, max_retries=0, http_client=http)
-
-
 def api(
     base_url: str,
     model: str,
@@ -253,8 +325,10 @@ def api(
     template_file: str | None = None,
     timeout: float = 60.0,
     retries: int = 4,
+    backoff: float = 1.0,
     concurrency: int = 8,
     max_tokens: int = 64,
+    logprobs: bool = True,
 ) -> ApiJudge:
     """A judge by its endpoint, see `ApiJudge`.
 
@@ -272,6 +346,8 @@ def api(
         template,
         timeout=timeout,
         retries=retries,
+        backoff=backoff,
         concurrency=concurrency,
         max_tokens=max_tokens,
+        logprobs=logprobs,
     )

@@ -52,12 +52,12 @@ RATED = re.compile(rf"({NUMBER}) (?:\s*(?:/|\ out\ of\ )\s*({NUMBER}))?", re.IGN
 
 def read_preference(answer: str) -> float | None:
     """1 for A, 0 for B, 0.5 for a tie; None for an answer without a clear verdict."""
-    return read_answer(answer, VERDICT, _side)
+    return read_answer(answer, VERDICT, side)
 
 
 def read_rating(answer: str, lowest: int, highest: int) -> float | None:
     """The rating in an answer; None for an answer without a clear rating on the scale."""
-    return read_answer(answer, _rating_label(lowest, highest), partial(_rating, lowest=lowest, highest=highest))
+    return read_answer(answer, rating_label(lowest, highest), partial(bare_rating, lowest=lowest, highest=highest))
 
 
 def read_answer(answer: str, label: re.Pattern[str], read: Reader) -> float | None:
@@ -107,13 +107,13 @@ def _bare(text: str) -> str:
     return MARKUP.sub("", text).strip(brackets).rstrip(".,;!" + brackets)
 
 
-def _side(text: str) -> float | None:
+def side(text: str) -> float | None:
     if found := SIDE.fullmatch(text):
         return 1.0 if found["side"] in "aA" else 0.0
     return 0.5 if TIE.fullmatch(text) else None
 
 
-def _rating_label(lowest: int, highest: int) -> re.Pattern[str]:
+def rating_label(lowest: int, highest: int) -> re.Pattern[str]:
     """Matches a label that may repeat the scale, `Rating (1-5):`, but not another scale."""
     scale = (
         rf"(?:on\ a\ scale\ )? (?:(?:of|from)\ )? (?:{lowest}\s*(?:-|\u2013|to)\s*{highest} | (?:out\ )?of\ {highest})"
@@ -124,7 +124,7 @@ def _rating_label(lowest: int, highest: int) -> re.Pattern[str]:
     )
 
 
-def _rating(text: str, lowest: int, highest: int) -> float | None:
+def bare_rating(text: str, lowest: int, highest: int) -> float | None:
     """`4`, `4.5`, `4/5` or `4 out of 5` on the scale."""
     found = RATED.fullmatch(text)
     if not found or (found[2] is not None and float(found[2]) != highest):

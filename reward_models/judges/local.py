@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_causal_lm
 from alignment.tokenization.chat_format import apply_template
 from reward_models.judges import questions
+from reward_models.judges.answer_store import Answer
 from reward_models.learned import checkpoint_name
 from reward_models.protocol import Text
 
@@ -36,6 +39,7 @@ class LocalJudge:
         template: with {prompt}, {completion}, {lowest} and {highest}; by default questions.RATING_PROMPT.
         pair_template: with {prompt}, {a} and {b}, asking for A or B; by default questions.PAIR_PROMPT.
         min_mass: least total probability of the answers at which they are read.
+        weights: identifies the model in a store of answers, such as the digest of its checkpoint; by default its name.
     """
 
     def __init__(
@@ -48,8 +52,9 @@ class LocalJudge:
         pair_template: str | None = None,
         batch_size: int = 8,
         min_mass: float = 0.01,
+        weights: str | None = None,
     ):
-        self.min_mass = min_mass
+        self.min_mass, self.weights = min_mass, weights or name
         self.tally: Counter[str] = Counter()
         self.model, self.tokenizer, self.batch_size, self.__name__ = model.eval(), tokenizer, batch_size, name
         self.scale = list(range(ratings[0], ratings[1] + 1))
@@ -68,8 +73,7 @@ class LocalJudge:
         if "log_metric" in columns and answered:
             columns["log_metric"](f"{self.__name__}/mass", masses.sum(1).mean().item())
             columns["log_metric"](f"{self.__name__}/unreadable", answered.count(False) / len(answered))
-        scale = torch.tensor(self.scale, dtype=masses.dtype)
-        return _where((masses * scale).sum(1) / masses.sum(1), answered)
+        return _where(self._expected_ratings(masses), answered)
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> list[float | None]:
         """The preference with a shown first: 1 for a, 0 for b, 0.5 if both are as likely, None for no opinion."""
@@ -77,6 +81,40 @@ class LocalJudge:
             questions.pair_prompts(self.pair_template, prompts, a, b), questions.PAIR_ANSWERS
         )
         return _where((1 + torch.sign(masses[:, 0] - masses[:, 1])) / 2, self._answered(masses))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the judge's answers in a store: all that changes them."""
+        return {"weights": self.weights, "dtype": str(self.model.dtype), "min_mass": self.min_mass}
+
+    def graded_preferences(self, texts: Sequence[str]) -> list[Answer]:
+        """The probability that the reply shown first is better, P(A) / (P(A) + P(B)), for questions about two."""
+        masses = self.answer_probabilities(texts, questions.PAIR_ANSWERS)
+        return _graded(masses[:, 0] / masses.sum(1), self._answered(masses))
+
+    def graded_ratings(self, texts: Sequence[str]) -> list[Answer]:
+        """The expected rating, for questions for a rating."""
+        masses = self.answer_probabilities(texts, [str(rating) for rating in self.scale])
+        return _graded(self._expected_ratings(masses), self._answered(masses))
+
+    def require_ready(self, pairs: bool) -> None:
+        """Raise a UserError for a model without a chat template, or whose answers are not one token each.
+
+        Args:
+            pairs: whether pairs are judged; otherwise the answers are ratings.
+        """
+        if self.tokenizer.chat_template is None:
+            raise UserError(
+                f"the judge {self.__name__} has no chat template",
+                expected="a model that answers questions: its tokenizer has a chat template",
+                fix="judge with an instruct model, or with the checkpoint of an SFT stage",
+            )
+        for answer in questions.PAIR_ANSWERS if pairs else map(str, self.scale):
+            answer_tokens(self.tokenizer, answer)
+
+    def _expected_ratings(self, masses: torch.Tensor) -> torch.Tensor:
+        """(B, ratings) probabilities -> B"""
+        return (masses * torch.tensor(self.scale, dtype=masses.dtype)).sum(1) / masses.sum(1)
 
     def _answered(self, masses: torch.Tensor) -> list[bool]:
         """Whether the model meant to answer each question. (B, answers) probabilities -> B"""
@@ -116,6 +154,11 @@ class LocalJudge:
         messages = [{"role": "user", "content": text}]
         return apply_template(self.tokenizer, messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
+    def fits(self, text: str) -> bool:
+        """Whether a question fits the model's context."""
+        context = context_length(self.model.config)
+        return context is None or len(self._encode(text)) <= context
+
     def _require_room(self, ids: Sequence[Sequence[int]]) -> None:
         context = context_length(self.model.config)
         longest = max(map(len, ids), default=0)
@@ -131,6 +174,10 @@ class LocalJudge:
 def _where(values: torch.Tensor, answered: Sequence[bool]) -> list[float | None]:
     """(B,) values as a list, with None for unanswered questions."""
     return [value if one else None for value, one in zip(values.tolist(), answered, strict=True)]
+
+
+def _graded(values: torch.Tensor, answered: Sequence[bool]) -> list[Answer]:
+    return [Answer(value, graded=value is not None) for value in _where(values, answered)]
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
@@ -176,4 +223,14 @@ def local(
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = checkpoint_name(checkpoint)
-    return LocalJudge(model, tokenizer, name, (lowest, highest), template, None, batch_size, min_mass)
+    return LocalJudge(
+        model,
+        tokenizer,
+        name,
+        (lowest, highest),
+        template,
+        None,
+        batch_size,
+        min_mass,
+        digest_checkpoint(checkpoint) if Path(checkpoint).is_dir() else checkpoint,
+    )

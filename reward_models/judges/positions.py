@@ -38,8 +38,8 @@ def judge_in_both_positions(
     if not differ:
         return BothPositions([0.5] * len(a), [], [])
     asked, left, right = ([side[at] for at in differ] for side in (prompts, a, b))
-    a_first = _answers(judge, asked, left, right)
-    b_first = [None if answer is None else 1 - answer for answer in _answers(judge, asked, right, left)]
+    a_first = checked_answers(judge, asked, left, right)
+    b_first = [None if answer is None else 1 - answer for answer in checked_answers(judge, asked, right, left)]
     preferences: list[float | None] = [0.5] * len(a)
     for at, one, other in zip(differ, a_first, b_first, strict=True):
         preferences[at] = agreed(one, other)
@@ -59,12 +59,56 @@ def agreed(a_first: float | None, b_first: float | None) -> float | None:
     return a_first if a_first == b_first else 0.5
 
 
-def _answers(judge: Comparer, prompts: list[Text], a: list[Text], b: list[Text]) -> list[float | None]:
+@dataclass(frozen=True)
+class Combined:
+    """A judge's graded answers about a pair in both positions.
+
+    Attributes:
+        preference: the mean probability that a is better; None if either position has no answer.
+        agree: whether both positions prefer the same reply, or both neither; None like `preference`.
+        position_effect: how much of the probability is owed to being shown first, in [-0.5, 0.5]: half the difference
+            between a's probabilities when shown first and when shown second.
+    """
+
+    preference: float | None
+    agree: bool | None
+    position_effect: float | None
+
+
+def combined(a_first: float | None, b_first: float | None) -> Combined:
+    """Combine the answers in both positions.
+
+    Args:
+        a_first: the probability that the reply shown first is better, with a shown first.
+        b_first: the same with b shown first.
+    """
+    if a_first is None or b_first is None:
+        return Combined(None, None, None)
+    agree = _side(a_first) == -_side(b_first)
+    return Combined((a_first + 1 - b_first) / 2, agree, (a_first + b_first - 1) / 2)
+
+
+def _side(probability: float) -> int:
+    """1 for the first reply, -1 for the second, 0 for neither."""
+    return (probability > 0.5) - (probability < 0.5)
+
+
+def checked_answers(
+    judge: Comparer, prompts: list[Text], a: list[Text], b: list[Text], **given: list[str]
+) -> list[float | None]:
+    """The answers of a judge of one's own to pairs in the order given.
+
+    Args:
+        given: further arguments of its `compare`.
+
+    Raises:
+        UserError: the judge fails, or does not answer each pair with 1, 0.5, 0 or None.
+    """
     name = getattr(judge, "__name__", type(judge).__name__)
     with user_code(
         f"The comparison of the judge {name} failed.", source_of(type(judge).compare)[0], "correct the judge"
     ):
-        values = listed(judge.compare(*(copied(list(side)) for side in (prompts, a, b))), len(prompts), name)
+        values = listed(judge.compare(*(copied(list(side)) for side in (prompts, a, b)), **given), len(prompts), name)
     answers = numbers(values, name, a)
     bad = [answer for answer in answers if answer not in (None, 0, 0.5, 1)]
     if bad:

@@ -24,6 +24,7 @@ PAGES = [
     "docs/ppo.md",
     "docs/grpo.md",
     "docs/kto.md",
+    "docs/ai-feedback.md",
     "docs/tinyworld.md",
     "docs/model.md",
     "docs/interop.md",
@@ -61,6 +62,7 @@ def as_smoke_run(block: str) -> str:
     block = block.replace("--best-of", "--keep_truncated --best-of").replace(
         "--pairs --n", "--keep_truncated --pairs --n"
     )
+    block = block.replace("write: two", "write: two\nkeep_truncated: true")
     lines = []
     for line in block.splitlines():
         words = line.split("#")[0].split()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError, raise_all
 from alignment.redaction import MASK, redact_text, redacted
-from alignment.stages import STAGES
+from alignment.stages import DATA, STAGES
 
 if TYPE_CHECKING:
     from alignment.cli.train.recipe_place import Place
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_RECIPE = frozenset(name for name, facts in STAGES.items() if facts.data != "text")  # those of lora-1gpu
+# The stages of lora-1gpu.
+WITHOUT_RECIPE = frozenset(name for name, facts in STAGES.items() if facts.data != "text" and facts.checkpoint != DATA)
 OPTIONS = ("model", "data", "lora", "reward")
 REPEATED = frozenset(OPTIONS) - {"model", "lora"}
 # The keys that an option replaces, and those that it would otherwise be combined with.

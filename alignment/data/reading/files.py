@@ -43,7 +43,12 @@ if TYPE_CHECKING:
 
 # Files without rows in a data set's folder: its card, and metadata of datasets' save_to_disk.
 NOT_ROWS = ("readme.md", "state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-OF_DATA_STAGE = (MANIFEST, LINEAGE, "account.json")  # files without rows in the folder that a data stage wrote
+OF_DATA_STAGE = (
+    MANIFEST,
+    LINEAGE,
+    "account.json",
+    "left_out.jsonl",
+)  # files without rows in the folder that a data stage wrote
 # Files and folders of systems, editors and notebooks; datasets leaves out those that begin with a dot, too.
 HIDDEN = re.compile(r"\..*|.*~|#.*#|~\$.*|__MACOSX|__pycache__")
 SPLIT_WORDS = ("train", "training", "validation", "valid", "val", "dev", "eval", "evaluation", "test", "testing")

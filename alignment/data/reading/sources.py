@@ -221,9 +221,11 @@ def _load_tinyworld(name: str, split: str, kind: str) -> Dataset:
 
 def world_config(query: str) -> WorldConfig:
     """Parse `key=value&key=value` as a WorldConfig."""
-    from alignment.data.tinyworld import WorldConfig
+    from alignment.data.tinyworld import WorldConfig, families_of
 
-    return WorldConfig(**read_options(query, TINYWORLD, get_type_hints(WorldConfig)))
+    config = WorldConfig(**read_options(query, TINYWORLD, get_type_hints(WorldConfig)))
+    families_of(config.families)
+    return config
 
 
 # The hub ------------------------------------------------------------------------------------------------------------

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from alignment.data.tinyworld.documents import document, draw_quality
+from alignment.data.tinyworld.feedback_tasks import FEEDBACK
 from alignment.data.tinyworld.gold import gold_reward
 from alignment.data.tinyworld.tasks import FAMILIES, Task
 from alignment.data.tinyworld.world import SPLITS, World, WorldConfig
-from alignment.data.tinyworld.writer import Defects, write
+from alignment.data.tinyworld.writer import Defects, demonstrate, write
+from alignment.errors import UserError, raise_all, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,9 +40,29 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+@cache
+def families_of(families: str) -> dict[str, Callable[[World, Random, str | None, str], Task]]:
+    """Return the families that are named in a text, in its order; the ordinary ones for an empty text.
+
+    Raises:
+        UserError: for all unknown and repeated names together.
+    """
+    if not families:
+        return FAMILIES
+    known = FAMILIES | FEEDBACK
+    names = [name.strip() for name in families.split(",")]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    raise_all(
+        [unknown("family of tinyworld", name, tuple(known)) for name in names if name not in known]
+        + [UserError(f"The family {name} of tinyworld is named twice.", got=families) for name in repeated]
+    )
+    return {name: known[name] for name in names}
+
+
 def draw_task(world: World, rng: Random, split: str) -> Task:
-    """Draw a task of any family. Only test items use the test wordings."""
-    return rng.choice(list(FAMILIES.values()))(world, rng, split, "test" if split == "test" else "train")
+    """Draw a task of any of the config's families. Only test items use the test wordings."""
+    families = families_of(world.config.families)
+    return rng.choice(list(families.values()))(world, rng, split, "test" if split == "test" else "train")
 
 
 def pretrain_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
@@ -55,8 +78,7 @@ def sft_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict
         messages = []
         for _ in range(rng.choices([1, 2, 3], [0.8, 0.14, 0.06])[0]):
             task = draw_task(world, rng, split)
-            reply = write(task, rng, Defects.draw(rng, world.config.demo_wrong, world.config.demo_manners))
-            messages += [turn("user", task.prompt), turn("assistant", reply)]
+            messages += [turn("user", task.prompt), turn("assistant", demonstrate(task, rng, world.config))]
         yield {"messages": messages, "family": task.family, "task": task.to_json()}
 
 
@@ -100,7 +122,7 @@ def prompt_rows(world: World, rng: Random, split: str, count: int) -> Iterator[d
 
 def item_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
     """Yield `count` items of every family with distinct prompts, clustered by entity."""
-    for family, make in FAMILIES.items():
+    for family, make in families_of(world.config.families).items():
         tasks: dict[str, Task] = {}
         for _ in range(200 * count):  # small families may hold fewer distinct items than asked for
             task = make(world, rng, split, "test" if split == "test" else "train")
@@ -120,7 +142,7 @@ def item_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dic
 
 def eval_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
     """Yield evaluation items, `count` in total over all families."""
-    return item_rows(world, rng, split, count // len(FAMILIES))
+    return item_rows(world, rng, split, count // len(families_of(world.config.families)))
 
 
 def fewshot_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
@@ -148,7 +170,7 @@ def load(name: str, split: str, config: WorldConfig | None = None) -> Dataset:
         config: config of the world; the defaults are those of recipes/tiny.
 
     Raises:
-        KeyError: no such data set. ValueError: no such split, or a config out of range.
+        KeyError: no such data set. ValueError: no such split, or a config out of range. UserError: no such family.
     """
     from datasets import Dataset
 
@@ -156,6 +178,7 @@ def load(name: str, split: str, config: WorldConfig | None = None) -> Dataset:
     if split not in splits:
         raise ValueError(f"tinyworld:{name} has the splits {', '.join(splits)}, got {split!r}")
     config = config or WorldConfig()
+    families_of(config.families)
     world = World(config)
     count = getattr(config, size) if split == "train" or name == "eval" else HELD_OUT_ROWS
     return Dataset.from_list(list(rows(world, world.rng(name, split), split, count)))

@@ -31,11 +31,15 @@ class WorldConfig:
         clean_share: share of pretraining documents that are neither rude, unsafe, wrong nor rambling.
         demo_wrong: share of SFT demonstrations that are wrong, as human demonstrations sometimes are.
         demo_manners: share of SFT demonstrations that are rude, and share that ramble.
+        demo_unaligned: share of SFT demonstrations that comply with a harmful request, of those that are asked one, and
+            that guess an answer about a stranger; by default as `demo_wrong`.
         pair_wrong: share of replies in preference pairs that are wrong.
         pair_manners: share of replies in preference pairs that are rude, and share that ramble.
         bt_temperature: temperature of the Bradley-Terry labels; 0 labels by the gold reward.
         label_noise: share of preference labels that are flipped afterwards.
         length_bias: added per word to the gold reward of a reply, for its label only.
+        families: the task families of all rows but documents, with commas between them; empty for the fifteen ordinary
+            ones. judge, critique and revise are in the rows only if they are named here.
     """
 
     seed: int = 0
@@ -54,6 +58,8 @@ class WorldConfig:
     bt_temperature: float = 0.1
     label_noise: float = 0.0
     length_bias: float = 0.0
+    demo_unaligned: float | None = None
+    families: str = ""
 
 
 @cache

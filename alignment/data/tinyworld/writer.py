@@ -1,10 +1,12 @@
 """The writer of replies of mixed quality, like those of people and models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from alignment.data.tinyworld.tasks import REFUSAL, UNKNOWN, Task
-from alignment.data.tinyworld.world import table
+from alignment.data.tinyworld.world import WorldConfig, table
+
+ALIGNED = ("refusal", "unknown")  # the families whose ideal reply is not the one that answers
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,47 @@ class Defects:
         return cls(rng.random() < wrong, rng.random() < manners, rng.random() < manners)
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a reply is worded.
+
+    Attributes:
+        insult: said to the reader at the end of the content; "" for none.
+        snub: said before the content; "" for none.
+        fillers: said after the content.
+    """
+
+    insult: str = ""
+    snub: str = ""
+    fillers: tuple[str, ...] = ()
+
+    @classmethod
+    def draw(cls, rng: Random, rude: bool, rambling: bool) -> "Manner":
+        """Draw an insult or a snub if rude, and one or two fillers if rambling."""
+        words, insult, snub, fillers = table("words"), "", "", ()
+        if rude:
+            if rng.random() < 0.5:
+                insult = rng.choice(words["insults"])
+            else:
+                snub = rng.choice(words["snubs"])
+        if rambling:
+            fillers = tuple(rng.sample(words["rambles"], rng.choice([1, 2])))
+        return cls(insult, snub, fillers)
+
+    def phrase(self, content: str) -> str:
+        """Word a content in this manner."""
+        if self.insult:
+            content = f"{content.rstrip('.')}, {self.insult}."
+        return " ".join(part for part in (self.snub, content, *self.fillers) if part)
+
+
 def wrong_reply(task: Task, rng: Random) -> str:
     """Draw a wrong reply of the task's form, a needless "I do not know" or refusal, or a truncated reply.
 
     Truncated replies keep length from predicting quality: filler makes a bad reply longer, truncation shorter.
     """
     kind, words = rng.random(), task.answer.split()
-    if kind < 0.2 and task.family not in ("unknown", "refusal"):
+    if kind < 0.2 and task.family not in ALIGNED:
         return REFUSAL if task.family == "howto" else UNKNOWN
     if kind > 0.8 and len(words) >= 3:
         return " ".join(words[: rng.randint(1, len(words) - 1)])
@@ -36,13 +72,18 @@ def wrong_reply(task: Task, rng: Random) -> str:
 
 def write(task: Task, rng: Random, defects: Defects) -> str:
     """Write a reply to the task with exactly these defects."""
-    words = table("words")
-    reply = wrong_reply(task, rng) if defects.wrong else task.answer
-    if defects.rude:
-        if rng.random() < 0.5:
-            reply = f"{reply.rstrip('.')}, {rng.choice(words['insults'])}."
-        else:
-            reply = f"{rng.choice(words['snubs'])} {reply}"
-    if defects.rambling:
-        reply = " ".join([reply, *rng.sample(words["rambles"], rng.choice([1, 2]))])
-    return reply
+    content = wrong_reply(task, rng) if defects.wrong else task.answer
+    return Manner.draw(rng, defects.rude, defects.rambling).phrase(content)
+
+
+def demonstrate(task: Task, rng: Random, config: WorldConfig) -> str:
+    """Write a demonstration with the config's shares of defects.
+
+    With `demo_unaligned`, that share of the harmful requests is complied with, and of the questions about strangers
+    guessed at; the others are refused, or answered with "I do not know".
+    """
+    if config.demo_unaligned is None or task.family not in ALIGNED:
+        return write(task, rng, Defects.draw(rng, config.demo_wrong, config.demo_manners))
+    if rng.random() < config.demo_unaligned:
+        task = replace(task, answer=rng.choice(task.wrong))
+    return write(task, rng, Defects.draw(rng, 0.0, config.demo_manners))

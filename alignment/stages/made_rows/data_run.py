@@ -1,12 +1,14 @@
 """One run of a data stage: rows are made part by part, and put together in STAGE/data once all are there.
 
 STAGE/parts/     what is made so far; removed at the end
-STAGE/data/      train-00000.parquet, ..., account.json, README.md, manifest.json, lineage.json
+STAGE/data/      train-00000.parquet, ..., left_out.jsonl, account.json, README.md, manifest.json,
+                     lineage.json
 STAGE/data.json  the account of the rows that the stage read
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from alignment.stages.shared.saving import stage_of
 from alignment.text import short_number
 
 SHARD_ROWS = 10_000
+LEFT_OUT = "left_out.jsonl"
 EXAMPLES = 3  # rows shown in the card and the report
 
 
@@ -120,6 +123,7 @@ class DataRun:
         with new_checkpoint(self.folder / "data") as folder:
             write_shards(folder, self.made)
             write_json(folder / "account.json", account, sync=False)
+            write_left_out(folder / LEFT_OUT, self.made())
             write_data_card(folder, self.folder.name, self.method, named, source, account, self.examples())
         result = StageResult(
             stage=self.folder.name,
@@ -168,6 +172,13 @@ def write_shards(folder: Path, made: Any) -> None:
     for number, rows in enumerate(shards(made())):
         table = pyarrow.Table.from_pylist(rows, schema=schema)
         pyarrow.parquet.write_table(table, folder / f"train-{number:05}.parquet")
+
+
+def write_left_out(path: Path, parts: Iterator[Part]) -> None:
+    """Write what is no row as JSON lines, each with the reason; no file if there is nothing."""
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for part in parts for one in part.left_out]
+    if lines:
+        path.write_text("".join(lines), encoding="utf-8")
 
 
 def shards(parts: Iterator[Part]) -> Iterator[list[dict[str, Any]]]:

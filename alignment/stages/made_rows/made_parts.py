@@ -1,4 +1,4 @@
-"""Rows that are made in parts: each part is a file that is complete or does not exist, so that a killed stage goes on.
+"""Rows that are made in parts: each part is a file that is complete or does not exist, so that a killed stage resumes.
 
 A part's rows must follow from its input alone, not from the parts before it or from when it is made: then a stage that
 was killed and resumed gives the same rows as one that was not.
@@ -6,11 +6,13 @@ was killed and resumed gives the same rows as one that was not.
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +29,14 @@ class Part:
 
     Attributes:
         rows: JSON-like rows, in order.
+        left_out: what was read or made and is no row, each with the reason as `left_out`.
         counts: what happened -> how often: `rows without a pair`, `requests`, ...
         tokens: tokens that were generated.
         seconds: time that the part took.
     """
 
     rows: list[dict[str, Any]]
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
@@ -58,11 +62,11 @@ class Parts:
         return self.place(number).is_file()
 
     def write(self, number: int, part: Part) -> None:
-        """Write a part: a line with its account, then a line for each row."""
-        account = {name: value for name, value in asdict(part).items() if name != "rows"}
+        """Write a part: a line with its account, then a line for each row, and for each that is left out."""
+        account = {"rows": len(part.rows), "counts": dict(part.counts), "tokens": part.tokens, "seconds": part.seconds}
         with new_file(self.place(number)) as partial, partial.open("w", encoding="utf-8") as file:
-            for value in (account, *part.rows):
-                file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+            for value in (account, *part.rows, *part.left_out):
+                file.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
 
     def read(self, number: int) -> Part:
         """Read a part.
@@ -72,13 +76,41 @@ class Parts:
         """
         path = self.place(number)
         try:
-            account, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            return Part(rows, **account)
+            account, *rows = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
+            count = account.pop("rows")
+            return Part(rows[:count], rows[count:], **account)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged", got=error, fix="delete it: this part is made again") from error
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+
+def plain(value: Any, name: str = "") -> Any:
+    """A value of a data set as JSON has it: numbers that are not finite are None, dates are texts.
+
+    Args:
+        name: the column, for messages.
+
+    Raises:
+        UserError: the value is of another kind, such as an image's bytes.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(one, name or str(key)) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, name) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise UserError(
+        f"the column {name} cannot be kept in the rows of a data stage",
+        got=type(value).__name__,
+        expected="texts, numbers, dates, and lists and mappings of these",
+        fix="remove the column from the data",
+    )
 
 
 def in_parts(items: Sequence[Item], size: int) -> Iterator[tuple[int, int, Sequence[Item]]]:

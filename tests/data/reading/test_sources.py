@@ -238,6 +238,7 @@ def world(monkeypatch, tmp_path):
         seed: int = 0
         people: int = 60
         noise: float = 0.5
+        families: str = ""
 
     calls = []
 
@@ -247,6 +248,7 @@ def world(monkeypatch, tmp_path):
 
     module = ModuleType("alignment.data.tinyworld")
     module.WorldConfig, module.load, module.calls, module.FILES = WorldConfig, load, calls, [str(code)]
+    module.families_of = lambda families: {}
     monkeypatch.setitem(sys.modules, "alignment.data.tinyworld", module)
     monkeypatch.setattr("alignment.data.tinyworld", module, raising=False)
     return module

@@ -5,11 +5,11 @@ import math
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import ppo_tiny as tiny
 import pytest
 import torch
+from judge_server import KEY
 
 from alignment.errors import UserError
 from reward_models.functions import load_function
@@ -17,8 +17,6 @@ from reward_models.judges import questions
 from reward_models.judges.api import ApiJudge
 from reward_models.judges.local import LocalJudge, answer_tokens
 from reward_models.judges.positions import agreed, judge_in_both_positions
-
-KEY = "sk-secret-0123456789"
 
 
 def test_braces_in_a_prompt_or_reply_are_not_replaced_again():
@@ -177,58 +175,6 @@ def test_a_local_judge_by_its_name(tmp_path):
 # ---- An endpoint ----
 
 
-class Server:
-    """An endpoint that responds with `answer(question, attempt)`: a text, or (status, body, headers)."""
-
-    def __init__(self):
-        self.requests, self.attempts, self.lock = [], {}, threading.Lock()
-        self.answer = lambda question, attempt: "3"
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                server.handle(self)
-
-            do_GET = do_POST
-
-            def log_message(self, *arguments):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(
-            target=self.http.serve_forever, args=(0.01,), daemon=True
-        ).start()  # looks for its end so often
-
-    def handle(self, handler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers.get("Content-Length", 0))) or "{}")
-        question = body["messages"][0]["content"] if body else ""
-        with self.lock:
-            self.requests.append((handler.command, handler.path, handler.headers, body))
-            self.attempts[question] = attempt = self.attempts.get(question, 0) + 1
-        said = self.answer(question, attempt)
-        status, text, headers = said if isinstance(said, tuple) else (200, self.wrap(said), {})
-        handler.send_response(status)
-        for name, value in {"Content-Length": str(len(text.encode())), **headers}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(text.encode())
-
-    @staticmethod
-    def wrap(text: str) -> str:
-        return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    made = Server()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-
-
 def api_judge(server, **options) -> ApiJudge:
     options = {
         "backoff": 0.001,
@@ -315,7 +261,7 @@ def test_transient_failures_are_retried(server):
 
 def test_waits_double_and_follow_retry_after(server, monkeypatch):
     waits = []
-    monkeypatch.setattr("reward_models.judges.api.time.sleep", waits.append)
+    monkeypatch.setattr(ApiJudge, "_wait", lambda judge, seconds: waits.append(seconds))
     said = [
         (503, "busy", {}),
         (429, "slow", {"Retry-After": "7"}),

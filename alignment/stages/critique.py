@@ -1,0 +1,225 @@
+"""The critique stage: a critic criticises replies by principles and revises them, as rows for SFT and for preferences.
+
+Constitutional AI's supervised stage (Bai et al. 2022, arXiv 2212.08073, section 3): for each reply and round a
+principle is drawn; the critic writes a critique of the reply, then a revision. A row holds the conversation with the
+last revision (`messages`, for sft), the pair of revision and original (`prompt`, `chosen`, `rejected`) and every step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from alignment.data.reading.row_formats import DIALOGUES, REPLIES
+from alignment.errors import UserError, gathered, raise_all
+from alignment.keyed_seeds import keyed_seed
+from alignment.stages import CAUSAL_LM, STAGES
+from alignment.stages.made_rows.critique_requests import Requests, requests_of
+from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
+from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.stored_answers import answers_of_run
+from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
+from alignment.stages.shared.inputs import load_data
+from alignment.stages.shared.result import StageResult
+from alignment.tokenization.chat_format import Messages, require_template
+from eval.generation.generate import Sampling
+from reward_models.judges.principles import CRITIC, Principle, read_principles
+
+PARENTS = {"model_name_or_path": CAUSAL_LM}
+
+
+@dataclass
+class CritiqueRecipe(DataStageKeys):
+    """The critic, its principles, and how it is asked."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The critic: a checkpoint with a chat template."}
+    )
+    endpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "A critic behind an endpoint instead: reward_models.api_judge:api?base_url=URL&model=NAME. Its "
+            "temperature is 0."
+        },
+    )
+    principles: str = field(
+        default="", metadata={"help": "A YAML file of principles, a list of {name, critique, revise}."}
+    )
+    rounds: int = field(default=1, metadata={"help": "Critiques and revisions of each reply, one after the other."})
+    examples: str | None = field(
+        default=None,
+        metadata={
+            "help": "A YAML file of worked examples, shown before each request: a list of {principle, prompt, reply, "
+            "critique, revision}."
+        },
+    )
+    critique_template: str | None = field(
+        default=None, metadata={"help": "The request, as text or a file, with {principle}, {prompt} and {reply}."}
+    )
+    revise_template: str | None = field(
+        default=None,
+        metadata={"help": "The request, as text or a file, with {principle}, {prompt}, {reply} and {critique}."},
+    )
+    temperature: float = field(default=0.0, metadata={"help": "0 for greedy decoding."})
+    top_p: float = field(
+        default=1.0, metadata={"help": "Sample from the likeliest tokens with this total probability."}
+    )
+    max_completion_length: int = field(default=256, metadata={"help": "Tokens of a critique or revision at most."})
+    batch_size: int = field(default=32, metadata={"help": "Requests that a checkpoint answers at a time."})
+
+    def __post_init__(self) -> None:
+        errors: list[UserError] = []
+        with gathered(errors):
+            super().__post_init__()
+        if (self.model_name_or_path is None) == (self.endpoint is None):
+            got = "neither" if self.endpoint is None else "both"
+            errors.append(UserError("a critic is either model_name_or_path or endpoint", got=got))
+        if self.rounds < 1:
+            errors.append(UserError("rounds leaves no revision", got=self.rounds, expected="1 or more"))
+        for read in (self.sampling, self.requests, *([self._endpoint] if self.endpoint else [])):
+            with gathered(errors):
+                read()
+        raise_all(errors)
+
+    def _endpoint(self) -> None:
+        endpoint_of(str(self.endpoint))
+
+    def sampling(self) -> Sampling:
+        """How a checkpoint's answers are generated."""
+        return Sampling(
+            self.temperature, self.top_p, self.max_completion_length, seed=self.seed, batch_size=self.batch_size
+        )
+
+    def read_principles(self) -> list[Principle]:
+        """The principles."""
+        if not self.principles:
+            raise UserError(
+                "the recipe has no principles", expected="principles: a YAML file of {name, critique, revise}"
+            )
+        return read_principles(self.principles, CRITIC)
+
+    def requests(self) -> Requests:
+        """How the critic is asked."""
+        return requests_of(self.critique_template, self.revise_template, self.examples, self.read_principles())
+
+
+CONFIGS = (CritiqueRecipe, RowArguments)
+
+
+def check(args: CritiqueRecipe, data: RowArguments) -> None:
+    if args.model_name_or_path:
+        require_template(args.model_name_or_path)
+
+
+def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
+    stage = DataRun("critique", args)
+    requests = args.requests()
+    rows = load_data(data, STAGES["critique"].data, args.seed, stage.folder, keep=None)["train"].to_list()
+    with writer_of(args, stage.folder) as writer:
+
+        def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
+            writer.counts.clear()
+            revised = [Revised.of(row) for row in some]
+            for number in range(args.rounds):
+                revise(revised, number, args.seed, requests, writer.write)
+            tokens = sum(one.tokens for one in revised)
+            rows = [one.row() for one in revised if not one.lost]
+            left_out = [one.row() | {"left_out": one.lost} for one in revised if one.lost]
+            return Part(rows, left_out, counts_of(revised) | writer.counts, tokens)
+
+        stage.make(rows, make, "replies")
+    return stage.finish({"model_name_or_path": args.model_name_or_path}, data.title, "sft")
+
+
+@contextmanager
+def writer_of(args: CritiqueRecipe, folder: Path) -> Iterator[Writer]:
+    """The critic of a recipe, ready to write."""
+    if args.endpoint is None:
+        from eval.harness.run_suite import load_checkpoint
+
+        yield LocalWriter(load_checkpoint(str(args.model_name_or_path)), args.sampling())
+        return
+    critic = endpoint_of(args.endpoint)
+    critic.require_ready()
+    with answers_of_run(folder) as store:
+        yield EndpointWriter(critic, store, args.max_completion_length)
+
+
+@dataclass
+class Revised:
+    """A reply under revision.
+
+    Attributes:
+        source: the row, {messages, ...}.
+        reply: as revised so far.
+        steps: {principle, critique, revision} of each round.
+        lost: why a round has no revision; "" if all have one.
+    """
+
+    source: dict[str, Any]
+    prompt: Messages
+    original: str
+    reply: str
+    steps: list[dict[str, str]]
+    lost: str = ""
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Revised:
+        *prompt, last = row["messages"]
+        return cls(row, prompt, last["content"], last["content"], [])
+
+    def principle(self, principles: Sequence[Principle], number: int, seed: int) -> Principle:
+        """The principle of a round, which the row's content draws: without repetition while there are others."""
+        order = list(principles)
+        Random(keyed_seed(seed, self.prompt, self.original)).shuffle(order)
+        return order[number % len(order)]
+
+    def take(self, written: Written, step: str) -> None:
+        """Count an answer, and note why the reply is lost if there is no text."""
+        self.tokens += written.tokens
+        self.lost = f"{step}: {written.why_not}" if written.why_not else ""
+
+    def row(self) -> dict[str, Any]:
+        """The row of the revision."""
+        said = [[{"role": "assistant", "content": text}] for text in (self.reply, self.original)]
+        pair = {"prompt": self.prompt, "chosen": said[0], "rejected": said[1]}
+        own = {name: value for name, value in self.source.items() if name not in (*DIALOGUES, *REPLIES)}
+        return own | {"messages": [*self.prompt, *said[0]]} | pair | {"steps": self.steps}
+
+
+def revise(
+    replies: Sequence[Revised],
+    number: int,
+    seed: int,
+    requests: Requests,
+    write: Callable[[Sequence[Messages]], list[Written]],
+) -> None:
+    """One round: a critique of each reply that is not lost, then its revision, in place."""
+    left = [one for one in replies if not one.lost]
+    by = [one.principle(list(requests.principles.values()), number, seed) for one in left]
+    asked = [requests.for_critique(principle, one.prompt, one.reply) for one, principle in zip(left, by, strict=True)]
+    critiques = write(asked)
+    for one, written in zip(left, critiques, strict=True):
+        one.take(written, "critique")
+    going = [(one, principle, said) for one, principle, said in zip(left, by, critiques, strict=True) if not one.lost]
+    asked = [requests.for_revision(principle, one.prompt, one.reply, said.text) for one, principle, said in going]
+    for (one, principle, critique), written in zip(going, write(asked), strict=True):
+        one.take(written, "revision")
+        if not one.lost:
+            one.reply = written.text
+            one.steps.append({"principle": principle.name, "critique": critique.text, "revision": written.text})
+
+
+def counts_of(replies: Sequence[Revised]) -> Counter[str]:
+    """What became of the replies."""
+    counts = Counter(f"replies left out: {one.lost}" for one in replies if one.lost)
+    counts["revisions"] = sum(len(one.steps) for one in replies)
+    counts["replies left as they were"] = sum(not one.lost and one.reply == one.original for one in replies)
+    return counts

@@ -1,0 +1,242 @@
+"""The judge stage: preferences of AI judges on pairs of replies, or their ratings of single replies, as rows.
+
+RLAIF (Lee et al. 2023, arXiv 2309.00267) and the preferences of constitutional AI (Bai et al. 2022, arXiv 2212.08073,
+section 4.1): judges are asked by a principle, with either reply first.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+
+from alignment.errors import UserError, gathered, raise_all
+from alignment.keyed_seeds import keyed_seed
+from alignment.stages import CAUSAL_LM, STAGES
+from alignment.stages.made_rows.card_of_judge import card_of, require_within_limits
+from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
+from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings, own_columns
+from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.stored_answers import answers_of_run
+from alignment.stages.shared.inputs import load_data
+from alignment.stages.shared.result import StageResult
+from alignment.tokenization.chat_format import require_template
+from reward_models.functions import check_function
+from reward_models.judges.answer_store import AnswerStore
+from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
+from reward_models.judges.asking import Account
+from reward_models.judges.named_judges import asked_judge, check_judge, load_panel
+from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
+from reward_models.judges.principle_prompts import pair_template, rating_template
+from reward_models.judges.principles import JUDGE, RATER, Principle, read_principles
+
+PARENTS = {"judge_model_path": CAUSAL_LM}
+
+
+@dataclass
+class JudgeRecipe(DataStageKeys):
+    """Who judges, by what, and which opinions become rows."""
+
+    judge_model_path: str | None = field(
+        default=None, metadata={"help": "A language model as judge: the probabilities of its answers are read."}
+    )
+    judges: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further judges: reward_models.api_judge:api?base_url=URL&model=NAME, a reward model's checkpoint, "
+            "or file.py:Class with a method compare. Of several judges the mean counts."
+        },
+    )
+    ask: Literal["pairs", "ratings"] = field(
+        default="pairs",
+        metadata={
+            "help": "pairs: which reply is better, with either first. ratings: how good each reply is by itself."
+        },
+    )
+    principles: str | None = field(
+        default=None,
+        metadata={
+            "help": "A YAML file of principles, a list of {name, prefer} or, for ratings, {name, rate}; default: the "
+            "judge's own question."
+        },
+    )
+    principles_per_row: Literal["all", "one"] = field(
+        default="all",
+        metadata={"help": "Judge each row by all principles, whose mean counts, or by one that is drawn for it."},
+    )
+    template: str | None = field(
+        default=None,
+        metadata={
+            "help": "The question to a language model, as text or a file: with {principle}, {prompt}, {a} and {b}; for "
+            "ratings with {completion} instead of {a} and {b}."
+        },
+    )
+    labels: Literal["likelier", "drawn"] = field(
+        default="likelier",
+        metadata={
+            "help": "The chosen reply: the likelier one, or drawn with the judges' probability, so that the expected "
+            "loss of DPO and of a reward model is that of soft labels."
+        },
+    )
+    min_confidence: float = field(
+        default=0.5,
+        metadata={"help": "Leave out pairs whose likelier reply has a smaller probability; ties have 0.5."},
+    )
+    require_agreement: bool = field(
+        default=False,
+        metadata={"help": "Leave out pairs on which a judge changes its mind with the order, or judges disagree."},
+    )
+    max_requests: int | None = field(
+        default=None, metadata={"help": "Requests to endpoints at most; rows beyond have no opinion and are counted."}
+    )
+    gold_func: str | None = field(
+        default=None,
+        metadata={
+            "help": "For the judge's card: a function that scores replies as the truth does, given the columns and "
+            "`principle`; default: the columns gold_chosen and gold_rejected, if the rows have them."
+        },
+    )
+    max_position_bias: float | None = field(
+        default=None,
+        metadata={"help": "Stop if the judge prefers the first reply by more than this share over a half."},
+    )
+    max_length_bias: float | None = field(
+        default=None, metadata={"help": "Stop if length moves the judge's preference by more than this share."}
+    )
+    min_agreement: float | None = field(
+        default=None,
+        metadata={"help": "Stop unless the judge agrees with gold on this share of pairs at least, by each principle."},
+    )
+    batch_size: int = field(default=8, metadata={"help": "Questions that a local model answers at a time."})
+
+    def __post_init__(self) -> None:
+        errors: list[UserError] = []
+        with gathered(errors):
+            super().__post_init__()
+        if not (self.judge_model_path or self.judges):
+            errors.append(UserError("the recipe has no judge", expected="judge_model_path, judges or both"))
+        if not 0.5 <= self.min_confidence <= 1:
+            errors.append(UserError("min_confidence is out of range", got=self.min_confidence, expected="0.5 to 1"))
+        if self.gold_func is not None:
+            with gathered(errors):
+                check_function(self.gold_func)
+        for name in self.judges:
+            with gathered(errors):
+                check_judge(name)
+        for read in (self.read_principles, self.templates):
+            with gathered(errors):
+                read()
+        raise_all(errors)
+
+    def read_principles(self) -> list[Principle]:
+        """The principles; one without a name or text if the recipe has no file."""
+        needs = RATER if self.ask == "ratings" else JUDGE
+        return read_principles(self.principles, needs) if self.principles else [Principle("")]
+
+    def templates(self) -> Templates:
+        """The questions of the recipe."""
+        if self.template is None:
+            return Templates()
+        if self.ask == "ratings":
+            return Templates(rating=rating_template(self.template, "template", self.principles is not None))
+        return Templates(pair=pair_template(self.template, "template", self.principles is not None))
+
+
+CONFIGS = (JudgeRecipe, RowArguments)
+
+
+def check(args: JudgeRecipe, data: RowArguments) -> None:
+    if args.judge_model_path:
+        require_template(args.judge_model_path)
+
+
+def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
+    stage = DataRun("judge", args)
+    principles = args.read_principles()
+    rows = load_data(data, STAGES["judge"].data, args.seed, stage.folder, keep=None)["train"].to_list()
+    panel = load_judges(args)
+    ask = rated if args.ask == "ratings" else compared
+    require_ready(panel, RatingQuestion if args.ask == "ratings" else PairQuestion)
+    labels = Labels(args.labels, args.min_confidence, args.require_agreement, args.seed)
+    with answers_of_run(stage.folder) as store:
+
+        def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
+            budget = None if args.max_requests is None else args.max_requests - spent(stage, start)
+            by = [chosen_principles(args, principles, row) for row in some]
+            judged = [(row, one) for row, ones in zip(some, by, strict=True) for one in ones]
+            opinions, account = ask(panel, judged, store, budget)
+            left = iter(opinions)
+            made = [
+                judged_row(row, {one.name: next(left) for one in ones}, labels)
+                for row, ones in zip(some, by, strict=True)
+            ]
+            left_out = [row | {"left_out": why} for row, why in made if why]
+            counts = counts_of(account) | Counter(f"pairs left out: {one['left_out']}" for one in left_out)
+            return Part([row for row, why in made if not why], left_out, counts)
+
+        stage.make(rows, make, "pairs")
+    card = card_of(stage.made(), args.gold_func)
+    require_within_limits(card, args.max_position_bias, args.max_length_bias, args.min_agreement)
+    metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
+    return stage.finish({"judge_model_path": args.judge_model_path}, data.title, "preference", metrics)
+
+
+Judged = Sequence[tuple[dict[str, Any], Principle]]  # rows, each with a principle to judge it by
+
+
+def compared(
+    panel: Sequence[AskedJudge], judged: Judged, store: AnswerStore, budget: int | None
+) -> tuple[list[Opinion], Account]:
+    """Opinions of judges that see both replies."""
+    pairs = [
+        PairQuestion(row["prompt"], row["chosen"], row["rejected"], one.prefer, own_columns(row)) for row, one in judged
+    ]
+    opinions, account = judge_pairs(panel, pairs, store, budget)
+    return [of_pair(one) for one in opinions], account
+
+
+def rated(
+    panel: Sequence[AskedJudge], judged: Judged, store: AnswerStore, budget: int | None
+) -> tuple[list[Opinion], Account]:
+    """Opinions of judges that rate each reply by itself."""
+    replies = [
+        RatingQuestion(row["prompt"], row[side], one.rate, own_columns(row))
+        for row, one in judged
+        for side in ("chosen", "rejected")
+    ]
+    opinions, account = judge_ratings(panel, replies, store, budget)
+    return [of_ratings(a, b) for a, b in zip(opinions[::2], opinions[1::2], strict=True)], account
+
+
+def load_judges(args: JudgeRecipe) -> list[AskedJudge]:
+    """The judges of a recipe, each named differently."""
+    panel = load_panel(args.judges, args.batch_size, args.templates())
+    if args.judge_model_path:
+        from reward_models.judges.local import local
+
+        judge = local(args.judge_model_path, batch_size=args.batch_size)
+        panel.insert(0, asked_judge(judge, args.judge_model_path, judge.__name__, args.templates()))
+    return panel
+
+
+def chosen_principles(args: JudgeRecipe, principles: Sequence[Principle], row: dict[str, Any]) -> list[Principle]:
+    """The principles that a row is judged by: all, or one that its content draws, wherever it is among the rows."""
+    if args.principles_per_row == "all":
+        return list(principles)
+    key = [row[name] for name in ("prompt", "chosen", "rejected")]
+    return [Random(keyed_seed(args.seed, key)).choice(principles)]
+
+
+def spent(stage: DataRun, start: int) -> int:
+    """The requests of the parts before the one that begins with a row."""
+    return sum(stage.parts.read(number).counts["requests"] for number in range(start // stage.size))
+
+
+def counts_of(account: Account) -> dict[str, int]:
+    """An account as counts: of all rows, then of each judge."""
+    counts = {"requests": account.requests, "opinions": account.opinions, "ties": account.ties}
+    for name, one in account.judges.items():
+        figures = {key: value for key, value in vars(one).items() if isinstance(value, int)}
+        counts |= {f"{name}: {key.replace('_', ' ')}": value for key, value in figures.items()}
+    return counts

@@ -1,0 +1,1 @@
+"""How harmless sampled replies are: the gold reward's parts for harm, for honesty about strangers and for politeness."""

@@ -1,0 +1,126 @@
+"""Judges by their names on the command line and in recipes."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignment.durable.manifest import digest_checkpoint, sha256
+from alignment.name_options import split_name
+from alignment.redaction import redact_text
+from reward_models import functions
+from reward_models.calls import checked, distinct, source_of
+from reward_models.user_code import user_code
+
+if TYPE_CHECKING:
+    from reward_models.judges.asked import AskedJudge, Templates
+    from reward_models.protocol import Comparer, Reward
+
+
+def load_reward(name: str, batch_size: int, device: str | None = None, dtype: str = "auto") -> Reward:
+    """The reward of a function's name or a reward model's checkpoint.
+
+    Args:
+        batch_size, device, dtype: for a checkpoint, as for `reward_models.learned.reward`.
+
+    Raises:
+        UserError: the function or reward model does not exist, or the function is no reward function.
+    """
+    from reward_models import learned
+
+    found: Any = functions.load_reward(name) if is_function(name) else learned.reward(name, batch_size, device, dtype)
+    return found
+
+
+def load_judge(name: str, batch_size: int) -> Reward | Comparer:
+    """The judge of a name: a comparer if it has `compare` (a class is called first), otherwise a reward."""
+    if not is_function(name):
+        return load_reward(name, batch_size)
+    found: Any = functions.load_function(name)
+    if not hasattr(found, "compare"):
+        found = checked(found)
+        return found
+    if inspect.isclass(found):
+        with user_code(f"{name} cannot make its judge.", fix="correct its __init__, or give it options after a ?"):
+            found = found()
+    comparer: Comparer = found
+    return comparer
+
+
+def check_judge(name: str) -> None:
+    """Raise a UserError for a name that is no judge's, as far as that is known without loading a model."""
+    from alignment.models.loading import require_reward_model
+
+    if not is_function(name):
+        require_reward_model(name)
+    elif split_name(name)[1] is not None:
+        functions.check_function(name)
+    elif not hasattr(found := functions.load_function(name), "compare"):
+        checked(found)
+
+
+def load_panel(names: Sequence[str], batch_size: int = 8, templates: Templates | None = None) -> list[AskedJudge]:
+    """Judges to ask with `panel.judge_pairs` or `panel.judge_ratings`, each named differently.
+
+    Args:
+        names: as on the command line.
+        batch_size: for reward models' checkpoints; a local judge has its own as an option.
+        templates: questions of one's own for judges that are language models.
+
+    Raises:
+        UserErrors: for all judges that do not exist or cannot be made.
+    """
+    from alignment.errors import UserError, gathered, raise_all
+    from reward_models.judges.asked import Templates
+
+    errors: list[UserError] = []
+    found: list[Any] = []
+    for name in names:
+        with gathered(errors):
+            found.append(load_judge(name, batch_size))
+    raise_all(errors)
+    short = distinct([getattr(judge, "__name__", type(judge).__name__) for judge in found])
+    pairs = zip(found, names, short, strict=True)
+    return [asked_judge(judge, name, label, templates or Templates()) for judge, name, label in pairs]
+
+
+def asked_judge(judge: Any, name: str, label: str, templates: Templates) -> AskedJudge:
+    """A loaded judge as `panel.py` asks it.
+
+    Args:
+        name: its name on the command line.
+        label: its name in results.
+    """
+    from reward_models.judges.api import ApiJudge
+    from reward_models.judges.asked import AskedComparer, AskedEndpoint, AskedModel, AskedReward
+
+    if isinstance(judge, ApiJudge):
+        return AskedEndpoint(judge, label, templates)
+    from reward_models.judges.local import LocalJudge  # imports torch, which an endpoint does not need
+
+    if isinstance(judge, LocalJudge):
+        return AskedModel(judge, label, templates)
+    kind = AskedComparer if hasattr(judge, "compare") else AskedReward
+    return kind(judge, label, own_identity(judge, name))
+
+
+def own_identity(judge: Any, name: str) -> Mapping[str, Any]:
+    """What identifies the answers of a judge or reward of one's own: its name, its file, and the files it names."""
+    query = split_name(name)[1] if is_function(name) else f"checkpoint={name}"
+    values = [value for option in (query or "").split("&") for value in option.partition("=")[2].split(",")]
+    source = source_of(type(judge).compare if hasattr(judge, "compare") else getattr(judge, "function", judge))[0]
+    files = {value: _digest(Path(value)) for value in values if value and Path(value).exists()}
+    code = sha256(Path(source)) if source and Path(source).is_file() else ""
+    return {"name": hashlib.sha256(redact_text(name).encode()).hexdigest(), "code": code, "files": files}
+
+
+def is_function(name: str) -> bool:
+    """Whether a name is a function's, not a checkpoint's."""
+    return ":" in name.partition("?")[0] and not Path(name).exists()
+
+
+def _digest(path: Path) -> str:
+    return digest_checkpoint(path) if path.is_dir() else sha256(path)
