@@ -132,6 +132,26 @@ def test_scores_are_in_histograms_and_those_of_both_sides_on_one_axis(alone):
     assert "rejected: mean \N{MINUS SIGN}1.167 of 9, 1 without" in figures[0]["caption"]
 
 
+def test_the_steps_of_a_critic_and_the_answers_of_judges_are_shown(alone):
+    steps = [{"principle": "kind", "critique": "It is rude, and it does not answer the question.", "revision": "Yes."}]
+    judged = [{"principle": "kind", "judge": "me", "preference": 0.8125, "a_first": None, "b_first": 0.7}]
+    row = pair(1) | {"messages": [{"role": "user", "content": "q"}, *said("good")], "steps": steps, "judged": judged}
+    two = {"prompt": row["prompt"], "reply_a": said("one"), "reply_b": said("two")}
+    write_data_stage(alone, "critique", [row])
+    write_data_stage(alone, "sample-two", [two])
+    (alone / "critique/data/left_out.jsonl").write_text("{}\n{}\n")
+    report = collect(alone)
+    (found,) = report["stages"]["critique"]["rows"]["examples"]
+    assert found["steps"].splitlines()[1] == "critique: It is rude, and it does not answer the question."
+    assert found["judged"] == "principle: kind, judge: me, preference: 0.812, b_first: 0.7"
+    assert "completion" not in found and "messages" not in found  # the chosen reply is shown once
+    critique, samples = page(report)["made"]
+    assert critique["columns"] == ["chosen", "rejected", "steps", "judged"]
+    assert (samples["columns"], samples["rows"][0]["texts"]["reply_b"]) == (["reply_a", "reply_b"], "two")
+    assert report["stages"]["critique"]["rows"]["left_out"] == 2 and samples["left_out"] is None
+    assert "critique/data/left_out.jsonl" in render(report)
+
+
 @pytest.mark.parametrize("values", [[None, None], [1.0, 1.0], [1, 0], [2.5]])
 def test_scores_that_are_missing_equal_or_single_do_no_harm(alone, values):
     write_data_stage(alone, rows=[{"completion": said("a"), "score": value} for value in values])

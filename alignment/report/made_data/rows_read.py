@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     from pyarrow.parquet import ParquetFile
 
-ACCOUNT = "account.json"
+ACCOUNT, LEFT_OUT = "account.json", "left_out.jsonl"
 SCORES = ("score", "score_chosen", "score_rejected", "score_margin", "preference")
 SHARED = ("score_chosen", "score_rejected")  # on one axis, to be drawn together
-TEXTS = ("prompt", "messages", "completion", "chosen", "rejected")
+TEXTS = ("prompt", "messages", "completion", "chosen", "rejected", "reply_a", "reply_b")
+STEPS = ("steps", "judged")  # lists of {name: text or number}: what a critic wrote, what judges answered
+SHORT = 40  # characters of a text that needs no line of its own
 BINS, EXAMPLES = 20, 5
 LONGEST = 2000  # characters of a text in an example
 
@@ -33,7 +35,7 @@ def made_rows(stage: Path, metrics: dict[str, Any], tokens: int | None) -> dict[
 
     Returns:
         {rows, read, kind, counts: {reason: number}, tokens, examples: [{text or value by column}], scores: {column:
-        {edges, counts, n, missing, mean}}, problem: text or None}.
+        {edges, counts, n, missing, mean}}, left_out: number of rows in left_out.jsonl, problem: text or None}.
     """
     folder, problems = stage / "data", []
     try:
@@ -57,8 +59,17 @@ def made_rows(stage: Path, metrics: dict[str, Any], tokens: int | None) -> dict[
         "tokens": figure_of(found.get("tokens")) if tokens is None else tokens,
         "examples": examples,
         "scores": scores,
+        "left_out": _lines(folder / LEFT_OUT),
         "problem": "; ".join(problems) or None,
     }
+
+
+def _lines(path: Path) -> int:
+    """The number of lines of a file; 0 if there is none."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _of_files(folder: Path) -> tuple[dict[str, dict], list[dict], str | None]:
@@ -142,7 +153,7 @@ def _example(row: dict) -> dict:
     """A row's texts, cut to LONGEST characters, and its numbers and flags; other columns are left out."""
     shown: dict[str, Any] = {}
     for column, value in row.items():
-        if column in TEXTS:
+        if column in (*TEXTS, *STEPS):
             continue
         if isinstance(value, str):
             shown[column] = value[:LONGEST]
@@ -150,10 +161,26 @@ def _example(row: dict) -> dict:
             shown[column] = value
     texts = {column: said(row[column])[:LONGEST] for column in TEXTS if row.get(column)}
     messages = row.get("messages")
-    if isinstance(messages, list) and len(messages) > 1:
+    if "chosen" in texts:
+        texts.pop("messages", None)  # the conversation of the chosen reply
+    elif isinstance(messages, list) and len(messages) > 1:
         del texts["messages"]
         texts |= {"prompt": said(messages[:-1])[:LONGEST], "completion": said(messages[-1:])[:LONGEST]}
-    return {column: texts[column] for column in TEXTS if column in texts} | shown
+    texts |= {column: steps_text(row[column])[:LONGEST] for column in STEPS if isinstance(row.get(column), list)}
+    return {column: texts[column] for column in (*TEXTS, *STEPS) if texts.get(column)} | shown
+
+
+def steps_text(steps: list) -> str:
+    """Entries of {name: text or number} as text: a line for each entry, or for each long text."""
+    lines = []
+    for step in steps:
+        values = {key: value for key, value in step.items() if value is not None} if isinstance(step, dict) else {}
+        words = [
+            f"{key}: {value:.3g}" if isinstance(value, float) else f"{key}: {value}" for key, value in values.items()
+        ]
+        long = any(len(word) > SHORT for word in words)
+        lines += words if long else [", ".join(words)]
+    return "\n".join(lines)
 
 
 def said(value: Any) -> str:

@@ -9,7 +9,7 @@ from alignment.report.charts.plots import Series, line_chart
 from alignment.report.first_screen.trained_on import amount_text
 from alignment.report.labels import DASH, count, duration, number, stage_name
 
-TEXT_COLUMNS = ("completion", "chosen", "rejected", "messages")  # beside the prompt, in this order
+TEXT_COLUMNS = ("completion", "chosen", "rejected", "reply_a", "reply_b", "messages", "steps", "judged")
 # (title, ((column, label), ...), label of the axis, caption)
 HISTOGRAMS = (
     ("scores", (("score", "score"),), "score", "Scores of the rows by the reward that judged them."),
@@ -45,6 +45,7 @@ def _section(name: str, stage: dict) -> dict:
     return {
         "title": title,
         "problem": made.get("problem"),
+        "left_out": f"{name}/data/left_out.jsonl" if made.get("left_out") else None,
         "facts": _facts(stage, made),
         "counts": [(reason, f"{value:,}") for reason, value in made["counts"].items()],
         "figures": histogram_figures(title, made["scores"]),
