@@ -48,33 +48,26 @@ def test_rows_are_made_read_and_not_made_again(rounds):
     assert rounds.run() == []
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "placed"),
-    [
-        ("dataset_name", "replies", "replies/data"),
-        ("datasets", [{"name": "mine.jsonl"}, {"name": "replies", "weight": 2}], "replies/data"),
-        ("replay_dataset_name", "replies", "replies/data"),
-    ],
-)
-def test_every_key_of_rows_may_name_a_stage(rounds, key, value, placed):
+def test_every_key_of_rows_may_name_a_stage(rounds):
     Path("mine.jsonl").write_text('{"text": "x"}\n')
-    rounds.write("tuned", {"model_name_or_path": "base", key: value})
+    mixture = [{"name": "mine.jsonl"}, {"name": "replies", "weight": 2}]
+    rounds.write("tuned", {"model_name_or_path": "base", "datasets": mixture, "replay_dataset_name": "replies"})
     rounds.run()
     weights = json.loads((rounds.run_dir / "tuned/checkpoint/weights.json").read_text())
-    found = weights[key] if isinstance(value, str) else weights[key][1]["name"]
-    assert found == str(rounds.run_dir / placed)
-    if key == "datasets":
-        assert weights[key][0]["name"] == "mine.jsonl" and weights[key][1]["weight"] == 2
-    assert rounds.run("--replies.text", "Goodbye.") == ["replies", "tuned"]
+    place = str(rounds.run_dir / "replies/data")
+    assert weights["datasets"] == [mixture[0], mixture[1] | {"name": place}]
+    assert weights["replay_dataset_name"] == place
+    parents = rounds.record()["stages"]["tuned"]["parents"]
+    assert parents == {"model_name_or_path": "base", "datasets.1.name": "replies", "replay_dataset_name": "replies"}
 
 
 def test_changed_parents_rerun_the_rows_and_their_readers(rounds, capsys):
     rounds.run()
     assert rounds.run("--base.seed", "9") == ["base", "replies", "tuned"]
-    assert rounds.run("--base.seed", "9", "--tuned.learning_rate", "0.5") == ["tuned"]
+    assert rounds.run("--base.seed", "9", "--replies.text", "Goodbye.") == ["replies", "tuned"]
     shutil.rmtree(rounds.run_dir / "replies/data")
     capsys.readouterr()
-    assert rounds.run("--base.seed", "9", "--tuned.learning_rate", "0.5") == ["replies", "tuned"]
+    assert rounds.run("--base.seed", "9", "--replies.text", "Goodbye.") == ["replies", "tuned"]
     assert "its data is gone" in capsys.readouterr().out
 
 
@@ -88,6 +81,7 @@ def test_rows_changed_by_hand_are_refused(rounds):
     assert rounds.ran() == NAMES
 
 
+@pytest.mark.slow
 def test_rows_of_another_run_in_their_place_are_refused(rounds):
     rounds.run()
     run_pipeline(rounds.load("--replies.text", "Other.", output_dir="runs/other"), harness=rounds.harness)
@@ -97,12 +91,10 @@ def test_rows_of_another_run_in_their_place_are_refused(rounds):
         rounds.run()
 
 
-@pytest.mark.parametrize("status", ["failed", "interrupted"])
-def test_a_stage_that_stopped_is_made_again_before_its_readers(rounds, status):
-    fail = "interrupt" if status == "interrupted" else "broken"
-    with pytest.raises((RuntimeError, KeyboardInterrupt)):
-        rounds.run("--replies.fail", fail)
-    assert rounds.record()["stages"]["replies"]["status"] == status
+def test_a_stage_that_stopped_is_made_again_before_its_readers(rounds):
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run("--replies.fail", "interrupt")
+    assert rounds.record()["stages"]["replies"]["status"] == "interrupted"
     assert rounds.run() == ["replies", "tuned"]
 
 
@@ -162,7 +154,6 @@ def test_several_stages_of_a_method(rounds):
     assert json.loads((rounds.run_dir / "tuned/checkpoint/weights.json").read_text())["learning_rate"] == 1e-3
     lineage = json.loads((rounds.run_dir / "tuned-second/checkpoint/lineage.json").read_text())
     assert (lineage["stage"], lineage["method"]) == ("tuned-second", "tuned")
-    assert rounds.run("--tuned-second.learning_rate", "0.25") == []
     assert rounds.run("--tuned-second.learning_rate", "0.25", "--tuned.seed", "7") == [
         "tuned", "replies-second", "tuned-second",
     ]  # fmt: skip
@@ -199,8 +190,7 @@ def test_a_file_with_a_name_like_a_stages_is_a_file(rounds, name):
         path = path / "train.jsonl"
     path.write_text('{"messages": []}\n')
     rounds.write("tuned", {"model_name_or_path": "base", "dataset_name": name})
-    rounds.run()
-    assert json.loads((rounds.run_dir / "tuned/checkpoint/weights.json").read_text())["dataset_name"] == name
+    assert rounds.load().stages[-1].parents == {"model_name_or_path": "base"}
 
 
 def test_a_stage_alone_reads_rows_beside_it(rounds):
