@@ -149,7 +149,7 @@ def memory_parts(
     """Part -> bytes at the peak: weights, the KV cache of a batch at full length, the prompts' pass and the logits.
 
     Args:
-        batch: answers at a time, in place of those of the questions.
+        batch: answers at a time, instead of those of the questions.
     """
     sequences = min(questions.batch, questions.replies) if batch is None else batch
     parts = {

@@ -245,7 +245,7 @@ def _rows(stage: Path, entry: dict) -> dict | None:
 
 
 def _training_data(run_dir: Path, name: str, names: list[str]) -> dict | None:
-    """What a stage read, with the names of the stages that made its rows in place of their folders."""
+    """What a stage read, with the names of the stages that made its rows instead of their folders."""
     return training_data(run_dir / name, lambda source: _parent(source, run_dir, names) or source)
 
 

@@ -39,7 +39,7 @@ def stage_tone(stage: str, method: str | None = None) -> int:
 
 
 def makes_rows(stage: str, method: str | None = None) -> bool:
-    """Whether a stage writes rows in place of a checkpoint."""
+    """Whether a stage writes rows instead of a checkpoint."""
     facts = stage_facts(stage, method)
     return facts is not None and facts.checkpoint == DATA
 

@@ -23,7 +23,7 @@ HISTOGRAMS = (
         "margins of pairs",
         (("score_margin", "margin"),),
         "score of chosen less score of rejected",
-        "Margins near 0 are pairs that the reward can hardly tell apart; below 0 the rejected reply scores higher.",
+        "Near 0 the reward hardly distinguishes the two replies; below 0 the rejected reply scores higher.",
     ),
     (
         "preferences",
