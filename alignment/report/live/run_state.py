@@ -33,9 +33,9 @@ class StageState:
         share: trained share of the stage, 0 to 1; None if unknown.
         remaining: seconds to the end of training, from the rate of the logged rows; None if unknown.
         rows: the lines of metrics.jsonl.
-        parts: the parts of its rows that a data stage has made so far; None for other stages.
         error: why it failed.
         metrics: the figures with which it ended.
+        parts: the parts of its rows that a data stage has made so far; None for other stages.
     """
 
     name: str
@@ -46,9 +46,9 @@ class StageState:
     share: float | None = None
     remaining: float | None = None
     rows: list[dict] = field(default_factory=list)
-    parts: int | None = None
     error: str | None = None
     metrics: dict = field(default_factory=dict)
+    parts: int | None = None
 
 
 @dataclass(frozen=True)
