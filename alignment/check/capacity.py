@@ -11,6 +11,7 @@ from alignment.text import gigabytes
 
 if TYPE_CHECKING:
     from alignment.estimate.estimate import Estimate
+    from alignment.estimate.sampling import SamplingEstimate
 
 # Share of the memory beyond which the estimate's error (at most 12%, benchmarks/memory_plan.py) is no explanation.
 CLEARLY_TOO_LARGE = 1.25
@@ -31,6 +32,19 @@ def memory_finding(found: Estimate, sharded: bool = False) -> Finding | None:
     if found.least > memory:
         got += f"; still about {gigabytes(found.least)} GB with {SMALLEST}"
         return error("the model does not fit the memory of this machine, whatever the batch size", got=got, fix=fix)
+    if found.total_memory > CLEARLY_TOO_LARGE * memory:
+        return error("the stage will not fit the memory of this machine", got=got, fix=fix)
+    return warning("the stage may not fit the memory of this machine", got=got, fix=fix)
+
+
+def sampling_finding(found: SamplingEstimate) -> Finding | None:
+    """Return an error if sampling cannot fit its device, a warning if it may not fit, None if it fits."""
+    if found.verdict != TOO_LARGE:
+        return None
+    memory = found.device.memory
+    got = f"about {gigabytes(found.total_memory)} GB of {gigabytes(memory)} GB"
+    fix = f"batch_size: {found.largest_batch}" if found.largest_batch else f"a machine with {gigabytes(found.least)} GB"
+    fix += "; or --no-check to try anyway"
     if found.total_memory > CLEARLY_TOO_LARGE * memory:
         return error("the stage will not fit the memory of this machine", got=got, fix=fix)
     return warning("the stage may not fit the memory of this machine", got=got, fix=fix)

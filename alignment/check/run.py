@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.callbacks.processes import model_is_sharded
 from alignment.check import lengths, reward_reading, reward_sources, rows, settings, template
-from alignment.check.capacity import memory_finding
+from alignment.check.capacity import memory_finding, sampling_finding
 from alignment.check.display import show_stage
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, in_options, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
@@ -26,6 +26,14 @@ from alignment.data.tokenizing.length_advice import RowLength
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device
 from alignment.estimate.estimate import Estimate, estimate
+from alignment.estimate.sampling import (
+    Questions,
+    SamplingEstimate,
+    describe_sampling,
+    estimate_sampling,
+    saved_precision,
+)
+from alignment.estimate.shape import shape_of
 from alignment.estimate.step_law import compared
 from alignment.estimate.summary import describe
 from alignment.estimate.workload import TokenStatistics
@@ -33,7 +41,7 @@ from alignment.pipeline.graph import Pipeline
 from alignment.pipeline.plan import Step, remaining_checkpoints
 from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.stage_spec import StageSpec, stage_keys
-from alignment.stages import DATA, STAGES, TOKENIZER
+from alignment.stages import CLASSIFIER, DATA, STAGES, TOKENIZER
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +108,10 @@ def check_stages(
 
 def stage_costs(material: Material, device: Device) -> tuple[list[str], list[Finding]]:
     """Describe the memory and time of a stage in lines, with a finding if it does not fit the device."""
+    if material.facts.checkpoint == DATA:
+        sampled = sampling_estimate_of(material, device)
+        unfit = sampling_finding(sampled) if sampled else None
+        return (describe_sampling(sampled).splitlines() if sampled else []), ([unfit] if unfit else [])
     try:
         found = estimate_of(material, device)
     except UserError as mistake:  # an adapter that matches no layer
@@ -131,6 +143,28 @@ def estimate_of(material: Material, device: Device) -> Estimate | None:
         reward_config=reward.config if reward else None,
         reward_adapter=reward.adapter if reward else None,
     )
+
+
+def sampling_estimate_of(material: Material, device: Device) -> SamplingEstimate | None:
+    """Estimate memory and time of a data stage from the tokens of its prompts; None if it samples no replies."""
+    sizes, origin = material.token_counts(), material.origin
+    answers, limit = material.get("num_generations"), material.get("max_completion_length")
+    if not sizes or origin.model is None or not answers or not limit:
+        return None
+    longest = min(material.longest, origin.context - limit) if origin.context else material.longest
+    asked = Questions(
+        rows=material.rows.count("train"),
+        mean_tokens=min(sum(sizes) / len(sizes), longest),  # the stage leaves longer prompts out
+        longest_tokens=longest,
+        answer_tokens=limit,
+        answers=answers,
+        batch=material.get("batch_size") or 1,
+        rows_per_part=material.get("rows_per_part"),
+    )
+    model, judge = origin.model, origin.reward_model
+    reward = shape_of(judge.config, judge.adapter, CLASSIFIER) if judge else None
+    shape = shape_of(model.config, model.adapter)
+    return estimate_sampling(shape, asked, device, saved_precision(model.config), reward)
 
 
 def inspect_stage(

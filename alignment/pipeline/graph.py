@@ -246,7 +246,7 @@ def load_stage(
             expected = spec.needs(key)
             check_kind(f"{recipe_path}: {key}", parent, checkpoint_kind(parent, package), expected)
             if mistakes is None or parent not in settings.stages:
-                _check_finished(recipe_path, key, parent, place.parent, expected)
+                _check_finished(recipe_path, key, parent, place.parent, expected, method_of(parent, package))
     if mistakes is None:
         _find_mistakes([spec], place.parent, errors, None)
     else:
@@ -301,13 +301,15 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], package:
     raise_all(errors)
 
 
-def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, expected: str) -> None:
+def _check_finished(recipe_path: Path, key: str, parent: str, run_dir: Path, expected: str, method: str | None) -> None:
     folder = run_dir / parent / product_of(expected)
     if not folder.is_dir():
+        recipe = f"{short_name(recipe_path.parent / parent)}.yaml"
+        place = f" --output_dir {run_dir / parent}" if method != parent else ""  # by default the method's own folder
         raise UserError(
             f"{recipe_path}: {key} names a stage that has not been run",
             got=f"{parent} (no {folder})",
             expected=f"a finished {parent} stage, or "
             + ("a data set" if expected == DATA else f"the path of a {expected} checkpoint"),
-            fix=f"align {parent} {short_name(recipe_path.parent / parent)}.yaml",
+            fix=f"align {method or parent} {recipe}{place}",
         )

@@ -15,6 +15,7 @@ from alignment.pipeline.parents import check_outside
 from alignment.pipeline.recipes import key_table
 from alignment.pipeline.recipes.configs import build_configs, own_keys
 from alignment.pipeline.recipes.keys import Keys, keys_of_module
+from alignment.pipeline.recipes.pipeline_file import STAGE_NAME
 from alignment.stages import DATA, Stage, product_of
 
 STAGE_PACKAGE = "alignment.stages"
@@ -153,9 +154,16 @@ def stage_spec(
             check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
             outside[key] = value
     for key, value in named_rows(recipe):
-        if value in stage_names or checkpoint_kind(value, package) == DATA:
+        if value in stage_names or _names_rows(value, package):
             parents[key] = value
     return StageSpec(name, method, facts, package, keys, recipe, path, parents, outside)
+
+
+def _names_rows(value: str, package: str) -> bool:
+    """Whether a source of rows can only be a data stage, which may be missing: no file or folder has this name."""
+    if not STAGE_NAME.fullmatch(value) or checkpoint_kind(value, package) != DATA:
+        return False
+    return not Path(value).exists()
 
 
 def mistakes_in_keys(spec: StageSpec, run_dir: Path, with_data: bool = True) -> list[UserError]:

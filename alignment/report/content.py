@@ -15,6 +15,8 @@ from alignment.report.charts.frontiers import logged_frontiers
 from alignment.report.comparisons import compared
 from alignment.report.first_screen.trained_on import training_data
 from alignment.report.headlines import headlines, name_suites
+from alignment.report.labels import makes_rows
+from alignment.report.made_data.rows_read import made_rows
 from alignment.report.runs.base_runs import BASE, first_model, outside_model, with_base
 from alignment.report.runs.run_files import figure_of, read_pipeline, read_stage
 from alignment.report.samples import PROMPTS, side_by_side
@@ -63,6 +65,7 @@ EVAL_KEYS = (
 FIGURE_KEYS = ("task", "metric", "value", "se", "ci_low", "ci_high", "n", "chance", "higher_is_better")
 CURVE_POINTS = 400
 RUNS_NAMED = 8  # of a folder of run directories, in the message that refuses it
+PRODUCTS = ("checkpoint", "data")  # the folders of what a stage makes
 
 
 def collect(run_dir: str | Path) -> dict:
@@ -73,7 +76,9 @@ def collect(run_dir: str | Path) -> dict:
     """
     run_dir = Path(run_dir)
     pipeline = run_record(run_dir)
-    stages = run_stages(run_dir, pipeline)
+    stages = {
+        name: entry | {"rows": _rows(run_dir / name, entry)} for name, entry in run_stages(run_dir, pipeline).items()
+    }
     names = list(stages)
     records, unreadable = eval_records(run_dir, names)
     chosen = pipeline.get("report") or {}
@@ -266,11 +271,23 @@ def _stage(run_dir: Path, name: str, pipeline: dict, names: list[str]) -> dict:
         "checkpoint": f"{name}/checkpoint" if checkpoint.is_dir() else None,
         "parent": _parent(ended.get("parent"), run_dir, names) or parents.get("model_name_or_path"),
         "parents": parents,
-        "data": training_data(run_dir / name),
+        "data": _training_data(run_dir, name, names),
         **_made_as(checkpoint),
         "seconds": ended.get("seconds") or entry.get("seconds"),
         "status": entry.get("status") or ("done" if ended else None),
     }
+
+
+def _rows(stage: Path, entry: dict) -> dict | None:
+    """The rows that a data stage made; None for a stage that trains."""
+    if not makes_rows(stage.name, entry["method"]):
+        return None
+    return made_rows(stage, entry["metrics"] or {}, entry["tokens"])
+
+
+def _training_data(run_dir: Path, name: str, names: list[str]) -> dict | None:
+    """What a stage read, with the names of the stages that made its rows instead of their folders."""
+    return training_data(run_dir / name, lambda source: _parent(source, run_dir, names) or source)
 
 
 def _pipeline_folder(recipe_dir: str | None, names: list[str]) -> str | None:
@@ -311,8 +328,8 @@ def _own_card(entry: dict) -> dict | None:
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:
-    """The stage of a checkpoint in this run directory; any other parent (a hub id, another run) unchanged."""
+    """The stage of a checkpoint or of rows in this run directory; any other parent, such as a hub id, unchanged."""
     path = Path(value or "")
-    if path.name == "checkpoint" and path.parent.name in names and path.parents[1].name == run_dir.resolve().name:
+    if path.name in PRODUCTS and path.parent.name in names and path.parents[1].name == run_dir.resolve().name:
         return path.parent.name
     return value

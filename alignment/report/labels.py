@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from alignment import text
-from alignment.stages import STAGES
+from alignment.pipeline.stage_spec import method_of
+from alignment.stages import DATA, STAGES, Stage
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 ACCURACIES = ("exact_match", "acc")
@@ -12,17 +13,35 @@ ACCURACIES = ("exact_match", "acc")
 OTHER_TONE = 5  # the colour of stages that the table gives none
 
 
+def stage_facts(stage: str, method: str | None = None) -> Stage | None:
+    """A stage's row in the table of stages: that of its recorded method, otherwise of its name; None if unknown."""
+    row = method if method in STAGES else method_of(stage)
+    return None if row is None else STAGES[row]
+
+
 def stage_name(stage: str, base: str | None = None) -> str:
-    """A stage's label: `SFT`, `base` for the stage that every other is compared with, or an unknown stage's name."""
+    """A stage's label: `SFT`, `DPO 2` for dpo-2, `base` for the stage that every other is compared with.
+
+    A stage whose name begins with no known method has its own name.
+    """
     if stage == base:
         return "base"
-    return STAGES[stage].label if stage in STAGES else stage
+    method = method_of(stage)
+    if method is None:
+        return stage
+    return " ".join([STAGES[method].label, *filter(None, stage.removeprefix(method).split("-"))])
 
 
-def stage_tone(stage: str) -> int:
-    """The number of a stage's colour."""
-    tone = STAGES[stage].tone if stage in STAGES else None
-    return OTHER_TONE if tone is None else tone
+def stage_tone(stage: str, method: str | None = None) -> int:
+    """The number of a stage's colour, which stages of one method share."""
+    facts = stage_facts(stage, method)
+    return OTHER_TONE if facts is None or facts.tone is None else facts.tone
+
+
+def makes_rows(stage: str, method: str | None = None) -> bool:
+    """Whether a stage writes rows instead of a checkpoint."""
+    facts = stage_facts(stage, method)
+    return facts is not None and facts.checkpoint == DATA
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from alignment.report.first_screen.next_steps import next_steps
 from alignment.report.first_screen.outcomes import in_sum, outcomes
 from alignment.report.first_screen.smoke import WARNING, smoke_text
 from alignment.report.first_screen.trained_on import model_text
+from alignment.report.made_data.rows_sections import rows_sections
 from alignment.report.runs.base_runs import BASE
 from alignment.report.side_sections import side_sections
 
@@ -80,6 +81,7 @@ def page(report: dict) -> dict:
         "tax": figures.tax_figures(report),
         "frontiers": [frontier_section(found) for found in report.get("frontiers") or []],
         "cards": [card_section(stage, card) for stage, card in (report.get("reward_cards") or {}).items()],
+        "made": rows_sections(report),
         "training": training_sections(report.get("curves") or {}),
         "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),
         "provenance": provenance.stage_rows(report),

@@ -68,7 +68,7 @@ def _variants(run_dir: Path, stages: dict[str, dict], records: dict[str, dict], 
     entries = []
     for name, stage in stages.items():
         first = _varied(name, stages)
-        if first is None:
+        if first is None or stage.get("rows"):  # rows are not compared
             continue
         old, new = (
             {one: (run_dir / "evals" / one, record) for one, record in records.items() if record["stage"] == side}

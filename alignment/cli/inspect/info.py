@@ -1,4 +1,4 @@
-"""`align info`: the size and cost of a preset or checkpoint, its lineage, and whether its files are intact.
+"""`align info`: size and cost of a preset or checkpoint, its lineage or that of rows, and whether files are intact.
 
 Of a model of another architecture it shows what the files say: the cost is computed for this project's own only.
 """
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from alignment.models.gpt.sizes import Sizes
 
 
+ACCOUNT = "account.json"  # in a folder of rows that a data stage wrote
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, a run directory, or a hub id")
+    parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, STAGE/data, a run directory, or a hub id")
     parser.add_argument("--preset", help="a named model; an unknown name lists the presets")
     parser.add_argument("--context", type=int, help="sequence length (default: the model's maximum)")
     parser.add_argument("--verify", action="store_true", help="compare all files with the manifest; exit code 0 or 2")
@@ -36,6 +39,8 @@ def main(args: argparse.Namespace) -> int:
         return _verify(args)
     if args.checkpoint and (Path(args.checkpoint) / FILE).is_file():
         return _print_run(Path(args.checkpoint))
+    if args.checkpoint and (Path(args.checkpoint) / ACCOUNT).is_file():
+        return _print_rows(args.checkpoint, args.json)
     from alignment.models.examined.overview import Overview
     from alignment.models.gpt import GPTConfig
     from alignment.models.gpt.sizes import sizes  # of a config class that transformers' import comes with
@@ -114,6 +119,30 @@ def _print_overview(name: str, found: Overview) -> None:
     print("\n".join(f"  {label:26}{text}" for label, text in lines.items()))
 
 
+def _print_rows(place: str, as_json: bool) -> int:
+    """Print the account and the lineage of the rows that a data stage wrote."""
+    from alignment.durable.read import read_json
+    from alignment.models.checkpoints import read_lineage
+
+    account, lineage = read_json(Path(place) / ACCOUNT), read_lineage(place)
+    if as_json:
+        print(json.dumps({"name": place, "account": account, "lineage": lineage}))
+        return 0
+    print("\n".join([place, *account_lines(account)]))
+    if lineage:
+        _print_lineage(lineage)
+    return 0
+
+
+def account_lines(account: dict) -> list[str]:
+    """How many rows there are and of how many they were made, and what happened how often."""
+    counts = account.get("counts")
+    lines = {f"rows ({account.get('kind')})": account.get("rows"), "rows read": account.get("read")}
+    lines |= counts if isinstance(counts, dict) else {}
+    lines |= {"tokens generated": account.get("tokens")}
+    return [f"  {value:9,}  {label}" for label, value in lines.items() if isinstance(value, int)]
+
+
 def _lineage(args: argparse.Namespace) -> dict | None:
     """The recorded lineage of a checkpoint folder."""
     from alignment.models.checkpoints import read_lineage
@@ -138,7 +167,7 @@ def _print_run(run_dir: Path) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """Compare a checkpoint, or all of a run directory, with their manifests; an adapter's base too."""
+    """Compare a checkpoint or rows, or all of a run directory, with their manifests; an adapter's base too."""
     from alignment.durable.manifest import LINEAGE, MANIFEST, read_manifest, require_intact
     from alignment.durable.steps import PROGRESS_FILE
     from alignment.errors import gathered, raise_all
@@ -151,7 +180,8 @@ def _verify(args: argparse.Namespace) -> int:
         raise UserError("--verify needs a checkpoint folder", got=args.checkpoint or args.preset)
     run = (folder / FILE).is_file()
     errors: list[UserError] = []
-    for checkpoint in sorted(folder.glob("*/checkpoint")) if run else [folder]:
+    products = (place for product in ("checkpoint", "data") for place in folder.glob(f"*/{product}"))
+    for checkpoint in sorted(products) if run else [folder]:
         with gathered(errors):
             if not (run or any((checkpoint / name).is_file() for name in (MANIFEST, LINEAGE, PROGRESS_FILE))):
                 raise UserError(

@@ -182,12 +182,12 @@ def score_figures(report: dict) -> list[dict]:
     drawn = []
     for (metric, form, suite), rows in sorted(groups.items()):
         name = metric_of(metric).name + ("" if metrics.count((metric, form)) == 1 else f" of {suite}")
-        drawn.append(_score_figure(metric, f"{name[:1].upper()}{name[1:]}", form, rows, report.get("base")))
+        drawn.append(_score_figure(metric, f"{name[:1].upper()}{name[1:]}", form, rows, report))
     return drawn
 
 
-def _score_figure(metric: str, name: str, form: str, rows: list[dict], base: str | None) -> dict:
-    estimates = [_score_estimate(row, base) for row in rows]
+def _score_figure(metric: str, name: str, form: str, rows: list[dict], report: dict) -> dict:
+    estimates = [_score_estimate(row, report.get("base"), _tone(row["stage"], report)) for row in rows]
     ends = [end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high) if end is not None]
     room = spread(ends, 0, 1)
     low, high = metric_of(metric).limits or (room.low, room.high)
@@ -198,10 +198,10 @@ def _score_figure(metric: str, name: str, form: str, rows: list[dict], base: str
     return figure(f"{name}, {form} format", caption, svg, estimate_rows(estimates, "stage", metric_of(metric).name))
 
 
-def _score_estimate(row: dict, base: str | None) -> Estimate:
+def _score_estimate(row: dict, base: str | None, tone: int) -> Estimate:
     value, (low, high) = row["value"], interval_of(row)
     note = number(value, 2) if low is None else f"{number(value, 2)} [{number(low, 2)}, {number(high, 2)}]"
-    return Estimate(stage_name(row["stage"], base), value, low, high, stage_tone(row["stage"]), note)
+    return Estimate(stage_name(row["stage"], base), value, low, high, tone, note)
 
 
 def tax_figures(report: dict) -> list[dict]:
@@ -222,26 +222,31 @@ def tax_figures(report: dict) -> list[dict]:
         if row["format"] == form and row["b"] in costs:
             suites.setdefault(row["suite"], []).append(row)
     return [
-        _tax_figure([(gain, costs[gain["b"]]) for gain in gains], base, suite if len(suites) > 1 else "")
+        _tax_figure([(gain, costs[gain["b"]]) for gain in gains], report, suite if len(suites) > 1 else "")
         for suite, gains in suites.items()
     ]
 
 
-def _tax_figure(pairs: list[tuple[dict, dict]], base: str | None, suite: str) -> dict:
+def _tax_figure(pairs: list[tuple[dict, dict]], report: dict, suite: str) -> dict:
     gain, cost = pairs[0]
     text = cost["suite"] if cost["task"] == cost["suite"] else f"{cost['suite']}: {cost['task']}"
     caption = (
         f"Each stage against base: to the right, {gain['format']} accuracy gained; upwards, bits per byte lost on "
         f"held-out text ({text}). Lower right is best; bars are 95% intervals."
     )
-    points = [(_delta(gain, base), _delta(cost, base)) for gain, cost in pairs]
+    points = [(_delta(gain, report), _delta(cost, report)) for gain, cost in pairs]
     x_label, y_label = f"{gain['format']} accuracy gained (points)", "change in bits per byte"
     svg = scatter(points, title=f"Alignment tax. {caption}", x_label=x_label, y_label=y_label)
     title = "Gain against cost" + (f", {suite}" if suite else "")
     return figure(title, caption, svg, pair_rows(points, x_label, y_label))
 
 
-def _delta(row: dict, base: str | None) -> Estimate:
+def _delta(row: dict, report: dict) -> Estimate:
     scale = metric_of(row["metric"]).scale
     low, high = (None if row.get(key) is None else row[key] * scale for key in ("ci_low", "ci_high"))
-    return Estimate(stage_name(row["b"], base), row["delta"] * scale, low, high, stage_tone(row["b"]))
+    label = stage_name(row["b"], report.get("base"))
+    return Estimate(label, row["delta"] * scale, low, high, _tone(row["b"], report))
+
+
+def _tone(stage: str, report: dict) -> int:
+    return stage_tone(stage, (report["stages"].get(stage) or {}).get("method"))

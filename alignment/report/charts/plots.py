@@ -172,7 +172,7 @@ def dot_chart(rows: list[Estimate], *, title: str, x_label: str, low: float, hig
 
 
 def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str, y_label: str) -> str:
-    """Points with intervals on both axes, a legend, and lines through zero."""
+    """Points with intervals on both axes, a legend, and lines through zero; points of one colour have their names."""
 
     def ends(side: int) -> list[float]:
         values = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
@@ -189,8 +189,19 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
         if y.low is not None and y.high is not None:
             parts.append(_whisker(x_scale(x.value), y_scale(y.low), y_scale(y.high), f"t{x.tone}"))
         parts.append(_interval(x, x_scale, y_scale(y.value)))
-    parts.append(_legend([Series(x.label, [], x.tone) for x, _ in points]))
+    tones = [x.tone for x, _ in points]
+    if len(set(tones)) == len(tones):
+        parts.append(_legend([Series(x.label, [], x.tone) for x, _ in points]))
+    else:
+        parts += [_point_name(x.label, x_scale(x.value), y_scale(y.value)) for x, y in points]
     return _svg(parts, title)
+
+
+def _point_name(label: str, x: float, y: float) -> str:
+    """A point's label to its upper right, or to its upper left near the right edge."""
+    fits = x + 8 + LETTER * len(label) <= WIDTH
+    place = f'x="{x + 8:.1f}"' if fits else f'x="{x - 8:.1f}" text-anchor="end"'
+    return f'<text class="name" {place} y="{y - 7:.1f}">{escape(label)}</text>'
 
 
 def forest_row(row: Estimate, scale: Scale, null: float | None = 0.0, height: int = 22) -> str:

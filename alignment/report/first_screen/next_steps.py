@@ -6,18 +6,20 @@ from pathlib import Path
 from alignment.report.labels import stage_name
 from alignment.report.runs.base_runs import BASE, makes_language_model, model_name
 from alignment.report.tables import listed
+from alignment.stages import CAUSAL_LM, STAGES
 
 OWN_ARCHITECTURE = "alignment_gpt"  # GPTConfig.model_type, whose import takes seconds
 
 
 def next_steps(report: dict) -> list[dict]:
-    """[{what, why, command, again: whether it repeats the run}]; empty before there is a checkpoint."""
-    last = last_model(report)
+    """[{what, why, command, again: whether it repeats the run}]; empty before there is a checkpoint or data."""
+    last, unread = last_model(report), _unread_rows(report)
+    steps = [_train_on(report, unread)] if unread else []
     if last is None:
-        return []
+        return [*steps, *filter(None, [_again(report)])] if steps else []
     chat = _step("Chat", f"with the {stage_name(last)} model", "align", "chat", _checkpoint(report, last))
-    steps = [chat, _measure(report, last), _base_too(report, last), _again(report), _share(report, last)]
-    return [step for step in steps if step]
+    after = [_measure(report, last), _base_too(report, last), _again(report), _share(report, last)]
+    return [step for step in [chat, *steps, *after] if step]
 
 
 def last_model(report: dict) -> str | None:
@@ -28,6 +30,32 @@ def last_model(report: dict) -> str | None:
         if stage.get("checkpoint") and stage.get("status") == "done" and makes_language_model(name, stage)
     ]
     return finished[-1] if finished else None
+
+
+def _unread_rows(report: dict) -> str | None:
+    """The last data stage whose rows no stage of the run reads, and a stage can train on."""
+    named = {parent for stage in report["stages"].values() for parent in (stage.get("parents") or {}).values()}
+    made = [
+        name
+        for name, stage in report["stages"].items()
+        if name not in named and (stage.get("rows") or {}).get("rows") and _trainer(stage["rows"].get("kind"))
+    ]
+    return made[-1] if made else None
+
+
+def _trainer(kind: str | None) -> str | None:
+    """The first stage that trains a language model on rows of a kind."""
+    return next((name for name, facts in STAGES.items() if (facts.data, facts.checkpoint) == (kind, CAUSAL_LM)), None)
+
+
+def _train_on(report: dict, rows: str) -> dict:
+    """Train on rows that the run made, from the model that made them."""
+    stage = report["stages"][rows]
+    parent = (stage.get("parents") or {}).get("model_name_or_path") or "MODEL"
+    model = _checkpoint(report, parent) if (report["stages"].get(parent) or {}).get("checkpoint") else parent
+    place = str(Path(report["run_dir"]) / rows / "data")
+    command = ("align", str(_trainer(stage["rows"]["kind"])), "--model", model, "--data", place)
+    return _step("Train on", f"the rows of {stage_name(rows)}", *command)
 
 
 def _measure(report: dict, last: str) -> dict | None:

@@ -1,6 +1,6 @@
 """Whether each stage helped: its figures against its parent's, in words, and what became worse elsewhere."""
 
-from alignment.report.first_screen.trained_on import data_text
+from alignment.report.first_screen.trained_on import amount_text, data_text
 from alignment.report.labels import (
     BITS,
     count,
@@ -85,7 +85,7 @@ def _outcome(report: dict, name: str, stage: dict) -> dict:
     return {
         "name": stage_name(name),
         "status": None if stage.get("status") in ("done", None) else stage["status"],
-        "data": data_text(stage.get("data")) or (_outside(report) if name == BASE and not stage else None),
+        "data": _data(report, stage) or (_outside(report) if name == BASE and not stage else None),
         "cost": _cost(stage),
         "against": stage_name(parent, report.get("base")) if parent else None,
         "main": _shown(heads[0]) if heads else None,
@@ -95,6 +95,12 @@ def _outcome(report: dict, name: str, stage: dict) -> dict:
         "more_worse": max(0, len(worse) - WORSE_SHOWN),
         "note": None if heads else _note(report, name, stage),
     }
+
+
+def _data(report: dict, stage: dict) -> str | None:
+    """What a stage was trained on; what a data stage read."""
+    text = data_text(stage.get("data"), report["stages"])
+    return f"not trained; read {text}" if text and stage.get("rows") else text
 
 
 def _shown(row: dict) -> dict:
@@ -142,6 +148,8 @@ def _worse(heads: list[dict], own: list[dict], main: dict | None) -> list[dict]:
 
 def _note(report: dict, name: str, stage: dict) -> str:
     """What to say of a stage that was compared with none."""
+    if stage.get("rows"):
+        return _rows_note(stage["rows"])
     pairs = (stage.get("metrics") or {}).get("pairwise") or {}
     if pairs.get("n"):
         return _pairs_note(pairs)
@@ -182,6 +190,15 @@ def _level_name(row: dict) -> str:
 def _level(row: dict) -> str:
     percents = "%" if metric_of(row["metric"]).unit == "points" else ""
     return f"{value_text(row['metric'], row.get('value'))}{percents}"
+
+
+def _rows_note(rows: dict) -> str:
+    """`made 34 preference pairs of 60 rows`, and what is wrong with them."""
+    problem = f"; {rows['problem']}" if rows.get("problem") else ""
+    if rows.get("rows") is None:
+        return f"no rows{problem}"
+    of = f" of {rows['read']:,} rows" if rows.get("read") is not None else ""
+    return f"made {amount_text(rows['rows'], rows.get('kind'))}{of}{problem}"
 
 
 def _pairs_note(pairs: dict) -> str:

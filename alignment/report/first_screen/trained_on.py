@@ -1,5 +1,6 @@
 """What each stage was trained on, from its data.json, and the model in words."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from alignment.durable.read import read_json
@@ -17,39 +18,53 @@ NOUNS = {
 NAMED = 2  # sources, at most, by name
 
 
-def training_data(stage: Path) -> dict | None:
+def training_data(stage: Path, named: Callable[[str], str] = str) -> dict | None:
     """What a stage trained on: {kind, splits: {split: rows}, sources: [name], mixed: {what: the same}}.
 
     None if the stage left no account of its data.
+
+    Args:
+        named: returns the name of a source: that of the stage for a folder that a stage of the run wrote.
     """
     own = stage / DATA_FILE
     if not own.is_file():
         return None
-    further = {path.stem.removeprefix("data-"): _account(path) for path in sorted(stage.glob(FURTHER))}
-    return _account(own) | {"mixed": further}
+    further = {path.stem.removeprefix("data-"): _account(path, named) for path in sorted(stage.glob(FURTHER))}
+    return _account(own, named) | {"mixed": further}
 
 
-def _account(path: Path) -> dict:
+def _account(path: Path, named: Callable[[str], str]) -> dict:
     content = read_json(path)
     trained = [entry for entry in content.get("accounts") or [] if entry.get("split") == "train"]
-    sources = list(dict.fromkeys(str(entry["source"]) for entry in trained if entry.get("source")))
+    sources = list(dict.fromkeys(named(str(entry["source"])) for entry in trained if entry.get("source")))
     return {"kind": content.get("kind"), "splits": content.get("splits") or {}, "sources": sources}
 
 
-def data_text(data: dict | None) -> str | None:
-    """`9,000 conversations of tinyworld:sft, with 4,500 documents of tinyworld:pretrain (replay)`."""
+def data_text(data: dict | None, stages: Collection[str] = ()) -> str | None:
+    """`9,000 conversations of tinyworld:sft, with 4,500 documents of tinyworld:pretrain (replay)`.
+
+    Args:
+        stages: the stages of the run, some of which may be sources: `57 preference pairs of the stage samples`.
+    """
     if not data:
         return None
-    mixed = [f"{_rows_text(account)} ({what})" for what, account in (data.get("mixed") or {}).items()]
-    return ", with ".join([_rows_text(data), *mixed])
+    mixed = [f"{_rows_text(account, stages)} ({what})" for what, account in (data.get("mixed") or {}).items()]
+    return ", with ".join([_rows_text(data, stages), *mixed])
 
 
-def _rows_text(account: dict) -> str:
-    rows, noun = account["splits"].get("train"), NOUNS.get(account.get("kind") or "", "rows")
-    names = [source_name(source) for source in account["sources"]]
+def amount_text(rows: float | None, kind: str | None) -> str:
+    """`9,000 conversations`; without a number, `conversations`."""
+    noun = NOUNS.get(kind or "", "rows")
+    return f"{rows:,} {noun}" if rows is not None else noun
+
+
+def _rows_text(account: dict, stages: Collection[str]) -> str:
+    names = [
+        f"the stage {stage_name(source)}" if source in stages else source_name(source) for source in account["sources"]
+    ]
     names = list(dict.fromkeys(names))
     shown = " and ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
-    amount = f"{rows:,} {noun}" if rows is not None else noun
+    amount = amount_text(account["splits"].get("train"), account.get("kind"))
     return f"{amount} of {shown}" if shown else amount
 
 

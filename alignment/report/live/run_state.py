@@ -11,8 +11,10 @@ from alignment.durable.lock import is_locked
 from alignment.errors import UserError
 from alignment.pipeline.recipes.pipeline_file import PIPELINE_FILE
 from alignment.pipeline.records.record import FILE
+from alignment.pipeline.stage_spec import method_of
+from alignment.report.labels import makes_rows
 from alignment.report.runs.run_files import figure_of, read_pipeline, read_stage
-from alignment.stages import STAGES
+from alignment.stages import PARTS
 
 WAITING, RUNNING, ENDED, STOPPED, DIED = "waiting", "running", "ended", "stopped", "died"
 OVER = (ENDED, STOPPED, DIED)
@@ -33,6 +35,7 @@ class StageState:
         rows: the lines of metrics.jsonl.
         error: why it failed.
         metrics: the figures with which it ended.
+        parts: the parts of its rows that a data stage has made so far; None for other stages.
     """
 
     name: str
@@ -45,6 +48,7 @@ class StageState:
     rows: list[dict] = field(default_factory=list)
     error: str | None = None
     metrics: dict = field(default_factory=dict)
+    parts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,9 @@ def _stage(run_dir: Path, name: str, entry: dict, now: float) -> StageState:
     recipe, log = dict(entry.get("recipe") or {}), run_dir / name / "metrics.jsonl"
     if (recorded := figure_of(entry.get("steps"))) is not None:
         recipe["max_steps"] = recorded  # as the trainer counts them
+    if makes_rows(name):
+        parts = len(list((run_dir / name / PARTS).glob("*.jsonl")))
+        return StageState(name, status, figure_of(entry.get("seconds")), parts=parts, error=entry.get("error"))
     rows = read_rows(log)
     last = rows[-1] if rows else {}
     share, step = trained_share(recipe, last), last.get("step")
@@ -206,7 +213,7 @@ def _resume(run_dir: Path, record: dict, stages: list[StageState]) -> dict[str, 
         commands["the pipeline"] = shlex.join(["align", "run", folder, *inputs, "--output_dir", str(run_dir)])
     if stage is not None:
         recipe = str(record["stages"][stage].get("recipe_file") or "RECIPE")
-        method = next((name for name in (stage, Path(recipe).stem) if name in STAGES), "STAGE")
+        method = method_of(stage) or method_of(Path(recipe).stem) or "STAGE"
         place = str(run_dir / stage)
         commands["the stage alone"] = shlex.join(["align", method, recipe, *inputs, "--output_dir", place])
     return commands

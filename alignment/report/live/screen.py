@@ -8,8 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from alignment.report.charts.figures import CHARTS
+from alignment.report.first_screen.trained_on import amount_text
 from alignment.report.labels import duration, stage_name
 from alignment.report.live.run_state import DIED, ENDED, RUNNING, WAITING, RunState, StageState
+from alignment.report.runs.run_files import figure_of
 from alignment.text import rough_duration
 
 BARS = "\N{LOWER ONE EIGHTH BLOCK}\N{LOWER ONE QUARTER BLOCK}\N{LOWER THREE EIGHTHS BLOCK}\N{LOWER HALF BLOCK}"
@@ -79,7 +81,9 @@ def stage_table(state: RunState) -> Table:
 
 
 def progress_text(stage: StageState) -> str:
-    """`step 120 of 400 (30%)`."""
+    """`step 120 of 400 (30%)`; of a data stage the parts of its rows."""
+    if stage.parts is not None:
+        return f"{stage.parts:,} {'part' if stage.parts == 1 else 'parts'} of its rows made"
     if stage.step is None:
         return "" if stage.status == "done" else "no step logged yet"
     whole = "" if stage.steps is None else f" of {stage.steps:,}"
@@ -88,9 +92,12 @@ def progress_text(stage: StageState) -> str:
 
 
 def result_text(stage: StageState) -> str:
-    """A finished stage's main figure, or the error of a failed one."""
+    """A finished stage's main figure, or the error of a failed one; of a data stage the rows that it made."""
     if stage.error:
         return stage.error[:160]
+    made, kind = stage.metrics.get("rows"), stage.metrics.get("kind")
+    if figure_of(made) is not None:
+        return amount_text(made, kind if isinstance(kind, str) else None)
     key = next((key for key in RESULTS if isinstance(stage.metrics.get(key), int | float)), None)
     return "" if key is None else f"{key} {stage.metrics[key]:.4g}"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from alignment.errors import UserError
 from alignment.pipeline.recipes.pipeline_file import BASE
-from alignment.stages import CAUSAL_LM, STAGES
+from alignment.report.labels import stage_facts
+from alignment.stages import CAUSAL_LM
 from eval.comparison.find import measurement, records_of
 
 logger = logging.getLogger(__name__)
@@ -15,7 +16,7 @@ COMPARED_SETTINGS = ("limit", "num_fewshot")
 
 def makes_language_model(name: str, stage: dict) -> bool:
     """Whether a stage's checkpoint is a language model; so is that of a stage of unknown method."""
-    facts = STAGES.get(stage.get("method") or "") or STAGES.get(name)
+    facts = stage_facts(name, stage.get("method"))
     return (facts.checkpoint if facts else CAUSAL_LM) == CAUSAL_LM
 
 

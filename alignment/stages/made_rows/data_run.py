@@ -159,19 +159,34 @@ def figures_of(part: Part, made: Part) -> list[str]:
 
 
 def write_shards(folder: Path, made: Any) -> None:
-    """Write the rows of all parts as Parquet files of at most SHARD_ROWS rows, of one schema.
+    """Write the rows of all parts as Parquet files of at most SHARD_ROWS rows, of one schema with every row's columns.
 
     Args:
-        made: yields the parts; called twice.
+        made: yields the parts; called three times.
+
+    Raises:
+        UserError: values of a column are of types that no type holds.
     """
     import pyarrow
     import pyarrow.parquet
 
-    tables = (pyarrow.Table.from_pylist(part.rows) for part in made() if part.rows)
-    schema = pyarrow.unify_schemas([table.schema for table in tables], promote_options="permissive")
-    for number, rows in enumerate(shards(made())):
-        table = pyarrow.Table.from_pylist(rows, schema=schema)
-        pyarrow.parquet.write_table(table, folder / f"train-{number:05}.parquet")
+    names = dict.fromkeys(name for part in made() for row in part.rows for name in row)
+
+    def table(rows: list[dict[str, Any]], schema: pyarrow.Schema | None = None) -> pyarrow.Table:
+        return pyarrow.Table.from_pylist([{name: row.get(name) for name in names} for row in rows], schema=schema)
+
+    try:
+        schemas = [table(part.rows).schema for part in made() if part.rows]
+        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        for number, rows in enumerate(shards(made())):
+            pyarrow.parquet.write_table(table(rows, schema), folder / f"train-{number:05}.parquet")
+    except pyarrow.ArrowException as error:
+        raise UserError(
+            "the rows do not fit one table",
+            got=error,
+            expected="values of one type in each column",
+            fix="remove the column from the data that the stage reads, or give its values one type",
+        ) from error
 
 
 def write_left_out(path: Path, parts: Iterator[Part]) -> None:

@@ -63,7 +63,8 @@ class Parts:
 
     def write(self, number: int, part: Part) -> None:
         """Write a part: a line with its account, then a line for each row, and for each that is left out."""
-        account = {"rows": len(part.rows), "counts": dict(part.counts), "tokens": part.tokens, "seconds": part.seconds}
+        lengths = {"rows": len(part.rows), "left_out": len(part.left_out)}
+        account = lengths | {"counts": dict(part.counts), "tokens": part.tokens, "seconds": part.seconds}
         with new_file(self.place(number)) as partial, partial.open("w", encoding="utf-8") as file:
             for value in (account, *part.rows, *part.left_out):
                 file.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
@@ -76,10 +77,13 @@ class Parts:
         """
         path = self.place(number)
         try:
-            account, *rows = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
-            count = account.pop("rows")
+            *lines, end = path.read_text(encoding="utf-8").split("\n")
+            account, *rows = map(json.loads, lines)
+            count, left_out = account.pop("rows"), account.pop("left_out")
+            if end or len(rows) != count + left_out or not all(isinstance(row, dict) for row in rows):
+                raise ValueError(f"not the {count} rows and {left_out} left out that were written")
             return Part(rows[:count], rows[count:], **account)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{path} is damaged", got=error, fix="delete it: this part is made again") from error
 
     def remove(self) -> None:

@@ -13,6 +13,8 @@ class Common:
     seed: int = 42
     learning_rate: float = 1e-3
     dataset_name: str | None = None
+    datasets: list[dict] | None = None
+    replay_dataset_name: str | None = None
     fail: str | None = None
     options: dict[str, int] | None = None
     hub_token: str | None = None
@@ -22,15 +24,21 @@ class Common:
             raise ValueError("learning_rate must not be negative")
 
 
-def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
+def begin(settings) -> Path:
+    """Note that a stage ran, by the name of its folder, and fail if its recipe says so."""
     output_dir = Path(settings.output_dir)
     (output_dir / "trainer").mkdir(parents=True, exist_ok=True)
     with (output_dir.parent / "ran.txt").open("a") as file:
-        file.write(f"{name}\n")
+        file.write(f"{output_dir.name}\n")
     if settings.fail == "interrupt":
         raise KeyboardInterrupt
     if settings.fail:
         raise RuntimeError(settings.fail)
+    return output_dir
+
+
+def work(name: str, kind: str, settings: Common, parents: list[str]) -> None:
+    output_dir = begin(settings)
     made_from = asdict(settings) | {"output_dir": None, "hub_token": None}
     made_from["parents"] = [json.loads((Path(parent) / "weights.json").read_text()) for parent in parents]
     with new_checkpoint(output_dir / "checkpoint") as checkpoint:

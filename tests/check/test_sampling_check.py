@@ -1,0 +1,51 @@
+"""`align check` of a sample stage: what it will cost, and of a stage that trains on its rows."""
+
+import json
+
+import pytest
+import yaml
+from check_cases import DATA, foreign_tokenizer, write_model
+
+import align
+from alignment.estimate import compute
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """A pipeline of a sample stage and of DPO on its rows, from a model that is no more than its config."""
+    monkeypatch.setattr(compute, "measured_flops", lambda *_: 1e11)  # takes half a second
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    rows = folder / "prompts.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in DATA["prompts"]()))
+    model = str(write_model(tmp_path / "model", foreign_tokenizer()))
+    sample = {"model_name_or_path": model, "dataset_name": str(rows), "num_generations": 3, "max_completion_length": 16}
+    write(folder, "sample", sample)
+    write(folder, "dpo-2", {"model_name_or_path": model, "dataset_name": "sample", "max_length": 128})
+    write(folder, "pipeline", {"name": "x", "stages": {"sample": "sample.yaml", "dpo-2": "dpo-2.yaml"}})
+    return folder
+
+
+def write(folder, name: str, content: dict) -> None:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def check(capsys, *arguments: str) -> tuple[int, str]:
+    code = align.main(["check", *arguments, "--offline"])
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def test_the_cost_of_sampling_is_estimated_before_it(recipes, capsys):
+    code, printed = check(capsys, str(recipes), "--output_dir", str(recipes / "runs"))
+    assert code == 0, printed
+    assert "replies 120 of at most 16 tokens (40 prompts, 3 each)" in printed
+    assert "tokens  at most 1,920 generated, about " in printed
+    assert ": fits, with a batch of up to 1024 or more" in printed and "if replies have full length" in printed
+    assert "not checked: its rows come from sample, and are checked when they are there" in printed
+
+
+def test_prompts_that_leave_no_room_do_not_count(recipes, capsys):
+    limit = ["--max_completion_length", "250"]  # of 256 positions
+    _, printed = check(capsys, str(recipes / "sample.yaml"), "--output_dir", str(recipes / "runs"), *limit)
+    assert "about 720 read" in printed  # 120 prompts of 6 tokens at most
