@@ -1,4 +1,4 @@
-"""Requests to judge, criticise and revise: their answers agree with gold, and nothing but the principle decides them."""
+"""Requests to judge, criticise and revise: answers agree with gold, and nothing but the principle decides them."""
 
 from collections import Counter
 from random import Random
