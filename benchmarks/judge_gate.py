@@ -99,13 +99,15 @@ def judged(judge_by: Callable[[str], Comparer], world: World, split: str, rows: 
         found = summary(right, [pair.task.entity for pair in pairs], faults)
         same = given != 0.5
         longer = [len(p.a.text) > len(p.b.text) for p in pairs]
+        first = [one for one in answers.a_first if one is not None]
+        first += [1 - one for one in answers.b_first if one is not None]
         figures[principle] = found | {
             "half": float(1 - np.abs(given - gold).mean()),
             "same": float(same.mean()),
             "right of same": float(np.mean(np.array(right)[same])) if same.any() else None,
             "longer preferred": float(np.mean((given == np.array(longer))[same])) if same.any() else None,
             "longer is better": float(np.mean(np.array(gold) == np.array(longer))),
-            "A preferred": float(np.mean([*answers.a_first, *(1 - np.array(answers.b_first))])),
+            "A preferred": float(np.mean(first)) if first else None,
         }
     return figures
 

@@ -38,6 +38,11 @@ def test_a_judge_that_answers_by_position_agrees_with_nothing(gate):
         assert not row["low"] > 0
 
 
+def test_a_judge_without_an_opinion_is_never_right(gate):
+    for row in figures(gate, lambda a, b: None, rows=10).values():
+        assert row["share"] == 0 and row["half"] == 0.5 and row["right of same"] is None
+
+
 def test_a_judge_that_prefers_the_shorter_reply_is_consistent_and_right_where_that_is_better(gate):
     found = figures(gate, lambda a, b: float(len(a) < len(b)))
     for row in found.values():
