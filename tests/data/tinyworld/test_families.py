@@ -113,3 +113,8 @@ def test_the_suite_asks_about_held_out_replies(family):
 def test_suite_args_take_families_as_a_list():
     loaded = load_items(suite_args={"items": 20, "families": ["refusal", "judge"]})
     assert set(loaded["items"]["family"]) == {"refusal", "judge"}
+
+
+def test_a_suite_says_which_of_its_tasks_the_families_leave_out():
+    with pytest.raises(UserError, match="leaves out the suite's task howto"):
+        load_items(family="howto", suite_args={"families": "refusal"})
