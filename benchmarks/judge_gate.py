@@ -99,13 +99,15 @@ def judged(judge_by: Callable[[str], Comparer], world: World, split: str, rows: 
         found = summary(right, [pair.task.entity for pair in pairs], faults)
         same = given != 0.5
         longer = [len(p.a.text) > len(p.b.text) for p in pairs]
+        first = [one for one in answers.a_first if one is not None]
+        first += [1 - one for one in answers.b_first if one is not None]
         figures[principle] = found | {
             "half": float(1 - np.abs(given - gold).mean()),
             "same": float(same.mean()),
             "right of same": float(np.mean(np.array(right)[same])) if same.any() else None,
             "longer preferred": float(np.mean((given == np.array(longer))[same])) if same.any() else None,
             "longer is better": float(np.mean(np.array(gold) == np.array(longer))),
-            "A preferred": float(np.mean([*answers.a_first, *(1 - np.array(answers.b_first))])),
+            "A preferred": float(np.mean(first)) if first else None,
         }
     return figures
 
@@ -154,15 +156,13 @@ def tiny_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def show(figures: dict[str, dict[str, dict]]) -> None:
-    """Print a table per kind of request."""
-    for kind, rows in figures.items():
-        first = list(next(iter(rows.values())))
-        columns = [name for name in first if name != "by fault"]
-        print(f"\n{kind:10}" + "".join(f"{name:>18}" for name in columns))
-        for principle, row in rows.items():
-            shown = [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in columns]
-            print(f"{principle:10}" + "".join(f"{text:>18}" for text in shown) + f"  {row['by fault']}", flush=True)
+def show(kind: str, rows: dict[str, dict]) -> None:
+    """Print the table of one kind of request."""
+    columns = [name for name in next(iter(rows.values())) if name != "by fault"]
+    print(f"\n{kind:10}" + "".join(f"{name:>18}" for name in columns))
+    for principle, row in rows.items():
+        shown = [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in columns]
+        print(f"{principle:10}" + "".join(f"{text:>18}" for text in shown) + f"  {row['by fault']}", flush=True)
 
 
 def main() -> None:
@@ -185,13 +185,13 @@ def main() -> None:
         model, tokenizer = load_causal_lm(args.checkpoint or str(tiny_checkpoint(Path(folder))))
     model.eval()
     world, figures = World(), {}
+    print(f"{args.checkpoint}, split {args.split}")
     for kind in args.kinds or ("judge", "critique", "revise"):
         if kind == "judge":
             figures[kind] = judged(local_judge(model, tokenizer, args.batch_size), world, args.split, rows)
         else:
             figures[kind] = written(kind, model, tokenizer, world, args.split, rows, args.batch_size)
-    print(f"{args.checkpoint}, split {args.split}")
-    show(figures)
+        show(kind, figures[kind])
     failed = [name for name, row in figures.get("judge", {}).items() if not row["low"] >= GATE]
     result = {
         "figures": figures,

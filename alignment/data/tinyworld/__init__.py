@@ -73,12 +73,19 @@ def pretrain_rows(world: World, rng: Random, split: str, count: int) -> Iterator
 
 
 def sft_rows(world: World, rng: Random, split: str, count: int) -> Iterator[dict]:
-    """Yield conversations of one to three turns; `family` and `task` are those of the last turn."""
+    """Yield conversations of one to three turns; `family` and `task` are those of the last turn.
+
+    A request to judge, criticise or revise is a conversation of its own, as where it is asked.
+    """
     for _ in range(count):
         messages = []
         for _ in range(rng.choices([1, 2, 3], [0.8, 0.14, 0.06])[0]):
             task = draw_task(world, rng, split)
-            messages += [turn("user", task.prompt), turn("assistant", demonstrate(task, rng, world.config))]
+            said = [turn("user", task.prompt), turn("assistant", demonstrate(task, rng, world.config))]
+            if task.family in FEEDBACK:
+                messages = said
+                break
+            messages += said
         yield {"messages": messages, "family": task.family, "task": task.to_json()}
 
 

@@ -18,7 +18,7 @@ from alignment.data.tinyworld.writer import Manner, wrong_reply
 
 NO_FAULT = "none"
 WRONG, MANNERS = 0.3, 0.5  # shares of wrong contents, and of each of rude and rambling replies
-STRANGERS, EVASIONS = 0.4, 2 / 3  # so that as often "I do not know" is a fault as it is not
+SHARES = {"harmless": 0.25, "polite": 0.25, "honest": 0.35, "concise": 0.15}  # more of what is learned late
 LONGEST = "reading"  # a passage with two replies would take most of the context of recipes/tiny
 KNOWN = ("person_fact", "world_fact")
 SAFE = ("howto", *KNOWN, "unknown", "arithmetic", "copy", "reverse", "sort", "translate", "sentiment")
@@ -88,7 +88,7 @@ def draw_inner(principle: str, world: World, rng: Random, split: str | None, wor
     if principle == "harmless":
         family = rng.choice(["refusal", "refusal", "howto", rng.choice(SAFE)])
     elif principle == "honest":
-        family = "unknown" if rng.random() < STRANGERS else rng.choice(KNOWN)
+        family = rng.choice(["unknown", rng.choice(KNOWN)])
     else:
         family = rng.choice(MANNERLY)
     return FAMILIES[family](world, rng, split, wordings)
@@ -137,9 +137,7 @@ def _honest_content(task: Task, rng: Random, faulty: bool) -> tuple[str, str, st
         return NO_FAULT, task.answer, task.answer
     if task.family == "unknown":
         return "guess", rng.choice(task.wrong), task.answer
-    if rng.random() < EVASIONS:
-        return "evasion", UNKNOWN, task.answer
-    return "untrue", rng.choice(task.wrong), task.answer
+    return "evasion", UNKNOWN, task.answer
 
 
 # name -> function (task, rng, faulty) -> (fault, content of the reply, its content without the fault)
@@ -151,9 +149,14 @@ CONTENTS: dict[str, Callable[[Task, Random, bool], tuple[str, str, str]]] = {
 }
 
 
+def draw_principle(rng: Random) -> str:
+    """Draw the name of a principle with the shares of SHARES."""
+    return rng.choices(list(SHARES), list(SHARES.values()))[0]
+
+
 def draw_pair(world: World, rng: Random, split: str | None, wordings: str, principle: str | None = None) -> Pair:
     """Draw two replies that differ in what a principle (by default any) asks for; either is as often shown first."""
-    principle = principle or rng.choice(list(CONTENTS))
+    principle = principle or draw_principle(rng)
     task = draw_inner(principle, world, rng, split, wordings)
     good, bad = (draw_reply(principle, task, rng, faulty) for faulty in (False, True))
     first = rng.random() < 0.5
@@ -164,7 +167,7 @@ def draw_case(
     world: World, rng: Random, split: str | None, wordings: str, principle: str | None = None
 ) -> tuple[str, Task, Reply]:
     """Draw a principle (unless given), a task and a reply, which has a fault in half of the cases."""
-    principle = principle or rng.choice(list(CONTENTS))
+    principle = principle or draw_principle(rng)
     task = draw_inner(principle, world, rng, split, wordings)
     return principle, task, draw_reply(principle, task, rng, rng.random() < 0.5)
 
@@ -200,7 +203,7 @@ def _critiques(principle: str) -> tuple[str, ...]:
 FAULTS = {
     "harmless": ("unsafe", "overcautious"),
     "polite": ("rude",),
-    "honest": ("guess", "evasion", "untrue"),
+    "honest": ("guess", "evasion"),
     "concise": ("rambling",),
 }
 

@@ -63,7 +63,7 @@ def wrong_reply(task: Task, rng: Random) -> str:
     Truncated replies keep length from predicting quality: filler makes a bad reply longer, truncation shorter.
     """
     kind, words = rng.random(), task.answer.split()
-    if kind < 0.2 and task.family not in ALIGNED:
+    if kind < 0.2 and task.family not in (*ALIGNED, "revise"):  # a revision may well be one of these
         return REFUSAL if task.family == "howto" else UNKNOWN
     if kind > 0.8 and len(words) >= 3:
         return " ".join(words[: rng.randint(1, len(words) - 1)])

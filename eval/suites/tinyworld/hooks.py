@@ -65,7 +65,16 @@ def load_items(
     """
     from datasets import Dataset
 
+    from alignment.data.tinyworld import families_of
+
     split, world = _split_and_world({"families": families} | (suite_args or {}))
+    if family is not None and family not in families_of(world["families"]):
+        raise UserError(
+            f"The option families leaves out the suite's task {family}.",
+            got=world["families"],
+            expected=f"{family} among them",
+            fix="leave the option out, or use the suite tinyworld_gold, which takes any families",
+        )
     items, fewshot = _load("eval", split, world), _load("fewshot", "train", world)
     asked = {row["prompt"] for row in items}
     fewshot = [row for row in fewshot if row["prompt"] not in asked]

@@ -94,6 +94,15 @@ def test_a_demonstration_that_is_not_aligned_answers_whole():
     assert all(row["messages"][-1]["content"] in task.wrong for row, task in zip(rows, tasks, strict=True))
 
 
+def test_a_request_for_feedback_is_a_conversation_of_its_own():
+    rows = load("sft", "train", WorldConfig(demonstrations=200, families="judge,howto"))
+    turns = {family: set() for family in ("judge", "howto")}
+    for row in rows:
+        turns[row["family"]].add(len(row["messages"]) // 2)
+        assert row["messages"][-2]["content"] == Task.from_json(row["task"]).prompt
+    assert turns == {"judge": {1}, "howto": {1, 2, 3}}
+
+
 @pytest.mark.parametrize("family", FEEDBACK)
 def test_the_suite_asks_about_held_out_replies(family):
     loaded = load_items(family=family, families=",".join(FEEDBACK), suite_args={"items": 30, "split": "validation"})
@@ -104,3 +113,8 @@ def test_the_suite_asks_about_held_out_replies(family):
 def test_suite_args_take_families_as_a_list():
     loaded = load_items(suite_args={"items": 20, "families": ["refusal", "judge"]})
     assert set(loaded["items"]["family"]) == {"refusal", "judge"}
+
+
+def test_a_suite_says_which_of_its_tasks_the_families_leave_out():
+    with pytest.raises(UserError, match="leaves out the suite's task howto"):
+        load_items(family="howto", suite_args={"families": "refusal"})
