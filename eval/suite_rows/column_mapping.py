@@ -21,7 +21,7 @@ def parse_columns(given: object, what: str) -> dict[str, str]:
     Raises:
         UserError: there is no such mapping in it.
     """
-    found = given
+    found: Any = given
     if isinstance(given, str):
         found = _from_yaml(given, what) if given.lstrip().startswith("{") else _from_pairs(given)
     names = [name for pair in found.items() for name in pair] if isinstance(found, Mapping) else []
