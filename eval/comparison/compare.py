@@ -47,7 +47,8 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
         higher, and unknown without a p; `reason` then says why (otherwise None).
         Undefined values are None: the standard error, interval and p if a task has fewer than two clusters; the
         interval if there are fewer than five clusters in all; the interval and the t-test's p if the standard error is
-        0; the detectable effect if the standard error is 0. If no item changed, p is 1 and the interval [0, 0].
+        0 although items changed; the detectable effect if the standard error is 0. If no item changed, p is 1 and the
+        interval of five clusters or more [0, 0].
 
     Raises:
         UserError: the runs differ in suite, format, few-shot examples, chat template or items, or a folder is not a
@@ -206,11 +207,12 @@ def _difference(figure: dict, pairs: dict[str, np.ndarray], seed: int) -> dict:
     enough, changed = not np.isnan(error.se), bool(np.any(change != 0))
     low, high = boot_low, boot_high = (float("nan"), float("nan")) if changed or not enough else (0.0, 0.0)
     if changed and error.se > 0:
-        if groups >= FEWEST_CLUSTERS:
-            low, high = t_interval(delta, error.se, groups, df=error.df)
+        low, high = t_interval(delta, error.se, groups, df=error.df)
         if right_or_wrong:
             low, high = within((low, high), -1.0, 1.0)  # the difference of two rates
         boot_low, boot_high = bootstrap_ci(change, weights, tasks, clusters, seed=seed)
+    if groups < FEWEST_CLUSTERS:
+        low, high = float("nan"), float("nan")
     if not enough:
         p = float("nan")
     elif not changed:

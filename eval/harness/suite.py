@@ -231,12 +231,12 @@ def _path(name: str) -> Path | None:
     if os.path.exists(name):
         return Path(name).resolve()
     folder = Path(name).parent
-    nearby = [path for path in folder.glob("*") if path.suffix in SUITE_FILES] if os.path.isdir(folder) else []
+    near = [path for path in folder.glob("*") if path.suffix in SUITE_FILES] if os.path.isdir(folder) else []
     raise UserError(
         "No such eval suite.",
         got=name,
         expected=f"one of {', '.join(list_suites())}, the path of a YAML or question file or folder, or {BUILT_IN}TASK",
-        fix=did_you_mean(name, [*list_suites(), *map(str, nearby)]),
+        fix=did_you_mean(name, [*list_suites(), *map(str, near)]),
     )
 
 

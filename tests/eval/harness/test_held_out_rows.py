@@ -1,11 +1,13 @@
 """Held-out files in the formats of SFT: the prompt is that of training, and nothing of it is left out unsaid."""
 
+import argparse
 import json
 import logging
 from functools import partial
 
 import pytest
 
+from alignment.cli.evaluate import eval as verb
 from alignment.data.reading.files import read_files
 from alignment.data.reading.formats import convert
 from alignment.errors import UserError
@@ -200,3 +202,15 @@ def test_the_digest_is_of_the_mapping_too(tmp_path):
     file = write(tmp_path, [{"q": f"{k}?", "other": f"{k}!", "a": f"{k}."} for k in range(3)])
     digests = {suite_digest(load_suite(f"{file}?columns={name}:question,a:answer", "plain")) for name in ("q", "other")}
     assert len(digests) == 2
+
+
+def test_eval_takes_columns_and_names_the_commonest_answer(checkpoints, tmp_path, capsys):
+    file = write(tmp_path, [{"Frage": f"Wer {k}?", "Antwort": "I."} for k in range(2)])
+    arguments = [str(checkpoints / "sft/checkpoint"), "--suite", f"{file}?max_gen_toks=4", "--format", "plain"]
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    arguments += ["--columns", "{Frage: question, Antwort: answer}", "--output_dir", str(tmp_path / "evals")]
+    assert verb.main(parser.parse_args(arguments)) == 0
+    out = capsys.readouterr().out
+    assert "commonest answer would score, in held-out-max_gen_toks-4: held-out 1.0000 ('I.')" in out
+    assert f"{tmp_path / 'evals'}/sft-held-out-max_gen_toks-4-plain/items.parquet" in out
