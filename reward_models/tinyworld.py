@@ -1,10 +1,13 @@
 """tinyworld's gold reward as a reward function, to compare with the learned reward model that approximates it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 from alignment.data.tinyworld import gold
 from alignment.data.tinyworld.tasks import Task
+from alignment.keyed_seeds import keyed_seed
 from reward_models.protocol import Messages
 
 
@@ -32,3 +35,33 @@ def principle_reward(
         gold.principle_scores(Task.from_json(one), reply).get(name)
         for one, name, reply in zip(task, principle, replies, strict=True)
     ]
+
+
+def noisy_gold_reward(temperature: float = 0.1, seed: int = 0) -> Callable[..., list[float | None]]:
+    """The gold score with noise, whose preferences between two replies are those of Bradley-Terry.
+
+    The noise of a reply is Gumbel's, drawn by its prompt and text: the difference of two is logistic, so that the
+    better of two replies is preferred with the probability sigmoid(difference / temperature).
+
+    Args:
+        temperature: 0 for none.
+        seed: of the noise.
+    """
+
+    def noisy_gold(
+        prompts: Sequence[Messages], completions: Sequence[Messages], task: Sequence[str] | None = None, **columns: Any
+    ) -> list[float | None]:
+        scores = gold_reward(completions, task)
+        noise = [
+            gumbel(keyed_seed(seed, prompt, completion))
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return [None if score is None else score + temperature * one for score, one in zip(scores, noise, strict=True)]
+
+    return noisy_gold
+
+
+def gumbel(seed: int) -> float:
+    """A draw from the standard Gumbel distribution."""
+    uniform = Random(seed).random() or 0.5
+    return -math.log(-math.log(uniform))

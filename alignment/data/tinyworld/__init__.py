@@ -181,4 +181,6 @@ def load(name: str, split: str, config: WorldConfig | None = None) -> Dataset:
     families_of(config.families)
     world = World(config)
     count = getattr(config, size) if split == "train" or name == "eval" else HELD_OUT_ROWS
-    return Dataset.from_list(list(rows(world, world.rng(name, split), split, count)))
+    return Dataset.from_list(
+        list(rows(world, world.rng(name, split, *([config.draw] if config.draw else [])), split, count))
+    )

@@ -21,6 +21,7 @@ class WorldConfig:
 
     Attributes:
         seed: seed of the facts and of all rows.
+        draw: number of the draw of rows: others than 0 are other rows of the same world.
         people: number of people in the world (each has five facts).
         largest_number: largest operand of the arithmetic tasks.
         documents: pretraining documents in the train split.
@@ -43,6 +44,7 @@ class WorldConfig:
     """
 
     seed: int = 0
+    draw: int = 0
     people: int = 48
     largest_number: int = 12
     documents: int = 60_000

@@ -1,0 +1,230 @@
+"""The judge stage: which pairs become rows, by whom and how they are labelled, and that nothing is asked twice."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import yaml
+from judge_server import KEY, Server
+
+from alignment.errors import UserError, UserErrors
+from alignment.stages import judge
+from alignment.stages.made_rows.read_rows import RowArguments
+
+# Prefers the reply with more of the principle's letter; counts what it is asked in the file COUNT.
+LETTERS = """
+from pathlib import Path
+class Letters:
+    def compare(self, prompts, a, b, principles):
+        with Path(__file__).with_name("asked.txt").open("a") as file:
+            file.writelines("x\\n" for _ in prompts)
+        counts = [[reply[-1]["content"].count(one) for reply in pair] for one, *pair in zip(principles, a, b)]
+        return [0.5 + ((one > other) - (one < other)) / 2 for one, other in counts]
+class First:
+    def compare(self, prompts, a, b):
+        return [1.0] * len(prompts)
+"""
+PRINCIPLES = [{"name": "many a", "prefer": "a"}, {"name": "many b", "prefer": "b"}]
+
+
+def pair(number: int, chosen: str, rejected: str, **columns) -> dict:
+    return {"prompt": f"Question {number}?", "chosen": chosen, "rejected": rejected, "number": number} | columns
+
+
+PAIRS = [
+    pair(0, "aa b", "b", gold_chosen=0.3, gold_rejected=0.1),  # a by one principle, a tie by the other
+    pair(1, "c", "ab", gold_chosen=0.9, gold_rejected=0.2),  # the rejected reply by both
+    pair(2, "aa", "bb"),  # one principle each: a tie of the mean
+    pair(3, "c", "d"),  # ties
+    pair(4, "aabb", "c", gold_chosen=-0.1, gold_rejected=0.4),
+] + [pair(number, "a" * number, "c") for number in range(5, 12)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("letters.py").write_text(LETTERS)
+    Path("principles.yaml").write_text(yaml.safe_dump(PRINCIPLES))
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    return tmp_path
+
+
+def run(name: str = "run/judge", file: str = "pairs.jsonl", **keys):
+    keys = {"judges": ["letters.py:Letters"], "principles": "principles.yaml", "rows_per_part": 4} | keys
+    return judge.run(judge.JudgeRecipe(name, **keys), RowArguments(file))
+
+
+def rows(name: str = "run/judge") -> dict[int, dict]:
+    files = sorted(Path(name, "data").glob("*.parquet"))
+    return {row["number"]: row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()}
+
+
+def left_out(name: str = "run/judge") -> dict[int, str]:
+    lines = Path(name, "data/left_out.jsonl").read_text().splitlines()
+    return {row["number"]: row["left_out"] for row in map(json.loads, lines)}
+
+
+def said(row: dict) -> tuple[str, str]:
+    return row["chosen"][-1]["content"], row["rejected"][-1]["content"]
+
+
+def test_the_preferred_reply_is_chosen_and_what_belongs_to_a_reply_follows_it(folder):
+    result = run()
+    made = rows()
+    assert sorted(made) == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert said(made[0]) == ("aa b", "b") and made[0]["preference"] == 0.75
+    assert said(made[1]) == ("ab", "c") and made[1]["preference"] == 1
+    assert (made[1]["gold_chosen"], made[1]["gold_rejected"]) == (0.2, 0.9)
+    assert left_out() == {2: "tie", 3: "tie"}
+    assert result.metrics["counts"]["pairs left out: tie"] == 2
+    assert result.metrics["counts"]["Letters: asked"] == 4 * len(PAIRS)
+    assert result.metrics["rows"] + len(left_out()) == result.metrics["read"] == len(PAIRS)
+
+
+def test_answers_are_kept_for_the_chosen_reply(folder):
+    run()
+    (by_a, by_b) = rows()[1]["judged"]
+    assert (by_a["principle"], by_a["preference"], by_a["a_first"], by_a["b_first"]) == ("many a", 1, 1, 0)
+    assert (by_b["principle"], by_b["preference"]) == ("many b", 1)
+
+
+def test_a_judge_of_the_first_reply_has_no_preference(folder):
+    with pytest.raises(UserError, match="made no row"):
+        run(judges=["letters.py:First"], principles=None)
+
+
+def test_confidence_and_agreement_leave_pairs_out(folder):
+    run(min_confidence=0.8)
+    assert left_out()[0] == "confidence below min_confidence"
+    assert 1 not in left_out()
+    with pytest.raises(UserError, match="answers that disagree: 10"):
+        run("run/second", judges=["letters.py:Letters", "letters.py:First"], require_agreement=True)
+
+
+def test_one_principle_is_drawn_by_the_rows_content(folder):
+    run(principles_per_row="one")
+    one = {number: row["judged"] for number, row in rows().items()}
+    assert all(len(judged) == 1 for judged in one.values())
+    lines = Path("pairs.jsonl").read_text().splitlines(keepends=True)
+    Path("turned.jsonl").write_text("".join(reversed(lines)))
+    run("run/turned", file="turned.jsonl", principles_per_row="one", rows_per_part=3)
+    assert {number: row["judged"] for number, row in rows("run/turned").items()} == one
+
+
+def test_drawn_labels_are_right_as_often_as_the_judge_says(folder):
+    many = [pair(number, f"a {number}", f"c {number} b", part=number) for number in range(400)]
+    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    Path("principles.yaml").write_text(yaml.safe_dump([*PRINCIPLES, {"name": "more a", "prefer": "a"}]))
+    run(file="many.jsonl", labels="drawn", rows_per_part=100)
+    made = rows()
+    first = sum(said(row)[0].startswith("a") for row in made.values())
+    assert len(made) == 400 and 220 < first < 313  # 2 of 3 principles: 267, within five standard errors
+    assert {round(row["preference"], 3) for row in made.values()} == {0.667, 0.333}
+    run("run/likelier", file="many.jsonl", rows_per_part=100)
+    assert {round(row["preference"], 3) for row in rows("run/likelier").values()} == {0.667}
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_stage_that_was_killed_asks_nothing_twice_and_gives_the_same_rows(folder, part, monkeypatch):
+    run("run/whole")
+    asked = len(Path("asked.txt").read_text().split())
+    Path("asked.txt").unlink()
+    write = judge.DataRun.make
+
+    def killed(self, items, make, unit):
+        def until(start, some):
+            if start >= 4 * part:
+                make(start, some)
+                raise KeyboardInterrupt  # after the judge has answered, before the part is written
+            return make(start, some)
+
+        write(self, items, until, unit)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(judge.DataRun, "make", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert not Path("run/judge/data").exists()
+    run()
+    assert len(Path("asked.txt").read_text().split()) == asked
+    assert rows() == rows("run/whole")
+    assert left_out() == left_out("run/whole")
+
+
+def test_the_card_finds_what_the_judge_gets_wrong(folder):
+    card = run().metrics["judge_card"]
+    assert card["gold"] == 6  # three pairs with gold scores, by two principles
+    assert card["agreement"]["value"] == pytest.approx((0.5 + 1 + 0 + 0 + 0 + 0) / 6)
+    assert card["consistency"]["value"] == 1
+
+
+def test_gold_by_principle(folder):
+    Path("gold.py").write_text(
+        "def by(completions, principle, **columns):\n"
+        "    return [one[-1]['content'].count(name[-1]) for one, name in zip(completions, principle)]\n"
+    )
+    card = run(gold_func="gold.py:by").metrics["judge_card"]
+    assert {one["name"]: one["value"] for one in card["by_principle"]} == {"many a": 1, "many b": 1}
+
+
+def test_a_judge_beyond_the_limits_stops_the_stage_and_keeps_its_answers(folder):
+    many = [pair(number, f"a{number}", f"b{number}") for number in range(60)]
+    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    with pytest.raises(UserError, match="beyond the limits"):
+        run(file="many.jsonl", judges=["letters.py:First"], principles=None, max_position_bias=0.2)
+    assert not Path("run/judge/data").exists()
+    assert Path("run/answers/judge.jsonl").read_text()
+
+
+def test_ratings_decide_if_they_are_asked_for(folder):
+    Path("principles.yaml").write_text(yaml.safe_dump([{"name": "long", "rate": "How long?"}]))
+    Path("rater.py").write_text(
+        "def long(completions, **columns):\n    return [float(len(one[-1]['content'])) for one in completions]\n"
+    )
+    run(judges=["rater.py:long"], ask="ratings")
+    assert said(rows()[1]) == ("ab", "c") and rows()[1]["judged"][0]["a_first"] == 2
+
+
+def longer(question: str, attempt: int) -> str:
+    if "[Reply A]" not in question:  # the first question, whether anybody is there
+        return "Verdict: A"
+    a, b = question.split("[Reply A]\n")[1].split("\n\n[Reply B]\n")
+    b = b.split("\n\n")[0]
+    return "Verdict: tie" if len(a) == len(b) else f"Verdict: {'A' if len(a) > len(b) else 'B'}"
+
+
+def test_a_budget_is_for_the_whole_stage(folder, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server = Server()
+    try:
+        name = f"reward_models.api_judge:api?base_url={server.url}&model=m&retries=0"
+        server.answer = longer
+        with pytest.raises(UserError, match="over budget"):
+            run(judges=[name], principles=None, max_requests=0)
+        run("run/some", judges=[name], principles=None, max_requests=10)
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+    counts = json.loads(Path("run/some/stage.json").read_text())["metrics"]["counts"]
+    assert counts["requests"] == 10
+    assert counts["pairs left out: no opinion: over budget"] == len(PAIRS) - 5
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"judges": []}, "no judge"),
+        ({"judges": ["missing.py:Judge"]}, "missing.py"),
+        ({"principles": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"template": "{principle} {a}"}, "{b}"),
+        ({"min_confidence": 0.3}, "min_confidence"),
+        ({"ask": "ratings"}, "rate"),
+        ({"gold_func": "nowhere.py:gold"}, "nowhere.py"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_anything_runs(folder, keys, says):
+    with pytest.raises((UserError, UserErrors), match=says.replace("{", r"\{")):
+        run(**keys)
+    assert not Path("run").exists()
