@@ -30,7 +30,10 @@ def test_a_copy_has_the_recipes_of_the_original(name):
     files, copies = stage_files(old, source), stage_files(new, target)
     assert list(files) == list(copies)
     assert all(file.parent == target for file in copies.values())
-    others = {file.name: file for file in source.glob("*.yaml") if file.name != "pipeline.yaml"}
+    for name in {"principles.yaml"} & {file.name for file in source.iterdir()}:  # a list, no recipe
+        assert (target / name).read_text() == (source / name).read_text()
+    named = [file for file in source.glob("*.yaml") if file.name not in ("pipeline.yaml", "principles.yaml")]
+    others = {file.name: file for file in named}
     for stage, file in others.items() | files.items():
         copy = copies.get(stage, target / file.name)
         assert "extends" not in copy.read_text()

@@ -19,6 +19,8 @@ ONE_CARD = ["--model", "m/m", "--math", "d.jsonl", "--instructions", "b.jsonl", 
 TEXT = ["--text", "a.txt"]
 OWN_FILES = [*TEXT, "--instructions", "b.jsonl", "--preferences", "c.jsonl"]
 INPUTS = {"local-files": OWN_FILES, "shakespeare-char": TEXT, "lora-1gpu": ONE_CARD, "qlora-1gpu": ONE_CARD}
+INPUTS |= {"constitutional": ["--base", "m/m"], "rlaif": ["--tiny", "run"], "rounds": ["--tiny", "run"]}
+INPUTS["constitutional-1gpu"] = ["--model", "m/m", "--critic", "c/c", "--helpful", "b.jsonl", "--prompts", "d.jsonl"]
 
 
 @pytest.fixture
@@ -28,6 +30,10 @@ def at_root(monkeypatch, tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     (tmp_path / "c.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    for stage, head in {"pretrain": "CausalLM", "sft": "CausalLM", "reward": "SequenceClassification"}.items():
+        (tmp_path / "run" / stage / "checkpoint").mkdir(parents=True)
+        config = f'{{"architectures": ["LlamaFor{head}"]}}'
+        (tmp_path / "run" / stage / "checkpoint/config.json").write_text(config)
     (tmp_path / "d.jsonl").write_text('{"question": "c", "answer": "d"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

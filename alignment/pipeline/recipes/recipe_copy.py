@@ -83,7 +83,9 @@ def _texts(source: Path, target: Path) -> dict[str, str]:
     files += [file.resolve() for file in stages.values() if file.parent.resolve() != source.resolve()]
     texts = {}
     for file in sorted(files, key=lambda file: (file.name != PIPELINE_FILE, file.name)):
-        text = flattened(file) if file.suffix == ".yaml" else file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".yaml" and isinstance(parse_yaml(text, str(file)), dict):  # a list has no keys to fill in
+            text = flattened(file)
         texts[file.name] = renamed(text, file.parent.name, target)
     texts[PIPELINE_FILE] = _for_target(texts[PIPELINE_FILE], source.name, target)
     return texts
