@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, trainer_utils
 
+from alignment.check.origin import other_ids
 from alignment.models.generation import (
     agree_with_generation,
     end_token_ids,
@@ -127,6 +128,16 @@ def test_other_ids_of_a_config_are_described():
     (found,) = other_token_ids(config, words)
     assert found.startswith("eos_token is 2 (") and found.endswith("in config.json, 1 ('</s>') in the tokenizer")
     assert not [*other_token_ids(LlamaConfig(bos_token_id=None, eos_token_id=[5, 1]), words)]
+
+
+def test_a_foreign_model_whose_files_name_other_tokens_is_reported(tmp_path):
+    folder = base_models.llama(tmp_path / "base")
+    (found,) = other_ids(str(folder), base_models.tokenizer())
+    assert found.severity == "warning" and "eos_token is 2 (" in found.got and "tokenizer's" in found.expected
+    config = LlamaConfig.from_pretrained(folder)
+    config.bos_token_id, config.eos_token_id = 0, 1
+    config.save_pretrained(folder)
+    assert other_ids(str(folder), base_models.tokenizer()) == [] == other_ids("a/hub-id", base_models.tokenizer())
 
 
 def test_a_config_that_is_saved_agrees_with_the_generation_config():

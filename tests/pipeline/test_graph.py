@@ -223,3 +223,14 @@ def test_output_dir_in_a_pipelines_recipe(project):
     alone = load_stage("words", project.folder / "words.yaml", package="fake_stages")
     assert str(alone.run_dir / alone.stages[0].name) == "somewhere"
     assert (alone.stages[0].name, alone.stages[0].method) == ("somewhere", "words")
+
+
+@pytest.mark.parametrize(("mistakes", "verb"), [(None, "run"), ({}, "check")])
+def test_the_fix_for_missing_inputs_names_the_verb_that_was_typed(mistakes, verb):
+    recipe = Path(__file__).parents[2] / "recipes/lora-1gpu"
+    with pytest.raises(UserError) as raised:
+        load_pipeline(recipe, mistakes=mistakes)
+    assert f"fix:      align {verb} " in str(raised.value)
+    with pytest.raises(UserError) as raised:
+        load_stage("sft", recipe / "sft.yaml", mistakes=mistakes)
+    assert f"fix:      align {'sft' if mistakes is None else 'check'} " in str(raised.value)
