@@ -3,12 +3,21 @@
     python benchmarks/judge_gate.py CHECKPOINT [--split test] [--rows 1000] [--quick]
 
 `judge` asks which of two replies is better by a principle, read from the next-token probabilities of A and B, with
-either reply shown first. `agree` is the share of pairs for which both positions give gold's answer: an inconsistent
-judge, which answers by position, is wrong, so that a coin is right in 25%. `>=` is the lower end of its 95% interval
-(Wilson's, clustered by entity), the gate. `half` counts inconsistent answers as half right, `same` is the share of
-consistent ones, and `of same` the share of those that are right. `critique` and `revise` are greedy: `exact` is the
-share that is the ideal text, `gold` of revisions the mean of the principle's gold score, before and after. `by fault`
-has the same shares for each fault of the worse or criticised reply.
+either reply shown first. `share` is that of the pairs for which both positions give gold's answer: inconsistent answers
+count as wrong, so that a judge that guesses is right in 25%. `low` is the lower end of its 95% interval (Wilson's,
+clustered by entity), which the gate is about. `half` counts inconsistent answers as half right; `same` is the share of
+consistent answers, `right of same` the share of those that are right. `critique` and `revise` are greedy replies: `share`
+is that of the ideal texts, `gold before` and `gold after` are the mean of the principle's gold score before and after the
+revision. The last column has the shares by the fault of the worse, criticised or revised reply.
+
+Agreement (lower end) of seeds 0, 1 and 2, validation split, 1,000 pairs per principle, 2026-11-30. The checkpoints of
+recipes/tiny's pretraining were trained further on 7,000 judgements, 1,500 critiques and 1,500 ordinary demonstrations
+(2.5 epochs, rate 3e-3, 4 min 30 s of processor time on one thread):
+
+    harmless    0.996 (0.983)    0.989 (0.977)    0.994 (0.981)
+    polite      1.000 (0.986)    0.977 (0.952)    0.995 (0.974)
+    honest      0.994 (0.981)    0.996 (0.990)    0.970 (0.936)
+    concise     0.999 (0.994)    1.000 (0.985)    0.997 (0.991)
 """
 
 import argparse
