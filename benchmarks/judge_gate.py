@@ -6,9 +6,9 @@
 either reply shown first. `share` is that of the pairs for which both positions give gold's answer: inconsistent answers
 count as wrong, so that a judge that guesses is right in 25%. `low` is the lower end of its 95% interval (Wilson's,
 clustered by entity), which the gate is about. `half` counts inconsistent answers as half right; `same` is the share of
-consistent answers, `right of same` the share of those that are right. `critique` and `revise` are greedy replies: `share`
-is that of the ideal texts, `gold before` and `gold after` are the mean of the principle's gold score before and after the
-revision. The last column has the shares by the fault of the worse, criticised or revised reply.
+consistent answers, `right of same` the share of those that are right. `critique` and `revise` are greedy replies:
+`share` is that of the ideal texts, `gold before` and `gold after` are the mean of the principle's gold score before and
+after the revision. The last column has the shares by the fault of the worse, criticised or revised reply.
 
 Agreement (lower end) of seeds 0, 1 and 2, validation split, 1,000 pairs per principle, 2026-11-30. The checkpoints of
 recipes/tiny's pretraining were trained further on 7,000 judgements, 1,500 critiques and 1,500 ordinary demonstrations
