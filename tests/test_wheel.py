@@ -1,5 +1,6 @@
 """The wheel: it holds every file of the packages and the recipes, and works in an empty folder."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -93,3 +94,12 @@ def test_the_installed_wheel_runs(installed, tmp_path):
     run("init", "mine", "--from", "tiny-lora")
     assert "0 errors" in run("check", "mine", "--offline")
     assert run("sft", "tiny/sft.yaml", "--quick", "--dry-run").count("up to date") == 1
+    assert "versions" in run("doctor").lower()
+    rows = [json.dumps({"question": f"What is {n}?", "answer": f"It is {n}."}) + "\n" for n in range(60)]
+    (tmp_path / "train.jsonl").write_text("".join(rows[:40]))
+    (tmp_path / "held-out.jsonl").write_text("".join(rows[40:]))
+    model, tuned = "runs/tiny/pretrain/checkpoint", "runs/mine/sft/checkpoint"
+    own = ("--model", model, "--data", "train.jsonl", "--output_dir", "runs/mine/sft")
+    run("sft", *own, "--lora", "--max_steps", "3")
+    compared = run("compare", model, tuned, "--suite", "held-out.jsonl", "--format", "chat", "--chat_template", tuned)
+    assert "exact_match" in compared and "verdict" in compared
