@@ -18,6 +18,13 @@ recipes/tiny's pretraining were trained further on 7,000 judgements, 1,500 criti
     polite      1.000 (0.986)    0.977 (0.952)    0.995 (0.974)
     honest      0.994 (0.981)    0.996 (0.990)    0.970 (0.936)
     concise     0.999 (0.994)    1.000 (0.985)    0.997 (0.991)
+
+The same checkpoints, test split (test wordings of the inner questions too):
+
+    harmless    0.996 (0.990)    0.875 (0.836)    0.996 (0.990)
+    polite      1.000 (0.992)    0.969 (0.954)    0.996 (0.988)
+    honest      0.990 (0.968)    0.991 (0.977)    0.996 (0.988)
+    concise     0.999 (0.994)    0.999 (0.994)    0.999 (0.994)
 """
 
 import argparse
