@@ -3,6 +3,9 @@
 import pytest
 import tiny_stages
 
+from alignment.models.loading import load_trainable
+from alignment.stages.self_check.probe import compare
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -20,3 +23,12 @@ def test_the_last_weights_are_evaluated_once(name, strategy, every, at, folder, 
     assert [line["step"] for line in lines] == at
     told = [key for key in done["metrics"] if key.startswith("eval_")]
     assert len(told) == 2 and all(done["metrics"][key] == pytest.approx(lines[-1][key]) for key in told)
+
+
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
+def test_the_probe_is_computed_in_the_type_of_the_weights(name, folder, tmp_path):
+    """A stage that trains in 16 bit leaves a probe by which the next stage recognises the checkpoint."""
+    done = tiny_stages.run(name, folder, tmp_path / name, bf16=True, max_steps=1)
+    kind = "sequence-classification" if name == "reward" else "causal-lm"
+    (outcome,) = compare("probe", done["probe"], load_trainable(str(tmp_path / name / "checkpoint"), kind))
+    assert outcome.difference < 1e-6

@@ -172,7 +172,7 @@ class StageRun:
             faults=count_faults(self.folder / "metrics.jsonl"),
             adapter_chain=chain,
             self_check=self.self_check,
-            probe=None if sharding(trainer.args, trainer.accelerator) else make_probe(model),
+            probe=None if sharding(trainer.args, trainer.accelerator) else make_probe(own_forward(trainer)),
         )
         if writes:
             write_card(checkpoint, result, data)
@@ -182,6 +182,11 @@ class StageRun:
                 push(trainer, checkpoint)
         trainer.accelerator.wait_for_everyone()
         return result
+
+
+def own_forward(trainer: Trainer) -> torch.nn.Module:
+    """The trained model with its own forward pass: that of accelerate computes in the type of training."""
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def last_evaluation(trainer: Trainer) -> dict[str, float] | None:
