@@ -140,6 +140,7 @@ def make_jobs(pipeline: Pipeline, harness: Harness, source: str) -> list[EvalJob
         for suite, format, digest in runs
     ]
     jobs += [extra_job(item, parents, harness, options) for item in evals.extra]
+    _require_distinct(jobs, source)
     return [_placed(job, outside) for job in jobs]
 
 
@@ -173,6 +174,17 @@ def _without_model(pipeline: Pipeline, source: str) -> list[UserError]:
         for name in dict.fromkeys(named)
         if name in rows
     ]
+
+
+def _require_distinct(jobs: list[EvalJob], source: str) -> None:
+    """Raise if two evaluations would have the same folder: stage sft with suite a-b, and stage sft-a with suite b."""
+    names = [job.name for job in jobs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"{source}: two evaluations have the same folder",
+            got=", ".join(twice),
+            fix="list each evaluation once, or rename a stage",
+        )
 
 
 def _require_task(task: str, suite: str, tasks: list[str], source: str) -> None:

@@ -85,6 +85,7 @@ def run_pipeline(
         check(pipeline, steps)
     if dry_run:
         return
+    require_outside([step.spec for step in steps if step.runs], run_dir)
     started = time.monotonic()
     with locked(run_dir):
         require_unchanged(record)
@@ -108,6 +109,16 @@ def run_pipeline(
         say("smoke run: two steps per stage, to see that everything works; the figures mean nothing")
     if command := next_command([step.spec for step in steps], run_dir):
         say(f"next: {command}")
+
+
+def require_outside(specs: Sequence[StageSpec], run_dir: Path) -> None:
+    """Raise before anything runs if what a stage needs of others is not there, such as the endpoint of a judge."""
+    errors: list[UserError] = []
+    for spec in specs:
+        with gathered(errors):
+            if hasattr(spec.module, "require_outside"):
+                spec.module.require_outside(*spec.configs(run_dir))
+    raise_all(errors)
 
 
 def rows_made(step: Step, steps: Sequence[Step]) -> list[Step]:

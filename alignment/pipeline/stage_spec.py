@@ -21,6 +21,9 @@ from alignment.stages import DATA, Stage, product_of
 STAGE_PACKAGE = "alignment.stages"
 # What --quick sets for the keys that a stage has: enough to see every stage run, not to learn anything.
 QUICK_RECIPE = {"max_steps": 2, "max_train_samples": 64, "max_eval_samples": 16, "logging_steps": 1}
+# And what it sets for data stages: after two steps a judge has no opinion, and hardly any reply ends.
+QUICK_ROWS: dict[str, Any] = {"min_mass": 0.0, "min_confidence": 0.5, "keep_truncated": True}
+QUICK_ROWS |= dict.fromkeys(("max_position_bias", "max_length_bias", "min_agreement"))
 
 
 def is_smoke(recipe: Mapping[str, Any]) -> bool:
@@ -142,7 +145,8 @@ def stage_spec(
     if "seed" in keys.names:
         recipe = {"seed": seed} | recipe
     if quick and ("max_steps" in keys.names or facts.checkpoint == DATA):
-        recipe = recipe | {key: value for key, value in QUICK_RECIPE.items() if key in keys.names}
+        given = QUICK_RECIPE if facts.checkpoint != DATA else QUICK_RECIPE | QUICK_ROWS
+        recipe = recipe | {key: value for key, value in given.items() if key in keys.names}
     parents, outside = {}, {}
     for key, expected in keys.parents.items():
         value = recipe.get(key)

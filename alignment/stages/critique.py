@@ -15,13 +15,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from alignment.data.reading.row_formats import DIALOGUES, REPLIES
 from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
 from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.made_rows.critique_requests import Requests, requests_of
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
@@ -112,6 +112,14 @@ class CritiqueRecipe(DataStageKeys):
 CONFIGS = (CritiqueRecipe, RowArguments)
 
 
+def require_outside(args: CritiqueRecipe, data: RowArguments) -> None:
+    """Raise before any stage of a run if the critic is not there."""
+    if args.endpoint:
+        endpoint_of(args.endpoint).require_ready()
+    elif Path(str(args.model_name_or_path)).is_dir():  # otherwise a stage has yet to write it
+        require_template(str(args.model_name_or_path))
+
+
 def check(args: CritiqueRecipe, data: RowArguments) -> None:
     if args.model_name_or_path:
         require_template(args.model_name_or_path)
@@ -190,8 +198,7 @@ class Revised:
         """The row of the revision."""
         said = [[{"role": "assistant", "content": text}] for text in (self.reply, self.original)]
         pair = {"prompt": self.prompt, "chosen": said[0], "rejected": said[1]}
-        own = {name: value for name, value in self.source.items() if name not in (*DIALOGUES, *REPLIES)}
-        return own | {"messages": [*self.prompt, *said[0]]} | pair | {"steps": self.steps}
+        return without_replies(self.source) | {"messages": [*self.prompt, *said[0]]} | pair | {"steps": self.steps}
 
 
 def revise(

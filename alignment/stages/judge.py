@@ -7,6 +7,7 @@ section 4.1): judges are asked by a principle, with either reply first.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
@@ -22,10 +23,12 @@ from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.tokenization.chat_format import require_template
+from reward_models.calls import distinct
 from reward_models.functions import check_function
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
+from reward_models.judges.local import check_local, local
 from reward_models.judges.named_judges import asked_judge, check_judge, load_panel
 from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
 from reward_models.judges.principle_prompts import pair_template, rating_template
@@ -109,6 +112,10 @@ class JudgeRecipe(DataStageKeys):
         metadata={"help": "Stop unless the judge agrees with gold on this share of pairs at least, by each principle."},
     )
     batch_size: int = field(default=8, metadata={"help": "Questions that a local model answers at a time."})
+    min_mass: float = field(
+        default=0.01,
+        metadata={"help": "judge_model_path has no opinion if its answers are less probable than this in total."},
+    )
 
     def __post_init__(self) -> None:
         errors: list[UserError] = []
@@ -118,12 +125,15 @@ class JudgeRecipe(DataStageKeys):
             errors.append(UserError("the recipe has no judge", expected="judge_model_path, judges or both"))
         if not 0.5 <= self.min_confidence <= 1:
             errors.append(UserError("min_confidence is out of range", got=self.min_confidence, expected="0.5 to 1"))
+        if self.ask == "ratings" and self.max_position_bias is not None:
+            problem = "max_position_bias has no meaning with ask: ratings"
+            errors.append(UserError(problem, got=self.max_position_bias, fix="remove it: no reply is shown first"))
         if self.gold_func is not None:
             with gathered(errors):
                 check_function(self.gold_func)
         for name in self.judges:
             with gathered(errors):
-                check_judge(name)
+                check_judge(name, pairs=self.ask == "pairs", ask=False)
         for read in (self.read_principles, self.templates):
             with gathered(errors):
                 read()
@@ -144,6 +154,18 @@ class JudgeRecipe(DataStageKeys):
 
 
 CONFIGS = (JudgeRecipe, RowArguments)
+
+
+def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
+    """Raise before any stage of a run if a judge is not there: a silent endpoint, a model that cannot judge."""
+    pairs, errors = args.ask == "pairs", list[UserError]()
+    for name in args.judges:
+        with gathered(errors):
+            check_judge(name, pairs)
+    if args.judge_model_path and Path(args.judge_model_path).is_dir():  # otherwise a stage has yet to write it
+        with gathered(errors):
+            check_local(args.judge_model_path, pairs)
+    raise_all(errors)
 
 
 def check(args: JudgeRecipe, data: RowArguments) -> None:
@@ -213,10 +235,10 @@ def load_judges(args: JudgeRecipe) -> list[AskedJudge]:
     """The judges of a recipe, each named differently."""
     panel = load_panel(args.judges, args.batch_size, args.templates())
     if args.judge_model_path:
-        from reward_models.judges.local import local
-
-        judge = local(args.judge_model_path, batch_size=args.batch_size)
+        judge = local(args.judge_model_path, batch_size=args.batch_size, min_mass=args.min_mass)
         panel.insert(0, asked_judge(judge, args.judge_model_path, judge.__name__, args.templates()))
+        for one, name in zip(panel, distinct([judge.name for judge in panel]), strict=True):
+            one.name = name
     return panel
 
 

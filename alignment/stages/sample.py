@@ -14,6 +14,7 @@ from alignment.errors import UserError, gathered, raise_all
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rewards_of_samples import SampleRewards, weighted_sum
 from alignment.stages.shared.inputs import load_data
@@ -120,7 +121,9 @@ def run(args: SampleRecipe, data: RowArguments) -> StageResult:
 
 def part_of(samples: Samples, args: SampleRecipe, start: int) -> Part:
     """The rows of some prompts' replies, with the number of replies and of prompts without a row by reason."""
-    samples = replace(samples, keep_truncated=args.keep_truncated)
+    # The columns were read by the rewards; those about the source's own replies are not the row's.
+    rows = [without_replies(row) for row in samples.rows]
+    samples = replace(samples, rows=rows, keep_truncated=args.keep_truncated)
     without: Counter[str] = Counter()
     if args.write == "pairs":
         rows, without = pair_rows(samples, args.against, args.min_margin, args.seed, start)

@@ -45,7 +45,7 @@ class JudgedPairs:
     @property
     def preferences(self) -> np.ndarray:
         """(B,) probability that a is better, the mean of both positions."""
-        return (self.a_first + 1 - self.b_first) / 2
+        return 0.5 + (self.a_first - self.b_first) / 2
 
     def where(self, kept: np.ndarray) -> JudgedPairs:
         """The pairs of a (B,) mask."""

@@ -51,7 +51,8 @@ def answer_of(completion: Any) -> WrittenAnswer:
         content = ""
     if not isinstance(content, str):
         raise ValueError(f"an answer of type {type(content).__name__}")
-    return WrittenAnswer(content, cut, _tokens(choice))
+    whole = content.encode("utf-8", "replace").decode("utf-8")  # JSON may hold half of a character
+    return WrittenAnswer(whole, cut, _tokens(choice))
 
 
 def _tokens(choice: Any) -> tuple[Token, ...]:

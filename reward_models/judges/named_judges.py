@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.durable.manifest import digest_checkpoint, sha256
+from alignment.errors import UserError, gathered, raise_all
 from alignment.name_options import split_name
 from alignment.redaction import redact_text
 from reward_models import functions
@@ -52,7 +53,7 @@ def load_judge(name: str, batch_size: int) -> Reward | Comparer:
     return comparer
 
 
-def check_judge(name: str, pairs: bool = True) -> None:
+def check_judge(name: str, pairs: bool = True, ask: bool = True) -> None:
     """Raise a UserError for a judge that cannot judge, without loading a model.
 
     An endpoint is asked one short question; of a local judge the tokenizer is read. A reward or a class of one's own is
@@ -60,6 +61,7 @@ def check_judge(name: str, pairs: bool = True) -> None:
 
     Args:
         pairs: whether the judge is to compare pairs; otherwise it is to rate replies.
+        ask: whether an endpoint is asked.
     """
     if not is_function(name):
         from alignment.models.loading import require_reward_model
@@ -74,9 +76,15 @@ def check_judge(name: str, pairs: bool = True) -> None:
         check_local(pairs=pairs, **options)
     elif options is not None and address == API:
         judge: Any = functions.load_function(name)
-        judge.require_ready()
+        if ask:
+            judge.require_ready()
     elif options is None and not hasattr(function, "compare"):
         checked(function)
+    elif options is None and not pairs:
+        raise UserError(
+            f"the judge {name} compares two replies and gives no ratings",
+            expected="a reward of single replies, or a language model as judge",
+        )
 
 
 def load_panel(names: Sequence[str], batch_size: int = 8, templates: Templates | None = None) -> list[AskedJudge]:
@@ -90,7 +98,6 @@ def load_panel(names: Sequence[str], batch_size: int = 8, templates: Templates |
     Raises:
         UserErrors: for all judges that do not exist or cannot be made.
     """
-    from alignment.errors import UserError, gathered, raise_all
     from reward_models.judges.asked import Templates
 
     errors: list[UserError] = []

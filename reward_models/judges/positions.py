@@ -85,7 +85,7 @@ def combined(a_first: float | None, b_first: float | None) -> Combined:
     if a_first is None or b_first is None:
         return Combined(None, None, None)
     agree = _side(a_first) == -_side(b_first)
-    return Combined((a_first + 1 - b_first) / 2, agree, (a_first + b_first - 1) / 2)
+    return Combined(0.5 + (a_first - b_first) / 2, agree, (a_first + b_first - 1) / 2)
 
 
 def _side(probability: float) -> int:

@@ -37,20 +37,30 @@ def card_of(parts: Iterable[Part], gold_func: str | None) -> dict[str, Any]:
         families_of(chosen),
         np.unique([repr(row["prompt"]) for row in chosen], return_inverse=True)[1],
     )
-    return judge_card(pairs)
+    card = judge_card(pairs)
+    if any(one.get("rated") for row in rows for one in row["judged"]):  # each reply was seen by itself
+        unknown = dict.fromkeys(("value", "low", "high")) | {"n": 0}
+        card |= {"consistency": unknown, "position_bias": unknown, "position_effect": None}
+    return card
 
 
 def answers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield (principle, mean answers with the chosen reply shown first and second) of the judges that gave both."""
     for name in dict.fromkeys(one["principle"] for one in row["judged"]):
         some = [
-            (one["a_first"], one["b_first"])
+            as_preference(one["a_first"], one["b_first"]) if one.get("rated") else (one["a_first"], one["b_first"])
             for one in row["judged"]
             if one["principle"] == name and one["a_first"] is not None and one["b_first"] is not None
         ]
         if some:
             first, second = np.mean(some, axis=0)
             yield name, (float(first), float(second))
+
+
+def as_preference(a: float, b: float) -> tuple[float, float]:
+    """Two ratings as the answers of a judge that sees both replies, in either order."""
+    first = 0.5 + ((a > b) - (a < b)) / 2
+    return first, 1 - first
 
 
 def gold_of(judged: Sequence[tuple[Mapping[str, Any], str]], gold_func: str | None) -> np.ndarray | None:

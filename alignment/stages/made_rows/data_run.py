@@ -23,13 +23,14 @@ from alignment.errors import UserError
 from alignment.progress import ProgressLine
 from alignment.stages import PARTS
 from alignment.stages.made_rows.data_card import write_data_card
-from alignment.stages.made_rows.made_parts import Make, Part, Parts, in_parts, totals
+from alignment.stages.made_rows.made_parts import Make, Part, Parts, in_parts, plain, totals
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.saving import stage_of
 from alignment.text import short_number
 
 SHARD_ROWS = 10_000
 LEFT_OUT = "left_out.jsonl"
+TRIED = 100  # rows whose values are looked at before any is made
 EXAMPLES = 3  # rows shown in the card and the report
 
 
@@ -74,6 +75,8 @@ class DataRun:
             make: makes a part of some items; it must depend on nothing else that changes between attempts.
             unit: what an item is, for the line of progress.
         """
+        for item in items[:TRIED]:
+            plain(item)  # raises for values that no row can hold
         self.read, self.number = len(items), -(-len(items) // self.size)
         there = [number for number in range(self.number) if self.parts.has(number)]
         self.before = sum(self.parts.read(number).seconds for number in there)
@@ -180,7 +183,7 @@ def write_shards(folder: Path, made: Any) -> None:
         schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
         for number, rows in enumerate(shards(made())):
             pyarrow.parquet.write_table(table(rows, schema), folder / f"train-{number:05}.parquet")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OverflowError) as error:
         raise UserError(
             "the rows do not fit one table",
             got=error,

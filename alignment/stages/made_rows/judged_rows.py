@@ -8,10 +8,10 @@ from random import Random
 from typing import Any
 
 from alignment.keyed_seeds import keyed_seed
+from alignment.stages.made_rows.own_columns import of_pair_alone, reversed_pair
 from reward_models.judges.panel import PairOpinion, RatingOpinion
 
 PAIR = ("prompt", "chosen", "rejected")
-MARGIN = "score_margin"  # of a sampled pair: it belongs to the order that the pair had
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def of_pair(opinion: PairOpinion) -> Opinion:
 
 
 def of_ratings(a: RatingOpinion, b: RatingOpinion) -> Opinion:
-    """The opinion of judges that rated each reply by itself: the higher rating is better."""
+    """The opinion of judges that rated each reply by itself: the higher rating of a judge is better."""
     answers = {name: (a.judges.get(name), b.judges.get(name)) for name in a.judges}
-    if a.rating is None or b.rating is None:
-        return Opinion(None, False, a.reason or b.reason, answers, rated=True)
     signs = [_sign(one, other) for one, other in answers.values() if one is not None and other is not None]
-    return Opinion(0.5 + _sign(a.rating, b.rating) / 2, len(set(signs)) == 1, "", answers, rated=True)
+    if not signs:  # each judge's ratings have a scale of their own
+        return Opinion(None, False, a.reason or b.reason, answers, rated=True)
+    return Opinion(0.5 + sum(signs) / len(signs) / 2, len(set(signs)) == 1, "", answers, rated=True)
 
 
 def _sign(a: float, b: float) -> int:
@@ -79,7 +79,8 @@ def judged_row(row: Mapping[str, Any], opinions: Mapping[str, Opinion], labels: 
     preference = sum(known) / len(known) if known else None
     flipped = preference is not None and preference < _threshold(row, labels)
     judged = [entry for name, one in opinions.items() for entry in _entries(name, one, flipped)]
-    made = {name: value for name, value in (reversed_pair(row) if flipped else row).items() if name != MARGIN}
+    pair = of_pair_alone(row)
+    made = reversed_pair(pair) if flipped else pair
     made |= {"preference": 1 - preference if flipped and preference is not None else preference, "judged": judged}
     return made, _why_left_out(preference, list(opinions.values()), labels)
 
@@ -111,23 +112,10 @@ def _entries(name: str, opinion: Opinion, flipped: bool) -> list[dict[str, Any]]
     # With the replies exchanged, the answers about the other order of showing them change places.
     return [
         {"principle": name, "judge": judge, "preference": kept, "a_first": one, "b_first": other}
+        | ({"rated": True} if opinion.rated else {})
         for judge, answers in opinion.answers.items()
         for one, other in [reversed(answers) if flipped else answers]
     ]
-
-
-def reversed_pair(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The pair with its replies exchanged, and with them its columns about either: `gold_chosen`, `gold_rejected`."""
-    names = {name: _other(name) for name in row}
-    return {name: row[other] if other in row else row[name] for name, other in names.items()}
-
-
-def _other(name: str) -> str:
-    if name.endswith("chosen"):
-        return name.removesuffix("chosen") + "rejected"
-    if name.endswith("rejected"):
-        return name.removesuffix("rejected") + "chosen"
-    return name
 
 
 def own_columns(row: Mapping[str, Any]) -> dict[str, Any]:

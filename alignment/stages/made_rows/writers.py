@@ -85,11 +85,14 @@ class EndpointWriter:
         with ThreadPoolExecutor(self.judge.concurrency) as threads:
             failures = dict(zip(missing, threads.map(self._ask, missing.items()), strict=True))
         lost = {key: why for key, why in failures.items() if why}
+        if len(lost) >= self.judge.concurrency:
+            self.judge.require_ready()  # raises if nobody answers any more: the stage is resumed later
+        lost = {key: why for key in lost if (why := self._ask((key, missing[key])))}  # once more
         self.counts.update(
             {"requests": len(missing), "requests retried": self.judge.retried - retried, "requests failed": len(lost)}
         )
-        if lost and len(lost) == len(missing):
-            self.judge.require_ready()  # raises if nobody answers any more: the stage is resumed later
+        if len(lost) >= self.judge.concurrency or (lost and len(lost) == len(missing)):
+            self.judge.require_ready()
         if lost:
             logger.warning("%s: %d requests failed: %s", self.judge.model, len(lost), next(iter(lost.values())))
         return [self._written(key) for key in keys]

@@ -106,7 +106,8 @@ def test_rows_do_not_depend_on_their_order_or_the_size_of_parts(folder, server):
 def test_nothing_is_asked_twice(folder, server):
     run(server)
     asked = server.asked()
-    assert set(asked.values()) == {1}
+    failed = [question for question in asked if "7, you fool" in question]
+    assert {question: count for question, count in asked.items() if count > 1} == {failed[0]: 2}  # and once more
     run(server, "run/critique", rows_per_part=100)
     again = {question for question, count in server.asked().items() if count > asked[question]}
     assert len(again) == 1 and "7, you fool" in again.pop()  # the one that failed

@@ -10,7 +10,10 @@ from judge_server import KEY, Server
 
 from alignment.errors import UserError, UserErrors
 from alignment.stages import judge
+from alignment.stages.made_rows.judged_rows import of_ratings
 from alignment.stages.made_rows.read_rows import RowArguments
+from reward_models.judges.panel import RatingOpinion
+from reward_models.judges.positions import combined
 
 # Prefers the reply with more of the principle's letter; counts what it is asked in the file COUNT.
 LETTERS = """
@@ -228,3 +231,42 @@ def test_a_wrong_recipe_is_refused_before_anything_runs(folder, keys, says):
     with pytest.raises((UserError, UserErrors), match=says.replace("{", r"\{")):
         run(**keys)
     assert not Path("run").exists()
+
+
+def test_what_is_about_a_pairs_order_or_one_reply_does_not_outlive_the_judgement(folder):
+    own = {"margin": 2.0, "score_margin": 1.0, "messages": [{"role": "user", "content": "old"}], "chosen_score": 5}
+    Path("old.jsonl").write_text(json.dumps(pair(1, "c", "ab", score_chosen=0.9, **own)) + "\n")
+    run(file="old.jsonl")
+    row = rows()[1]
+    assert said(row) == ("ab", "c") and (row["score_rejected"], row["rejected_score"]) == (0.9, 5)
+    assert not {"margin", "score_margin", "messages", "score_chosen", "chosen_score"} & row.keys()
+
+
+def test_ratings_of_judges_that_know_both_replies_decide():
+    a = RatingOpinion(4.0, judges={"one": 4.0, "two": None})
+    b = RatingOpinion(46.0, judges={"one": 2.0, "two": 90.0})
+    assert of_ratings(a, b).preference == 1
+    assert of_ratings(a, RatingOpinion(None, "failed", {"one": None, "two": 3.0})).reason == "failed"
+
+
+def test_ratings_show_no_bias_of_position(folder):
+    Path("rater.py").write_text(
+        "def long(completions, **columns):\n    return [float(len(one[-1]['content'])) for one in completions]\n"
+    )
+    card = run(judges=["rater.py:long"], ask="ratings", principles=None).metrics["judge_card"]
+    assert card["position_bias"]["value"] is None and card["consistency"]["value"] is None
+    assert card["agreement"]["value"] == pytest.approx(1 / 3)  # of three pairs with gold the longer reply is right once
+    with pytest.raises((UserError, UserErrors), match="no meaning with ask: ratings"):
+        run(judges=["rater.py:long"], ask="ratings", principles=None, max_position_bias=0.1)
+
+
+def test_equal_answers_in_both_positions_are_a_tie():
+    assert all(combined(one, one).preference == 0.5 for one in (number / 997 for number in range(997)))
+
+
+def test_a_recipe_is_read_without_its_endpoint_and_a_run_is_not(folder):
+    recipe = judge.JudgeRecipe(
+        "run/judge", judges=["reward_models.api_judge:api?base_url=http://127.0.0.1:9/v1&model=m"]
+    )
+    with pytest.raises((UserError, UserErrors), match="no answer"):
+        judge.require_outside(recipe, RowArguments("pairs.jsonl"))
