@@ -58,6 +58,7 @@ def write_model(folder: Path, tokenizer, **config: Any) -> Path:
         "num_attention_heads": 1,
         "num_hidden_layers": 1,
         "intermediate_size": 8,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
     }
     tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(shape | config))

@@ -63,7 +63,6 @@ def as_smoke_run(block: str) -> str:
     block = block.replace("--best-of", "--keep_truncated --best-of").replace(
         "--pairs --n", "--keep_truncated --pairs --n"
     )
-    block = block.replace("write: two", "write: two\nkeep_truncated: true")
     lines = []
     for line in block.splitlines():
         words = line.split("#")[0].split()

@@ -37,7 +37,8 @@ def test_the_tour_ends_with_a_comparison(toured):
         f"runs/tour/{stage}/checkpoint" for stage in ("pretrain", "sft", "dpo")
     ]
     rows = names["rows"]
-    assert {row["format"] for row in rows} == {"chat"} and all(row["ci_low"] <= row["delta"] for row in rows)
+    assert {row["format"] for row in rows} == {"chat"} and all("ci_low" in row for row in rows)
+    assert all(row["ci_low"] <= row["delta"] for row in rows if row["ci_low"] is not None)  # few clusters have none
     chain = json.loads((folder / "runs/tour/dpo/stage.json").read_text())["adapter_chain"]["links"]
     assert [link["stages"] for link in chain] == [["sft", "dpo"]]
 

@@ -19,9 +19,7 @@ REVISION = "0" * 40
 LOAD = """
 import json
 from alignment.models.checkpoints import adapter_base, is_adapter
-from alignment.models.examined.folder_contents import misspelt
-from alignment.models.loading import load_config
-from alignment.pipeline.parents import check_outside, load_tokenizer, load_trainable
+from alignment.models.loading import load_config, load_tokenizer, load_trainable
 model = load_trainable("org/adapter", "causal-lm")
 weight = next(p for name, p in model.named_parameters() if "lora_B" in name)
 print(json.dumps({

@@ -326,12 +326,9 @@ def _map_yourself(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     columns = to_complete(rows, kind)
     if not columns:
         return OTHERWISE[kind]
-    wanted = [ours for ours in TO_COMPLETE[kind] if ours not in columns.values() and ours not in rows[0]]
-    meaning = "a guess by the columns' names"
-    if OPEN in columns.values():
-        choices = ", ".join(wanted[:-1]) + " or " * (len(wanted) > 1) + wanted[-1]
-        meaning = f"for {OPEN} write {choices}, or leave the column out"
-    return f"`{written(columns)}` ({meaning}){PLAIN_TEXT.get(kind, '')}"
+    wanted = [ours for ours in TO_COMPLETE[kind] if ours not in rows[0]]
+    choices = ", ".join(wanted[:-1]) + " or " * (len(wanted) > 1) + wanted[-1]
+    return f"`{written(columns)}` (for {OPEN} write {choices}, or leave the column out){PLAIN_TEXT.get(kind, '')}"
 
 
 # The sets of columns of each kind, as an error names them: most allow several names of a request and its reply.

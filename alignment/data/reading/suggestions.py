@@ -105,8 +105,6 @@ BESIDE_REQUEST: dict[str, Callable[[Sequence[str]], bool]] = {
     "history": lambda words: list(words) == ["history"],
 }
 CHOICE_LETTERS = 2  # most characters of the name of a choice: "B", "b)"
-# For a person to judge: what a mapping may mean that nothing else speaks for.
-HINTS = {"chosen": {"good", "best", "positive", "up"}, "rejected": {*UNWANTED_WORDS, "down"}}
 OPEN = "???"  # stands for a recognised column that the user knows
 MOST_SHOWN = 6
 TO_COMPLETE: dict[str, Format] = {
@@ -159,34 +157,14 @@ def suggest(
 
 
 def to_complete(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, str]:
-    """Return a mapping of the columns with texts or marks, under their own names, for the user to correct.
+    """Return the columns with texts or marks that are not recognised, each with OPEN: the user knows what they are.
 
-    Columns are guessed by their names, and the last one by elimination; OPEN stands for what is not guessed.
+    Nothing is guessed by a name: `undesirable` would be read as the label whose opposite it is.
     """
-    format, guessed = TO_COMPLETE[kind], dict[str, str]()
+    format = TO_COMPLETE[kind]
     shown = [name for name in rows[0] if _is_text(rows, name) or _is_mark(rows, name)] if rows else []
     names = [name for name in shown if LABEL in format or not _is_mark(rows, name)]
-    for ours in format:
-        alike = [(_guess(rows, name, ours), name) for name in names if name not in guessed]
-        likeness, best = max(alike, key=lambda pair: pair[0], default=(0.0, ""))
-        if likeness > 0:
-            guessed[best] = ours
-    missing = [ours for ours in format if ours not in guessed.values()]
-    for is_mark in (False, True):  # by elimination
-        left = [name for name in names if name not in guessed and _is_mark(rows, name) == is_mark]
-        wanted = [ours for ours in missing if (ours == LABEL) == is_mark]
-        if len(left) == len(wanted) == 1:
-            guessed[left[0]] = wanted[0]
-    missing = [ours for ours in format if ours not in guessed.values()]
-    mapping = {name: guessed.get(name, OPEN) for name in names if name in guessed or missing}
-    return {theirs: ours for theirs, ours in [*mapping.items()][:MOST_SHOWN] if theirs != ours}
-
-
-def _guess(rows: Sequence[Mapping[str, Any]], name: str, ours: str) -> float:
-    """Return how much speaks for a column as `ours`, for a person who will check it."""
-    if _is_mark(rows, name) != (ours == LABEL):
-        return 0.0
-    return max(_likeness(rows, name, ours), 0.5 * bool(set(_words(name)) & HINTS.get(ours, set())))
+    return dict.fromkeys([name for name in names if name not in READ_COLUMNS][:MOST_SHOWN], OPEN)
 
 
 def _is_mark(rows: Sequence[Mapping[str, Any]], name: str) -> bool:

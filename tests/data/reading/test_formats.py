@@ -250,18 +250,19 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
         (
             "preference",
             {"id": "1", "ticket": "a", "good": "b", "bad": "c"},
-            "`columns: {ticket: prompt, good: chosen, bad: rejected}` (a guess by the columns' names)",
+            '`columns: {ticket: "???", good: "???", bad: "???"}` (for ??? write prompt, chosen or rejected, or '
+            "leave the column out)",
         ),
         (
             "preference",
-            {"ticket": "a", "good": "b", "bad": "c", "note": "d"},
-            '`columns: {ticket: "???", good: chosen, bad: rejected, note: "???"}` (for ??? write prompt, or leave the '
+            {"prompt": "a", "good": "b", "bad": "c", "note": "d"},
+            '`columns: {good: "???", bad: "???", note: "???"}` (for ??? write chosen or rejected, or leave the '
             "column out)",
         ),
         (
             "kto",
             {"ask": "a", "said": "b", "ok": True, "n": 5},
-            "`columns: {ask: prompt, said: completion, ok: label}` ",
+            '`columns: {ask: "???", said: "???", ok: "???"}` ',
         ),
         ("sft", {"foo": "a"}, "or leave the column out); plain text without turns is data for `align pretrain`"),
         ("text", {"foo": 1}, "map the column that holds the documents with `columns: {NAME: text}`"),
