@@ -89,7 +89,9 @@ def test_the_stage_verbs_are_the_stages():
     from alignment.stages import STAGES
 
     verbs = {verb: text for verb, (module, text) in align.VERBS.items() if module == align.STAGE}
-    assert verbs == {name: stage.help for name, stage in STAGES.items()}
+    assert verbs == {name: stage.help for name, stage in STAGES.items() if name != "sample"}
+    assert align.VERBS["sample"][0] != align.STAGE == align.module_of("sample", ["tiny/sample.yaml", "--seed", "1"])
+    assert align.module_of("sample", ["runs/tiny/sft/checkpoint"]) == align.VERBS["sample"][0]
 
 
 def test_a_user_error_has_no_traceback_and_exits_2(tmp_path):
