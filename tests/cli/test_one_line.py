@@ -244,7 +244,7 @@ def test_options_stand_for_the_keys_of_a_recipe(inside, capsys):
         (["sft", "--model", "base", "--data", "math.jsonl", "--learning_rate", ".nan"], ["rate is not finite", "nan"]),
         (
             ["dpo", "--model", "base", "--data", "tickets.jsonl"],
-            ["fix:      `--columns '{ticket: prompt, good: chosen, bad: rejected}'` (a guess"],
+            ['fix:      `--columns \'{ticket: "???", good: "???", bad: "???"}\'` (for ??? write prompt'],
         ),
         (["sft", "--model", "bass", "--data", "math.jsonl"], ["bass"]),
     ],
