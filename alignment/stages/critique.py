@@ -19,23 +19,23 @@ from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
 from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.made_rows.critique_requests import Requests, requests_of
-from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
+from alignment.stages.made_rows.data_run import DataRun
 from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.tokenization.chat_format import Messages, require_template
-from eval.generation.generate import Sampling
 from reward_models.judges.principles import CRITIC, Principle, read_principles
 
 PARENTS = {"model_name_or_path": CAUSAL_LM}
 
 
 @dataclass
-class CritiqueRecipe(DataStageKeys):
+class CritiqueRecipe(SamplingKeys):
     """The critic, its principles, and how it is asked."""
 
     model_name_or_path: str | None = field(
@@ -67,11 +67,7 @@ class CritiqueRecipe(DataStageKeys):
         metadata={"help": "The request, as text or a file, with {principle}, {prompt}, {reply} and {critique}."},
     )
     temperature: float = field(default=0.0, metadata={"help": "0 for greedy decoding."})
-    top_p: float = field(
-        default=1.0, metadata={"help": "Sample from the likeliest tokens with this total probability."}
-    )
     max_completion_length: int = field(default=256, metadata={"help": "Tokens of a critique or revision at most."})
-    batch_size: int = field(default=32, metadata={"help": "Requests that a checkpoint answers at a time."})
 
     def __post_init__(self) -> None:
         errors: list[UserError] = []
@@ -89,12 +85,6 @@ class CritiqueRecipe(DataStageKeys):
 
     def _endpoint(self) -> None:
         endpoint_of(str(self.endpoint))
-
-    def sampling(self) -> Sampling:
-        """How a checkpoint's answers are generated."""
-        return Sampling(
-            self.temperature, self.top_p, self.max_completion_length, seed=self.seed, batch_size=self.batch_size
-        )
 
     def read_principles(self) -> list[Principle]:
         """The principles."""

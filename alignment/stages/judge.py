@@ -7,6 +7,7 @@ section 4.1): judges are asked by a principle, with either reply first.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -16,8 +17,9 @@ from alignment.keyed_seeds import keyed_seed
 from alignment.stages import CAUSAL_LM, STAGES
 from alignment.stages.made_rows.card_of_judge import card_of, require_within_limits
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
-from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings, own_columns
+from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings
 from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.own_columns import PAIR, beyond_pair
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.shared.inputs import load_data
@@ -183,8 +185,14 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     labels = Labels(args.labels, args.min_confidence, args.require_agreement, args.seed)
     with answers_of_run(stage.folder) as store:
 
+        @cache
+        def requests_of(number: int) -> int:
+            return stage.parts.read(number).counts["requests"]
+
         def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
-            budget = None if args.max_requests is None else args.max_requests - spent(stage, start)
+            budget = None
+            if args.max_requests is not None:
+                budget = args.max_requests - sum(map(requests_of, range(start // stage.size)))
             by = [chosen_principles(args, principles, row) for row in some]
             judged = [(row, one) for row, ones in zip(some, by, strict=True) for one in ones]
             opinions, account = ask(panel, judged, store, budget)
@@ -212,7 +220,7 @@ def compared(
 ) -> tuple[list[Opinion], Account]:
     """Opinions of judges that see both replies."""
     pairs = [
-        PairQuestion(row["prompt"], row["chosen"], row["rejected"], one.prefer, own_columns(row)) for row, one in judged
+        PairQuestion(row["prompt"], row["chosen"], row["rejected"], one.prefer, beyond_pair(row)) for row, one in judged
     ]
     opinions, account = judge_pairs(panel, pairs, store, budget)
     return [of_pair(one) for one in opinions], account
@@ -223,7 +231,7 @@ def rated(
 ) -> tuple[list[Opinion], Account]:
     """Opinions of judges that rate each reply by itself."""
     replies = [
-        RatingQuestion(row["prompt"], row[side], one.rate, own_columns(row))
+        RatingQuestion(row["prompt"], row[side], one.rate, beyond_pair(row))
         for row, one in judged
         for side in ("chosen", "rejected")
     ]
@@ -246,13 +254,8 @@ def chosen_principles(args: JudgeRecipe, principles: Sequence[Principle], row: d
     """The principles that a row is judged by: all, or one that its content draws, wherever it is among the rows."""
     if args.principles_per_row == "all":
         return list(principles)
-    key = [row[name] for name in ("prompt", "chosen", "rejected")]
+    key = [row[name] for name in PAIR]
     return [Random(keyed_seed(args.seed, key)).choice(principles)]
-
-
-def spent(stage: DataRun, start: int) -> int:
-    """The requests of the parts before the one that begins with a row."""
-    return sum(stage.parts.read(number).counts["requests"] for number in range(start // stage.size))
 
 
 def counts_of(account: Account) -> dict[str, int]:

@@ -17,11 +17,12 @@ from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rewards_of_samples import SampleRewards, weighted_sum
+from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.stages.shared.rollouts import without_long_prompts
 from alignment.tokenization.chat_format import require_template
-from eval.generation.generate import Sampling, encode_prompts, first_numbers, generate
+from eval.generation.generate import encode_prompts, first_numbers, generate
 from eval.generation.sampled_rows import Samples, best_rows, completion_rows, pair_rows, scored, two_rows
 
 PARENTS = {"model_name_or_path": CAUSAL_LM, "reward_model_path": CLASSIFIER}
@@ -29,7 +30,7 @@ KIND_OF = {"completions": "sft", "two": "preference", "best": "sft", "pairs": "p
 
 
 @dataclass
-class SampleRecipe(SampleRewards, DataStageKeys):
+class SampleRecipe(SampleRewards, SamplingKeys):
     """How replies are drawn, and which of them become rows."""
 
     model_name_or_path: str = field(default="", metadata={"help": "The checkpoint that answers, with a chat template."})
@@ -42,12 +43,6 @@ class SampleRecipe(SampleRewards, DataStageKeys):
         },
     )
     num_generations: int = field(default=4, metadata={"help": "Replies per prompt."})
-    temperature: float = field(default=1.0, metadata={"help": "0 for greedy decoding."})
-    top_p: float = field(
-        default=1.0, metadata={"help": "Sample from the likeliest tokens with this total probability."}
-    )
-    max_completion_length: int = field(default=128, metadata={"help": "Tokens of a reply at most."})
-    batch_size: int = field(default=32, metadata={"help": "Replies that are generated at a time."})
     against: Literal["worst", "random"] = field(
         default="worst", metadata={"help": "The rejected reply of a pair: the worst, or any of the others."}
     )
@@ -67,6 +62,9 @@ class SampleRecipe(SampleRewards, DataStageKeys):
         ):
             with gathered(errors):
                 require()
+        if not self.model_name_or_path:
+            expected = "a stage name, a checkpoint folder or a hub id"
+            errors.append(UserError("the recipe has no model_name_or_path", expected=expected))
         chosen, several = self.write in ("best", "pairs"), self.write != "completions"
         if self.num_generations < (2 if several else 1):
             expected = f"{2 if several else 1} or more with write: {self.write}"
@@ -77,16 +75,6 @@ class SampleRecipe(SampleRewards, DataStageKeys):
         if several and self.temperature == 0:
             errors.append(UserError(f"write: {self.write} needs different replies", got="temperature 0"))
         raise_all(errors)
-
-    def sampling(self) -> Sampling:
-        """How replies are generated."""
-        return Sampling(
-            self.temperature,
-            self.top_p,
-            self.max_completion_length,
-            seed=self.seed,
-            batch_size=self.batch_size,
-        )
 
 
 CONFIGS = (SampleRecipe, RowArguments)

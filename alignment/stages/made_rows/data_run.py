@@ -112,8 +112,7 @@ class DataRun:
         Raises:
             UserError: no row was made.
         """
-        counts, tokens, _ = totals(self.made())
-        rows = sum(len(part.rows) for part in self.made())
+        rows, counts, tokens = totals(self.made())
         if not rows:
             raise UserError(
                 f"the stage {self.folder.name} made no row",

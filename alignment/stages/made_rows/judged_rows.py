@@ -8,10 +8,8 @@ from random import Random
 from typing import Any
 
 from alignment.keyed_seeds import keyed_seed
-from alignment.stages.made_rows.own_columns import of_pair_alone, reversed_pair
+from alignment.stages.made_rows.own_columns import PAIR, of_pair_alone, reversed_pair
 from reward_models.judges.panel import PairOpinion, RatingOpinion
-
-PAIR = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,3 @@ def _entries(name: str, opinion: Opinion, flipped: bool) -> list[dict[str, Any]]
         for judge, answers in opinion.answers.items()
         for one, other in [reversed(answers) if flipped else answers]
     ]
-
-
-def own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's columns besides the pair, for judges that read them."""
-    return {name: value for name, value in row.items() if name not in PAIR}

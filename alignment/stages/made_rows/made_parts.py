@@ -123,14 +123,14 @@ def in_parts(items: Sequence[Item], size: int) -> Iterator[tuple[int, int, Seque
         yield number, start, items[start : start + size]
 
 
-def totals(parts: Iterator[Part]) -> tuple[Counter[str], int, float]:
-    """The counts, tokens and seconds of all parts together."""
+def totals(parts: Iterator[Part]) -> tuple[int, Counter[str], int]:
+    """The number of rows, the counts and the tokens of all parts together."""
     counts: Counter[str] = Counter()
-    tokens, seconds = 0, 0.0
+    rows = tokens = 0
     for part in parts:
         counts.update(part.counts)
-        tokens, seconds = tokens + part.tokens, seconds + part.seconds
-    return counts, tokens, seconds
+        rows, tokens = rows + len(part.rows), tokens + part.tokens
+    return rows, counts, tokens
 
 
 Make = Callable[[int, Sequence[Any]], Part]  # (position of the first item, items) -> part

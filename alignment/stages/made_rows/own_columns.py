@@ -8,6 +8,7 @@ from alignment.data.reading.row_formats import DIALOGUES
 REPLY = ("completion", "response", "output")  # `answer`, `solution` and `target` are what is true, for rewards
 MARGIN = ("margin", "score_margin")  # of the order that a pair had; TRL's RewardTrainer uses `margin` in its loss
 SIDES = ("chosen", "rejected")
+PAIR = ("prompt", *SIDES)
 
 
 def without_replies(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,3 +37,8 @@ def of_pair_alone(row: Mapping[str, Any]) -> dict[str, Any]:
     """A pair without what is about one reply of it, or about its order."""
     dropped = (*DIALOGUES, *REPLY, *MARGIN, "label")
     return {name: value for name, value in row.items() if name not in dropped}
+
+
+def beyond_pair(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's columns besides the pair, for judges that read them."""
+    return {name: value for name, value in row.items() if name not in PAIR}

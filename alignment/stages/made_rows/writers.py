@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -82,12 +82,10 @@ class EndpointWriter:
         keys = [answer_key(self.judge.identity, text, {"kind": "text"}) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if self.store.get(key) is None}
         retried = self.judge.retried
-        with ThreadPoolExecutor(self.judge.concurrency) as threads:
-            failures = dict(zip(missing, threads.map(self._ask, missing.items()), strict=True))
-        lost = {key: why for key, why in failures.items() if why}
+        lost = self._failures(missing)
         if len(lost) >= self.judge.concurrency:
             self.judge.require_ready()  # raises if nobody answers any more: the stage is resumed later
-        lost = {key: why for key in lost if (why := self._ask((key, missing[key])))}  # once more
+        lost = self._failures({key: missing[key] for key in lost})  # once more
         self.counts.update(
             {"requests": len(missing), "requests retried": self.judge.retried - retried, "requests failed": len(lost)}
         )
@@ -96,6 +94,12 @@ class EndpointWriter:
         if lost:
             logger.warning("%s: %d requests failed: %s", self.judge.model, len(lost), next(iter(lost.values())))
         return [self._written(key) for key in keys]
+
+    def _failures(self, requests: Mapping[str, str]) -> dict[str, str]:
+        """Ask requests by key and store the answers; return why there is none, for those without."""
+        with ThreadPoolExecutor(self.judge.concurrency) as threads:
+            whys = list(threads.map(self._ask, requests.items()))
+        return {key: why for key, why in zip(requests, whys, strict=True) if why}
 
     def _ask(self, item: tuple[str, str]) -> str:
         """Ask one request and store the answer; return why there is none."""

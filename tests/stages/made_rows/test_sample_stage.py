@@ -161,3 +161,8 @@ def test_a_folder_that_was_copied_is_read_like_any_data(whole, tmp_path):
     shutil.copytree(whole("pairs") / "data", tmp_path / "copied")
     rows = prepare(DataArguments(str(tmp_path / "copied"), eval_share=0), "preference", 0).splits["train"]
     assert len(rows) == len(rows_of(whole("pairs")))
+
+
+def test_a_recipe_without_a_model_is_refused_before_anything_runs():
+    with pytest.raises((UserError, UserErrors), match="no model_name_or_path"):
+        sample.SampleRecipe("run/sample")
