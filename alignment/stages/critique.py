@@ -66,6 +66,10 @@ class CritiqueRecipe(SamplingKeys):
         default=None,
         metadata={"help": "The request, as text or a file, with {principle}, {prompt}, {reply} and {critique}."},
     )
+    no_fault: str | None = field(
+        default=None,
+        metadata={"help": "A critique with this text finds no fault: the reply stays, and no revision is asked."},
+    )
     temperature: float = field(default=0.0, metadata={"help": "0 for greedy decoding."})
     max_completion_length: int = field(default=256, metadata={"help": "Tokens of a critique or revision at most."})
 
@@ -78,6 +82,9 @@ class CritiqueRecipe(SamplingKeys):
             errors.append(UserError("a critic is either model_name_or_path or endpoint", got=got))
         if self.rounds < 1:
             errors.append(UserError("rounds leaves no revision", got=self.rounds, expected="1 or more"))
+        if self.no_fault is not None and not self.no_fault.strip():
+            problem = "no_fault is in every critique"
+            errors.append(UserError(problem, got=repr(self.no_fault), expected="a text, or null to revise every reply"))
         for read in (self.sampling, self.requests, *([self._endpoint] if self.endpoint else [])):
             with gathered(errors):
                 read()
@@ -125,7 +132,7 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
             writer.counts.clear()
             revised = [Revised.of(row) for row in some]
             for number in range(args.rounds):
-                revise(revised, number, args.seed, requests, writer.write)
+                revise(revised, number, args.seed, requests, writer.write, args.no_fault)
             tokens = sum(one.tokens for one in revised)
             rows = [one.row() for one in revised if not one.lost]
             left_out = [one.row() | {"left_out": one.lost} for one in revised if one.lost]
@@ -156,7 +163,7 @@ class Revised:
     Attributes:
         source: the row, {messages, ...}.
         reply: as revised so far.
-        steps: {principle, critique, revision} of each round.
+        steps: {principle, critique, revision} of each round; the revision is the reply itself if there is no fault.
         lost: why a round has no revision; "" if all have one.
     """
 
@@ -167,6 +174,7 @@ class Revised:
     steps: list[dict[str, str]]
     lost: str = ""
     tokens: int = 0
+    revisions: int = 0
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Revised:
@@ -184,6 +192,10 @@ class Revised:
         self.tokens += written.tokens
         self.lost = f"{step}: {written.why_not}" if written.why_not else ""
 
+    def keep(self, principle: Principle, critique: Written) -> None:
+        """Record a round, with the reply that it ended with."""
+        self.steps.append({"principle": principle.name, "critique": critique.text, "revision": self.reply})
+
     def row(self) -> dict[str, Any]:
         """The row of the revision."""
         said = [[{"role": "assistant", "content": text}] for text in (self.reply, self.original)]
@@ -197,26 +209,33 @@ def revise(
     seed: int,
     requests: Requests,
     write: Callable[[Sequence[Messages]], list[Written]],
+    no_fault: str | None = None,
 ) -> None:
-    """One round: a critique of each reply that is not lost, then its revision, in place."""
+    """One round, in place: a critique of each reply that is not lost, then a revision if the critique finds a fault."""
     left = [one for one in replies if not one.lost]
     by = [one.principle(list(requests.principles.values()), number, seed) for one in left]
     asked = [requests.for_critique(principle, one.prompt, one.reply) for one, principle in zip(left, by, strict=True)]
     critiques = write(asked)
-    for one, written in zip(left, critiques, strict=True):
-        one.take(written, "critique")
-    going = [(one, principle, said) for one, principle, said in zip(left, by, critiques, strict=True) if not one.lost]
+    going = []
+    for one, principle, said in zip(left, by, critiques, strict=True):
+        one.take(said, "critique")
+        if not one.lost and no_fault is not None and no_fault in said.text:
+            one.keep(principle, said)
+        elif not one.lost:
+            going.append((one, principle, said))
     asked = [requests.for_revision(principle, one.prompt, one.reply, said.text) for one, principle, said in going]
     for (one, principle, critique), written in zip(going, write(asked), strict=True):
         one.take(written, "revision")
         if not one.lost:
             one.reply = written.text
-            one.steps.append({"principle": principle.name, "critique": critique.text, "revision": written.text})
+            one.revisions += 1
+            one.keep(principle, critique)
 
 
 def counts_of(replies: Sequence[Revised]) -> Counter[str]:
     """What became of the replies."""
     counts = Counter(f"replies left out: {one.lost}" for one in replies if one.lost)
-    counts["revisions"] = sum(len(one.steps) for one in replies)
+    counts["critiques without a fault"] = sum(len(one.steps) - one.revisions for one in replies)
+    counts["revisions"] = sum(one.revisions for one in replies)
     counts["replies left as they were"] = sum(not one.lost and one.reply == one.original for one in replies)
     return counts

@@ -88,6 +88,17 @@ def test_rows_have_the_last_revision_the_pair_and_every_step(folder, server):
     assert len(rows()) == 8 and counts["revisions"] == 16 and counts["requests failed"] == 1
 
 
+def test_a_reply_without_a_fault_stays_and_no_revision_is_asked(folder, server):
+    counts = run(server, no_fault="is fine").metrics["counts"]
+    # Each of the eight replies is rude in the first round, and fine in the second.
+    assert (counts["revisions"], counts["critiques without a fault"]) == (8, 8)
+    assert [step["revision"] for step in rows()[3]["steps"]] == ["3.", "3."]
+    assert not any("[Critique]\nIt is fine." in question for question in server.asked())
+    run(server, "run/every")
+    assert any("[Critique]\nIt is fine." in question for question in server.asked())
+    assert {n: row["messages"] for n, row in rows().items()} == {n: r["messages"] for n, r in rows("run/every").items()}
+
+
 def test_the_same_rows_serve_sft_and_preferences(folder, server):
     run(server)
     conversations = prepare(DataArguments("run/critique/data", eval_share=0), "sft", 0, ()).splits["train"]
@@ -163,6 +174,7 @@ def test_each_round_has_another_principle_while_there_are_others():
         ({"principles": ""}, "no principles"),
         ({"principles": "nowhere.yaml"}, "nowhere.yaml"),
         ({"rounds": 0}, "rounds"),
+        ({"no_fault": " "}, "no_fault"),
         ({"revise_template": "{reply}"}, "principle"),
         ({"examples": "nowhere.yaml"}, "nowhere.yaml"),
     ],
