@@ -116,7 +116,7 @@ class LocalJudge:
         answered = ((mass >= self.min_mass) & (mass > 0)).tolist()
         unread = answered.count(False)
         self.tally.update(asked=len(answered), unreadable=unread)
-        if unread:
+        if unread > len(answered) / 2:  # a wrong template, rather than a few odd replies, which are counted
             logger.warning(
                 "%s: no opinion on %d of %d questions: the expected answers have a probability below %g in total",
                 *(self.__name__, unread, len(answered), self.min_mass),
