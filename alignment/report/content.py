@@ -113,6 +113,7 @@ def collect(run_dir: str | Path) -> dict:
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
+        "judge_cards": {name: card for name in names if (card := _judge_card(stages[name]))},
         "side_runs": side_runs(run_dir, stages, records, headline),
     }
     name_suites(report)
@@ -325,6 +326,13 @@ def _reward_card(stage: Path, entry: dict) -> dict | None:
 def _own_card(entry: dict) -> dict | None:
     """The card that a reward stage made when it finished."""
     return (entry["metrics"] or {}).get("pairwise")
+
+
+def _judge_card(entry: dict) -> dict | None:
+    """The card that a judge stage made when it finished, with the names of its judges."""
+    metrics = entry["metrics"] or {}
+    card = metrics.get("judge_card")
+    return card and {"judges": metrics.get("judges") or []} | card
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:

@@ -27,18 +27,29 @@ class Series:
         points: (x, y) pairs.
         tone: number of a colour in the style sheet, or `ink`.
         half_widths: half the interval about each point, None if unknown; empty for no intervals.
+        limits: the least and the greatest possible y, at which intervals are cut.
     """
 
     label: str
     points: list[tuple[float, float]]
     tone: int | str = 0
     half_widths: tuple[float | None, ...] = ()
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def intervals(self) -> list[tuple[float, float, float]]:
+        """(x, low, high) of the points whose interval is known."""
+        low, high = self.limits
+        return [
+            (x, max(low, y - half), min(high, y + half))
+            for (x, y), half in zip(self.points, self.half_widths, strict=False)
+            if half is not None
+        ]
 
     @property
     def ends(self) -> list[float]:
         """y of all points and of the ends of their intervals."""
-        known = [(y, half) for (_, y), half in zip(self.points, self.half_widths, strict=False) if half is not None]
-        return [y for _, y in self.points] + [end for y, half in known for end in (y - half, y + half)]
+        return [y for _, y in self.points] + [end for _, *ends in self.intervals for end in ends]
 
 
 @dataclass(frozen=True)
@@ -227,11 +238,7 @@ def _line(series: Series, x_scale: Scale, y_scale: Scale) -> str:
 
 
 def _dots(series: Series, x_scale: Scale, y_scale: Scale) -> str:
-    parts = [
-        _whisker(x_scale(x), y_scale(y - half), y_scale(y + half), f"t{series.tone}")
-        for (x, y), half in zip(series.points, series.half_widths, strict=False)
-        if half is not None
-    ]
+    parts = [_whisker(x_scale(x), y_scale(low), y_scale(high), f"t{series.tone}") for x, low, high in series.intervals]
     faint = " faint" if len(series.points) > FEW else ""
     parts += [
         f'<circle class="dot t{series.tone}{faint}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'

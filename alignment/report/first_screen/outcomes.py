@@ -149,7 +149,7 @@ def _worse(heads: list[dict], own: list[dict], main: dict | None) -> list[dict]:
 def _note(report: dict, name: str, stage: dict) -> str:
     """What to say of a stage that was compared with none."""
     if stage.get("rows"):
-        return _rows_note(stage["rows"])
+        return _rows_note(stage["rows"]) + _judge_note(stage.get("metrics") or {})
     pairs = (stage.get("metrics") or {}).get("pairwise") or {}
     if pairs.get("n"):
         return _pairs_note(pairs)
@@ -199,6 +199,15 @@ def _rows_note(rows: dict) -> str:
         return f"no rows{problem}"
     of = f" of {rows['read']:,} rows" if rows.get("read") is not None else ""
     return f"made {amount_text(rows['rows'], rows.get('kind'))}{of}{problem}"
+
+
+def _judge_note(metrics: dict) -> str:
+    """A judge's agreement with gold, after its rows; empty for other stages, and if gold is unknown."""
+    found = (metrics.get("judge_card") or {}).get("agreement") or {}
+    if found.get("value") is None:
+        return ""
+    value, low, high = (percent(found[key]) for key in ("value", "low", "high"))
+    return f"; agrees with gold on {value} [{low}, {high}] of {found['n']:,} pairs"
 
 
 def _pairs_note(pairs: dict) -> str:
