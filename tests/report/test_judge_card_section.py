@@ -13,6 +13,7 @@ from alignment.report.content import collect
 from alignment.report.first_screen.outcomes import outcomes
 from alignment.report.render import render
 from reward_models.card.judge_card import JudgedPairs, judge_card
+from reward_models.card.policy_gain import inherited
 
 
 def pairs_of_judge(count: int, gold: bool = True) -> JudgedPairs:
@@ -111,3 +112,19 @@ def test_what_few_pairs_do_not_show_is_unknown():
     single = read(judge_section("judge", judge_card(pairs_of_judge(1))))
     assert single["agreement with gold"] == "100.0% [\N{EN DASH}, \N{EN DASH}]" and "[" not in single["position bias"]
     assert set(read(judge_section("judge", {})).values()) == {"unknown", "no"}
+
+
+def test_what_a_policy_inherited_is_shown_if_two_checkpoints_wrote_the_replies():
+    def shown(*gaps) -> dict[str, tuple[str, str]]:
+        found = {"policy": "ppo", "baseline": "sft"} | inherited(*gaps)
+        section = judge_section("judge", {"n": 4, "inherited": found})
+        return {row["name"]: (row["value"], row["reading"]) for row in section["rows"]}
+
+    assert not any(name.startswith("inherited") for name in read(judge_section("judge", {"n": 4})))
+    rows = shown([1, 1, 1, -1], [1, 1, -1, -1])
+    value, reading = rows["inherited: verdicts"]
+    assert value.startswith("+25.0 points [") and "prefers ppo over sft on 75.0% of 4 pairs, gold on 50.0%" in reading
+    value, reading = rows["inherited: gaps"]
+    assert value.startswith("+0.50 [") and "judge +0.50, gold +0.00" in reading
+    assert [shown([], [])[f"inherited: {one}"][0] for one in ("verdicts", "gaps")] == ["unknown", "unknown"]
+    assert shown([1], [0])["inherited: gaps"][0] == "unknown"

@@ -5,6 +5,7 @@ from typing import Any
 from alignment.report.charts.plots import Estimate
 from alignment.report.charts.reward_figures import reliability_figures, share_table, share_text
 from alignment.report.labels import number, p_text, stage_name
+from reward_models.card.policy_gain import inherited_text
 
 UNKNOWN = "unknown"
 NAMED = 3  # words found that are named before the table of all
@@ -56,6 +57,22 @@ def _readings(card: dict) -> list[tuple[str, str, str]]:
         ("calibration (ECE)", _known(calibration.get("ece")), ECE),
         ("Brier score", _known(calibration.get("brier")), BRIER),
         _control(card),
+        *_inherited(card.get("inherited")),
+    ]
+
+
+def _inherited(found: dict | None) -> list[tuple[str, str, str]]:
+    """What a policy inherited, of verdicts and of gaps, if the pairs are those of two checkpoints."""
+    if not found:
+        return []
+    gains = [number(found[key], 2, True) for key in ("judge_gain", "gold_gain", "value", "low", "high")]
+    value = UNKNOWN if found["value"] is None else "{2} [{3}, {4}]".format(*gains)
+    reading = (
+        "Mean gap between the two replies in standard deviations: judge {0}, gold {1}. Above 0: the judge's alone."
+    )
+    return [
+        ("inherited: verdicts", points_text(found["wins"]), inherited_text(found)),
+        ("inherited: gaps", value, reading.format(*gains)),
     ]
 
 
