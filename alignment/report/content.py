@@ -12,6 +12,7 @@ from alignment.pipeline.recipes.pipeline_file import read_settings
 from alignment.pipeline.records.record import FILE
 from alignment.pipeline.stage_spec import is_smoke
 from alignment.report.charts.frontiers import logged_frontiers
+from alignment.report.charts.pareto_figures import pareto_points
 from alignment.report.comparisons import compared
 from alignment.report.first_screen.trained_on import training_data
 from alignment.report.headlines import headlines, name_suites
@@ -116,6 +117,8 @@ def collect(run_dir: str | Path) -> dict:
         "judge_cards": {name: card for name in names if (card := _judge_card(stages[name]))},
         "side_runs": side_runs(run_dir, stages, records, headline),
     }
+    if suites := chosen.get("pareto"):
+        report["pareto"] = pareto_points(report["evals"], suites, [BASE, *names])
     name_suites(report)
     return finite(report)
 

@@ -8,6 +8,7 @@ from alignment.report.charts import figure_files, figures
 from alignment.report.charts.diagram import pipeline_figure
 from alignment.report.charts.frontiers import frontier_section
 from alignment.report.charts.judge_figures import judge_section
+from alignment.report.charts.pareto_figures import pareto_section
 from alignment.report.charts.reward_figures import card_section
 from alignment.report.first_screen.next_steps import next_steps
 from alignment.report.first_screen.outcomes import in_sum, outcomes
@@ -71,6 +72,7 @@ def page(report: dict) -> dict:
         "verdicts": tables.verdicts(report),
         "diagram": pipeline_figure(stages) if stages else None,
         "suites": tables.suite_table(report),
+        "pareto": pareto_section(report),
         "further": {"suites": tables.suite_table(report, True), "verdicts": tables.verdicts(report, True)},
         "base_text": base_text(report),
         "task_tables": [table for table in by_task if table["metric"] != labels.BITS],
