@@ -91,6 +91,8 @@ def collect(run_dir: str | Path) -> dict:
     suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
+    rows = [row for record in records.values() for row in scores(record, headline.get(record["suite"]))]
+    plotted = chosen.get("pareto")
     comparisons, refused, regressions = compared(run_dir, records, base, headline)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
@@ -103,9 +105,10 @@ def collect(run_dir: str | Path) -> dict:
         "base_model": base_model,
         "further_suites": sorted({record["suite"] for record in records.values()} - own) if own else [],
         "stages": stages,
-        "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
+        "evals": rows,
         "eval_runs": [_eval_run(name, record) for name, record in records.items()],
         "comparisons": comparisons,
+        "pareto": pareto_points(rows, plotted, [BASE, *names]) if plotted else None,
         "not_compared": refused,
         "unreadable": unreadable,
         "regressions": regressions,
@@ -117,8 +120,6 @@ def collect(run_dir: str | Path) -> dict:
         "judge_cards": {name: card for name in names if (card := _judge_card(stages[name]))},
         "side_runs": side_runs(run_dir, stages, records, headline),
     }
-    if suites := chosen.get("pareto"):
-        report["pareto"] = pareto_points(report["evals"], suites, [BASE, *names])
     name_suites(report)
     return finite(report)
 

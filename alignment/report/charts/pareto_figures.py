@@ -10,7 +10,6 @@ from alignment.report.charts.plots import Estimate, pareto_chart
 from alignment.report.labels import metric_of, number, stage_name, stage_tone
 from alignment.report.tables import interval_of
 
-ENDS = ("value", "low", "high")
 FIGURES = ("metric", "format", "value", "n", "higher_is_better")
 
 
@@ -94,13 +93,15 @@ def _pair(point: dict, report: dict) -> tuple[Estimate, Estimate]:
     stage = point["stage"]
     label = stage_name(stage, report.get("base"))
     tone = stage_tone(stage, (report["stages"].get(stage) or {}).get("method"))
-    x, y = (
-        Estimate(
-            label, *(None if one[key] is None else one[key] * metric_of(one["metric"]).scale for key in ENDS), tone
-        )
-        for one in point["scores"]
-    )
+    x, y = (Estimate(label, *_scaled(score), tone) for score in point["scores"])
     return x, y
+
+
+def _scaled(score: dict) -> tuple[float, float | None, float | None]:
+    """A score and the ends of its interval in its metric's scale."""
+    scale = metric_of(score["metric"]).scale
+    low, high = (None if score[end] is None else score[end] * scale for end in ("low", "high"))
+    return score["value"] * scale, low, high
 
 
 def _axis(suite: str, score: dict) -> str:
@@ -111,9 +112,7 @@ def _axis(suite: str, score: dict) -> str:
 
 
 def _text(score: dict) -> str:
-    metric = metric_of(score["metric"])
-    value, low, high = (
-        number(None if score[key] is None else score[key] * metric.scale, metric.digits) for key in ENDS
-    )
+    digits = metric_of(score["metric"]).digits
+    value, low, high = (number(one, digits) for one in _scaled(score))
     interval = "" if score["low"] is None else f" [{low}, {high}]"
     return f"{value}{interval}, n = {score['n']:,}"

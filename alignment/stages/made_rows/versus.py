@@ -18,11 +18,11 @@ MADE = "account.json"  # of the rows that a data stage made
 
 def compared_models(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str] | None:
     """The policy and the baseline that wrote the first and the second reply of every row; None for other rows."""
-    found = {tuple(row.get(name) for name in MODELS) for row in rows}
-    [names] = found if len(found) == 1 else [(None, None)]
-    policy, baseline = names
-    both = isinstance(policy, str) and isinstance(baseline, str) and policy != baseline
-    return (policy, baseline) if both else None
+    found = {(row.get(MODELS[0]), row.get(MODELS[1])) for row in rows}
+    policy, baseline = found.pop() if len(found) == 1 else (None, None)
+    if isinstance(policy, str) and isinstance(baseline, str) and policy != baseline:
+        return policy, baseline
+    return None
 
 
 def pairs_left_out(reason: str) -> str:
