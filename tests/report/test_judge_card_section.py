@@ -10,6 +10,7 @@ import pytest
 
 from alignment.report.charts.judge_figures import judge_section
 from alignment.report.content import collect
+from alignment.report.first_screen.next_steps import next_steps
 from alignment.report.first_screen.outcomes import outcomes
 from alignment.report.render import render
 from reward_models.card.judge_card import JudgedPairs, judge_card
@@ -73,6 +74,18 @@ def test_the_first_screen_says_how_far_a_judge_agrees_with_gold(report):
     agreement = report["judge_cards"]["judge"]["agreement"]
     value, low, high = (f"{100 * agreement[key]:.1f}%" for key in ("value", "low", "high"))
     assert note.endswith(f"; agrees with gold on {value} [{low}, {high}] of 400 pairs")
+
+
+def test_the_first_screen_says_what_a_policy_inherited_and_no_stage_is_to_be_trained_on_it(report):
+    changed = json.loads(json.dumps(report))
+    stage = changed["stages"]["judge-second"]
+    stage["rows"] = {"rows": 4, "kind": "preference"}
+    assert [one["why"] for one in next_steps(changed) if one["what"] == "Train on"] == ["the rows of AI judge second"]
+    gain = {"policy": "ppo", "baseline": "sft"} | inherited([1, 1, 1, -1], [1, 1, -1, -1])
+    stage["metrics"]["judge_card"]["inherited"] = gain
+    note = next(row["note"] for row in outcomes(changed) if row["name"] == "AI judge second")
+    assert note == "made 4 preference pairs; prefers ppo over sft on 75.0% of 4 pairs, gold on 50.0%"
+    assert "the rows of AI judge second" not in [one["why"] for one in next_steps(changed)]
 
 
 def test_each_figure_has_its_interval_and_how_to_read_it(report):

@@ -202,8 +202,12 @@ def _rows_note(rows: dict) -> str:
 
 
 def _judge_note(metrics: dict) -> str:
-    """A judge's agreement with gold, after its rows; empty for other stages, and if gold is unknown."""
-    found = (metrics.get("judge_card") or {}).get("agreement") or {}
+    """A judge's agreement with gold, or who prefers a policy how often; empty for other stages, and without gold."""
+    card = metrics.get("judge_card") or {}
+    found, gain = card.get("agreement") or {}, card.get("inherited") or {}
+    if gain.get("n"):
+        judge, gold = (percent(gain[key]["value"]) for key in ("judge_wins", "gold_wins"))
+        return f"; prefers {gain['policy']} over {gain['baseline']} on {judge} of {gain['n']:,} pairs, gold on {gold}"
     if found.get("value") is None:
         return ""
     value, low, high = (percent(found[key]) for key in ("value", "low", "high"))
