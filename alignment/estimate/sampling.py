@@ -155,7 +155,7 @@ def memory_parts(
     Args:
         batch: answers at a time, instead of those of the questions.
     """
-    sequences = min(questions.batch, questions.replies) if batch is None else batch
+    sequences = min(questions.batch, questions.rows * questions.answers) if batch is None else batch
     parts = {
         "framework": tensor_bytes.GPU_FRAMEWORK if device.on_gpu else tensor_bytes.CPU_FRAMEWORK,
         "weights": tensor_bytes.model_bytes(shape, precision) * questions.models,
