@@ -73,9 +73,10 @@ def test_the_plot_and_its_table_are_on_the_page(report):
     assert "tinyworld: accuracy (%)" in html and "tinyworld-against-tinyworld-gold.csv" in html
 
 
-def test_a_run_without_the_key_has_no_plot(small_run):
-    report = collect(small_run)
-    assert report["pareto"] is None and pareto_section(report) is None
+def test_without_stages_on_both_suites_there_is_no_plot(report):
+    assert "Pareto plot" not in render(
+        report | {"pareto": pareto_points(report["evals"], ["tinyworld", "other"], ["sft"])}
+    )
 
 
 def test_names_of_equal_points_do_not_cover_each_other():
