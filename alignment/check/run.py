@@ -160,6 +160,7 @@ def sampling_estimate_of(material: Material, device: Device) -> SamplingEstimate
         answers=answers,
         batch=material.get("batch_size") or 1,
         rows_per_part=material.get("rows_per_part"),
+        models=2 if material.get("versus_model_path") else 1,
     )
     model, judge = origin.model, origin.reward_model
     reward = shape_of(judge.config, judge.adapter, CLASSIFIER) if judge else None

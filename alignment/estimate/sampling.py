@@ -37,6 +37,7 @@ class Questions:
         answers: per prompt.
         batch: answers that are generated at a time.
         rows_per_part: prompts that are answered together, whose last batch may not be full; None: all.
+        models: models of the same size that answer, one after the other.
     """
 
     rows: int
@@ -46,17 +47,20 @@ class Questions:
     answers: int = 1
     batch: int = 32
     rows_per_part: int | None = None
+    models: int = 1
 
     @property
     def replies(self) -> int:
-        return self.rows * self.answers
+        return self.rows * self.answers * self.models
 
     @property
     def batches(self) -> int:
         """Batches in all parts."""
         part = max(1, min(self.rows, self.rows_per_part or self.rows))
         whole, rest = divmod(self.rows, part)
-        return whole * math.ceil(part * self.answers / self.batch) + math.ceil(rest * self.answers / self.batch)
+        return self.models * sum(
+            number * math.ceil(prompts * self.answers / self.batch) for number, prompts in ((whole, part), (1, rest))
+        )
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,10 @@ def memory_parts(
     Args:
         batch: answers at a time, instead of those of the questions.
     """
-    sequences = min(questions.batch, questions.replies) if batch is None else batch
+    sequences = min(questions.batch, questions.rows * questions.answers) if batch is None else batch
     parts = {
         "framework": tensor_bytes.GPU_FRAMEWORK if device.on_gpu else tensor_bytes.CPU_FRAMEWORK,
-        "weights": tensor_bytes.model_bytes(shape, precision),
+        "weights": tensor_bytes.model_bytes(shape, precision) * questions.models,
         "KV cache": tensor_bytes.cache_bytes(
             shape, precision, sequences, questions.longest_tokens + questions.answer_tokens
         ),
@@ -186,7 +190,8 @@ def saved_precision(config: PreTrainedConfig) -> Precision:
 def describe_sampling(found: SamplingEstimate) -> str:
     """An estimate as indented lines, as those of a stage that trains."""
     asked = found.questions
-    per = f"{asked.rows:,} prompts, {asked.answers} each" if asked.answers > 1 else f"{asked.rows:,} prompts"
+    each = asked.answers * asked.models
+    per = f"{asked.rows:,} prompts, {each} each" if each > 1 else f"{asked.rows:,} prompts"
     parts = sorted(found.memory.items(), key=lambda part: -part[1])
     shown = [f"{name} {gigabytes(size)}" for name, size in parts if size >= 0.02 * found.total_memory]
     total, device = gigabytes(found.total_memory), gigabytes(found.device.memory)

@@ -21,7 +21,7 @@ from alignment.stages import DATA
 from eval.conditions.eval_options import require_options
 from eval.harness.store import is_whole, run_name
 
-OWN_KEYS = ("suites", "stages", "formats", "extra", "base", "headline", "samples")
+OWN_KEYS = ("suites", "stages", "formats", "extra", "base", "headline", "samples", "pareto")
 SET_BY_JOB = ("stage", "parent", "variant", "loaded")
 TEMPLATE_FILE = "chat_template.jinja"
 MODEL = "model_name_or_path"  # the recipe key of the model that a stage starts from
@@ -199,6 +199,8 @@ def report_settings(pipeline: Pipeline, harness: Harness) -> dict[str, Any]:
     given = pipeline.evals.report.given()
     if "headline" in given:
         given["headline"] = {harness.name(suite): task for suite, task in given["headline"].items()}
+    if "pareto" in given:
+        given["pareto"] = [harness.name(suite) for suite in given["pareto"]]
     if "suite" in given.get("samples", {}):
         given["samples"] |= {"suite": harness.name(given["samples"]["suite"])}
     return given

@@ -12,6 +12,7 @@ from alignment.pipeline.recipes.pipeline_file import read_settings
 from alignment.pipeline.records.record import FILE
 from alignment.pipeline.stage_spec import is_smoke
 from alignment.report.charts.frontiers import logged_frontiers
+from alignment.report.charts.pareto_figures import pareto_points
 from alignment.report.comparisons import compared
 from alignment.report.first_screen.trained_on import training_data
 from alignment.report.headlines import headlines, name_suites
@@ -90,6 +91,8 @@ def collect(run_dir: str | Path) -> dict:
     suites = [samples["suite"]] if samples.get("suite") else _suites(records, pipeline)
     metrics = {name: _read_lines(run_dir / name / "metrics.jsonl") for name in names}
     cards = {name: card for name in names if (card := _reward_card(run_dir / name, stages[name]))}
+    rows = [row for record in records.values() for row in scores(record, headline.get(record["suite"]))]
+    plotted = chosen.get("pareto")
     comparisons, refused, regressions = compared(run_dir, records, base, headline)
     report = {
         "name": pipeline.get("name") or run_dir.resolve().name,
@@ -102,9 +105,10 @@ def collect(run_dir: str | Path) -> dict:
         "base_model": base_model,
         "further_suites": sorted({record["suite"] for record in records.values()} - own) if own else [],
         "stages": stages,
-        "evals": [row for record in records.values() for row in scores(record, headline.get(record["suite"]))],
+        "evals": rows,
         "eval_runs": [_eval_run(name, record) for name, record in records.items()],
         "comparisons": comparisons,
+        "pareto": pareto_points(rows, plotted, [BASE, *names]) if plotted else None,
         "not_compared": refused,
         "unreadable": unreadable,
         "regressions": regressions,
@@ -113,6 +117,7 @@ def collect(run_dir: str | Path) -> dict:
         "frontiers": [found for name in names for found in _frontiers(run_dir / name, metrics[name])],
         "reward_model": next((card for stage in stages.values() if (card := _own_card(stage))), None),
         "reward_cards": cards,
+        "judge_cards": {name: card for name in names if (card := _judge_card(stages[name]))},
         "side_runs": side_runs(run_dir, stages, records, headline),
     }
     name_suites(report)
@@ -325,6 +330,13 @@ def _reward_card(stage: Path, entry: dict) -> dict | None:
 def _own_card(entry: dict) -> dict | None:
     """The card that a reward stage made when it finished."""
     return (entry["metrics"] or {}).get("pairwise")
+
+
+def _judge_card(entry: dict) -> dict | None:
+    """The card that a judge stage made when it finished, with the names of its judges."""
+    metrics = entry["metrics"] or {}
+    card = metrics.get("judge_card")
+    return card and {"judges": metrics.get("judges") or []} | card
 
 
 def _parent(value: str | None, run_dir: Path, names: list[str]) -> str | None:

@@ -7,6 +7,8 @@ from alignment.report import labels, provenance, tables
 from alignment.report.charts import figure_files, figures
 from alignment.report.charts.diagram import pipeline_figure
 from alignment.report.charts.frontiers import frontier_section
+from alignment.report.charts.judge_figures import judge_section
+from alignment.report.charts.pareto_figures import pareto_section
 from alignment.report.charts.reward_figures import card_section
 from alignment.report.first_screen.next_steps import next_steps
 from alignment.report.first_screen.outcomes import in_sum, outcomes
@@ -70,6 +72,7 @@ def page(report: dict) -> dict:
         "verdicts": tables.verdicts(report),
         "diagram": pipeline_figure(stages) if stages else None,
         "suites": tables.suite_table(report),
+        "pareto": pareto_section(report),
         "further": {"suites": tables.suite_table(report, True), "verdicts": tables.verdicts(report, True)},
         "base_text": base_text(report),
         "task_tables": [table for table in by_task if table["metric"] != labels.BITS],
@@ -81,6 +84,7 @@ def page(report: dict) -> dict:
         "tax": figures.tax_figures(report),
         "frontiers": [frontier_section(found) for found in report.get("frontiers") or []],
         "cards": [card_section(stage, card) for stage, card in (report.get("reward_cards") or {}).items()],
+        "judges": [judge_section(stage, card) for stage, card in (report.get("judge_cards") or {}).items()],
         "made": rows_sections(report),
         "training": training_sections(report.get("curves") or {}),
         "sample_stages": list(dict.fromkeys(stage for sample in report["samples"] for stage in sample["outputs"])),

@@ -22,10 +22,12 @@ from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import PAIR, beyond_pair
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.stored_answers import answers_of_run
+from alignment.stages.made_rows.versus import compared_models, equal_pairs
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.tokenization.chat_format import require_template
 from reward_models.calls import distinct
+from reward_models.card.judge_card_text import write_judge_card
 from reward_models.functions import check_function
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
@@ -206,7 +208,8 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
             return Part([row for row, why in made if not why], left_out, counts)
 
         stage.make(rows, make, "pairs")
-    card = card_of(stage.made(), args.gold_func)
+    card = card_of(stage.made(), args.gold_func, compared_models(rows), equal_pairs(stage.folder))
+    write_judge_card(stage.folder, card, stage.folder.name)
     require_within_limits(card, args.max_position_bias, args.max_length_bias, args.min_agreement)
     metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
     return stage.finish({"judge_model_path": args.judge_model_path}, data.title, "preference", metrics)

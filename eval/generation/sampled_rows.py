@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from eval.harness.lm import Reply
     from eval.harness.run_suite import LoadedModel
 
+EQUAL_REPLIES = "equal replies"
+
 
 @dataclass
 class Samples:
@@ -161,6 +163,31 @@ def two_rows(samples: Samples) -> tuple[list[dict], Counter[str]]:
         else:
             rows.append(row | {"reply_a": [_said(usable[0])], "reply_b": [_said(other)]})
     return rows, without
+
+
+def versus_rows(
+    samples: Samples, others: Sequence[Sequence[Reply]], model: str, other: str
+) -> tuple[list[dict], list[dict]]:
+    """A row {...columns, prompt, reply_a, reply_b, model_a, model_b} for each reply of a model and one of another.
+
+    Args:
+        others: the other model's replies to each row, as many as the model's.
+
+    Returns:
+        rows; and, with the reason as `left_out`, those that no judge can compare: with equal or with empty replies.
+    """
+    rows: list[dict] = []
+    left_out: list[dict] = []
+    for row, texts, group in zip(samples.rows, samples.texts, others, strict=True):
+        for a, b in zip(texts, [reply.text for reply in group], strict=True):
+            made = row | {"reply_a": [_said(a)], "reply_b": [_said(b)], "model_a": model, "model_b": other}
+            if a.strip() == b.strip():
+                left_out.append(made | {"left_out": EQUAL_REPLIES})
+            elif not (a.strip() and b.strip()):
+                left_out.append(made | {"left_out": "an empty reply"})
+            else:
+                rows.append(made)
+    return rows, left_out
 
 
 def _said(text: str) -> dict[str, str]:

@@ -49,19 +49,31 @@ def rate(values: np.ndarray, clusters: np.ndarray | None = None) -> Estimate:
     """
     values = np.asarray(values, dtype=float)
     count, groups = len(values), _groups(len(values), clusters)
-    number = int(groups.max()) + 1 if count else 0
     if not count:
         return {"value": None, "low": None, "high": None, "n": 0}
-    mean = float(values.mean())
+    mean, number = float(values.mean()), int(groups.max()) + 1
     if number < 2:
         return {"value": mean, "low": None, "high": None, "n": count}
-    sums = np.bincount(groups, weights=values - mean)
-    variance = float((sums**2).sum()) / count**2 * number / (number - 1)
+    variance = _variance(values - mean, groups)
     size = mean * (1 - mean) / variance if variance > 0 else number
     z2 = float(stdtrit(number - 1, (1 + LEVEL) / 2)) ** 2 / size
     centre = (mean + z2 / 2) / (1 + z2)
     half = float(np.sqrt(z2 * (mean * (1 - mean) + z2 / 4))) / (1 + z2)
     return {"value": mean, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": count}
+
+
+def with_interval(value: float, deviations: np.ndarray, clusters: np.ndarray | None = None) -> Estimate:
+    """A mean, or a function of means, with its interval of Student's t.
+
+    Args:
+        deviations: (B,) the influence of each pair on the value, which adds up to 0: for a mean, values less the mean.
+    """
+    count, groups = len(deviations), _groups(len(deviations), clusters)
+    number = int(groups.max()) + 1
+    if number < 2:
+        return {"value": value, "low": None, "high": None, "n": count}
+    reach = float(stdtrit(number - 1, (1 + LEVEL) / 2) * np.sqrt(_variance(deviations, groups)))
+    return {"value": value, "low": value - reach, "high": value + reach, "n": count}
 
 
 def sides(probabilities: np.ndarray) -> np.ndarray:
@@ -255,6 +267,12 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 def _groups(count: int, clusters: np.ndarray | None) -> np.ndarray:
     """The cluster of each pair, counted from 0; each pair is one without clusters."""
     return np.arange(count) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+
+
+def _variance(deviations: np.ndarray, groups: np.ndarray) -> float:
+    """The variance of a mean with these deviations of its values, which depend on each other within clusters."""
+    number = int(groups.max()) + 1
+    return float((_summed(deviations[:, None], groups) ** 2).sum()) / len(deviations) ** 2 * number / (number - 1)
 
 
 def _summed(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

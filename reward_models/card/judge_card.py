@@ -1,4 +1,4 @@
-"""A judge's card: its agreement with gold, its biases, its consistency, and what a policy inherited from it."""
+"""A judge's card: its agreement with gold, its biases and its consistency."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from alignment.data.words import split_words
 from alignment.text import decimal
-from reward_models.card.judge_bias import LEVEL, Estimate, length_bias, position_bias, rate, sides, word_bias
+from reward_models.card.judge_bias import Estimate, length_bias, position_bias, rate, sides, word_bias
 from reward_models.card.margins import BINS, COIN
 from reward_models.judges.asked import PairQuestion
 from reward_models.judges.panel import PairOpinion
@@ -199,55 +198,3 @@ def estimate_text(one: Mapping[str, Any], sign: bool = True) -> str:
         return "unknown"
     value, low, high = (decimal(one[key], sign=sign) for key in ("value", "low", "high"))
     return value if one["low"] is None else f"{value} [{low}, {high}]"
-
-
-# ---- What a policy inherited ----
-
-
-def inherited(
-    judge_scores: Sequence[float],
-    gold_scores: Sequence[float],
-    baseline_judge: Sequence[float],
-    baseline_gold: Sequence[float],
-    prompts: Sequence[Any] | None = None,
-) -> dict[str, Any]:
-    """How much more a policy improved in the judge's scores than in gold's, in standard deviations.
-
-    Each score is standardised by the mean and standard deviation of the baseline's replies. The difference of judge and
-    gold on the policy's reply, less that on the baseline's reply to the same prompt, has a paired interval (Student's
-    t), which takes the standard deviations as known.
-
-    Args:
-        judge_scores, gold_scores: (B,) of the policy's replies.
-        baseline_judge, baseline_gold: (B,) of the baseline's replies, such as SFT's, to the same prompts in the same
-            order.
-        prompts: names the prompt of each reply, if there are several replies per prompt.
-
-    Returns:
-        {value, low, high, n, judge_gain, gold_gain}; `value` is judge_gain less gold_gain; all None if a score of the
-        baseline does not vary.
-    """
-    judge, gold, judge_before, gold_before = (
-        np.asarray(scores, float) for scores in (judge_scores, gold_scores, baseline_judge, baseline_gold)
-    )
-    kept = np.isfinite(judge) & np.isfinite(gold) & np.isfinite(judge_before) & np.isfinite(gold_before)
-    groups = (
-        np.arange(len(judge)) if prompts is None else np.unique([repr(one) for one in prompts], return_inverse=True)[1]
-    )
-    spreads = [float(scores[kept].std()) if kept.any() else 0.0 for scores in (judge_before, gold_before)]
-    if not all(spreads):
-        empty = dict.fromkeys(("value", "low", "high", "judge_gain", "gold_gain"))
-        return {**empty, "n": int(kept.sum())}
-    gains = np.stack([(judge - judge_before) / spreads[0], (gold - gold_before) / spreads[1]])[:, kept]
-    number, group = np.unique(groups[kept], return_inverse=True)
-    means = [np.bincount(group, weights=one) / np.bincount(group) for one in (gains[0] - gains[1], gains[0], gains[1])]
-    value, count = float(means[0].mean()), len(number)
-    reach = float(stdtrit(count - 1, (1 + LEVEL) / 2) * means[0].std(ddof=1) / np.sqrt(count)) if count > 1 else None
-    return {
-        "value": value,
-        "low": None if reach is None else value - reach,
-        "high": None if reach is None else value + reach,
-        "n": int(kept.sum()),
-        "judge_gain": float(means[1].mean()),
-        "gold_gain": float(means[2].mean()),
-    }

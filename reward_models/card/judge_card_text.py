@@ -10,6 +10,7 @@ from alignment.durable.atomic import write_json, write_text
 from alignment.durable.unwritable import make_folder
 from alignment.text import decimal, markdown_table
 from reward_models.card.judge_card import estimate_text
+from reward_models.card.policy_gain import inherited_text
 
 CARD_FILE = "judge_card.json"
 
@@ -75,8 +76,12 @@ def _calibration(found: Mapping[str, Any]) -> str:
 
 
 def _inherited(found: Mapping[str, Any]) -> str:
-    return (
-        f"**Inherited by the policy**: the judge's scores rose by {decimal(found['judge_gain'], 2, sign=True)} and "
-        f"gold's by {decimal(found['gold_gain'], 2, sign=True)} standard deviations of the baseline's replies; the "
-        f"difference is {estimate_text(found)} on {found['n']} replies, paired by prompt."
+    if not found["n"]:
+        return f"**Inherited by the policy**: {inherited_text(found)}"
+    text = f"**Inherited by the policy**: {inherited_text(found)} Difference: {estimate_text(found['wins'])}."
+    if found["value"] is None:
+        return text
+    gains = (decimal(found[key], 2, sign=True) for key in ("judge_gain", "gold_gain"))
+    return f"{text} Mean gap in standard deviations: judge {{}}, gold {{}}; difference {estimate_text(found)}.".format(
+        *gains
     )

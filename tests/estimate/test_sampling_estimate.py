@@ -82,6 +82,15 @@ def test_memory_is_weights_cache_pass_and_logits(shape):
     assert saved_precision(LlamaConfig(dtype="bfloat16")).weights == 2
 
 
+def test_two_checkpoints_answer_one_after_the_other(shape):
+    one, two = cost(shape), cost(shape, replace(ASKED, models=2))
+    assert two.seconds - compute.START == pytest.approx(2 * (one.seconds - compute.START))
+    assert (two.generated, two.read) == (2 * one.generated, 2 * one.read)
+    weights = {name: size - one.memory[name] for name, size in two.memory.items() if size != one.memory[name]}
+    assert weights == {"weights": 4 * shape.parameters}
+    assert "800 of at most 32 tokens (100 prompts, 8 each)" in describe_sampling(two)
+
+
 def test_a_machine_that_is_too_small_is_refused_with_a_batch_that_fits(shape):
     base = sum(memory_parts(shape, ASKED, saved_precision(CONFIG), MACHINE, batch=0).values())
     cache = sum(memory_parts(shape, ASKED, saved_precision(CONFIG), MACHINE, batch=1).values()) - base

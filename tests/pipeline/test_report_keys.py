@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment.errors import UserError
+from alignment.errors import UserError, UserErrors
 from alignment.pipeline.evals import Harness
 
 EVALS = {"suites": ["facts"], "stages": ["base", "tuned"], "formats": ["plain"]}
@@ -22,6 +22,20 @@ def test_keys_are_recorded_by_the_names_of_eval_runs_and_change_no_evaluation(pr
     assert project.record()["report"] == names and len(project.harness.runs) == before
 
 
+def test_two_suites_to_plot_are_recorded_by_the_names_of_eval_runs(project):
+    project.harness.name, project.harness.formats = str.upper, lambda suite: ["plain"]
+    project.set(evals=EVALS | {"suites": ["facts", "others"], "pareto": ["others", "facts"]})
+    project.run()
+    assert project.record()["report"] == {"pareto": ["OTHERS", "FACTS"]}
+
+
+def test_all_unknown_suites_to_plot_are_named(project):
+    project.set(evals=EVALS | {"pareto": ["here", "there"]})
+    with pytest.raises(UserErrors) as caught:
+        project.load()
+    assert [error.got for error in caught.value.errors] == ["here", "there"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -29,6 +43,10 @@ def test_keys_are_recorded_by_the_names_of_eval_runs_and_change_no_evaluation(pr
         ("base", "judge", "evals.base names a stage that evals.stages does not list"),
         ("headline", ["facts/easy"], "expected: a mapping of suites to tasks"),
         ("headline", {"fact": "easy"}, "did you mean 'facts'"),
+        ("pareto", ["facts"], "expected: two different suites"),
+        ("pareto", ["facts", "facts"], "expected: two different suites"),
+        ("pareto", {"facts": "others"}, "expected: two different suites"),
+        ("pareto", ["facts", "fact"], "evals.pareto names a suite that evals.suites does not list"),
         ("samples", {"number": 3}, "unknown key 'evals.samples.number'"),
         ("samples", {"n": 0}, "expected: a whole number from 1"),
         ("samples", {"suite": "other"}, "evals.samples.suite names a suite that evals.suites does not list"),

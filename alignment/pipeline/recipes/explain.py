@@ -36,6 +36,7 @@ EVALS_HELP = {
     "first stage starts from; from random weights, the first that is evaluated).",
     "headline": "The task that represents a suite in the report, suite -> task (default: the suite's aggregate).",
     "samples": "Suite whose prompts the report shows with every stage's answers, and their number: {suite: S, n: 30}.",
+    "pareto": "Two suites whose scores the report plots against each other, with the stages that no other dominates.",
 }
 EVALS_HINTS = {"suites": list[str], "stages": list[str], "formats": list[str], "extra": list[dict]}
 DEFAULTS = {"formats": write_yaml(list(pipeline_file.FORMATS)), "seed": "0"}

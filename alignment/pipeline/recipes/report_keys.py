@@ -20,6 +20,7 @@ KEYS = {
     "base": Key(str, "the name of a stage"),
     "headline": Key(dict[str, str], "a mapping of suites to tasks: {SUITE: TASK}"),
     "samples": Key(dict[str, Any], "{suite: SUITE, n: NUMBER}"),
+    "pareto": Key(list[str], "two different suites: [SUITE, SUITE]"),
 }
 SAMPLE_KEYS = {"suite": Key(str, "a suite"), "n": Key(int, "a whole number from 1")}
 
@@ -34,11 +35,13 @@ class ReportKeys:
         headline: suite -> the task that represents it; by default the suite's aggregate.
         samples: {suite, n}: the suite whose first prompts are shown with every stage's answers, and how many; by
             default the first suite whose answers are text.
+        pareto: the two suites whose scores are plotted against each other, first that of the x axis; empty for none.
     """
 
     base: str | None = None
     headline: dict[str, str] = field(default_factory=dict)
     samples: dict[str, Any] = field(default_factory=dict)
+    pareto: list[str] = field(default_factory=list)
 
     def given(self) -> dict[str, Any]:
         """The keys that were given."""
@@ -51,16 +54,17 @@ def report_keys(evals: dict[str, Any], stages: Sequence[str], suites: Sequence[s
     Args:
         evals: the keys under `evals:`; those of the report are removed.
         stages: the stages that `base` can name.
-        suites: the suites that `headline` and `samples` can name, as they are written under `evals:`.
+        suites: the suites that `headline`, `samples` and `pareto` can name, as they are written under `evals:`.
         source: the pipeline.yaml, for messages.
     """
     taken = {key: evals.pop(key, None) for key in KEYS}
     given = {key: value for key, value in taken.items() if value is not None}
-    raise_all([_unfit(source, key, given[key], KEYS[key]) for key in given if not fits(given[key], KEYS[key].hint)])
+    raise_all([_unfit(source, key, value, KEYS[key]) for key, value in given.items() if not _takes(key, value)])
     keys = ReportKeys(**given)
     _check_samples(keys.samples, source)
     named = [("base", "stage", keys.base, stages), ("samples.suite", "suite", keys.samples.get("suite"), suites)]
     named += [("headline", "suite", suite, suites) for suite in keys.headline]
+    named += [("pareto", "suite", suite, suites) for suite in keys.pareto]
     raise_all(
         [
             _absent(source, key, kind, name, known)
@@ -69,6 +73,11 @@ def report_keys(evals: dict[str, Any], stages: Sequence[str], suites: Sequence[s
         ]
     )
     return keys
+
+
+def _takes(key: str, value: Any) -> bool:
+    """Whether a value is of the type of a key."""
+    return fits(value, KEYS[key].hint) and (key != "pareto" or len(value) == len(set(value)) == 2)
 
 
 def _check_samples(samples: dict[str, Any], source: Path) -> None:

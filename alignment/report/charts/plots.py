@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 368, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 12, 38
 PANEL = 106  # height of a panel, including its label
 LETTER = 6.4  # width of a letter in a label, about
+PARETO_HEIGHT = 300
+RING, LINE = 8, 13  # radius of a ring, height of a line of text
 FEW = 40  # more dots than this are drawn faint
 
 
@@ -27,18 +29,29 @@ class Series:
         points: (x, y) pairs.
         tone: number of a colour in the style sheet, or `ink`.
         half_widths: half the interval about each point, None if unknown; empty for no intervals.
+        limits: the least and the greatest possible y, at which intervals are cut.
     """
 
     label: str
     points: list[tuple[float, float]]
     tone: int | str = 0
     half_widths: tuple[float | None, ...] = ()
+    limits: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def intervals(self) -> list[tuple[float, float, float]]:
+        """(x, low, high) of the points whose interval is known."""
+        low, high = self.limits
+        return [
+            (x, max(low, y - half), min(high, y + half))
+            for (x, y), half in zip(self.points, self.half_widths, strict=False)
+            if half is not None
+        ]
 
     @property
     def ends(self) -> list[float]:
         """y of all points and of the ends of their intervals."""
-        known = [(y, half) for (_, y), half in zip(self.points, self.half_widths, strict=False) if half is not None]
-        return [y for _, y in self.points] + [end for y, half in known for end in (y - half, y + half)]
+        return [y for _, y in self.points] + [end for _, *ends in self.intervals for end in ends]
 
 
 @dataclass(frozen=True)
@@ -197,6 +210,57 @@ def scatter(points: list[tuple[Estimate, Estimate]], *, title: str, x_label: str
     return _svg(parts, title)
 
 
+def pareto_chart(
+    points: list[tuple[Estimate, Estimate]], best: list[bool], *, title: str, x_label: str, y_label: str
+) -> str:
+    """Points with intervals on both axes and their names, joined in order by a thin line; rings about the best."""
+
+    def scale(side: int, start: float, end: float) -> Scale:
+        values = [getattr(pair[side], name) for pair in points for name in ("value", "low", "high")]
+        return spread([value for value in values if value is not None], start, end, pad=0.12)
+
+    bottom = PARETO_HEIGHT - BOTTOM
+    x_scale, y_scale = scale(0, LEFT, WIDTH - RIGHT), scale(1, bottom, TOP)
+    places = [(x_scale(x.value), y_scale(y.value)) for x, y in points]
+    route = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts = [_grid(y_scale, TOP), _x_ticks(x_scale, bottom), _axis_labels(x_label, y_label, TOP, bottom)]
+    parts.append(f'<polyline class="route" points="{route}"/>')
+    for (x, y), (across, down), ringed in zip(points, places, best, strict=True):
+        if y.low is not None and y.high is not None:
+            parts.append(_whisker(across, y_scale(y.low), y_scale(y.high), f"t{x.tone}"))
+        parts.append(_interval(x, x_scale, down))
+        if ringed:
+            parts.append(f'<circle class="ring" cx="{across:.1f}" cy="{down:.1f}" r="{RING}"/>')
+    parts += _names([x.label for x, _ in points], places)
+    return _svg(parts, title, height=PARETO_HEIGHT)
+
+
+def _names(labels: list[str], places: list[tuple[float, float]]) -> list[str]:
+    """The names of ringed points, each where it covers neither a point nor another name, as far as there is room."""
+    taken = [(x - RING, y - RING, x + RING, y + RING) for x, y in places]
+    parts = []
+    for label, (x, y) in zip(labels, places, strict=True):
+        width = LETTER * len(label)
+        spots = [(x + side * (RING + 3), y + down, side) for side in (1, -1) for down in (-7, 16)]
+        spots += [(x + RING + 3, y + 16 + LINE * number, 1) for number in range(1, len(labels))]
+        boxes = [(at - width * (side < 0), line - 10, at + width * (side > 0), line + 3) for at, line, side in spots]
+        free = [
+            number
+            for number, (left, top, right, bottom) in enumerate(boxes)
+            if left >= LEFT
+            and right <= WIDTH
+            and not any(left < end and start < right and top < low and high < bottom for start, high, end, low in taken)
+        ]
+        chosen = free[0] if free else 0
+        at, line, side = spots[chosen]
+        taken.append(boxes[chosen])
+        anchor = "start" if side > 0 else "end"
+        parts.append(
+            f'<text class="name over" x="{at:.1f}" y="{line:.1f}" text-anchor="{anchor}">{escape(label)}</text>'
+        )
+    return parts
+
+
 def _point_name(label: str, x: float, y: float) -> str:
     """A point's label to its upper right, or to its upper left near the right edge."""
     fits = x + 8 + LETTER * len(label) <= WIDTH
@@ -227,11 +291,7 @@ def _line(series: Series, x_scale: Scale, y_scale: Scale) -> str:
 
 
 def _dots(series: Series, x_scale: Scale, y_scale: Scale) -> str:
-    parts = [
-        _whisker(x_scale(x), y_scale(y - half), y_scale(y + half), f"t{series.tone}")
-        for (x, y), half in zip(series.points, series.half_widths, strict=False)
-        if half is not None
-    ]
+    parts = [_whisker(x_scale(x), y_scale(low), y_scale(high), f"t{series.tone}") for x, low, high in series.intervals]
     faint = " faint" if len(series.points) > FEW else ""
     parts += [
         f'<circle class="dot t{series.tone}{faint}" cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" r="2.5"/>'

@@ -55,16 +55,25 @@ def card_section(stage: str, card: dict) -> dict:
 
 def subset_table(rows: list[dict]) -> dict | None:
     """Accuracy per subset with a picture, the lowest first."""
-    rows = sorted((row for row in rows if row["accuracy"] is not None), key=lambda row: row["accuracy"])
-    if not rows:
+    known = [row for row in rows if row["accuracy"] is not None]
+    return share_table([(_share(row["name"], row["accuracy"], row["n"], 0), row["n"]) for row in known])
+
+
+def share_table(shares: list[tuple[Estimate, int]]) -> dict | None:
+    """Shares of pairs and their numbers as rows with a picture, the lowest share first; None without any."""
+    if not shares:
         return None
     scale = Scale(0.0, 1.0, CELL_MARGIN, CELL_WIDTH - CELL_MARGIN)
-    lines = []
-    for row in rows:
-        shown = _share(row["name"], row["accuracy"], row["n"], 0)
-        text = f"{percent(row['accuracy'])} [{percent(shown.low)}, {percent(shown.high)}]"
-        lines.append({"name": row["name"], "n": row["n"], "accuracy": text, "picture": forest_row(shown, scale, 0.5)})
+    lines = [
+        {"name": one.label, "n": n, "accuracy": share_text(one), "picture": forest_row(one, scale, 0.5)}
+        for one, n in sorted(shares, key=lambda pair: pair[0].value)
+    ]
     return {"rows": lines, "axis": forest_axis(scale)}
+
+
+def share_text(share: Estimate) -> str:
+    """A share with its interval, `50.0% [36.4%, 63.6%]`."""
+    return f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]"
 
 
 def _facts(card: dict) -> list[tuple[str, str]]:
@@ -109,16 +118,27 @@ def _accuracy_bars(card: dict) -> list[dict]:
 
 def _reliability(found: dict | None) -> list[dict]:
     """A reliability diagram: accuracy by the confidence that the margins imply."""
-    bins = [group for group in (found or {}).get("bins", []) if group["n"]]
+    caption = "A margin m implies a probability of sigmoid(|m|) to be right."
+    return reliability_figures(found, "reward model", "implied probability", "accuracy", caption)
+
+
+def reliability_figures(found: dict | None, label: str, x_label: str, y_label: str, about: str) -> list[dict]:
+    """A reliability diagram of confidence in [0.5, 1]; none without pairs.
+
+    Args:
+        found: {ece, bins: [{confidence, accuracy, n, se}]}.
+        label: whose confidence it is.
+        about: a sentence on the confidence.
+    """
+    bins = [group for group in (found or {}).get("bins") or [] if group["n"]]
     if found is None or not bins:
         return []
     halves = tuple(None if group["se"] is None else NORMAL_95 * group["se"] for group in bins)
-    points = Series("reward model", [(group["confidence"], group["accuracy"]) for group in bins], 0, halves)
+    points = Series(label, [(group["confidence"], group["accuracy"]) for group in bins], 0, halves, (0.0, 1.0))
     caption = (
-        f"A margin m implies a probability of sigmoid(|m|) to be right. Below the diagonal the model is overconfident, "
-        f"above it underconfident. Expected calibration error {number(found['ece'])}."
+        f"{about} Below the diagonal the {label.split()[-1]} is overconfident, above it underconfident. Expected "
+        f"calibration error {number(found['ece'])}."
     )
-    x_label, y_label = "implied probability", "accuracy"
     lines = [points, Series("calibrated", [(0.5, 0.5), (1.0, 1.0)], 4)]
     svg = line_chart(lines, title=f"Reliability. {caption}", x_label=x_label, y_label=y_label)
     return [figure("Reliability", caption, svg, series_rows([points], x_label, y_label))]

@@ -39,6 +39,7 @@ def _unread_rows(report: dict) -> str | None:
         name
         for name, stage in report["stages"].items()
         if name not in named and (stage.get("rows") or {}).get("rows") and _trainer(stage["rows"].get("kind"))
+        if not ((stage.get("metrics") or {}).get("judge_card") or {}).get("inherited")  # those are a measurement
     ]
     return made[-1] if made else None
 

@@ -149,7 +149,7 @@ def _worse(heads: list[dict], own: list[dict], main: dict | None) -> list[dict]:
 def _note(report: dict, name: str, stage: dict) -> str:
     """What to say of a stage that was compared with none."""
     if stage.get("rows"):
-        return _rows_note(stage["rows"])
+        return _rows_note(stage["rows"]) + _judge_note(stage.get("metrics") or {})
     pairs = (stage.get("metrics") or {}).get("pairwise") or {}
     if pairs.get("n"):
         return _pairs_note(pairs)
@@ -199,6 +199,19 @@ def _rows_note(rows: dict) -> str:
         return f"no rows{problem}"
     of = f" of {rows['read']:,} rows" if rows.get("read") is not None else ""
     return f"made {amount_text(rows['rows'], rows.get('kind'))}{of}{problem}"
+
+
+def _judge_note(metrics: dict) -> str:
+    """A judge's agreement with gold, or who prefers a policy how often; empty for other stages, and without gold."""
+    card = metrics.get("judge_card") or {}
+    found, gain = card.get("agreement") or {}, card.get("inherited") or {}
+    if gain.get("n"):
+        judge, gold = (percent(gain[key]["value"]) for key in ("judge_wins", "gold_wins"))
+        return f"; prefers {gain['policy']} over {gain['baseline']} on {judge} of {gain['n']:,} pairs, gold on {gold}"
+    if found.get("value") is None:
+        return ""
+    value, low, high = (percent(found[key]) for key in ("value", "low", "high"))
+    return f"; agrees with gold on {value} [{low}, {high}] of {found['n']:,} pairs"
 
 
 def _pairs_note(pairs: dict) -> str:

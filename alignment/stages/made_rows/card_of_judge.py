@@ -9,20 +9,26 @@ import numpy as np
 
 from alignment.errors import UserError
 from alignment.stages.made_rows.made_parts import Part
+from alignment.stages.made_rows.versus import answered, versus_gaps
 from reward_models.calls import scores_of
 from reward_models.card.gold_scores import GOLD_COLUMNS, as_score
 from reward_models.card.judge_card import JudgedPairs, beyond_limits, judge_card
+from reward_models.card.policy_gain import inherited
 from reward_models.functions import load_reward
 from reward_models.protocol import reply_text
 
 FAMILY = "family"
 
 
-def card_of(parts: Iterable[Part], gold_func: str | None) -> dict[str, Any]:
+def card_of(
+    parts: Iterable[Part], gold_func: str | None, versus: tuple[str, str] | None = None, equal: int = 0
+) -> dict[str, Any]:
     """The card of all judged pairs, of which each counts once for each principle.
 
     Args:
         gold_func: scores replies as the truth does; None: the columns gold_chosen and gold_rejected.
+        versus: the two checkpoints that wrote the replies of every pair, policy and baseline, see `compared_models`.
+        equal: number of pairs of equal replies, which no judge was asked about.
     """
     rows = [row for part in parts for row in (*part.rows, *part.left_out)]
     judged = [(row, name, *answers) for row in rows for name, answers in answers_of(row)]
@@ -41,6 +47,11 @@ def card_of(parts: Iterable[Part], gold_func: str | None) -> dict[str, Any]:
     if any(one.get("rated") for row in rows for one in row["judged"]):  # each reply was seen by itself
         unknown = dict.fromkeys(("value", "low", "high")) | {"n": 0}
         card |= {"consistency": unknown, "position_bias": unknown, "position_effect": None}
+    if versus is not None and pairs.gold_gaps is not None:
+        places = [(place, name) for place, row in enumerate(rows) for name, _ in answers_of(row)]
+        gaps = versus_gaps(rows, places, pairs.gold_gaps, versus[0])
+        named = {"policy": versus[0], "baseline": versus[1]}
+        card["inherited"] = named | inherited(*gaps, [row["prompt"] for row in rows], equal)
     return card
 
 
@@ -49,8 +60,8 @@ def answers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, float
     for name in dict.fromkeys(one["principle"] for one in row["judged"]):
         some = [
             as_preference(one["a_first"], one["b_first"]) if one.get("rated") else (one["a_first"], one["b_first"])
-            for one in row["judged"]
-            if one["principle"] == name and one["a_first"] is not None and one["b_first"] is not None
+            for one in answered(row)
+            if one["principle"] == name
         ]
         if some:
             first, second = np.mean(some, axis=0)

@@ -8,6 +8,7 @@ from alignment.data.reading.row_formats import DIALOGUES
 REPLY = ("completion", "response", "output")  # `answer`, `solution` and `target` are what is true, for rewards
 MARGIN = ("margin", "score_margin")  # of the order that a pair had; TRL's RewardTrainer uses `margin` in its loss
 SIDES = ("chosen", "rejected")
+MODELS = ("model_a", "model_b")  # the checkpoints that wrote reply_a and reply_b, read as chosen and rejected
 PAIR = ("prompt", *SIDES)
 
 
@@ -19,11 +20,15 @@ def without_replies(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def side_of(name: str) -> str | None:
     """The side of a pair that a column is about: `chosen` of `gold_chosen` and `chosen_score`."""
+    if name in MODELS:
+        return SIDES[MODELS.index(name)]
     return next((side for side in SIDES if name.startswith(side) or name.endswith(side)), None)
 
 
 def other_side(name: str) -> str:
     """The same column about the other side; the name itself for a column about neither."""
+    if name in MODELS:
+        return MODELS[name == MODELS[0]]
     side = side_of(name)
     return name if side is None else name.replace(side, SIDES[side == SIDES[0]])
 

@@ -60,6 +60,7 @@ RECIPE_KEYS = frozenset(
         "use_bnb_nested_quant",
         "use_dora",
         "use_peft",
+        "versus_model_path",
         "warmup_steps",
         "world_size",
     }

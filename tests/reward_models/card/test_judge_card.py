@@ -8,8 +8,9 @@ import pytest
 from scipy.special import expit
 
 from reward_models.card.judge_bias import LEAST_PAIRS, holm, length_bias, position_bias, rate, word_bias
-from reward_models.card.judge_card import JudgedPairs, beyond_limits, inherited, judge_card, judged_pairs
+from reward_models.card.judge_card import JudgedPairs, beyond_limits, judge_card, judged_pairs
 from reward_models.card.judge_card_text import judge_card_markdown, write_judge_card
+from reward_models.card.policy_gain import inherited
 from reward_models.judges.asked import PairQuestion
 from reward_models.judges.panel import JudgeOnPair, PairOpinion
 
@@ -146,7 +147,7 @@ def test_agreement_by_principle_and_family(tmp_path):
     assert beyond_limits(judge_card(dataclasses.replace(pairs, gold_gaps=None)), min_agreement=0.5) == [
         "agreement: unknown, as no pair has a gold preference"
     ]
-    card["inherited"] = inherited([3.0, 4.0, 6.0], [1.0, 2.0, 2.5], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    card["inherited"] = {"policy": "ppo", "baseline": "sft"} | inherited([3.0, 4.0, 6.0], [1.0, -2.0, 2.5])
     write_judge_card(tmp_path / "new", card, "org/judge")
     assert json.loads((tmp_path / "new/judge_card.json").read_text()) == json.loads(json.dumps(card))
     text = (tmp_path / "new/judge_card.md").read_text()
@@ -174,23 +175,6 @@ def test_calibration_uses_the_confidence():
     boastful = judge_card(JudgedPairs(sure, 1 - sure, texts, texts, gold))["calibration"]
     assert honest["ece"] < 0.04 and boastful["ece"] == pytest.approx(0.99 - (gold > 0).mean())
     assert len(honest["bins"]) == 10 and honest["brier"] < boastful["brier"]
-
-
-def test_what_a_policy_inherits():
-    """The judge's scores rise by 2 standard deviations of the baseline's, gold's by 0.5."""
-    rng = np.random.default_rng(0)
-    judge, gold = rng.normal(3, 2, 400), rng.normal(size=400)
-    noise = rng.normal(size=(2, 400)) / 10
-    policy = judge + 2 * judge.std() + noise[0], gold + 0.5 * gold.std() + noise[1]
-    result = inherited(*policy, judge, gold)
-    assert result["value"] == pytest.approx(1.5, abs=0.02) and result["low"] > 1.45 and result["n"] == 400
-    assert (result["judge_gain"], result["gold_gain"]) == pytest.approx((2.0, 0.5), abs=0.02)
-    nothing = inherited(judge, gold, judge, gold)
-    assert nothing["value"] == 0.0
-    per_prompt = inherited(*policy, judge, gold, prompts=np.repeat(np.arange(40), 10))
-    assert per_prompt["value"] == pytest.approx(result["value"])
-    assert inherited([1.0, 2.0], [1.0, 2.0], [1.0, 1.0], [1.0, 2.0])["value"] is None
-    assert inherited([1.0, float("nan")], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])["n"] == 1
 
 
 def test_the_answers_of_a_panel_as_columns():

@@ -177,7 +177,7 @@ def test_a_judge_beyond_the_limits_stops_the_stage_and_keeps_its_answers(folder)
     with pytest.raises(UserError, match="beyond the limits"):
         run(file="many.jsonl", judges=["letters.py:First"], principles=None, max_position_bias=0.2)
     assert not Path("run/judge/data").exists()
-    assert Path("run/answers/judge.jsonl").read_text()
+    assert Path("run/answers/judge.jsonl").read_text() and json.loads(Path("run/judge/judge_card.json").read_text())
 
 
 def test_ratings_decide_if_they_are_asked_for(folder):
@@ -258,6 +258,87 @@ def test_ratings_show_no_bias_of_position(folder):
     assert card["agreement"]["value"] == pytest.approx(1 / 3)  # of three pairs with gold the longer reply is right once
     with pytest.raises((UserError, UserErrors), match="no meaning with ask: ratings"):
         run(judges=["rater.py:long"], ask="ratings", principles=None, max_position_bias=0.1)
+
+
+GOLD = """
+def letters(completions, principle, **columns):
+    counts = [(one[-1]["content"].count(name[-1]), name) for one, name in zip(completions, principle)]
+    return [None if name == "many c" else float(count) for count, name in counts]
+"""
+
+
+def versus(number: int, a: str, b: str) -> dict:
+    return pair(number, a, b, model_a="ppo", model_b="sft")
+
+
+def write_versus() -> None:
+    """A sample stage's rows: four pairs, by the letters a and b better, equal, worse, better; two were equal."""
+    some = [("aab", "b"), ("x", "y"), ("x", "aa"), ("ab", "x")]
+    lines = [json.dumps(versus(number, *one)) + "\n" for number, one in enumerate(some)]
+    Path("final").mkdir()
+    Path("final/train.jsonl").write_text("".join(lines))
+    Path("final/account.json").write_text(json.dumps({"counts": {"replies": 12, "pairs left out: equal replies": 2}}))
+    Path("gold.py").write_text(GOLD)
+
+
+def test_what_the_policy_inherited_from_its_judge(folder):
+    write_versus()
+    found = run(file="final", gold_func="gold.py:letters").metrics["judge_card"]["inherited"]
+    assert (found["policy"], found["baseline"], found["n"], found["equal"]) == ("ppo", "sft", 6, 2)
+    # The judge's gap: 1, 0, -1 or 1 by each principle; gold's: 2 and 0, 0 and 0, -2 and 0, 1 and 1.
+    assert found["judge_wins"]["value"] == pytest.approx((1 + 0.5 + 0 + 1 + 0.5 + 0.5) / 6)
+    judge_gaps, gold_gaps = [0.5, 0, -0.5, 1, 0, 0], [1, 0, -1, 1, 0, 0]
+    for key, gaps in (("judge_gain", judge_gaps), ("gold_gain", gold_gaps)):
+        assert found[key] == pytest.approx(sum(gaps) / 6 / (sum(gap**2 for gap in gaps) / 6) ** 0.5)
+    assert found["value"] == pytest.approx(found["judge_gain"] - found["gold_gain"]) and found["wins"]["value"] == 0
+    assert "The judge prefers ppo over sft on 58.3% of 6 pairs" in Path("run/judge/judge_card.md").read_text()
+
+
+def test_a_chosen_reply_of_the_baseline_is_a_gain_of_the_baseline(folder):
+    write_versus()
+    run(file="final", gold_func="gold.py:letters")
+    assert (rows()[2]["model_a"], rows()[2]["model_b"], said(rows()[2])) == ("sft", "ppo", ("aa", "x"))
+    turned = [versus(number, b, a) for number, (a, b) in enumerate([("aab", "b"), ("x", "aa"), ("aab", "b")])]
+    Path("turned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turned))
+    found = run("run/turned", file="turned.jsonl", gold_func="gold.py:letters").metrics["judge_card"]["inherited"]
+    assert found["judge_wins"]["value"] == found["gold_wins"]["value"] == pytest.approx(1 / 3)
+
+
+def test_principles_without_gold_and_rows_of_many_models_do_not_count(folder):
+    write_versus()
+    principles = [*PRINCIPLES[:1], {"name": "many c", "prefer": "y"}]
+    Path("principles.yaml").write_text(yaml.safe_dump(principles))
+    found = run(file="final", gold_func="gold.py:letters").metrics["judge_card"]["inherited"]
+    assert found["judge_wins"]["value"] == found["gold_wins"]["value"] == pytest.approx((1 + 0.5 + 0 + 1 + 1) / 6)
+    rest = Path("final/train.jsonl").read_text().replace('"model_b": "sft"', '"model_b": "dpo"', 1)
+    Path("final/train.jsonl").write_text(rest)
+    assert "inherited" not in run("run/many", file="final", gold_func="gold.py:letters").metrics["judge_card"]
+
+
+def test_ratings_of_two_checkpoints_have_the_scale_of_their_judge(folder):
+    """A judge that counts the letter a, as gold does here, and one that gives a thousand for each letter b."""
+    write_versus()
+    counted = "[float(SIZE * one[-1]['content'].count('LETTER')) for one in completions]"
+    rate = f"def LETTER(completions, **columns):\n    return {counted}\n"
+    some = [rate.replace("LETTER", letter).replace("SIZE", size) for letter, size in (("a", "1"), ("b", "1000"))]
+    Path("rater.py").write_text("".join(some))
+    Path("gold.py").write_text(GOLD.replace("name[-1]", "'a'"))
+    keys = {"ask": "ratings", "principles": None, "gold_func": "gold.py:letters", "file": "final"}
+    one = run("run/one", judges=["rater.py:a"], **keys).metrics["judge_card"]["inherited"]
+    assert one["value"] == pytest.approx(0) and one["n"] == 6
+    both = run("run/both", judges=["rater.py:a", "rater.py:b"], **keys).metrics["judge_card"]["inherited"]
+    # Gaps 2, 0, -2, 1 with a root mean square of 1.5, and 0, 0, 0, 1000 with one of 500.
+    gaps = [2 / 1.5 / 2, 0, -2 / 1.5 / 2, (1 / 1.5 + 2) / 2, 0, 0]
+    assert both["judge_gain"] == pytest.approx(sum(gaps) / 6 / (sum(gap**2 for gap in gaps) / 6) ** 0.5)
+
+
+def test_the_equal_pairs_of_rows_that_a_limit_leaves_out_do_not_count(folder):
+    write_versus()
+    recipe = judge.JudgeRecipe(
+        "run/judge", judges=["letters.py:Letters"], principles="principles.yaml", gold_func="gold.py:letters"
+    )
+    card = judge.run(recipe, RowArguments("final", max_train_samples=2)).metrics["judge_card"]
+    assert card["inherited"]["equal"] == 1 and card["inherited"]["n"] == 3
 
 
 def test_equal_answers_in_both_positions_are_a_tie():

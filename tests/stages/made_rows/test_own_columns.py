@@ -38,3 +38,9 @@ def test_columns_follow_their_reply_by_either_end_of_their_name():
         "prompt": "p",
     }
     assert reversed_pair(reversed_pair(pair)) == pair
+
+
+def test_the_names_of_the_models_follow_their_replies():
+    pair = {"chosen": "a", "rejected": "b", "model_a": "ppo", "model_b": "sft"}
+    assert reversed_pair(pair) == {"chosen": "b", "rejected": "a", "model_a": "sft", "model_b": "ppo"}
+    assert without_replies(pair) == {}

@@ -7,13 +7,16 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import tiny_stages
+import torch
 
 from alignment.errors import UserError, UserErrors
+from alignment.models.gpt import GPTForCausalLM
 from alignment.pipeline.recipes.configs import build_configs
 from alignment.stages import sample
 
 JUDGED = {"reward_funcs": ["rewards.py:vowels"]}
-WRITES = {"completions": {}, "best": JUDGED, "pairs": JUDGED | {"against": "random"}}
+VERSUS = {"versus_model_path": "other", "num_generations": 1}
+WRITES = {"completions": {}, "best": JUDGED, "pairs": JUDGED | {"against": "random"}, "versus": VERSUS}
 
 
 class Killed(BaseException):
@@ -26,6 +29,11 @@ def place(tmp_path_factory) -> Path:
     folder = tiny_stages.make(tmp_path_factory.mktemp("tiny"))
     prompts = [tiny_stages.turns(number, 0)[:1] for number in (0, 1, 2, 0, 3, 0, 4, 5, 1, 6, 0)]
     tiny_stages.write_rows(folder / "some.jsonl", [{"prompt": prompt} for prompt in prompts])
+    model = GPTForCausalLM.from_pretrained(folder / "base")
+    with torch.no_grad():
+        model.lm_head.weight[::7] *= 1.2
+    shutil.copytree(folder / "base", folder / "other")
+    model.save_pretrained(folder / "other")
     counted = "[sum(one[-1]['content'].count(vowel) for vowel in 'aeiou') for one in completions]"
     (folder / "rewards.py").write_text(f"def vowels(completions, **kwargs):\n    return {counted}\n")
     return folder
@@ -94,22 +102,53 @@ def test_parts_and_batches_of_another_size_give_the_same_rows(whole, tmp_path, w
     assert accounts[0] == accounts[1]
 
 
-@pytest.mark.parametrize(("write", "part"), [("completions", 1), ("pairs", 2)])
+@pytest.mark.parametrize(("write", "part"), [("completions", 1), ("pairs", 2), ("versus", 1)])
 def test_killed_and_resumed_the_rows_are_the_same_to_the_byte(whole, tmp_path, monkeypatch, write, part):
-    folder, original, starts = tmp_path / "sample", sample.part_of, []
+    folder, original, made = tmp_path / "sample", sample.drawn_part, []
 
-    def dying(samples, args, start):
-        starts.append(start)
-        if start == 4 * part and starts.count(start) == 1:
+    def dying(*args):
+        made.append(args)
+        if len(made) == part + 1:
             raise Killed
-        return original(samples, args, start)
+        return original(*args)
 
-    monkeypatch.setattr(sample, "part_of", dying)
+    monkeypatch.setattr(sample, "drawn_part", dying)
     with pytest.raises(Killed):
         run(folder, write)
     run(folder, write)
-    assert starts == {1: [0, 4, 4, 8], 2: [0, 4, 8, 8]}[part]  # the part that was lost, and no other again
+    assert len(made) == 4 and made[part] == made[part + 1]  # the part that was lost, and no other again
     assert files_of(folder) == files_of(whole(write))
+
+
+def test_two_checkpoints_answer_each_prompt_and_equal_replies_are_counted(whole, tmp_path):
+    rows = rows_of(whole("versus"))
+    left_out = [json.loads(line) for line in (whole("versus") / "data/left_out.jsonl").read_text().splitlines()]
+    assert {(row["model_a"], row["model_b"]) for row in rows + left_out} == {("base", "other")}
+    drawn = {}
+    for model in ("base", "other"):
+        run(tmp_path / model, model_name_or_path=model, num_generations=1)
+        drawn[model] = [row["completion"][0]["content"] for row in rows_of(tmp_path / model)]
+    pairs = list(zip(drawn["base"], drawn["other"], strict=True))
+    made = [(row["reply_a"][0]["content"], row["reply_b"][0]["content"]) for row in rows]
+    assert made == [(a, b) for a, b in pairs if a != b] and 0 < len(made) < 11
+    assert [row["left_out"] for row in left_out] == ["equal replies"] * (11 - len(made))
+    stage = json.loads((whole("versus") / "stage.json").read_text())
+    counts = stage["metrics"]["counts"]
+    assert counts["pairs left out: equal replies"] == len(left_out) and counts["replies"] == 22
+    assert stage["parents"] == {"model_name_or_path": "base", "versus_model_path": "other"}
+
+
+def test_versus_needs_two_checkpoints_and_no_reward():
+    def refused(**keys) -> str:
+        with pytest.raises((UserError, UserErrors)) as caught:
+            sample.SampleRecipe("run/sample", model_name_or_path="base", **keys)
+        return str(caught.value)
+
+    said = refused(write="versus", temperature=0, reward_model_path="judge")
+    for text in ("needs a second checkpoint", "reads no reward", "equal replies to each prompt"):
+        assert text in said
+    assert "with itself" in refused(write="versus", versus_model_path="base")
+    assert "write: two reads no second checkpoint" in refused(write="two", versus_model_path="other")
 
 
 def test_another_seed_gives_other_rows(whole, tmp_path):
