@@ -61,7 +61,11 @@ TRAINED: tuple[Check, ...] = (
 )
 TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_rows_per_reply)
 CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
-KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,), "prompts": (reward_sources.check_reward_columns,)}
+KIND_ROWS: dict[str, tuple[Check, ...]] = {
+    "kto": (rows.check_kto,),
+    "preference": (rows.check_label_column,),
+    "prompts": (reward_sources.check_reward_columns,),
+}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "text": TOKENS,
     "sft": (*CHAT, template.check_start_tokens, lengths.check_masks, lengths.check_truncation),
