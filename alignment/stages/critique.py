@@ -122,7 +122,7 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
     with writer_of(args, stage.folder) as writer:
 
         def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
-            writer.counts.clear()
+            writer.begin_part(start // stage.size)
             revised = [Revised.of(row) for row in some]
             for number in range(args.rounds):
                 revise(revised, number, args.seed, requests, writer.write)

@@ -187,12 +187,14 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
 
         @cache
         def requests_of(number: int) -> int:
+            """The requests of a finished part, of which none is in two parts."""
             return stage.parts.read(number).counts["requests"]
 
         def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
-            budget = None
+            number, budget = start // stage.size, None
+            store.begin_part(number)
             if args.max_requests is not None:
-                budget = args.max_requests - sum(map(requests_of, range(start // stage.size)))
+                budget = args.max_requests - sum(map(requests_of, range(number)))
             by = [chosen_principles(args, principles, row) for row in some]
             judged = [(row, one) for row, ones in zip(some, by, strict=True) for one in ones]
             opinions, account = ask(panel, judged, store, budget)
