@@ -132,7 +132,7 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
             return Part(rows, left_out, counts_of(revised) | writer.counts, tokens)
 
         stage.make(rows, make, "replies")
-    return stage.finish({"model_name_or_path": args.model_name_or_path}, data.title, "sft")
+    return stage.finish({"model_name_or_path": args.model_name_or_path}, data, "sft")
 
 
 @contextmanager

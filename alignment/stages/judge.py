@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
-from alignment.stages import CAUSAL_LM, STAGES
+from alignment.models.checkpoints import is_path
+from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.made_rows.card_of_judge import card_of, require_within_limits
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings
@@ -31,12 +32,12 @@ from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
 from reward_models.judges.local import check_local, local
-from reward_models.judges.named_judges import asked_judge, check_judge, load_panel
+from reward_models.judges.named_judges import asked_judge, check_judge, is_function, load_panel
 from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
 from reward_models.judges.principle_prompts import pair_template, rating_template
 from reward_models.judges.principles import JUDGE, RATER, Principle, read_principles
 
-PARENTS = {"judge_model_path": CAUSAL_LM}
+PARENTS = {"judge_model_path": CAUSAL_LM, "judges": CLASSIFIER}
 
 
 @dataclass
@@ -49,8 +50,8 @@ class JudgeRecipe(DataStageKeys):
     judges: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Further judges: reward_models.api_judge:api?base_url=URL&model=NAME, a reward model's checkpoint, "
-            "or file.py:Class with a method compare. Of several judges the mean counts."
+            "help": "Further judges: reward_models.api_judge:api?base_url=URL&model=NAME, a reward model (a stage, "
+            "folder or hub id), or file.py:Class with a method compare. Of several judges the mean counts."
         },
     )
     ask: Literal["pairs", "ratings"] = field(
@@ -133,7 +134,7 @@ class JudgeRecipe(DataStageKeys):
         if self.gold_func is not None:
             with gathered(errors):
                 check_function(self.gold_func)
-        for name in self.judges:
+        for name in filter(is_function, self.judges):
             with gathered(errors):
                 check_judge(name, pairs=self.ask == "pairs", ask=False)
         for read in (self.read_principles, self.templates):
@@ -163,8 +164,9 @@ def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
     pairs, errors = args.ask == "pairs", list[UserError]()
     for name in args.judges:
         with gathered(errors):
-            check_judge(name, pairs)
-    if args.judge_model_path and Path(args.judge_model_path).is_dir():  # otherwise a stage has yet to write it
+            if is_function(name) or Path(name).is_dir() or not is_path(name):  # otherwise a stage has yet to write it
+                check_judge(name, pairs)
+    if args.judge_model_path and Path(args.judge_model_path).is_dir():
         with gathered(errors):
             check_local(args.judge_model_path, pairs)
     raise_all(errors)
@@ -173,6 +175,9 @@ def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
 def check(args: JudgeRecipe, data: RowArguments) -> None:
     if args.judge_model_path:
         require_template(args.judge_model_path)
+    for name in args.judges:
+        if not is_function(name):
+            check_judge(name)
 
 
 def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
@@ -211,7 +216,8 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     card = card_of(stage.made(), args.gold_func)
     require_within_limits(card, args.max_position_bias, args.max_length_bias, args.min_agreement)
     metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
-    return stage.finish({"judge_model_path": args.judge_model_path}, data.title, "preference", metrics)
+    models = {f"judges.{number}": name for number, name in enumerate(args.judges) if not is_function(name)}
+    return stage.finish({"judge_model_path": args.judge_model_path} | models, data, "preference", metrics)
 
 
 Judged = Sequence[tuple[dict[str, Any], Principle]]  # rows, each with a principle to judge it by

@@ -102,7 +102,7 @@ def run(
     if judged is not None:
         reward = LearnedReward(trainer.model, trainer.processing_class, "reward", args.per_device_eval_batch_size)
         metrics["pairwise"] = judge_pairs(reward, judged, data.card_min_gap, data.card_subset)
-    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data, metrics)
 
 
 def card_pairs(splits: DatasetDict) -> Dataset | None:

@@ -104,7 +104,7 @@ def run(args: SampleRecipe, data: RowArguments) -> StageResult:
 
     stage.make(rows, make, "prompts")
     parents = {"model_name_or_path": args.model_name_or_path, "reward_model_path": args.reward_model_path}
-    return stage.finish(parents, data.title, KIND_OF[args.write])
+    return stage.finish(parents, data, KIND_OF[args.write])
 
 
 def part_of(samples: Samples, args: SampleRecipe, start: int) -> Part:

@@ -37,7 +37,7 @@ def make(start: int, some) -> Part:
 def run(folder: Path, make=make, items=ITEMS, size: int = 4) -> StageResult:
     stage = DataRun("sample", DataStageKeys(str(folder), rows_per_part=size))
     stage.make(items, make, "items")
-    return stage.finish({"model_name_or_path": "org/model"}, "items", "sft")
+    return stage.finish({"model_name_or_path": "org/model"}, DataArguments("items"), "sft")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
