@@ -184,11 +184,11 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     stage = DataRun("judge", args)
     principles = args.read_principles()
     rows = load_data(data, STAGES["judge"].data, args.seed, stage.folder, keep=None)["train"].to_list()
-    panel = load_judges(args)
     ask = rated if args.ask == "ratings" else compared
-    require_ready(panel, RatingQuestion if args.ask == "ratings" else PairQuestion)
     labels = Labels(args.labels, args.min_confidence, args.require_agreement, args.seed)
     with answers_of_run(stage.folder) as store:
+        panel = load_judges(args, store.name)
+        require_ready(panel, RatingQuestion if args.ask == "ratings" else PairQuestion)
 
         @cache
         def requests_of(number: int) -> int:
@@ -247,9 +247,9 @@ def rated(
     return [of_ratings(a, b) for a, b in zip(opinions[::2], opinions[1::2], strict=True)], account
 
 
-def load_judges(args: JudgeRecipe) -> list[AskedJudge]:
+def load_judges(args: JudgeRecipe, run: str) -> list[AskedJudge]:
     """The judges of a recipe, each named differently."""
-    panel = load_panel(args.judges, args.batch_size, args.templates())
+    panel = load_panel(args.judges, args.batch_size, args.templates(), run)
     if args.judge_model_path:
         judge = local(args.judge_model_path, batch_size=args.batch_size, min_mass=args.min_mass)
         panel.insert(0, asked_judge(judge, args.judge_model_path, judge.__name__, args.templates()))

@@ -61,12 +61,11 @@ class AnswerStore:
     """
 
     def __init__(self, path: str | Path, run: str = ""):
-        self.path, self.run = Path(path), run
+        self.path, self.name, self.run = Path(path), run, run
         self._lock, self._waiting = threading.Lock(), 0
         self._answers: dict[str, Answer] = {}
         self._runs: dict[str, str] = {}
         self._read_keys: set[str] = set()  # answers of earlier processes
-        self._run = run
         make_folder(self.path.parent)
         with errors_of_place(self.path):
             content = self.path.read_bytes() if self.path.exists() else b""
@@ -94,7 +93,7 @@ class AnswerStore:
 
     def begin_part(self, number: int) -> None:
         """Name the part of a run that asks from now on: a question counts in the part that asked it first."""
-        self.run = f"{self._run}/{number}"
+        self.run = f"{self.name}/{number}"
 
     def free(self, key: str) -> bool:
         """Whether another run or part has paid for the answer: it does not count against the budget again."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -158,6 +159,17 @@ def test_a_stage_that_was_killed_asks_nothing_twice_and_gives_the_same_rows(fold
     assert len(Path("asked.txt").read_text().split()) == asked
     assert rows() == rows("run/whole")
     assert left_out() == left_out("run/whole")
+
+
+def test_code_is_asked_again_by_a_run_that_is_no_resume(folder):
+    """It may import what has changed."""
+    Path("letters.py").write_text("import wanted\n" + LETTERS.replace(".count(one)", ".count(wanted.letter(one))"))
+    Path("wanted.py").write_text("def letter(one):\n    return one\n")
+    run()
+    sys.modules.pop("wanted")
+    Path("wanted.py").write_text("def letter(one):\n    return 'c'  # another\n")
+    run()
+    assert said(rows()[4]) == ("c", "aabb")
 
 
 def test_the_card_finds_what_the_judge_gets_wrong(folder):
