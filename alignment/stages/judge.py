@@ -16,7 +16,7 @@ from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
 from alignment.models.checkpoints import is_path
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
-from alignment.stages.made_rows.card_of_judge import card_of, require_within_limits
+from alignment.stages.made_rows.card_of_judge import card_of, require_gold, require_within_limits
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings
 from alignment.stages.made_rows.made_parts import Part
@@ -184,6 +184,7 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     stage = DataRun("judge", args)
     principles = args.read_principles()
     rows = load_data(data, STAGES["judge"].data, args.seed, stage.folder, keep=None)["train"].to_list()
+    require_gold(rows, [one.name for one in principles], args.gold_func, args.min_agreement)
     ask = rated if args.ask == "ratings" else compared
     labels = Labels(args.labels, args.min_confidence, args.require_agreement, args.seed)
     with answers_of_run(stage.folder) as store:

@@ -85,13 +85,15 @@ def check(args: SampleRecipe, data: RowArguments) -> None:
 
 
 def run(args: SampleRecipe, data: RowArguments) -> StageResult:
+    from eval.harness.lm import context_limit
     from eval.harness.run_suite import load_checkpoint
 
     stage = DataRun("sample", args)
     splits = load_data(data, STAGES["sample"].data, args.seed, stage.folder, keep=None)
     splits.pop("validation", None)
     model, tokenizer = load_checkpoint(args.model_name_or_path)
-    splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length, stage.folder)
+    limit = context_limit(model, tokenizer)
+    splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length, stage.folder, limit)
     reward = weighted_sum(args, splits, args.batch_size)
     rows = splits["train"].to_list()
     prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows], "chat")

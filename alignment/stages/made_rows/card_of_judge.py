@@ -16,6 +16,7 @@ from reward_models.functions import load_reward
 from reward_models.protocol import reply_text
 
 FAMILY = "family"
+TRIED = 4  # rows on which a gold function is tried
 
 
 def card_of(parts: Iterable[Part], gold_func: str | None) -> dict[str, Any]:
@@ -85,6 +86,29 @@ def gold_of(judged: Sequence[tuple[Mapping[str, Any], str]], gold_func: str | No
         ]
     known = [[np.nan if value is None else value for value in values] for values in sides]
     return np.array(known[0], float) - np.array(known[1], float)
+
+
+def require_gold(
+    rows: Sequence[Mapping[str, Any]], principles: Sequence[str], gold_func: str | None, min_agreement: float | None
+) -> None:
+    """Raise before any judge is asked if the card would find no gold: the function is tried on the first rows.
+
+    Raises:
+        UserError: the function fails, or `min_agreement` has nothing to be compared with.
+    """
+    if gold_func is not None:
+        gold_of([(row, name) for row in rows[:TRIED] for name in principles], gold_func)
+    elif min_agreement is not None and not any(_has_gold(row) for row in rows):
+        raise UserError(
+            "min_agreement needs the truth, and the rows have none",
+            got=f"columns {', '.join(rows[0]) if rows else 'none'}",
+            expected=f"gold_func, or numbers in the columns {' and '.join(GOLD_COLUMNS)}",
+            fix="remove min_agreement, or name a gold_func",
+        )
+
+
+def _has_gold(row: Mapping[str, Any]) -> bool:
+    return all(as_score(row.get(name)) is not None for name in GOLD_COLUMNS)
 
 
 def families_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:

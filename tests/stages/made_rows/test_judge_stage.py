@@ -188,6 +188,27 @@ def test_gold_by_principle(folder):
     assert {one["name"]: one["value"] for one in card["by_principle"]} == {"many a": 1, "many b": 1}
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"gold_func": "gold.py:raises"}, "broken gold"),
+        ({"gold_func": "gold.py:few"}, "number of"),
+        ({"gold_func": "gold.py:needs"}, "column"),
+        ({"min_agreement": 0.5, "file": "plain.jsonl"}, "min_agreement needs the truth"),
+    ],
+)
+def test_a_card_that_would_fail_is_found_before_a_judge_is_asked(folder, keys, says):
+    Path("gold.py").write_text(
+        "def raises(completions, **columns):\n    raise ValueError('broken gold')\n"
+        "def few(completions, **columns):\n    return [1.0]\n"
+        "def needs(completions, truth, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    Path("plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS if "gold_chosen" not in row))
+    with pytest.raises(UserError, match=says):
+        run(**keys)
+    assert not Path("asked.txt").exists()
+
+
 def test_a_judge_beyond_the_limits_stops_the_stage_and_keeps_its_answers(folder):
     many = [pair(number, f"a{number}", f"b{number}") for number in range(60)]
     Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
