@@ -180,10 +180,12 @@ def inspect_stage(
         configs = spec.configs(run_dir)
     except UserError as mistake:
         return None, from_user_error(mistake)
+    unusable = data_stage_findings(spec, configs)
     if to_come := sorted({stage for stage in spec.rows_from.values() if stage not in remaining}):
-        return None, [
-            note(f"not checked: its rows come from {', '.join(to_come)}, and are checked when they are there")
-        ]
+        to_check = note(f"not checked: its rows come from {', '.join(to_come)}, and are checked when they are there")
+        return None, [*unusable, to_check]
+    if unusable:
+        return None, unusable
     findings = check_replay(configs)
     read, found = read_or_note(configs, kind, options)
     findings += found
@@ -201,6 +203,19 @@ def inspect_stage(
     trained = () if spec.facts.checkpoint == DATA else TRAINED
     findings += [finding for check in (*READ, *trained, *KIND_ROWS.get(kind, ())) for finding in check(material)]
     return material, findings
+
+
+def data_stage_findings(spec: StageSpec, configs: tuple[Any, ...]) -> list[Finding]:
+    """Report models of a data stage that cannot judge, criticise or answer, if all are local and none is a stage's."""
+    models_are_here = spec.parents.keys() <= spec.rows_from.keys() and all(
+        Path(name).is_dir() for name in spec.outside.values()
+    )
+    try:
+        if spec.facts.checkpoint == DATA and models_are_here and hasattr(spec.module, "check"):
+            spec.module.check(*configs)
+    except UserError as mistake:
+        return from_user_error(mistake)
+    return []
 
 
 def read_or_note(configs: tuple[Any, ...], kind: str, options: Options) -> tuple[Rows | None, list[Finding]]:

@@ -23,6 +23,7 @@ from alignment.stages.made_rows.data_run import DataRun
 from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, RowsToCome
 from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
@@ -100,6 +101,11 @@ class CritiqueRecipe(SamplingKeys):
 
 
 CONFIGS = (CritiqueRecipe, RowArguments)
+
+
+def rows_to_come(args: CritiqueRecipe, data: RowArguments) -> RowsToCome:
+    """What is known of the rows before they are written."""
+    return RowsToCome({"messages": [*PROMPT, *SAID[0]], **PAIR_TO_COME, "steps": []}, without_replies)
 
 
 def require_outside(args: CritiqueRecipe, data: RowArguments) -> None:

@@ -20,13 +20,14 @@ from alignment.stages.made_rows.card_of_judge import card_of, require_gold, requ
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings
 from alignment.stages.made_rows.made_parts import Part
-from alignment.stages.made_rows.own_columns import PAIR, beyond_pair
+from alignment.stages.made_rows.own_columns import PAIR, beyond_pair, of_pair_alone
 from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, RowsToCome
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
-from alignment.tokenization.chat_format import require_template
 from reward_models.calls import distinct
+from reward_models.card.gold_scores import GOLD_COLUMNS
 from reward_models.functions import check_function
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
@@ -159,6 +160,17 @@ class JudgeRecipe(DataStageKeys):
 CONFIGS = (JudgeRecipe, RowArguments)
 
 
+def rows_to_come(args: JudgeRecipe, data: RowArguments) -> RowsToCome:
+    """What is known of the rows before they are written."""
+    return RowsToCome({**PAIR_TO_COME, "preference": 0.9, "judged": []}, of_pair_alone)
+
+
+def needed_columns(args: JudgeRecipe, data: RowArguments) -> list[tuple[str, str]]:
+    """(column, recipe key) of the columns that the rows must have."""
+    by_columns = args.min_agreement is not None and args.gold_func is None
+    return [(name, "min_agreement without gold_func") for name in GOLD_COLUMNS if by_columns]
+
+
 def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
     """Raise before any stage of a run if a judge is not there: a silent endpoint, a model that cannot judge."""
     pairs, errors = args.ask == "pairs", list[UserError]()
@@ -174,7 +186,7 @@ def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
 
 def check(args: JudgeRecipe, data: RowArguments) -> None:
     if args.judge_model_path:
-        require_template(args.judge_model_path)
+        check_local(args.judge_model_path, args.ask == "pairs")
     for name in args.judges:
         if not is_function(name):
             check_judge(name)

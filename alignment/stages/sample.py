@@ -17,6 +17,7 @@ from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rewards_of_samples import SampleRewards, weighted_sum
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, RowsToCome
 from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
@@ -78,6 +79,15 @@ class SampleRecipe(SampleRewards, SamplingKeys):
 
 
 CONFIGS = (SampleRecipe, RowArguments)
+
+
+def rows_to_come(args: SampleRecipe, data: RowArguments) -> RowsToCome:
+    """What is known of the rows before they are written."""
+    if args.write == "completions":
+        return RowsToCome({"prompt": PROMPT, "completion": SAID[0], "sample": 0}, without_replies)
+    if args.write == "two":
+        return RowsToCome({"prompt": PROMPT, "reply_a": SAID[0], "reply_b": SAID[1]}, without_replies)
+    return RowsToCome(PAIR_TO_COME if KIND_OF[args.write] == "preference" else {"messages": [*PROMPT, *SAID[0]]})
 
 
 def check(args: SampleRecipe, data: RowArguments) -> None:

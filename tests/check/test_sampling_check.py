@@ -20,8 +20,10 @@ def recipes(tmp_path, monkeypatch):
     rows.write_text("".join(json.dumps(row) + "\n" for row in DATA["prompts"]()))
     model = str(write_model(tmp_path / "model", foreign_tokenizer()))
     sample = {"model_name_or_path": model, "dataset_name": str(rows), "num_generations": 3, "max_completion_length": 16}
-    write(folder, "sample", sample)
-    write(folder, "dpo-2", {"model_name_or_path": model, "dataset_name": "sample", "max_length": 128})
+    write(folder, "sample", sample | {"write": "two"})
+    columns = {"reply_a": "chosen", "reply_b": "rejected"}
+    reader = {"model_name_or_path": model, "dataset_name": "sample", "max_length": 128, "columns": columns}
+    write(folder, "dpo-2", reader)
     write(folder, "pipeline", {"name": "x", "stages": {"sample": "sample.yaml", "dpo-2": "dpo-2.yaml"}})
     return folder
 
@@ -49,3 +51,19 @@ def test_prompts_that_leave_no_room_do_not_count(recipes, capsys):
     limit = ["--max_completion_length", "250"]  # of 256 positions
     _, printed = check(capsys, str(recipes / "sample.yaml"), "--output_dir", str(recipes / "runs"), *limit)
     assert "about 720 read" in printed  # 120 prompts of 6 tokens at most
+
+
+def test_a_judge_without_a_chat_template_is_found_before_its_rows_are_there(recipes, tmp_path, capsys):
+    mute = str(write_model(tmp_path / "mute", foreign_tokenizer(template=None)))
+    pairs = {"columns": {"reply_a": "chosen", "reply_b": "rejected"}, "dataset_name": "sample"}
+    write(recipes, "judge", {"judge_model_path": mute} | pairs)
+    write(recipes, "pipeline", {"name": "x", "stages": {"sample": "sample.yaml", "judge": "judge.yaml"}})
+    code, printed = check(capsys, str(recipes), "--output_dir", str(recipes / "runs"))
+    assert code == 1 and "error: judge: the judge mute has no chat template" in printed
+
+
+def test_rows_of_the_wrong_kind_are_found_before_they_are_there(recipes, capsys):
+    dpo = yaml.safe_load((recipes / "dpo-2.yaml").read_text())
+    write(recipes, "dpo-2", dpo | {"columns": {}})
+    code, printed = check(capsys, str(recipes), "--output_dir", str(recipes / "runs"))
+    assert code == 1 and "names rows of another kind than dpo-2 reads" in printed
