@@ -8,7 +8,7 @@ last revision (`messages`, for sft), the pair of revision and original (`prompt`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from alignment.stages.made_rows.data_run import DataRun
 from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
-from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, RowsToCome
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, Asking, RowsToCome
 from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
@@ -106,6 +106,21 @@ CONFIGS = (CritiqueRecipe, RowArguments)
 def rows_to_come(args: CritiqueRecipe, data: RowArguments) -> RowsToCome:
     """What is known of the rows before they are written."""
     return RowsToCome({"messages": [*PROMPT, *SAID[0]], **PAIR_TO_COME, "steps": []}, without_replies)
+
+
+def asking(args: CritiqueRecipe, data: RowArguments) -> Asking:
+    """What the critic will be asked."""
+    requests = args.requests()
+    principle, critique = next(iter(requests.principles.values())), "word " * args.max_completion_length
+
+    def questions(row: Mapping[str, Any]) -> list[Messages]:
+        *prompt, last = row["messages"]
+        first = requests.for_critique(principle, prompt, last["content"])
+        return [first, requests.for_revision(principle, prompt, last["content"], critique)]
+
+    how = f"{args.rounds} round{'s' if args.rounds > 1 else ''} x 2 answers"
+    endpoints = int(args.endpoint is not None)
+    return Asking(2 * args.rounds, how, "model_name_or_path", args.max_completion_length, endpoints, questions, 1)
 
 
 def require_outside(args: CritiqueRecipe, data: RowArguments) -> None:

@@ -5,7 +5,7 @@ section 4.1): judges are asked by a principle, with either reply first.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,10 +22,11 @@ from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, 
 from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import PAIR, beyond_pair, of_pair_alone
 from alignment.stages.made_rows.read_rows import RowArguments
-from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, RowsToCome
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, Asking, RowsToCome
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
+from alignment.tokenization.chat_format import Messages
 from reward_models.calls import distinct
 from reward_models.card.gold_scores import GOLD_COLUMNS
 from reward_models.functions import check_function
@@ -33,10 +34,11 @@ from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
 from reward_models.judges.local import check_local, local
-from reward_models.judges.named_judges import asked_judge, check_judge, is_function, load_panel
+from reward_models.judges.named_judges import asked_judge, check_judge, is_endpoint, is_function, load_panel
 from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
 from reward_models.judges.principle_prompts import pair_template, rating_template
 from reward_models.judges.principles import JUDGE, RATER, Principle, read_principles
+from reward_models.judges.questions import PAIR_PROMPT, RATING_PROMPT
 
 PARENTS = {"judge_model_path": CAUSAL_LM, "judges": CLASSIFIER}
 
@@ -165,6 +167,26 @@ def rows_to_come(args: JudgeRecipe, data: RowArguments) -> RowsToCome:
     return RowsToCome({**PAIR_TO_COME, "preference": 0.9, "judged": []}, of_pair_alone)
 
 
+def asking(args: JudgeRecipe, data: RowArguments) -> Asking:
+    """What the judges will be asked."""
+    principles, pairs, templates = args.read_principles(), args.ask == "pairs", args.templates()
+    count = len(principles) if args.principles_per_row == "all" else 1
+
+    def questions(row: Mapping[str, Any]) -> list[Messages]:
+        one = principles[0]
+        asked: Any = (
+            PairQuestion(row["prompt"], row["chosen"], row["rejected"], one.prefer)
+            if pairs
+            else RatingQuestion(row["prompt"], row["chosen"], one.rate)
+        )
+        text = templates.text(asked, PAIR_PROMPT, RATING_PROMPT, (1, 5), written=False)
+        return [[{"role": "user", "content": text}]]
+
+    how = f"2 {'positions' if pairs else 'replies'} x {count} principle{'s' if count > 1 else ''}"
+    endpoints = sum(is_endpoint(name) for name in args.judges)
+    return Asking(2 * count, how, "judge_model_path", 1, endpoints, questions, 2 if pairs else 1, args.max_requests)
+
+
 def needed_columns(args: JudgeRecipe, data: RowArguments) -> list[tuple[str, str]]:
     """(column, recipe key) of the columns that the rows must have."""
     by_columns = args.min_agreement is not None and args.gold_func is None
@@ -229,8 +251,9 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     card = card_of(stage.made(), args.gold_func)
     require_within_limits(card, args.max_position_bias, args.max_length_bias, args.min_agreement)
     metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
-    models = {f"judges.{number}": name for number, name in enumerate(args.judges) if not is_function(name)}
-    return stage.finish({"judge_model_path": args.judge_model_path} | models, data, "preference", metrics)
+    models = {"judge_model_path": args.judge_model_path}
+    models |= {f"judges.{number}": name for number, name in enumerate(args.judges) if not is_function(name)}
+    return stage.finish(models, data, "preference", metrics)
 
 
 Judged = Sequence[tuple[dict[str, Any], Principle]]  # rows, each with a principle to judge it by

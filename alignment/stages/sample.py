@@ -84,7 +84,8 @@ CONFIGS = (SampleRecipe, RowArguments)
 def rows_to_come(args: SampleRecipe, data: RowArguments) -> RowsToCome:
     """What is known of the rows before they are written."""
     if args.write == "completions":
-        return RowsToCome({"prompt": PROMPT, "completion": SAID[0], "sample": 0}, without_replies)
+        example = {"prompt": PROMPT, "completion": SAID[0], "sample": 0}
+        return RowsToCome(example, without_replies, args.num_generations)
     if args.write == "two":
         return RowsToCome({"prompt": PROMPT, "reply_a": SAID[0], "reply_b": SAID[1]}, without_replies)
     return RowsToCome(PAIR_TO_COME if KIND_OF[args.write] == "preference" else {"messages": [*PROMPT, *SAID[0]]})

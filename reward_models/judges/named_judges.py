@@ -68,7 +68,7 @@ def check_judge(name: str, pairs: bool = True, ask: bool = True) -> None:
         require_reward_model(name)
         return
     function, options = functions.with_options(name)
-    address = ":".join(getattr(function, part, "") for part in ("__module__", "__name__"))
+    address = _address(function)
     if options is not None and address == LOCAL:
         from reward_models.judges.local import check_local
 
@@ -137,12 +137,28 @@ def asked_judge(judge: Any, name: str, label: str, templates: Templates, run: st
 def own_identity(name: str, run: str) -> Mapping[str, str]:
     """What identifies the answers of a reward model, or of a judge or reward of one's own.
 
-    Code may import anything, so that no digest tells whether it gives the same answers: those of code are used by the
-    run alone that asked, which may be resumed.
+    Code may import anything, so that no digest shows whether its answers are still the same: they are used by the run
+    alone that asked, which may be resumed.
     """
     if not is_function(name):
         return {"checkpoint": digest_checkpoint(name) if Path(name).is_dir() else name}
     return {"name": hashlib.sha256(redact_text(name).encode()).hexdigest(), "run": run}
+
+
+def is_endpoint(name: str) -> bool:
+    """Whether a judge's name is that of an endpoint.
+
+    Raises:
+        UserError: a function or option does not exist.
+    """
+    if not is_function(name):
+        return False
+    function, options = functions.with_options(name)
+    return options is not None and _address(function) == API
+
+
+def _address(function: Any) -> str:
+    return ":".join(getattr(function, part, "") for part in ("__module__", "__name__"))
 
 
 def is_function(name: str) -> bool:
