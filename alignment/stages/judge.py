@@ -30,6 +30,7 @@ from alignment.tokenization.chat_format import Messages
 from reward_models.calls import distinct
 from reward_models.card.gold_scores import GOLD_COLUMNS
 from reward_models.functions import check_function
+from reward_models.functions import needed_columns as columns_of_reward
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
@@ -189,8 +190,9 @@ def asking(args: JudgeRecipe, data: RowArguments) -> Asking:
 
 def needed_columns(args: JudgeRecipe, data: RowArguments) -> list[tuple[str, str]]:
     """(column, recipe key) of the columns that the rows must have."""
-    by_columns = args.min_agreement is not None and args.gold_func is None
-    return [(name, "min_agreement without gold_func") for name in GOLD_COLUMNS if by_columns]
+    if args.gold_func is not None:
+        return [(name, "gold_func") for name in columns_of_reward(args.gold_func)]
+    return [(name, "min_agreement without gold_func") for name in GOLD_COLUMNS if args.min_agreement is not None]
 
 
 def require_outside(args: JudgeRecipe, data: RowArguments) -> None:

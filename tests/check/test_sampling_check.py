@@ -103,6 +103,7 @@ def test_the_questions_of_a_critic(recipes, tmp_path, capsys):
     assert "at most 2,560 generated" in printed and "calls" not in printed
 
 
+@pytest.mark.slow
 def test_ratings_of_rows_that_are_there(judged, capsys):
     write(judged, "raters", [{"name": "kind", "rate": "How kind?"}])
     rows = judged / "pairs.jsonl"

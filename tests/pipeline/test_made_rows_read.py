@@ -37,6 +37,7 @@ READERS = {
     "judge": {"judges": ["own.py:First"]},
     "critique": {"model_name_or_path": "base", "principles": "principles.yaml"},
 }
+SLOW = {"marks": pytest.mark.slow}
 TWO = {"reply_a": "chosen", "reply_b": "rejected"}
 
 
@@ -54,14 +55,14 @@ def load(tmp_path: Path, maker: str, reader: str, made_by: dict, keys: dict):
     ("maker", "reader", "made_by", "keys"),
     [
         ("sample", "sft", {}, {}),
-        ("sample", "sft", {"write": "best"}, {}),
-        ("sample", "dpo", {"write": "pairs"}, {}),
+        pytest.param("sample", "sft", {"write": "best"}, {}, **SLOW),
+        pytest.param("sample", "dpo", {"write": "pairs"}, {}, **SLOW),
         ("sample", "judge", {"write": "two"}, {"columns": TWO}),
-        ("sample", "dpo", {"write": "two"}, {"columns": TWO | {"family": "label"}}),
+        pytest.param("sample", "dpo", {"write": "two"}, {"columns": TWO | {"family": "label"}}, **SLOW),
         ("judge", "dpo", {}, {"label_column": "preference"}),
         ("judge", "judge", {}, {"min_agreement": 0.7}),  # the pairs may have gold scores
-        ("critique", "sft", {}, {}),
-        ("critique", "reward", {}, {"card_subset": "family"}),
+        pytest.param("critique", "sft", {}, {}, **SLOW),
+        pytest.param("critique", "reward", {}, {"card_subset": "family"}, **SLOW),
         ("critique", "judge", {}, {"min_agreement": 0.7, "gold_func": "own.py:known"}),
     ],
 )
@@ -73,10 +74,10 @@ def test_rows_that_fit(tmp_path, maker, reader, made_by, keys):
     ("maker", "reader", "made_by", "keys", "says"),
     [
         ("sample", "dpo", {}, {}, "names rows of another kind than dpo reads"),
-        ("sample", "reward", {"write": "best"}, {}, "names rows of another kind than reward reads"),
+        pytest.param("sample", "reward", {"write": "best"}, {}, "names rows of another kind than reward reads", **SLOW),
         ("sample", "judge", {"write": "two"}, {}, r"columns: {reply_a: .*reply_b: "),
-        ("sample", "kto", {}, {}, "another kind than kto"),
-        ("sample", "critique", {"write": "two"}, {}, "another kind than critique"),
+        pytest.param("sample", "kto", {}, {}, "another kind than kto", **SLOW),
+        pytest.param("sample", "critique", {"write": "two"}, {}, "another kind than critique", **SLOW),
         ("sample", "dpo", {"write": "pairs"}, {"label_column": "preference"}, "without the column 'preference'"),
         (
             "sample",
@@ -86,6 +87,13 @@ def test_rows_that_fit(tmp_path, maker, reader, made_by, keys):
             "min_agreement without gold_func",
         ),
         ("critique", "judge", {}, {"min_agreement": 0.7}, "without the column 'gold_chosen'"),
+        (
+            "sample",
+            "judge",
+            {"write": "pairs"},
+            {"gold_func": "rules:answer_match?"},
+            "'answer', which gold_func needs",
+        ),
     ],
 )
 def test_rows_that_do_not_fit(tmp_path, maker, reader, made_by, keys, says):
