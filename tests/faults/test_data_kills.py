@@ -32,10 +32,10 @@ def server():
 def answer(question: str, attempt: int) -> str:
     """A verdict, a critique or a revision, which the question alone decides."""
     time.sleep(0.02)
-    number = sum(question.encode()) % 7
     if "[Reply A]" in question:
-        return f"Verdict: {'AB'[number % 2]}"
-    return f"Text {number}" if "[Reply]" in question else "Verdict: A"
+        first, second = (question.split(f"[Reply {name}]\n")[1].split("\n\n")[0] for name in "AB")
+        return f"Verdict: {'A' if first > second else 'B'}"
+    return f"Text {sum(question.encode()) % 7}" if "[Reply]" in question else "Verdict: A"
 
 
 @pytest.fixture(params=["sample", "judge", "critique"])
