@@ -130,5 +130,5 @@ def require_within_limits(
             "the judge is beyond the limits of the recipe",
             got="; ".join(found),
             fix="use another judge or clearer principles, or change the limits (max_position_bias, ...); "
-            "the answers are kept",
+            "the answers of models and endpoints are kept",
         )
