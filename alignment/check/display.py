@@ -29,7 +29,7 @@ def show_stage(check: StageCheck, samples: int, colour: bool) -> str:
     """Format one stage: row counts, a few samples, memory and time."""
     lines = [f"== {check.stage} ({check.source})"]
     if check.material is None:
-        return "\n".join([*lines, "  rows: not checked"])
+        return "\n".join([*lines, "  rows: not checked", *check.costs])
     lines += [f"  {line}" for line in count_rows(check.material)]
     lines += show_samples(check.material, samples, colour)
     return "\n".join([*lines, *check.costs])

@@ -137,6 +137,28 @@ def find_origin(
     return origin, findings
 
 
+def find_asked(
+    spec: StageSpec, key: str, recipes: dict[str, dict[str, Any]], remaining: dict[str, Path], offline: bool
+) -> tuple[PreTrainedTokenizerBase, PlannedModel] | None:
+    """Return the tokenizer and the model of a judge or critic; None if they are not known before training.
+
+    Args:
+        key: the recipe key that names the model.
+    """
+    tokens = ancestry(spec, recipes, (key, *TOKENIZER_KEYS), remaining)
+    if spec.recipe.get(key) is None or tokens.outside is None:
+        return None
+    with suppress(UserError):  # other checks report a checkpoint that cannot be read
+        tokenizer = load_or_note(tokens.outside, load_tokenizer, offline, [])
+        if tokenizer is not None:
+            inherit(tokenizer, tokens, offline)
+            model = find_model(
+                ancestry(spec, recipes, (key, "model_name_or_path"), remaining), tokenizer, None, offline, []
+            )
+            return None if model is None or tokenizer.chat_template is None else (tokenizer, model)
+    return None
+
+
 def other_ids(checkpoint: str, tokenizer: PreTrainedTokenizerBase | None) -> list[Finding]:
     """Report a foreign model whose config.json names other end or start tokens than its tokenizer.
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
-from alignment.check.findings import Finding, by_share, error, note, warning
+from datasets import DatasetDict
+
+from alignment.check.findings import Finding, by_share, error, from_user_error, note, warning
 from alignment.check.material import Material
 from alignment.data.preparing.filters import canonical_rows
 from alignment.data.reading.conversations import BEYOND_TEXT
@@ -18,8 +20,9 @@ from alignment.data.reading.formats import KINDS, READ_COLUMNS
 from alignment.data.reading.row_formats import MARGIN, PARTS, SYSTEMS, UNWANTED
 from alignment.data.reading.suggestions import written
 from alignment.data.words import words
-from alignment.errors import nearest
-from alignment.stages import CLASSIFIER, TOKENIZER
+from alignment.errors import UserError, nearest
+from alignment.stages import CLASSIFIER, DATA, TOKENIZER
+from alignment.stages.keys.label_column import trained_pairs
 from reward_models.card.pairwise import GOLD_COLUMNS
 
 SCORES = re.compile(r"label|score|reward|margin|rating|gold")
@@ -97,6 +100,7 @@ def check_columns(material: Material) -> Iterator[Finding]:
     read = {*formats, *BEYOND_TEXT, *GOLD_COLUMNS, *KINDS[material.kind]}
     if material.facts.checkpoint == CLASSIFIER:
         read |= {MARGIN, *filter(None, [material.get("card_subset")])}
+    read |= {*filter(None, [material.get("label_column")])}
     columns, known = material.train.column_names, read | READ_COLUMNS
     unread = [name for name in columns if name not in read]
     for name in unread:
@@ -216,6 +220,18 @@ def check_labels(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
 def check_kto(material: Material) -> Iterator[Finding]:
     """Check the labels of KTO's training rows."""
     yield from check_labels(list(canonical_rows(material.train, material.kind)))
+
+
+def check_label_column(material: Material) -> Iterator[Finding]:
+    """Report pairs without a probability in the column that `label_column` names."""
+    label, reads_margin = material.get("label_column"), material.facts.checkpoint == CLASSIFIER
+    if label is None or material.facts.checkpoint == DATA:
+        return
+    splits = DatasetDict({name: rows for name, rows in material.rows.splits.items() if name != "card"})
+    try:
+        trained_pairs(splits, label, *([MARGIN] if reads_margin else []))
+    except UserError as mistake:
+        yield from from_user_error(mistake)
 
 
 def check_injected(material: Material) -> Iterator[Finding]:

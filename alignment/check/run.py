@@ -15,7 +15,7 @@ from alignment.check.capacity import memory_finding, sampling_finding
 from alignment.check.display import show_stage
 from alignment.check.findings import ERROR, WARNING, Finding, from_user_error, in_options, note
 from alignment.check.material import Material, Options, Rows, from_the_hub, read_rows
-from alignment.check.origin import STAND_IN_ROWS, find_origin, recipes_of
+from alignment.check.origin import STAND_IN_ROWS, find_asked, find_origin, recipes_of
 from alignment.check.stage_check import StageCheck, merged, refused
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.filters import canonical_rows, characters
@@ -26,6 +26,7 @@ from alignment.data.tokenizing.length_advice import RowLength
 from alignment.errors import UserError, raise_all
 from alignment.estimate.compute import Device, this_device
 from alignment.estimate.estimate import Estimate, estimate
+from alignment.estimate.feedback_cost import TRIED, RowsRead, describe_asking, estimate_asking, prompts_of, rows_with
 from alignment.estimate.sampling import (
     Questions,
     SamplingEstimate,
@@ -42,6 +43,7 @@ from alignment.pipeline.plan import Step, remaining_checkpoints
 from alignment.pipeline.recipes.packaged_recipes import short_name
 from alignment.pipeline.stage_spec import StageSpec, stage_keys
 from alignment.stages import CLASSIFIER, DATA, STAGES, TOKENIZER
+from alignment.stages.shared.recipe_keys import recipe_key
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,11 @@ TRAINED: tuple[Check, ...] = (
 )
 TOKENS: tuple[Check, ...] = (template.check_special_tokens, rows.check_injected, lengths.check_rows_per_reply)
 CHAT: tuple[Check, ...] = (*TOKENS, template.check_template, template.check_system, template.check_prefix)
-KIND_ROWS: dict[str, tuple[Check, ...]] = {"kto": (rows.check_kto,), "prompts": (reward_sources.check_reward_columns,)}
+KIND_ROWS: dict[str, tuple[Check, ...]] = {
+    "kto": (rows.check_kto,),
+    "preference": (rows.check_label_column,),
+    "prompts": (reward_sources.check_reward_columns,),
+}
 KIND_TOKENS: dict[str, tuple[Check, ...]] = {
     "text": TOKENS,
     "sft": (*CHAT, template.check_start_tokens, lengths.check_masks, lengths.check_truncation),
@@ -92,6 +98,7 @@ def check_stages(
         device: the device that the stages would run on; None: no estimate of memory and time.
     """
     recipes, checks = recipes_of(pipeline), []
+    read: dict[str, RowsRead] = {}  # data stage -> the rows that it will write
     for spec in pipeline.stages:
         if only is not None and spec.name not in only:
             continue
@@ -101,6 +108,11 @@ def check_stages(
         parents = dict(remaining or {})
         material, findings = inspect_stage(spec, pipeline.run_dir, recipes, parents, options or Options())
         costs, found = stage_costs(material, device) if material and device else ([], [])
+        if spec.facts.checkpoint == DATA and (rows_read := rows_read_by(spec, material, read)):
+            if device and hasattr(spec.module, "asking"):
+                asked, unfit = asking_costs(spec, pipeline.run_dir, rows_read, recipes, parents, device)
+                costs, found = [*costs, *asked], [*found, *unfit]
+            read[spec.name] = rows_written_by(spec, pipeline.run_dir, rows_read)
         named = [finding.for_stage(spec.name) for finding in [*findings, *found]]
         checks.append(StageCheck(spec.name, short_name(spec.recipe_path), named, material, costs))
     return checks
@@ -168,6 +180,50 @@ def sampling_estimate_of(material: Material, device: Device) -> SamplingEstimate
     return estimate_sampling(shape, asked, device, saved_precision(model.config), reward)
 
 
+def rows_read_by(spec: StageSpec, material: Material | None, written: Mapping[str, RowsRead]) -> RowsRead | None:
+    """Return the rows that a data stage reads; None if their number is not known.
+
+    Args:
+        written: the rows of earlier data stages.
+    """
+    if material is not None:
+        return RowsRead(material.rows.count("train"), False, material.sample[:TRIED])
+    if set(spec.rows_from) != {"dataset_name"} or spec.rows_from["dataset_name"] not in written:
+        return None
+    found = written[spec.rows_from["dataset_name"]]
+    limit = spec.recipe.get("max_train_samples") or found.count
+    sample = rows_with(prompts_of(found.sample), spec.facts.data)
+    return replace(found, count=min(found.count, limit), sample=sample)
+
+
+def rows_written_by(spec: StageSpec, run_dir: Path, read: RowsRead) -> RowsRead:
+    """Return what is known of the rows that a data stage will write."""
+    configs = spec.configs(run_dir)
+    per_row = spec.module.rows_to_come(*configs).per_row
+    return RowsRead(
+        read.count * per_row, True, read.sample, recipe_key(configs, "max_completion_length") or read.reply_tokens
+    )
+
+
+def asking_costs(
+    spec: StageSpec,
+    run_dir: Path,
+    rows_read: RowsRead,
+    recipes: dict[str, dict[str, Any]],
+    remaining: dict[str, Path],
+    device: Device,
+) -> tuple[list[str], list[Finding]]:
+    """Describe the questions of a judge or critic in lines, with a finding if a local model does not fit the device."""
+    configs = spec.configs(run_dir)
+    asking, found = spec.module.asking(*configs), None
+    if model := find_asked(spec, asking.model_key, recipes, remaining, offline=True):
+        batch, part = recipe_key(configs, "batch_size", 1), recipe_key(configs, "rows_per_part", 1)
+        planned = (model[0], model[1].config, model[1].adapter)
+        found = estimate_asking(asking, rows_read, planned, batch, part, device)
+    unfit = sampling_finding(found) if found else None
+    return describe_asking(asking, rows_read, found), [unfit] if unfit else []
+
+
 def inspect_stage(
     spec: StageSpec, run_dir: Path, recipes: dict[str, dict[str, Any]], remaining: dict[str, Path], options: Options
 ) -> tuple[Material | None, list[Finding]]:
@@ -177,10 +233,12 @@ def inspect_stage(
         configs = spec.configs(run_dir)
     except UserError as mistake:
         return None, from_user_error(mistake)
+    unusable = data_stage_findings(spec, configs)
     if to_come := sorted({stage for stage in spec.rows_from.values() if stage not in remaining}):
-        return None, [
-            note(f"not checked: its rows come from {', '.join(to_come)}, and are checked when they are there")
-        ]
+        to_check = note(f"not checked: its rows come from {', '.join(to_come)}, and are checked when they are there")
+        return None, [*unusable, to_check]
+    if unusable:
+        return None, unusable
     findings = check_replay(configs)
     read, found = read_or_note(configs, kind, options)
     findings += found
@@ -198,6 +256,19 @@ def inspect_stage(
     trained = () if spec.facts.checkpoint == DATA else TRAINED
     findings += [finding for check in (*READ, *trained, *KIND_ROWS.get(kind, ())) for finding in check(material)]
     return material, findings
+
+
+def data_stage_findings(spec: StageSpec, configs: tuple[Any, ...]) -> list[Finding]:
+    """Report models of a data stage that cannot judge, criticise or answer, if all are local and none is a stage's."""
+    models_are_here = spec.parents.keys() <= spec.rows_from.keys() and all(
+        Path(name).is_dir() for name in spec.outside.values()
+    )
+    try:
+        if spec.facts.checkpoint == DATA and models_are_here and hasattr(spec.module, "check"):
+            spec.module.check(*configs)
+    except UserError as mistake:
+        return from_user_error(mistake)
+    return []
 
 
 def read_or_note(configs: tuple[Any, ...], kind: str, options: Options) -> tuple[Rows | None, list[Finding]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import UserError, gathered, raise_all
+from alignment.pipeline.made_rows_read import mistakes_in_made_rows
 from alignment.pipeline.parents import check_kind
 from alignment.pipeline.recipes.overrides import check_inputs, parse_overrides, route_overrides, set_key
 from alignment.pipeline.recipes.packaged_recipes import locate_recipe, short_name
@@ -151,6 +152,9 @@ def _find_mistakes(
     raise_all([*(chain(*found.values()) if mistakes is None else ()), *others])
     for spec in stages:
         found[spec.name] = found[spec.name] or mistakes_in_values(spec, run_dir, with_data=mistakes is None)
+    sound = {spec.name: spec for spec in stages if not found[spec.name]}
+    for spec in sound.values():
+        found[spec.name] = mistakes_in_made_rows(spec, sound, run_dir)
     if mistakes is None:
         raise_all([*chain(*found.values())])
     else:

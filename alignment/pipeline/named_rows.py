@@ -1,6 +1,7 @@
-"""Stages that are named as the data of another stage: `dataset_name: STAGE`, also in `datasets` and other keys."""
+"""What a recipe names as its rows (`dataset_name: STAGE`, also in `datasets`) and models, also in lists."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 ENTRY = "datasets"
@@ -17,20 +18,37 @@ def named_rows(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{ENTRY}.{number}.name", entry["name"]
 
 
+def named_models(recipe: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, name, kind) of every model in a recipe: `model_name_or_path`, ..., `judges.0`.
+
+    Args:
+        kinds: key that names a model, or a list of models and functions -> the kind needed.
+    """
+    for key, kind in kinds.items():
+        value = recipe.get(key)
+        if isinstance(value, str):
+            yield key, value, kind
+        for number, entry in enumerate(value if isinstance(value, list) else []):
+            # A function has a colon: FILE.py:NAME.
+            if isinstance(entry, str) and (":" not in entry.partition("?")[0] or Path(entry).exists()):
+                yield f"{key}.{number}", entry, kind
+
+
 def is_rows_key(key: str) -> bool:
     """Whether a key of a stage's parents names rows, as `named_rows` yields it."""
     return key.endswith("dataset_name") or key.startswith(f"{ENTRY}.")
 
 
 def with_places(recipe: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of a recipe with other names of its sources: key -> place."""
+    """A copy of a recipe with other names of its rows and models: key -> place."""
     placed = dict(recipe)
     for key, place in places.items():
-        if not key.startswith(f"{ENTRY}."):
+        name, in_list, rest = key.partition(".")
+        if not in_list:
             placed[key] = place
             continue
-        number = int(key.split(".")[1])
-        placed[ENTRY] = [
-            entry | {"name": place} if position == number else entry for position, entry in enumerate(placed[ENTRY])
-        ]
+        entries = [*placed[name]]
+        number = int(rest.partition(".")[0])
+        entries[number] = entries[number] | {"name": place} if isinstance(entries[number], dict) else place
+        placed[name] = entries
     return placed

@@ -10,7 +10,7 @@ from typing import Any
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.load import check_source, require_source
 from alignment.errors import UserError, gathered
-from alignment.pipeline.named_rows import is_rows_key, named_rows, with_places
+from alignment.pipeline.named_rows import is_rows_key, named_models, named_rows, with_places
 from alignment.pipeline.parents import check_outside
 from alignment.pipeline.recipes import key_table
 from alignment.pipeline.recipes.configs import build_configs, own_keys
@@ -75,7 +75,7 @@ class StageSpec:
         keys: the keys that its recipe may have.
         recipe: the resolved recipe: extended, overridden, inputs and seed filled in. It names parents as they were
             written and holds no output_dir, so that it is the same in every run directory.
-        parents: recipe key -> another stage of the run directory; keys of `named_rows` too.
+        parents: recipe key -> another stage of the run directory, with the keys of `named_models` and `named_rows`.
         outside: recipe key -> path or hub id of a parent outside the run directory.
         once: keys for this run alone, which do not change what the stage makes; they do not count when deciding
             whether the stage is up to date.
@@ -104,7 +104,7 @@ class StageSpec:
 
     def needs(self, key: str) -> str:
         """The kind of parent that a key needs."""
-        return DATA if is_rows_key(key) else self.keys.parents[key]
+        return DATA if is_rows_key(key) else self.keys.parents[key.partition(".")[0]]
 
     def place_of(self, key: str, run_dir: Path) -> Path:
         """The folder of a parent in the run directory: its checkpoint, or its rows."""
@@ -113,9 +113,7 @@ class StageSpec:
     def placed(self, run_dir: Path) -> dict[str, Any]:
         """The recipe, with the stage's output folder, its parents' checkpoints and their rows filled in."""
         places = {key: str(self.place_of(key, run_dir)) for key in self.parents}
-        models = {key: place for key, place in places.items() if not is_rows_key(key)}
-        recipe = with_places(self.recipe | self.once, {key: places[key] for key in self.rows_from})
-        return recipe | models | {"output_dir": str(run_dir / self.name)}
+        return with_places(self.recipe | self.once, places) | {"output_dir": str(run_dir / self.name)}
 
     def configs(self, run_dir: Path) -> tuple[Any, ...]:
         """The stage's dataclasses, from its recipe."""
@@ -148,10 +146,7 @@ def stage_spec(
         given = QUICK_RECIPE if facts.checkpoint != DATA else QUICK_RECIPE | QUICK_ROWS
         recipe = recipe | {key: value for key, value in given.items() if key in keys.names}
     parents, outside = {}, {}
-    for key, expected in keys.parents.items():
-        value = recipe.get(key)
-        if not isinstance(value, str):
-            continue
+    for key, value, expected in named_models(recipe, keys.parents):
         if value in stage_names:
             parents[key] = value
         else:

@@ -8,7 +8,7 @@ last revision (`messages`, for sft), the pair of revision and original (`prompt`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from alignment.stages.made_rows.data_run import DataRun
 from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, Asking, RowsToCome
 from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
@@ -109,6 +110,26 @@ class CritiqueRecipe(SamplingKeys):
 CONFIGS = (CritiqueRecipe, RowArguments)
 
 
+def rows_to_come(args: CritiqueRecipe, data: RowArguments) -> RowsToCome:
+    """What is known of the rows before they are written."""
+    return RowsToCome({"messages": [*PROMPT, *SAID[0]], **PAIR_TO_COME, "steps": []}, without_replies)
+
+
+def asking(args: CritiqueRecipe, data: RowArguments) -> Asking:
+    """What the critic will be asked."""
+    requests = args.requests()
+    principle, critique = next(iter(requests.principles.values())), "word " * args.max_completion_length
+
+    def questions(row: Mapping[str, Any]) -> list[Messages]:
+        *prompt, last = row["messages"]
+        first = requests.for_critique(principle, prompt, last["content"])
+        return [first, requests.for_revision(principle, prompt, last["content"], critique)]
+
+    how = f"{args.rounds} round{'s' if args.rounds > 1 else ''} x 2 answers"
+    endpoints = int(args.endpoint is not None)
+    return Asking(2 * args.rounds, how, "model_name_or_path", args.max_completion_length, endpoints, questions, 1)
+
+
 def require_outside(args: CritiqueRecipe, data: RowArguments) -> None:
     """Raise before any stage of a run if the critic is not there."""
     if args.endpoint:
@@ -129,7 +150,7 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
     with writer_of(args, stage.folder) as writer:
 
         def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
-            writer.counts.clear()
+            writer.begin_part(start // stage.size)
             revised = [Revised.of(row) for row in some]
             for number in range(args.rounds):
                 revise(revised, number, args.seed, requests, writer.write, args.no_fault)
@@ -139,7 +160,7 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
             return Part(rows, left_out, counts_of(revised) | writer.counts, tokens)
 
         stage.make(rows, make, "replies")
-    return stage.finish({"model_name_or_path": args.model_name_or_path}, data.title, "sft")
+    return stage.finish({"model_name_or_path": args.model_name_or_path}, data, "sft")
 
 
 @contextmanager

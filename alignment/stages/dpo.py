@@ -10,6 +10,7 @@ from trl import DPOConfig, DPOTrainer
 from alignment.data.arguments import DataArguments
 from alignment.models.loading import load_tokenizer
 from alignment.stages import CAUSAL_LM, STAGES
+from alignment.stages.keys.label_column import SoftLabelKeys, require_plain_loss, trained_pairs
 from alignment.stages.self_check.loss_checks import check_starts_at_reference
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
@@ -22,13 +23,18 @@ from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
+from alignment.trainers.soft_labels import SoftDPOTrainer, collate_probabilities
 
 PARENTS = {"model_name_or_path": CAUSAL_LM}
 
 
 @dataclass
-class DPORecipe(StageKeys, SpeedLevers, DPOConfig):
+class DPORecipe(SoftLabelKeys, StageKeys, SpeedLevers, DPOConfig):
     """TRL's `DPOConfig`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_plain_loss(self)
 
 
 CONFIGS = (DPORecipe, DataArguments, ModelArguments)
@@ -49,7 +55,7 @@ def run(
     require_inherited(trainer.processing_class, parent, args)
     evaluated = ["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"]
     metrics = stage.train(trainer, [starts_from(parent), check_starts_at_reference], evaluated=evaluated)
-    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data, metrics)
 
 
 def make_trainer(
@@ -57,12 +63,15 @@ def make_trainer(
 ) -> DPOTrainer:
     """Return TRL's trainer with policy, reference, tokenizer and pairs, ready to train."""
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    splits = load_data(data, STAGES["dpo"].data, args.seed, stage_dir)
-    splits = splits.select_columns(["prompt", "chosen", "rejected"])
+    keep = [args.label_column] if args.label_column else []
+    splits = trained_pairs(load_data(data, STAGES["dpo"].data, args.seed, stage_dir, keep=keep), args.label_column)
+    kind = SoftDPOTrainer if args.label_column else DPOTrainer
     with refusals_named("preference", splits, tokenizer):
-        trainer = trainer_with_reference(DPOTrainer, args, model_args, splits, tokenizer, stage_dir, callbacks)
+        trainer = trainer_with_reference(kind, args, model_args, splits, tokenizer, stage_dir, callbacks)
     account_for_tokens(
         trainer, splits, "preference", f"have a prompt that fills max_length {args.max_length}", stage_dir
     )
     group_pairs_by_length(trainer)
+    if args.label_column:
+        collate_probabilities(trainer)
     return trainer

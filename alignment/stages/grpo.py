@@ -137,7 +137,7 @@ def run(
         logged = ["reward", "reward_std", "kl", "entropy", "completions/mean_length"]
         metrics = stage.train(trainer, checks, logged=logged)
     parents = {"model_name_or_path": parent, "reward_model_path": sources.reward_model_path}
-    return stage.finish(trainer, parents, data.title, metrics)
+    return stage.finish(trainer, parents, data, metrics)
 
 
 def make_trainer(

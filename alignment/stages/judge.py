@@ -5,7 +5,7 @@ section 4.1): judges are asked by a principle, with either reply first.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,31 +14,36 @@ from typing import Any, Literal
 
 from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
-from alignment.stages import CAUSAL_LM, STAGES
-from alignment.stages.made_rows.card_of_judge import card_of, require_within_limits
+from alignment.models.checkpoints import is_path
+from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
+from alignment.stages.made_rows.card_of_judge import card_of, require_gold, require_within_limits
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
 from alignment.stages.made_rows.judged_rows import Labels, Opinion, judged_row, of_pair, of_ratings
 from alignment.stages.made_rows.made_parts import Part
-from alignment.stages.made_rows.own_columns import PAIR, beyond_pair
+from alignment.stages.made_rows.own_columns import PAIR, beyond_pair, of_pair_alone
 from alignment.stages.made_rows.read_rows import RowArguments
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, Asking, RowsToCome
 from alignment.stages.made_rows.stored_answers import answers_of_run
 from alignment.stages.made_rows.versus import compared_models, equal_pairs
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
-from alignment.tokenization.chat_format import require_template
+from alignment.tokenization.chat_format import Messages
 from reward_models.calls import distinct
+from reward_models.card.gold_scores import GOLD_COLUMNS
 from reward_models.card.judge_card_text import write_judge_card
 from reward_models.functions import check_function
+from reward_models.functions import needed_columns as columns_of_reward
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
 from reward_models.judges.local import check_local, local
-from reward_models.judges.named_judges import asked_judge, check_judge, load_panel
+from reward_models.judges.named_judges import asked_judge, check_judge, is_endpoint, is_function, load_panel
 from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
 from reward_models.judges.principle_prompts import pair_template, rating_template
 from reward_models.judges.principles import JUDGE, RATER, Principle, read_principles
+from reward_models.judges.questions import PAIR_PROMPT, RATING_PROMPT
 
-PARENTS = {"judge_model_path": CAUSAL_LM}
+PARENTS = {"judge_model_path": CAUSAL_LM, "judges": CLASSIFIER}
 
 
 @dataclass
@@ -51,8 +56,8 @@ class JudgeRecipe(DataStageKeys):
     judges: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Further judges: reward_models.api_judge:api?base_url=URL&model=NAME, a reward model's checkpoint, "
-            "or file.py:Class with a method compare. Of several judges the mean counts."
+            "help": "Further judges: reward_models.api_judge:api?base_url=URL&model=NAME, a reward model (a stage, "
+            "folder or hub id), or file.py:Class with a method compare. Of several judges the mean counts."
         },
     )
     ask: Literal["pairs", "ratings"] = field(
@@ -135,7 +140,7 @@ class JudgeRecipe(DataStageKeys):
         if self.gold_func is not None:
             with gathered(errors):
                 check_function(self.gold_func)
-        for name in self.judges:
+        for name in filter(is_function, self.judges):
             with gathered(errors):
                 check_judge(name, pairs=self.ask == "pairs", ask=False)
         for read in (self.read_principles, self.templates):
@@ -160,13 +165,46 @@ class JudgeRecipe(DataStageKeys):
 CONFIGS = (JudgeRecipe, RowArguments)
 
 
+def rows_to_come(args: JudgeRecipe, data: RowArguments) -> RowsToCome:
+    """What is known of the rows before they are written."""
+    return RowsToCome({**PAIR_TO_COME, "preference": 0.9, "judged": []}, of_pair_alone)
+
+
+def asking(args: JudgeRecipe, data: RowArguments) -> Asking:
+    """What the judges will be asked."""
+    principles, pairs, templates = args.read_principles(), args.ask == "pairs", args.templates()
+    count = len(principles) if args.principles_per_row == "all" else 1
+
+    def questions(row: Mapping[str, Any]) -> list[Messages]:
+        one = principles[0]
+        asked: Any = (
+            PairQuestion(row["prompt"], row["chosen"], row["rejected"], one.prefer)
+            if pairs
+            else RatingQuestion(row["prompt"], row["chosen"], one.rate)
+        )
+        text = templates.text(asked, PAIR_PROMPT, RATING_PROMPT, (1, 5), written=False)
+        return [[{"role": "user", "content": text}]]
+
+    how = f"2 {'positions' if pairs else 'replies'} x {count} principle{'s' if count > 1 else ''}"
+    endpoints = sum(is_endpoint(name) for name in args.judges)
+    return Asking(2 * count, how, "judge_model_path", 1, endpoints, questions, 2 if pairs else 1, args.max_requests)
+
+
+def needed_columns(args: JudgeRecipe, data: RowArguments) -> list[tuple[str, str]]:
+    """(column, recipe key) of the columns that the rows must have."""
+    if args.gold_func is not None:
+        return [(name, "gold_func") for name in columns_of_reward(args.gold_func)]
+    return [(name, "min_agreement without gold_func") for name in GOLD_COLUMNS if args.min_agreement is not None]
+
+
 def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
     """Raise before any stage of a run if a judge is not there: a silent endpoint, a model that cannot judge."""
     pairs, errors = args.ask == "pairs", list[UserError]()
     for name in args.judges:
         with gathered(errors):
-            check_judge(name, pairs)
-    if args.judge_model_path and Path(args.judge_model_path).is_dir():  # otherwise a stage has yet to write it
+            if is_function(name) or Path(name).is_dir() or not is_path(name):  # otherwise a stage has yet to write it
+                check_judge(name, pairs)
+    if args.judge_model_path and Path(args.judge_model_path).is_dir():
         with gathered(errors):
             check_local(args.judge_model_path, pairs)
     raise_all(errors)
@@ -174,27 +212,33 @@ def require_outside(args: JudgeRecipe, data: RowArguments) -> None:
 
 def check(args: JudgeRecipe, data: RowArguments) -> None:
     if args.judge_model_path:
-        require_template(args.judge_model_path)
+        check_local(args.judge_model_path, args.ask == "pairs")
+    for name in args.judges:
+        if not is_function(name):
+            check_judge(name)
 
 
 def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     stage = DataRun("judge", args)
     principles = args.read_principles()
     rows = load_data(data, STAGES["judge"].data, args.seed, stage.folder, keep=None)["train"].to_list()
-    panel = load_judges(args)
+    require_gold(rows, [one.name for one in principles], args.gold_func, args.min_agreement)
     ask = rated if args.ask == "ratings" else compared
-    require_ready(panel, RatingQuestion if args.ask == "ratings" else PairQuestion)
     labels = Labels(args.labels, args.min_confidence, args.require_agreement, args.seed)
     with answers_of_run(stage.folder) as store:
+        panel = load_judges(args, store.name)
+        require_ready(panel, RatingQuestion if args.ask == "ratings" else PairQuestion)
 
         @cache
         def requests_of(number: int) -> int:
+            """The requests of a finished part, of which none is in two parts."""
             return stage.parts.read(number).counts["requests"]
 
         def make(start: int, some: Sequence[dict[str, Any]]) -> Part:
-            budget = None
+            number, budget = start // stage.size, None
+            store.begin_part(number)
             if args.max_requests is not None:
-                budget = args.max_requests - sum(map(requests_of, range(start // stage.size)))
+                budget = args.max_requests - sum(map(requests_of, range(number)))
             by = [chosen_principles(args, principles, row) for row in some]
             judged = [(row, one) for row, ones in zip(some, by, strict=True) for one in ones]
             opinions, account = ask(panel, judged, store, budget)
@@ -212,7 +256,9 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     write_judge_card(stage.folder, card, stage.folder.name)
     require_within_limits(card, args.max_position_bias, args.max_length_bias, args.min_agreement)
     metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
-    return stage.finish({"judge_model_path": args.judge_model_path}, data.title, "preference", metrics)
+    models = {"judge_model_path": args.judge_model_path}
+    models |= {f"judges.{number}": name for number, name in enumerate(args.judges) if not is_function(name)}
+    return stage.finish(models, data, "preference", metrics)
 
 
 Judged = Sequence[tuple[dict[str, Any], Principle]]  # rows, each with a principle to judge it by
@@ -242,9 +288,9 @@ def rated(
     return [of_ratings(a, b) for a, b in zip(opinions[::2], opinions[1::2], strict=True)], account
 
 
-def load_judges(args: JudgeRecipe) -> list[AskedJudge]:
+def load_judges(args: JudgeRecipe, run: str) -> list[AskedJudge]:
     """The judges of a recipe, each named differently."""
-    panel = load_panel(args.judges, args.batch_size, args.templates())
+    panel = load_panel(args.judges, args.batch_size, args.templates(), run)
     if args.judge_model_path:
         judge = local(args.judge_model_path, batch_size=args.batch_size, min_mass=args.min_mass)
         panel.insert(0, asked_judge(judge, args.judge_model_path, judge.__name__, args.templates()))

@@ -79,7 +79,7 @@ def run(
     require_inherited(trainer.processing_class, parent, args)
     evaluated = ["eval_loss", "eval_kl", "eval_rewards/chosen", "eval_rewards/rejected", "eval_rewards/margins"]
     metrics = stage.train(trainer, [starts_from(parent), check_starts_at_reference], logged=["kl"], evaluated=evaluated)
-    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data, metrics)
 
 
 def make_trainer(

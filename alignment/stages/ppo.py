@@ -83,7 +83,7 @@ def run(
         "reward_model_path": sources.reward_model_path,
         "value_model_path": others.value_model_path,
     }
-    return stage.finish(trainer, parents, data.title, metrics)
+    return stage.finish(trainer, parents, data, metrics)
 
 
 def make_trainer(

@@ -99,7 +99,7 @@ def run(
     checks = [starts_from(parent), check_language_model_loss]
     metrics = stage.train(trainer, checks, evaluated=["eval_loss", "eval_bits_per_byte"])
     parents = {"model_name_or_path": parent, "tokenizer_name_or_path": model_args.tokenizer_name_or_path}
-    return stage.finish(trainer, parents, data.title, metrics)
+    return stage.finish(trainer, parents, data, metrics)
 
 
 def make_trainer(

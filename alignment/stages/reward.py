@@ -11,11 +11,12 @@ from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from alignment.data.arguments import DataArguments
-from alignment.data.reading.row_formats import KINDS, MARGIN
+from alignment.data.reading.row_formats import MARGIN
 from alignment.errors import UserError
 from alignment.models.loading import load_tokenizer
 from alignment.models.speed import speed_up
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
+from alignment.stages.keys.label_column import SoftLabelKeys, trained_pairs
 from alignment.stages.keys.trainer_keys import untaken
 from alignment.stages.self_check.loss_checks import check_reward_loss, pairs_shown
 from alignment.stages.shared.defaults import SpeedLevers
@@ -33,6 +34,7 @@ from alignment.stages.shared.stage_keys import StageKeys
 from alignment.stages.shared.stage_run import StageRun
 from alignment.tokenization.chat_format import require_template
 from alignment.trainers.pair_lengths import group_pairs_by_length
+from alignment.trainers.soft_labels import SoftRewardTrainer, collate_probabilities
 from reward_models.card.gold_scores import GOLD_COLUMNS, require_card_columns
 from reward_models.card.pairwise import judge_pairs
 from reward_models.learned import LearnedReward
@@ -74,7 +76,7 @@ class RewardArguments(DataArguments):
 
 
 @dataclass
-class RewardRecipe(StageKeys, SpeedLevers, RewardConfig):
+class RewardRecipe(SoftLabelKeys, StageKeys, SpeedLevers, RewardConfig):
     """TRL's `RewardConfig`."""
 
 
@@ -100,7 +102,7 @@ def run(
     if judged is not None:
         reward = LearnedReward(trainer.model, trainer.processing_class, "reward", args.per_device_eval_batch_size)
         metrics["pairwise"] = judge_pairs(reward, judged, data.card_min_gap, data.card_subset)
-    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data, metrics)
 
 
 def card_pairs(splits: DatasetDict) -> Dataset | None:
@@ -117,15 +119,16 @@ def make_trainer(
     speed_up(start_from.model, args)
     start_from.model.config.pad_token_id = tokenizer.pad_token_id
     held_out = {"card": data.dataset_card_split} if data.dataset_card_split else {}
-    keep = [*GOLD_COLUMNS, MARGIN, *([data.card_subset] if data.card_subset else [])]
+    keep = [*GOLD_COLUMNS, MARGIN, *filter(None, dict.fromkeys([data.card_subset, args.label_column]))]
     splits = load_data(data, STAGES["reward"].data, args.seed, stage_dir, keep=keep, held_out=held_out)
     splits = DatasetDict({name: with_numeric_margins(rows, name) for name, rows in splits.items()})
     judged = card_pairs(splits)
     if judged is not None:
         require_card_columns(judged, data.card_subset, "card_subset")  # the card is made after training
-    pairs = DatasetDict({name: trained_columns(splits[name]) for name in ("train", "validation") if name in splits})
+    read = DatasetDict({name: splits[name] for name in ("train", "validation") if name in splits})
+    pairs = trained_pairs(read, args.label_column, MARGIN)
     with adapter_in_32_bit(start_from.model), untaken("TRL's trainer"), refusals_named("preference", pairs, tokenizer):
-        trainer = RewardTrainer(
+        trainer = (SoftRewardTrainer if args.label_column else RewardTrainer)(
             model=start_from.model,
             args=args,
             train_dataset=pairs["train"],
@@ -137,12 +140,9 @@ def make_trainer(
     account_for_tokens(trainer, pairs, "preference", f"are longer than max_length {args.max_length}", stage_dir)
     adapt_trainer(trainer, model_args)
     group_pairs_by_length(trainer)
+    if args.label_column:
+        collate_probabilities(trainer)
     return trainer, splits
-
-
-def trained_columns(pairs: Dataset) -> Dataset:
-    """Return the pairs with the columns that TRL's trainer reads: the replies, and the margins of the loss."""
-    return pairs.select_columns([*KINDS["preference"], *(name for name in [MARGIN] if name in pairs.column_names)])
 
 
 def with_numeric_margins(pairs: Dataset, split: str) -> Dataset:

@@ -17,6 +17,7 @@ from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rewards_of_samples import SampleRewards, weighted_sum
+from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, RowsToCome
 from alignment.stages.made_rows.sampling_keys import SamplingKeys
 from alignment.stages.made_rows.versus import pairs_left_out
 from alignment.stages.shared.inputs import load_data
@@ -121,12 +122,26 @@ class SampleRecipe(SampleRewards, SamplingKeys):
 CONFIGS = (SampleRecipe, RowArguments)
 
 
+def rows_to_come(args: SampleRecipe, data: RowArguments) -> RowsToCome:
+    """What is known of the rows before they are written."""
+    if args.write == "completions":
+        example = {"prompt": PROMPT, "completion": SAID[0], "sample": 0}
+        return RowsToCome(example, without_replies, args.num_generations)
+    if args.write == "two":
+        return RowsToCome({"prompt": PROMPT, "reply_a": SAID[0], "reply_b": SAID[1]}, without_replies)
+    if args.write == "versus":
+        example = {"prompt": PROMPT, "reply_a": SAID[0], "reply_b": SAID[1], "model_a": "a", "model_b": "b"}
+        return RowsToCome(example, without_replies)
+    return RowsToCome(PAIR_TO_COME if KIND_OF[args.write] == "preference" else {"messages": [*PROMPT, *SAID[0]]})
+
+
 def check(args: SampleRecipe, data: RowArguments) -> None:
     for checkpoint in args.checkpoints():
         require_template(checkpoint)
 
 
 def run(args: SampleRecipe, data: RowArguments) -> StageResult:
+    from eval.harness.lm import context_limit
     from eval.harness.run_suite import load_checkpoint
 
     stage = DataRun("sample", args)
@@ -134,7 +149,8 @@ def run(args: SampleRecipe, data: RowArguments) -> StageResult:
     splits.pop("validation", None)
     writers = [load_checkpoint(checkpoint) for checkpoint in args.checkpoints()]
     for model, tokenizer in writers:
-        splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length, stage.folder)
+        limit = context_limit(model, tokenizer)
+        splits = without_long_prompts(splits, model.config, tokenizer, args.max_completion_length, stage.folder, limit)
     reward = weighted_sum(args, splits, args.batch_size)
     rows = splits["train"].to_list()
     asked = [encode_prompts(tokenizer, [row["prompt"] for row in rows], "chat") for _, tokenizer in writers]
@@ -151,7 +167,7 @@ def run(args: SampleRecipe, data: RowArguments) -> StageResult:
         return part_of(scored(Samples(list(some), drawn[0]), reward), args, start)
 
     stage.make(rows, make, "prompts")
-    return stage.finish({key: getattr(args, key) for key in PARENTS}, data.title, KIND_OF[args.write])
+    return stage.finish({key: getattr(args, key) for key in PARENTS}, data, KIND_OF[args.write])
 
 
 def part_of(samples: Samples, args: SampleRecipe, start: int) -> Part:

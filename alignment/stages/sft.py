@@ -123,7 +123,7 @@ def run(
     evaluated = ["eval_loss", "eval_mean_token_accuracy"]
     start = partial(start_as, tokenizer=trainer.processing_class, texts=texts) if texts else None
     metrics = stage.train(trainer, checks, logged=["mean_token_accuracy"], evaluated=evaluated, start=start)
-    return stage.finish(trainer, {"model_name_or_path": parent}, data.title, metrics)
+    return stage.finish(trainer, {"model_name_or_path": parent}, data, metrics)
 
 
 def make_trainer(

@@ -54,17 +54,18 @@ class AnswerStore:
 
     Args:
         path: of the journal, which is created if it does not exist.
-        run: names the run that asks; answers that another run paid for are `free`.
+        run: names the run that asks; answers that another run, or another part of it, paid for are `free`.
 
     Raises:
         UserError: the journal cannot be read or written, or a complete line is damaged.
     """
 
     def __init__(self, path: str | Path, run: str = ""):
-        self.path, self.run = Path(path), run
+        self.path, self.name, self.run = Path(path), run, run
         self._lock, self._waiting = threading.Lock(), 0
         self._answers: dict[str, Answer] = {}
         self._runs: dict[str, str] = {}
+        self._read_keys: set[str] = set()  # answers of earlier processes
         make_folder(self.path.parent)
         with errors_of_place(self.path):
             content = self.path.read_bytes() if self.path.exists() else b""
@@ -90,9 +91,17 @@ class AnswerStore:
         """The stored answer; None if the question has to be asked."""
         return self._answers.get(key)
 
+    def begin_part(self, number: int) -> None:
+        """Name the part of a run that asks from now on: a question counts in the part that asked it first."""
+        self.run = f"{self.name}/{number}"
+
     def free(self, key: str) -> bool:
-        """Whether another run has paid for the answer: it does not count against this run's budget."""
+        """Whether another run or part has paid for the answer: it does not count against the budget again."""
         return self._runs.get(key, self.run) != self.run
+
+    def asked_before(self, key: str) -> bool:
+        """Whether this part of a named run asked the question before the run was resumed."""
+        return bool(self.run) and key in self._read_keys and not self.free(key)
 
     def put(self, key: str, answer: Answer) -> None:
         """Keep an answer; the first answer to a question is final."""
@@ -132,6 +141,7 @@ class AnswerStore:
             key, answer, run = found
             if key not in self._answers:
                 self._answers[key], self._runs[key] = answer, run
+                self._read_keys.add(key)
 
 
 def _entry(line: bytes) -> tuple[str, Answer, str] | None:

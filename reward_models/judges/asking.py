@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,9 +25,9 @@ class JudgeAccount:
 
     Attributes:
         questions: distinct questions; each was asked, or its answer was in the store, or it is over the budget.
-        asked: questions that were asked now.
-        from_store: questions whose answer was stored before.
-        retried: attempts after a question's first.
+        asked: questions that were asked now, or by this part of the run before it was resumed.
+        from_store: questions whose answer was stored by another part or run, or was given to another judge.
+        retried: attempts after a question's first, since the last resume.
         failed: questions without an answer after the last attempt; they are not stored.
         unreadable: answers that cannot be read.
         graded: answers with a confidence.
@@ -95,10 +95,12 @@ def answers_of(
         distinct = len({key for some in of_judge for key in some})
         account.judges[judge.name] = JudgeAccount(distinct, over_budget=distinct - len(chosen[-1]))
     total, done = sum(map(len, chosen)), 0
-    replies = []
+    replies, before = [], set[str]()
     for judge, questions in zip(judges, chosen, strict=True):
         found: dict[str, Reply] = {}
-        for part in _asked(judge, questions, store, account.judges[judge.name]):
+        own = {key for key in questions if store.asked_before(key)} - before
+        before |= own
+        for part in _asked(judge, questions, store, account.judges[judge.name], own):
             found |= part
             if progress is not None:
                 progress(done + len(found), total)
@@ -136,10 +138,14 @@ def within_budget(
 
 
 def _asked(
-    judge: AskedJudge, questions: Mapping[str, Question], store: AnswerStore, account: JudgeAccount
+    judge: AskedJudge, questions: Mapping[str, Question], store: AnswerStore, account: JudgeAccount, own: Set[str]
 ) -> Iterator[dict[str, Reply]]:
-    """Yield replies to a judge's questions, block by block; those that failed are asked once more at the end."""
-    retried, stored = judge.retried, {key for key in questions if store.get(key) is not None}
+    """Yield replies to a judge's questions, block by block; those that failed are asked once more at the end.
+
+    Args:
+        own: stored answers that count as asked.
+    """
+    retried, stored = judge.retried, {key for key in questions if store.get(key) is not None} - own
     failures: dict[str, Failure] = {}
     for keys in _blocks(list(questions), judge.block):
         failures |= _ask_block(judge, {key: questions[key] for key in keys}, store)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignment.durable.manifest import digest_checkpoint, sha256
+from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError, gathered, raise_all
-from alignment.name_options import split_name
 from alignment.redaction import redact_text
 from reward_models import functions
-from reward_models.calls import checked, distinct, source_of
+from reward_models.calls import checked, distinct
 from reward_models.user_code import user_code
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def check_judge(name: str, pairs: bool = True, ask: bool = True) -> None:
         require_reward_model(name)
         return
     function, options = functions.with_options(name)
-    address = ":".join(getattr(function, part, "") for part in ("__module__", "__name__"))
+    address = _address(function)
     if options is not None and address == LOCAL:
         from reward_models.judges.local import check_local
 
@@ -87,13 +86,16 @@ def check_judge(name: str, pairs: bool = True, ask: bool = True) -> None:
         )
 
 
-def load_panel(names: Sequence[str], batch_size: int = 8, templates: Templates | None = None) -> list[AskedJudge]:
+def load_panel(
+    names: Sequence[str], batch_size: int = 8, templates: Templates | None = None, run: str = ""
+) -> list[AskedJudge]:
     """Judges to ask with `panel.judge_pairs` or `panel.judge_ratings`, each named differently.
 
     Args:
         names: as on the command line.
         batch_size: for reward models' checkpoints; a local judge has its own as an option.
         templates: questions of one's own for judges that are language models.
+        run: names the run, see `own_identity`.
 
     Raises:
         UserErrors: for all judges that do not exist or cannot be made.
@@ -108,15 +110,16 @@ def load_panel(names: Sequence[str], batch_size: int = 8, templates: Templates |
     raise_all(errors)
     short = distinct([getattr(judge, "__name__", type(judge).__name__) for judge in found])
     pairs = zip(found, names, short, strict=True)
-    return [asked_judge(judge, name, label, templates or Templates()) for judge, name, label in pairs]
+    return [asked_judge(judge, name, label, templates or Templates(), run) for judge, name, label in pairs]
 
 
-def asked_judge(judge: Any, name: str, label: str, templates: Templates) -> AskedJudge:
+def asked_judge(judge: Any, name: str, label: str, templates: Templates, run: str = "") -> AskedJudge:
     """A loaded judge as `panel.py` asks it.
 
     Args:
         name: its name on the command line.
         label: its name in results.
+        run: names the run, see `own_identity`.
     """
     from reward_models.judges.api import ApiJudge
     from reward_models.judges.asked import AskedComparer, AskedEndpoint, AskedModel, AskedReward
@@ -128,23 +131,36 @@ def asked_judge(judge: Any, name: str, label: str, templates: Templates) -> Aske
     if isinstance(judge, LocalJudge):
         return AskedModel(judge, label, templates)
     kind = AskedComparer if hasattr(judge, "compare") else AskedReward
-    return kind(judge, label, own_identity(judge, name))
+    return kind(judge, label, own_identity(name, run))
 
 
-def own_identity(judge: Any, name: str) -> Mapping[str, Any]:
-    """What identifies the answers of a judge or reward of one's own: its name, its file, and the files it names."""
-    query = split_name(name)[1] if is_function(name) else f"checkpoint={name}"
-    values = [value for option in (query or "").split("&") for value in option.partition("=")[2].split(",")]
-    source = source_of(type(judge).compare if hasattr(judge, "compare") else getattr(judge, "function", judge))[0]
-    files = {value: _digest(Path(value)) for value in values if value and Path(value).exists()}
-    code = sha256(Path(source)) if source and Path(source).is_file() else ""
-    return {"name": hashlib.sha256(redact_text(name).encode()).hexdigest(), "code": code, "files": files}
+def own_identity(name: str, run: str) -> Mapping[str, str]:
+    """What identifies the answers of a reward model, or of a judge or reward of one's own.
+
+    Code may import anything, so that no digest shows whether its answers are still the same: they are used by the run
+    alone that asked, which may be resumed.
+    """
+    if not is_function(name):
+        return {"checkpoint": digest_checkpoint(name) if Path(name).is_dir() else name}
+    return {"name": hashlib.sha256(redact_text(name).encode()).hexdigest(), "run": run}
+
+
+def is_endpoint(name: str) -> bool:
+    """Whether a judge's name is that of an endpoint.
+
+    Raises:
+        UserError: a function or option does not exist.
+    """
+    if not is_function(name):
+        return False
+    function, options = functions.with_options(name)
+    return options is not None and _address(function) == API
+
+
+def _address(function: Any) -> str:
+    return ":".join(getattr(function, part, "") for part in ("__module__", "__name__"))
 
 
 def is_function(name: str) -> bool:
     """Whether a name is a function's, not a checkpoint's."""
     return ":" in name.partition("?")[0] and not Path(name).exists()
-
-
-def _digest(path: Path) -> str:
-    return digest_checkpoint(path) if path.is_dir() else sha256(path)

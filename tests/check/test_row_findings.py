@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from alignment.check.findings import Finding
 from alignment.check.material import Material, Options, Origin, Rows, read_rows
-from alignment.check.rows import check_columns, check_duplicates, check_leaks
+from alignment.check.rows import check_columns, check_duplicates, check_label_column, check_leaks
 from alignment.data.arguments import DataArguments
 from alignment.data.preparing.account import DataReport
 
@@ -147,3 +147,19 @@ def test_the_column_of_the_reward_cards_groups_is_read(subset):
     data = RewardArguments("rows.jsonl", card_subset=subset)
     (found,) = check_columns(material_of(rows, "preference", "reward", (data,)))
     assert found.what == f"columns not read: {'other' if subset else 'family, other'}"
+
+
+def test_a_label_column_without_probabilities_is_an_error():
+    from alignment.stages.dpo import DPORecipe
+
+    pairs = [row("preference", number) | {"preference": label} for number, label in enumerate((0.5, 1.0, 2.0))]
+    args = DPORecipe("out", label_column="preference", use_cpu=True, bf16=False)
+
+    def found(rows):
+        read = Rows({"train": Dataset.from_list(rows)}, DataReport("", []))
+        material = material_of(read, "preference", "dpo", (args,))
+        return [finding.what for finding in (*check_label_column(material), *check_columns(material))]
+
+    assert found(pairs) == ["the column 'preference' has values that are no probabilities"]
+    assert not found(pairs[:2])
+    assert "no column 'preference'" in found([row("preference", 0)])[0]

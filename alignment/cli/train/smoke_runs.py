@@ -37,7 +37,7 @@ def require_no_real_result(pipeline: Pipeline, *, alone: bool, until: str | None
     for spec in real[:1]:
         fix = f"--output_dir {apart / spec.name if alone else apart}"
         if alone:
-            places = {key: pipeline.run_dir / parent / "checkpoint" for key, parent in spec.parents.items()}
+            places = {key: spec.place_of(key, pipeline.run_dir) for key in spec.parents if "." not in key}
             fix += "".join(f" --{key} {place}" for key, place in places.items())
         errors.append(
             UserError(

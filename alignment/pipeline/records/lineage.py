@@ -33,7 +33,7 @@ def require_parents(spec: StageSpec, record: RunRecord, run_dir: Path) -> None:
             require_own(name, folder, record)
     for key, name in spec.outside.items():
         with gathered(errors):
-            require_sound(Path(name).expanduser(), weights=spec.keys.parents[key] != TOKENIZER)
+            require_sound(Path(name).expanduser(), weights=spec.needs(key) != TOKENIZER)
     raise_all(errors)
 
 

@@ -18,6 +18,7 @@ from reward_models.functions import load_reward
 from reward_models.protocol import reply_text
 
 FAMILY = "family"
+TRIED = 4  # rows on which a gold function is tried
 
 
 def card_of(
@@ -98,6 +99,29 @@ def gold_of(judged: Sequence[tuple[Mapping[str, Any], str]], gold_func: str | No
     return np.array(known[0], float) - np.array(known[1], float)
 
 
+def require_gold(
+    rows: Sequence[Mapping[str, Any]], principles: Sequence[str], gold_func: str | None, min_agreement: float | None
+) -> None:
+    """Raise before any judge is asked if the card would find no gold: the function is tried on the first rows.
+
+    Raises:
+        UserError: the function fails, or `min_agreement` has nothing to be compared with.
+    """
+    if gold_func is not None:
+        gold_of([(row, name) for row in rows[:TRIED] for name in principles], gold_func)
+    elif min_agreement is not None and not any(_has_gold(row) for row in rows):
+        raise UserError(
+            "min_agreement needs the truth, and the rows have none",
+            got=f"columns {', '.join(rows[0]) if rows else 'none'}",
+            expected=f"gold_func, or numbers in the columns {' and '.join(GOLD_COLUMNS)}",
+            fix="remove min_agreement, or name a gold_func",
+        )
+
+
+def _has_gold(row: Mapping[str, Any]) -> bool:
+    return all(as_score(row.get(name)) is not None for name in GOLD_COLUMNS)
+
+
 def families_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
     """The families of tinyworld's rows; None for rows without."""
     families = [row.get(FAMILY) for row in rows]
@@ -117,5 +141,5 @@ def require_within_limits(
             "the judge is beyond the limits of the recipe",
             got="; ".join(found),
             fix="use another judge or clearer principles, or change the limits (max_position_bias, ...); "
-            "the answers are kept",
+            "the answers of models and endpoints are kept",
         )

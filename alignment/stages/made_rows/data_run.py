@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.callbacks.clock import StageClock
+from alignment.data.arguments import DataArguments
 from alignment.durable.atomic import write_json
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.unwritable import make_folder
@@ -25,7 +26,7 @@ from alignment.stages import PARTS
 from alignment.stages.made_rows.data_card import write_data_card
 from alignment.stages.made_rows.made_parts import Make, Part, Parts, in_parts, plain, totals
 from alignment.stages.shared.result import StageResult
-from alignment.stages.shared.saving import stage_of
+from alignment.stages.shared.saving import rows_of_stages, stage_of
 from alignment.text import short_number
 
 SHARD_ROWS = 10_000
@@ -99,13 +100,13 @@ class DataRun:
         return (self.parts.read(number) for number in range(self.number))
 
     def finish(
-        self, parents: Mapping[str, str | None], source: str, kind: str, metrics: Mapping[str, Any] | None = None
+        self, parents: dict[str, str | None], data: DataArguments, kind: str, metrics: Mapping[str, Any] | None = None
     ) -> StageResult:
         """Put the parts together in STAGE/data, and write stage.json.
 
         Args:
-            parents: recipe key -> the checkpoint or rows that it names; the first is the one that made the rows.
-            source: the data set that was read, for the card.
+            parents: recipe key -> the checkpoint that it names; the first is the one that made the rows.
+            data: the rows that were read.
             kind: what the rows are, a key of `formats.KINDS`.
             metrics: for stage.json, in addition to the counts.
 
@@ -120,18 +121,19 @@ class DataRun:
                 expected="at least one row",
                 fix="change the recipe; what was tried is in its log",
             )
-        named = {key: stage_of(path) for key, path in parents.items() if path is not None}
+        models = [stage_of(path) for path in parents.values() if path is not None]
+        named = {key: stage_of(path) for key, path in (parents | rows_of_stages(data)).items() if path is not None}
         account = {"read": self.read, "rows": rows, "kind": kind, "counts": dict(counts), "tokens": tokens}
         with new_checkpoint(self.folder / "data") as folder:
             write_shards(folder, self.made)
             write_json(folder / "account.json", account, sync=False)
             write_left_out(folder / LEFT_OUT, self.made())
-            write_data_card(folder, self.folder.name, self.method, named, source, account, self.examples())
+            write_data_card(folder, self.folder.name, self.method, named, data.title, account, self.examples())
         result = StageResult(
             stage=self.folder.name,
             method=self.method,
             checkpoint=f"{self.folder.name}/data",
-            parent=next(iter(named.values()), None),
+            parent=next(iter(models), None),
             parents=named,
             seconds=round(self.before + self.clock.seconds, 2),
             peak_memory_gb=self.clock.peak_memory_gb,

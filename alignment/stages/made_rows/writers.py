@@ -38,9 +38,16 @@ class Written:
 
 
 class Writer(Protocol):
-    """A model that answers requests; an answer depends on its request alone."""
+    """A model that answers requests; an answer depends on its request alone.
+
+    Attributes:
+        counts: what happened in this part of the rows.
+    """
 
     counts: Counter[str]
+
+    def begin_part(self, number: int) -> None:
+        """Begin a part of the rows, with counts of 0."""
 
     def write(self, requests: Sequence[Messages]) -> list[Written]:
         """An answer to each request, a conversation that ends with the user's turn."""
@@ -52,6 +59,9 @@ class LocalWriter:
     def __init__(self, loaded: LoadedModel, sampling: Sampling):
         self.loaded, self.sampling = loaded, sampling
         self.counts: Counter[str] = Counter()
+
+    def begin_part(self, number: int) -> None:
+        self.counts.clear()
 
     def write(self, requests: Sequence[Messages]) -> list[Written]:
         from eval.generation.generate import encode_prompts, generate
@@ -76,18 +86,30 @@ class EndpointWriter:
         judge.max_tokens = max_tokens
         self.judge, self.store = judge, store
         self.counts: Counter[str] = Counter()
+        self._before: set[str] = set()  # requests of this part from before a resume, which are counted once
+
+    def begin_part(self, number: int) -> None:
+        self.counts.clear()
+        self._before.clear()
+        self.store.begin_part(number)
 
     def write(self, requests: Sequence[Messages]) -> list[Written]:
         texts = [transcript(request) for request in requests]
         keys = [answer_key(self.judge.identity, text, {"kind": "text"}) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if self.store.get(key) is None}
+        before = {key for key in keys if self.store.asked_before(key)} - self._before
+        self._before |= before
         retried = self.judge.retried
         lost = self._failures(missing)
         if len(lost) >= self.judge.concurrency:
             self.judge.require_ready()  # raises if nobody answers any more: the stage is resumed later
         lost = self._failures({key: missing[key] for key in lost})  # once more
         self.counts.update(
-            {"requests": len(missing), "requests retried": self.judge.retried - retried, "requests failed": len(lost)}
+            {
+                "requests": len(missing) + len(before),
+                "requests retried": self.judge.retried - retried,
+                "requests failed": len(lost),
+            }
         )
         if len(lost) >= self.judge.concurrency or (lost and len(lost) == len(missing)):
             self.judge.require_ready()

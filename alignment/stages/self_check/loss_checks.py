@@ -14,6 +14,7 @@ from alignment.data.reading.row_formats import MARGIN
 from alignment.data.tokenizing.encoding import Pair, encode_pair, encode_turns, training_template
 from alignment.stages.self_check.prove import SAME_PASS, Check, Outcome, moved_weights, tolerance
 from alignment.trainers.ppo.models import inner
+from alignment.trainers.soft_labels import PROBABILITY
 
 ROWS = 4  # rows of the first micro-batch to look at
 PACKED = 1000  # conversations to search for those in packed rows
@@ -159,7 +160,9 @@ def check_reward_loss(trainer: Trainer) -> Iterator[Outcome]:
     found, _ = trainers_loss(trainer, rows)
     pairs = torch.tensor([[score(trainer.model, row[f"{side}_ids"]) for side in SIDES] for row in rows])
     margins = torch.tensor([row.get(MARGIN, 0.0) for row in rows])
-    expected = -nn.functional.logsigmoid(pairs[:, 0] - pairs[:, 1] - margins).mean()
+    right = torch.tensor([row.get(PROBABILITY, 1.0) for row in rows])
+    logits = pairs[:, 0] - pairs[:, 1] - margins
+    expected = (-right * nn.functional.logsigmoid(logits) - (1 - right) * nn.functional.logsigmoid(-logits)).mean()
     if trainer.args.center_rewards_coefficient is not None:
         expected += trainer.args.center_rewards_coefficient * (pairs.sum(1) ** 2).mean()
     if not math.isfinite(expected):

@@ -26,6 +26,7 @@ RECIPE_KEYS = frozenset(
         "fsdp",
         "generation_batch_size",
         "gradient_accumulation_steps",
+        "label_column",
         "learning_rate",
         "load_best_model_at_end",
         "load_in_4bit",

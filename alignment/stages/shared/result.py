@@ -12,8 +12,9 @@ class StageResult:
     """The record of a finished stage.
 
     `parent` is the name of the stage (or the path) that the model starts from; `parents` holds every recipe key that
-    names a checkpoint. `tokens` counts the tokens trained on, without padding; `faults` counts skipped steps and loss
-    spikes. `adapter_chain` is the record in an adapter's checkpoint of its base and of the adapters in between.
+    names a checkpoint, or rows that a stage wrote. `tokens` counts the tokens trained on, without padding; `faults`
+    counts skipped steps and loss spikes. `adapter_chain` is the record in an adapter's checkpoint of its base and of
+    the adapters in between.
     """
 
     stage: str

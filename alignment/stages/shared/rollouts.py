@@ -81,16 +81,18 @@ def without_long_prompts(
     tokenizer: PreTrainedTokenizerBase,
     max_completion_length: int,
     stage_dir: Path | None = None,
+    context: int | None = None,
 ) -> DatasetDict:
     """Return the prompts that leave room for a completion in the model's context, and count those that are dropped.
 
     Args:
         stage_dir: the stage's folder, whose data.json takes the counts; None: they are only logged.
+        context: of a model whose config names no number of positions; None: it has no limit.
 
     Raises:
         UserError: no prompt of a split leaves room, or the chat template refuses a prompt.
     """
-    context = context_length(config)
+    context = context_length(config) or context
     with refusals_named("prompts", splits, tokenizer):
         tokens = {
             name: [len(ids) for ids in encode_prompts(rows.to_list(), tokenizer)] for name, rows in splits.items()

@@ -9,16 +9,26 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from alignment.data.arguments import DataArguments
 from alignment.errors import UserError, raise_all
 from alignment.models.adapters import add_token_rows
 from alignment.models.checkpoints import is_adapter
 from alignment.models.loading import load_config
+from alignment.stages import CAUSAL_LM, DATA, product_of
 
 
-def stage_of(checkpoint: str) -> str:
-    """Return the name of the stage that wrote a checkpoint, or the path or hub id if no stage did."""
-    path = Path(checkpoint)
-    return path.parent.name if path.name == "checkpoint" and (path.parent / "stage.json").exists() else checkpoint
+def stage_of(product: str) -> str:
+    """Return the name of the stage that wrote a checkpoint or rows, or the path or hub id if no stage did."""
+    path = Path(product)
+    written = path.name in (product_of(CAUSAL_LM), product_of(DATA)) and (path.parent / "stage.json").exists()
+    return path.parent.name if written else product
+
+
+def rows_of_stages(data: DataArguments) -> dict[str, str]:
+    """Return recipe key -> folder for the sources of a stage's rows that another stage wrote."""
+    key = "dataset_name" if data.datasets is None else "datasets.{}.name"
+    named = {key.format(number): source.name for number, source in enumerate(data.sources())}
+    return {key: name for key, name in named.items() if stage_of(name) != name}
 
 
 def require_supported_sharding(trainer: Trainer) -> None:

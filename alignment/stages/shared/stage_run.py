@@ -21,6 +21,7 @@ from alignment.callbacks.stage_progress import StageProgress, replace_printer
 from alignment.callbacks.step_checkpoints import StepCheckpoints, own_callback, resume_newest
 from alignment.callbacks.stop_on_signal import StopOnSignal
 from alignment.callbacks.trackers import name_run, wandb_run_ended
+from alignment.data.arguments import DataArguments
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.steps import Progress
 from alignment.durable.unwritable import make_folder
@@ -36,6 +37,7 @@ from alignment.stages.shared.saving import (
     gathered_weights,
     push,
     require_supported_sharding,
+    rows_of_stages,
     save_checkpoint,
     stage_of,
 )
@@ -135,20 +137,21 @@ class StageRun:
         stop.end_after_training(trainer.args, trainer.state)
 
     def finish(
-        self, trainer: Trainer, parents: Mapping[str, str | None], data: str, metrics: dict[str, Any]
+        self, trainer: Trainer, parents: Mapping[str, str | None], data: DataArguments, metrics: dict[str, Any]
     ) -> StageResult:
         """Write checkpoint, stage.json and model card, and push them if the recipe asks for it.
 
         Args:
             parents: recipe key -> the checkpoint it names; the first is the one that the model starts from.
-            data: the data set's name, for the model card.
+            data: the rows that it was trained on.
             metrics: for stage.json.
         """
         checkpoint = self.folder / "checkpoint"
         model = trainer.accelerator.unwrap_model(trainer.model)
         require_finite(model, f"the checkpoint of {self.folder.name}")
         parent, chain, writes = next(iter(parents.values()), None), None, trainer.is_world_process_zero()
-        named = {key: stage_of(path) for key, path in parents.items() if path is not None}
+        models = [stage_of(path) for path in parents.values() if path is not None]
+        named = {key: stage_of(path) for key, path in {**parents, **rows_of_stages(data)}.items() if path is not None}
         as_parent(model, parent)
         weights = gathered_weights(trainer)  # in all processes: the main one alone would wait for the others
         if writes:
@@ -161,7 +164,7 @@ class StageRun:
             stage=self.folder.name,
             method=self.method,
             checkpoint=f"{self.folder.name}/checkpoint",
-            parent=next(iter(named.values()), None),
+            parent=next(iter(models), None),
             parents=named,
             seconds=self.clock.seconds,
             peak_memory_gb=self.clock.peak_memory_gb,
@@ -175,7 +178,7 @@ class StageRun:
             probe=None if sharding(trainer.args, trainer.accelerator) else make_probe(own_forward(trainer)),
         )
         if writes:
-            write_card(checkpoint, result, data)
+            write_card(checkpoint, result, data.title)
             result.write(self.folder)
             own_callback(trainer, StepCheckpoints).tidy(trainer.state)
             if trainer.args.push_to_hub:

@@ -16,6 +16,7 @@ from alignment.stages.critique import Revised, revise
 from alignment.stages.made_rows.critique_requests import requests_of
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.writers import Written
+from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.principles import Principle
 
 PRINCIPLES = [
@@ -133,6 +134,23 @@ def test_a_critic_that_is_gone_stops_the_stage_which_resumes(folder, server):
     run(server, rows_per_part=2)
     assert len(rows()) == 8
     assert all(count == 1 for question, count in server.asked().items() if "Say 1." in question)
+
+
+def test_the_account_of_a_killed_stage_counts_what_it_asked_before(folder, server, monkeypatch):
+    whole = run(server, "run/whole").metrics["counts"]
+    put, left = AnswerStore.put, [5]
+
+    def killed(store, key, answer):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        put(store, key, answer)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(AnswerStore, "put", killed)
+        run(server)
+    assert run(server).metrics["counts"] == whole
+    assert rows() == rows("run/whole")
 
 
 def test_examples_are_shown_before_each_request(folder, server):

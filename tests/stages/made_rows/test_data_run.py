@@ -13,6 +13,7 @@ from alignment.errors import UserError
 from alignment.stages.made_rows.data_run import SHARD_ROWS, DataRun, DataStageKeys, shards
 from alignment.stages.made_rows.made_parts import Part, Parts
 from alignment.stages.shared.result import StageResult
+from alignment.stages.shared.saving import rows_of_stages
 
 ITEMS = list(range(10))
 
@@ -37,7 +38,7 @@ def make(start: int, some) -> Part:
 def run(folder: Path, make=make, items=ITEMS, size: int = 4) -> StageResult:
     stage = DataRun("sample", DataStageKeys(str(folder), rows_per_part=size))
     stage.make(items, make, "items")
-    return stage.finish({"model_name_or_path": "org/model"}, "items", "sft")
+    return stage.finish({"model_name_or_path": "org/model"}, DataArguments("items"), "sft")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -228,3 +229,12 @@ def test_a_stage_reads_the_rows_and_only_the_rows(whole):
 def test_no_rows_per_part():
     with pytest.raises(UserError, match="rows_per_part leaves no rows"):
         DataStageKeys("x", rows_per_part=0)
+
+
+def test_rows_of_a_stage_are_its_parents(whole, tmp_path):
+    mixture = [{"name": "items.jsonl"}, {"name": str(whole / "data")}]
+    stage = DataRun("sample", DataStageKeys(str(tmp_path / "again")))
+    stage.make(ITEMS, make, "items")
+    result = stage.finish({"model_name_or_path": None}, DataArguments(datasets=mixture), "sft")
+    assert result.parents == {"datasets.1.name": "sample"} and result.parent is None
+    assert rows_of_stages(DataArguments(str(whole / "data"))) == {"dataset_name": str(whole / "data")}

@@ -1,6 +1,11 @@
 """The judge stage: which pairs become rows, by whom and how they are labelled, and that nothing is asked twice."""
 
 import json
+import re
+import sys
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet
@@ -12,6 +17,7 @@ from alignment.errors import UserError, UserErrors
 from alignment.stages import judge
 from alignment.stages.made_rows.judged_rows import of_ratings
 from alignment.stages.made_rows.read_rows import RowArguments
+from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.panel import RatingOpinion
 from reward_models.judges.positions import combined
 
@@ -155,6 +161,17 @@ def test_a_stage_that_was_killed_asks_nothing_twice_and_gives_the_same_rows(fold
     assert left_out() == left_out("run/whole")
 
 
+def test_code_is_asked_again_by_a_run_that_is_no_resume(folder):
+    """It may import what has changed."""
+    Path("letters.py").write_text("import wanted\n" + LETTERS.replace(".count(one)", ".count(wanted.letter(one))"))
+    Path("wanted.py").write_text("def letter(one):\n    return one\n")
+    run()
+    sys.modules.pop("wanted")
+    Path("wanted.py").write_text("def letter(one):\n    return 'c'  # another\n")
+    run()
+    assert said(rows()[4]) == ("c", "aabb")
+
+
 def test_the_card_finds_what_the_judge_gets_wrong(folder):
     card = run().metrics["judge_card"]
     assert card["gold"] == 6  # three pairs with gold scores, by two principles
@@ -169,6 +186,27 @@ def test_gold_by_principle(folder):
     )
     card = run(gold_func="gold.py:by").metrics["judge_card"]
     assert {one["name"]: one["value"] for one in card["by_principle"]} == {"many a": 1, "many b": 1}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"gold_func": "gold.py:raises"}, "broken gold"),
+        ({"gold_func": "gold.py:few"}, "number of"),
+        ({"gold_func": "gold.py:needs"}, "column"),
+        ({"min_agreement": 0.5, "file": "plain.jsonl"}, "min_agreement needs the truth"),
+    ],
+)
+def test_a_card_that_would_fail_is_found_before_a_judge_is_asked(folder, keys, says):
+    Path("gold.py").write_text(
+        "def raises(completions, **columns):\n    raise ValueError('broken gold')\n"
+        "def few(completions, **columns):\n    return [1.0]\n"
+        "def needs(completions, truth, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    Path("plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS if "gold_chosen" not in row))
+    with pytest.raises(UserError, match=says):
+        run(**keys)
+    assert not Path("asked.txt").exists()
 
 
 def test_a_judge_beyond_the_limits_stops_the_stage_and_keeps_its_answers(folder):
@@ -351,3 +389,97 @@ def test_a_recipe_is_read_without_its_endpoint_and_a_run_is_not(folder):
     )
     with pytest.raises((UserError, UserErrors), match="no answer"):
         judge.require_outside(recipe, RowArguments("pairs.jsonl"))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = Server()
+    made.answer = longer
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def endpoint(server, options: str = "retries=0") -> dict:
+    return {"judges": [f"reward_models.api_judge:api?base_url={server.url}&model=m&{options}"], "principles": None}
+
+
+def counts(name: str = "run/judge") -> dict[str, int]:
+    return json.loads(Path(name, "stage.json").read_text())["metrics"]["counts"]
+
+
+def test_a_question_that_recurs_in_a_later_part_is_one_request(folder, server):
+    twice = [row | {"number": row["number"] + 100 * repeat} for repeat in range(2) for row in PAIRS]
+    Path("twice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in twice))
+    run(file="twice.jsonl", max_requests=2 * len(PAIRS), **endpoint(server))
+    assert counts()["requests"] == counts()["m: asked"] == len(server.asked()) == 2 * len(PAIRS)
+    assert counts()["m: from store"] == 2 * len(PAIRS)
+    assert "pairs left out: no opinion: over budget" not in counts()
+
+
+class Troubled:
+    """Answers as `longer`, but for each question after trouble of its own; `dead` answers nobody.
+
+    Attributes:
+        answered: how often each question has got an answer.
+    """
+
+    def __init__(self):
+        self.dead, self.answered, self.lock = False, Counter(), threading.Lock()
+
+    def __call__(self, question: str, attempt: int):
+        number = int(re.search(r"Question (\d+)", question)[1]) if "Question " in question else -1
+        if self.dead:
+            return 503, "gone", {}
+        if attempt == 1 and number % 5 == 1:
+            return 429, "slow down", {"Retry-After": "0"}
+        if attempt == 1 and number % 5 == 2:
+            time.sleep(0.3)  # beyond the timeout
+            return None
+        if attempt == 1 and number % 5 == 3:
+            return None
+        if number == 10:
+            return 500, "never", {}
+        with self.lock:
+            self.answered[question] += number >= 0  # the first question, whether anybody is there, is none about a pair
+        return "rubbish" if number == 9 else longer(question, attempt)
+
+
+def test_a_troubled_judge_loses_nothing_is_asked_nothing_twice_and_is_accounted_for(folder, server, monkeypatch):
+    """429, timeouts, closed connections, rubbish, a death for a while, and two kills."""
+    options = endpoint(server, "retries=1&backoff=0.001&timeout=0.1&concurrency=3")
+    server.answer = trouble = Troubled()
+    run("run/whole", **options)
+    server.attempts.clear()
+    server.answer = trouble = Troubled()
+    put = AnswerStore.put
+    for kept in (3, 9):
+        left = [kept]
+
+        def killed(store, key, answer, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            put(store, key, answer)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(AnswerStore, "put", killed)
+            run(**options)
+    lost = sum(trouble.answered.values()) - 12  # answers that were on their way when the process was killed
+    trouble.dead = True
+    with pytest.raises(UserError, match="gone"):
+        run(**options)
+    trouble.dead = False
+    run(**options)
+    assert rows() == rows("run/whole") and left_out() == left_out("run/whole")
+    assert left_out()[10] == "no opinion: failed" and left_out()[9] == "no opinion: unreadable"
+    assert 2 <= lost <= 2 * 3  # of two kills, each with at most three requests under way
+    assert sum(trouble.answered.values()) == 2 * 11 + lost
+    varies = {"m: retried"}
+    whole, again = (
+        {key: one for key, one in counts(name).items() if key not in varies} for name in ("run/whole", "run/judge")
+    )
+    assert whole == again
+    assert again["requests"] == again["m: asked"] == 2 * len(PAIRS) and again["m: failed"] == 2
+    assert again["m: unreadable"] == 2

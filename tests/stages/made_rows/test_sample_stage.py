@@ -205,3 +205,21 @@ def test_a_folder_that_was_copied_is_read_like_any_data(whole, tmp_path):
 def test_a_recipe_without_a_model_is_refused_before_anything_runs():
     with pytest.raises((UserError, UserErrors), match="no model_name_or_path"):
         sample.SampleRecipe("run/sample")
+
+
+def test_a_model_without_a_number_of_positions_leaves_out_the_prompts_that_it_cannot_answer(place, tmp_path):
+    """Its tokenizer's limit counts, before any reply is made: 20 tokens, of which 6 are the reply's."""
+    from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
+
+    words = AutoTokenizer.from_pretrained("base", model_max_length=20)
+    model = BloomForCausalLM(BloomConfig(vocab_size=len(words), hidden_size=16, n_layer=1, n_head=2))
+    for made in (words, model):
+        made.save_pretrained(tmp_path / "model")
+    long = {"prompt": [{"role": "user", "content": "the cat " * 20}]}
+    rows = [{"prompt": tiny_stages.turns(number, 0)[:1]} for number in range(5)]
+    tiny_stages.write_rows(tmp_path / "some.jsonl", [*rows, long])
+    keys = {"model_name_or_path": str(tmp_path / "model"), "dataset_name": str(tmp_path / "some.jsonl")}
+    result = run(tmp_path / "sample", **keys)
+    assert result.metrics["read"] == 5
+    [dropped] = json.loads((tmp_path / "sample/data.json").read_text())["tokenized"]["train"]["dropped"].values()
+    assert dropped == 1
