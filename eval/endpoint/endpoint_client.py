@@ -100,6 +100,8 @@ class EndpointClient:
 
         wait, said = self.backoff, "stopped"
         for attempt in range(self.retries + 1):
+            if self.stopping.is_set():
+                break
             if attempt:
                 with self._lock:
                     self.retried += 1
@@ -121,8 +123,6 @@ class EndpointClient:
             if attempt < self.retries:
                 self.stopping.wait(min(wait, LONGEST_WAIT))
                 wait *= 2
-            if self.stopping.is_set():
-                break
         raise GaveUp(said)
 
     def models(self) -> list[str]:

@@ -64,7 +64,7 @@ class Ask:
     key: str
 
 
-class _Endpoint:
+class EndpointLM:
     """The part of both classes that differs from lm-eval's: requests are sent at once, kept and counted.
 
     Args:
@@ -129,7 +129,7 @@ class _Endpoint:
             reply = cut(found[ask.key], ask.stops) if ask.key in found else EndpointReply("", None, truncated=False)
             self.replies.setdefault(ask.item, []).append(reply)
             replies.append(reply.text)
-        self._require_some_text(asks, found)
+        self._require_some_text(found)
         return replies
 
     def _ask(self, request: Instance, repeat: int) -> Ask:
@@ -186,19 +186,23 @@ class _Endpoint:
             UserError: a request fails for good; the others are stopped.
         """
         results: list[tuple[str, Said | PromptTooLong]] = []
+        failure = None
         with passing_line("replies", len(asks)) as line, ThreadPoolExecutor(self.concurrency) as threads:
             jobs = {threads.submit(self._reply, ask): key for key, ask in asks.items()}
             try:
                 for job in as_completed(jobs):
                     results.append((jobs[job], job.result()))
-                    self.asked += 1
                     line.count_to(len(results))
             except GaveUp as error:
-                raise self._no_answer(str(error), len(results), len(asks)) from None
-            finally:  # also when the run is interrupted
+                failure = str(error)
+            finally:  # also when the run is interrupted; requests in flight are waited for, and their replies stored
                 self.client.stopping.set()
                 threads.shutdown(wait=False, cancel_futures=True)
+        if failure is not None:
+            stored = sum(self.store.get(key) is not None for key in asks)
+            raise self._no_answer(failure, stored + self.resumed, len(asks) + self.resumed)
         self.client.stopping.clear()
+        self.asked += len(results)
         return results
 
     def _reply(self, ask: Ask) -> Said | PromptTooLong:
@@ -213,7 +217,7 @@ class _Endpoint:
         return UserError(
             f"No answer from {self.client.endpoint.name} after {self.client.retries + 1} attempts.",
             got=said,
-            expected=f"a reply to each prompt; {done + self.resumed} of {of + self.resumed} are stored",
+            expected=f"a reply to each prompt; {done} of {of} are stored",
             fix="check the server (or ask less at a time: --batch_size 1), and repeat the command: it resumes",
         )
 
@@ -232,12 +236,13 @@ class _Endpoint:
             )
         self.skipped |= items
 
-    def _require_some_text(self, asks: list[Ask], found: dict[str, Said]) -> None:
+    def _require_some_text(self, found: dict[str, Said]) -> None:
         """Warn of replies without text, and raise if there is no other."""
         nulls = [said for said in found.values() if said.text is None]
         if not nulls:
             return
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in Counter(said.finish_reason for said in nulls).items())
+        counts = Counter(str(said.finish_reason) for said in nulls)
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(counts.items()))
         if len(nulls) == len(found):
             raise UserError(
                 f"No reply of {self.client.endpoint.name} has text.",
@@ -249,13 +254,13 @@ class _Endpoint:
         )
 
 
-class PlainEndpoint(_Endpoint, LocalCompletionsAPI):
+class PlainEndpoint(EndpointLM, LocalCompletionsAPI):
     """lm-eval's `local-completions`: prompts as text."""
 
     format = "plain"
 
 
-class ChatEndpoint(_Endpoint, LocalChatCompletion):
+class ChatEndpoint(EndpointLM, LocalChatCompletion):
     """lm-eval's `local-chat-completions`: prompts as messages, which the server renders by its chat template."""
 
     format = "chat"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignment.durable.unwritable import make_folder, require_writable
 from alignment.errors import UserError
@@ -15,7 +15,7 @@ from eval.conditions.said_once import said_once
 from eval.conditions.suite_identity import suite_source
 from eval.endpoint.address import ROUTES, Endpoint
 from eval.endpoint.answerable import is_sampled, require_answerable
-from eval.endpoint.endpoint_client import TIMEOUT, EndpointClient, EndpointRefuses
+from eval.endpoint.endpoint_client import TIMEOUT, EndpointClient, EndpointRefuses, PromptTooLong
 from eval.endpoint.said import read_said
 from eval.harness.run_suite import random_states_kept, run_folders, run_tasks, set_seeds
 from eval.harness.store import save_run
@@ -23,7 +23,7 @@ from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.api import GaveUp
 
 if TYPE_CHECKING:
-    from eval.endpoint.endpoint_lm import PlainEndpoint
+    from eval.endpoint.endpoint_lm import EndpointLM
     from eval.harness.suite import Suite
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,9 @@ def evaluate_endpoint(
         answered = _answered(client, list(dict.fromkeys(format for _, format, _ in asked)))
         asked = [one for one in asked if one[1] in answered]
         runs = [(suite, format) for suite, format, _ in asked]
-        folders = run_folders(endpoint.name, endpoint.stage, runs, {name: variant or {} for name in formats}, output_dir)
+        folders = run_folders(
+            endpoint.name, endpoint.stage, runs, {name: variant or {} for name in formats}, output_dir
+        )
         settings = options | {"chat_template": None, "suite_args": suite_args or {}}
         return [
             _evaluate(client, one, folder, seed, settings, variant or {})
@@ -145,7 +147,7 @@ def _evaluate(client: EndpointClient, asked: Asked, folder: Path, seed: int, set
     return record
 
 
-def _about(lm: PlainEndpoint, suite: Suite) -> dict:
+def _about(lm: EndpointLM, suite: Suite) -> dict:
     """What run.json says about the endpoint: its address, and what it said about itself."""
     endpoint = lm.client.endpoint
     names = sorted({said.model for said in lm.said if said.model})
@@ -181,7 +183,8 @@ def _answered(client: EndpointClient, formats: list[str]) -> list[str]:
     """
     answered, refused = [], {}
     for format in formats:
-        payload = {"prompt": PROBE} if format == "plain" else {"messages": [{"role": "user", "content": PROBE}]}
+        messages = [{"role": "user", "content": PROBE}]
+        payload: dict[str, Any] = {"prompt": PROBE} if format == "plain" else {"messages": messages}
         payload |= {"model": client.endpoint.model, "max_tokens": 1, "temperature": 0}
         try:
             client.ask(ROUTES[format], payload, read_said, wait_for_server=False)
@@ -190,15 +193,16 @@ def _answered(client: EndpointClient, formats: list[str]) -> list[str]:
             if error.status not in LACKS_ROUTE:
                 raise
             refused[format] = error
-        except GaveUp as error:
+        except (GaveUp, PromptTooLong) as error:
             raise UserError(
                 f"No answer from {client.endpoint.name}.", got=error, fix="check --endpoint, and that the server runs"
             ) from None
     if not answered:
         first = next(iter(refused.values()))
         raise EndpointRefuses(client.endpoint, first.status, first.said, client.models())
-    for format, error in refused.items():
+    for format, refusal in refused.items():
         logger.warning(
-            "%s is not asked in the %s format: POST %s gives %s", client.endpoint.name, format, ROUTES[format], error.said
+            "%s is not asked in the %s format: POST %s gives %s",
+            *(client.endpoint.name, format, ROUTES[format], refusal.said),
         )
     return answered

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from eval.endpoint.endpoint_lm import ChatEndpoint, PlainEndpoint
+    from eval.endpoint.endpoint_lm import EndpointLM
     from eval.harness.lm import CausalLM
     from eval.harness.suite import Suite
 
@@ -258,9 +258,7 @@ def _measure(
     }
 
 
-def run_tasks(
-    suite: Suite, lm: CausalLM | PlainEndpoint | ChatEndpoint, format: str, limit: int | None
-) -> tuple[pandas.DataFrame, dict]:
+def run_tasks(suite: Suite, lm: CausalLM | EndpointLM, format: str, limit: int | None) -> tuple[pandas.DataFrame, dict]:
     """Run a suite's tasks through lm-eval.
 
     Args:
