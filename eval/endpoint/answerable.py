@@ -24,6 +24,15 @@ NOT_SENT = {"until", "max_gen_toks", "do_sample"}  # read here, or under another
 SENT = {"temperature", "top_p", "top_k", "min_p"}  # OpenAI's, and what local servers add to them
 
 
+def require_generative(specs: list[str]) -> None:
+    """Raise for the project's own suites that need log-probabilities, before their data is loaded."""
+    from eval.harness.suite import list_suites, parse_suite
+
+    names = {spec: parse_suite(spec)[0] for spec in specs}
+    others = set(list_suites()) - set(GENERATIVE)
+    raise_all([_needs_log_probabilities(spec, "scores of given texts") for spec in specs if names[spec] in others])
+
+
 def require_answerable(suites: list[tuple[str, str, Suite]]) -> None:
     """Raise for all suites that cannot be asked through an endpoint, before anything is asked.
 
@@ -43,9 +52,13 @@ def _without_replies(spec: str, suite: Suite) -> Iterator[UserError]:
     if not others:
         return
     kinds = sorted({str(suite.tasks[name].OUTPUT_TYPE) for name in others})
-    yield UserError(
+    yield _needs_log_probabilities(spec, f"{_listed(others)} ({', '.join(kinds)})")
+
+
+def _needs_log_probabilities(spec: str, got: str) -> UserError:
+    return UserError(
         f"Suite {spec!r} cannot be evaluated through an endpoint: it needs log-probabilities of given texts.",
-        got=f"{_listed(others)} ({', '.join(kinds)})",
+        got=got,
         expected=f"suites of generated replies: {', '.join(GENERATIVE)}, files of questions with answers, "
         "or lm-eval tasks of output_type generate_until",
         fix="evaluate its checkpoint: align eval CHECKPOINT",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from reward_models.judges.chat_client import make_client
 if TYPE_CHECKING:
     from openai import APIStatusError
 
+logger = logging.getLogger(__name__)
 TIMEOUT = 300.0  # seconds per request; lm-eval's
-RETRIES, BACKOFF = 4, 1.0  # further attempts, and seconds before the first, which double
+RETRIES, BACKOFF = 5, 1.0  # further attempts, and seconds before the first, which double
+NOT_THERE = (NOBODY, "ConnectTimeout")  # the client's errors if nothing answers at an address
 REFUSES_LENGTH = (400, 413, 422)  # HTTP statuses of a prompt that is too long
 # OpenAI's and llama.cpp's codes, and the words of vLLM, SGLang, TGI and transformers.
 TOO_LONG = re.compile(
@@ -38,7 +41,9 @@ class EndpointRefuses(UserError):
 
     def __init__(self, endpoint: Endpoint, status: int, said: str, known: list[str] | None = None):
         self.status, self.said = status, said
-        expected, fix = None, "correct what the server names"
+        expected, fix = None, "change what the server names, in the suite or in the server's settings"
+        if 300 <= status < 400:
+            fix = "give the address that it redirects to as --endpoint: a redirect is not followed, nor given the key"
         if status in (401, 403):
             fix = "name the environment variable that holds the key: --api_key_env NAME"
             if endpoint.api_key_env:
@@ -80,6 +85,7 @@ class EndpointClient:
     ):
         self.endpoint, self.retries, self.backoff = endpoint, retries, backoff
         self.stopping, self.retried, self._lock = threading.Event(), 0, threading.Lock()
+        self._warned = False
         self._client = make_client(endpoint.url, timeout)
 
     def ask(self, route: str, payload: dict, read: Callable[[Any], Read], *, wait_for_server: bool = True) -> Read:
@@ -118,12 +124,20 @@ class EndpointClient:
             except (openai.APIError, ValueError) as error:
                 cause = error.__cause__ or error
                 said = self.endpoint.without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
-                if type(cause).__name__ == NOBODY and not wait_for_server:
+                if type(cause).__name__ in NOT_THERE and not wait_for_server:
                     break
             if attempt < self.retries:
+                self._warn(said)
                 self.stopping.wait(min(wait, LONGEST_WAIT))
                 wait *= 2
         raise GaveUp(said)
+
+    def _warn(self, said: str) -> None:
+        """Say once that requests are repeated, and why: an outage should not look like a slow model."""
+        with self._lock:
+            first, self._warned = not self._warned, True
+        if first:
+            logger.warning("%s: requests are repeated: %s", self.endpoint.name, said)
 
     def models(self) -> list[str]:
         """Names of the models that the server lists; empty if it does not list any."""
@@ -150,5 +164,6 @@ class EndpointClient:
         return {"Authorization": f"Bearer {key}" if key else omit, **account}
 
     def _said(self, error: APIStatusError) -> str:
-        text = self.endpoint.without_key(error.response.text)[:LONGEST_EXCERPT]
-        return f"HTTP {error.status_code}: {text}"
+        elsewhere = error.response.headers.get("Location")
+        text = f"redirects to {elsewhere}" if elsewhere else error.response.text
+        return f"HTTP {error.status_code}: {self.endpoint.without_key(text)[:LONGEST_EXCERPT]}"

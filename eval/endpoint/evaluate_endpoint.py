@@ -14,7 +14,7 @@ from eval.conditions.left_out import note
 from eval.conditions.said_once import said_once
 from eval.conditions.suite_identity import suite_source
 from eval.endpoint.address import ROUTES, Endpoint
-from eval.endpoint.answerable import is_sampled, require_answerable
+from eval.endpoint.answerable import is_sampled, require_answerable, require_generative
 from eval.endpoint.endpoint_client import TIMEOUT, EndpointClient, EndpointRefuses, PromptTooLong
 from eval.endpoint.said import read_said
 from eval.harness.run_suite import random_states_kept, run_folders, run_tasks, set_seeds
@@ -81,6 +81,7 @@ def evaluate_endpoint(
     if not timeout > 0:
         raise UserError("timeout is out of range", got=timeout, expected="more than 0 seconds")
     suites = list(dict.fromkeys(suites))
+    require_generative(suites)
     for suite in suites:
         if not set(formats) & set(suite_formats(suite)):
             require_format(suite, formats[0])

@@ -12,6 +12,7 @@ from reward_models.judges.verdict_tokens import Token
 if TYPE_CHECKING:
     from openai import OpenAI
 
+CONNECT = 10.0  # seconds until a connection has to be there
 KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
 
@@ -73,16 +74,17 @@ def _tokens(choice: Any) -> tuple[Token, ...]:
 def make_client(base_url: str, timeout: float) -> OpenAI:
     """A client that follows no redirect, which would take the key to another host, and leaves retries to its caller."""
     try:
-        from openai import DefaultHttpx2Client, OpenAI
+        from openai import DefaultHttpx2Client, OpenAI, Timeout
     except ImportError as error:
         raise UserError(
             "an OpenAI-compatible endpoint needs the package openai",
             got=f"{type(error).__name__}: {error}",
             fix="pip install 'alignment-pipeline[judge]'",
         ) from error
-    http = DefaultHttpx2Client(follow_redirects=False, timeout=timeout)
+    limits = Timeout(timeout, connect=min(timeout, CONNECT))  # an address where nothing answers is found soon
+    http = DefaultHttpx2Client(follow_redirects=False, timeout=limits)
     # Each request carries its own Authorization header; the client only insists on having a key.
-    return OpenAI(base_url=base_url, api_key="none", timeout=timeout, max_retries=0, http_client=http)
+    return OpenAI(base_url=base_url, api_key="none", timeout=limits, max_retries=0, http_client=http)
 
 
 def read_key(variable: str | None) -> str | None:

@@ -23,15 +23,21 @@ def through(server, suites, folder, formats=("plain", "chat"), **options):
 def test_suites_that_need_log_probabilities(server, make_suite, tmp_path):
     choices = tmp_path / "choices.jsonl"
     choices.write_text(json.dumps({"question": "Which?", "choices": ["a", "b"], "answer": "a"}) + "\n")
-    text = tmp_path / "book.txt"
-    text.write_text("once upon a time " * 40)
+    given = make_suite("given")
+    Path(given).write_text(Path(given).read_text().replace(GENERATED, "loglikelihood"))
     with pytest.raises(UserErrors) as caught:
-        through(server, [make_suite(), str(choices), f"text?data={text}"], tmp_path / "runs")
+        through(server, [make_suite(), str(choices), given], tmp_path / "runs")
     said = str(caught.value)
-    assert len(caught.value.errors) == 2 and f"{choices}'" in said and "text?data=" in said
-    assert "choices (multiple_choice)" in said and "loglikelihood_rolling" in said
+    assert len(caught.value.errors) == 2 and f"{choices}'" in said and given in said
+    assert "choices (multiple_choice)" in said and "given (loglikelihood)" in said
     assert all(name in said for name in GENERATIVE) and "colours" not in said
     assert not server.requests and not list(tmp_path.glob("runs/*"))
+
+
+def test_suites_are_refused_by_name_without_their_data(server, tmp_path):
+    with pytest.raises(UserErrors, match=r"(?s)'mmlu\?num_fewshot=0' cannot be .*'hellaswag' cannot be") as caught:
+        through(server, ["mmlu?num_fewshot=0", "gsm8k", "hellaswag"], tmp_path / "runs")  # no data here
+    assert len(caught.value.errors) == 2 and not server.requests
 
 
 def test_settings_that_a_request_does_not_carry(server, make_suite, tmp_path):

@@ -43,6 +43,24 @@ def test_scores_and_items_equal_those_of_the_local_model(
     assert set(given) == {"Hello" if format == "plain" else HELLO, *local["prompt"]}  # as the server renders them
 
 
+@pytest.mark.parametrize("format", ["plain", "chat"])
+def test_conversations_are_sent_as_turns(server, model, tokenizer, tmp_path, format):
+    """Held-out rows as SFT trains on: system text, earlier turns, and examples as turns before them."""
+    server.reply = model_replies(model, tokenizer)
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    rows = [{"messages": [{"role": r, "content": f"{r} {k}{i}"} for i, r in enumerate(roles)]} for k in range(4)]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    suite = f"{tmp_path}/talks.jsonl?max_gen_toks=6&num_fewshot=1"
+    evaluate("x", suite, format, tmp_path / "local", loaded=(model, tokenizer))
+    local = pandas.read_parquet(tmp_path / "local/items.parquet")
+    _, items = through(server, suite, tmp_path / "run", format)
+    columns = [name for name in local.columns if (name, format) != ("prompt", "chat")]
+    pandas.testing.assert_frame_equal(items[columns], local[columns])
+    if format == "chat":
+        sent = [[turn["role"] for turn in json.loads(prompt)] for prompt in items["prompt"]]
+        assert sent == [["system", *["user", "assistant"] * 3, "user"]] * 4
+
+
 def test_replies_are_cut_at_stops_that_a_request_has_no_room_for(server, model, tokenizer, make_suite, tmp_path):
     server.reply = model_replies(model, tokenizer)
     suite = make_suite(until=["\n", "zz", "qq", "xx", "2", ""], max_gen_toks=20)
