@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import re
+import shlex
+from pathlib import Path
+from shutil import copytree
 
 import pytest
 from completion_server import MODEL, completion, model_replies
@@ -83,3 +87,18 @@ def test_options_that_do_not_go_together(server, checkpoints, there):
         with pytest.raises(UserError, match=said):
             call(eval, *given)
     assert not server.requests
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_docs(server, checkpoints, model, tokenizer, there, capsys):
+    """As docs/suites.md has them, with this server's address, its model and two items per task."""
+    page = Path(__file__).parents[3] / "docs/suites.md"
+    (block,) = re.findall(r"```bash\n(align eval --endpoint.*?)```", page.read_text(), flags=re.DOTALL)
+    server.reply = model_replies(model, tokenizer)
+    copytree(checkpoints / "pretrain/checkpoint", there / "runs/tiny/sft/checkpoint")
+    block = block.replace("http://127.0.0.1:8000/v1", server.url).replace("#sft", f"#{MODEL}")
+    for line in block.replace("--model sft", f"--model {MODEL}").splitlines():
+        _, verb, *arguments = shlex.split(line)
+        assert call({"eval": eval, "compare": compare}[verb], *arguments, "--limit", 2) == 0
+    out = capsys.readouterr().out
+    assert f"sft -> {MODEL}@127.0.0.1" in out and out.count("+0.0000") >= 32 and "worse  " not in out

@@ -13,16 +13,16 @@ from completion_server import MODEL, completion
 from judge_server import KEY
 
 from alignment.errors import UserError
-from eval.endpoint import endpoint_client
 from eval.endpoint.address import Endpoint, endpoint_of
+from eval.endpoint.endpoint_client import EndpointClient
 from eval.endpoint.evaluate_endpoint import REPLIES, evaluate_endpoint
+from eval.endpoint.said import read_said
+from reward_models.judges.api import GaveUp
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(endpoint_client.EndpointClient.__init__, "__kwdefaults__", {
-        **endpoint_client.EndpointClient.__init__.__kwdefaults__, "backoff": 0.001,
-    })  # fmt: skip
+    monkeypatch.setitem(EndpointClient.__init__.__kwdefaults__, "backoff", 0.001)
 
 
 @pytest.fixture
@@ -42,34 +42,37 @@ def ask(server, make_suite, tmp_path):
     return ask
 
 
-def first_fails(said):
-    """A reply to each prompt after two attempts that fail, but for the probe."""
+OUTAGES = [
+    (429, "slow down", {"Retry-After": "0"}),
+    (429, "slow down", {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+    (500, "oh", {}),
+    (503, "", {}),
+    None,
+    "no JSON {",
+    "[]",
+    json.dumps({"choices": []}),
+    json.dumps({"choices": {"message": 1}}),
+    json.dumps({"error": {"message": "overloaded"}}),
+    json.dumps({"choices": [{"message": {"content": 5}}]}),
+    (200, '{"choices": [{"mess', {"Content-Length": "900"}),
+    (200, "<html>", {"Content-Type": "text/html"}),
+]
 
-    def reply(body, chat, attempt):
-        return completion("red", chat=chat) if body["max_tokens"] == 1 or attempt > 2 else said
 
-    return reply
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        (429, "slow down", {"Retry-After": "0"}),
-        (500, "oh", {}),
-        (503, "", {}),
-        None,
-        "no JSON {",
-        json.dumps({"choices": []}),
-        json.dumps({"error": {"message": "overloaded"}}),
-        json.dumps({"choices": [{"message": {"content": 5}}]}),
-        (200, '{"choices": [{"mess', {"Content-Length": "900"}),
-    ],
-)
-def test_an_outage_is_waited_for(server, ask, said):
-    server.reply = first_fails(said)
-    (record,), (items,) = ask(limit=2)
-    assert list(items["output"]) == ["red", "red"] and record["endpoint"]["retried"] == 4
-    assert record["endpoint"]["asked"] == 2 and record["endpoint"]["null_replies"] == 0
+def test_an_outage_is_waited_for(server, caplog):
+    client = EndpointClient(Endpoint(server.url, MODEL))
+    for number, said in enumerate(OUTAGES):
+        server.reply = lambda body, chat, attempt, said=said: said if attempt < 3 else completion("red", chat=chat)
+        payload = {"model": MODEL, "messages": [{"role": "user", "content": f"question {number}"}]}
+        assert client.ask("/chat/completions", payload, read_said).text == "red", said
+        assert client.retried == 2 * (number + 1), said
+        with pytest.raises(GaveUp, match=r"HTTP|Error"):
+            server.reply = lambda body, chat, attempt, said=said: said
+            client.ask("/chat/completions", payload, read_said)
+        client.retried = 2 * (number + 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{server.url}#{MODEL}: requests are repeated: HTTP 429: slow down"  # once
+    ]
 
 
 def test_a_server_that_is_silent(server, ask):
