@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignment.errors import UserError
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 300.0  # seconds per request; lm-eval's
 RETRIES, BACKOFF = 5, 1.0  # further attempts, and seconds before the first, which double
 NOT_THERE = (NOBODY, "ConnectTimeout")  # the client's errors if nothing answers at an address
+SILENT = 2  # attempts that time out, at most: each costs the whole timeout
 REFUSES_LENGTH = (400, 413, 422)  # HTTP statuses of a prompt that is too long
 # OpenAI's and llama.cpp's codes, and the words of vLLM, SGLang, TGI and transformers.
 TOO_LONG = re.compile(
@@ -37,9 +38,12 @@ class EndpointRefuses(UserError):
         status: the HTTP status.
         said: what the server says.
         known: names of the models that the server has; empty if it does not list them.
+        what: what it refuses.
     """
 
-    def __init__(self, endpoint: Endpoint, status: int, said: str, known: list[str] | None = None):
+    def __init__(
+        self, endpoint: Endpoint, status: int, said: str, known: Sequence[str] = (), what: str = "the request"
+    ):
         self.status, self.said = status, said
         expected, fix = None, "change what the server names, in the suite or in the server's settings"
         if 300 <= status < 400:
@@ -52,7 +56,7 @@ class EndpointRefuses(UserError):
             expected, fix = f"a model of the server: {', '.join(known)}", f"--model {known[0]}"
         elif status in (404, 405):
             fix = "check --model, and that --endpoint is the address that ends with /v1"
-        super().__init__(f"{endpoint.name} refuses the request.", got=said, expected=expected, fix=fix)
+        super().__init__(f"{endpoint.name} refuses {what}.", got=said, expected=expected, fix=fix)
 
 
 class PromptTooLong(Exception):
@@ -104,13 +108,14 @@ class EndpointClient:
         """
         import openai
 
-        wait, said = self.backoff, "stopped"
+        wait, said, silent, attempts = self.backoff, "stopped", 0, 0
         for attempt in range(self.retries + 1):
             if self.stopping.is_set():
                 break
             if attempt:
                 with self._lock:
                     self.retried += 1
+            attempts += 1
             try:
                 return read(self._post(route, payload))
             except openai.APIStatusError as error:
@@ -124,13 +129,14 @@ class EndpointClient:
             except (openai.APIError, ValueError) as error:
                 cause = error.__cause__ or error
                 said = self.endpoint.without_key(f"{type(cause).__name__}: {cause}")[:LONGEST_EXCERPT]
-                if type(cause).__name__ in NOT_THERE and not wait_for_server:
+                silent += isinstance(error, openai.APITimeoutError)
+                if silent == SILENT or (type(cause).__name__ in NOT_THERE and not wait_for_server):
                     break
             if attempt < self.retries:
                 self._warn(said)
                 self.stopping.wait(min(wait, LONGEST_WAIT))
                 wait *= 2
-        raise GaveUp(said)
+        raise GaveUp(f"{said} ({attempts} attempt{'s' if attempts != 1 else ''})")
 
     def _warn(self, said: str) -> None:
         """Say once that requests are repeated, and why: an outage should not look like a slow model."""

@@ -25,7 +25,7 @@ from alignment.keyed_seeds import keyed_seed
 from alignment.progress import passing_line
 from eval.conditions.left_out import to_fit
 from eval.endpoint.address import ROUTES
-from eval.endpoint.endpoint_client import EndpointClient, PromptTooLong
+from eval.endpoint.endpoint_client import EndpointClient, EndpointRefuses, PromptTooLong
 from eval.endpoint.said import CUT, Said, as_answer, from_answer, read_said
 from reward_models.judges.answer_store import AnswerStore, answer_key
 from reward_models.judges.api import GaveUp
@@ -97,10 +97,8 @@ class EndpointLM:
     ):
         super(TemplateAPI, self).__init__()  # lm-eval's own insists on the packages of its transport
         # What the methods that make requests read.
-        self.model, self._batch_size, self.tokenized_requests, self.tokenizer_backend = (
-            client.endpoint.model, 1, False, None,
-        )  # fmt: skip
-        self._max_gen_toks = LONGEST_REPLY
+        self.model, self.tokenizer_backend, self.tokenized_requests = client.endpoint.model, None, False
+        self._batch_size, self._max_gen_toks = 1, LONGEST_REPLY
         self.client, self.store, self.concurrency, self.seed = client, store, concurrency, seed
         self.too_long, self.with_examples, self.context = too_long, with_examples, None
         self.replies: dict[tuple[str, int], list[EndpointReply]] = {}
@@ -210,12 +208,16 @@ class EndpointLM:
             said = self.client.ask(ROUTES[self.format], ask.payload, read_said)
         except PromptTooLong as error:
             return error
+        except EndpointRefuses as error:
+            task, number = ask.item
+            what = f"item {number} of task {task!r}"
+            raise EndpointRefuses(self.client.endpoint, error.status, error.said, what=what) from None
         self.store.put(ask.key, as_answer(said))
         return said
 
     def _no_answer(self, said: str, done: int, of: int) -> UserError:
         return UserError(
-            f"No answer from {self.client.endpoint.name} after {self.client.retries + 1} attempts.",
+            f"No answer from {self.client.endpoint.name}.",
             got=said,
             expected=f"a reply to each prompt; {done} of {of} are stored",
             fix="check the server (or ask less at a time: --batch_size 1), and repeat the command: it resumes",

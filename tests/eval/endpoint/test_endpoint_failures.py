@@ -81,8 +81,11 @@ def test_a_server_that_is_silent(server, ask):
         completion("red", chat=chat) if body["max_tokens"] == 1 or attempt > 1 or waiting.wait(2) else None
     )
     (record,), _ = ask(limit=1, timeout=0.1)
-    waiting.set()
     assert record["endpoint"]["retried"] == 1
+    server.reply = lambda body, chat, attempt: waiting.wait(2) and None
+    with pytest.raises(UserError, match=r"(?s)No answer from.*timed out.*\(2 attempts\)"):
+        ask(limit=1, timeout=0.1)
+    waiting.set()
 
 
 def test_an_outage_without_end_keeps_the_replies_and_writes_no_run(server, ask, caplog):
@@ -163,7 +166,7 @@ def test_a_refusal_in_the_middle_is_final(server, ask):
     server.reply = lambda body, chat, attempt: (
         (400, '{"error": "no blue"}', {}) if "blue" in json.dumps(body) else completion("red", chat=chat)
     )
-    with pytest.raises(UserError, match=r"HTTP 400.*no blue"):
+    with pytest.raises(UserError, match=r"(?s)refuses item \d of task 'colours'.*HTTP 400.*no blue"):
         ask()
     assert max(server.attempts.values()) == 1 and not list(ask.folder.rglob("run.json"))
 
