@@ -1,10 +1,11 @@
 """Evaluations through an endpoint equal those of the same weights on this machine."""
 
 import json
+import threading
 
 import pandas
 import pytest
-from completion_server import MODEL, model_replies
+from completion_server import MODEL, completion, model_replies
 
 from eval.endpoint.address import Endpoint
 from eval.endpoint.evaluate_endpoint import REPLIES, evaluate_endpoint
@@ -78,6 +79,22 @@ def test_a_request_has_the_fields_of_lm_eval(server, make_suite, tmp_path):
     (body,) = server.evaluated()
     messages = [{"role": "user", "content": "Question: Which has red?\nAnswer:"}]
     assert body == {"messages": messages, "model": MODEL, "max_tokens": 8, "temperature": 0, "seed": 7}
+
+
+def test_requests_at_a_time(server, make_suite, tmp_path):
+    together = threading.Barrier(3)
+
+    def reply(body, chat, attempt):
+        if body["max_tokens"] > 1:
+            together.wait(10)
+        return completion("red", chat=chat)
+
+    server.reply, suite = reply, make_suite()
+    through(server, suite, tmp_path / "3", "chat", batch_size=3)
+    assert server.most_at_once == 3
+    server.reply, server.most_at_once = (lambda body, chat, attempt: completion("red", chat=chat)), 0
+    _, items = through(server, suite, tmp_path / "1", "chat", batch_size=1)
+    assert server.most_at_once == 1 and items["gen_len"].isna().all()  # this server does not count tokens
 
 
 def test_chat_sends_system_text_and_examples_as_turns(server, make_suite, tmp_path):
