@@ -3,7 +3,7 @@
 from alignment.report.labels import stage_name
 from alignment.report.render import page_style, template_environment
 from alignment.report.tables import forests, is_whole
-from eval.comparison.table import gate_lines
+from eval.comparison.table import endpoint_lines, gate_lines
 
 
 def render_comparison(comparison: dict) -> str:
@@ -17,6 +17,7 @@ def render_comparison(comparison: dict) -> str:
         "title": ", ".join(f"{stage_name(b)} against {stage_name(a)}" for a, b in pairs),
         "forests": forests({"comparisons": rows, "stages": {}}, whole=True),
         "task_forests": forests({"comparisons": tasks, "stages": {}}, whole=False),
+        "endpoints": endpoint_lines(rows),
         "skipped": comparison["skipped"],
         "gates": gate_lines(comparison["gates"]),
         "flips": comparison["flips"],

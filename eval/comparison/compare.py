@@ -43,6 +43,7 @@ def compare(a: str | Path | Run, b: str | Path | Run, *, seed: int = 0, any_temp
         aggregate is a separate question and is not adjusted. `fixed` and `regressed` count items whose score rose and
         fell. `mde` is the difference detected with 80% power. `left_out` counts the items that a side's model could not
         be asked, as they do not fit into its context: only items that both sides answered are paired.
+        `endpoints`, only if a side is behind an endpoint: {a or b: URL#MODEL}.
         The verdict is better or worse (whichever direction the metric has) if p_holm is at most 0.05, tied if it is
         higher, and unknown without a p; `reason` then says why (otherwise None).
         Undefined values are None: the standard error, interval and p if a task has fewer than two clusters; the
@@ -104,6 +105,8 @@ def _rows(a: Run, b: Run, names: dict, seed: int, any_template: bool) -> list[di
     pairs = {name: items[name].to_numpy() for name in MEASURED}
     paired = set(pairs["task"])  # not the tasks of which no item fits into a side's context
     about = {"suite": b.record["suite"], "format": b.record["format"], "variant": b.record.get("variant") or {}}
+    if unknown := {side: run.record["checkpoint"] for side, run in (("a", a), ("b", b)) if run.record.get("endpoint")}:
+        about |= {"endpoints": unknown}
     return [
         names | about | {"task": figure["task"]} | _difference(figure, pairs, seed) | {"left_out": _gone(figure, gone)}
         for figure in b.record["tasks"]
@@ -140,7 +143,8 @@ def _require_same_measurement(a: Run, b: Run, any_template: bool) -> None:
         *[(run.record.get("versions") or {}).get("lm_eval") for run in (a, b)],
     )
     templates = [run.record.get("template_digest") for run in (a, b)]
-    if b.record["format"] == "chat" and templates[0] != templates[1] and not any_template:
+    unknown = any(run.record.get("endpoint") for run in (a, b))  # the comparison says so
+    if b.record["format"] == "chat" and templates[0] != templates[1] and not (any_template or unknown):
         raise UserError(
             "The runs used different chat templates.",
             got=f"{templates[0]} and {templates[1]} (digests)",

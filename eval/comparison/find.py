@@ -11,7 +11,8 @@ from alignment.errors import UserError, raise_all
 from eval.harness.store import ForeignRecord, Run, load_run, read_record, variant_words
 
 logger = logging.getLogger(__name__)
-ELSEWHERE = Path("runs/evals")  # eval runs of checkpoints outside a run directory
+ELSEWHERE = Path("runs/evals")  # eval runs of checkpoints outside a run directory, and of endpoints
+ENDPOINT = ("http://", "https://")  # what the name of an endpoint's model, URL#MODEL, begins with
 
 
 def measurement(record: dict) -> tuple[str, str, str]:
@@ -73,7 +74,8 @@ def find_runs(
     Args:
         path: an eval run's folder; a checkpoint (`RUN/STAGE/checkpoint`) or stage folder (`RUN/STAGE`) of a run
             directory, for all runs of that stage in `RUN/evals`; another checkpoint, by the path or hub id given to
-            `align eval`, for its runs in `runs/evals`; or a run directory or folder of eval runs, for all its runs.
+            `align eval`, or a model behind an endpoint (URL#MODEL), for its runs in `runs/evals`; or a run directory or
+            folder of eval runs, for all its runs.
         suites: names of suites; only their runs are returned.
         outdated: folders of runs that do not count.
         asked: further restrictions; replaces `suites`.
@@ -91,6 +93,8 @@ def find_runs(
     if not records:
         from alignment.models.examined.folder_contents import misspelt
 
+        if str(path).startswith(ENDPOINT):
+            raise without_runs(str(path), asked.words())
         there = Path(path).expanduser().exists()
         raise UserError(
             f"No eval runs found{asked.words()}.",
@@ -106,6 +110,17 @@ def find_runs(
     }
 
 
+def without_runs(endpoint: str, asked: str = "") -> UserError:
+    """The error for an endpoint (URL#MODEL) without eval runs, of which a comparison cannot evaluate a model."""
+    url, _, model = endpoint.partition("#")
+    return UserError(
+        f"No eval runs found{asked}.",
+        got=endpoint,
+        expected=f"runs in {ELSEWHERE}; of runs elsewhere give the folder",
+        fix=f"align eval --endpoint {url} --model {model or 'NAME'} --suite SUITE first",
+    )
+
+
 def require_sides(sides: Sequence[str | Path]) -> None:
     """Raise for sides of a comparison that are paths to nothing, of which no eval runs are stored either."""
     from alignment.models.checkpoints import is_path
@@ -113,7 +128,9 @@ def require_sides(sides: Sequence[str | Path]) -> None:
 
     raise_all(
         [
-            UserError(
+            without_runs(side)
+            if side.startswith(ENDPOINT)
+            else UserError(
                 f"No such folder: {side}.",
                 got="a path that does not exist, and no eval runs of it",
                 expected="a checkpoint, a run directory, or a folder of eval runs",

@@ -186,7 +186,17 @@ def _compare_note(rows: list[dict]) -> str:
     if pairs > 1:
         lines.append(SEVERAL_PAIRS.format(count=pairs))
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
-    return "\n".join([*lines, *(f"unknown: {reason}" for reason in reasons), *_left_out_lines(rows)])
+    return "\n".join(
+        [*lines, *(f"unknown: {reason}" for reason in reasons), *_left_out_lines(rows), *endpoint_lines(rows)]
+    )
+
+
+def endpoint_lines(rows: list[dict]) -> list[str]:
+    """A line for each side that is behind an endpoint: which weights and which chat template it has is unknown."""
+    found = {(row[side], name): None for row in rows for side, name in row.get("endpoints", {}).items()}
+    return [
+        f"{side} is {name}, an endpoint: its weights, tokenizer and chat template are unknown" for side, name in found
+    ]
 
 
 def _left_out_lines(rows: list[dict]) -> list[str]:

@@ -92,11 +92,16 @@ def note(record: dict) -> list[str]:
     gone = [entry["task"] for entry in entries if entry["n"] == entry["of"]]
     whole = [f"left out: no figure of {', '.join(gone)}, nor of means over them: no item fits"] if gone else []
     return whole + [
-        f"left out: {n} of {of} {what} ({record['suite']} {record['format']}) do not fit into the model's context of "
-        f"{record['context']} tokens; the scores are of the others"
+        f"left out: {n} of {of} {what} ({record['suite']} {record['format']}) do not fit into the model's context"
+        f"{_size(record)}; the scores are of the others"
         + (f": {n / of:.0%} is much, so compare them only with scores of the same items" if n / of > MUCH else "")
         for what, n, of in parts
     ]
+
+
+def _size(record: dict) -> str:
+    """The size of a run's context, in words; empty if it is unknown, as behind an endpoint."""
+    return f" of {record['context']} tokens" if record["context"] else ""
 
 
 def lacking(*records: dict) -> dict[str, set[str]]:

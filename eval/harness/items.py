@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
 
+    from eval.endpoint.endpoint_lm import EndpointReply
     from eval.harness.lm import Reply
     from eval.harness.suite import Suite
 
@@ -30,7 +32,9 @@ CALIBRATION_BINS = 10
 NO_SPREAD = dict.fromkeys(("se", "df", "ci_low", "ci_high"))
 
 
-def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tuple, list[Reply]]) -> pandas.DataFrame:
+def collect_items(
+    samples: dict[str, list[dict]], suite: Suite, replies: Mapping[tuple[str, int], Sequence[Reply | EndpointReply]]
+) -> pandas.DataFrame:
     """Make one row per task, metric and item.
 
     Args:
@@ -42,16 +46,17 @@ def collect_items(samples: dict[str, list[dict]], suite: Suite, replies: dict[tu
         Columns task, metric, item_id, cluster (the data's `cluster`, or the item if there is none), prompt, target,
         output (of a filter: the answer that it extracts), raw_output (the reply before filters; None if nothing was
         generated), score, weight (1, or the denominator of a ratio such as bits per byte), gen_len in tokens and
-        truncated (both None if nothing was generated), and for multiple choice gold_probability and confidence: the
-        shares of the right and of the likeliest choice in the probability of all choices. Metrics without a number per
-        item have no rows.
+        truncated (both None if nothing was generated; gen_len also if an endpoint does not give it), and for multiple
+        choice gold_probability and confidence: the shares of the right and of the likeliest choice in the probability
+        of all choices. Metrics without a number per item have no rows.
     """
     import pandas
 
     rows = []
     for name, task_samples in samples.items():
         for sample in task_samples:
-            reply = replies.get((name, sample["doc_id"]), [None])[0]
+            said = replies.get((name, sample["doc_id"]))
+            reply = said[0] if said else None
             row = _describe(sample, suite.tasks[name]) | {
                 "task": short_name(name),
                 "gen_len": reply.gen_len if reply else None,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from eval.endpoint.endpoint_lm import EndpointLM
+    from eval.harness.lm import CausalLM
     from eval.harness.suite import Suite
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def evaluate(
     require_options(**options, suite_args=suite_args, too_long=too_long)
     require_writable(output_dir)
     started = time.perf_counter()
-    with _random_states_kept():
+    with random_states_kept():
         loaded_suite = load_suite(suite, format, num_fewshot=num_fewshot, suite_args=suite_args)
         model, tokenizer = loaded or load_checkpoint(checkpoint)
         tokenizer, chat_template = _asked_in(tokenizer, chat_template if format == "chat" else None)
@@ -151,7 +153,7 @@ def evaluate_many(
     """
     from alignment.models.checkpoints import require_checkpoint
     from alignment.models.loading import load_tokenizer
-    from eval.harness.suite import require_format, suite_formats, suite_name
+    from eval.harness.suite import require_format, suite_formats
 
     require_options(**options)
     suites = list(dict.fromkeys(suites))
@@ -171,6 +173,29 @@ def evaluate_many(
         for suite in suites
         for format in possible_formats([one for one in formats if one in suite_formats(suite)], asked, checkpoint)
     ]
+    folders = run_folders(checkpoint, stage, runs, variants, output_dir)
+    options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
+    return [
+        evaluate(checkpoint, suite, format, folder, stage=stage, variant=variants[format], **options)
+        for (suite, format), folder in zip(runs, folders, strict=True)
+    ]
+
+
+def run_folders(
+    checkpoint: str | Path, stage: str, runs: list[tuple[str, str]], variants: dict[str, dict], output_dir: str | Path
+) -> list[Path]:
+    """The folders of runs: `OUTPUT_DIR/STAGE-SUITE-FORMAT[-VARIANT]`.
+
+    Args:
+        checkpoint: as stored in the records.
+        runs: (suite as given, format) of each run.
+        variants: format -> the options that set its runs apart.
+
+    Raises:
+        UserError: two suites have the same name; a folder holds a run of another checkpoint or suite.
+    """
+    from eval.harness.suite import suite_name
+
     names = [run_name(stage, suite_name(suite), format, variants[format]) for suite, format in runs]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -182,11 +207,7 @@ def evaluate_many(
     folders = [Path(output_dir) / name for name in names]
     require_not_others(folders, checkpoint, stage)
     require_not_other_suites([(folder, *run) for folder, run in zip(folders, runs, strict=True)])
-    options["loaded"] = options.get("loaded") or load_checkpoint(checkpoint)
-    return [
-        evaluate(checkpoint, suite, format, folder, stage=stage, variant=variants[format], **options)
-        for (suite, format), folder in zip(runs, folders, strict=True)
-    ]
+    return folders
 
 
 def load_checkpoint(checkpoint: str | Path) -> LoadedModel:
@@ -218,25 +239,47 @@ def _measure(
     record: dict, suite: Suite, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[pandas.DataFrame, dict]:
     """Run lm-eval; return the item rows, and the record's entries about checkpoint, suite and figures."""
-    import lm_eval
-
-    from eval.harness.items import collect_items, require_figures, summarise
     from eval.harness.lm import CausalLM
-    from eval.harness.suite import quiet_lm_eval, suite_digest
-    from eval.suite_rows.row_checks import failures_named
+    from eval.harness.suite import quiet_lm_eval
 
-    chat = record["format"] == "chat"
-    with _evaluating(model), quiet_lm_eval(), failures_named(suite.tasks.values()):
+    with _evaluating(model), quiet_lm_eval():
         settings = record["settings"]
         ends = reply_ends(tokenizer) if settings["chat_template"] else ([], [])
         asking = {"too_long": settings["too_long"], "ends": ends}
         asking["with_examples"] = [name for name, task in suite.tasks.items() if task.config.num_fewshot]
         lm = CausalLM(model, tokenizer, settings["batch_size"], **asking)
-        _set_seeds(suite, record["seeds"]["sampling"])
+        set_seeds(suite, record["seeds"]["sampling"])
+        items, figures = run_tasks(suite, lm, record["format"], settings["limit"])
+    return items, {
+        "checkpoint_digest": checkpoint_digest(record["checkpoint"]),
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "template_digest": template_digest(tokenizer),
+        **figures,
+    }
+
+
+def run_tasks(suite: Suite, lm: CausalLM | EndpointLM, format: str, limit: int | None) -> tuple[pandas.DataFrame, dict]:
+    """Run a suite's tasks through lm-eval.
+
+    Args:
+        lm: with `context` (tokens, or None if unknown), and after the run `replies` and `skipped`.
+        limit: items per task; None for all.
+
+    Returns:
+        The item rows, and the record's entries about suite and figures.
+    """
+    import lm_eval
+
+    from eval.harness.items import collect_items, require_figures, summarise
+    from eval.harness.suite import quiet_lm_eval, suite_digest
+    from eval.suite_rows.row_checks import failures_named
+
+    chat = format == "chat"
+    with quiet_lm_eval(), failures_named(suite.tasks.values()):
         results = lm_eval.evaluate(
             lm,
             {"tasks": suite.tasks, "groups": suite.groups},
-            limit=settings["limit"],
+            limit=limit,
             bootstrap_iters=0,
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
@@ -247,9 +290,6 @@ def _measure(
         require_figures(figures, suite, left_out)
         digest = suite_digest(suite)
     return items, {
-        "checkpoint_digest": checkpoint_digest(record["checkpoint"]),
-        "tokenizer_digest": tokenizer_digest(tokenizer),
-        "template_digest": template_digest(tokenizer),
         "suite_digest": digest,
         "versions": versions(),
         "context": lm.context,
@@ -258,7 +298,8 @@ def _measure(
     }
 
 
-def _set_seeds(suite: Suite, seed: int) -> None:
+def set_seeds(suite: Suite, seed: int) -> None:
+    """Seed python, numpy, torch and the few-shot examples of a suite's tasks."""
     import numpy
     import torch
 
@@ -270,7 +311,7 @@ def _set_seeds(suite: Suite, seed: int) -> None:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
     """Restore the random states of python, numpy and torch on exit, because lm-eval and `datasets` draw numbers too."""
     import numpy
     import torch

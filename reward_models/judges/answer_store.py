@@ -135,7 +135,7 @@ class AnswerStore:
                 raise UserError(
                     f"{self.path} is damaged in line {number}",
                     got=repr(line[:80].decode("utf-8", "replace")),
-                    expected='a judge\'s answer, such as {"key": "1f...", "value": 0.5, ...}',
+                    expected='an answer, such as {"key": "1f...", "value": 0.5, ...}',
                     fix="remove that line: its question is asked again; or remove the file: all are asked again",
                 )
             key, answer, run = found

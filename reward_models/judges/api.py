@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import UserError
 from reward_models.judges import questions
 from reward_models.judges.answer_store import Answer
-from reward_models.judges.chat_client import WrittenAnswer, answer_of, make_client
+from reward_models.judges.chat_client import WrittenAnswer, answer_of, make_client, read_key
 from reward_models.judges.verdict_tokens import Token, graded_preference, graded_rating
 from reward_models.protocol import Text
 
@@ -31,7 +30,6 @@ ALTERNATIVES = 5  # likeliest tokens in the place of each token, the most that e
 PROBE = "Answer with this line alone:\nVerdict: A"
 LONGEST_SAID = 2000  # characters of a written answer that are kept, from its end
 LONGEST_EXCERPT = 300  # characters of a response in a message
-KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
 
 class GaveUp(Exception):
@@ -301,16 +299,7 @@ class ApiJudge:
         return f"HTTP {error.status_code}: {self._without_key(error.response.text)[:LONGEST_EXCERPT]}"
 
     def _key(self) -> str | None:
-        if self.api_key_env is None:
-            return None
-        name = self.api_key_env
-        key = os.environ.get(name, "").strip()
-        if not key:
-            raise UserError(f"no key in the environment variable {name}", fix=f"export {name}=...")
-        if not KEY.fullmatch(key):
-            expected = "visible ASCII characters without spaces"
-            raise UserError(f"the environment variable {name} is not a key", expected=expected, fix="correct it")
-        return key
+        return read_key(self.api_key_env)
 
     def _without_key(self, text: str) -> str:
         key = self._key()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import UserError
@@ -9,6 +11,9 @@ from reward_models.judges.verdict_tokens import Token
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+CONNECT = 10.0  # seconds until a connection has to be there
+KEY = re.compile(r"[!-~]+")  # characters of a header; the client's error for others would show the key
 
 
 class WrittenAnswer(str):
@@ -69,13 +74,31 @@ def _tokens(choice: Any) -> tuple[Token, ...]:
 def make_client(base_url: str, timeout: float) -> OpenAI:
     """A client that follows no redirect, which would take the key to another host, and leaves retries to its caller."""
     try:
-        from openai import DefaultHttpx2Client, OpenAI
+        from openai import DefaultHttpx2Client, OpenAI, Timeout
     except ImportError as error:
         raise UserError(
-            "a judge behind an endpoint needs the package openai",
+            "an OpenAI-compatible endpoint needs the package openai",
             got=f"{type(error).__name__}: {error}",
             fix="pip install 'alignment-pipeline[judge]'",
         ) from error
-    http = DefaultHttpx2Client(follow_redirects=False, timeout=timeout)
+    limits = Timeout(timeout, connect=min(timeout, CONNECT))  # an address where nothing answers is found soon
+    http = DefaultHttpx2Client(follow_redirects=False, timeout=limits)
     # Each request carries its own Authorization header; the client only insists on having a key.
-    return OpenAI(base_url=base_url, api_key="none", timeout=timeout, max_retries=0, http_client=http)
+    return OpenAI(base_url=base_url, api_key="none", timeout=limits, max_retries=0, http_client=http)
+
+
+def read_key(variable: str | None) -> str | None:
+    """The key in an environment variable; None without a variable.
+
+    Raises:
+        UserError: the variable is empty, or holds characters that no key has.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UserError(f"no key in the environment variable {variable}", fix=f"export {variable}=...")
+    if not KEY.fullmatch(key):
+        expected = "visible ASCII characters without spaces"
+        raise UserError(f"the environment variable {variable} is not a key", expected=expected, fix="correct it")
+    return key

@@ -15,7 +15,10 @@ REGRESSED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    places = "a checkpoint (with --suite, evaluated or not), an eval run's folder, or a folder of eval runs"
+    places = (
+        "a checkpoint (with --suite, evaluated or not), an eval run's folder, a folder of eval runs, or an evaluated "
+        "endpoint as URL#MODEL"
+    )
     parser.add_argument("a", help=f"before: {places}")
     parser.add_argument("b", nargs="+", help="after: the same kinds of path; differences are b - a, for each b")
     parser.add_argument(

@@ -1,0 +1,1 @@
+"""Evaluates models behind OpenAI-compatible endpoints, through lm-eval's API models."""
