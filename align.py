@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "completion": ("alignment.cli.start.completion", "print the script that completes commands in bash or zsh"),
     "run": ("alignment.cli.train.run", "run the stages of a recipe folder in order, with evals between them"),
     **{name: (STAGE, stage.help) for name, stage in STAGES.items()},
-    "eval": ("alignment.cli.evaluate.eval", "run evaluation suites on a checkpoint"),
+    "eval": ("alignment.cli.evaluate.eval", "run evaluation suites on a checkpoint or an endpoint"),
     "compare": ("alignment.cli.evaluate.compare", "compare evaluated checkpoints with the first, paired by item"),
     "sample": (
         "alignment.cli.evaluate.sample",
