@@ -14,6 +14,7 @@ from alignment.pipeline.recipes.packaged_recipes import packaged
 from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
 from alignment.pipeline.recipes.recipe import read_recipe
 from alignment.pipeline.recipes.recipe_copy import copy_recipe, flattened, next_commands, renamed
+PRINCIPLES = {"principles.yaml", "harm.yaml"}  # lists, no recipes
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +31,9 @@ def test_a_copy_has_the_recipes_of_the_original(name):
     files, copies = stage_files(old, source), stage_files(new, target)
     assert list(files) == list(copies)
     assert all(file.parent == target for file in copies.values())
-    for name in {"principles.yaml"} & {file.name for file in source.iterdir()}:  # a list, no recipe
+    for name in PRINCIPLES & {file.name for file in source.iterdir()}:
         assert (target / name).read_text() == (source / name).read_text()
-    named = [file for file in source.glob("*.yaml") if file.name not in ("pipeline.yaml", "principles.yaml")]
+    named = [file for file in source.glob("*.yaml") if file.name not in {"pipeline.yaml"} | PRINCIPLES]
     others = {file.name: file for file in named}
     for stage, file in others.items() | files.items():
         copy = copies.get(stage, target / file.name)
