@@ -14,6 +14,7 @@ from alignment.pipeline.recipes.packaged_recipes import packaged
 from alignment.pipeline.recipes.pipeline_file import read_settings, stage_files
 from alignment.pipeline.recipes.recipe import read_recipe
 from alignment.pipeline.recipes.recipe_copy import copy_recipe, flattened, next_commands, renamed
+
 PRINCIPLES = {"principles.yaml", "harm.yaml"}  # lists, no recipes
 
 
