@@ -77,7 +77,7 @@ class Answer:
         ends = reader.turn_ends if isinstance(body, ChatRequest) else reader.ends
         repeated = [prompt for prompt in prompts for _ in range(count)]
         samplings = [sampling_of(body, seed, index) for index in range(len(repeated))]
-        self.texts = [ReplyText(reader.backend, body.stops(), ends, limit) for _ in repeated]
+        self.texts = [ReplyText(reader.backend, body.stop, ends, limit) for _ in repeated]
         self.first_token: list[float | None] = [None] * len(repeated)
         self.replies: Replies = self._submitted(Request(repeated, samplings, limit, ends))
         metrics.prompt_tokens.labels(engine.name).inc(self.prompt_tokens)

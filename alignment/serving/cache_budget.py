@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 RESERVED = 2  # blocks that the engine keeps for padding
+FEWEST = 2  # blocks to be of any use
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class CacheShape:
         read = (2 * self.heads + self.kv_heads) * self.head_dim
         return (stored + read + self.masks * batch_tokens) * self.itemsize + 8 * max(1, self.masks)
 
+    def fixed_bytes(self, batch_tokens: int) -> int:
+        """Return the bytes of the attention masks' part for the tokens of a forward pass themselves."""
+        return self.masks * batch_tokens * (batch_tokens * self.itemsize + 16)
+
 
 def shape_of(model: PreTrainedModel) -> CacheShape:
     """Return the figures of a model whose attention is the engine's."""
@@ -72,14 +77,15 @@ def blocks_within(shape: CacheShape, memory: int, *, block: int, batch_tokens: i
     Raises:
         UserError: not even two blocks fit.
     """
-    per_block = block * shape.bytes_per_token(batch_tokens)
-    fitting = memory // per_block - RESERVED
-    if fitting < 2:
+    per_block, fixed = block * shape.bytes_per_token(batch_tokens), shape.fixed_bytes(batch_tokens)
+    fitting = (memory - fixed) // per_block - RESERVED
+    if fitting < FEWEST:
+        least = in_units((FEWEST + RESERVED) * per_block + fixed)
         raise UserError(
             "the memory for the cache is too small",
             got=in_units(memory),
-            expected=f"at least {in_units((2 + RESERVED) * per_block)} per model",
-            fix=f"--memory {in_units((2 + RESERVED) * per_block)} or more, times the number of models",
+            expected=f"at least {least} per model",
+            fix=f"--memory {least} or more, times the number of models",
         )
     return min(fitting, -(-wanted // block))
 

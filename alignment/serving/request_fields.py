@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
 from alignment.serving.api_errors import ApiError
 
@@ -30,6 +30,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
 }
+# A single text for a list of one: errors then name the place in the list, not the types of a union.
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Tokens = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
 
@@ -51,13 +52,16 @@ class Message(Strict):
     """A turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: Annotated[
+        list[TextPart],
+        Field(min_length=1),
+        BeforeValidator(lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value),
+    ]
     name: None = None
 
     def as_turn(self) -> dict[str, str]:
         """Return the turn as chat templates read it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
+        return {"role": self.role, "content": "".join(part.text for part in self.content)}
 
 
 class StreamOptions(Strict):
@@ -75,17 +79,17 @@ class Common(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Annotated[
+        list[Stop],
+        Field(max_length=MOST_STOPS),
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = []
     n: Annotated[int, Field(ge=1, le=MOST_REPLIES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     safety_identifier: str | None = None
     metadata: dict[str, str] | None = None
-
-    def stops(self) -> list[str]:
-        """Return the stop strings."""
-        return [] if self.stop is None else [self.stop] if isinstance(self.stop, str) else self.stop
 
     def includes_usage(self) -> bool:
         """Return whether a stream ends with the counts of tokens."""
@@ -180,7 +184,7 @@ def _same(value: Any, neutral: Any) -> bool:
 def _refusal(error: ValidationError, kind: type[Common]) -> ApiError:
     lines, params = [], []
     for one in error.errors(include_url=False, include_context=False):
-        place = ".".join(str(part) for part in one["loc"] if str(part) not in UNION_PARTS)
+        place = ".".join(str(part) for part in one["loc"] if not _is_type(part))
         if one["type"] == "extra_forbidden":
             known = place in NEUTRAL
             line = f"{place} is not supported" if known else f"{place} is not a field of this request"
@@ -194,5 +198,6 @@ def _refusal(error: ValidationError, kind: type[Common]) -> ApiError:
     return ApiError(400, "; ".join(lines[:12]), param=params[0] or None)
 
 
-# What pydantic adds to the place of an error in a value that may have several types.
-UNION_PARTS = {"str", "list[constrained-str]", "constrained-str", "list[str]"}
+def _is_type(part: str | int) -> bool:
+    """Return whether a part of an error's place is a type: pydantic names the members of a union there."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "constrained-str"))
