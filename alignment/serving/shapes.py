@@ -127,7 +127,8 @@ class CompletionShape:
         return {
             "tokens": [one.text for one in scored],
             "token_logprobs": [one.logprob for one in scored],
-            "top_logprobs": [dict(one.top) for one in scored],
+            # By text: of several tokens with one text, the most likely.
+            "top_logprobs": [dict(reversed(one.top)) for one in scored],
             "text_offset": offsets,
         }
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import base_models
@@ -51,16 +52,25 @@ def engine_of(served: Served, **settings):
         engine.stop()
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server in a thread of this process, and its address."""
+
+    url: str
+    server: HttpServer
+    thread: threading.Thread
+
+
 @contextmanager
 def serving(engines, guard=None, grace=5.0):
-    """The URL of a server of engines."""
+    """A server of engines, until the end."""
     listening, ready = bound_socket(HOST, 0), threading.Event()
     server = HttpServer(make_app(engines, guard), engines, grace, ready=ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     assert ready.wait(10)
     try:
-        yield f"http://{HOST}:{listening.getsockname()[1]}"
+        yield Running(f"http://{HOST}:{listening.getsockname()[1]}", server, thread)
     finally:
         server.should_exit = True
         thread.join(10)
@@ -84,3 +94,11 @@ def settled(engine: Engine, seconds: float = 5.0) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def served_llama(folder: Path) -> Path:
+    """A Llama of transformers', with the same tokenizer."""
+    tokenizer = chat_tokenizer()
+    base_models.llama(folder, 0, False, "<pad>", "<|im_start|>", "<|im_end|>", max_position_embeddings=CONTEXT)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -244,9 +244,9 @@ def test_architectures_that_are_served(tmp_path, family):
 )
 def test_architectures_that_are_refused(tmp_path, family, reason):
     one = load_models(read_names([str(save_gpt(tmp_path / family, family))]), "cpu")[0]
-    with pytest.raises(UserError, match=rf"(?s){family} cannot be served.*{reason}.*align chat"):
-        with engine_of(one) as engine:
-            require_agreement(engine)
+    refused = pytest.raises(UserError, match=rf"(?s){family} cannot be served.*{reason}.*align chat")
+    with refused, engine_of(one) as engine:
+        require_agreement(engine)
 
 
 def test_an_engine_that_computes_something_else_is_refused(served):

@@ -36,7 +36,7 @@ def test_draws_of_neighbouring_keys_are_independent():
 def test_no_draw_is_certain_to_win():
     """A vocabulary of 200,000 has a number of 0 in every 80th draw if numbers have 24 bits."""
     drawn = uniforms(2_000_000, torch.Generator().manual_seed(0))
-    assert 0 < drawn.min() and drawn.max() < 1
+    assert drawn.min() > 0 and drawn.max() < 1
     small = drawn[drawn < 1e-3]
     assert len(small.unique()) == len(small) > 1800  # of 24 bits, some 110 would be the same as another
 
@@ -45,7 +45,7 @@ def test_no_draw_is_certain_to_win():
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_the_same_tokens_are_kept_as_by_generate(options, temperature):
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature != 1 else [])
-    if 0 < options.get("top_k", 0):
+    if options.get("top_k", 0) > 0:
         warpers.append(TopKLogitsWarper(options["top_k"]))
     if "top_p" in options:
         warpers.append(TopPLogitsWarper(options["top_p"]))
