@@ -142,6 +142,8 @@ def start_engines(named: list, settings: "EngineSettings", engines: "list[Engine
     Args:
         engines: where they are put as soon as they run, so that the caller can stop them.
     """
+    import gc
+
     import torch
 
     from alignment.serving.engine import Engine
@@ -154,6 +156,9 @@ def start_engines(named: list, settings: "EngineSettings", engines: "list[Engine
         engines.append(engine)
         engine.start()
         require_agreement(engine)
+    # What is loaded stays: without it, collections of garbage pause the replies only briefly.
+    gc.collect()
+    gc.freeze()
 
 
 def print_ready(engines: "list[Engine]", url: str) -> None:
