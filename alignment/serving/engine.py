@@ -14,6 +14,7 @@ from alignment.errors import UserError
 from alignment.models.checkpoints import REFUSALS, summary
 from alignment.models.context_length import context_length
 from alignment.serving.cache_budget import RESERVED, blocks_within, in_units, shape_of
+from alignment.serving.convolution_states import ConvolutionStates, as_full_attention, has_convolutions
 from alignment.serving.deliveries import Deliveries
 from alignment.serving.engine_settings import EngineSettings
 from alignment.serving.keyed_sampling import KeyedSampling
@@ -23,6 +24,7 @@ from alignment.serving.served_models import Served
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+    from transformers.generation.continuous_batching.requests import FutureRequestState
 
 LONGEST_WITHOUT_CONTEXT = 4096  # tokens of a sequence, for a model whose config names no context
 
@@ -63,6 +65,7 @@ class Engine:
         self.device: torch.device = served.model.device
         self.own_attention: str = served.model.config._attn_implementation
         self.sampling, self.deliveries = KeyedSampling(), Deliveries()
+        self.convolutions = ConvolutionStates() if has_convolutions(self.model) else None
         self.outstanding: set[str] = set()
         self.shared = 0
         self.numbers = itertools.count()
@@ -70,6 +73,7 @@ class Engine:
         self.processor = self.manager.batch_processor
         self.cache: PagedAttentionCache = self.processor.cache
         self.cache.search_prefix_match = self._counted(self.cache.search_prefix_match)  # type: ignore[method-assign]
+        self.cache.convolution_states = self.convolutions  # where the GPT looks for them
         room, context = self.blocks * self.settings.block, context_length(self.model.config)
         self.context = min(context or LONGEST_WITHOUT_CONTEXT, room)
         self.vocabulary: int = self.model.config.get_text_config().vocab_size
@@ -77,27 +81,17 @@ class Engine:
 
     def _manager(self) -> tuple[ContinuousBatchingManager, int]:
         """Return the library's manager with our sampling, its cache allocated, and the number of its blocks."""
-        settings, chunk = self.settings, self.settings.chunk_on(self.device.type)
+        settings = self.settings
         try:
-            context = context_length(self.model.config) or LONGEST_WITHOUT_CONTEXT
-            wanted = min(settings.streams, chunk) * (context + settings.block)
-            size = {"block": settings.block, "batch_tokens": chunk}
-            blocks = blocks_within(shape_of(self.model), settings.memory, wanted=wanted, **size)
-            manager = self.model.init_continuous_batching(
-                GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=self.tokenizer.pad_token_id),
-                ContinuousBatchingConfig(
-                    page_size=settings.block,
-                    num_blocks=blocks,
-                    max_batch_tokens=chunk,
-                    max_requests_per_batch=min(settings.streams, chunk),
-                    allow_block_sharing=settings.share_prefixes,
-                    # Sampling reads each request's options in Python, which a CUDA graph would not repeat.
-                    use_async_batching=False,
-                    use_cuda_graph=False,
-                ),
-            )
-            manager.logit_processor, manager.output_router = self.sampling.as_list(), self.deliveries
-            manager.warmup()  # allocates the cache
+            with as_full_attention(self.model):
+                blocks = self._blocks()
+                manager = self.model.init_continuous_batching(
+                    GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=self.tokenizer.pad_token_id),
+                    self._library_settings(blocks),
+                )
+                manager.output_router = self.deliveries
+                manager.logit_processor = self.sampling.as_list(self._before_pass if self.convolutions else None)
+                manager.warmup()  # allocates the cache
         except MemoryError as error:
             raise UserError(
                 f"the cache of {self.name} does not fit into memory",
@@ -108,6 +102,38 @@ class Engine:
         except REFUSALS as error:
             raise not_paged(self.name, summary(error)) from error
         return manager, blocks
+
+    def _blocks(self) -> int:
+        """Return the number of blocks: those that all places can use, as far as memory allows."""
+        settings, chunk = self.settings, self.settings.chunk_on(self.device.type)
+        context = context_length(self.model.config) or LONGEST_WITHOUT_CONTEXT
+        wanted = min(settings.streams, chunk) * (context + settings.block)
+        self.shape = shape_of(self.model)
+        return blocks_within(self.shape, settings.memory, block=settings.block, batch_tokens=chunk, wanted=wanted)
+
+    def _library_settings(self, blocks: int) -> ContinuousBatchingConfig:
+        """Return the settings of transformers' engine."""
+        settings, chunk = self.settings, self.settings.chunk_on(self.device.type)
+        return ContinuousBatchingConfig(
+            page_size=settings.block,
+            num_blocks=blocks,
+            max_batch_tokens=chunk,
+            max_requests_per_batch=min(settings.streams, chunk),
+            # A prompt that begins within shared blocks would need the convolutions' state there.
+            allow_block_sharing=settings.share_prefixes and self.convolutions is None,
+            # Sampling reads each request's options in Python, which a CUDA graph would not repeat.
+            use_async_batching=False,
+            use_cuda_graph=False,
+        )
+
+    def _before_pass(self, requests: list[FutureRequestState]) -> None:
+        """Tell the convolutions which requests' tokens a forward pass has."""
+        if self.convolutions is not None:
+            batch = [
+                (one.state.request_id, one.state.position_offset == one.query_length, one.query_length)
+                for one in requests
+            ]
+            self.convolutions.begin(batch, self.processor.scheduler.active_requests)
 
     def _counted(self, search: Callable[[str, list[int]], int]) -> Callable[[str, list[int]], int]:
         """Return the cache's search for an earlier prompt with the same beginning, its findings counted."""

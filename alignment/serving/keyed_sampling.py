@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from alignment.keyed_seeds import keyed_generator
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.requests import FutureRequestState
 
+BeforePass = Callable[["list[FutureRequestState]"], None]
 NOT_SCORED = -1  # `top_logprobs` of a request that asks for no log-probabilities
 
 
@@ -65,11 +67,13 @@ class KeyedSampling(ContinuousBatchingLogitsProcessor):
         # By request, in the order of its tokens; of requests that ask, entered and removed by them.
         self.scored: dict[str, list[Scored]] = {}
 
-    def as_list(self) -> ContinuousBatchingLogitsProcessorList:
-        """Return the engine's list of processors with this one alone."""
-        processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self]))
-        processors.tensors_required = 1
-        return processors
+    def as_list(self, before: BeforePass | None = None) -> ContinuousBatchingLogitsProcessorList:
+        """Return the engine's list of processors with this one alone.
+
+        Args:
+            before: called with all requests of a forward pass, before it.
+        """
+        return _WithBefore(self, before)
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.zero_()
@@ -97,6 +101,21 @@ class KeyedSampling(ContinuousBatchingLogitsProcessor):
         return scores
 
 
+class _WithBefore(ContinuousBatchingLogitsProcessorList):
+    """A list of one processor, which lets another see the requests of each forward pass."""
+
+    def __init__(self, sampling: KeyedSampling, before: BeforePass | None):
+        super().__init__(LogitsProcessorList([sampling]))
+        self.tensors_required, self.before = 1, before
+
+    def prepare_tensor_args(
+        self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
+    ) -> torch.Tensor:
+        if self.before is not None:
+            self.before(requests_in_batch)
+        return super().prepare_tensor_args(requests_in_batch, arg_storage)
+
+
 def kept(logits: torch.Tensor, options: Sampling) -> torch.Tensor:
     """Return the log-probabilities, (vocabulary,), with minus infinity for tokens that top_k or top_p removes."""
     logprobs = torch.log_softmax(logits, dim=-1)
@@ -119,8 +138,8 @@ def with_noise(logprobs: torch.Tensor, seed: int, position: int) -> torch.Tensor
 def uniforms(count: int, generator: torch.Generator) -> torch.Tensor:
     """Return random numbers in (0, 1), float32, (count,).
 
-    They are drawn on the CPU, the same for every device. The smallest have 48 random bits: with torch's 24, a number of 0
-    would come in every 80th draw of a vocabulary of 200,000, and its token would win whatever its probability.
+    They are drawn on the CPU, the same for every device. The smallest have 48 random bits: with torch's 24, every 80th
+    draw of a vocabulary of 200,000 would have a number of 0, and its token would win whatever its probability.
     """
     coarse, fine = torch.rand(2, count, generator=generator)
     return (coarse + fine * 2**-24).clamp(2**-60, 1 - 2**-24)
