@@ -20,6 +20,7 @@ from alignment.serving.engine_settings import EngineSettings
 from alignment.serving.keyed_sampling import KeyedSampling
 from alignment.serving.pending_replies import EngineDown, QueueFull, Replies, Request
 from alignment.serving.served_models import Served
+from alignment.serving.short_prompts_first import registered
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -119,6 +120,7 @@ class Engine:
             num_blocks=blocks,
             max_batch_tokens=chunk,
             max_requests_per_batch=min(settings.streams, chunk),
+            scheduler_type=registered(),
             # A prompt that begins within shared blocks would need the convolutions' state there.
             allow_block_sharing=settings.share_prefixes and self.convolutions is None,
             # Sampling reads each request's options in Python, which a CUDA graph would not repeat.

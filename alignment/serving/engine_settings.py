@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-CHUNK_CPU, CHUNK_GPU = 256, 2048
+CHUNK_CPU, CHUNK_GPU = 128, 2048
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class EngineSettings:
         block: tokens of a block of the cache. A prompt shares the blocks that it fills with earlier prompts that
             begin alike, so that short prompts need small blocks.
         chunk: tokens of a forward pass, at most; a longer prompt is read in several passes, between which running
-            replies get their next tokens. None: 256 on a CPU, 2,048 on a GPU.
+            replies get their next tokens. None: 128 on a CPU, 2,048 on a GPU, but at least a token per stream.
         share_prefixes: reuse the blocks of earlier prompts.
     """
 
@@ -29,4 +29,4 @@ class EngineSettings:
 
     def chunk_on(self, device: str) -> int:
         """Return the tokens of a forward pass on a kind of device."""
-        return self.chunk or (CHUNK_CPU if device == "cpu" else CHUNK_GPU)
+        return self.chunk or max(CHUNK_CPU if device == "cpu" else CHUNK_GPU, self.streams)
