@@ -12,6 +12,19 @@ Random weights: "demo" has the shape of recipes/tiny (1M parameters, with convol
 512. float32, one thread.
 
     python benchmarks/serve_speed.py [--quick]
+
+Seed 0, two cores of an Intel Xeon that trained models at the time, 2026-11-30, medians of 3:
+
+                                            demo    30M
+    tokens/s, 16 at once                     241    108
+    tokens/s, one after another               51     20
+    first token at once, alone, ms       280, 64   309, 76
+    largest gap, ms: no long prompt           72    157
+                     chunks                   92    535
+                     unchunked               372  3,052
+    first token behind long prompts, ms: no   22    143
+                     chunks                   56    271
+                     unchunked               223  1,981
 """
 
 import argparse
@@ -129,8 +142,8 @@ def throughput(folder: Path, tokens: int, repetitions: int) -> dict[str, Any]:
 
 async def gaps_and_first(engine: Any, tokens: int, long: bool) -> tuple[list[float], float]:
     """Return the gaps between tokens of the running streams, and the time to a short request's first token."""
-    from alignment.serving.keyed_sampling import Sampling
-    from alignment.serving.pending_replies import Request
+    from alignment.serving.batching.keyed_sampling import Sampling
+    from alignment.serving.batching.pending_replies import Request
 
     def submit(some: list[list[int]], limit: int) -> Any:
         return engine.submit(Request(some, [Sampling(temperature=1.0, seed=i) for i in range(len(some))], limit, []))
@@ -164,9 +177,9 @@ async def gaps_and_first(engine: Any, tokens: int, long: bool) -> tuple[list[flo
 
 def long_prompts(folder: Path, tokens: int, repetitions: int) -> dict[str, Any]:
     """Return gaps and first-token times without long prompts, with them, and with them read in a single pass."""
-    from alignment.serving.engine import Engine
-    from alignment.serving.engine_settings import EngineSettings
-    from alignment.serving.served_models import Named, load_models
+    from alignment.serving.batching.engine import Engine
+    from alignment.serving.batching.engine_settings import EngineSettings
+    from alignment.serving.batching.served_models import Named, load_models
 
     (served,) = load_models([Named("model", str(folder))], "cpu")
     figures: dict[str, Any] = {}

@@ -11,11 +11,11 @@ import httpx2 as httpx
 import openai
 from gpt_tiny import FAMILIES, build
 
-from alignment.serving.app_factory import make_app
-from alignment.serving.engine import Engine
-from alignment.serving.engine_settings import EngineSettings
-from alignment.serving.http_server import HttpServer, bound_socket
-from alignment.serving.served_models import Served
+from alignment.serving.api.app_factory import make_app
+from alignment.serving.api.http_server import HttpServer, bound_socket
+from alignment.serving.batching.engine import Engine
+from alignment.serving.batching.engine_settings import EngineSettings
+from alignment.serving.batching.served_models import Served
 from alignment.tokenization.base import make_chat_ready
 
 CONTEXT = 256

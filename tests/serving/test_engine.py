@@ -8,13 +8,14 @@ import torch
 from served_tiny import CONTEXT, engine_of, save_gpt, settled
 
 from alignment.errors import UserError
-from alignment.serving.cache_budget import RESERVED
-from alignment.serving.engine import Engine
-from alignment.serving.engine_check import require_agreement
-from alignment.serving.engine_settings import EngineSettings
-from alignment.serving.keyed_sampling import Sampling
-from alignment.serving.pending_replies import QueueFull, Request
-from alignment.serving.served_models import load_models, read_names
+from alignment.serving.batching.cache_budget import RESERVED
+from alignment.serving.batching.engine import Engine
+from alignment.serving.batching.engine_check import require_agreement
+from alignment.serving.batching.engine_settings import EngineSettings
+from alignment.serving.batching.keyed_sampling import Sampling
+from alignment.serving.batching.pending_replies import QueueFull, Request
+from alignment.serving.batching.served_models import load_models, read_names
+from alignment.serving.batching.short_prompts_first import due
 
 TIE = 1e-4  # of two tokens' log-probabilities: rounding may choose either
 LENGTHS = [1, 3, 15, 16, 17, 31, 33, 40, 64, 70, 90, 100]
@@ -276,3 +277,33 @@ def test_an_engine_that_computes_something_else_is_refused(served):
         engine.log_probs = lambda prompt, reply: [-1.0] * len(reply)
         with pytest.raises(UserError, match="log-probabilities that differ by"):
             require_agreement(engine)
+
+
+def test_a_short_prompt_overtakes_a_long_one_and_running_replies_go_on(served):
+    async def run(engine):
+        prompts = prompts_of([4, 200, 200, 200, 8], engine.vocabulary)
+        running = engine.submit(Request(prompts[:1], [Sampling()], 200, []))
+        for _ in range(4):
+            await running.steps.get()
+        long = engine.submit(Request(prompts[1:4], [Sampling()] * 3, 1, []))
+        short = engine.submit(Request(prompts[4:], [Sampling()], 1, []))
+        await short.steps.get()
+        before, meanwhile = long.steps.qsize(), running.steps.qsize()
+        for _ in range(3):
+            await long.steps.get()
+        after = running.steps.qsize()
+        running.close()
+        return before, meanwhile, after
+
+    with engine_of(served, chunk=32, share_prefixes=False) as engine:
+        before, meanwhile, after = asyncio.run(run(engine))
+        assert before == 0  # no long prompt was read before the short one
+        assert meanwhile <= 4 and after >= 600 // 32 - 2  # a token for every chunk
+
+
+def test_prompts_are_due_by_arrival_and_length():
+    from transformers.generation.continuous_batching.requests import RequestState
+
+    early, late = (RequestState("r", [5] * count, created_time=at) for count, at in ((1000, 10.0), (10, 10.9)))
+    later = RequestState("r", [5] * 10, created_time=11.5)
+    assert sorted([later, early, late], key=due) == [late, early, later]

@@ -12,8 +12,8 @@ import openai
 import pytest
 from served_tiny import HOST, client_of, engine_of, post, save_gpt, serving, settled
 
-from alignment.serving.gate import Guard
-from alignment.serving.served_models import load_models, read_names
+from alignment.serving.api.gate import Guard
+from alignment.serving.batching.served_models import load_models, read_names
 
 CHAT = {"model": "gpt", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 4}
 COMPLETION = {"model": "gpt", "prompt": "one", "max_tokens": 4}
@@ -121,7 +121,7 @@ def test_clients_that_leave_free_their_places(url, engine, stream):
 
 
 def test_a_body_that_never_ends_or_is_longer_than_announced(url, engine, monkeypatch):
-    monkeypatch.setattr("alignment.serving.gate.SECONDS", 0.2)
+    monkeypatch.setattr("alignment.serving.api.gate.SECONDS", 0.2)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection((HOST, int(url.rpartition(":")[2]))) as slow:
         slow.sendall(head + b"Content-Length: 5000\r\n\r\n{")

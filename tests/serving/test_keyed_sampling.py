@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from alignment.serving.keyed_sampling import Sampling, kept, uniforms, with_noise
+from alignment.serving.batching.keyed_sampling import Sampling, kept, uniforms, with_noise
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0, -8.0])
 DRAWS = 4000

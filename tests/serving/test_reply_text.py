@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served_tiny import chat_tokenizer
 
-from alignment.serving.reply_text import ReplyText
+from alignment.serving.api.reply_text import ReplyText
 
 TOKENIZER = chat_tokenizer()
 BACKEND = TOKENIZER.backend_tokenizer

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from alignment.serving.api_errors import ApiError
-from alignment.serving.request_fields import NEUTRAL, ChatRequest, CompletionRequest, read_body
+from alignment.serving.api.api_errors import ApiError
+from alignment.serving.api.request_fields import NEUTRAL, ChatRequest, CompletionRequest, read_body
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "m", "prompt": "hi"}

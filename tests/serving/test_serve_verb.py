@@ -15,7 +15,7 @@ from served_tiny import post, save_gpt
 
 import align
 from alignment.cli.share import serve
-from alignment.serving.cache_budget import in_units, read_memory
+from alignment.serving.batching.cache_budget import in_units, read_memory
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from served_tiny import chat_tokenizer, client_of, engine_of, save_gpt, serving
 from alignment.errors import UserError, UserErrors
 from alignment.models.generation import end_token_ids
 from alignment.models.loading import load_causal_lm
-from alignment.serving.served_models import Named, load_models, read_names
+from alignment.serving.batching.served_models import Named, load_models, read_names
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from served_tiny import client_of, engine_of, post, save_gpt, served_llama, serving, settled
 
-from alignment.serving.served_models import load_models, read_names
+from alignment.serving.batching.served_models import load_models, read_names
 
 QUESTIONS = [f"{'word ' * (i % 5)}question {i}" for i in range(16)]
 SYSTEM = {"role": "system", "content": "one two three"}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from alignment.errors import UserError, raise_all
 
 if TYPE_CHECKING:
-    from alignment.serving.engine import Engine
-    from alignment.serving.engine_settings import EngineSettings
-    from alignment.serving.gate import Guard
+    from alignment.serving.api.gate import Guard
+    from alignment.serving.batching.engine import Engine
+    from alignment.serving.batching.engine_settings import EngineSettings
 
 KEY = "ALIGN_API_KEY"
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -58,9 +58,9 @@ def main(args: argparse.Namespace) -> int:
     guard = guard_of(args)
     settings = settings_of(args, len(args.checkpoints))
 
-    from alignment.serving.app_factory import make_app
-    from alignment.serving.http_server import HttpServer, bound_socket
-    from alignment.serving.served_models import read_names
+    from alignment.serving.api.app_factory import make_app
+    from alignment.serving.api.http_server import HttpServer, bound_socket
+    from alignment.serving.batching.served_models import read_names
 
     named = read_names(args.checkpoints)
     listening = bound_socket(args.host, args.port)
@@ -93,7 +93,7 @@ def require_extra() -> None:
 
 def guard_of(args: argparse.Namespace) -> "Guard":
     """Return who may use the server; one that other machines reach needs a key, and the name that they use."""
-    from alignment.serving.gate import LOOPBACK, Guard
+    from alignment.serving.api.gate import LOOPBACK, Guard
 
     key = args.api_key if args.api_key is not None else os.environ.get(KEY) or None
     errors = []
@@ -122,8 +122,8 @@ def guard_of(args: argparse.Namespace) -> "Guard":
 
 def settings_of(args: argparse.Namespace, models: int) -> "EngineSettings":
     """Return the limits of each engine."""
-    from alignment.serving.cache_budget import read_memory
-    from alignment.serving.engine_settings import EngineSettings
+    from alignment.serving.batching.cache_budget import read_memory
+    from alignment.serving.batching.engine_settings import EngineSettings
 
     limits = {"--streams": (args.streams, 1), "--queue": (args.queue, 0), "--grace": (args.grace, 0)}
     raise_all(
@@ -146,9 +146,9 @@ def start_engines(named: list, settings: "EngineSettings", engines: "list[Engine
 
     import torch
 
-    from alignment.serving.engine import Engine
-    from alignment.serving.engine_check import require_agreement
-    from alignment.serving.served_models import load_models
+    from alignment.serving.batching.engine import Engine
+    from alignment.serving.batching.engine_check import require_agreement
+    from alignment.serving.batching.served_models import load_models
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for served in load_models(named, device):
@@ -164,7 +164,7 @@ def start_engines(named: list, settings: "EngineSettings", engines: "list[Engine
 def print_ready(engines: "list[Engine]", url: str) -> None:
     """Print the models and the address."""
     from alignment.models.generation import own_settings
-    from alignment.serving.cache_budget import in_units
+    from alignment.serving.batching.cache_budget import in_units
 
     for engine in engines:
         served = engine.served

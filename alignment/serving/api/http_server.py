@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from alignment.errors import UserError
-from alignment.serving.engine import Engine
+from alignment.serving.batching.engine import Engine
 
 EXTRA_SECONDS = 5.0  # in which streams that were ended are still written
 MOST_CONNECTIONS = 2048

@@ -6,21 +6,21 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from anyio import to_thread
 
 from alignment.keyed_seeds import keyed_seed
-from alignment.serving.api_errors import ApiError
-from alignment.serving.engine import Engine
-from alignment.serving.keyed_sampling import NOT_SCORED, Sampling
-from alignment.serving.metrics_of_server import ServerMetrics
-from alignment.serving.pending_replies import EngineDown, QueueFull, Replies, Request, Step
-from alignment.serving.prompts import PromptReader
-from alignment.serving.reply_text import ReplyText
-from alignment.serving.request_fields import MOST_REPLIES, ChatRequest, CompletionRequest
-from alignment.serving.shapes import Head, ScoredToken, Shape, scored_token, usage
+from alignment.serving.api.api_errors import ApiError
+from alignment.serving.api.metrics_of_server import ServerMetrics
+from alignment.serving.api.prompts import PromptReader
+from alignment.serving.api.reply_text import ReplyText
+from alignment.serving.api.request_fields import MOST_REPLIES, ChatRequest, CompletionRequest
+from alignment.serving.api.shapes import Head, ScoredToken, Shape, scored_token, usage
+from alignment.serving.batching.engine import Engine
+from alignment.serving.batching.keyed_sampling import NOT_SCORED, Sampling
+from alignment.serving.batching.pending_replies import EngineDown, QueueFull, Replies, Request, Step
 
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 LOOKS_AFTER = 5.0  # seconds without a token after which a request looks whether its engine still runs
@@ -91,7 +91,7 @@ class Answer:
         except EngineDown as error:
             raise ApiError(503, str(error), code="engine_down") from error
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncGenerator[Piece]:
         """Yield the parts of all replies as they come.
 
         Raises:

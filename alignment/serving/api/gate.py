@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from alignment.serving.api_errors import ApiError
-from alignment.serving.metrics_of_server import ServerMetrics
+from alignment.serving.api.api_errors import ApiError
+from alignment.serving.api.metrics_of_server import ServerMetrics
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from alignment.serving.keyed_sampling import Scored
+from alignment.serving.batching.keyed_sampling import Scored
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -41,7 +41,7 @@ class Served:
     """A loaded model.
 
     Attributes:
-        checkpoint: folder or hub id, which clients are not told.
+        checkpoint: folder or hub id, which clients do not see.
         digest: SHA-256 of its weights, with those of an adapter's base; None for a hub id.
         base: name of the served model whose weights an adapter shares, or None.
     """

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
 from alignment.keyed_seeds import keyed_generator
-from alignment.serving.engine import not_paged
-from alignment.serving.keyed_sampling import Sampling
-from alignment.serving.pending_replies import EngineDown, Request
+from alignment.serving.batching.engine import not_paged
+from alignment.serving.batching.keyed_sampling import Sampling
+from alignment.serving.batching.pending_replies import EngineDown, Request
 
 if TYPE_CHECKING:
-    from alignment.serving.engine import Engine
+    from alignment.serving.batching.engine import Engine
 
 PROMPTS, LONGEST_PROMPT, REPLY = 2, 40, 8  # two at once: some layers mix neighbours of a batch
 SECONDS = 300.0

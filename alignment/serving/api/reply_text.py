@@ -25,7 +25,7 @@ class ReplyText:
 
     Attributes:
         tokens: ids so far.
-        reason: why the reply ended: `stop` or `length`; None while it goes on.
+        reason: why the reply ended: `stop` or `length`; None while it is generated.
         shown: number of tokens, from the first, that are part of the text: not an end token.
     """
 

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from alignment.serving.deliveries import Delivery
-from alignment.serving.keyed_sampling import NOT_SCORED, Sampling, Scored, arguments
+from alignment.serving.batching.deliveries import Delivery
+from alignment.serving.batching.keyed_sampling import NOT_SCORED, Sampling, Scored, arguments
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.requests import GenerationOutput
 
-    from alignment.serving.engine import Engine
+    from alignment.serving.batching.engine import Engine
 
 
 class QueueFull(Exception):

@@ -36,7 +36,7 @@ class ConvolutionStates:
 
         Args:
             batch: of each request in the order of its tokens: its name, whether it begins with them, and their number.
-            active: names of requests that go on; the states of others are dropped.
+            active: names of unfinished requests; the states of others are dropped.
         """
         self.batch = list(batch)
         for states in self.layers.values():

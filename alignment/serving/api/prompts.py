@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from alignment.errors import UserError
 from alignment.models.generation import end_token_ids
-from alignment.serving.api_errors import ApiError
-from alignment.serving.served_models import Served
+from alignment.serving.api.api_errors import ApiError
+from alignment.serving.batching.served_models import Served
 from alignment.tokenization.chat_format import Messages, TemplateRefusal, apply_template, end_of_turn_id
 
 if TYPE_CHECKING:

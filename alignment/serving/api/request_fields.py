@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, field_validator
 
-from alignment.serving.api_errors import ApiError
+from alignment.serving.api.api_errors import ApiError
 
 MOST_STOPS, MOST_REPLIES, MOST_TOP = 16, 128, 20
 DEFAULT_COMPLETION = 16  # tokens, as in OpenAI's API
@@ -132,7 +132,7 @@ class CompletionRequest(Common):
         """Return the prompts, each a text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        return [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)  # type: ignore[list-item]
+        return [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)
 
     def limit(self) -> int:
         """Return the largest number of tokens of a reply."""

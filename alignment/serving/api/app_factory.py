@@ -14,14 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from alignment.serving.answers_in_progress import Answer, Offered, read_prompts
-from alignment.serving.api_errors import ApiError
-from alignment.serving.engine import Engine
-from alignment.serving.gate import Gate, Guard
-from alignment.serving.metrics_of_server import ServerMetrics
-from alignment.serving.prompts import PromptReader
-from alignment.serving.request_fields import ChatRequest, CompletionRequest, read_body
-from alignment.serving.shapes import ChatShape, CompletionShape, ScoredToken, Shape
+from alignment.serving.api.answers_in_progress import Answer, Offered, read_prompts
+from alignment.serving.api.api_errors import ApiError
+from alignment.serving.api.gate import Gate, Guard
+from alignment.serving.api.metrics_of_server import ServerMetrics
+from alignment.serving.api.prompts import PromptReader
+from alignment.serving.api.request_fields import ChatRequest, CompletionRequest, read_body
+from alignment.serving.api.shapes import ChatShape, CompletionShape, ScoredToken, Shape
+from alignment.serving.batching.engine import Engine
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

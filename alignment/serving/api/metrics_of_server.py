@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from alignment.serving.engine import Engine
+from alignment.serving.batching.engine import Engine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
@@ -18,28 +18,20 @@ class ServerMetrics:
     """Counts of a server, and the state of its engines when the metrics are read."""
 
     def __init__(self, engines: Sequence[Engine]):
-        self.registry = CollectorRegistry()
-        model, registry = ["model"], {"registry": self.registry}
-        self.requests = Counter(
-            "align_requests", "HTTP requests; 499: the client left", ["route", "status"], **registry
-        )
-        self.replies = Counter("align_replies", "Finished replies by finish_reason", ["model", "reason"], **registry)
-        self.prompt_tokens = Counter("align_prompt_tokens", "Tokens of accepted prompts", model, **registry)
-        self.tokens = Counter("align_generated_tokens", "Generated tokens", model, **registry)
-        self.first_token = Histogram(
-            "align_time_to_first_token_seconds",
-            "From a request to a reply's first token",
-            model,
-            buckets=SECONDS,
-            **registry,
-        )
-        self.rate = Histogram(
-            "align_reply_tokens_per_second",
-            "Tokens per second of a reply after its first",
-            model,
-            buckets=RATES,
-            **registry,
-        )
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"align_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"align_{name}", text, ["model"], buckets=buckets, registry=registry)
+
+        self.requests = counter("requests", "HTTP requests; status 499: the client left", "route", "status")
+        self.replies = counter("replies", "Finished replies by finish_reason", "model", "reason")
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of accepted prompts", "model")
+        self.tokens = counter("generated_tokens", "Generated tokens", "model")
+        self.first_token = histogram("time_to_first_token_seconds", "From a request to a reply's first token", SECONDS)
+        self.rate = histogram("reply_tokens_per_second", "Tokens per second of a reply after its first", RATES)
         self.registry.register(EngineState(engines))
 
     def text(self) -> bytes:

@@ -13,14 +13,14 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from alignment.errors import UserError
 from alignment.models.checkpoints import REFUSALS, summary
 from alignment.models.context_length import context_length
-from alignment.serving.cache_budget import RESERVED, blocks_within, in_units, shape_of
-from alignment.serving.convolution_states import ConvolutionStates, as_full_attention, has_convolutions
-from alignment.serving.deliveries import Deliveries
-from alignment.serving.engine_settings import EngineSettings
-from alignment.serving.keyed_sampling import KeyedSampling
-from alignment.serving.pending_replies import EngineDown, QueueFull, Replies, Request
-from alignment.serving.served_models import Served
-from alignment.serving.short_prompts_first import registered
+from alignment.serving.batching.cache_budget import RESERVED, blocks_within, in_units, shape_of
+from alignment.serving.batching.convolution_states import ConvolutionStates, as_full_attention, has_convolutions
+from alignment.serving.batching.deliveries import Deliveries
+from alignment.serving.batching.engine_settings import EngineSettings
+from alignment.serving.batching.keyed_sampling import KeyedSampling
+from alignment.serving.batching.pending_replies import EngineDown, QueueFull, Replies, Request
+from alignment.serving.batching.served_models import Served
+from alignment.serving.batching.short_prompts_first import registered
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -73,7 +73,7 @@ class Engine:
         self.manager, self.blocks = self._manager()
         self.processor = self.manager.batch_processor
         self.cache: PagedAttentionCache = self.processor.cache
-        self.cache.search_prefix_match = self._counted(self.cache.search_prefix_match)  # type: ignore[method-assign]
+        self.cache.search_prefix_match = self._counted(self.cache.search_prefix_match)
         self.cache.convolution_states = self.convolutions  # where the GPT looks for them
         room, context = self.blocks * self.settings.block, context_length(self.model.config)
         self.context = min(context or LONGEST_WITHOUT_CONTEXT, room)
@@ -129,7 +129,7 @@ class Engine:
         )
 
     def _before_pass(self, requests: list[FutureRequestState]) -> None:
-        """Tell the convolutions which requests' tokens a forward pass has."""
+        """Prepare the convolutions for the requests of a forward pass."""
         if self.convolutions is not None:
             batch = [
                 (one.state.request_id, one.state.position_offset == one.query_length, one.query_length)
@@ -201,7 +201,7 @@ class Engine:
     def log_probs(self, prompt: Sequence[int], reply: Sequence[int]) -> list[float]:
         """Return the log-probability of each token of a given reply, in a plain forward pass.
 
-        Streams go on meanwhile, unless the model's own attention is another than the engine's: then they pause.
+        Streams continue meanwhile, unless the model's own attention differs from the engine's: then they pause.
         """
         ids = torch.tensor([[*prompt, *reply]], device=self.device)
         with torch.no_grad():
