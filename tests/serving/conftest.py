@@ -8,7 +8,6 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def collected_once():
     """Keep what is loaded out of garbage collection: transformers collects whenever an engine ends."""
-    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()

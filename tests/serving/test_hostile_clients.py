@@ -10,7 +10,7 @@ import time
 import httpx2 as httpx
 import openai
 import pytest
-from served_tiny import HOST, client_of, engine_of, post, save_gpt, serving, settled
+from served_tiny import HOST, client_of, engine_of, get, post, save_gpt, serving, settled
 
 from alignment.serving.api.gate import Guard
 from alignment.serving.batching.served_models import load_models, read_names
@@ -39,7 +39,7 @@ def unharmed(request):
     yield
     if "url" in request.fixturenames:
         url, engine = request.getfixturevalue("url"), request.getfixturevalue("engine")
-        assert httpx.get(f"{url}/health").json() == {"status": "ok", "models": {"gpt": "up"}}
+        assert get(f"{url}/health").json() == {"status": "ok", "models": {"gpt": "up"}}
         assert post(url, json=CHAT).status_code == 200 and settled(engine)
 
 
@@ -85,14 +85,14 @@ def test_statuses(url, engine, status, said, path, options):
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost@evil", ""])
 def test_another_sites_host_header_is_refused(url, engine, host):
     assert post(url, json=CHAT, headers={"Host": host}).status_code == 400
-    assert httpx.get(f"{url}/v1/models", headers={"Host": host}).status_code == 400
+    assert get(f"{url}/v1/models", headers={"Host": host}).status_code == 400
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1234", "LOCALHOST:80", "[::1]:8000"])
 def test_names_of_this_machine_are_accepted(url, engine, host):
-    assert httpx.get(f"{url}/v1/models", headers={"Host": host}).status_code == 200
+    assert get(f"{url}/v1/models", headers={"Host": host}).status_code == 200
     origin = {"Origin": f"http://{host}"}
-    assert httpx.get(f"{url}/v1/models", headers=origin).status_code == 200
+    assert get(f"{url}/v1/models", headers=origin).status_code == 200
 
 
 def raw_request(url: str, body: dict, path: str = "/v1/chat/completions", buffer: int | None = None) -> socket.socket:
@@ -132,8 +132,8 @@ def test_a_body_that_never_ends_or_is_longer_than_announced(url, engine, monkeyp
 
 
 def test_a_slow_reader_holds_no_blocks_and_delays_nobody(url, engine):
-    body = CHAT | {"max_tokens": 200, "stream": True, "logprobs": True, "top_logprobs": 20}
-    slow = [raw_request(url, body, buffer=2048) for _ in range(4)]
+    body = CHAT | {"max_tokens": 100, "stream": True, "logprobs": True, "top_logprobs": 20}
+    slow = [raw_request(url, body, buffer=2048) for _ in range(2)]
     started = time.monotonic()
     assert post(url, json=CHAT).status_code == 200 and time.monotonic() - started < 5
     assert settled(engine)  # their replies are complete, though nobody has read them
@@ -149,7 +149,7 @@ def test_more_requests_than_places(url, engine):
     async def run():
         async with client_of(url) as client:
             create = client.chat.completions.create
-            asks = [create(**CHAT | {"max_tokens": 30}) for _ in range(PLACES + 64)]
+            asks = [create(**CHAT | {"max_tokens": 16}) for _ in range(PLACES + 64)]
             return await asyncio.gather(*asks, return_exceptions=True)
 
     found = asyncio.run(run())
@@ -170,10 +170,10 @@ def test_a_key_is_required_where_it_is_set(engine):
         ):
             response = post(running.url, json=CHAT, headers=headers)
             assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
-            assert httpx.get(f"{running.url}/metrics", headers=headers).status_code == 401
+            assert get(f"{running.url}/metrics", headers=headers).status_code == 401
         accepted = {"Authorization": "Bearer s3cret"}
         assert post(running.url, json=CHAT, headers=accepted).status_code == 200
-        assert httpx.get(f"{running.url}/health").status_code == 200
+        assert get(f"{running.url}/health").status_code == 200
 
 
 def test_an_engine_that_died_is_reported(engine):
@@ -186,17 +186,19 @@ def test_an_engine_that_died_is_reported(engine):
         while b"engine_failed" not in read:
             read += stream.recv(2**16)
         stream.close()
-        assert httpx.get(f"{running.url}/health").status_code == 503
+        assert get(f"{running.url}/health").status_code == 503
         response = post(running.url, json=CHAT)
         assert response.status_code == 503 and response.json()["error"]["code"] == "engine_down"
-        assert 'align_engine_up{model="gpt"} 0.0' in httpx.get(f"{running.url}/metrics").text
+        assert 'align_engine_up{model="gpt"} 0.0' in get(f"{running.url}/metrics").text
 
 
 @pytest.mark.parametrize(("grace", "complete"), [(20.0, True), (0.0, False)])
 def test_sigterm_gives_streams_the_grace_period(engine, grace, complete):
     """A stream that is open at the signal ends with [DONE], or with an error event once the time is up."""
     with engine_of(engine.served) as ending, serving([ending], grace=grace) as running:
-        stream = raw_request(running.url, CHAT | {"max_tokens": 60 if complete else 220, "stream": True})
+        step = ending.manager._generation_step
+        ending.manager._generation_step = lambda: (time.sleep(0.01), step())
+        stream = raw_request(running.url, CHAT | {"max_tokens": 20 if complete else 220, "stream": True})
         read = stream.recv(200)
         running.server.handle_exit(signal.SIGTERM, None)
         stream.settimeout(10)

@@ -53,15 +53,19 @@ class HttpServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def drain(self) -> None:
-        """End the engines after the grace period, or as soon as nothing runs."""
-        self.draining = asyncio.ensure_future(self._drain())
+        """End the engines after the grace period."""
+        self.loop.call_later(self.grace, self._stop_soon)
 
-    async def _drain(self) -> None:
-        deadline = self.loop.time() + self.grace
-        while self.loop.time() < deadline and any(engine.outstanding for engine in self.engines):
-            await asyncio.sleep(0.05)
+    def _stop_soon(self) -> None:
+        self.ending = asyncio.ensure_future(self._stop_engines())
+
+    async def _stop_engines(self) -> None:
         for engine in self.engines:
             await asyncio.to_thread(engine.stop)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        await self._stop_engines()
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -6,15 +6,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
-from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
 
-if TYPE_CHECKING:
-    from transformers.generation.continuous_batching.requests import GenerationOutput
-
-Listener = Callable[["GenerationOutput"], None]
+Listener = Callable[[GenerationOutput], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,11 @@ class Deliveries(OutputRouter):
         for loop, calls in by_loop.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_call, calls)
+
+    def fail_rest(self, reason: str) -> None:
+        """Fail what is still open once the engine has ended: it drops requests that come in its last step."""
+        rest = [GenerationOutput(name, error=reason, status=RequestStatus.FAILED) for name in list(self.open)]
+        self.deliver_batch(rest)
 
     def fail_and_deliver(self, state: RequestState, error: Exception) -> None:
         state.status, state.error = RequestStatus.FAILED, str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ class Engine:
         self.convolutions = ConvolutionStates() if has_convolutions(self.model) else None
         self.outstanding: set[str] = set()
         self.shared = 0
-        self.numbers = itertools.count()
+        self.numbers, self.stopping = itertools.count(), threading.Lock()
         self.manager, self.blocks = self._manager()
         self.processor = self.manager.batch_processor
         self.cache: PagedAttentionCache = self.processor.cache
@@ -152,9 +153,11 @@ class Engine:
         self.manager.start()
 
     def stop(self, seconds: float = 10.0) -> None:
-        """Fail what still runs, and end the thread; safe to repeat."""
-        if self.manager.is_running():
-            self.manager.stop(block=True, timeout=seconds, hard_stop=True)
+        """Fail what still runs, and end the thread; safe to repeat, from any thread."""
+        with self.stopping:
+            if self.manager.is_running():
+                self.manager.stop(block=True, timeout=seconds, hard_stop=True)
+            self.deliveries.fail_rest("the engine was stopped")
 
     def is_alive(self) -> bool:
         return self.manager.is_running() and self.manager.background_thread_status.can_accept_new_requests() is None
