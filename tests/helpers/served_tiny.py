@@ -91,6 +91,22 @@ def post(url: str, path: str = "/v1/chat/completions", **options) -> httpx.Respo
     return httpx.post(url + path, timeout=60, verify=False, **options)
 
 
+@contextmanager
+def slowed(engine: Engine, seconds: float = 0.02):
+    """The engine with a pause before each step, so that what should end early does not just end."""
+    step = engine.manager._generation_step
+
+    def slow_step() -> None:
+        time.sleep(seconds)
+        step()
+
+    engine.manager._generation_step = slow_step
+    try:
+        yield
+    finally:
+        engine.manager._generation_step = step
+
+
 def settled(engine: Engine, seconds: float = 5.0) -> bool:
     """Whether an engine comes to rest: nothing runs, waits, or holds a block."""
     end = time.monotonic() + seconds

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from served_tiny import CONTEXT, engine_of, save_gpt, settled
+from served_tiny import CONTEXT, engine_of, save_gpt, settled, slowed
 
 from alignment.errors import UserError
 from alignment.serving.batching.cache_budget import RESERVED
@@ -197,8 +197,9 @@ def test_closing_frees_blocks_and_places(engine):
         replies.close()
         replies.close()
 
-    asyncio.run(run())
-    assert settled(engine)
+    with slowed(engine):
+        asyncio.run(run())
+        assert settled(engine, 1.5)  # 200 tokens take 4 s
 
 
 def test_all_replies_of_a_request_or_none(engine):

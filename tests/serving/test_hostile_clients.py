@@ -10,7 +10,7 @@ import time
 import httpx2 as httpx
 import openai
 import pytest
-from served_tiny import HOST, client_of, engine_of, get, post, save_gpt, serving, settled
+from served_tiny import HOST, client_of, engine_of, get, post, save_gpt, serving, settled, slowed
 
 from alignment.serving.api.gate import Guard
 from alignment.serving.batching.served_models import load_models, read_names
@@ -110,14 +110,17 @@ def raw_request(url: str, body: dict, path: str = "/v1/chat/completions", buffer
 @pytest.mark.parametrize("stream", [True, False])
 def test_clients_that_leave_free_their_places(url, engine, stream):
     body = CHAT | {"max_tokens": 200, "stream": stream}
-    for _ in range(3):
-        left = [raw_request(url, body) for _ in range(8)]
-        if stream:
+    with slowed(engine):
+        for _ in range(3):
+            left = [raw_request(url, body) for _ in range(8)]
+            if stream:
+                for one in left:
+                    one.recv(200)
+            else:
+                time.sleep(0.1)
             for one in left:
-                one.recv(200)
-        for one in left:
-            one.close()
-    assert settled(engine)
+                one.close()
+        assert settled(engine, 2.0)  # 200 tokens take 4 s
 
 
 def test_a_body_that_never_ends_or_is_longer_than_announced(url, engine, monkeypatch):
@@ -195,9 +198,7 @@ def test_an_engine_that_died_is_reported(engine):
 @pytest.mark.parametrize(("grace", "complete"), [(20.0, True), (0.0, False)])
 def test_sigterm_gives_streams_the_grace_period(engine, grace, complete):
     """A stream that is open at the signal ends with [DONE], or with an error event once the time is up."""
-    with engine_of(engine.served) as ending, serving([ending], grace=grace) as running:
-        step = ending.manager._generation_step
-        ending.manager._generation_step = lambda: (time.sleep(0.01), step())
+    with engine_of(engine.served) as ending, slowed(ending), serving([ending], grace=grace) as running:
         stream = raw_request(running.url, CHAT | {"max_tokens": 20 if complete else 220, "stream": True})
         read = stream.recv(200)
         running.server.handle_exit(signal.SIGTERM, None)

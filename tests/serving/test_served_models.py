@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from saved_adapters import save_adapter
 from served_tiny import chat_tokenizer, client_of, engine_of, save_gpt, serving
 
@@ -54,6 +55,8 @@ def test_only_the_tables_are_copied_for_trained_token_rows(folders):
     own = storages([base, rows]) - storages([base])
     tables = 2 * base.get_input_embeddings().weight.nbytes  # input and output layer
     assert tables <= own < tables + storages([base]) / 3
+    merged = [module.merged for module in rows.modules() if isinstance(module, TrainableTokensLayer)]
+    assert merged and all(merged)  # otherwise each forward pass copies the tables
 
 
 def test_adapters_served_at_once_equal_each_alone(folders):

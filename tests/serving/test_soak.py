@@ -36,7 +36,7 @@ def body(draw: random.Random) -> tuple[str, dict, int]:
     if wrong < 0.05:
         return "/v1/chat/completions", {"model": "none", "messages": [{"role": "user", "content": words}]}, 404
     if wrong < 0.1:
-        return "/v1/completions", {"model": model, "prompt": words * 20} | settings, 400
+        return "/v1/completions", {"model": model, "prompt": words + " a" * 300} | settings, 400
     if draw.random() < 0.5:
         logprobs = draw.choice([{}, {"logprobs": True, "top_logprobs": 3}])
         chat = {"model": model, "messages": [{"role": "user", "content": words}]}
