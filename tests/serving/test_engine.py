@@ -247,7 +247,7 @@ def test_the_cache_stays_within_its_memory(served):
 
 @pytest.mark.parametrize(
     "family",
-    ["gpt3", "sinks", "conv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sliding", "moe", "gpt1"))],
+    ["sinks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv", "gpt3", "sliding", "moe", "gpt1"))],
 )
 def test_architectures_that_are_served(tmp_path, family):
     one = load_models(read_names([str(save_gpt(tmp_path / family, family))]), "cpu")[0]

@@ -29,6 +29,7 @@ class ConvolutionStates:
 
     def __init__(self) -> None:
         self.batch: list[tuple[str, bool, int]] = []
+        self.places: tuple[torch.Tensor, list[int]] | None = None  # of this batch, the same in all layers
         self.layers: dict[int, dict[str, torch.Tensor]] = {}
 
     def begin(self, batch: Sequence[tuple[str, bool, int]], active: Collection[str]) -> None:
@@ -38,7 +39,7 @@ class ConvolutionStates:
             batch: of each request in the order of its tokens: its name, whether it begins with them, and their number.
             active: names of unfinished requests; the states of others are dropped.
         """
-        self.batch = list(batch)
+        self.batch, self.places = list(batch), None
         for states in self.layers.values():
             for name in [name for name in states if name not in active]:
                 del states[name]
@@ -52,7 +53,8 @@ class ConvolutionStates:
         for (name, begins, _), tokens in zip(self.batch, x.split([count for *_, count in self.batch]), strict=True):
             parts += [start if begins else states[name], tokens]
         with_states = torch.cat(parts)
-        at, ends = self._places(steps, x.device)
+        self.places = self.places or self._places(steps, x.device)
+        at, ends = self.places
         total = with_states[at] * (1 + weight[0])
         for back in range(1, steps + 1):
             total = torch.addcmul(total, with_states[at - back], weight[back])

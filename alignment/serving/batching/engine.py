@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -127,6 +128,8 @@ class Engine:
             # Sampling reads each request's options in Python, which a CUDA graph would not repeat.
             use_async_batching=False,
             use_cuda_graph=False,
+            # Otherwise transformers may fetch a kernel from the hub.
+            auto_switch_to_flash=find_spec("flash_attn") is not None,
         )
 
     def _before_pass(self, requests: list[FutureRequestState]) -> None:
