@@ -61,6 +61,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "alignment.cli.inspect.info",
         "parameters, FLOPs, KV cache, memory and lineage of a model",
     ),
+    "serve": ("alignment.cli.share.serve", "serve checkpoints behind an OpenAI-compatible API"),
     "merge": ("alignment.cli.share.merge", "merge an adapter, and the adapters below it, into plain weights"),
     "import": (
         "alignment.cli.share.import_checkpoint",

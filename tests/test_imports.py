@@ -15,7 +15,7 @@ LAYERS = [
     {"alignment.cli"},
     {"alignment.check", "alignment.doctor"},
     {"alignment.estimate"},
-    {"alignment.pipeline", "alignment.report"},
+    {"alignment.pipeline", "alignment.report", "alignment.serving"},
     {"alignment.stages"},
     {"alignment.callbacks"},
     {"alignment.trainers", "reward_models", "eval"},

@@ -41,6 +41,7 @@ EXTRAS = (
     Extra("tensorboard", "report_to: tensorboard", extra="tensorboard"),
     Extra("wandb", "report_to: wandb"),
     Extra("trackio", "report_to: trackio"),
+    Extra("fastapi", "align serve", extra="serve"),
     Extra("openai", "align winrate with a judge over an API", extra="judge"),
 )
 

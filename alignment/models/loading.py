@@ -160,7 +160,12 @@ def load_causal_lm(checkpoint: str | Path, **options: Any) -> tuple[PreTrainedMo
 
 
 def load_trainable(
-    checkpoint: str | Path, kind: str, *, dequantize: bool = False, **options: Any
+    checkpoint: str | Path,
+    kind: str,
+    *,
+    dequantize: bool = False,
+    base: PreTrainedModel | None = None,
+    **options: Any,
 ) -> PreTrainedModel | PeftModel:
     """Load a model for training: a full model, or a PeftModel with a trainable adapter.
 
@@ -170,13 +175,14 @@ def load_trainable(
     Args:
         kind: causal-lm or sequence-classification.
         dequantize: dequantise the quantised base of an adapter, to options["dtype"].
+        base: the base of an adapter, already loaded: the adapter is put into it. Not for a quantised base.
     """
     require_checkpoint(checkpoint)
     if not is_adapter(checkpoint):
         require_sound(checkpoint)
         return _whole_model(checkpoint, kind, options)
-    base, base_checkpoint, folder = _base_model(checkpoint, kind, options, dequantize)
-    model = with_adapter(base, folder, kind)
+    whole, base_checkpoint, folder = _base_model(checkpoint, kind, options, dequantize, base)
+    model = with_adapter(whole, folder, kind)
     # The base may have been found elsewhere than recorded: adapters trained from here on record its present place.
     model.peft_config[model.active_adapter].base_model_name_or_path = base_checkpoint
     return model
@@ -228,9 +234,11 @@ def _whole_model(checkpoint: str | Path, kind: str, options: dict) -> PreTrained
 
 
 def _base_model(
-    checkpoint: str | Path, kind: str, options: dict, dequantize: bool = False
+    checkpoint: str | Path, kind: str, options: dict, dequantize: bool = False, loaded: PreTrainedModel | None = None
 ) -> tuple[PreTrainedModel, str, Path]:
     """Load the base that an adapter was trained on; return it, its folder or hub id, and the adapter's own folder.
+
+    A base that is already loaded is taken instead of being loaded.
 
     The base gets the adapter's generation config, so that replies end as the adapter learned. A base that was quantised
     in training is quantised the same way, whatever the options say: otherwise it would be another model.
@@ -251,7 +259,7 @@ def _base_model(
     require_task(load_adapter_settings(folder), kind, checkpoint)
     require_weights(folder, ADAPTER)
     quantised = quantization_options(chain.quantization if chain else None, str(checkpoint))
-    base = _whole_model(base_checkpoint, kind, options | quantised)
+    base = loaded if loaded is not None else _whole_model(base_checkpoint, kind, options | quantised)
     if chain and chain.grown_to:
         make_room(base, chain.grown_to)
     if kind == "causal-lm" and (folder / "generation_config.json").is_file():

@@ -282,7 +282,7 @@ def test_fixes_name_extras_that_exist(monkeypatch):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {extra.extra for extra in extras.EXTRAS} - {None} <= project["optional-dependencies"].keys()
     without, with_one = list(extras.extra_facts(on_gpu=False)), list(extras.extra_facts(on_gpu=True))
-    assert {fact.name for fact in without if fact.fix} == {"tensorboard", "wandb", "trackio", "openai"}
+    assert {fact.name for fact in without if fact.fix} == {"tensorboard", "wandb", "trackio", "openai", "fastapi"}
     assert all(fact.fix for fact in with_one)
     assert "pip install 'alignment-pipeline[judge]'" in [fact.fix for fact in without]
 

@@ -18,13 +18,17 @@ KILLED = 128 + signal.SIGKILL
 
 
 def ask(path: str, arguments: list[str]) -> int:
-    """Have a command run; returns its exit code."""
+    """Have a command run, and pass on the signals that ask it to end; returns its exit code."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         request = json.dumps({"arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}).encode()
         socket.send_fds(connection, [len(request).to_bytes(4, "big")], STREAMS)
         connection.sendall(request)
-        return int(connection.makefile().read() or KILLED)
+        response = connection.makefile()
+        process = int(response.readline())
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda signum, frame: os.kill(process, signum))
+        return int(response.read() or KILLED)
 
 
 def serve(listening: socket.socket) -> None:
@@ -51,6 +55,7 @@ def run(connection: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     head, streams, _, _ = socket.recv_fds(connection, 4, len(STREAMS))
     request = json.loads(connection.makefile().read(int.from_bytes(head, "big")))
+    connection.sendall(f"{os.getpid()}\n".encode())
     for mine, given in zip(STREAMS, array.array("i", streams), strict=True):
         os.dup2(given, mine)
         os.close(given)

@@ -32,6 +32,7 @@ PAGES = [
     "docs/lora.md",
     "docs/checkpoints.md",
     "docs/doctor.md",
+    "docs/serve.md",
     *TUTORIALS,
 ]
 SLOW = {"docs/doctor.md", *TUTORIALS}  # each trains or evaluates models, or imports everything anew

@@ -313,7 +313,13 @@ class GPTAttention(nn.Module):
             self.v_proj(hidden_states),
         )
         if self.qkv_conv is not None:
-            projected = self.qkv_conv(projected, past_key_values, real, same)
+            states = getattr(
+                kwargs.get("cache"), "convolution_states", None
+            )  # a paged cache, if it has a place for them
+            if states is None:
+                projected = self.qkv_conv(projected, past_key_values, real, same)
+            else:
+                projected = states.convolve(self.qkv_conv, projected)
         query, key, value = (part.view(by_head).transpose(1, 2) for part in projected)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
@@ -645,7 +651,9 @@ class GPTModel(GPTPreTrainedModel):
             past_key_values: keys and values of earlier tokens.
             use_cache: return the keys and values.
         """
-        self._require_capable_backend(paged=kwargs.get("cache") is not None)  # as continuous batching passes it
+        paged_cache = kwargs.get("cache")  # as continuous batching passes it
+        keeps_states = getattr(paged_cache, "convolution_states", None) is not None
+        self._require_capable_backend(paged_cache is not None, keeps_states)
         if input_ids is not None and inputs_embeds is None:
             self._require_known_tokens(input_ids)
             inputs_embeds = self.embed_tokens(input_ids)
@@ -663,7 +671,8 @@ class GPTModel(GPTPreTrainedModel):
             about |= {"past_key_values": past_key_values, "position_ids": position_ids}
             kinds = {"full_attention" if kind == HYBRID else kind for kind in self.config.layer_types}
             masks = {kind: MASKS[kind](**about) for kind in kinds}
-        around = self._around(attention_mask, position_ids if past_key_values is None else None, inputs_embeds.shape[1])
+        of_call = position_ids if past_key_values is None else None
+        around = {} if keeps_states else self._around(attention_mask, of_call, inputs_embeds.shape[1])
         position_ids = self._positions(position_ids, inputs_embeds, attention_mask, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -685,8 +694,13 @@ class GPTModel(GPTPreTrainedModel):
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
-    def _require_capable_backend(self, paged: bool) -> None:
-        """Refuse an attention backend, however it was set, that would ignore an option of the config."""
+    def _require_capable_backend(self, paged: bool, keeps_states: bool) -> None:
+        """Refuse an attention backend, however it was set, that would ignore an option of the config.
+
+        Args:
+            paged: whether there is a paged cache.
+            keeps_states: whether the paged cache has a place for the states of convolutions.
+        """
         backend, config = self.config._attn_implementation, self.config
         paged = paged or "paged" in backend
         cannot = {
@@ -695,8 +709,11 @@ class GPTModel(GPTPreTrainedModel):
                 "sdpa" in backend or paged,
                 "eager, flex_attention or flash attention",
             ),
-            # These keep the cache to themselves, and have no place for the convolution's state.
-            "qkv_conv_size": (paged or backend in SERVERS, "eager, sdpa, flex_attention or flash attention"),
+            # These keep the cache to themselves, and may have no place for the convolution's state.
+            "qkv_conv_size": (
+                (paged and not keeps_states) or backend in SERVERS,
+                "eager, sdpa, flex_attention or flash attention",
+            ),
         }
         for option, (unable, able) in cannot.items():
             if unable and getattr(config, option):

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server for checkpoints, on transformers' continuous batching."""

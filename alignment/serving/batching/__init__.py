@@ -1,0 +1,1 @@
+"""Engines: models, continuous batching with paged attention, and sampling by keyed noise."""
