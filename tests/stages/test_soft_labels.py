@@ -95,6 +95,13 @@ def test_a_step_is_that_of_the_plain_loss_row_by_row(stage, micro_batch, multipl
     cases.check_trainer(trainer, losses(trainer).mean())
 
 
+def test_the_weight_of_the_loss_counts_for_both_labels(bases, tmp_path):
+    keys = {"label_column": "preference", "loss_weights": [0.5], "self_check": False}
+    trainer = with_column(dpo_trainer(labelled(SOFT), bases, tmp_path, cases.Setting(2), **keys))
+    trainer.model.eval()
+    cases.check_trainer(trainer, 0.5 * dpo_losses(trainer).mean())
+
+
 def trajectory(trainer):
     trainer.train()
     weights = torch.cat([one.detach().flatten() for one in trainer.model.parameters() if one.requires_grad])
