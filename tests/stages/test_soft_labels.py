@@ -193,6 +193,12 @@ def test_losses_without_a_meaning_for_soft_labels_are_refused(keys, tmp_path):
     dpo.DPORecipe(str(tmp_path), **options | {"label_column": None})
 
 
+def test_the_weights_of_several_losses_have_to_go_with_them(tmp_path):
+    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
+    with pytest.raises(UserError, match="remove loss_type and loss_weights"):
+        dpo.DPORecipe(str(tmp_path), **cases.KEYS | {"max_length": 120, "label_column": "preference"} | losses)
+
+
 def test_drawn_labels_have_the_mean_gradient_of_soft_ones(bases, tmp_path):
     """Of two pairs, over all four draws: each weighted with its probability."""
     soft, rows = [0.9, 0.3], cases.preferences()[:2]
