@@ -32,6 +32,10 @@ ROWS = [
 ]
 
 
+def reply(n: int) -> dict:
+    return {"role": "assistant", "content": f"I say {n} now."}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -134,6 +138,15 @@ def test_a_critic_that_is_gone_stops_the_stage_which_resumes(folder, server):
     run(server, rows_per_part=2)
     assert len(rows()) == 8
     assert all(count == 1 for question, count in server.asked().items() if "Say 1." in question)
+
+
+def test_a_critic_that_is_gone_is_not_asked_for_the_rest_of_a_part(folder, server):
+    lines = [json.dumps(ROWS[0] | {"messages": [ROWS[0]["messages"][0], reply(n)]}) + "\n" for n in range(200)]
+    Path("many.jsonl").write_text("".join(lines))
+    server.answer = lambda *asked: critic(*asked) if len(server.requests) <= 5 else (503, "later", {})
+    with pytest.raises(UserError, match="no answer"):
+        run(server, file="many.jsonl", rows_per_part=200)
+    assert 5 < len(server.requests) < 100  # 8 in parallel, those that followed them, and short questions
 
 
 def test_the_account_of_a_killed_stage_counts_what_it_asked_before(folder, server, monkeypatch):
