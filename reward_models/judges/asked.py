@@ -176,6 +176,10 @@ class AskedEndpoint:
 
     def ask(self, asked: Sequence[Question], texts: Sequence[str], keep: Keep) -> list[Reply]:
         grade = self.judge.graded_preference if isinstance(asked[0], PairQuestion) else self.judge.graded_rating
+        return self.ask_each(grade, texts, keep)
+
+    def ask_each(self, grade: Callable[[str], Answer], texts: Sequence[str], keep: Keep) -> list[Reply]:
+        """The answers to texts, each of which `grade` asks and reads."""
         threads = ThreadPoolExecutor(self.judge.concurrency)
         try:
             jobs = [threads.submit(self._ask_one, grade, text, partial(keep, at)) for at, text in enumerate(texts)]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from alignment.errors import UserError
 from alignment.tokenization.chat_format import Messages
 from reward_models.judges.answer_store import Answer, AnswerStore, answer_key
-from reward_models.judges.api import ApiJudge, GaveUp, Refused
-from reward_models.judges.asked import ONE_QUESTION
+from reward_models.judges.api import ApiJudge
+from reward_models.judges.asked import AskedEndpoint, Failure, Templates
 from reward_models.protocol import transcript
 
 if TYPE_CHECKING:
@@ -85,6 +84,7 @@ class EndpointWriter:
     def __init__(self, judge: ApiJudge, store: AnswerStore, max_tokens: int):
         judge.max_tokens = max_tokens
         self.judge, self.store = judge, store
+        self._endpoint = AskedEndpoint(judge, judge.model, Templates())
         self.counts: Counter[str] = Counter()
         self._before: set[str] = set()  # requests of this part from before a resume, which are counted once
 
@@ -101,9 +101,8 @@ class EndpointWriter:
         self._before |= before
         retried = self.judge.retried
         lost = self._failures(missing)
-        if len(lost) >= self.judge.concurrency:
-            self.judge.require_ready()  # raises if nobody answers any more: the stage is resumed later
-        lost = self._failures({key: missing[key] for key in lost})  # once more
+        lost |= self._failures({key: missing[key] for key, failure in lost.items() if not failure.lasting})  # once more
+        lost = {key: failure for key, failure in lost.items() if self.store.get(key) is None}
         self.counts.update(
             {
                 "requests": len(missing) + len(before),
@@ -111,31 +110,25 @@ class EndpointWriter:
                 "requests failed": len(lost),
             }
         )
-        if len(lost) >= self.judge.concurrency or (lost and len(lost) == len(missing)):
-            self.judge.require_ready()
         if lost:
-            logger.warning("%s: %d requests failed: %s", self.judge.model, len(lost), next(iter(lost.values())))
+            logger.warning("%s: %d requests failed: %s", self.judge.model, len(lost), next(iter(lost.values())).why)
         return [self._written(key) for key in keys]
 
-    def _failures(self, requests: Mapping[str, str]) -> dict[str, str]:
-        """Ask requests by key and store the answers; return why there is none, for those without."""
-        with ThreadPoolExecutor(self.judge.concurrency) as threads:
-            whys = list(threads.map(self._ask, requests.items()))
-        return {key: why for key, why in zip(requests, whys, strict=True) if why}
+    def _failures(self, requests: Mapping[str, str]) -> dict[str, Failure]:
+        """Ask requests by key and store the answers; return the failures. Raises if nobody answers any more."""
+        if not requests:
+            return {}
+        keys = list(requests)
 
-    def _ask(self, item: tuple[str, str]) -> str:
-        """Ask one request and store the answer; return why there is none."""
-        key, text = item
-        try:
-            said = self.judge.ask(text)
-        except GaveUp as error:
-            return str(error)
-        except Refused as error:
-            if error.status not in ONE_QUESTION:
-                raise
-            return str(error.got)
-        self.store.put(key, Answer(None if said.cut else 1.0, said=str(said)))
-        return ""
+        def keep(place: int, answer: Answer) -> None:
+            self.store.put(keys[place], answer)
+
+        replies = self._endpoint.ask_each(self._answer, list(requests.values()), keep)
+        return {key: reply for key, reply in zip(keys, replies, strict=True) if isinstance(reply, Failure)}
+
+    def _answer(self, text: str) -> Answer:
+        said = self.judge.ask(text)
+        return Answer(None if said.cut else 1.0, said=str(said))
 
     def _written(self, key: str) -> Written:
         answer = self.store.get(key)

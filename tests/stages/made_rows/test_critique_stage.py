@@ -32,6 +32,10 @@ ROWS = [
 ]
 
 
+def reply(n: int) -> dict:
+    return {"role": "assistant", "content": f"I say {n} now."}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -136,6 +140,15 @@ def test_a_critic_that_is_gone_stops_the_stage_which_resumes(folder, server):
     assert all(count == 1 for question, count in server.asked().items() if "Say 1." in question)
 
 
+def test_a_critic_that_is_gone_is_not_asked_for_the_rest_of_a_part(folder, server):
+    lines = [json.dumps(ROWS[0] | {"messages": [ROWS[0]["messages"][0], reply(n)]}) + "\n" for n in range(200)]
+    Path("many.jsonl").write_text("".join(lines))
+    server.answer = lambda *asked: critic(*asked) if len(server.requests) <= 5 else (503, "later", {})
+    with pytest.raises(UserError, match="no answer"):
+        run(server, file="many.jsonl", rows_per_part=200)
+    assert 5 < len(server.requests) < 100  # 8 in parallel, those that followed them, and short questions
+
+
 def test_the_account_of_a_killed_stage_counts_what_it_asked_before(folder, server, monkeypatch):
     whole = run(server, "run/whole").metrics["counts"]
     put, left = AnswerStore.put, [5]
@@ -192,12 +205,15 @@ def test_each_round_has_another_principle_while_there_are_others():
         ({"principles": ""}, "no principles"),
         ({"principles": "nowhere.yaml"}, "nowhere.yaml"),
         ({"rounds": 0}, "rounds"),
+        ({"max_completion_length": 0}, "max_completion_length is out of range"),
         ({"no_fault": " "}, "no_fault"),
         ({"revise_template": "{reply}"}, "principle"),
         ({"examples": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"examples": "latin.yaml"}, "latin.yaml is not a text in UTF-8"),
     ],
 )
 def test_a_wrong_recipe_is_refused_before_anything_runs(folder, server, keys, says):
+    Path("latin.yaml").write_bytes("- {principle: Höflich}".encode("latin-1"))
     with pytest.raises((UserError, UserErrors), match=says):
         run(server, **keys)
     assert not Path("run").exists()
