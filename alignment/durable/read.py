@@ -1,4 +1,4 @@
-"""Reading JSON files that may be damaged: damage is a UserError, never a traceback or a wrong value."""
+"""Reading texts and JSON files that may be damaged: damage is a UserError, never a traceback or a wrong value."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,21 @@ FETCH = "fetch the files themselves: `git lfs pull` where the repository was clo
 def is_pointer(content: bytes) -> bool:
     """Return whether a file begins as a git-LFS pointer does, which stands for a file that was not fetched."""
     return content.startswith(POINTER)
+
+
+def read_text(path: str | Path, what: str = "") -> str:
+    """Return a text in UTF-8, without a byte order mark.
+
+    Args:
+        what: names the file in errors; by default its path.
+
+    Raises:
+        UserError: the file is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what or path} is not a text in UTF-8", got=str(error), fix="convert it to UTF-8") from error
 
 
 def read_json(path: str | Path, fix: str = AGAIN) -> dict[str, Any]:

@@ -4,6 +4,7 @@ RLAIF (Lee et al. 2023, arXiv 2309.00267) and the preferences of constitutional 
 section 4.1): judges are asked by a principle, with either reply first.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from reward_models.functions import needed_columns as columns_of_reward
 from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
-from reward_models.judges.local import check_local, local
+from reward_models.judges.local import check_local, local, require_reading
 from reward_models.judges.named_judges import asked_judge, check_judge, is_endpoint, is_function, load_panel
 from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
 from reward_models.judges.principle_prompts import pair_template, rating_template
@@ -132,8 +133,9 @@ class JudgeRecipe(DataStageKeys):
             super().__post_init__()
         if not (self.judge_model_path or self.judges):
             errors.append(UserError("the recipe has no judge", expected="judge_model_path, judges or both"))
-        if not 0.5 <= self.min_confidence <= 1:
-            errors.append(UserError("min_confidence is out of range", got=self.min_confidence, expected="0.5 to 1"))
+        errors += self._out_of_range()
+        with gathered(errors):
+            require_reading(self.batch_size, self.min_mass)
         if self.ask == "ratings" and self.max_position_bias is not None:
             problem = "max_position_bias has no meaning with ask: ratings"
             errors.append(UserError(problem, got=self.max_position_bias, fix="remove it: no reply is shown first"))
@@ -147,6 +149,21 @@ class JudgeRecipe(DataStageKeys):
             with gathered(errors):
                 read()
         raise_all(errors)
+
+    def _out_of_range(self) -> list[UserError]:
+        """An error for each limit that nothing could be within, or beyond."""
+        rules = {
+            "min_confidence": (0.5, 1.0, "0.5 to 1"),
+            "max_requests": (0, math.inf, "0 or more"),
+            "max_position_bias": (0.0, 0.5, "0 to 0.5"),
+            "max_length_bias": (0.0, 1.0, "0 to 1"),
+            "min_agreement": (0.0, 1.0, "0 to 1"),
+        }
+        return [
+            UserError(f"{key} is out of range", got=value, expected=expected)
+            for key, (least, most, expected) in rules.items()
+            if (value := getattr(self, key)) is not None and not least <= value <= most
+        ]
 
     def read_principles(self) -> list[Principle]:
         """The principles; one without a name or text if the recipe has no file."""

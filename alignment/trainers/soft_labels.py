@@ -37,7 +37,8 @@ class SoftDPOTrainer(DPOTrainer):
         else:
             reference = sums(passes[1].log_probs, batch)
         chosen, rejected = (policy - reference).chunk(2)
-        loss = with_soft_labels(loss, wrong, self.beta * (chosen - rejected))
+        (weight,) = self.loss_weights  # of the only loss
+        loss = with_soft_labels(loss, wrong, weight * self.beta * (chosen - rejected))
         return (loss, outputs) if return_outputs else loss
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignment.durable.manifest import digest_checkpoint
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all
 from alignment.models.checkpoints import require_checkpoint
 from alignment.models.context_length import context_length
 from alignment.models.loading import load_causal_lm, load_tokenizer
@@ -192,6 +192,20 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     return found
 
 
+def require_reading(batch_size: int, min_mass: float) -> None:
+    """Raise for a batch without questions, and for a probability that no answers have.
+
+    Raises:
+        UserErrors: for both together.
+    """
+    errors = []
+    if batch_size < 1:
+        errors.append(UserError("batch_size of a judge is out of range", got=batch_size, expected="1 or more"))
+    if not 0 <= min_mass <= 1:
+        errors.append(UserError("min_mass of a judge is out of range", got=min_mass, expected="0 to 1"))
+    raise_all(errors)
+
+
 def require_answers(tokenizer: PreTrainedTokenizerBase, name: str, answers: Sequence[str]) -> None:
     """Raise a UserError for a tokenizer without a chat template, or for which an answer is not one token."""
     if tokenizer.chat_template is None:
@@ -204,7 +218,15 @@ def require_answers(tokenizer: PreTrainedTokenizerBase, name: str, answers: Sequ
         answer_tokens(tokenizer, answer)
 
 
-def check_local(checkpoint: str, pairs: bool, lowest: int = 1, highest: int = 5, **options: Any) -> None:
+def check_local(
+    checkpoint: str,
+    pairs: bool,
+    lowest: int = 1,
+    highest: int = 5,
+    batch_size: int = 8,
+    min_mass: float = 0.01,
+    **options: Any,
+) -> None:
     """Raise a UserError for a judge that `LocalJudge.require_ready` would refuse, without loading its model.
 
     Args:
@@ -212,6 +234,7 @@ def check_local(checkpoint: str, pairs: bool, lowest: int = 1, highest: int = 5,
     """
     questions.require_scale(lowest, highest)
     questions.read_template(options.get("template_file"))
+    require_reading(batch_size, min_mass)
     require_checkpoint(checkpoint)
     answers = questions.PAIR_ANSWERS if pairs else [str(rating) for rating in range(lowest, highest + 1)]
     require_answers(load_tokenizer(checkpoint), checkpoint_name(checkpoint), answers)
@@ -237,6 +260,7 @@ def local(
     """
     questions.require_scale(lowest, highest)
     template = questions.read_template(template_file)
+    require_reading(batch_size, min_mass)
     model, tokenizer = load_causal_lm(checkpoint, dtype=dtype)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.durable.read import read_text
 from alignment.errors import UserError, nearest
 from reward_models.judges.questions import CHOICE_ALONE, FIELD, RATING_ALONE, RATING_LINE, VERDICT_LINE
 
@@ -97,7 +98,4 @@ def _read(file: str, what: str) -> str:
     expected = "a text with fields such as {prompt}, or a file with that text"
     if not Path(file).is_file():
         raise UserError(f"{what}: no file {file}", expected=expected)
-    try:
-        return Path(file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what}: {file} is not a text in UTF-8", got=str(error), fix="convert it to UTF-8") from error
+    return read_text(file, f"{what}: {file}")

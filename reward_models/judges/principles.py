@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.read import read_text
 from alignment.errors import UserError, gathered, raise_all, suggestion
 from alignment.yaml_text import parse_yaml
 from reward_models.returned import shown
@@ -51,11 +52,7 @@ def read_principles(file: str | Path, needs: Sequence[str] = JUDGE) -> list[Prin
     path = Path(file)
     if not path.is_file():
         raise UserError(f"no file {file}", expected=f"a YAML file with a list of principles, such as\n{EXAMPLE}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text in UTF-8", got=str(error), fix="convert it to UTF-8") from error
-    return principles_of(parse_yaml(text, str(file)), str(file), needs)
+    return principles_of(parse_yaml(read_text(path), str(file)), str(file), needs)
 
 
 def principles_of(value: Any, source: str, needs: Sequence[str] = JUDGE) -> list[Principle]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.durable.read import read_text
 from alignment.errors import UserError
 from reward_models.judges.judge_answers import read_preference as read_preference
 from reward_models.judges.judge_answers import read_rating as read_rating
@@ -77,10 +78,7 @@ def read_template(file: str | None) -> str | None:
         return None
     if not Path(file).is_file():
         raise UserError(f"no file {file}", expected="a text file with the question for a rating")
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text in UTF-8", got=str(error), fix="convert it to UTF-8") from error
+    text = read_text(file)
     if "{completion}" not in text:
         found = ", ".join(f"{{{name}}}" for name in FIELD.findall(text)) or "no fields"
         raise UserError(

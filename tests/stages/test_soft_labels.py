@@ -95,6 +95,13 @@ def test_a_step_is_that_of_the_plain_loss_row_by_row(stage, micro_batch, multipl
     cases.check_trainer(trainer, losses(trainer).mean())
 
 
+def test_the_weight_of_the_loss_counts_for_both_labels(bases, tmp_path):
+    keys = {"label_column": "preference", "loss_weights": [0.5], "self_check": False}
+    trainer = with_column(dpo_trainer(labelled(SOFT), bases, tmp_path, cases.Setting(2), **keys))
+    trainer.model.eval()
+    cases.check_trainer(trainer, 0.5 * dpo_losses(trainer).mean())
+
+
 def trajectory(trainer):
     trainer.train()
     weights = torch.cat([one.detach().flatten() for one in trainer.model.parameters() if one.requires_grad])
@@ -184,6 +191,12 @@ def test_losses_without_a_meaning_for_soft_labels_are_refused(keys, tmp_path):
     with pytest.raises((UserError, UserErrors), match=f"no meaning with {next(iter(keys))}"):
         dpo.DPORecipe(str(tmp_path), **options)
     dpo.DPORecipe(str(tmp_path), **options | {"label_column": None})
+
+
+def test_the_weights_of_several_losses_have_to_go_with_them(tmp_path):
+    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
+    with pytest.raises(UserError, match="remove loss_type and loss_weights"):
+        dpo.DPORecipe(str(tmp_path), **cases.KEYS | {"max_length": 120, "label_column": "preference"} | losses)
 
 
 def test_drawn_labels_have_the_mean_gradient_of_soft_ones(bases, tmp_path):

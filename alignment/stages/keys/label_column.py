@@ -39,8 +39,14 @@ def require_plain_loss(args: Any) -> None:
         return
     found = {key: getattr(args, key) for key in PLAIN_LOSS}
     found["f_divergence_type"] = getattr(found["f_divergence_type"], "value", found["f_divergence_type"])
+    both = {"loss_type": "loss_type and loss_weights"} if args.loss_weights is not None else {}
     errors = [
-        UserError(f"label_column has no meaning with {key}", got=found[key], expected=value, fix=f"remove {key}")
+        UserError(
+            f"label_column has no meaning with {key}",
+            got=found[key],
+            expected=value,
+            fix=f"remove {both.get(key, key)}",
+        )
         for key, value in PLAIN_LOSS.items()
         if found[key] != value and [found[key]] != value
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from alignment.durable.read import read_text
 from alignment.errors import UserError, gathered, raise_all, suggestion
 from alignment.tokenization.chat_format import Messages
 from alignment.yaml_text import parse_yaml
@@ -117,12 +118,12 @@ def read_examples(file: str, principles: Sequence[str]) -> list[Example]:
     """The examples in a YAML file, a list of mappings with the attributes of `Example`.
 
     Raises:
-        UserErrors: for all mistakes together.
+        UserError: the file is missing, is not UTF-8 or YAML, or for all mistakes of its examples together.
     """
     path, known = Path(file), [field.name for field in fields(Example)]
     if not path.is_file():
         raise UserError(f"examples: no file {file}", expected="a YAML file with a list of examples")
-    content: Any = parse_yaml(path.read_text(encoding="utf-8-sig"), file)
+    content: Any = parse_yaml(read_text(path), file)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise UserError(f"{file} is no list of examples", expected=f"a list of mappings with {', '.join(known)}")
     errors: list[UserError] = []

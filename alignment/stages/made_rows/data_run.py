@@ -20,9 +20,10 @@ from alignment.data.arguments import DataArguments
 from alignment.durable.atomic import write_json
 from alignment.durable.manifest import new_checkpoint
 from alignment.durable.unwritable import make_folder
-from alignment.errors import UserError
+from alignment.errors import UserError, raise_all
 from alignment.progress import ProgressLine
 from alignment.stages import PARTS
+from alignment.stages.keys.trainer_keys import LARGEST_SEED
 from alignment.stages.made_rows.data_card import write_data_card
 from alignment.stages.made_rows.made_parts import Make, Part, Parts, in_parts, plain, totals
 from alignment.stages.shared.result import StageResult
@@ -47,8 +48,12 @@ class DataStageKeys:
     )
 
     def __post_init__(self) -> None:
+        errors = []
         if self.rows_per_part < 1:
-            raise UserError("rows_per_part leaves no rows", got=self.rows_per_part, expected="1 or more")
+            errors.append(UserError("rows_per_part leaves no rows", got=self.rows_per_part, expected="1 or more"))
+        if not 0 <= self.seed <= LARGEST_SEED:
+            errors.append(UserError("seed is out of range", got=self.seed, expected=f"0 to {LARGEST_SEED}"))
+        raise_all(errors)
 
 
 class DataRun:

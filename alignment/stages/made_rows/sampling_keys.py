@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from alignment.errors import UserError
 from alignment.stages.made_rows.data_run import DataStageKeys
 from eval.generation.generate import Sampling
 
@@ -23,6 +24,9 @@ class SamplingKeys(DataStageKeys):
         Raises:
             UserError: a value is out of range.
         """
+        if self.max_completion_length < 1:  # in the words of the recipe
+            problem = "max_completion_length is out of range"
+            raise UserError(problem, got=self.max_completion_length, expected="1 or more")
         return Sampling(
             self.temperature, self.top_p, self.max_completion_length, seed=self.seed, batch_size=self.batch_size
         )

@@ -24,6 +24,8 @@ WRONG = {
     f"{API}&template_file=FOLDER/latin.txt": "not a text in UTF-8",
     "local_judge:local?checkpoint=x&lowest=5&highest=1": "lowest < highest",
     "local_judge:local?checkpoint=x&template_file=nowhere.txt": "no file nowhere.txt",
+    "local_judge:local?checkpoint=x&batch_size=0": "batch_size",
+    "local_judge:local?checkpoint=x&min_mass=2": "min_mass",
     "local_judge:local?": "checkpoint",
     "local_judge:local": "add its options: local?",
 }

@@ -192,12 +192,15 @@ def test_each_round_has_another_principle_while_there_are_others():
         ({"principles": ""}, "no principles"),
         ({"principles": "nowhere.yaml"}, "nowhere.yaml"),
         ({"rounds": 0}, "rounds"),
+        ({"max_completion_length": 0}, "max_completion_length is out of range"),
         ({"no_fault": " "}, "no_fault"),
         ({"revise_template": "{reply}"}, "principle"),
         ({"examples": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"examples": "latin.yaml"}, "latin.yaml is not a text in UTF-8"),
     ],
 )
 def test_a_wrong_recipe_is_refused_before_anything_runs(folder, server, keys, says):
+    Path("latin.yaml").write_bytes("- {principle: Höflich}".encode("latin-1"))
     with pytest.raises((UserError, UserErrors), match=says):
         run(server, **keys)
     assert not Path("run").exists()

@@ -231,6 +231,12 @@ def test_no_rows_per_part():
         DataStageKeys("x", rows_per_part=0)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_numpy_does_not_take(seed):
+    with pytest.raises(UserError, match="seed is out of range"):
+        DataStageKeys("x", seed=seed)
+
+
 def test_rows_of_a_stage_are_its_parents(whole, tmp_path):
     mixture = [{"name": "items.jsonl"}, {"name": str(whole / "data")}]
     stage = DataRun("sample", DataStageKeys(str(tmp_path / "again")))
