@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from alignment.errors import UserError, UserErrors
 from alignment.models.loading import load_trainable
+from alignment.report.first_screen.trained_on import data_text, training_data
 from alignment.stages import dpo, reward
 from alignment.trainers.soft_labels import with_soft_labels
 
@@ -167,6 +168,14 @@ def test_a_stage_passes_its_self_check_and_validates_with_soft_labels(bases, tmp
     data = cases.data_of(tmp_path / "rows.jsonl", labelled(SOFT))
     result = dpo.run(args, data, cases.model_arguments(CASE, cases.Setting(), bases))
     assert result.self_check["checks"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_log_and_the_report_say_that_labels_are_soft(stage, bases, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        STAGES[stage][0](labelled(SOFT), bases, tmp_path, label_column="preference")
+    assert "labels: preference (the probability" in caplog.text
+    assert data_text(training_data(tmp_path)) == "8 preference pairs of rows.jsonl (labels: preference)"
 
 
 @pytest.mark.parametrize("label", [None, "much", True, 1.5])
