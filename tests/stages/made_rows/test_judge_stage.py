@@ -253,6 +253,29 @@ def test_a_budget_is_for_the_whole_stage(folder, monkeypatch):
     assert counts["pairs left out: no opinion: over budget"] == len(PAIRS) - 5
 
 
+def test_a_judge_that_cannot_be_read_is_shown_and_asked_again_without_its_answers(folder, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server = Server()
+    keys = {"judges": [f"reward_models.api_judge:api?base_url={server.url}&model=m&retries=0"], "principles": None}
+    try:
+        server.answer = lambda question, attempt: "I like both of them."
+        for _ in range(2):
+            with pytest.raises(UserError, match="made no row") as caught:
+                run(**keys)
+            assert "judge_card.md" in caught.value.fix and "'I like both of them.'" in caught.value.fix
+            assert not list(Path("run/judge/parts").glob("*"))
+        assert set(server.asked().values()) == {1}  # its answers are kept
+        server.answer = longer
+        Path("run/answers/judge.jsonl").unlink()  # the file of the message
+        assert "run/answers/judge.jsonl" in caught.value.fix
+        run(**keys)
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+    assert len(rows()) > 5 and set(server.asked().values()) == {2}
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
