@@ -111,6 +111,24 @@ def test_confidence_and_agreement_leave_pairs_out(folder):
         run("run/second", judges=["letters.py:Letters", "letters.py:First"], require_agreement=True)
 
 
+def test_a_class_may_give_probabilities(folder):
+    """Two pairs; about the second one, either order of showing prefers the reply shown first."""
+    Path("sure.py").write_text(
+        "P = {'a': 0.9, 'bb': 0.2, 'c': 0.6, 'dd': 0.7}\n"
+        "class Sure:\n"
+        "    def compare(self, prompts, a, b):\n"
+        "        return [P[one[-1]['content']] for one in a]\n"
+    )
+    some = [pair(0, "a", "bb"), pair(1, "c", "dd")]
+    Path("some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    result = run(file="some.jsonl", judges=["sure.py:Sure"], principles=None)
+    made = rows()
+    assert said(made[0]) == ("a", "bb") and made[0]["preference"] == pytest.approx(0.85)
+    assert said(made[1]) == ("dd", "c") and made[1]["preference"] == pytest.approx(0.55)
+    counts = result.metrics["counts"]
+    assert (counts["Sure: graded"], counts["Sure: inconsistent"]) == (4, 1)
+
+
 def test_one_principle_is_drawn_by_the_rows_content(folder):
     run(principles_per_row="one")
     one = {number: row["judged"] for number, row in rows().items()}
