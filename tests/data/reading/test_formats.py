@@ -265,6 +265,7 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
             '`columns: {ask: "???", said: "???", ok: "???"}` ',
         ),
         ("sft", {"foo": "a"}, "or leave the column out); plain text without turns is data for `align pretrain`"),
+        ("sft", {"prompt": "a", "id": 3}, "; prompts without replies are for a `sample` stage (`write: completions`)"),
         ("text", {"foo": 1}, "map the column that holds the documents with `columns: {NAME: text}`"),
     ],
 )
