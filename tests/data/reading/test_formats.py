@@ -284,6 +284,19 @@ def test_bad_mappings_are_errors():
         converted([{"a": "a", "b": "b"}], "text", columns={"a": "text", "b": "text"})
 
 
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ({"question": "q", "answer_1": "a", "answer_2": "b"}, "did you mean answer_2 and answer_1?"),
+        ({"question": "q", "task": {"answer": "a"}}, "use one of the data set's columns on the left"),
+    ],
+)
+def test_each_missing_column_has_a_suggestion_of_its_own(row, fix):
+    with pytest.raises(UserError) as error:
+        converted([row], "preference", columns={"answer_a": "chosen", "answer_b": "rejected"})
+    assert error.value.fix == fix
+
+
 def test_the_first_few_rows_of_each_reason_are_named():
     texts = ["a", "", None, "b", "", "", ""]
     _, report = converted([{"text": text} for text in texts], "text")
