@@ -198,11 +198,11 @@ def missing_columns(label: str, missing: Sequence[str], columns: Sequence[str]) 
     """The error for a reward that needs other columns than those of the rows."""
     sampled = ", ".join(name for name in missing if name in RESERVED)
     near = _nested(missing[0], columns) or did_you_mean(
-        missing[0], columns, "name a column of the data; the key `columns` renames columns"
+        missing[0], [*columns, *SAMPLED[:2]], "name a column of the data; the key `columns` renames columns"
     )
     return UserError(
         f"Reward function {label} needs a column that the rows do not have: {', '.join(missing)}.",
-        got=_seen(columns),
+        got=f"prompts, completions; {_seen(columns)}",
         fix=f"{sampled}: only PPO and GRPO have it" if sampled else near,
     )
 

@@ -42,7 +42,7 @@ class Comparer(Protocol):
     """A judge of two replies, which it sees in the order given; `judge_in_both_positions` asks it in either order."""
 
     def compare(self, prompts: Sequence[Text], a: Sequence[Text], b: Sequence[Text]) -> Sequence[float | None]:
-        """1 if a is better, 0 if b is better, 0.5 for a tie, None for no opinion; per prompt."""
+        """1 if a is better, 0 if b is better, 0.5 for a tie, None for no opinion, or a's probability; per prompt."""
 
 
 def reply_text(completion: Text) -> str:

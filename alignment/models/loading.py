@@ -74,7 +74,7 @@ def load_config(checkpoint: str | Path, revision: str | None = None) -> PreTrain
     return config
 
 
-def require_reward_model(checkpoint: str | Path) -> None:
+def require_reward_model(checkpoint: str | Path, fix: str = "give the checkpoint of a reward stage") -> None:
     """Raise for a model that is not made to score; whether its score head is there shows when it is loaded."""
     require_checkpoint(checkpoint)
     if is_adapter(checkpoint):
@@ -87,7 +87,7 @@ def require_reward_model(checkpoint: str | Path) -> None:
             f"{checkpoint} is no reward model: its score head would be random",
             got=", ".join(made_for) or "a config that names no architecture",
             expected="a sequence-classification model",
-            fix="give the checkpoint of a reward stage",
+            fix=fix,
         )
 
 

@@ -1,5 +1,6 @@
 """The parents of a stage: stage names, paths and hub ids, and whether they are of the kind that the stage needs."""
 
+import re
 from pathlib import Path
 
 from alignment.durable.manifest import digest_checkpoint
@@ -22,6 +23,7 @@ ARCHITECTURES = {
     "ForConditionalGeneration": CAUSAL_LM,
     "ForSequenceClassification": CLASSIFIER,
 }
+JUDGES = re.compile(r": judges\.\d+$")  # the key of a judge stage, in the subject of an error
 ADAPTERS = {"CAUSAL_LM": CAUSAL_LM, "SEQ_CLS": CLASSIFIER}
 
 
@@ -64,11 +66,12 @@ def check_kind(subject: str, value: str, kind: str | None, expected: str) -> Non
             expected=expected,
             fix=f"name a stage that trains a model; the rows of {value} are named by dataset_name",
         )
+    judges = kind == CAUSAL_LM and JUDGES.search(subject)
     raise UserError(
         f"{subject} names a checkpoint of the wrong kind",
         got=f"{value} ({kind})",
         expected=expected,
-        fix=f"name a {expected} checkpoint",
+        fix=f"name a {expected} checkpoint" + (f", or judge_model_path: {value}" if judges else ""),
     )
 
 

@@ -25,7 +25,7 @@ from alignment.stages.made_rows.own_columns import without_replies
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, PROMPT, SAID, Asking, RowsToCome
 from alignment.stages.made_rows.sampling_keys import SamplingKeys
-from alignment.stages.made_rows.stored_answers import answers_of_run
+from alignment.stages.made_rows.stored_answers import answers_of_run, look_at_answers
 from alignment.stages.made_rows.writers import EndpointWriter, LocalWriter, Writer, Written, endpoint_of
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
@@ -160,7 +160,8 @@ def run(args: CritiqueRecipe, data: RowArguments) -> StageResult:
             return Part(rows, left_out, counts_of(revised) | writer.counts, tokens)
 
         stage.make(rows, make, "replies")
-    return stage.finish({"model_name_or_path": args.model_name_or_path}, data, "sft")
+    look = look_at_answers(writer.store) if isinstance(writer, EndpointWriter) else []
+    return stage.finish({"model_name_or_path": args.model_name_or_path}, data, "sft", look=look)
 
 
 @contextmanager

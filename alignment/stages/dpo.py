@@ -15,7 +15,13 @@ from alignment.stages.self_check.loss_checks import check_starts_at_reference
 from alignment.stages.self_check.policy_checks import starts_from
 from alignment.stages.shared.defaults import SpeedLevers
 from alignment.stages.shared.inherited import require_inherited
-from alignment.stages.shared.inputs import account_for_tokens, load_data, refusals_named, require_context
+from alignment.stages.shared.inputs import (
+    account_for_tokens,
+    load_data,
+    record_labels,
+    refusals_named,
+    require_context,
+)
 from alignment.stages.shared.lora import ModelArguments, check_adapter
 from alignment.stages.shared.reference import trainer_with_reference
 from alignment.stages.shared.result import StageResult
@@ -73,5 +79,6 @@ def make_trainer(
     )
     group_pairs_by_length(trainer)
     if args.label_column:
+        record_labels(stage_dir, args.label_column)
         collate_probabilities(trainer)
     return trainer

@@ -24,14 +24,14 @@ from alignment.stages.made_rows.made_parts import Part
 from alignment.stages.made_rows.own_columns import PAIR, beyond_pair, of_pair_alone
 from alignment.stages.made_rows.read_rows import RowArguments
 from alignment.stages.made_rows.rows_to_come import PAIR_TO_COME, Asking, RowsToCome
-from alignment.stages.made_rows.stored_answers import answers_of_run
+from alignment.stages.made_rows.stored_answers import answers_of_run, look_at_answers
 from alignment.stages.made_rows.versus import compared_models, equal_pairs
 from alignment.stages.shared.inputs import load_data
 from alignment.stages.shared.result import StageResult
 from alignment.tokenization.chat_format import Messages
 from reward_models.calls import distinct
 from reward_models.card.gold_scores import GOLD_COLUMNS
-from reward_models.card.judge_card_text import write_judge_card
+from reward_models.card.judge_card_text import CARD_TEXT, write_judge_card
 from reward_models.functions import check_function
 from reward_models.functions import needed_columns as columns_of_reward
 from reward_models.judges.answer_store import AnswerStore
@@ -275,7 +275,10 @@ def run(args: JudgeRecipe, data: RowArguments) -> StageResult:
     metrics = {"judges": [judge.name for judge in panel], "judge_card": card}
     models = {"judge_model_path": args.judge_model_path}
     models |= {f"judges.{number}": name for number, name in enumerate(args.judges) if not is_function(name)}
-    return stage.finish(models, data, "preference", metrics)
+    look = [f"{stage.folder / CARD_TEXT} has the judge's card"]
+    if any("run" not in judge.identity for judge in panel):  # answers of code serve no other run
+        look += look_at_answers(store)
+    return stage.finish(models, data, "preference", metrics, look)
 
 
 Judged = Sequence[tuple[dict[str, Any], Principle]]  # rows, each with a principle to judge it by

@@ -25,6 +25,7 @@ from alignment.stages.shared.inputs import (
     account_for_tokens,
     load_data,
     loading_options,
+    record_labels,
     refusals_named,
     require_context,
 )
@@ -141,6 +142,7 @@ def make_trainer(
     adapt_trainer(trainer, model_args)
     group_pairs_by_length(trainer)
     if args.label_column:
+        record_labels(stage_dir, args.label_column)
         collate_probabilities(trainer)
     return trainer, splits
 

@@ -4,7 +4,8 @@ If the chosen reply is better with probability p, a pair's loss is p L(z) + (1 -
 and z is the logit of the preference: beta times the difference of the log-ratios (DPO), or the difference of the
 scores (a reward model). As L(-z) = L(z) + z, that is TRL's own loss plus (1 - p) z: the trainers below add the second
 term to the loss that TRL computes. With the same p for all pairs it is conservative DPO with a label smoothing of 1 - p
-(Mitchell 2023, https://ericmitchell.ai/cdpo.pdf).
+(Mitchell 2023, https://ericmitchell.ai/cdpo.pdf). An SFT term of DPO (`loss_type: [sigmoid, sft]`) is about the chosen
+reply alone: it has no label, and stays as it is.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from transformers import Trainer
 from trl import DPOTrainer, RewardTrainer
 
 PROBABILITY = "probability_of_chosen"  # the column of the tokenized pairs, and the key of a batch
+SOFT_LOSS, SFT_LOSS = "sigmoid", "sft"  # TRL's names of the losses that DPO may have with soft labels
 
 
 class SoftDPOTrainer(DPOTrainer):
-    """`DPOTrainer` with the loss `sigmoid`, whose pairs have the probability of their chosen reply."""
+    """`DPOTrainer` with the loss `sigmoid`, alone or with `sft`, whose pairs have their chosen reply's probability."""
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -37,7 +39,7 @@ class SoftDPOTrainer(DPOTrainer):
         else:
             reference = sums(passes[1].log_probs, batch)
         chosen, rejected = (policy - reference).chunk(2)
-        (weight,) = self.loss_weights  # of the only loss
+        weight = sum(one for kind, one in zip(self.loss_types, self.loss_weights, strict=True) if kind == SOFT_LOSS)
         loss = with_soft_labels(loss, wrong, weight * self.beta * (chosen - rejected))
         return (loss, outputs) if return_outputs else loss
 

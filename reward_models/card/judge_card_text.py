@@ -12,14 +12,14 @@ from alignment.text import decimal, markdown_table
 from reward_models.card.judge_card import estimate_text
 from reward_models.card.policy_gain import inherited_text
 
-CARD_FILE = "judge_card.json"
+CARD_FILE, CARD_TEXT = "judge_card.json", "judge_card.md"
 
 
 def write_judge_card(folder: Path, card: Mapping[str, Any], title: str) -> None:
     """Write both files into a folder, replacing earlier ones."""
     make_folder(folder)
     write_json(folder / CARD_FILE, card)
-    write_text((folder / CARD_FILE).with_suffix(".md"), f"# Judge's card of {title}\n\n{judge_card_markdown(card)}\n")
+    write_text(folder / CARD_TEXT, f"# Judge's card of {title}\n\n{judge_card_markdown(card)}\n")
 
 
 def judge_card_markdown(card: Mapping[str, Any]) -> str:

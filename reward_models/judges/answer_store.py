@@ -91,6 +91,10 @@ class AnswerStore:
         """The stored answer; None if the question has to be asked."""
         return self._answers.get(key)
 
+    def unread(self) -> str:
+        """What a judge wrote in an answer that cannot be read; "" if there is none."""
+        return next((one.said for one in self._answers.values() if one.value is None and one.said), "")
+
     def begin_part(self, number: int) -> None:
         """Name the part of a run that asks from now on: a question counts in the part that asked it first."""
         self.run = f"{self.name}/{number}"

@@ -245,7 +245,7 @@ class AskedModel:
 
 
 class AskedComparer:
-    """A class of one's own with a method `compare`, whose answers are 1, 0, 0.5 or None.
+    """A class of one's own with a method `compare`, whose answers are 1, 0, 0.5, probabilities or None.
 
     A `compare` with a parameter `principles` is given a principle per pair.
     """
@@ -263,7 +263,7 @@ class AskedComparer:
         pairs = [question for question in asked if isinstance(question, PairQuestion)]
         sides = [[one.prompt for one in pairs], [one.a for one in pairs], [one.b for one in pairs]]
         given = {"principles": [one.principle for one in pairs]} if self.sees_principles else {}
-        return _kept(checked_answers(self.judge, sides[0], sides[1], sides[2], **given), keep)
+        return _kept(checked_answers(self.judge, sides[0], sides[1], sides[2], **given), keep, probabilities=True)
 
     def require_ready(self, kind: type[Question]) -> None:
         if kind is not PairQuestion:
@@ -319,9 +319,9 @@ def _content(question: Question) -> str:
     return json.dumps(content, sort_keys=True, default=repr)
 
 
-def _kept(values: Sequence[float | None], keep: Keep) -> list[Reply]:
-    """Numbers as answers, kept."""
-    answers = [Answer(value) for value in values]
+def _kept(values: Sequence[float | None], keep: Keep, probabilities: bool = False) -> list[Reply]:
+    """Numbers as answers, kept; the answers of a comparer that are no verdicts are graded."""
+    answers = [Answer(value, graded=probabilities and value not in (None, 0, 0.5, 1)) for value in values]
     for place, answer in enumerate(answers):
         keep(place, answer)
     return list(answers)

@@ -12,7 +12,7 @@ from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError, gathered, raise_all
 from alignment.redaction import redact_text
 from reward_models import functions
-from reward_models.calls import checked, distinct
+from reward_models.calls import checked, distinct, parameters_of
 from reward_models.user_code import user_code
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def load_judge(name: str, batch_size: int) -> Reward | Comparer:
         return load_reward(name, batch_size)
     found: Any = functions.load_function(name)
     if not hasattr(found, "compare"):
+        _require_no_comparison(found, name)
         found = checked(found)
         return found
     if inspect.isclass(found):
@@ -65,7 +66,11 @@ def check_judge(name: str, pairs: bool = True, ask: bool = True) -> None:
     if not is_function(name):
         from alignment.models.loading import require_reward_model
 
-        require_reward_model(name)
+        require_reward_model(
+            name,
+            "give the checkpoint of a reward stage; a language model judges as `judge_model_path` of a judge stage, or "
+            f"as reward_models.local_judge:local?checkpoint={name}",
+        )
         return
     function, options = functions.with_options(name)
     address = _address(function)
@@ -78,11 +83,25 @@ def check_judge(name: str, pairs: bool = True, ask: bool = True) -> None:
         if ask:
             judge.require_ready()
     elif options is None and not hasattr(function, "compare"):
+        _require_no_comparison(function, name)
         checked(function)
     elif options is None and not pairs:
         raise UserError(
             f"the judge {name} compares two replies and gives no ratings",
             expected="a reward of single replies, or a language model as judge",
+        )
+
+
+def _require_no_comparison(function: Any, name: str) -> None:
+    """Raise a UserError for a function with the parameters of `compare`: it would be taken for a reward."""
+    parameters = [key for key in parameters_of(function) or {} if key != "self"]
+    if {"a", "b"} <= {*parameters} and "completions" not in parameters:
+        own = ", ".join(("self", *parameters))
+        raise UserError(
+            f"{name} is a function: a judge of pairs is a class with `compare`",
+            got=f"{function.__name__}({', '.join(parameters)})",
+            expected=f"class Judge:  def compare({own})",
+            fix="put the function into a class, as its method compare, and name the class: FILE.py:Judge",
         )
 
 

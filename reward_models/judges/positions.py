@@ -31,19 +31,26 @@ def judge_in_both_positions(
 ) -> BothPositions:
     """Ask a judge about each pair of replies twice, with either reply first; pairs of the same text are not asked.
 
+    A probability counts as a verdict for the reply that it prefers.
+
     Raises:
-        UserError: the judge does not answer each pair with 1, 0.5, 0 or None.
+        UserError: the judge does not answer each pair with a number from 0 to 1 or None.
     """
     differ = [at for at, (one, other) in enumerate(zip(a, b, strict=True)) if reply_text(one) != reply_text(other)]
     if not differ:
         return BothPositions([0.5] * len(a), [], [])
     asked, left, right = ([side[at] for at in differ] for side in (prompts, a, b))
-    a_first = checked_answers(judge, asked, left, right)
-    b_first = [None if answer is None else 1 - answer for answer in checked_answers(judge, asked, right, left)]
+    a_first = [_verdict(answer) for answer in checked_answers(judge, asked, left, right)]
+    b_first = [_verdict(None if one is None else 1 - one) for one in checked_answers(judge, asked, right, left)]
     preferences: list[float | None] = [0.5] * len(a)
     for at, one, other in zip(differ, a_first, b_first, strict=True):
         preferences[at] = agreed(one, other)
     return BothPositions(preferences, a_first, b_first)
+
+
+def _verdict(probability: float | None) -> float | None:
+    """1, 0.5 or 0: the side of a probability."""
+    return None if probability is None else 0.5 + _side(probability) / 2
 
 
 def agreed(a_first: float | None, b_first: float | None) -> float | None:
@@ -102,7 +109,7 @@ def checked_answers(
         given: further arguments of its `compare`.
 
     Raises:
-        UserError: the judge fails, or does not answer each pair with 1, 0.5, 0 or None.
+        UserError: the judge fails, or does not answer each pair with a number from 0 to 1 or None.
     """
     name = getattr(judge, "__name__", type(judge).__name__)
     with user_code(
@@ -110,11 +117,11 @@ def checked_answers(
     ):
         values = listed(judge.compare(*(copied(list(side)) for side in (prompts, a, b)), **given), len(prompts), name)
     answers = numbers(values, name, a)
-    bad = [answer for answer in answers if answer not in (None, 0, 0.5, 1)]
+    bad = [answer for answer in answers if answer is not None and not 0 <= answer <= 1]
     if bad:
         raise UserError(
             f"the answers of the judge {name} cannot be read",
             got=f"{bad[0]!r} among them",
-            expected="1, 0.5, 0 or None for each prompt",
+            expected="1, 0.5, 0, the probability that a is better, or None for each prompt",
         )
     return answers

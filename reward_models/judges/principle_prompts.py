@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from reward_models.judges.questions import CHOICE_ALONE, FIELD, RATING_ALONE, RA
 
 PAIR_FIELDS = ("principle", "prompt", "a", "b")
 RATING_FIELDS = ("principle", "prompt", "completion", "lowest", "highest")
+# A word in braces that is meant as a field: not an argument of a command such as \boxed{yes}.
+NAME = re.compile(r"(?<![\w}])\{([a-z_]\w+)\}")
 
 PAIR_QUESTION = """\
 Compare the two replies below by this principle alone:
@@ -54,7 +57,7 @@ def template_text(value: str, known: Sequence[str], needs: Sequence[str], what: 
         what: names the template in errors, such as a recipe's key.
 
     Raises:
-        UserError: the file is missing or not UTF-8, a field of `needs` is missing, or a field is misspelt.
+        UserError: the file is missing or not UTF-8, a field of `needs` is missing, or a field is misspelt or unknown.
     """
     source, text = what, value
     if not FIELD.search(value) and "\n" not in value:
@@ -63,8 +66,16 @@ def template_text(value: str, known: Sequence[str], needs: Sequence[str], what: 
     missing = [name for name in needs if name not in found]
     # Single letters may be text, such as \boxed{A}.
     misspelt = [name for name in found if name not in known and len(name) > 1 and nearest(name, known)]
-    if not missing and not misspelt:
+    strange = [name for name in dict.fromkeys(NAME.findall(text)) if name not in (*known, *misspelt)]
+    if not missing and not misspelt and not strange:
         return text
+    if not missing and not misspelt:
+        raise UserError(
+            f"{source}: unknown {'fields' if len(strange) > 1 else 'field'} {_listed(strange)}",
+            got=_listed(found),
+            expected=f"the fields {_listed(known)}",
+            fix=f"remove {_listed(strange)}, or write it without braces",
+        )
     raise UserError(
         f"{source}: " + (f"the question does not show {_listed(missing)}" if missing else "a field is misspelt"),
         got=_listed(found) or "no fields",

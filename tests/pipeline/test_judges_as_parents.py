@@ -88,6 +88,7 @@ def test_judges_that_a_pipeline_has_yet_to_train(folder):
     ("judges", "says"),
     [
         (["sft"], "checkpoint of the wrong kind"),
+        (["sft"], "or judge_model_path: sft"),
         (["./nowhere"], "no such checkpoint"),
         (["judge"], "start from itself"),
         (["run/base"], "wrong kind"),

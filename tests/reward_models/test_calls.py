@@ -472,7 +472,9 @@ def test_names_of_rewards_are_distinct(made):
 COMPARERS = {
     "return [1] * len(prompts)": None,
     "return [None] * len(prompts)": None,
-    "return [0.7] * len(prompts)": "0.7",
+    "return [0.7] * len(prompts)": None,
+    "return [1.7] * len(prompts)": "1.7",
+    "return [-0.1] * len(prompts)": "-0.1",
     "return ['A'] * len(prompts)": "'A'",
     "return [1]": "wrong number",
     "return None": "None",

@@ -4,6 +4,7 @@ import pytest
 
 from alignment.cli.evaluate.judging import load_judge
 from alignment.errors import UserError
+from reward_models.calls import scores_of
 from reward_models.functions import check_function, load_function, load_reward
 
 SOURCE = """
@@ -80,3 +81,11 @@ def test_recipes_are_checked_without_loading_members():
     assert RewardSources(reward_funcs=[spec]).reward_funcs == [spec]
     with pytest.raises(UserError, match="did you mean 'members'"):
         RewardSources(reward_funcs=["reward_models.ensembles:ensemble?member=nowhere/a"])
+
+
+def test_a_parameter_that_nothing_gives_is_named_beside_what_there_is(tmp_path):
+    (tmp_path / "own.py").write_text("def score(prompts, completion, principle, **columns):\n    return [0.0]\n")
+    with pytest.raises(UserError) as caught:
+        scores_of(load_reward(f"{tmp_path}/own.py:score"), ["p"], ["c"], {"principle": ["x"]})
+    assert caught.value.got == "prompts, completions; columns: principle"
+    assert caught.value.fix == "did you mean 'completions'?"

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from alignment.errors import UserError, UserErrors
 from alignment.models.loading import load_trainable
+from alignment.report.first_screen.trained_on import data_text, training_data
 from alignment.stages import dpo, reward
 from alignment.trainers.soft_labels import with_soft_labels
 
@@ -102,6 +103,18 @@ def test_the_weight_of_the_loss_counts_for_both_labels(bases, tmp_path):
     cases.check_trainer(trainer, 0.5 * dpo_losses(trainer).mean())
 
 
+def test_an_sft_term_stays_beside_the_soft_labels(bases, tmp_path):
+    """The weighted sum of the soft loss, and of the mean over the tokens of the chosen replies."""
+    losses = {"loss_type": ["sft", "sigmoid"], "loss_weights": [2.0, 0.5]}
+    keys = {"label_column": "preference", "self_check": False} | losses
+    trainer = with_column(dpo_trainer(labelled(SOFT), bases, tmp_path, cases.Setting(len(SOFT)), **keys))
+    trainer.model.eval()
+    chosen = [
+        cases.reply_log_probs(trainer.model, row["prompt_ids"], row["chosen_ids"]) for row in trainer.train_dataset
+    ]
+    cases.check_trainer(trainer, 0.5 * dpo_losses(trainer).mean() - 2.0 * torch.cat(chosen).mean())
+
+
 def trajectory(trainer):
     trainer.train()
     weights = torch.cat([one.detach().flatten() for one in trainer.model.parameters() if one.requires_grad])
@@ -157,6 +170,14 @@ def test_a_stage_passes_its_self_check_and_validates_with_soft_labels(bases, tmp
     assert result.self_check["checks"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_log_and_the_report_say_that_labels_are_soft(stage, bases, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        STAGES[stage][0](labelled(SOFT), bases, tmp_path, label_column="preference")
+    assert "labels: preference (the probability" in caplog.text
+    assert data_text(training_data(tmp_path)) == "8 preference pairs of rows.jsonl (labels: preference)"
+
+
 @pytest.mark.parametrize("label", [None, "much", True, 1.5])
 def test_labels_that_are_no_probabilities_are_a_mistake(label, bases, tmp_path):
     rows = labelled(SOFT)
@@ -180,7 +201,8 @@ def test_pairs_without_the_column_or_with_a_margin_are_a_mistake(bases, tmp_path
     "keys",
     [
         {"loss_type": ["ipo"]},
-        {"loss_type": ["sigmoid", "sft"]},
+        {"loss_type": ["sigmoid", "ipo"]},
+        {"loss_type": ["sft"]},
         {"ld_alpha": 0.5},
         {"use_weighting": True},
         {"f_divergence_type": "js_divergence"},
@@ -193,10 +215,14 @@ def test_losses_without_a_meaning_for_soft_labels_are_refused(keys, tmp_path):
     dpo.DPORecipe(str(tmp_path), **options | {"label_column": None})
 
 
-def test_the_weights_of_several_losses_have_to_go_with_them(tmp_path):
-    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
-    with pytest.raises(UserError, match="remove loss_type and loss_weights"):
-        dpo.DPORecipe(str(tmp_path), **cases.KEYS | {"max_length": 120, "label_column": "preference"} | losses)
+def test_the_fix_for_several_losses_names_their_weights(tmp_path):
+    losses = {"loss_type": ["sigmoid", "ipo"], "loss_weights": [1.0, 1.0]}
+    keys = cases.KEYS | {"max_length": 120, "label_column": "preference"}
+    with pytest.raises(UserError) as error:
+        dpo.DPORecipe(str(tmp_path), **keys | losses)
+    fix = "--loss_type '[sigmoid]' --loss_weights null"
+    assert error.value.fix == fix
+    dpo.DPORecipe(str(tmp_path), **keys | {"loss_type": ["sigmoid"], "loss_weights": None})
 
 
 def test_drawn_labels_have_the_mean_gradient_of_soft_ones(bases, tmp_path):

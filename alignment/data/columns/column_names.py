@@ -22,6 +22,8 @@ REWARD_ARGUMENTS = (
     *("image", "images"),  # with which TRL would look for an image processor; rows with images are dropped
 )
 
+ALIKE = 0.7  # likeness of a name on the left of `columns` to the column that a fix suggests for it
+
 
 def rename_columns(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     """Rename columns by {column of the data set: recognised column}, which may replace another column.
@@ -141,7 +143,9 @@ def _missing(names: Sequence[str], dataset: Dataset) -> UserError:
     """Return the error for names on the left of `columns` that lead nowhere."""
     first = dataset[0] if len(dataset) else {}
     known = [*dataset.column_names, *nested_names(first)]
-    near = [close for name in names for close in nearest(name, known)]
+    near: list[str] = []
+    for name in names:  # each a column of its own
+        near += nearest(name, [one for one in known if one not in near], cutoff=ALIKE)
     return UserError(
         f"`columns` names columns that the data set does not have: {', '.join(names)}.",
         got=f"columns {', '.join(known)}",

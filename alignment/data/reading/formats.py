@@ -317,18 +317,21 @@ def recognise(
         f"The columns are not recognised as {kind} data.",
         got=f"columns {', '.join(column_names)}",
         expected=f"one of these sets of columns: {EXPECTED[kind]}",
-        fix=f"`{written(columns)}` in the recipe (tried on the first rows)" if columns else _map_yourself(rows, kind),
+        fix=f"`{written(columns)}` in the recipe (tried on the first rows)"
+        if columns
+        else _map_yourself(rows, kind, column_names),
     )
 
 
-def _map_yourself(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
+def _map_yourself(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]) -> str:
     """Return the advice to map columns by hand, with a mapping of the data set's own columns to start from."""
     columns = to_complete(rows, kind)
+    other = WITHOUT_REPLIES if kind == "sft" and {*names} & {*row_formats.REQUESTS} else PLAIN_TEXT.get(kind, "")
     if not columns:
-        return OTHERWISE[kind]
+        return OTHERWISE[kind] + other
     wanted = [ours for ours in TO_COMPLETE[kind] if ours not in rows[0]]
     choices = ", ".join(wanted[:-1]) + " or " * (len(wanted) > 1) + wanted[-1]
-    return f"`{written(columns)}` (for {OPEN} write {choices}, or leave the column out){PLAIN_TEXT.get(kind, '')}"
+    return f"`{written(columns)}` (for {OPEN} write {choices}, or leave the column out){other}"
 
 
 # The sets of columns of each kind, as an error names them: most allow several names of a request and its reply.
@@ -342,12 +345,10 @@ EXPECTED = {
     "kto": f"{_ASKED}, its reply {_REPLIED}, label | {_WHOLE} with label | chosen, rejected",
 }
 PLAIN_TEXT = dict.fromkeys(("sft", "prompts"), "; plain text without turns is data for `align pretrain`")
+WITHOUT_REPLIES = "; prompts without replies are for a `sample` stage (`write: completions`), which draws the replies"
 OTHERWISE = {
     "text": "map the column that holds the documents with `columns: {NAME: text}`",
-    **{
-        kind: f"map the data set's columns to these with `columns`{PLAIN_TEXT.get(kind, '')}"
-        for kind in ("sft", "preference", "prompts", "kto")
-    },
+    **dict.fromkeys(("sft", "preference", "prompts", "kto"), "map the data set's columns to these with `columns`"),
 }
 
 

@@ -19,7 +19,9 @@ NAMED = 2  # sources, at most, by name
 
 
 def training_data(stage: Path, named: Callable[[str], str] = str) -> dict | None:
-    """What a stage trained on: {kind, splits: {split: rows}, sources: [name], mixed: {what: the same}}.
+    """What a stage trained on: {kind, splits: {split: rows}, sources: [name], labels, mixed: {what: the same}}.
+
+    `labels` is the column with the probabilities of the pairs' labels, if they are soft.
 
     None if the stage left no account of its data.
 
@@ -37,7 +39,8 @@ def _account(path: Path, named: Callable[[str], str]) -> dict:
     content = read_json(path)
     trained = [entry for entry in content.get("accounts") or [] if entry.get("split") == "train"]
     sources = list(dict.fromkeys(named(str(entry["source"])) for entry in trained if entry.get("source")))
-    return {"kind": content.get("kind"), "splits": content.get("splits") or {}, "sources": sources}
+    account = {"kind": content.get("kind"), "splits": content.get("splits") or {}, "sources": sources}
+    return account | ({"labels": content["labels"]} if content.get("labels") else {})
 
 
 def data_text(data: dict | None, stages: Collection[str] = ()) -> str | None:
@@ -65,7 +68,8 @@ def _rows_text(account: dict, stages: Collection[str]) -> str:
     names = list(dict.fromkeys(names))
     shown = " and ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
     amount = amount_text(account["splits"].get("train"), account.get("kind"))
-    return f"{amount} of {shown}" if shown else amount
+    labels = f" (labels: {account['labels']})" if account.get("labels") else ""
+    return (f"{amount} of {shown}" if shown else amount) + labels
 
 
 def source_name(source: str) -> str:

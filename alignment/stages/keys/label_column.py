@@ -10,10 +10,10 @@ from datasets import Dataset, DatasetDict, Value
 
 from alignment.data.reading.row_formats import KINDS, MARGIN
 from alignment.errors import UserError, raise_all
-from alignment.trainers.soft_labels import PROBABILITY
+from alignment.trainers.soft_labels import PROBABILITY, SFT_LOSS, SOFT_LOSS
 
 # Keys of DPO under which its loss is no function of the one logit whose sign a label turns.
-PLAIN_LOSS = {"loss_type": ["sigmoid"], "f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False}
+PLAIN_LOSS = {"f_divergence_type": "reverse_kl", "ld_alpha": None, "use_weighting": False}
 
 
 @dataclass
@@ -39,17 +39,21 @@ def require_plain_loss(args: Any) -> None:
         return
     found = {key: getattr(args, key) for key in PLAIN_LOSS}
     found["f_divergence_type"] = getattr(found["f_divergence_type"], "value", found["f_divergence_type"])
-    both = {"loss_type": "loss_type and loss_weights"} if args.loss_weights is not None else {}
     errors = [
-        UserError(
-            f"label_column has no meaning with {key}",
-            got=found[key],
-            expected=value,
-            fix=f"remove {both.get(key, key)}",
-        )
+        UserError(f"label_column has no meaning with {key}", got=found[key], expected=value, fix=f"remove {key}")
         for key, value in PLAIN_LOSS.items()
-        if found[key] != value and [found[key]] != value
+        if found[key] != value
     ]
+    if SOFT_LOSS not in args.loss_type or not {*args.loss_type} <= {SOFT_LOSS, SFT_LOSS}:
+        weights = " --loss_weights null" if args.loss_weights is not None else ""
+        errors.append(
+            UserError(
+                "label_column has no meaning with loss_type",
+                got=args.loss_type,
+                expected=f"[{SOFT_LOSS}], or [{SOFT_LOSS}, {SFT_LOSS}]",
+                fix=f"--loss_type '[{SOFT_LOSS}]'{weights}",
+            )
+        )
     if args.torch_compile:
         errors.append(UserError("label_column does not work with torch_compile", fix="remove torch_compile"))
     raise_all(errors)

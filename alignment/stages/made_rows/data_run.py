@@ -4,6 +4,7 @@ STAGE/parts/     what is made so far; removed at the end
 STAGE/data/      train-00000.parquet, ..., left_out.jsonl, account.json, README.md, manifest.json,
                      lineage.json
 STAGE/data.json  the account of the rows that the stage read
+STAGE/left_out.jsonl  what is no row, of a stage that made none
 """
 
 from __future__ import annotations
@@ -105,7 +106,12 @@ class DataRun:
         return (self.parts.read(number) for number in range(self.number))
 
     def finish(
-        self, parents: dict[str, str | None], data: DataArguments, kind: str, metrics: Mapping[str, Any] | None = None
+        self,
+        parents: dict[str, str | None],
+        data: DataArguments,
+        kind: str,
+        metrics: Mapping[str, Any] | None = None,
+        look: Sequence[str] = (),
     ) -> StageResult:
         """Put the parts together in STAGE/data, and write stage.json.
 
@@ -114,18 +120,14 @@ class DataRun:
             data: the rows that were read.
             kind: what the rows are, a key of `formats.KINDS`.
             metrics: for stage.json, in addition to the counts.
+            look: if no row is made, where to look for the reason, a clause each.
 
         Raises:
-            UserError: no row was made.
+            UserError: no row was made. The parts are removed: the next run makes them afresh.
         """
         rows, counts, tokens = totals(self.made())
         if not rows:
-            raise UserError(
-                f"the stage {self.folder.name} made no row",
-                got=", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "no reason is known",
-                expected="at least one row",
-                fix="change the recipe; what was tried is in its log",
-            )
+            raise self._without_rows(counts, look)
         models = [stage_of(path) for path in parents.values() if path is not None]
         named = {key: stage_of(path) for key, path in (parents | rows_of_stages(data)).items() if path is not None}
         account = {"read": self.read, "rows": rows, "kind": kind, "counts": dict(counts), "tokens": tokens}
@@ -149,7 +151,21 @@ class DataRun:
         )
         result.write(self.folder)
         self.parts.remove()
+        (self.folder / LEFT_OUT).unlink(missing_ok=True)  # of an attempt that made no row
         return result
+
+    def _without_rows(self, counts: Mapping[str, int], look: Sequence[str]) -> UserError:
+        """Keep what was left out, remove the parts, and return the error for a stage without rows."""
+        path = self.folder / LEFT_OUT
+        write_left_out(path, self.made())
+        self.parts.remove()
+        look = [*([f"{path} has each row and the reason"] if path.exists() else []), *look]
+        return UserError(
+            f"the stage {self.folder.name} made no row",
+            got=", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "no reason is known",
+            expected="at least one row",
+            fix="; ".join([*look, "change the recipe or the data; the next run makes all rows afresh"]),
+        )
 
     def examples(self) -> list[dict[str, Any]]:
         """The first rows."""

@@ -8,6 +8,7 @@ from alignment.stages import PARTS
 from reward_models.judges.answer_store import AnswerStore
 
 ANSWERS = "answers"
+SHOWN = 100  # characters of an unreadable answer, from its end
 
 
 def answers_of_run(stage_dir: Path) -> AnswerStore:
@@ -19,3 +20,15 @@ def answers_of_run(stage_dir: Path) -> AnswerStore:
     if not name.exists():
         write_text(name, uuid.uuid4().hex)
     return AnswerStore(stage_dir.parent / ANSWERS / f"{stage_dir.name}.jsonl", name.read_text(encoding="utf-8"))
+
+
+def look_at_answers(store: AnswerStore) -> list[str]:
+    """Where to look if no answer made a row, a clause each; nothing if the store has no answers."""
+    if not len(store):
+        return []
+    unread = store.unread()
+    example = f"; one that cannot be read ends with {unread[-SHOWN:]!r}" if unread else ""
+    return [
+        f"{store.path} has the answers{example}; they are used again by the next run: delete that file to ask again, "
+        "such as after another model has taken the same name"
+    ]

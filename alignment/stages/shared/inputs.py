@@ -139,11 +139,30 @@ def _none_left(trainer: Trainer, rows: Dataset, kind: str, problem: str) -> User
 
 def record_tokens(stage_dir: Path, counts: Mapping[str, Mapping[str, Any]]) -> None:
     """Add to a stage's data.json, by split, what became of its rows when they were tokenized."""
-    path = stage_dir / ACCOUNT
-    if not counts or not path.is_file() or not PartialState().is_main_process:
+    if not counts:
         return
-    account = json.loads(path.read_text(encoding="utf-8"))
-    tokenized = account.setdefault("tokenized", {})
-    for split, values in counts.items():
-        tokenized[split] = tokenized.get(split, {}) | values
-    write_text(path, json.dumps(account, indent=2, ensure_ascii=False) + "\n")
+    with _account_to_change(stage_dir) as account:
+        tokenized = account.setdefault("tokenized", {})
+        for split, values in counts.items():
+            tokenized[split] = tokenized.get(split, {}) | values
+
+
+def record_labels(stage_dir: Path, column: str) -> None:
+    """Say in the log and in a stage's data.json which column has the probabilities of the pairs' labels."""
+    logger.info(
+        "labels: %s (the probability that the chosen reply is better; each pair counts for both labels)", column
+    )
+    with _account_to_change(stage_dir) as account:
+        account["labels"] = column
+
+
+@contextmanager
+def _account_to_change(stage_dir: Path) -> Iterator[dict[str, Any]]:
+    """Yield a stage's data.json, and write it again; without that file, changes are lost."""
+    path, account = stage_dir / ACCOUNT, dict[str, Any]()
+    writes = path.is_file() and PartialState().is_main_process
+    if writes:
+        account = json.loads(path.read_text(encoding="utf-8"))
+    yield account
+    if writes:
+        write_text(path, json.dumps(account, indent=2, ensure_ascii=False) + "\n")

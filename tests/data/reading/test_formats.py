@@ -265,6 +265,7 @@ def test_unknown_columns_are_an_error_that_shows_the_way():
             '`columns: {ask: "???", said: "???", ok: "???"}` ',
         ),
         ("sft", {"foo": "a"}, "or leave the column out); plain text without turns is data for `align pretrain`"),
+        ("sft", {"prompt": "a", "id": 3}, "; prompts without replies are for a `sample` stage (`write: completions`)"),
         ("text", {"foo": 1}, "map the column that holds the documents with `columns: {NAME: text}`"),
     ],
 )
@@ -281,6 +282,19 @@ def test_bad_mappings_are_errors():
         converted([{"text": "a"}], "text", columns={"body": "text"})
     with pytest.raises(UserError, match="two columns to one name: text"):
         converted([{"a": "a", "b": "b"}], "text", columns={"a": "text", "b": "text"})
+
+
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ({"question": "q", "answer_1": "a", "answer_2": "b"}, "did you mean answer_2 and answer_1?"),
+        ({"question": "q", "task": {"answer": "a"}}, "use one of the data set's columns on the left"),
+    ],
+)
+def test_each_missing_column_has_a_suggestion_of_its_own(row, fix):
+    with pytest.raises(UserError) as error:
+        converted([row], "preference", columns={"answer_a": "chosen", "answer_b": "rejected"})
+    assert error.value.fix == fix
 
 
 def test_the_first_few_rows_of_each_reason_are_named():

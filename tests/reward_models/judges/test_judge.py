@@ -39,6 +39,19 @@ class Prefers:
         return [1.0 if self.biased else 0.5 + ((x > y) - (x < y)) / 2 for x, y in zip(a, b, strict=True)]
 
 
+class Sure:
+    """A judge that gives probabilities, and is fond of the first reply."""
+
+    def compare(self, prompts, a, b):
+        surer = {("good", "bad"): 0.9, ("bad", "good"): 0.3, ("x", "y"): 0.6, ("y", "x"): 0.7}
+        return [surer[pair] for pair in zip(a, b, strict=True)]
+
+
+def test_probabilities_of_a_judge_of_ones_own_count_as_their_sides():
+    both = judge_in_both_positions(Sure(), ["", ""], ["good", "x"], ["bad", "y"])
+    assert (both.preferences, both.a_first, both.b_first) == ([1.0, 0.5], [1.0, 1.0], [1.0, 0.0])
+
+
 def test_both_positions_must_agree():
     fair = judge_in_both_positions(Prefers(False), ["", "", ""], "bab", "abb")
     assert (fair.preferences, fair.a_first, fair.b_first) == ([1.0, 0.0, 0.5], [1.0, 0.0], [1.0, 0.0])

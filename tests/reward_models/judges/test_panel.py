@@ -350,7 +350,10 @@ def test_a_judge_is_checked_by_its_name(checkpoint, server, tmp_path, monkeypatc
         f"{api}&colour=red": "colour",
         "own.py:Longst": "did you mean 'Longest'",
         str(tmp_path): "own.py",
+        "pairs.py:longer": "a judge of pairs is a class with `compare`",
+        str(checkpoint): f"reward_models.local_judge:local?checkpoint={checkpoint}",
     }
+    (tmp_path / "pairs.py").write_text("def longer(prompts, a, b):\n    return [1.0] * len(a)\n")
     for name, says in wrong.items():
         with pytest.raises(UserError) as caught:
             check_judge(name)

@@ -74,6 +74,8 @@ def test_templates_as_text_or_file(tmp_path):
     assert prompts.pair_template(text, "template") == text
     (tmp_path / "question.txt").write_text(text, encoding="utf-8")
     assert prompts.pair_template(str(tmp_path / "question.txt"), "template") == text
+    commands = "{principle}{a}{b} \\boxed{yes} \\frac{one}{two} {1} {X}"
+    assert prompts.pair_template(commands, "template") == commands
     assert prompts.pair_template("{a}{b}", "template", with_principle=False) == "{a}{b}"
     assert prompts.rating_template("{principle} {completion}", "template")
 
@@ -85,6 +87,8 @@ def test_templates_as_text_or_file(tmp_path):
         ("{a} {b}", "does not show {principle}"),
         ("{principle} {reply}", "does not show {a}, {b}"),
         ("{principle} {prompts} {a} {b}", "write {prompt} for {prompts}"),
+        ("{principle} {a} {b} {format}", "unknown field {format}"),
+        ("{principle} {a} {b} {format}", "the fields {principle}, {prompt}, {a}, {b}"),
         ("question.txt", "template: no file question.txt"),
     ],
 )

@@ -166,6 +166,17 @@ def test_the_account_of_a_killed_stage_counts_what_it_asked_before(folder, serve
     assert rows() == rows("run/whole")
 
 
+def test_a_critic_whose_answers_make_no_row_is_asked_again_without_them(folder, server):
+    server.answer = lambda request, attempt: "yes" if "[Reply]" not in request else ""
+    with pytest.raises(UserError, match="made no row") as caught:
+        run(server)
+    assert "run/answers/critique.jsonl has the answers" in caught.value.fix
+    Path("run/answers/critique.jsonl").unlink()
+    server.answer = critic
+    run(server)
+    assert rows()
+
+
 def test_examples_are_shown_before_each_request(folder, server):
     example = {"principle": "short", "prompt": "Hi", "reply": "Hello hello", "critique": "Twice.", "revision": "Hello"}
     Path("examples.yaml").write_text(yaml.safe_dump([example]))

@@ -206,6 +206,19 @@ def test_no_row_is_an_error_with_the_reasons(tmp_path):
     assert not (tmp_path / "sample/data").exists() and not (tmp_path / "sample/stage.json").exists()
 
 
+def test_a_stage_without_rows_starts_afresh_and_keeps_what_was_left_out(whole, tmp_path):
+    folder = tmp_path / "sample"
+    lost = [{"number": 1, "left_out": "dull"}]
+    with pytest.raises(UserError, match="made no row") as caught:
+        run(folder, lambda start, some: Part([], lost if start == 4 else []))
+    assert f"{folder / 'left_out.jsonl'} has each row" in caught.value.fix
+    assert json.loads((folder / "left_out.jsonl").read_text()) == lost[0]
+    made = []
+    run(folder, lambda start, some: made.append(start) or make(start, some))
+    assert made == [0, 4, 8] and files_of(folder) == files_of(whole)
+    assert not (folder / "left_out.jsonl").exists()
+
+
 def test_no_item_is_an_error(tmp_path):
     with pytest.raises(UserError, match="made no row"):
         run(tmp_path / "sample", items=[])

@@ -111,6 +111,24 @@ def test_confidence_and_agreement_leave_pairs_out(folder):
         run("run/second", judges=["letters.py:Letters", "letters.py:First"], require_agreement=True)
 
 
+def test_a_class_may_give_probabilities(folder):
+    """Two pairs; about the second one, either order of showing prefers the reply shown first."""
+    Path("sure.py").write_text(
+        "P = {'a': 0.9, 'bb': 0.2, 'c': 0.6, 'dd': 0.7}\n"
+        "class Sure:\n"
+        "    def compare(self, prompts, a, b):\n"
+        "        return [P[one[-1]['content']] for one in a]\n"
+    )
+    some = [pair(0, "a", "bb"), pair(1, "c", "dd")]
+    Path("some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    result = run(file="some.jsonl", judges=["sure.py:Sure"], principles=None)
+    made = rows()
+    assert said(made[0]) == ("a", "bb") and made[0]["preference"] == pytest.approx(0.85)
+    assert said(made[1]) == ("dd", "c") and made[1]["preference"] == pytest.approx(0.55)
+    counts = result.metrics["counts"]
+    assert (counts["Sure: graded"], counts["Sure: inconsistent"]) == (4, 1)
+
+
 def test_one_principle_is_drawn_by_the_rows_content(folder):
     run(principles_per_row="one")
     one = {number: row["judged"] for number, row in rows().items()}
@@ -251,6 +269,29 @@ def test_a_budget_is_for_the_whole_stage(folder, monkeypatch):
     counts = json.loads(Path("run/some/stage.json").read_text())["metrics"]["counts"]
     assert counts["requests"] == 10
     assert counts["pairs left out: no opinion: over budget"] == len(PAIRS) - 5
+
+
+def test_a_judge_that_cannot_be_read_is_shown_and_asked_again_without_its_answers(folder, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server = Server()
+    keys = {"judges": [f"reward_models.api_judge:api?base_url={server.url}&model=m&retries=0"], "principles": None}
+    try:
+        server.answer = lambda question, attempt: "I like both of them."
+        for _ in range(2):
+            with pytest.raises(UserError, match="made no row") as caught:
+                run(**keys)
+            assert "judge_card.md" in caught.value.fix and "'I like both of them.'" in caught.value.fix
+            assert not list(Path("run/judge/parts").glob("*"))
+        assert set(server.asked().values()) == {1}  # its answers are kept
+        server.answer = longer
+        Path("run/answers/judge.jsonl").unlink()  # the file of the message
+        assert "run/answers/judge.jsonl" in caught.value.fix
+        run(**keys)
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+    assert len(rows()) > 5 and set(server.asked().values()) == {2}
 
 
 @pytest.mark.parametrize(
