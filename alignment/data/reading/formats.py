@@ -326,7 +326,8 @@ def recognise(
 def _map_yourself(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]) -> str:
     """Return the advice to map columns by hand, with a mapping of the data set's own columns to start from."""
     columns = to_complete(rows, kind)
-    other = WITHOUT_REPLIES if kind == "sft" and {*names} & {*row_formats.REQUESTS} else PLAIN_TEXT.get(kind, "")
+    requests = bool({*names} & {*row_formats.REQUESTS})
+    other = (WITHOUT_REPLIES if requests else PLAIN_TEXT).get(kind) or PLAIN_TEXT.get(kind, "")
     if not columns:
         return OTHERWISE[kind] + other
     wanted = [ours for ours in TO_COMPLETE[kind] if ours not in rows[0]]
@@ -345,7 +346,9 @@ EXPECTED = {
     "kto": f"{_ASKED}, its reply {_REPLIED}, label | {_WHOLE} with label | chosen, rejected",
 }
 PLAIN_TEXT = dict.fromkeys(("sft", "prompts"), "; plain text without turns is data for `align pretrain`")
-WITHOUT_REPLIES = "; prompts without replies are for a `sample` stage (`write: completions`), which draws the replies"
+WITHOUT_REPLIES = {
+    "sft": "; prompts without replies are for a `sample` stage (`write: completions`), which draws the replies"
+}
 OTHERWISE = {
     "text": "map the column that holds the documents with `columns: {NAME: text}`",
     **dict.fromkeys(("sft", "preference", "prompts", "kto"), "map the data set's columns to these with `columns`"),
