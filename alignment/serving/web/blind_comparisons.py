@@ -82,8 +82,13 @@ class Comparison:
         """Return the line of the file of votes: a preference row that the reward and DPO stages read.
 
         Without a preferred reply (tie, both_bad), `chosen` and `rejected` are null: such rows are left out there.
+
+        Raises:
+            ApiError: a reply is not complete, or a vote prefers one of two that are the same.
         """
         replies = self.replies()
+        if vote in OTHER and replies["a"].text.strip() == replies["b"].text.strip():
+            raise ApiError(409, "the replies are the same: neither is better", code="same_replies")
         preferred = vote if vote in OTHER else None
         return {
             "prompt": self.turns,

@@ -99,7 +99,9 @@ def test_the_verb_prints_and_writes_the_figures(tmp_path, capsys):
     assert align.main(["winrate", path, "--json", str(tmp_path / "out.json")]) == 0
     out = capsys.readouterr().out
     assert "30 votes on 30 prompts: 30 name a winner, 0 ties" in out
-    assert "win rate of base over sft: 66.7% [" in out and "rating of base: 1000" in out and "shown first won 66.7%" in out
+    assert (
+        "win rate of base over sft: 66.7% [" in out and "rating of base: 1000" in out and "shown first won 66.7%" in out
+    )
     assert json.loads((tmp_path / "out.json").read_text())["pairs"][0]["win"] == 20
 
 

@@ -106,10 +106,13 @@ async function compare(question) {
   const found = await Promise.all(columns.map((one, index) => replied(one, "AB"[index], question,
     () => ask(`/web/comparisons/${encodeURIComponent(id)}/${"ab"[index]}`, {}, signal))));
   if (found.some(({ ended }) => ended === null)) return false;
-  comparison = { id, turns, messages: body.messages, found };
+  const same = found[0].ended.text.trim() === found[1].ended.text.trim();
+  comparison = { id, turns, messages: body.messages, found, same };
+  enableVotes();
   $("vote").hidden = false;
   $("vote").focus();
-  say("Both replies are complete. Vote: a, b, t (tie) or n (both bad).");
+  say(same ? "The replies are the same. Vote: t (tie) or n (both bad)."
+    : "Both replies are complete. Vote: a, b, t (tie) or n (both bad).");
   return true;
 }
 
@@ -134,7 +137,7 @@ async function send() {
 }
 
 async function cast(vote) {
-  if (comparison === null) return;
+  if (comparison === null || (comparison.same && ["a", "b"].includes(vote))) return;
   const { id, turns, messages, found } = comparison;
   for (const button of $("vote").querySelectorAll("button")) button.disabled = true;
   try {
@@ -157,8 +160,14 @@ async function cast(vote) {
   } catch (error) {
     say(error.message, true);
   }
-  for (const button of $("vote").querySelectorAll("button")) button.disabled = false;
+  enableVotes();
   enable();
+}
+
+function enableVotes() {
+  for (const button of $("vote").querySelectorAll("button")) {
+    button.disabled = Boolean(comparison?.same) && ["a", "b"].includes(button.value);
+  }
 }
 
 async function start() {
