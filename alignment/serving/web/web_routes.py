@@ -162,9 +162,14 @@ def private(content: dict[str, Any]) -> JSONResponse:
     return JSONResponse(content, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
 
 
+async def no_icon() -> Response:
+    """Return nothing to browsers that ask for an icon by themselves."""
+    return Response(status_code=204)
+
+
 def page_paths() -> list[str]:
     """Return the paths of the pages and their files, which hold nothing secret: a key is asked for by the page."""
-    return list(page_files())
+    return [*page_files(), "/favicon.ico"]
 
 
 def add_web(app: FastAPI, web: Web) -> None:
@@ -172,6 +177,7 @@ def add_web(app: FastAPI, web: Web) -> None:
     for path, file in page_files().items():
         app.add_api_route(path, file.respond, methods=["GET"], response_model=None)
     add = partial(app.add_api_route, response_model=None)
+    add("/favicon.ico", no_icon, methods=["GET"])
     add("/web/settings", web.settings, methods=["GET"])
     add("/web/results", web.results, methods=["GET"])
     add("/web/items", web.evaluated, methods=["GET"])

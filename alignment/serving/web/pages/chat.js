@@ -1,7 +1,7 @@
 // The chat: models side by side, or two of them blind with a vote.
 
 import { $, ask, element } from "./shared.js";
-import { Reply, userTurn } from "./replies.js";
+import { pastTurn, Reply } from "./replies.js";
 
 const SAID = { a: "A is better", b: "B is better", tie: "tie", both_bad: "both bad" };
 const KEYS = { a: "a", b: "b", t: "tie", n: "both_bad" };
@@ -39,7 +39,6 @@ function column(name, title, side) {
 function anew() {
   running?.abort();
   comparison = null;
-  $("vote").hidden = true;
   $("columns").replaceChildren();
   columns = blind()
     ? [column(null, "A", "side-a"), column(null, "B", "side-b")]
@@ -60,12 +59,15 @@ function enable() {
   const busy = running !== null;
   $("send").disabled = busy || comparison !== null || chosen().length < (blind() ? 2 : 1);
   $("stop").disabled = !busy;
+  $("vote").hidden = comparison === null;
+  $("write").hidden = comparison !== null; // the vote takes its place
 }
 
 async function replied(one, label, question, request) {
-  one.log.append(userTurn(question));
+  one.log.append(pastTurn(question));
   const reply = new Reply(label);
   one.log.append(reply.box);
+  if (one === columns[0]) reply.box.scrollIntoView({ block: "nearest" });
   try {
     return { reply, ended: await reply.read(await request()) };
   } catch (error) {
@@ -100,7 +102,7 @@ async function compare(question) {
   columns.forEach((one, index) => {
     one.heading.textContent = "AB"[index];
     one.log.replaceChildren(...one.turns.map(({ role, content }) =>
-      userTurn(content, role === "user" ? "You" : "Reply kept from the last vote")));
+      role === "user" ? pastTurn(content) : pastTurn(content, "Reply kept after a vote", "")));
   });
   const { id } = await (await ask("/web/comparisons", { ...body, models: chosen() }, signal)).json();
   const found = await Promise.all(columns.map((one, index) => replied(one, "AB"[index], question,
@@ -109,7 +111,7 @@ async function compare(question) {
   const same = found[0].ended.text.trim() === found[1].ended.text.trim();
   comparison = { id, turns, messages: body.messages, found, same };
   enableVotes();
-  $("vote").hidden = false;
+  enable();
   $("vote").focus();
   say(same ? "The replies are the same. Vote: t (tie) or n (both bad)."
     : "Both replies are complete. Vote: a, b, t (tie) or n (both bad).");
@@ -143,7 +145,6 @@ async function cast(vote) {
   try {
     const shown = await (await ask(`/web/comparisons/${encodeURIComponent(id)}/vote`, { vote })).json();
     comparison = null;
-    $("vote").hidden = true;
     const names = models.map(({ name }) => name);
     found.forEach(({ reply, ended }, index) => {
       const name = shown.models["ab"[index]];
@@ -155,6 +156,7 @@ async function cast(vote) {
       : [...turns, { role: "assistant", content: found[kept].ended.text }];
     for (const one of columns) one.turns = history;
     const next = kept === undefined ? "The question is taken back." : `The conversation continues with ${"AB"[kept]}.`;
+    enable();
     say(`Stored: ${SAID[vote]}. A was ${shown.models.a}, B was ${shown.models.b}. ${next}`);
     $("message").focus();
   } catch (error) {

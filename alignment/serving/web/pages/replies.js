@@ -5,8 +5,8 @@ import { ask, element, events, Refused } from "./shared.js";
 const LIMITS = [-0.7, -1.6, -3, -5]; // log-probabilities: 50%, 20%, 5%, 0.7%
 const LEAST = 5; // tokens that are listed
 
-export function userTurn(text, who = "You") {
-  return element("div", { class: "turn user" }, element("div", { class: "who" }, who),
+export function pastTurn(text, who = "You", by = "user") {
+  return element("div", { class: `turn ${by}` }, element("div", { class: "who" }, who),
     element("p", { class: "text" }, text));
 }
 
@@ -25,7 +25,12 @@ export class Reply {
     let text = "";
     try {
       for await (const event of events(response)) {
-        if (event.text !== undefined) { text += event.text; this.text.append(event.text); }
+        if (event.text !== undefined) {
+          text += event.text;
+          const atEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 40;
+          this.text.append(event.text);
+          if (atEnd) scrollTo(0, document.documentElement.scrollHeight);
+        }
         if (event.error !== undefined) throw new Refused(event.error);
         if (event.ended !== undefined) {
           const { reason, tokens, seed } = event.ended;

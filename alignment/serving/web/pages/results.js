@@ -5,7 +5,9 @@ import { $, ask, drawn, element, percent } from "./shared.js";
 const VOTES = { a: "first reply (A)", b: "second reply (B)", tie: "tie", both_bad: "both bad" };
 const SAID = { a: "better", b: "worse", tied: "tied", unknown: "no verdict" };
 
-const interval = (low, high, shown) => (low === null ? "–" : `${shown(low)} to ${shown(high)}`);
+const interval = (low, high, shown) => (low === null ? "–" : low === high ? "fixed" : `${shown(low)} to ${shown(high)}`);
+const counted = (number, thing, things = `${thing}s`) => `${number} ${number === 1 ? thing : things}`;
+const room = (most) => Math.min(most, $("results").clientWidth);
 
 function table(caption, heads, rows) {
   const head = element("tr", {}, ...heads.map(([said, number]) =>
@@ -13,8 +15,9 @@ function table(caption, heads, rows) {
   const lines = rows.map((cells) => element("tr", {}, ...cells.map((cell, index) => index === 0
     ? element("th", { scope: "row" }, cell)
     : element("td", { class: heads[index][1] ? "number" : null }, cell))));
-  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    element("table", {}, element("caption", {}, caption), element("thead", {}, head), element("tbody", {}, ...lines)));
+  const region = { class: "scroll", tabindex: "0", role: "region", "aria-label": caption };
+  return element("div", {}, element("p", { class: "soft" }, caption), element("div", region,
+    element("table", { "aria-label": caption }, element("thead", {}, head), element("tbody", {}, ...lines))));
 }
 
 function pairs(found) {
@@ -33,7 +36,8 @@ function ratings(found) {
 }
 
 function ranges(found) {
-  const [row, left, width] = [26, 150, 560];
+  const [row, width] = [26, room(560)];
+  const left = Math.min(150, width / 3);
   const ends = found.flatMap((one) => [one.rating, one.ci_low ?? one.rating, one.ci_high ?? one.rating]);
   const [low, high] = [Math.min(...ends) - 20, Math.max(...ends) + 20];
   const x = (value) => left + ((value - low) / (high - low)) * (width - left - 20);
@@ -42,7 +46,8 @@ function ranges(found) {
     "aria-label": "Ratings with intervals; the table below has the numbers" });
   found.forEach((one, index) => {
     const y = row * index + row / 2;
-    const name = one.name.length > 20 ? `${one.name.slice(0, 19)}…` : one.name;
+    const most = Math.floor(left / 7.5);
+    const name = one.name.length > most ? `${one.name.slice(0, most - 1)}…` : one.name;
     svg.append(drawn("text", { x: 0, y: y + 4 }, name), drawn("line", { class: "axis", x1: left, x2: width - 20, y1: y, y2: y }));
     if (one.ci_low !== null) svg.append(drawn("line", { class: "range", x1: x(one.ci_low), x2: x(one.ci_high), y1: y, y2: y }));
     svg.append(drawn("circle", { class: "dot", cx: x(one.rating), cy: y, r: 4 }));
@@ -62,7 +67,7 @@ function position({ first, ci_low, ci_high, n }) {
 }
 
 function course({ unit, buckets }) {
-  const [height, width] = [150, 700];
+  const [height, width] = [150, room(700)];
   const sums = buckets.map((one) => Object.keys(VOTES).reduce((sum, name) => sum + one[name], 0));
   const most = Math.max(...sums);
   const first = Date.parse(buckets[0].start);
@@ -99,8 +104,8 @@ async function start() {
     return;
   }
   const { a, b, tie, both_bad } = found.counts;
-  $("status").textContent = `${found.n} votes on ${found.prompts} prompts in ${about.votes}: ${a + b} name a winner, ` +
-    `${tie} ties, ${both_bad} both bad.`;
+  $("status").textContent = `${counted(found.n, "vote")} on ${counted(found.prompts, "prompt")} in ` +
+    `${about.votes}: ${a + b} with a winner, ${counted(tie, "tie")}, ${both_bad} both bad.`;
   const lines = found.unreadable.length
     ? [element("p", { class: "error" }, `Not votes, and left out: line ${found.unreadable.join(", ")}.`)] : [];
   const weak = found.ratings.some((one) => !one.bounded)
