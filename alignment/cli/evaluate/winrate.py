@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{side}; or, without B, a file of votes that `align chat --web` wrote, which needs no judge",
     )
     parser.add_argument("b", nargs="?", metavar="B", help=side)
-    parser.add_argument("--judge", metavar="J", help=JUDGE_HELP)
+    parser.add_argument("--judge", metavar="J", help=f"{JUDGE_HELP}; needed with B")
     parser.add_argument(
         "--prompts",
         metavar="SOURCE",

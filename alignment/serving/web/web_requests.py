@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from pydantic import Field, field_validator
@@ -76,7 +76,11 @@ def api_request(offered: Offered, turns: list[dict[str, str]], settings: Setting
 
     Without a chat template, a model completes the last message, as in `align chat`.
     """
-    sampling = {"temperature": settings.temperature, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    sampling: dict[str, Any] = {
+        "temperature": settings.temperature,
+        "seed": settings.seed,
+        "max_tokens": settings.max_tokens,
+    }
     sampling = {name: value for name, value in sampling.items() if value is not None} | {"model": offered.engine.name}
     if offered.reader.tokenizer.chat_template:
         return ChatRequest.model_validate({**sampling, "messages": turns})
