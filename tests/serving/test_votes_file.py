@@ -1,6 +1,7 @@
 """The file of votes: appended to, never overwritten; a torn last line is repaired."""
 
 import errno
+import fcntl
 import json
 import os
 import threading
@@ -69,6 +70,24 @@ def test_servers_and_threads_share_a_file(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(numbers(path)) == list(range(4 * count))
+
+
+def test_a_vote_waits_for_another_server_that_writes(tmp_path):
+    """A server in the middle of its line must not see it taken for torn by another."""
+    path = tmp_path / "votes.jsonl"
+    VotesFile(path).append(vote(0))
+    line = json.dumps(vote(1)).encode() + b"\n"
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(line[:20])
+        thread = threading.Thread(target=VotesFile(path).append, args=[vote(2)])
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        other.write(line[20:])
+        fcntl.flock(other, fcntl.LOCK_UN)
+        thread.join(5)
+    assert numbers(path) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("written", [0, 10])
