@@ -56,7 +56,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "report": ("alignment.cli.inspect.report", "rebuild the report of a run directory, or compare several runs"),
     "watch": ("alignment.cli.inspect.watch", "live view of a run: steps, figures, time left, evaluations"),
-    "chat": ("alignment.cli.inspect.chat", "chat with a checkpoint in the terminal"),
+    "chat": ("alignment.cli.inspect.chat", "chat with a checkpoint in the terminal, or with several in a browser"),
     "info": (
         "alignment.cli.inspect.info",
         "parameters, FLOPs, KV cache, memory and lineage of a model",

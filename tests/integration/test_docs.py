@@ -46,6 +46,7 @@ ELSEWHERE = (
     "align run recipes/local-files",
     "align frontier",
     "align check recipes/lora-1gpu --model MODEL",
+    "align chat --web",  # tests/cli/test_chat_web.py
 )
 LONG = ("run", "tokenizer", "pretrain", "sft", "reward", "dpo", "kto", "ppo", "grpo")
 

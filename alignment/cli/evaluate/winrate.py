@@ -1,4 +1,7 @@
-"""`align winrate A B --judge J`: how often a judge prefers A's replies to B's, with interval and length drift."""
+"""`align winrate A B --judge J`: how often a judge prefers A's replies to B's, with interval and length drift.
+
+`align winrate VOTES`: the same of people's votes, with ratings.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,13 @@ PROMPTS = 200
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     side = "a checkpoint, or a file of outputs (JSON lines, as `align sample` writes them)"
-    parser.add_argument("a", metavar="A", help=side)
-    parser.add_argument("b", metavar="B", help=side)
-    parser.add_argument("--judge", required=True, metavar="J", help=JUDGE_HELP)
+    parser.add_argument(
+        "a",
+        metavar="A",
+        help=f"{side}; or, without B, a file of votes that `align chat --web` wrote, which needs no judge",
+    )
+    parser.add_argument("b", nargs="?", metavar="B", help=side)
+    parser.add_argument("--judge", metavar="J", help=f"{JUDGE_HELP}; needed with B")
     parser.add_argument(
         "--prompts",
         metavar="SOURCE",
@@ -40,6 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.b is None:
+        from alignment.cli.evaluate.voted import report_votes
+
+        return report_votes(args)
+    return judge_sides(args)
+
+
+def judge_sides(args: argparse.Namespace) -> int:
+    """Have a judge compare two sides, and print the result."""
     from alignment.cli.evaluate.judging import load_judge
     from alignment.errors import UserError
     from eval.generation.sampled_rows import require_new, write_json
@@ -74,6 +90,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 
     sides = [side for side in (args.a, args.b) if not Path(side).is_file()]
     errors = []
+    if not args.judge:
+        errors.append(UserError("two sides need a judge", expected="--judge J", fix="see `align winrate --help`"))
     if len(sides) == 2 and not args.prompts:
         errors.append(UserError("two checkpoints need prompts", expected="--prompts SOURCE, such as tinyworld:prompts"))
     if len(sides) < 2 and args.prompts:

@@ -1,4 +1,4 @@
-"""`align chat CKPT`: chat with a checkpoint in the terminal; replies are streamed."""
+"""`align chat CKPT`: chat with a checkpoint in the terminal, or with several in a browser; replies are streamed."""
 
 import argparse
 import sys
@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ONE_REPLY = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+WEB_OPTIONS = ("votes", "port", "host", "api_key", "allowed_host", "memory")
 HELP = "/reset starts a new conversation, /quit (or end of input) exits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint folder (full model or adapter) or hub id")
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CKPT",
+        help="a checkpoint folder (full model or adapter) or hub id; several with --web, each as CKPT or NAME=CKPT",
+    )
     parser.add_argument("--prompt", metavar="TEXT", help="print one reply to TEXT and exit")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 for greedy decoding (default: 0.7)")
     parser.add_argument(
@@ -25,27 +31,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "temperature there replaces --temperature",
     )
     parser.add_argument("--max_new_tokens", type=int, default=256, help="tokens per reply, at most (default: 256)")
-    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="sampling seed (default: 0; with --web a random one for each reply)"
+    )
+    add_web_arguments(parser)
+
+
+def add_web_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the pages."""
+    web = parser.add_argument_group("in a browser")
+    web.add_argument(
+        "--web",
+        action="store_true",
+        help="serve pages on this machine: checkpoints side by side, blind votes, their results; the replies of "
+        "`align serve`, whose API is there too (extra `serve`)",
+    )
+    web.add_argument(
+        "--votes", metavar="FILE", help="file that votes are appended to (default: votes.jsonl in this folder)"
+    )
+    web.add_argument("--port", type=int, help="port; 0 takes a free port (default: 8000)")
+    web.add_argument("--host", help="address to listen on, as in `align serve` (default: 127.0.0.1, this machine)")
+    web.add_argument("--api_key", metavar="KEY", help="key that the pages ask for, as in `align serve`")
+    web.add_argument(
+        "--allowed_host", action="append", metavar="NAME", help="a further name of this server, as in `align serve`"
+    )
+    web.add_argument("--memory", help="memory for keys and values of all models (default: 1G)")
 
 
 def main(args: argparse.Namespace) -> int:
+    check_settings(args)
+    if args.web:
+        from alignment.cli.inspect.chat_in_browser import serve_pages
+
+        return serve_pages(args)
+    check_terminal(args)
+    return chat_in_terminal(args.checkpoints[0], args)
+
+
+def chat_in_terminal(checkpoint: str, args: argparse.Namespace) -> int:
+    """Print the reply to a prompt, or converse until the end of input."""
     from transformers import set_seed
 
     from alignment.models.generation import own_settings
     from alignment.models.loading import load_causal_lm
     from alignment.pipeline.parents import check_outside
 
-    check_settings(args)
-    check_outside("CKPT", args.checkpoint, "causal-lm", [])
-    model, tokenizer = load_causal_lm(args.checkpoint)
-    set_seed(args.seed)
+    check_outside("CKPT", checkpoint, "causal-lm", [])
+    model, tokenizer = load_causal_lm(checkpoint)
+    set_seed(args.seed or 0)
     chat = Chat(model.eval(), tokenizer, args.temperature, args.max_new_tokens, recommended=args.recommended)
     for line in settings_lines(own_settings(model.generation_config), args.recommended):
         print(line, file=sys.stderr)  # standard output holds only the reply
     if args.prompt is not None:
         chat.answer(args.prompt)
         return 0
-    print(f"{args.checkpoint}: {HELP}")
+    print(f"{checkpoint}: {HELP}")
     if not tokenizer.chat_template:
         print("This checkpoint has no chat template: it completes the text you type, and keeps no history.")
     converse(chat)
@@ -58,10 +98,29 @@ def check_settings(args: argparse.Namespace) -> None:
 
     if not 0 <= args.temperature < float("inf"):
         raise UserError("--temperature is out of range", got=args.temperature, expected="0 or more, and finite")
-    if not 0 <= args.seed < 2**32:
+    if args.seed is not None and not 0 <= args.seed < 2**32:
         raise UserError("--seed is out of range", got=args.seed, expected="0 to 2**32 - 1")
     if args.max_new_tokens < 1:
         raise UserError("--max_new_tokens is too small", got=args.max_new_tokens, expected="1 or more")
+
+
+def check_terminal(args: argparse.Namespace) -> None:
+    """Raise for what only the pages have."""
+    from alignment.errors import UserError, raise_all
+
+    errors = []
+    if len(args.checkpoints) > 1:
+        errors.append(
+            UserError(
+                "the terminal has one checkpoint at once",
+                got=", ".join(args.checkpoints),
+                fix="add --web to chat with several in a browser",
+            )
+        )
+    given = [f"--{name}" for name in WEB_OPTIONS if getattr(args, name)]
+    if given:
+        errors.append(UserError(f"{', '.join(given)} belong to --web", fix="add --web, or leave them out"))
+    raise_all(errors)
 
 
 def settings_lines(settings: dict, recommended: bool) -> list[str]:

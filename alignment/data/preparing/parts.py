@@ -13,6 +13,7 @@ from alignment.data.preparing.account import Account
 from alignment.data.preparing.filters import EXAMPLES, Filtered, quote, whole_text
 from alignment.data.reading.columnar_files import as_json
 from alignment.data.reading.formats import KINDS, convert
+from alignment.data.reading.row_formats import UNDECIDED
 from alignment.data.reading.sources import load_source
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def read_part(
         shown = [f"row {number} of the source" for number in report.examples.get(reason, [])]
         if shown and reason in report.seen:
             shown[-1] += f" (values: {', '.join(report.seen[reason])})"
-        account.remove(reason, count, shown, lost=True)
+        account.remove(reason, count, shown, lost=reason != UNDECIDED)
     return Part(rows, np.arange(len(rows)), account)
 
 

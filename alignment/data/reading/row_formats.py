@@ -61,6 +61,9 @@ LABEL, MARGIN = "label", "margin"  # MARGIN: of pairs, read by TRL's reward loss
 OTHER_PROMPT = "rows whose prompt differs from the conversation of chosen and rejected, which was taken"
 OTHER_SPACE = "pairs whose prompts differ in white space around a turn; that of chosen was taken"
 UNWANTED = "the completion is labelled as unwanted"
+# Of `align chat --web`: votes without a preferred reply are no defect of the data.
+VOTE, NO_WINNER = "vote", ("tie", "both_bad")
+UNDECIDED = "votes without a preferred reply (tie, both bad)"
 CHOICES = ("choices", "options")
 # What a request may be about, in columns that no format reads.
 PASSAGES = (
@@ -222,6 +225,8 @@ def preference_row(row: Row, column: str | None) -> dict[str, Any]:
     Args:
         column: the column of the request; None if there is none.
     """
+    if row.get(VOTE) in NO_WINNER and all(is_missing(row.get(side)) for side in SIDES):
+        raise Unusable(UNDECIDED)
     chosen, rejected = (_side(row, side, column) for side in SIDES)
     if any(turns[0]["role"] != "assistant" for turns in (chosen, rejected)):
         # Whole conversations: the prompt is their common beginning. (It may also be in a prompt column.)
@@ -425,6 +430,6 @@ def canonical_rows_of(row: Row, kind: str, format: Format) -> Iterator[dict[str,
 
 
 READ_COLUMNS = {
-    *(*BEYOND_TEXT, *(name for name in MEANINGFUL if name not in PASSAGES[4:]), LABEL),
+    *(*BEYOND_TEXT, *(name for name in MEANINGFUL if name not in PASSAGES[4:]), LABEL, VOTE),
     *(name for formats in FORMATS.values() for columns in formats for name in columns),
 }

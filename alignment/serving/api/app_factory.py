@@ -81,7 +81,7 @@ def models(offered: dict[str, Offered]) -> dict[str, Any]:
 
 def model_named(offered: dict[str, Offered], name: str) -> dict[str, Any]:
     """Return a model's entry."""
-    return _model(_offered(offered, name).engine)
+    return _model(offered_named(offered, name).engine)
 
 
 def _model(engine: Engine) -> dict[str, Any]:
@@ -94,7 +94,12 @@ def _metrics(metrics: ServerMetrics) -> Response:
     return Response(metrics.text(), media_type=PROMETHEUS)
 
 
-def _offered(offered: dict[str, Offered], name: str) -> Offered:
+def offered_named(offered: dict[str, Offered], name: str) -> Offered:
+    """Return a served model.
+
+    Raises:
+        ApiError: no model is served under this name.
+    """
     if name not in offered:
         message = f"there is no model {name[:100]!r}; served: {', '.join(offered)}"
         raise ApiError(404, message, param="model", code="model_not_found")
@@ -109,7 +114,7 @@ async def answered(
     shape: Shape,
 ) -> Response:
     """Respond to a request with its replies, streamed or not."""
-    model = _offered(offered, body.model)
+    model = offered_named(offered, body.model)
     answer = Answer(model, body, await read_prompts(model.reader, body), metrics, shape)
     if body.stream:
         return AnswerStream(answer, body.includes_usage())

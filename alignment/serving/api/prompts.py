@@ -78,6 +78,12 @@ class PromptReader:
             raise ApiError(400, f"the prompt has {largest}", param="prompt")
         return prompt
 
+    def reply(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a given reply, and the position in the text where each token ends."""
+        with self._lock:
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
+
     def room(self, prompts: list[list[int]], wanted: int | None) -> int:
         """Return the number of tokens that a reply may have: the wanted number, or what the context leaves.
 

@@ -143,7 +143,7 @@ class CompletionRequest(Common):
         return self.logprobs
 
 
-Body = TypeVar("Body", bound=Common)
+Body = TypeVar("Body", bound=Strict)
 
 
 def read_body(kind: type[Body], body: bytes) -> Body:
@@ -181,7 +181,7 @@ def _same(value: Any, neutral: Any) -> bool:
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
-def _refusal(error: ValidationError, kind: type[Common]) -> ApiError:
+def _refusal(error: ValidationError, kind: type[Strict]) -> ApiError:
     lines, params = [], []
     for one in error.errors(include_url=False, include_context=False):
         place = ".".join(str(part) for part in one["loc"] if not _is_type(part))
