@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from jinja2.exceptions import TemplateError
-
-from alignment.check.findings import Finding, error, note
+from alignment.check.findings import Finding, error, from_user_error, note
 from alignment.check.material import Material
 from alignment.data.tokenizing.encoding import render
 from alignment.models.context_length import context_length
 from alignment.stages import CLASSIFIER
-from alignment.tokenization.chat_format import Messages, end_of_turn_id
+from alignment.tokenization.chat_format import Messages, TemplateRefusal, end_of_turn_id
 from alignment.tokenization.reward_rows import REPLY, ending_of_tokens, padding_id, reward_rows, score_index
 
 if TYPE_CHECKING:
@@ -31,10 +30,13 @@ def check_reward_reading(material: Material) -> Iterator[Finding]:
     prompts = [row["prompt"] for row in material.sample[:TRIED_PROMPTS]]
     try:
         yield from _token_read(tokenizer, prompts[0])
-        if not trains_it:
+    except TemplateRefusal as refusal:
+        if not trains_it:  # find_unusable and check_refused report the template of a stage's own tokenizer
+            yield from from_user_error(refusal)
+        return
+    if not trains_it:
+        with suppress(TemplateRefusal):  # check_refused reports prompts that the policy's template refuses
             yield from _sampled(material, tokenizer, prompts)
-    except (TemplateError, TypeError):
-        return  # check_refused reports prompts that the template refuses
 
 
 def _token_read(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> Iterator[Finding]:
