@@ -107,6 +107,23 @@ def slowed(engine: Engine, seconds: float = 0.02):
         engine.manager._generation_step = step
 
 
+@contextmanager
+def held(engine: Engine):
+    """The engine before its next step, until the function that this gives is called."""
+    step, go_on = engine.manager._generation_step, threading.Event()
+
+    def later_step() -> None:
+        go_on.wait(30)
+        step()
+
+    engine.manager._generation_step = later_step
+    try:
+        yield go_on.set
+    finally:
+        go_on.set()
+        engine.manager._generation_step = step
+
+
 def settled(engine: Engine, seconds: float = 5.0) -> bool:
     """Whether an engine comes to rest: nothing runs, waits, or holds a block."""
     end = time.monotonic() + seconds
