@@ -26,8 +26,9 @@ import torch
 from real_model import INPUTS, small_inputs
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from alignment.check.costs import estimate_of
 from alignment.check.material import Options
-from alignment.check.run import estimate_of, inspect_stage, recipes_of
+from alignment.check.run import inspect_stage, recipes_of
 from alignment.estimate.compute import this_device
 from alignment.estimate.estimate import Estimate
 from alignment.pipeline.graph import load_stage

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alignment.check.costs import estimate_of
 from alignment.check.material import Material
-from alignment.check.run import estimate_of
 from alignment.estimate.compute import Device
 from alignment.estimate.estimate import Estimate
 from alignment.estimate.fit import FITS

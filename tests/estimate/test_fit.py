@@ -3,7 +3,7 @@
 import pytest
 from transformers import LlamaConfig
 
-from alignment.check.capacity import memory_finding
+from alignment.check.costs import memory_finding
 from alignment.estimate.compute import Device
 from alignment.estimate.estimate import Estimate, estimate
 from alignment.estimate.summary import describe

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from transformers import LlamaConfig
 
-from alignment.check.capacity import sampling_finding
+from alignment.check.costs import sampling_finding
 from alignment.estimate import compute, tensor_bytes
 from alignment.estimate.compute import Device
 from alignment.estimate.sampling import Questions, describe_sampling, estimate_sampling, memory_parts, saved_precision
