@@ -116,6 +116,19 @@ def test_files_next_to_a_recipe_are_found_from_any_folder(elsewhere, wheel):
     assert read_recipe("child.yaml", {"other": 3}) == {"a": "sub/x", "b": 3, "c": "./y"}
 
 
+def test_a_recipe_is_the_same_by_its_relative_and_its_absolute_path(elsewhere, monkeypatch):
+    """Otherwise the files that belong to a recipe would count as changed, and its stages would run again."""
+    (elsewhere / "mine").mkdir()
+    recipe = elsewhere / "mine/sft.yaml"
+    recipe.write_text("a: ${recipe_dir}/x\nb: ${recipe_dir}\n")
+    assert read_recipe("mine/sft.yaml") == read_recipe(recipe) == {"a": "mine/x", "b": "mine"}
+    monkeypatch.chdir(elsewhere / "mine")
+    assert read_recipe("sft.yaml") == read_recipe(recipe) == {"a": "./x", "b": "."}
+    (elsewhere / "other").mkdir()
+    monkeypatch.chdir(elsewhere / "other")
+    assert read_recipe("../mine/sft.yaml")["b"] == "../mine" and read_recipe(recipe)["b"] == str(recipe.parent)
+
+
 def test_the_name_of_the_folder_is_no_input(elsewhere):
     (elsewhere / "pipeline.yaml").write_text("stages: {}\ninputs: {recipe_dir: mine}\n")
     with pytest.raises(UserError, match="no input can have the name recipe_dir"):

@@ -1,5 +1,6 @@
 """Recipe files: YAML whose keys are the fields of a stage's dataclasses, with `extends` and `${input}`."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def _read_extending(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in [child.resolve() for child in children]:
         chain = " -> ".join(map(str, [*children, path]))
         raise UserError(f"{children[0]} extends itself", got=chain, fix="remove one `extends` from the cycle")
-    recipe = _fill(read_mapping(path), {RECIPE_DIR: str(path.parent)})
+    recipe = _fill(read_mapping(path), {RECIPE_DIR: _from_here(path.parent)})
     if "extends" not in recipe:
         return recipe
     base = recipe.pop("extends")
@@ -68,6 +69,15 @@ def _read_extending(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
             expected="a path relative to this file, or a packaged recipe: tiny/sft.yaml",
         )
     return merge(_read_extending(find_recipe(base, path.parent), (*children, path)), recipe)
+
+
+def _from_here(folder: Path) -> str:
+    """A folder inside the working directory as a relative path, however it was named; any other as it is.
+
+    A recipe by its absolute path, or by the name of a packaged recipe, is the same recipe: its stages are up to date.
+    """
+    absolute, here = os.path.abspath(folder), os.getcwd()
+    return os.path.relpath(absolute, here) if Path(absolute).is_relative_to(here) else str(folder)
 
 
 def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
