@@ -5,6 +5,7 @@ The names of data sets, evaluation suites and rewards take options in this form.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 from urllib.parse import unquote
@@ -22,6 +23,11 @@ def split_name(name: str) -> tuple[str, str | None]:
     """Split a name at its first `?` into the address before it and the query (None without a `?`)."""
     address, mark, query = name.partition("?")
     return address, query if mark else None
+
+
+def is_function(name: str) -> bool:
+    """Whether a name is that of a function, FILE.py:NAME or MODULE:NAME, with or without options, and of no file."""
+    return ":" in split_name(name)[0] and not Path(name).exists()
 
 
 def read_options(

@@ -248,7 +248,7 @@ def load_stage(
     for key, parent in spec.parents.items():
         with gathered(errors):
             expected = spec.needs(key)
-            check_kind(f"{recipe_path}: {key}", parent, checkpoint_kind(parent, package), expected)
+            check_kind(f"{recipe_path}: {key}", parent, checkpoint_kind(parent, package), expected, key)
             if mistakes is None or parent not in settings.stages:
                 _check_finished(recipe_path, key, parent, place.parent, expected, method_of(parent, package))
     if mistakes is None:
@@ -301,7 +301,7 @@ def _check_order(spec: StageSpec, earlier: list[str], later: list[str], package:
                 )
             )
         with gathered(errors):
-            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(parent, package), spec.needs(key))
+            check_kind(f"{spec.recipe_path}: {key}", parent, checkpoint_kind(parent, package), spec.needs(key), key)
     raise_all(errors)
 
 

@@ -21,7 +21,7 @@ def mistakes_in_made_rows(spec: StageSpec, makers: Mapping[str, StageSpec], run_
         makers: the stages of the pipeline by name, whose keys and values have no mistakes.
     """
     errors: list[UserError] = []
-    configs = spec.configs(run_dir)
+    configs = spec.configs(run_dir) if spec.rows_from else ()
     for key, stage in spec.rows_from.items():
         maker = makers.get(stage)
         if maker is None or not hasattr(maker.module, "rows_to_come"):

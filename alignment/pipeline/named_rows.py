@@ -1,8 +1,9 @@
 """What a recipe names as its rows (`dataset_name: STAGE`, also in `datasets`) and models, also in lists."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from alignment.name_options import is_function
 
 ENTRY = "datasets"
 
@@ -29,8 +30,7 @@ def named_models(recipe: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterato
         if isinstance(value, str):
             yield key, value, kind
         for number, entry in enumerate(value if isinstance(value, list) else []):
-            # A function has a colon: FILE.py:NAME.
-            if isinstance(entry, str) and (":" not in entry.partition("?")[0] or Path(entry).exists()):
+            if isinstance(entry, str) and not is_function(entry):
                 yield f"{key}.{number}", entry, kind
 
 

@@ -1,6 +1,5 @@
 """The parents of a stage: stage names, paths and hub ids, and whether they are of the kind that the stage needs."""
 
-import re
 from pathlib import Path
 
 from alignment.durable.manifest import digest_checkpoint
@@ -23,7 +22,6 @@ ARCHITECTURES = {
     "ForConditionalGeneration": CAUSAL_LM,
     "ForSequenceClassification": CLASSIFIER,
 }
-JUDGES = re.compile(r": judges\.\d+$")  # the key of a judge stage, in the subject of an error
 ADAPTERS = {"CAUSAL_LM": CAUSAL_LM, "SEQ_CLS": CLASSIFIER}
 
 
@@ -42,13 +40,14 @@ def kind_of_checkpoint(folder: Path) -> str | None:
     return TOKENIZER if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists() else None
 
 
-def check_kind(subject: str, value: str, kind: str | None, expected: str) -> None:
+def check_kind(subject: str, value: str, kind: str | None, expected: str, key: str = "") -> None:
     """Raise if a checkpoint of a known kind cannot serve as a parent, or a stage without rows as data.
 
     Args:
         subject: the recipe's key, for messages.
         value: the checkpoint or stage, as the recipe names it.
         expected: the kind that the key needs.
+        key: of a recipe; `judges.0` in a list.
     """
     if kind is None or kind in SERVES[expected]:
         return
@@ -66,17 +65,17 @@ def check_kind(subject: str, value: str, kind: str | None, expected: str) -> Non
             expected=expected,
             fix=f"name a stage that trains a model; the rows of {value} are named by dataset_name",
         )
-    judges = kind == CAUSAL_LM and JUDGES.search(subject)
+    instead = f", or judge_model_path: {value}" if kind == CAUSAL_LM and key.startswith("judges.") else ""
     raise UserError(
         f"{subject} names a checkpoint of the wrong kind",
         got=f"{value} ({kind})",
         expected=expected,
-        fix=f"name a {expected} checkpoint" + (f", or judge_model_path: {value}" if judges else ""),
+        fix=f"name a {expected} checkpoint{instead}",
     )
 
 
-def check_outside(subject: str, value: str, expected: str, stage_names: list[str]) -> None:
-    """Check a parent outside the run directory.
+def check_outside(subject: str, value: str, expected: str, stage_names: list[str], key: str = "") -> None:
+    """Check a parent outside the run directory; the arguments are as for `check_kind`.
 
     Raises:
         UserError: a path without a checkpoint of the right kind, or a misspelt stage name.
@@ -102,7 +101,7 @@ def check_outside(subject: str, value: str, expected: str, stage_names: list[str
             expected="a folder with config.json, adapter_config.json or tokenizer.json",
             fix=advice(folder),
         )
-    check_kind(subject, value, kind, expected)
+    check_kind(subject, value, kind, expected, key)
 
 
 def digest_outside(value: str) -> str:

@@ -150,7 +150,7 @@ def stage_spec(
         if value in stage_names:
             parents[key] = value
         else:
-            check_outside(f"{path}: {key}", value, expected, sorted(stage_names))
+            check_outside(f"{path}: {key}", value, expected, sorted(stage_names), key)
             outside[key] = value
     for key, value in named_rows(recipe):
         if value in stage_names or _names_rows(value, package):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from alignment.errors import UserError, gathered, raise_all
 from alignment.keyed_seeds import keyed_seed
 from alignment.models.checkpoints import is_path
+from alignment.name_options import is_function
 from alignment.stages import CAUSAL_LM, CLASSIFIER, STAGES
 from alignment.stages.made_rows.card_of_judge import card_of, require_gold, require_within_limits
 from alignment.stages.made_rows.data_run import DataRun, DataStageKeys
@@ -38,7 +39,7 @@ from reward_models.judges.answer_store import AnswerStore
 from reward_models.judges.asked import AskedJudge, PairQuestion, RatingQuestion, Templates
 from reward_models.judges.asking import Account
 from reward_models.judges.local import check_local, local, require_reading
-from reward_models.judges.named_judges import asked_judge, check_judge, is_endpoint, is_function, load_panel
+from reward_models.judges.named_judges import asked_judge, check_judge, is_endpoint, load_panel
 from reward_models.judges.panel import judge_pairs, judge_ratings, require_ready
 from reward_models.judges.principle_prompts import pair_template, rating_template
 from reward_models.judges.principles import JUDGE, RATER, Principle, read_principles

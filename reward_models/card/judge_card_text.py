@@ -81,7 +81,5 @@ def _inherited(found: Mapping[str, Any]) -> str:
     text = f"**Inherited by the policy**: {inherited_text(found)} Difference: {estimate_text(found['wins'])}."
     if found["value"] is None:
         return text
-    gains = (decimal(found[key], 2, sign=True) for key in ("judge_gain", "gold_gain"))
-    return f"{text} Mean gap in standard deviations: judge {{}}, gold {{}}; difference {estimate_text(found)}.".format(
-        *gains
-    )
+    judge, gold = (decimal(found[key], 2, sign=True) for key in ("judge_gain", "gold_gain"))
+    return f"{text} Mean gap in standard deviations: judge {judge}, gold {gold}; difference {estimate_text(found)}."

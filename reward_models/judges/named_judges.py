@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.durable.manifest import digest_checkpoint
 from alignment.errors import UserError, gathered, raise_all
+from alignment.name_options import is_function
 from alignment.redaction import redact_text
 from reward_models import functions
 from reward_models.calls import checked, distinct, parameters_of
@@ -178,8 +179,3 @@ def is_endpoint(name: str) -> bool:
 
 def _address(function: Any) -> str:
     return ":".join(getattr(function, part, "") for part in ("__module__", "__name__"))
-
-
-def is_function(name: str) -> bool:
-    """Whether a name is a function's, not a checkpoint's."""
-    return ":" in name.partition("?")[0] and not Path(name).exists()
